@@ -1,0 +1,114 @@
+"""Many pictures: where they are found, and captions written so that a stopped job goes on."""
+
+import glob
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seesay.captioner import Caption, Captioner
+from seesay.config import DecodingOptions
+from seesay.errors import DataError, ImageError
+
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"))
+
+Report = Callable[[str, Caption | ImageError], None]
+
+
+@dataclass(frozen=True)
+class BulkReport:
+    """What a job did: pictures captioned now, skipped because they had been, and unreadable."""
+
+    captioned: int
+    skipped: int
+    unreadable: int
+
+
+def find_pictures(sources: Sequence[str]) -> list[str]:
+    """Returns the pictures that files, folders (searched whole), globs and URLs name, without repeats.
+
+    Raises:
+        DataError: a source names nothing.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        if source.startswith(("http://", "https://")) or "::" in source:
+            found[source] = None
+        elif Path(source).is_dir():
+            inside = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise DataError(f"the folder {source} holds no pictures")
+            found.update(dict.fromkeys(inside))
+        elif glob.has_magic(source) and not Path(source).exists():
+            matches = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207
+            if not matches:
+                raise DataError(f"no file matches {source}")
+            found.update(dict.fromkeys(matches))
+        else:
+            found[source] = None  # if it is missing, reading it says so
+    return list(found)
+
+
+def caption_to_jsonl(
+    captioner: Captioner,
+    pictures: Sequence[str],
+    out: Path,
+    options: DecodingOptions | None = None,
+    report: Report | None = None,
+) -> BulkReport:
+    """Appends a line a picture to a JSONL file, leaving out the pictures it holds already.
+
+    A line is written whole; half a line that a killed job left is cut off first.
+    """
+    done = _captioned(out)
+    todo = [picture for picture in pictures if picture not in done]
+    captioned = unreadable = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", encoding="utf-8") as file:
+        for picture, caption in _pairs(captioner, todo, options):
+            if isinstance(caption, ImageError):
+                unreadable += 1
+            else:
+                captioned += 1
+                file.write(json.dumps(as_json(picture, caption), ensure_ascii=False) + "\n")
+                file.flush()
+            if report:
+                report(picture, caption)
+    return BulkReport(captioned, len(pictures) - len(todo), unreadable)
+
+
+def as_json(picture: str, caption: Caption) -> dict[str, object]:
+    """Returns what a line of output says of a picture."""
+    return {
+        "image": picture,
+        "caption": caption.text,
+        "score": round(caption.score, 6),
+        "log_probs": [round(value, 6) for value in caption.log_probs],
+        "finished": caption.finished,
+    }
+
+
+def _pairs(
+    captioner: Captioner, pictures: Sequence[str], options: DecodingOptions | None
+) -> Iterator[tuple[str, Caption | ImageError]]:
+    for picture, caption in captioner.caption_each(pictures, options):
+        yield str(picture), caption
+
+
+def _captioned(out: Path) -> set[str]:
+    """Returns the pictures a JSONL file holds, after cutting off an unfinished last line.
+
+    Raises:
+        DataError: the file holds something else than captions.
+    """
+    if not out.exists():
+        return set()
+    content = out.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(out, whole)
+    try:
+        return {json.loads(line)["image"] for line in content[:whole].decode().splitlines() if line.strip()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{out} exists and is not a file of captions; choose another --out") from error

@@ -1,0 +1,224 @@
+"""`Captioner`: a trained model with everything a picture needs, from file to sentence."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from seesay.checkpoint import Run, load_run, load_weights
+from seesay.config import DecodingOptions
+from seesay.decoding import Hypothesis, decode
+from seesay.devices import choose_device
+from seesay.errors import CheckpointError, ConfigError, ImageError
+from seesay.features.extraction import round_features
+from seesay.images import load_pixels, resize_image
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.encoders import build_encoder
+from seesay.prefetch import prefetch
+
+Picture = str | Path | Image.Image
+"""What can be captioned: a path, an http(s) URL, or an opened picture."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the model says of a picture, with its evidence.
+
+    Attributes:
+        text: the caption.
+        words: the same, word by word.
+        log_probs: natural log-probability of each word.
+        score: what the search maximised.
+        finished: False if the caption was cut at the maximum length.
+        attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
+        grid: (rows, columns) of the N regions, None where they form no grid.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    log_probs: tuple[float, ...]
+    score: float
+    finished: bool
+    attention: NDArray[np.float32] | None = None
+    grid: tuple[int, int] | None = None
+
+    @property
+    def probability(self) -> float:
+        """Probability (0..1) of the words, each given those before it."""
+        return float(np.exp(sum(self.log_probs)))
+
+
+class Captioner:
+    """A trained captioner.
+
+    Attributes:
+        run: where it comes from: configuration, vocabulary, metadata.
+        model: the network, in evaluation mode.
+    """
+
+    def __init__(self, run: Run, model: CaptionModel, device: torch.device) -> None:
+        self.run = run
+        self.model = model
+        self.device = device
+
+    @classmethod
+    def load(cls, model: str | Path, device: str = "auto") -> "Captioner":
+        """Returns the captioner of a run folder.
+
+        Args:
+            model: the run folder.
+            device: auto, cpu, cuda or mps.
+
+        Raises:
+            CheckpointError: no run there, or one that is damaged or whose encoder has changed.
+            EncoderError: the encoder's weights cannot be had.
+        """
+        run = load_run(model)
+        encoder = None
+        if "encoder" in run.info.features:
+            encoder = build_encoder(run.config.encoder, load_weights=not run.info.encoder_stored)
+            if not run.info.encoder_stored and encoder.identity != run.info.features:
+                raise CheckpointError(
+                    f"{run.folder} was trained on another version of {run.config.encoder.encoder}: "
+                    f"weights {run.info.features['digest']} then, {encoder.identity['digest']} now"
+                )
+        network = build_model(run.config.model, run.info.vocabulary_size, run.info.feature_size)
+        if run.info.encoder_stored:
+            network.encoder = encoder
+            load_weights(run, network)
+        else:
+            load_weights(run, network)
+            network.encoder = encoder
+        chosen = torch.device(choose_device(device))
+        return cls(run, network.to(chosen).eval(), chosen)
+
+    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
+        """Returns the run's decoding options, or the given ones, with the maximum length filled in."""
+        chosen = options or self.run.config.decoding
+        length = chosen.max_length or self.run.config.decoding.max_length or self.run.info.max_length
+        return replace(chosen, max_length=length)
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
+        self, pictures: Picture, options: DecodingOptions | None = None, *, attention: bool = False
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self, pictures: Sequence[Picture], options: DecodingOptions | None = None, *, attention: bool = False
+    ) -> list[Caption]: ...
+
+    def caption(
+        self,
+        pictures: Picture | Sequence[Picture],
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+    ) -> Caption | list[Caption]:
+        """Returns the caption of a picture, or of each of several.
+
+        Args:
+            pictures: a path, URL or opened picture, or a sequence of these.
+            options: how to search; None = as the run says.
+            attention: keep where the model looked at each word.
+
+        Raises:
+            ImageError: a picture cannot be read; its name and the reason are in the message.
+            ConfigError: the model was trained on imported or joined features and has no encoder of its own.
+        """
+        if isinstance(pictures, (str, Path, Image.Image)):
+            return self.caption([pictures], options, attention=attention)[0]
+        results = []
+        for _, found in self.caption_each(pictures, options, attention=attention):
+            if isinstance(found, ImageError):
+                raise found
+            results.append(found)
+        return results
+
+    def caption_each(
+        self,
+        pictures: Sequence[Picture],
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+        batch_size: int = 32,
+        workers: int = 2,
+    ) -> Iterator[tuple[Picture, Caption | ImageError]]:
+        """Yields every picture with its caption, or with the error that kept it from being read, in order."""
+        loaded = prefetch(self._load, pictures, workers, ahead=2 * batch_size)
+        while batch := list(islice(loaded, batch_size)):
+            pixels = [found for _, found in batch if not isinstance(found, ImageError)]
+            names = [str(picture) for picture, found in batch if not isinstance(found, ImageError)]
+            captions = iter(self._caption_pixels(pixels, names, options, attention) if pixels else [])
+            for picture, found in batch:
+                yield picture, found if isinstance(found, ImageError) else next(captions)
+
+    @torch.inference_mode()
+    def caption_features(
+        self,
+        features: torch.Tensor,
+        memory_mask: torch.Tensor | None = None,
+        options: DecodingOptions | None = None,
+        *,
+        keys: Sequence[str] | None = None,
+        attention: bool = False,
+    ) -> list[Caption]:
+        """Returns the captions of pictures whose features are known.
+
+        Args:
+            features: (B, N, F).
+            memory_mask: (B, N), True = a real region; None = all are.
+            options: how to search; None = as the run says.
+            keys: a name a picture, for sampling.
+            attention: keep where the model looked at each word.
+        """
+        mask = None if memory_mask is None else memory_mask.to(self.device)
+        memory = self.model.remember(features.to(self.device))
+        found = decode(self.model.search, memory, mask, self.options(options), keys=keys, keep_attention=attention)
+        return [self._describe(hypotheses[0]) for hypotheses in found]
+
+    def _caption_pixels(
+        self,
+        pixels: Sequence[NDArray[np.uint8]],
+        names: Sequence[str],
+        options: DecodingOptions | None,
+        attention: bool,
+    ) -> list[Caption]:
+        with torch.inference_mode():
+            features = self.model.encode(torch.from_numpy(np.stack(pixels)).to(self.device))
+            if self.run.config.encoder.encoder_training == "cached":
+                features = round_features(features)  # as the store did in training
+        return self.caption_features(features, None, options, keys=names, attention=attention)
+
+    def _load(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8] | ImageError]:
+        if self.model.encoder is None:
+            raise ConfigError(
+                f"{self.run.folder} was trained on imported or joined features and has no encoder of its own: "
+                "it can be evaluated with those features, but cannot look at pictures"
+            )
+        preprocessing = self.model.encoder.preprocessing
+        try:
+            if isinstance(picture, Image.Image):
+                return picture, resize_image(picture, preprocessing)
+            return picture, load_pixels(picture, preprocessing)
+        except ImageError as error:
+            return picture, error
+
+    def _describe(self, hypothesis: Hypothesis) -> Caption:
+        tokenizer, words = self.run.tokenizer, len(hypothesis.tokens)
+        maps = hypothesis.attention
+        return Caption(
+            text=tokenizer.decode(hypothesis.tokens),
+            words=tuple(tokenizer.words(hypothesis.tokens)),
+            log_probs=hypothesis.log_probs[:words],
+            score=hypothesis.score,
+            finished=hypothesis.finished,
+            attention=None if maps is None else maps[:words],
+            grid=self.run.info.grid,
+        )

@@ -1,0 +1,164 @@
+"""Run folders: weights, readable metadata, and a load that checks that they agree.
+
+config.yaml         the resolved configuration
+captioner.json      shapes, encoder, preprocessing and how training ended
+tokenizer.json      the vocabulary and the cleaning rules
+model.safetensors   the best weights, the encoder's too where it was trained or came from a file
+checkpoints/        last.ckpt (resumable) and the best few
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from seesay.config import Config, resolve_config, save_config
+from seesay.errors import CheckpointError, ConfigError
+from seesay.tokenizer import Tokenizer
+
+CONFIG_FILE = "config.yaml"
+INFO_FILE = "captioner.json"
+TOKENIZER_FILE = "tokenizer.json"
+MODEL_FILE = "model.safetensors"
+LAST_FILE = "checkpoints/last.ckpt"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run knows beside its configuration.
+
+    Attributes:
+        vocabulary_size: V.
+        feature_size: width F of the features it was trained on.
+        grid: (rows, columns) of the regions, None where they form no grid.
+        max_length: words of the longest training caption.
+        features: what made the features (`Encoder.identity`).
+        encoder_stored: whether model.safetensors carries the encoder.
+        data: the data set it was trained on, as it was named.
+        progress: how far training is: finished, epochs, best, stopped_by, seconds.
+    """
+
+    vocabulary_size: int
+    feature_size: int
+    grid: tuple[int, int] | None
+    max_length: int
+    features: dict[str, Any]
+    encoder_stored: bool
+    data: str = ""
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that has been read and checked."""
+
+    folder: Path
+    config: Config
+    info: RunInfo
+    tokenizer: Tokenizer
+
+
+def save_run(folder: Path, config: Config, info: RunInfo, tokenizer: Tokenizer) -> None:
+    """Writes everything but the weights; each file is whole or absent at any moment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / CONFIG_FILE)
+    tokenizer.save(folder / TOKENIZER_FILE)
+    save_info(folder, info)
+
+
+def save_info(folder: Path, info: RunInfo) -> None:
+    """Writes `captioner.json` atomically."""
+    from seesay import __version__
+
+    content = {"format": _FORMAT, "seesay": __version__, **asdict(info)}
+    temporary = folder / f"{INFO_FILE}.tmp"
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(folder / INFO_FILE)
+
+
+def update_progress(folder: Path, info: RunInfo, **progress: Any) -> RunInfo:
+    """Returns `info` with its progress changed, after writing it."""
+    info = replace(info, progress={**info.progress, **progress})
+    save_info(folder, info)
+    return info
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes `model.safetensors` atomically."""
+    path = folder / MODEL_FILE
+    temporary = path.with_name(f"{MODEL_FILE}.tmp")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def is_run(folder: str | Path) -> bool:
+    """Tells whether a folder holds a run."""
+    return (Path(folder) / INFO_FILE).is_file()
+
+
+def load_run(folder: str | Path) -> Run:
+    """Returns a run without its weights.
+
+    Raises:
+        CheckpointError: no run there, a file missing or damaged, or files of different runs.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"no run folder at {folder}")
+    if not is_run(folder):
+        raise CheckpointError(f"{folder} is not a run folder: it has no {INFO_FILE}")
+    try:
+        content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        if content.pop("format") != _FORMAT:
+            raise CheckpointError(f"{folder / INFO_FILE} was written by another version of seesay")
+        content.pop("seesay")
+        grid = content.pop("grid")
+        info = RunInfo(grid=tuple(grid) if grid else None, **content)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder / INFO_FILE} is damaged: {error}") from error
+    try:
+        config = resolve_config(file=folder / CONFIG_FILE)
+    except ConfigError as error:
+        raise CheckpointError(f"the run {folder} cannot be used: {error}") from error
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
+    if len(tokenizer) != info.vocabulary_size:
+        raise CheckpointError(
+            f"{folder / TOKENIZER_FILE} has {len(tokenizer)} words but the model {info.vocabulary_size}: "
+            "they are not of one run"
+        )
+    return Run(folder, config, info, tokenizer)
+
+
+def load_weights(run: Run, model: torch.nn.Module) -> None:
+    """Loads `model.safetensors` into the model, strictly.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or does not fit the model.
+    """
+    path = run.folder / MODEL_FILE
+    try:
+        weights = safetensors.torch.load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"the run {run.folder} has no {MODEL_FILE} yet: its first epoch is not over; go on with seesay train --out"
+        ) from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(weights)) or [name for name in own if own[name].shape != weights[name].shape]
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the run's configuration: {len(wrong)} tensors, such as {wrong[0]}")
+    model.load_state_dict(weights)

@@ -1,0 +1,516 @@
+"""The command line: one function a command, each of which parses, calls one function, and prints."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import seesay
+from seesay import config as configuration
+from seesay.errors import DataError, ImageError, SeesayError
+from seesay.flags import flags_of, given
+
+if TYPE_CHECKING:
+    TrainFlags: TypeAlias = Any  # made below, out of the type checker's sight
+    ExtractFlags: TypeAlias = Any
+    DecodingFlags: TypeAlias = Any
+    DataFlags: TypeAlias = Any
+else:
+    TrainFlags = flags_of("TrainFlags", "data", "text", "encoder", "model", "training", "decoding")
+    ExtractFlags = flags_of("ExtractFlags", "data", "encoder")
+    DecodingFlags = flags_of("DecodingFlags", "decoding")
+    DataFlags = flags_of("DataFlags", "data", "text")
+
+NOT_GIVEN: dict[str, Any] = {kind.__name__: kind() for kind in (TrainFlags, ExtractFlags, DecodingFlags, DataFlags)}
+
+app = App(name="seesay", version=seesay.__version__, help="Train, evaluate, look inside and run image captioners.")
+data_app = App(name="data", help="Check, make, download and convert captioned pictures.")
+presets_app = App(name="presets", help="The systems that ship with seesay: list them, or show one.")
+app.command(data_app)
+app.command(presets_app)
+
+console = Console()
+errors = Console(stderr=True)
+
+Preset = Annotated[str, Parameter(help="a system of `seesay presets`")]
+ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file of settings, as runs save it")]
+Features = Annotated[Path, Parameter(help="folder of feature stores")]
+Stores = Annotated[list[Path] | None, Parameter(name="--store", help="given feature stores, joined along F")]
+Model = Annotated[str, Parameter(help="run folder; empty = the latest under runs/")]
+Flat = Parameter(name="*")
+
+
+@app.command
+def caption(
+    *sources: str,
+    model: Model = "",
+    out: Path | None = None,
+    format: Literal["text", "jsonl"] = "text",
+    device: str = "auto",
+    flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
+) -> int:
+    """Caption pictures: files, folders, globs or URLs.
+
+    Args:
+        sources: what to caption.
+        out: JSONL file to append to; pictures it holds already are skipped.
+        format: how captions are printed where there is no --out.
+        device: auto, cpu, cuda or mps.
+    """
+    from seesay import bulk
+    from seesay.captioner import Captioner
+
+    if not sources:
+        raise DataError("name at least one picture, folder, glob or URL to caption")
+    pictures = bulk.find_pictures(sources)
+    captioner = Captioner.load(_model(model))
+    options = _decoding(captioner.run.config, flags)
+    unreadable = 0
+    if out is not None:
+        with _progress("captioning", "pictures") as advance:
+            seen = iter(range(1, len(pictures) + 1))
+
+            def note(picture: str, found: object) -> None:
+                if isinstance(found, ImageError):
+                    _complain(str(found))
+                advance(next(seen), len(pictures))
+
+            done = bulk.caption_to_jsonl(captioner, pictures, out, options, note)
+        console.print(f"{done.captioned} captioned, {done.skipped} already there, {done.unreadable} unreadable: {out}")
+        return 1 if done.unreadable else 0
+    for picture, found in captioner.caption_each(pictures, options):
+        if isinstance(found, ImageError):
+            unreadable += 1
+            _complain(str(found))
+        elif format == "jsonl":
+            print(json.dumps(bulk.as_json(str(picture), found), ensure_ascii=False), flush=True)
+        else:
+            print(f"{picture}\t{found.text}" if len(pictures) > 1 else found.text, flush=True)
+    return 1 if unreadable else 0
+
+
+@app.command
+def explain(
+    photo: str = "",
+    *,
+    model: Model = "",
+    out: Path | None = None,
+    save_arrays: bool = False,
+    held_out: Path | None = None,
+    seed: int | None = None,
+    flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
+) -> None:
+    """Show where the model looks at each word of a picture's caption.
+
+    Args:
+        photo: the picture.
+        out: PNG to write; by default explain.png beside nothing else.
+        save_arrays: write the attention as .npz too.
+        held_out: data set of which a random unseen picture is taken, with its human captions.
+        seed: makes that choice repeatable.
+    """
+    from seesay.captioner import Captioner
+    from seesay.explain import explain as explain_picture
+    from seesay.explain import held_out_picture, save_explanation
+
+    captioner = Captioner.load(_model(model))
+    references: tuple[str, ...] = ()
+    if held_out is not None:
+        item = held_out_picture(captioner, held_out, seed)
+        photo, references = item.image, item.captions
+    elif not photo:
+        raise DataError("name a picture, or a data set with --held-out DATA")
+    options = _decoding(captioner.run.config, flags)
+    explanation = explain_picture(captioner, photo, options, references)
+    target = out or Path(f"{Path(photo).stem}.explain.png")
+    files = save_explanation(explanation, target, save_arrays)
+    print(f"{photo}\nmodel   {explanation.caption.text}")
+    for reference in references:
+        print(f"human   {reference}")
+    print(f"written {' '.join(map(str, files))}")
+
+
+@app.command
+def train(
+    data: Path,
+    *,
+    preset: Preset = "attention-gru",
+    out: Path | None = None,
+    config: ConfigFile = None,
+    features: Features = Path("features"),
+    store: Stores = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    flags: Annotated[TrainFlags, Flat] = NOT_GIVEN["TrainFlags"],
+) -> None:
+    """Train a captioner; features are extracted first where there are none.
+
+    A run that was stopped goes on by the same command.
+
+    Args:
+        data: captions and pictures in any form `seesay data check` can read.
+        out: run folder [default: runs/PRESET].
+        resume: go on with the run in --out by its own settings.
+        overwrite: throw away the run in --out.
+    """
+    from seesay.checkpoint import load_run
+    from seesay.training.fit import train as fit
+
+    out = out or Path("runs") / preset
+    if resume:
+        settings = load_run(out).config
+        if given(flags) or config:
+            settings = configuration.replace(settings, **given(flags))
+    else:
+        settings = configuration.resolve_config(preset, config, given(flags))
+    with _progress("encoding", "pictures") as advance:
+        result = fit(
+            settings,
+            data,
+            out,
+            features=features,
+            stores=store or (),
+            overwrite=overwrite,
+            progress=advance,
+        )
+    console.print(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}", highlight=False)
+
+
+@app.command
+def extract(
+    data: Path,
+    *,
+    preset: Preset = "attention-gru",
+    config: ConfigFile = None,
+    features: Features = Path("features"),
+    import_from: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    flags: Annotated[ExtractFlags, Flat] = NOT_GIVEN["ExtractFlags"],
+) -> int:
+    """Run the encoder over every picture once and keep its features.
+
+    Args:
+        data: captions and pictures.
+        import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file.
+        out: the store's file [default: a name of its own in --features].
+        device: auto, cpu, cuda or mps.
+    """
+    from seesay.data.annotations import load_dataset
+    from seesay.devices import choose_device
+    from seesay.features import extract_features, import_features, store_path
+    from seesay.models.encoders import build_encoder
+
+    settings = configuration.resolve_config(preset, config, given(flags))
+    annotations = load_dataset(data, settings.data)
+    images = {item.id: item.image for item in annotations if item.split is not None}
+    if import_from is not None:
+        target = out or features / f"{data.resolve().stem}-{import_from.stem}.safetensors"
+        count = import_features(import_from, images, target)
+        console.print(f"{count} of {len(images)} pictures imported into {target}", highlight=False)
+        return 0 if count == len(images) else 1
+    encoder = build_encoder(settings.encoder)
+    target = out or store_path(features, data, encoder)
+    with _progress("encoding", "pictures") as advance:
+        report = extract_features(images, encoder, target, device=choose_device(device), progress=advance)
+    for line in report.unreadable:
+        _complain(line)
+    console.print(
+        f"{report.images} pictures in {target}; {report.extracted} encoded now in {report.seconds:.0f} s: "
+        f"{report.rate:.1f} pictures/s, the encoder alone {report.encoder_rate:.1f}",
+        highlight=False,
+    )
+    return 1 if report.unreadable else 0
+
+
+@app.command
+def evaluate(
+    model: str,
+    data: Path,
+    *,
+    split: str = "test",
+    out: Path | None = None,
+    tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
+    features: Features = Path("features"),
+    store: Stores = None,
+    flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
+) -> int:
+    """Score a run, or a file of predictions, on a split of a data set.
+
+    Args:
+        model: run folder, or predictions as COCO results JSON, JSONL or CSV.
+        data: captions and pictures.
+        split: which pictures.
+        out: folder for scores and predictions [default: RUN/predictions/SPLIT].
+        tokenization: how captions are cut into words for scoring.
+    """
+    from seesay.checkpoint import is_run, load_run
+    from seesay.evaluation import evaluate as score
+    from seesay.evaluation import save_evaluation
+
+    options = _decoding(load_run(model).config, flags) if is_run(model) else None
+    with _progress("encoding", "pictures") as advance:
+        result = score(
+            model,
+            data,
+            split=split,
+            options=options,
+            tokenization=tokenization,
+            features=features,
+            stores=store or (),
+            progress=advance,
+        )
+    for problem in result.problems:
+        _complain(problem)
+    target = out or (Path(model) / "predictions" / split if is_run(model) else None)
+    if target is not None:
+        save_evaluation(result, target)
+    table = Table(title=f"{model} on {split}: {len(result.predictions)} pictures")
+    for name in result.scores.corpus:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{100 * value:.2f}" for value in result.scores.corpus.values()))
+    console.print(table)
+    console.print(f"{result.scores.signature}{f'; saved in {target}' if target else ''}", highlight=False)
+    return 0 if not any("could not be read" in problem for problem in result.problems) else 1
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
+    """Make the scenes data set, train on it, evaluate, caption unseen scenes and write a report to look at.
+
+    Args:
+        out: folder for everything.
+        seed: of data and training.
+    """
+    from seesay.demo import run_demo
+
+    result = run_demo(out, seed=seed)
+    for line in result.lines():
+        console.print(line, highlight=False)
+
+
+@app.command
+def doctor() -> None:
+    """Say what this installation has: versions, device, optional libraries."""
+    from seesay.doctor import diagnose
+
+    table = Table("part", "state")
+    for part, state in diagnose():
+        table.add_row(part, state)
+    console.print(table)
+
+
+@data_app.command(name="check")
+def data_check(
+    data: Path,
+    *,
+    open_pictures: bool = True,
+    json_out: Annotated[Path | None, Parameter(name="--json")] = None,
+    flags: Annotated[DataFlags, Flat] = NOT_GIVEN["DataFlags"],
+) -> int:
+    """Say what a data set holds and what is wrong with it; exit 0 if one can train on it.
+
+    Args:
+        data: captions and pictures.
+        open_pictures: read every picture, to find damage and duplicates.
+        json_out: write the findings as JSON too.
+    """
+    from seesay.data import check_data, load_annotations
+
+    settings = configuration.resolve_config(overrides=given(flags))
+    annotations = load_annotations(data, settings.data.format)
+    with _progress("reading", "pictures") as advance:
+        report = check_data(annotations, settings.text, open_pictures=open_pictures, progress=advance)
+    for line in report.lines():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if json_out is not None:
+        json_out.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0 if report.trainable else 1
+
+
+@data_app.command(name="scenes")
+def data_scenes(
+    folder: Path, *, train: int = 3000, val: int = 200, test: int = 200, seed: int = 0, size: int = 96
+) -> None:
+    """Draw a data set of simple scenes with captions and boxes.
+
+    Args:
+        folder: where to.
+        train: pictures of the train split.
+        val: pictures of the val split.
+        test: pictures of the test split.
+        seed: the same seed gives the same bytes.
+        size: side of a picture in pixels.
+    """
+    from seesay.data import make_scenes
+
+    made = make_scenes(folder, train, val, test, seed, size)
+    console.print(f"{len(made)} scenes in {folder}", highlight=False)
+
+
+@data_app.command(name="download")
+def data_download(
+    name: str, folder: Path | None = None, *, mirror: str | None = None, keep_archives: bool = False
+) -> None:
+    """Fetch a public data set: flickr8k, coco2014 or coco2017.
+
+    Args:
+        name: which.
+        folder: where to [default: data/NAME].
+        mirror: address that has the same paths.
+        keep_archives: keep the zips after unpacking.
+    """
+    from seesay.data import download_dataset
+
+    with _download_progress() as advance:
+        target = download_dataset(
+            name,
+            folder or Path("data") / name,
+            base_url=mirror,
+            keep_archives=keep_archives,
+            progress=advance,
+        )
+    console.print(f"{name} is in {target}; look at it with: seesay data check {target}", highlight=False)
+
+
+@data_app.command(name="convert")
+def data_convert(data: Path, out: Path, *, format: str = "auto") -> None:
+    """Write any readable captions in seesay's own form, one JSON line a picture.
+
+    Args:
+        data: captions and pictures.
+        out: the .jsonl file.
+        format: reader of the captions.
+    """
+    from seesay.data import load_annotations, write_annotations
+
+    annotations = load_annotations(data, format)
+    write_annotations(annotations, out)
+    for problem in annotations.problems:
+        _complain(problem)
+    console.print(f"{len(annotations)} pictures written to {out}", highlight=False)
+
+
+@presets_app.default
+def presets_list() -> None:
+    """List the presets."""
+    table = Table("preset", "what it is")
+    for name in configuration.preset_names():
+        table.add_row(name, configuration.preset_description(name))
+    console.print(table)
+
+
+@presets_app.command(name="show")
+def presets_show(name: str) -> None:
+    """Print every setting of a preset as YAML, ready for --config.
+
+    Args:
+        name: the preset.
+    """
+    import yaml
+
+    print(yaml.safe_dump(configuration.to_dict(configuration.resolve_config(name)), sort_keys=False), end="")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; errors of ours become one line."""
+    handler = RichHandler(console=errors, show_path=False, show_level=False, markup=False, rich_tracebacks=False)
+    logger = logging.getLogger("seesay")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        code = app(arguments, result_action="return_value")
+    except SeesayError as error:
+        _complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _complain("stopped; the same command goes on where it stopped")
+        return 130
+    except BrokenPipeError:
+        return 141
+    return code if isinstance(code, int) else 0
+
+
+def _model(name: str) -> Path:
+    """Returns the run folder that was named, or the latest that can be used."""
+    from seesay.checkpoint import MODEL_FILE
+
+    if name:
+        return Path(name)
+    runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise DataError(
+            "no --model was given and there is no trained run under runs/; train one with: seesay train DATA"
+        )
+    return runs[-1].parent
+
+
+def _decoding(config: configuration.Config, flags: Any) -> configuration.DecodingOptions:
+    return configuration.replace(config, **given(flags)).decoding
+
+
+def _complain(line: str) -> None:
+    errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that is told what is done of how many, and shows it with rate and time left."""
+    columns = (
+        TextColumn(f"{verb} {{task.completed:.0f}}/{{task.total:.0f}} {noun}"),
+        BarColumn(),
+        TextColumn(f"{{task.fields[rate]}} {noun}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task: Any = None
+        first = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal task, first
+            if task is None:
+                first, task = done, bar.add_task(verb, total=total, completed=done, rate="")
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = f"{(done - first) / elapsed:.0f}" if elapsed > 0 else ""
+            bar.update(task, completed=done, rate=rate, visible=done < total)
+
+        yield advance
+
+
+@contextmanager
+def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yields a function that is told a file's name, the bytes of it done, and of how many."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    ) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield advance
+
+
+def _entry() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _entry()

@@ -1,0 +1,34 @@
+"""Captioned pictures: reading them from any common form, splitting, checking and fetching them.
+
+annotations = load_annotations("data/flickr8k")
+report = check_data(annotations, TextConfig())
+"""
+
+from seesay.data.annotations import (
+    Annotation,
+    Annotations,
+    Box,
+    limit_annotations,
+    load_annotations,
+    load_dataset,
+    split_annotations,
+    write_annotations,
+)
+from seesay.data.check import DataReport, check_data
+from seesay.data.download import download_dataset
+from seesay.data.scenes import make_scenes
+
+__all__ = [
+    "Annotation",
+    "Annotations",
+    "Box",
+    "DataReport",
+    "check_data",
+    "download_dataset",
+    "limit_annotations",
+    "load_annotations",
+    "load_dataset",
+    "make_scenes",
+    "split_annotations",
+    "write_annotations",
+]

@@ -1,0 +1,241 @@
+"""Checking a data set before training on it: what is there, what is wrong with it, and can one train."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from seesay.config import TextConfig
+from seesay.data.caption_statistics import CaptionStatistics, caption_statistics
+from seesay.data.inspection import Inspection, inspect_pictures
+from seesay.data.records import Annotation, Annotations, count, name_some
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """How much a split holds; `name` is empty for pictures in no split."""
+
+    name: str
+    pictures: int
+    captions: int
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a data set holds and what is wrong with it.
+
+    Attributes:
+        source: What was checked.
+        format: The reader that read it.
+        pictures: Annotated pictures, readable or not; missing ones that the reader left out do not count.
+        captions: Their captions.
+        splits: What each split holds.
+        problems: What the reader found wrong.
+        missing: Pictures that captions name and that are not there.
+        unreadable: Pictures that cannot be read, and why.
+        too_large: Pictures with more pixels than are read, and how many.
+        suspect: Pictures that can be read and look damaged, and why.
+        duplicates: Groups of picture ids with the same bytes.
+        leaks: Picture ids in more than one split, or with the bytes of a picture in another, with the splits.
+        not_opened: Pictures that were not opened: those at URLs, or all where the check was told so.
+        widths: Smallest, median and largest width of the pictures in pixels; empty where none was read.
+        heights: The same of their heights.
+        text: What the captions are made of, or None where the training captions have no word.
+        obstacles: Why one cannot train; empty where one can.
+    """
+
+    source: str
+    format: str
+    pictures: int
+    captions: int
+    splits: tuple[SplitCount, ...]
+    problems: tuple[str, ...]
+    missing: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    too_large: tuple[str, ...]
+    suspect: tuple[str, ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    leaks: tuple[str, ...]
+    not_opened: int
+    widths: tuple[int, ...]
+    heights: tuple[int, ...]
+    text: CaptionStatistics | None
+    obstacles: tuple[str, ...]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether one can train on it, defects or not."""
+        return not self.obstacles
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain values for JSON, `trainable` included."""
+        return {**asdict(self), "trainable": self.trainable}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Returns the report as pairs of a label and a text, for a table of two columns."""
+        verdict = "yes" if self.trainable else f"no: {'; '.join(self.obstacles)}"
+        return [*self._contents(), *self._words(), *self._defects(), ("trainable", verdict)]
+
+    def lines(self) -> list[str]:
+        """Returns the report as lines of text."""
+        rows = self.rows()
+        width = max(len(label) for label, _ in rows)
+        return [f"{label:<{width}}  {text}" for label, text in rows]
+
+    def _contents(self) -> list[tuple[str, str]]:
+        rows = [
+            ("data", f"{self.source} ({self.format})"),
+            ("all", f"{count(self.pictures, 'picture')}, {count(self.captions, 'caption')}"),
+        ]
+        for split in self.splits:
+            amount = f"{count(split.pictures, 'picture')}, {count(split.captions, 'caption')}"
+            rows.append((split.name or "in no split", amount))
+        for label, sizes in (("widths", self.widths), ("heights", self.heights)):
+            if sizes:
+                rows.append((label, f"{sizes[0]:,} to {sizes[2]:,} pixels, median {sizes[1]:,}"))
+        return rows
+
+    def _words(self) -> list[tuple[str, str]]:
+        text = self.text
+        if text is None:
+            return []
+        lengths = f"{text.shortest} to {count(text.longest, text.unit)}, median {text.median:g}"
+        shares = ", ".join(f"{size:,} cover {100 * share:.1f} %" for size, share in text.coverage)
+        return [
+            ("lengths", f"{lengths}, mean {text.mean:.1f}, 95 % at most {text.percentile_95}"),
+            ("vocabulary", f"{count(text.vocabulary, text.unit)} in training; the commonest {shares}"),
+            *((f"unknown in {name}", f"{100 * share:.1f} % of the {text.unit}s") for name, share in text.unknown),
+        ]
+
+    def _defects(self) -> list[tuple[str, str]]:
+        rows = [("problem", problem) for problem in self.problems]
+        for label, names in (
+            ("missing", self.missing),
+            ("unreadable", self.unreadable),
+            ("too large", self.too_large),
+            ("suspect", self.suspect),
+            ("same bytes", tuple(" = ".join(group) for group in self.duplicates)),
+            ("leaks", self.leaks),
+        ):
+            if names:
+                rows.append((label, f"{len(names):,}: {name_some(names, 10)}"))
+        if self.text is not None and self.text.wordless:
+            rows.append(("wordless", f"{count(self.text.wordless, 'caption')} of which cleaning leaves nothing"))
+        if self.not_opened:
+            rows.append(("not opened", count(self.not_opened, "picture")))
+        return rows
+
+
+def check_data(
+    annotations: Annotations,
+    text: TextConfig,
+    *,
+    open_pictures: bool = True,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> DataReport:
+    """Returns what a data set holds and what is wrong with it; every picture that is no URL is opened.
+
+    Where no picture has a split all count as training pictures, as training deals them itself.
+
+    Args:
+        annotations: As `load_annotations` gives them.
+        text: How captions become words.
+        open_pictures: Without it neither damage nor duplicates are found.
+        workers: Threads that open pictures; 0 = one a processor, at most 8.
+        progress: Called with the pictures done and their number.
+    """
+    images = list(dict.fromkeys(item.image for item in annotations))
+    inspections = inspect_pictures(images, workers, progress) if open_pictures else []
+    broken = [one for one in inspections if one.error is not None]
+    duplicates = _duplicates(inspections, annotations)
+    training = annotations.split("train") if annotations.splits else annotations
+    statistics_of_text = caption_statistics(
+        _captions(training),
+        {name: _captions(annotations.split(name)) for name in _other_splits(annotations)},
+        text,
+    )
+    return DataReport(
+        source=annotations.source,
+        format=annotations.format,
+        pictures=len(images),
+        captions=len(_captions(annotations)),
+        splits=_splits(annotations),
+        problems=annotations.problems,
+        missing=annotations.missing + tuple(one.image for one in broken if one.missing),
+        unreadable=tuple(str(one.error) for one in broken if not (one.missing or one.too_large)),
+        too_large=tuple(str(one.error) for one in broken if one.too_large),
+        suspect=tuple(f"{one.image}: {one.suspect}" for one in inspections if one.suspect is not None),
+        duplicates=tuple(tuple(dict.fromkeys(item.id for item in group)) for group in duplicates),
+        leaks=_leaks(annotations, duplicates),
+        not_opened=len(images) - len(inspections),
+        widths=_spread([one.size[0] for one in inspections if one.size is not None]),
+        heights=_spread([one.size[1] for one in inspections if one.size is not None]),
+        text=statistics_of_text,
+        obstacles=_obstacles(training, annotations.splits, {one.image for one in broken}, statistics_of_text),
+    )
+
+
+def _captions(items: Iterable[Annotation]) -> list[str]:
+    return [caption for item in items for caption in item.captions]
+
+
+def _other_splits(annotations: Annotations) -> list[str]:
+    return [name for name in annotations.splits if name not in ("train", "restval")]
+
+
+def _splits(annotations: Annotations) -> tuple[SplitCount, ...]:
+    """Returns what each split holds, pictures in none last."""
+    counts = []
+    for name in (*annotations.splits, None):
+        items = [item for item in annotations if item.split == name]
+        if items:
+            counts.append(SplitCount(name or "", len(items), len(_captions(items))))
+    return tuple(counts)
+
+
+def _spread(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the smallest, the median and the largest number, or nothing of nothing."""
+    return (min(sizes), int(statistics.median(sizes)), max(sizes)) if sizes else ()
+
+
+def _duplicates(inspections: Iterable[Inspection], annotations: Annotations) -> list[list[Annotation]]:
+    """Returns the groups of annotations whose pictures are different files with the same bytes."""
+    images: dict[str, list[str]] = defaultdict(list)
+    for one in inspections:
+        if one.digest is not None:
+            images[one.digest].append(one.image)
+    items: dict[str, list[Annotation]] = defaultdict(list)
+    for item in annotations:
+        items[item.image].append(item)
+    return [[item for image in same for item in items[image]] for same in images.values() if len(same) > 1]
+
+
+def _leaks(annotations: Annotations, duplicates: Sequence[Sequence[Annotation]]) -> tuple[str, ...]:
+    """Returns the pictures, by id, by file or by bytes, that are in two splits; restval counts as train."""
+    groups: dict[tuple[str, str], list[Annotation]] = defaultdict(list)
+    for item in annotations:
+        groups["id", item.id].append(item)
+        groups["image", item.image].append(item)
+    leaks = []
+    for group in (*groups.values(), *duplicates):
+        splits = {"train" if item.split == "restval" else item.split for item in group} - {None}
+        if len(splits) > 1:
+            names = " = ".join(dict.fromkeys(item.id for item in group))
+            leaks.append(f"{names} ({', '.join(sorted(map(str, splits)))})")
+    return tuple(dict.fromkeys(leaks))
+
+
+def _obstacles(
+    training: Annotations, splits: Sequence[str], broken: set[str], text: CaptionStatistics | None
+) -> tuple[str, ...]:
+    """Returns what keeps one from training."""
+    if not training.items:
+        return (f"no training pictures with captions (splits: {', '.join(splits) or 'none'})",)
+    obstacles = []
+    if text is None:
+        obstacles.append("no word is left of the training captions")
+    if all(item.image in broken for item in training):
+        obstacles.append("no training picture can be read")
+    return tuple(obstacles)

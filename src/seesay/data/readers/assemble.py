@@ -1,0 +1,169 @@
+"""From records, one a row of a file, to annotations, one a picture; what does not fit is named."""
+
+import os
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seesay.data.readers.pictures import PictureFinder, expected_path
+from seesay.data.records import Annotation, Annotations, Box, Reading, Record, count, name_some
+from seesay.errors import DataError
+
+
+@dataclass
+class _Picture:
+    """What all records of one picture say together."""
+
+    id: str
+    image: str
+    base: Path
+    captions: dict[str | None, list[str]] = field(default_factory=lambda: defaultdict(list))
+    boxes: dict[str | None, tuple[Box, ...]] = field(default_factory=dict)
+
+
+def assemble(reading: Reading, source: Path, root: Path, format: str, require_images: bool) -> Annotations:
+    """Returns the annotations that a reading amounts to.
+
+    Args:
+        reading: What a reader found.
+        source: What the user named, for messages.
+        root: The folder below which pictures are looked for.
+        format: The reader's name.
+        require_images: Leave out pictures that cannot be found (they are counted and named). Without it
+            nothing is looked for, as scoring finished captions needs no pictures.
+
+    Raises:
+        DataError: Not one caption, or not one of the pictures, is there.
+    """
+    problems = list(reading.problems)
+    pictures = _without_silent(_group(reading.records, root, problems), problems)
+    if not pictures:
+        raise DataError("; ".join([f"{source} holds no caption that the {format} reader understands", *problems[:3]]))
+    _deal_by_lists(pictures, reading, problems)
+    missing: list[str] = []
+    if require_images:
+        pictures, missing = _locate(pictures, PictureFinder(root), source, problems)
+    else:
+        for picture in pictures:
+            picture.image = expected_path(picture.image, picture.base)
+    items = tuple(annotation for picture in pictures for annotation in _annotations(picture))
+    stray = [item.id for item in items if item.split is None]
+    if stray and len(stray) < len(items):
+        problems.append(f"{count(len(stray), 'picture')} in no split, kept out of training: {name_some(stray)}")
+    return Annotations(items, str(source), format, tuple(problems), tuple(missing))
+
+
+def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Picture]:
+    """Returns one picture for all records that speak of it; empty captions are dropped and noted."""
+    by_id = _ids_name_pictures(records)
+    pictures: dict[tuple[str, str], _Picture] = {}
+    empty: dict[str, int] = {}
+    for record in records:
+        image = record.image.strip()
+        name = (record.id or image) if by_id else image
+        # The same reference from two folders (train/1.jpg, val/1.jpg) means two pictures.
+        key = (name, "" if by_id and record.id else str(record.base))
+        picture = pictures.setdefault(key, _Picture(name, image, record.base))
+        captions = picture.captions.setdefault(record.split, [])
+        for raw in record.captions:
+            caption = "" if raw is None or raw != raw else str(raw).strip()  # NaN alone differs from itself
+            if caption:
+                captions.append(caption)
+            else:
+                empty[name] = empty.get(name, 0) + 1
+        if record.boxes:
+            picture.boxes[record.split] = record.boxes
+    if empty:
+        problems.append(f"{count(sum(empty.values()), 'empty caption')} dropped, of {name_some(list(empty))}")
+    return _with_distinct_ids(list(pictures.values()), root)
+
+
+def _ids_name_pictures(records: list[Record]) -> bool:
+    """Tells whether the ids are the pictures' own: one picture an id, and not a number for each caption."""
+    images: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    for record in records:
+        if record.id is None:
+            continue
+        if images.setdefault(record.id, record.image) != record.image:
+            return False
+        if ids.setdefault(record.image, record.id) != record.id and not record.one_row_a_picture:
+            return False
+    return bool(images)
+
+
+def _with_distinct_ids(pictures: list[_Picture], root: Path) -> list[_Picture]:
+    """Returns the pictures, those of one name in several folders renamed to folder/name."""
+    names = Counter(picture.id for picture in pictures)
+    for picture in pictures:
+        if names[picture.id] > 1:
+            picture.id = f"{os.path.relpath(picture.base, root)}/{picture.id}".replace(os.sep, "/")
+    return pictures
+
+
+def _without_silent(pictures: list[_Picture], problems: list[str]) -> list[_Picture]:
+    """Returns the pictures that have a caption; the others are noted."""
+    silent = [picture.id for picture in pictures if not any(picture.captions.values())]
+    if silent:
+        problems.append(f"{count(len(silent), 'picture')} without any caption, left out: {name_some(silent)}")
+    return [picture for picture in pictures if any(picture.captions.values())]
+
+
+def _deal_by_lists(pictures: list[_Picture], reading: Reading, problems: list[str]) -> None:
+    """Moves captions without a split to the splits whose list files name their picture."""
+    listed: dict[str, list[str]] = defaultdict(list)
+    for split, names in reading.split_lists.values():
+        for name in names:
+            if split not in listed[name]:
+                listed[name].append(split)
+    used = set()
+    for picture in pictures:
+        name = picture.image.replace("\\", "/").rsplit("/", 1)[-1]
+        key = next((key for key in (picture.image, name, Path(name).stem) if key in listed), None)
+        if key is not None:
+            used.add(key)
+            captions = picture.captions.pop(None, [])
+            for split in listed[key]:
+                picture.captions.setdefault(split, []).extend(captions)
+    for file, (_, names) in reading.split_lists.items():
+        idle = [name for name in dict.fromkeys(names) if name not in used]
+        if idle:
+            lines = "1 line names" if len(idle) == 1 else f"{len(idle):,} lines name"
+            problems.append(f"{file}: {lines} no picture with captions: {name_some(idle)}")
+
+
+def _locate(
+    pictures: list[_Picture], finder: PictureFinder, source: Path, problems: list[str]
+) -> tuple[list[_Picture], list[str]]:
+    """Returns the pictures that are there, with their paths, and the names of those that are not."""
+    found, missing = [], []
+    for picture in pictures:
+        path = finder.find(picture.image, picture.base)
+        if path is None:
+            missing.append(picture.image)
+        else:
+            picture.image = path
+            found.append(picture)
+    if finder.ambiguous:
+        problems.append(
+            f"{count(len(finder.ambiguous), 'picture')} not told apart from one of the same name elsewhere: "
+            f"{name_some(finder.ambiguous, 3)}"
+        )
+    if not found:
+        raise DataError(
+            f"{source} has captions of {count(len(missing), 'picture')}, none of which is below "
+            f"{finder.root}: {name_some(missing, 3)}; put the pictures there, "
+            "or name the folder that holds both"
+        )
+    if missing:
+        problems.append(f"{count(len(missing), 'captioned picture')} missing, left out: {name_some(missing)}")
+    return found, missing
+
+
+def _annotations(picture: _Picture) -> list[Annotation]:
+    """Returns one annotation a split that the picture has captions in."""
+    return [
+        Annotation(picture.id, picture.image, tuple(captions), split, picture.boxes.get(split, ()))
+        for split, captions in picture.captions.items()
+        if captions
+    ]

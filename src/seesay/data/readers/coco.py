@@ -1,0 +1,116 @@
+"""JSON of COCO captions (`images` and `annotations`) and of Karpathy's splits (`images` with `sentences`)."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from seesay.data.readers.columns import parse_captions
+from seesay.data.readers.tables import parse_json
+from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
+from seesay.errors import DataError
+
+
+def read_coco(files: list[Path], split_lists: list[Path]) -> Reading:
+    """Returns the records of COCO caption files; a file's split is in its name (captions_train2014.json).
+
+    Raises:
+        DataError: A file is not of that form, or has annotations without captions, as instances_*.json.
+    """
+    reading = Reading()
+    for path in files:
+        content = parse_json(path, reading)
+        images, annotations = _lists(content, "images", "annotations", path=path, form="COCO captions")
+        split = split_of_file(path)
+        captions = _captions_by_image(path, annotations, reading)
+        nameless = []
+        for image in images:
+            name = _file_name(image)
+            if name is None:
+                nameless.append(str(image)[:40])
+                continue
+            id = str(image.get("id", name))
+            own = split_name(image.get("split")) or split
+            reading.records.append(Record(name, captions.pop(id, ()), path.parent, own, id, one_row_a_picture=True))
+        if nameless:
+            reading.problems.append(
+                f"{path.name}: {count(len(nameless), 'entry')} of images without a file name: {name_some(nameless, 2)}"
+            )
+        if captions:
+            reading.problems.append(
+                f"{path.name}: captions of {count(len(captions), 'image id')} that images does not list: "
+                f"{name_some(list(captions))}"
+            )
+    return reading
+
+
+def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> dict[str, list[object]]:
+    """Returns the captions by image id, in the order of the file; annotations of another form are noted."""
+    captions: dict[str, list[object]] = {}
+    junk = []
+    for number, annotation in enumerate(annotations, start=1):
+        if isinstance(annotation, Mapping) and "image_id" in annotation and "caption" in annotation:
+            captions.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
+        else:
+            junk.append(f"annotation {number} ({str(annotation)[:40]!r})")
+    if junk and not captions:
+        raise DataError(
+            f"{path} has annotations without captions (each needs image_id and caption); "
+            "the captions of COCO are in captions_*.json"
+        )
+    if junk:
+        reading.problems.append(
+            f"{path.name}: {count(len(junk), 'annotation')} without image_id and caption: {name_some(junk)}"
+        )
+    return captions
+
+
+def _file_name(image: object) -> str | None:
+    """Returns the picture of an entry of images: its file name, or the end of its address."""
+    if not isinstance(image, Mapping):
+        return None
+    for field in ("file_name", "filename", "coco_url", "flickr_url", "url"):
+        name = image.get(field)
+        if isinstance(name, str) and name.strip():
+            return PurePosixPath(name).name if "://" in name else name
+    return None
+
+
+def read_karpathy(files: list[Path], split_lists: list[Path]) -> Reading:
+    """Returns the records of Karpathy's JSON: splits of Flickr8k, Flickr30k and COCO with their sentences.
+
+    Raises:
+        DataError: A file is not of that form.
+    """
+    reading = Reading()
+    for path in files:
+        (images,) = _lists(parse_json(path, reading), "images", path=path, form="Karpathy's splits")
+        junk = []
+        for number, image in enumerate(images, start=1):
+            name = _file_name(image)
+            sentences = parse_captions(image.get("sentences")) if isinstance(image, Mapping) else None
+            if name is None or sentences is None:
+                junk.append(f"entry {number} ({str(image)[:40]!r})")
+                continue
+            folder = str(image.get("filepath") or "").strip("/")
+            name = f"{folder}/{name}" if folder else name
+            id = str(image.get("cocoid", PurePosixPath(name).name))
+            split = split_name(image.get("split"))
+            reading.records.append(Record(name, sentences, path.parent, split, id, one_row_a_picture=True))
+        if junk:
+            reading.problems.append(
+                f"{path.name}: {count(len(junk), 'entry')} without filename and sentences: {name_some(junk)}"
+            )
+    return reading
+
+
+def _lists(content: object, *keys: str, path: Path, form: str) -> list[list[Any]]:
+    """Returns the lists under the keys of a JSON object.
+
+    Raises:
+        DataError: There is no such object or list.
+    """
+    found = [content.get(key) for key in keys] if isinstance(content, Mapping) else []
+    lists = [value for value in found if isinstance(value, list)]
+    if len(lists) != len(keys):
+        raise DataError(f"{path} is not {form}: it must be an object with a list under {' and '.join(keys)}")
+    return lists

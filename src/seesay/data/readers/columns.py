@@ -1,0 +1,148 @@
+"""Which column of a table is the picture, which are the captions: the names found in public files."""
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from seesay.data.records import Box, Record, split_name
+from seesay.errors import DataError
+
+# In order of preference, in lower case with underscores.
+IMAGE_COLUMNS = (
+    *("file_name", "filename", "image", "image_path", "img_path", "path", "filepath", "file_path", "file"),
+    *("image_name", "image_file", "image_filename", "img", "picture", "photo"),
+    *("url", "image_url", "img_url", "image_id", "img_id"),
+)
+CAPTION_COLUMNS = (
+    *("captions", "caption", "texts", "text", "sentences", "sentence", "raw", "comments", "comment"),
+    *("descriptions", "description", "caption_text", "caption_str", "alt_text", "title"),
+)
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+_ID_COLUMNS = ("id", "image_id", "img_id", "imgid", "cocoid", "key")
+_NUMBERED = re.compile(r"(caption|text|sentence|comment|description|raw)_?\d+")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that matter, by their names there."""
+
+    image: str
+    captions: tuple[str, ...]
+    split: str | None
+    id: str | None
+
+
+def find_columns(names: Iterable[str]) -> Columns | None:
+    """Returns the columns that matter, or None where the picture's or the caption's is not there."""
+    known = {_plain(name): name for name in reversed(list(names))}
+    image = _first(IMAGE_COLUMNS, known)
+    caption = _first(CAPTION_COLUMNS, known)
+    numbered = tuple(known[name] for name in sorted(known, key=_by_number) if _NUMBERED.fullmatch(name))
+    captions = (caption,) if caption is not None else numbered
+    if image is None or not captions:
+        return None
+    others = {plain: name for plain, name in known.items() if name != image}
+    return Columns(image, captions, _first(_SPLIT_COLUMNS, others), _first(_ID_COLUMNS, others))
+
+
+def missing_columns(place: str, names: Iterable[str]) -> DataError:
+    """Returns the error for a table without the columns, which names those it has and those expected."""
+    present = ", ".join(repr(str(name)) for name in list(names)[:20]) or "none"
+    return DataError(
+        f"{place} has the columns {present}; expected one for the picture ({', '.join(IMAGE_COLUMNS[:6])}, "
+        f"url ...) and one for the caption (caption, captions, text, sentence, comment, title, caption_1 ...)"
+    )
+
+
+def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: str | None) -> Record | None:
+    """Returns what a row says, or None where it names no picture.
+
+    Args:
+        row: Cells by column name.
+        columns: The columns that matter.
+        base: The folder that relative pictures start from.
+        split: The split of rows that name none.
+    """
+    image = row.get(columns.image)
+    if not isinstance(image, str) or not image.strip():
+        return None
+    captions: list[object] = []
+    listed = len(columns.captions) > 1
+    for column in columns.captions:
+        cell = row.get(column)
+        texts = parse_captions(cell)
+        # A blank among numbered columns is a caption never given, not an empty one.
+        captions += texts if texts is not None else [] if listed and not _text(cell) else [cell]
+        listed = listed or texts is not None
+    own = split_name(_text(row.get(columns.split))) if columns.split else None
+    name = _text(row.get(columns.id)) if columns.id else ""
+    return Record(image, captions, base, own or split, name or None, parse_boxes(row.get("boxes")), listed)
+
+
+def parse_captions(cell: object) -> list[object] | None:
+    """Returns the captions of a cell that holds a list, also one written as JSON or Python, else None."""
+    if isinstance(cell, str):
+        text = cell.strip()
+        if not (text.startswith("[") and text.endswith("]")):
+            return None
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                cell = parse(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            break
+    if isinstance(cell, Mapping):
+        cell = [cell]
+    if not isinstance(cell, list | tuple):
+        return None
+    return [_sentence(entry) if isinstance(entry, Mapping) else entry for entry in cell]
+
+
+def parse_boxes(cell: object) -> tuple[Box, ...]:
+    """Returns the boxes of a row in our own form; none where it has another.
+
+    Raises:
+        DataError: An entry has our fields with values that are no numbers.
+    """
+    if not isinstance(cell, list):
+        return ()
+    fields = ("x", "y", "width", "height")
+    try:
+        return tuple(
+            Box(str(box["label"]), *(float(box[name]) for name in fields))
+            for box in cell
+            if isinstance(box, Mapping) and all(name in box for name in ("label", *fields))
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a box must have numbers for x, y, width and height: {error}") from error
+
+
+def _sentence(entry: Mapping[str, object]) -> object:
+    """Returns the text of a caption given as an object, such as {"raw": ..., "tokens": [...]}."""
+    for name in ("raw", "caption", "text", "sentence"):
+        if isinstance(entry.get(name), str):
+            return entry[name]
+    tokens = entry.get("tokens")
+    return " ".join(map(str, tokens)) if isinstance(tokens, list) else None
+
+
+def _text(cell: object) -> str:
+    """Returns a cell as stripped text, empty for None and NaN."""
+    return "" if cell is None or cell != cell else str(cell).strip()
+
+
+def _plain(name: str) -> str:
+    """Returns a column name in lower case with underscores."""
+    return re.sub(r"[\s\-.]+", "_", str(name).strip().strip('"').lower())
+
+
+def _first(wanted: Iterable[str], known: Mapping[str, str]) -> str | None:
+    return next((known[name] for name in wanted if name in known), None)
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    digits = re.search(r"\d+$", name)
+    return re.sub(r"\d+$", "", name), int(digits.group()) if digits else -1

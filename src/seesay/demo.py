@@ -1,0 +1,186 @@
+"""The demo: a data set made from nothing, a captioner trained on it, and a report to look at."""
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seesay.captioner import Caption, Captioner
+from seesay.config import Config, resolve_config
+from seesay.data.records import Annotation
+from seesay.data.scenes import make_scenes, mentions, unfounded_mentions
+from seesay.evaluation import Evaluation, caption_split, save_evaluation
+from seesay.explain import Explanation
+from seesay.images import image_size, read_image
+from seesay.metrics import compute_metrics
+from seesay.training.callbacks import readable_time
+from seesay.training.fit import TrainingResult, train
+from seesay.visualise import (
+    Card,
+    Gallery,
+    Picture,
+    Section,
+    Table,
+    Text,
+    draw_training_curves,
+    pointing_ratio,
+    write_report,
+)
+
+log = logging.getLogger("seesay")
+
+SHOWN = 6
+"""Unseen scenes in the report."""
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """How well attention finds what the words name.
+
+    Attributes:
+        ratio: share of a noun's attention inside its object's box over the box's share of the area, the mean
+            over all nouns that name exactly one object; 1 is chance.
+        nouns: how many nouns that is.
+        unfounded: share of all named objects that are not in the picture.
+    """
+
+    ratio: float
+    nouns: int
+    unfounded: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found."""
+
+    report: Path
+    scores: dict[str, float]
+    pointing: Pointing
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Returns what the command line prints."""
+        return [
+            f"BLEU-4 {self.scores['BLEU-4']:.3f}, CIDEr {self.scores['CIDEr']:.2f} on unseen scenes",
+            f"attention inside the named object's box over the box's share of the area: "
+            f"{self.pointing.ratio:.2f} on average over {self.pointing.nouns} nouns (1 is chance)",
+            f"named objects that are not in the picture: {100 * self.pointing.unfounded:.0f} %",
+            f"done in {readable_time(self.seconds)}; open {self.report} in a browser",
+        ]
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    counts: tuple[int, int, int] = (4000, 100, 200),
+    config: Config | None = None,
+) -> DemoResult:
+    """Makes scenes, trains on them, evaluates, and writes `report.html`; returns what came of it.
+
+    Args:
+        folder: where everything goes.
+        seed: of data and training.
+        counts: scenes to train on, to validate on and to test on.
+        config: how to train; None = the preset `scenes`.
+    """
+    started = time.perf_counter()
+    folder = Path(folder)
+    config = config or resolve_config("scenes", overrides={"seed": seed})
+    log.info("drawing %d scenes", sum(counts))
+    scenes = make_scenes(folder / "scenes", *counts, seed=seed, size=config.encoder.image_size)
+    trained = train(config, folder / "scenes", folder / "run", overwrite=True)
+    captioner = Captioner.load(folder / "run")
+    test = scenes.split("test").items
+    captions, _ = caption_split(captioner, test, None, captioner.options(), attention=True)
+    evaluation = _score(captions, test, captioner)
+    save_evaluation(evaluation, folder / "run" / "predictions" / "test")
+    pointing = measure_pointing(captions, test)
+    report = folder / "report.html"
+    seconds = time.perf_counter() - started
+    shown = random.Random(seed).sample(list(test), min(SHOWN, len(test)))
+    write_report(
+        report,
+        "seesay demo: a captioner trained from nothing",
+        _sections(evaluation, pointing, trained, folder, [(item, captions[item.id]) for item in shown], seconds),
+    )
+    return DemoResult(report, evaluation.scores.corpus, pointing, seconds)
+
+
+def measure_pointing(captions: dict[str, Caption], items: Sequence[Annotation]) -> Pointing:
+    """Returns how much of each noun's attention falls on the object it names.
+
+    Args:
+        captions: with attention, by picture id.
+        items: the pictures, with boxes.
+    """
+    ratios, named, unfounded = [], 0, 0
+    for item in items:
+        caption = captions[item.id]
+        assert caption.attention is not None
+        assert caption.grid is not None
+        size = image_size(item.image)
+        for word, box in mentions(caption.text, item):
+            frame = (box.x, box.y, box.width, box.height)
+            ratios.append(pointing_ratio(caption.attention[word], caption.grid, frame, size))
+        wrong = len(unfounded_mentions(caption.text, item))
+        unfounded += wrong
+        named += wrong + len(mentions(caption.text, item))
+    return Pointing(float(np.mean(ratios)) if ratios else 0.0, len(ratios), unfounded / max(1, named))
+
+
+def _score(captions: dict[str, Caption], items: Sequence[Annotation], captioner: Captioner) -> Evaluation:
+    scores = compute_metrics(
+        [captions[item.id].text for item in items],
+        [list(item.captions) for item in items],
+        tokenization="whitespace",
+        ids=[item.id for item in items],
+    )
+    texts = {item.id: captions[item.id].text for item in items}
+    return Evaluation(scores, texts, "test", captioner.options())
+
+
+def _sections(
+    evaluation: Evaluation,
+    pointing: Pointing,
+    trained: TrainingResult,
+    folder: Path,
+    shown: Sequence[tuple[Annotation, Caption]],
+    seconds: float,
+) -> list[Section]:
+    intro = (
+        "Scenes of shapes were drawn, and a small convolutional network and an attention decoder learned "
+        f"together to describe them, in {readable_time(seconds)} in all. The scenes below were never seen in "
+        "training. Under each caption is where the model looked at each word."
+    )
+    rows = [(name, f"{value:.3f}") for name, value in evaluation.scores.corpus.items()]
+    rows += [
+        ("attention on the named object, over chance", f"{pointing.ratio:.2f}"),
+        ("named objects that are not there", f"{100 * pointing.unfounded:.0f} %"),
+        ("epochs", str(trained.epochs)),
+    ]
+    cards = [_card(item, caption, evaluation) for item, caption in shown]
+    curves = draw_training_curves(folder / "run" / "metrics.csv")
+    return [
+        Text(intro),
+        Gallery(cards, heading="Six unseen scenes"),
+        Table(("score", "value"), rows, caption=evaluation.scores.signature, heading="Scores on unseen scenes"),
+        Picture(curves, "loss and CIDEr over the epochs", heading="Training"),
+    ]
+
+
+def _card(item: Annotation, caption: Caption, evaluation: Evaluation) -> Card:
+    image = read_image(item.image)
+    place = evaluation.scores.ids.index(item.id)
+    return Card(
+        image=image,
+        caption=caption.text,
+        references=item.captions,
+        attention=Explanation(image, caption).strip(tile=110),
+        scores={"CIDEr": float(evaluation.scores.per_image["CIDEr"][place])},
+        name=item.id,
+    )

@@ -1,0 +1,15 @@
+"""Image features kept on disk: one float16 file an extraction, memory-mapped, and how it is filled."""
+
+from seesay.features.extraction import ExtractionReport, extract_features, store_path
+from seesay.features.imports import import_features
+from seesay.features.store import FeatureSource, FeatureStore, JoinedStores
+
+__all__ = [
+    "ExtractionReport",
+    "FeatureSource",
+    "FeatureStore",
+    "JoinedStores",
+    "extract_features",
+    "import_features",
+    "store_path",
+]

@@ -1,0 +1,163 @@
+"""Pictures through an encoder into a store: decoding in threads, the network on the device, resumable."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seesay.errors import EncoderError, ImageError
+from seesay.features.store import FeatureStore, create_store
+from seesay.images import load_pixels
+from seesay.models.encoders import Encoder
+from seesay.prefetch import prefetch
+
+Progress = Callable[[int, int], None]
+"""Called with pictures done and pictures in all."""
+
+
+@dataclass(frozen=True)
+class ExtractionReport:
+    """What an extraction did.
+
+    Attributes:
+        path: the store.
+        images: pictures in the store with features.
+        extracted: pictures this call encoded.
+        unreadable: one line a picture that could not be read.
+        seconds: wall time of this call.
+        encoder_seconds: part of it spent inside the network.
+    """
+
+    path: Path
+    images: int
+    extracted: int
+    unreadable: tuple[str, ...] = ()
+    seconds: float = 0.0
+    encoder_seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second from files to the store."""
+        return self.extracted / self.seconds if self.seconds else 0.0
+
+    @property
+    def encoder_rate(self) -> float:
+        """Pictures a second of the network alone."""
+        return self.extracted / self.encoder_seconds if self.encoder_seconds else 0.0
+
+
+def store_path(folder: str | Path, data: str | Path, encoder: Encoder) -> Path:
+    """Returns where the features of a data set by an encoder are kept: a name no other encoder gets."""
+    recipe = json.dumps(encoder.identity, sort_keys=True)
+    key = hashlib.sha256(f"{Path(data).resolve()}\n{recipe}".encode()).hexdigest()[:10]
+    name = encoder.config.encoder.replace("/", "_")
+    return Path(folder) / f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}-{key}.safetensors"
+
+
+def extract_features(
+    sources: Mapping[str, str],
+    encoder: Encoder,
+    path: Path,
+    *,
+    batch_size: int = 32,
+    device: str = "cpu",
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> ExtractionReport:
+    """Fills the store at `path` with the features of every picture it does not hold yet.
+
+    A new store is made if there is none; one that lacks some of the pictures grows. A picture that cannot be
+    read is noted and the work goes on; the next call tries it again.
+
+    Args:
+        sources: picture ids and where their pictures are.
+        encoder: the network, in evaluation mode.
+        path: the store's file.
+        batch_size: pictures the network sees at once.
+        device: where the network runs.
+        workers: threads that open pictures.
+        progress: told of the pictures done.
+
+    Raises:
+        FeatureStoreError: the store was made by another encoder, is damaged, or the disk is full.
+    """
+    started = time.perf_counter()
+    _prepare_store(path, list(sources), encoder)
+    encoder_seconds, extracted, unreadable = 0.0, 0, []
+    with FeatureStore(path, writable=True) as store:
+        encoder.to(device).eval()
+        todo = [row for row in store.pending() if store.ids[row] in sources]
+        done = len(sources) - len(todo)
+        jobs = [(row, sources[store.ids[row]]) for row in todo]
+        loaded = prefetch(lambda job: _load(job, encoder), jobs, workers, ahead=4 * batch_size)
+        while batch := list(islice(loaded, batch_size)):
+            readable = [(row, pixels) for row, pixels, _ in batch if pixels is not None]
+            unreadable += [error for _, _, error in batch if error]
+            for row, pixels, _ in batch:
+                if pixels is None:
+                    store.mark_unreadable(row)
+            if readable:
+                begun = time.perf_counter()
+                features = _encode([pixels for _, pixels in readable], encoder, device)
+                encoder_seconds += time.perf_counter() - begun
+                _write(store, [row for row, _ in readable], features)
+                extracted += len(readable)
+            done += len(batch)
+            if progress:
+                progress(done, len(sources))
+        images = sum(image_id in store for image_id in sources)
+    seconds = time.perf_counter() - started
+    return ExtractionReport(path, images, extracted, tuple(unreadable), seconds, encoder_seconds)
+
+
+def _prepare_store(path: Path, ids: Sequence[str], encoder: Encoder) -> None:
+    if path.exists():
+        store = FeatureStore(path)
+        store.require(encoder.identity)
+        if set(ids) <= set(store.ids):
+            return
+    regions = encoder.grid[0] * encoder.grid[1]
+    create_store(path, ids, regions, encoder.feature_size, encoder.grid, encoder.identity)
+
+
+def _load(job: tuple[int, str], encoder: Encoder) -> tuple[int, NDArray[np.uint8] | None, str]:
+    row, source = job
+    try:
+        return row, load_pixels(source, encoder.preprocessing), ""
+    except ImageError as error:
+        return row, None, str(error)
+
+
+@torch.inference_mode()
+def _encode(pixels: Sequence[NDArray[np.uint8]], encoder: Encoder, device: str) -> NDArray[np.float16]:
+    batch = torch.from_numpy(np.stack(pixels)).to(device)
+    return round_features(encoder(batch)).cpu().numpy()
+
+
+def round_features(features: torch.Tensor) -> torch.Tensor:
+    """Returns features in the store's float16, so that use and training see the same numbers.
+
+    Raises:
+        EncoderError: a value is too large for float16, or not a number.
+    """
+    rounded = features.half()
+    if not bool(torch.isfinite(rounded).all()):
+        raise EncoderError("the encoder's features do not fit float16; choose another layer")
+    return rounded
+
+
+def _write(store: FeatureStore, rows: Sequence[int], features: Any) -> None:
+    """Writes features to their rows, neighbours in one go."""
+    begin = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[end - 1] + 1:
+            store.write(rows[begin], features[begin:end])
+            begin = end

@@ -1,0 +1,362 @@
+"""The feature store: one safetensors file, preallocated, filled row by row, read through a memory map.
+
+A row is a picture. `status` says of each row whether it holds features, so that an extraction killed at any
+moment goes on where it stopped: a row is marked only after its numbers are written. The file is readable by
+any safetensors library; its metadata says which encoder made it.
+"""
+
+import errno
+import json
+import os
+import shutil
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from seesay.errors import FeatureStoreError
+
+PENDING, DONE, UNREADABLE = 0, 1, 2
+"""States of a row."""
+
+_METADATA_KEY = "seesay_features"
+_FORMAT = 1
+_COPY_BYTES = 1 << 26
+
+
+class FeatureSource(Protocol):
+    """Anything that gives features by picture id."""
+
+    @property
+    def feature_size(self) -> int:
+        """Width F of a region."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the regions, None where they form no grid."""
+        ...
+
+    def __contains__(self, image_id: object) -> bool: ...
+
+    def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
+        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real."""
+        ...
+
+
+class FeatureStore:
+    """One extraction on disk.
+
+    Attributes:
+        path: the file.
+        identity: what made the features (`Encoder.identity`, or the name of an import).
+        ids: picture ids in the order of the rows.
+        status: state of each row, (I,) int32.
+    """
+
+    def __init__(self, path: str | Path, writable: bool = False) -> None:
+        """Opens a store.
+
+        Args:
+            path: the file.
+            writable: open for filling; otherwise a store with pending rows is refused by `require_complete`.
+
+        Raises:
+            FeatureStoreError: no such file, or not a whole feature store.
+        """
+        self.path = Path(path)
+        header, start = _read_header(self.path)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+        self.identity: dict[str, Any] = metadata["identity"]
+        self._grid: tuple[int, int] | None = tuple(metadata["grid"]) if metadata["grid"] else None
+        mode = "r+" if writable else "r"
+        blob = self._map(entries["ids"], start, np.uint8, "r")
+        self.ids: list[str] = json.loads(blob.tobytes().decode())
+        self.status: NDArray[np.int32] = self._map(entries["status"], start, np.int32, mode)
+        self._regions: NDArray[np.int32] = self._map(entries["regions"], start, np.int32, mode)
+        self._features: NDArray[np.float16] = self._map(entries["features"], start, np.float16, "r")
+        self._start = start + entries["features"]["data_offsets"][0]
+        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
+        self._ragged = bool((self._regions[self.status == DONE] < self.regions).any())
+        self._file = self.path.open("r+b", buffering=0) if writable else None
+
+    def _map(self, entry: Mapping[str, Any], start: int, kind: Any, mode: Any) -> Any:
+        begin, end = entry["data_offsets"]
+        if start + end > self.path.stat().st_size:
+            raise FeatureStoreError(f"feature store {self.path} is cut short; delete it and extract again")
+        if begin == end:
+            return np.zeros(entry["shape"], kind)
+        return np.memmap(self.path, kind, mode, start + begin, tuple(entry["shape"]))
+
+    @property
+    def regions(self) -> int:
+        """Most regions of a picture, N."""
+        return int(self._features.shape[1])
+
+    @property
+    def feature_size(self) -> int:
+        """Width F of a region."""
+        return int(self._features.shape[2])
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the regions, None where they form no grid."""
+        return self._grid
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, image_id: object) -> bool:
+        """Tells whether the features of a picture can be read."""
+        row = self._rows.get(image_id) if isinstance(image_id, str) else None
+        return row is not None and bool(self.status[row] == DONE)
+
+    def __enter__(self) -> "FeatureStore":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flushes and closes a store that was opened for writing."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
+        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real.
+
+        Raises:
+            FeatureStoreError: a picture's features are not in the store.
+        """
+        absent = [image_id for image_id in ids if image_id not in self]
+        if absent:
+            raise FeatureStoreError(f"{self.path} holds no features of picture {absent[0]!r}")
+        rows = np.fromiter((self._rows[image_id] for image_id in ids), np.int64, len(ids))
+        features = np.asarray(self._features[rows])
+        if not self._ragged:
+            return features, None
+        return features, np.arange(self.regions)[None] < self._regions[rows][:, None]
+
+    def write(self, first: int, features: NDArray[np.float16], regions: Sequence[int] | None = None) -> None:
+        """Fills consecutive rows and marks them done, in this order.
+
+        Args:
+            first: row of the first picture.
+            features: (B, N, F).
+            regions: real regions of each picture; None = N.
+
+        Raises:
+            FeatureStoreError: the disk is full; what was written before stays valid.
+        """
+        if self._file is None:
+            raise FeatureStoreError(f"feature store {self.path} is open for reading only")
+        stride = self.regions * self.feature_size * 2
+        data = np.ascontiguousarray(features, np.float16).reshape(-1).view(np.uint8).data
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._file.fileno(), data[done:], self._start + first * stride + done)
+        except OSError as error:
+            raise _disk_error(self.path, error) from error
+        last = first + len(features)
+        self._regions[first:last] = self.regions if regions is None else regions
+        self.status[first:last] = DONE
+
+    def mark_unreadable(self, row: int) -> None:
+        """Notes that a picture could not be read; a later extraction tries it again."""
+        self.status[row] = UNREADABLE
+
+    def pending(self) -> list[int]:
+        """Returns the rows without features, the unreadable ones included."""
+        return [int(row) for row in np.flatnonzero(self.status != DONE)]
+
+    def require(self, identity: Mapping[str, Any]) -> None:
+        """Refuses the store if another encoder made it.
+
+        Raises:
+            FeatureStoreError: names what differs.
+        """
+        for key in dict.fromkeys([*identity, *self.identity]):
+            if self.identity.get(key) != identity.get(key):
+                raise FeatureStoreError(
+                    f"feature store {self.path} was made by {_describe(self.identity)}, not by "
+                    f"{_describe(identity)}: {key} is {self.identity.get(key)!r}, wanted {identity.get(key)!r}"
+                )
+
+
+class JoinedStores:
+    """Several stores read as one, their features side by side along F.
+
+    Grids are resampled (bilinear) to the first store's; a pooled store is repeated over its regions.
+
+    Raises:
+        FeatureStoreError: no store at all, or one whose regions form no grid.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+        if not stores:
+            raise FeatureStoreError("no feature store was given")
+        for store in stores:
+            if len(stores) > 1 and store.grid is None:
+                raise FeatureStoreError(f"{store.path} has regions without a grid and cannot be joined with others")
+        self.stores = list(stores)
+
+    @property
+    def feature_size(self) -> int:
+        """Width F of a region over all stores."""
+        return sum(store.feature_size for store in self.stores)
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the first store."""
+        return self.stores[0].grid
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The one store's identity, or those of all."""
+        if len(self.stores) == 1:
+            return self.stores[0].identity
+        return {"joined": [store.identity for store in self.stores]}
+
+    def __contains__(self, image_id: object) -> bool:
+        return all(image_id in store for store in self.stores)
+
+    def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
+        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real."""
+        features, mask = self.stores[0].read(ids)
+        parts = [features]
+        for store in self.stores[1:]:
+            assert self.grid is not None
+            assert store.grid is not None
+            parts.append(resample_grid(store.read(ids)[0], store.grid, self.grid))
+        return (features, mask) if len(parts) == 1 else (np.concatenate(parts, axis=2), mask)
+
+
+def resample_grid(features: NDArray[np.float16], grid: tuple[int, int], wanted: tuple[int, int]) -> NDArray[np.float16]:
+    """Returns features (B, N, F) of one grid resampled to another by bilinear interpolation."""
+    if grid == wanted:
+        return features
+    images, _, width = features.shape
+    maps = torch.from_numpy(features).float().transpose(1, 2).reshape(images, width, *grid)
+    resized = F.interpolate(maps, wanted, mode="bilinear", align_corners=False, antialias=True)
+    return np.asarray(resized.flatten(2).transpose(1, 2).half().numpy())
+
+
+def create_store(
+    path: Path,
+    ids: Sequence[str],
+    regions: int,
+    feature_size: int,
+    grid: tuple[int, int] | None,
+    identity: Mapping[str, Any],
+) -> None:
+    """Makes an empty store of its final size, or one that continues the store at `path`.
+
+    A store that is there keeps its rows, copied as they are; the pictures it lacks are appended.
+
+    Raises:
+        FeatureStoreError: not enough room on the disk; nothing is left behind.
+    """
+    old = FeatureStore(path) if path.exists() else None
+    known = set(old.ids) if old else set()
+    ids = [*(old.ids if old else []), *(image_id for image_id in dict.fromkeys(ids) if image_id not in known)]
+    blob = json.dumps(ids).encode()
+    blob += b" " * (-len(blob) % 8)
+    shapes = {
+        "ids": ("U8", [len(blob)], len(blob)),
+        "status": ("I32", [len(ids)], 4 * len(ids)),
+        "regions": ("I32", [len(ids)], 4 * len(ids)),
+        "features": ("F16", [len(ids), regions, feature_size], 2 * len(ids) * regions * feature_size),
+    }
+    metadata = json.dumps({"format": _FORMAT, "identity": dict(identity), "grid": grid})
+    header: dict[str, Any] = {"__metadata__": {_METADATA_KEY: metadata}}
+    offset = 0
+    for name, (kind, shape, size) in shapes.items():
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w+b") as file:
+            _reserve(file.fileno(), 8 + len(text) + offset, path)
+            file.write(struct.pack("<Q", len(text)) + text + blob)
+            if old:
+                file.write(_padded(old.status, len(ids)) + _padded(old._regions, len(ids)))
+                _copy_rows(old, file)
+        temporary.replace(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy_rows(old: FeatureStore, file: Any) -> None:
+    flat = old._features.reshape(-1).view(np.uint8)
+    for begin in range(0, len(flat), _COPY_BYTES):
+        file.write(flat[begin : begin + _COPY_BYTES].data)
+
+
+def _padded(values: NDArray[np.int32], length: int) -> bytes:
+    return np.pad(np.asarray(values), (0, length - len(values))).astype("<i4").tobytes()
+
+
+def _reserve(descriptor: int, size: int, path: Path) -> None:
+    """Takes the whole room at once, so that a full disk is known before hours of work."""
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise FeatureStoreError(
+            f"{path} needs {size / 1e9:.2f} GB but {free / 1e9:.2f} GB are free on its disk; "
+            "make room or choose another folder with --features"
+        )
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
+
+
+def _disk_error(path: Path, error: OSError) -> FeatureStoreError:
+    if error.errno == errno.ENOSPC:
+        return FeatureStoreError(
+            f"the disk that holds {path} is full; make room and run the same command again: it goes on where it stopped"
+        )
+    return FeatureStoreError(f"cannot write {path}: {error.strerror}")
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("header longer than the file")
+            header: dict[str, Any] = json.loads(file.read(length))
+            header["__metadata__"][_METADATA_KEY]
+    except FileNotFoundError as error:
+        raise FeatureStoreError(f"no feature store at {path}; make one with: seesay extract DATA") from error
+    except OSError as error:
+        raise FeatureStoreError(f"cannot read the feature store {path}: {error.strerror}") from error
+    except (ValueError, KeyError, struct.error, TypeError) as error:
+        raise FeatureStoreError(f"{path} is not a feature store of seesay, or is damaged") from error
+    return header, 8 + length
+
+
+def _describe(identity: Mapping[str, Any]) -> str:
+    if "joined" in identity:
+        return " + ".join(_describe(part) for part in identity["joined"])
+    if "encoder" not in identity:
+        return f"imported features {identity.get('imported')!r}"
+    size = identity["preprocessing"]["size"]
+    layer = f" layer {identity['layer']}" if identity["layer"] else ""
+    return f"{identity['encoder']}{layer} at {size} px, {identity['pool']}, weights {identity['digest'][:8]}"

@@ -1,0 +1,87 @@
+"""CIDEr (Vedantam et al. 2015): how much a caption says what the references of its picture, but not others', say."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from seesay.metrics.ngrams import MAX_ORDER, Matches, ReferenceNgrams
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class Cider:
+    """CIDEr against fixed references, whose document frequencies are counted once.
+
+    The variant `D` is CIDEr-D (section 5 of the paper), the one that COCO's evaluation and the literature print as
+    "CIDEr": counts clipped to the reference's, a Gaussian penalty on the difference in length, times 10. The variant
+    `plain` is equation 2 of the paper: a mean of cosines, 0 to 1. Neither stems words.
+
+    Args:
+        references: token ids of each reference of each picture, or their table.
+        variant: `D` or `plain`.
+        sigma: standard deviation of the penalty in words.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[Sequence[Sequence[int]]] | ReferenceNgrams,
+        variant: Literal["D", "plain"] = "D",
+        sigma: float = 6.0,
+    ) -> None:
+        table = references if isinstance(references, ReferenceNgrams) else ReferenceNgrams(references)
+        self.references = table
+        self.variant = variant
+        self.sigma = sigma
+        self._log_images = float(np.log(float(max(1, table.images))))
+        self._idf: list[Floats] = []
+        self._weight: list[Floats] = []
+        self._norm: list[Floats] = []
+        for order in table.orders:
+            # The last entry stands for n-grams that no reference has (id -1).
+            idf = np.append(self._log_images - np.log(order.document_frequency), self._log_images)
+            weight = order.count * idf[order.gram]
+            self._idf.append(idf)
+            self._weight.append(weight)
+            squares = np.bincount(order.sentence, weights=weight**2, minlength=len(table.lengths))
+            self._norm.append(np.sqrt(squares))
+
+    def score(self, hypotheses: Sequence[Sequence[int]], images: Sequence[int] | Ints | None = None) -> Floats:
+        """Returns the CIDEr of each hypothesis, (H,).
+
+        Args:
+            hypotheses: token ids, without padding or marks of start and end (unless the references have them).
+            images: index of each hypothesis' picture among the references; all pictures in order by default.
+        """
+        table = self.references
+        image = np.arange(table.images) if images is None else np.asarray(images, np.int64)
+        pairs = table.per_image[image]
+        # A pair is a hypothesis with one of its references; those of hypothesis h start at offset[h].
+        offset = np.cumsum(pairs) - pairs
+        owner = np.repeat(np.arange(len(image)), pairs)
+        sentence = np.arange(len(owner)) - offset[owner] + table.first[image[owner]]
+        total = np.zeros(len(owner))
+        for order, found in enumerate(table.match(hypotheses, image)):
+            pair = (
+                offset[found.hypothesis[found.row]] + found.sentence - table.first[image[found.hypothesis[found.row]]]
+            )
+            total += self._similarity(order, found, pair, owner, sentence)
+        if self.variant == "D":
+            length = np.fromiter(map(len, hypotheses), np.int64, len(image))
+            # The reference implementation measures length in bigrams: one word counts as none.
+            delta = np.maximum(0, length[owner] - 1) - np.maximum(0, table.lengths[sentence] - 1)
+            total *= 10.0 * np.exp(-(delta**2) / (2 * self.sigma**2))
+        summed = np.bincount(owner, weights=total, minlength=len(image))
+        return np.asarray(summed / (MAX_ORDER * pairs), np.float64)
+
+    def _similarity(self, order: int, found: Matches, pair: Ints, owner: Ints, sentence: Ints) -> Floats:
+        """Returns the cosine of each pair's vectors of one order, with clipped counts in variant D."""
+        own = found.count * self._idf[order][found.gram]
+        theirs = self._weight[order][found.entry]
+        shared = np.minimum(own[found.row], theirs) if self.variant == "D" else own[found.row]
+        product = np.bincount(pair, weights=shared * theirs, minlength=len(owner))
+        squares = np.bincount(found.hypothesis, weights=own**2, minlength=int(owner.max(initial=-1)) + 1)
+        norms = np.sqrt(squares)[owner] * self._norm[order][sentence]
+        return np.divide(product, norms, out=np.zeros(len(owner)), where=norms > 0)

@@ -1,0 +1,178 @@
+"""N-grams of reference captions as sorted integer tables, and the join of hypotheses with them.
+
+BLEU and CIDEr ask the same question: which n-grams of a hypothesis stand in which references of its picture, and
+how often? Here it is answered for a whole batch with a few sorts and binary searches instead of dictionaries.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_ORDER = 4
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The n-grams of one order in a batch of hypotheses, and where the references have them.
+
+    Attributes:
+        hypothesis: the hypothesis of each row, (M,).
+        gram: n-gram id in the reference table, -1 for one that no reference has, (M,).
+        count: how often the hypothesis has it, (M,).
+        row: index into the rows above, for each row found again in a reference of the same picture, (P,).
+        sentence: that reference, numbered over all pictures, (P,).
+        entry: index into the order's reference rows, (P,).
+    """
+
+    hypothesis: Ints
+    gram: Ints
+    count: Ints
+    row: Ints
+    sentence: Ints
+    entry: Ints
+
+
+@dataclass(frozen=True)
+class OrderTable:
+    """All reference n-grams of one order; rows are sorted by picture, then n-gram.
+
+    Attributes:
+        codes: sorted codes `prefix id * vocabulary + last word`, whose index is the n-gram id, (G,).
+        key: `image * (G + 1) + gram` of each row, (R,).
+        sentence: reference of each row, (R,).
+        gram: n-gram id of each row, (R,).
+        count: how often that reference has it, (R,).
+        document_frequency: in the references of how many pictures each n-gram occurs, (G,).
+    """
+
+    codes: Ints
+    key: Ints
+    sentence: Ints
+    gram: Ints
+    count: Ints
+    document_frequency: Ints
+
+
+def _flatten(sentences: Sequence[Sequence[int]]) -> tuple[Ints, Ints, Ints]:
+    """Returns all tokens in a row, the sentence of each token, and the sentences' lengths."""
+    lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
+    tokens = np.fromiter(chain.from_iterable(sentences), np.int64, int(lengths.sum()))
+    return tokens, np.repeat(np.arange(len(sentences)), lengths), lengths
+
+
+def _runs(values: Ints) -> tuple[Ints, Ints]:
+    """Returns where each run of equal values starts in a sorted array, and how long it is."""
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
+    return starts, np.diff(starts, append=len(values))
+
+
+class ReferenceNgrams:
+    """Tables of all 1- to 4-grams of the references of some pictures.
+
+    Args:
+        references: token ids (at least 0) of each reference of each picture.
+    """
+
+    def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
+        sentences = list(chain.from_iterable(references))
+        tokens, sentence, self.lengths = _flatten(sentences)
+        self.images = len(references)
+        self.per_image = np.fromiter(map(len, references), np.int64, len(references))
+        self.first = np.cumsum(self.per_image) - self.per_image
+        self.image = np.repeat(np.arange(self.images), self.per_image)
+        self.vocabulary = int(tokens.max()) + 1 if len(tokens) else 1
+        self.orders: list[OrderTable] = []
+        gram = np.zeros(len(tokens), np.int64)
+        for order in range(1, MAX_ORDER + 1):
+            codes, gram = _extend(gram, tokens, sentence, order, self.vocabulary)
+            self.orders.append(self._table(codes, gram, sentence[: len(gram)]))
+
+    def _table(self, codes: Ints, gram: Ints, sentence: Ints) -> OrderTable:
+        inside = gram >= 0
+        gram, sentence = gram[inside], sentence[inside]
+        width = len(codes) + 1
+        # One sort puts the rows in the order of picture, n-gram, sentence.
+        packed = (self.image[sentence] * width + gram) * max(1, len(self.lengths)) + sentence
+        packed.sort()
+        starts, count = _runs(packed)
+        key, sentence = np.divmod(packed[starts], max(1, len(self.lengths)))
+        gram = key % width
+        distinct, _ = _runs(key)
+        frequency = np.bincount(gram[distinct], minlength=len(codes))
+        return OrderTable(codes, key, sentence, gram, count, frequency)
+
+    def match(self, hypotheses: Sequence[Sequence[int]], images: Ints) -> list[Matches]:
+        """Returns the n-grams of hypotheses and their places in the references, one item an order.
+
+        Args:
+            hypotheses: token ids of each hypothesis.
+            images: the picture of each hypothesis, (H,).
+        """
+        tokens, sentence, _ = _flatten(hypotheses)
+        base = max(self.vocabulary, int(tokens.max()) + 1 if len(tokens) else 1)
+        local = np.zeros(len(tokens), np.int64)
+        known_prefix: Ints = np.zeros(1, np.int64)
+        found = []
+        for order, table in enumerate(self.orders, start=1):
+            codes, local = _extend(local, tokens, sentence, order, base)
+            known = self._known(codes, base, known_prefix, table)
+            found.append(_join(local, sentence[: len(local)], known, images, table))
+            known_prefix = known
+        return found
+
+    def _known(self, codes: Ints, base: int, known_prefix: Ints, table: OrderTable) -> Ints:
+        """Returns the reference table's id of each of a batch's own n-grams, -1 where it has none."""
+        prefix, last = np.divmod(codes, base)
+        wanted = known_prefix[prefix] * self.vocabulary + last
+        wanted[(known_prefix[prefix] < 0) | (last >= self.vocabulary)] = -1
+        if not len(table.codes):
+            return np.full(len(codes), -1, np.int64)
+        place = np.minimum(np.searchsorted(table.codes, wanted), len(table.codes) - 1)
+        return np.where(table.codes[place] == wanted, place, -1)
+
+
+def _extend(prefix: Ints, tokens: Ints, sentence: Ints, order: int, base: int) -> tuple[Ints, Ints]:
+    """Returns the distinct codes of the n-grams of an order and the index of the n-gram at each position.
+
+    Positions from which an n-gram would run into the next sentence have index -1; `prefix` are the indices of the
+    order below.
+    """
+    positions = max(0, len(tokens) - order + 1)
+    index = np.full(positions, -1, np.int64)
+    inside = sentence[:positions] == sentence[order - 1 :]
+    code = prefix[:positions][inside] * base + tokens[order - 1 :][inside]
+    codes, index[inside] = np.unique(code, return_inverse=True)
+    return codes, index
+
+
+def _join(local: Ints, sentence: Ints, known: Ints, images: Ints, table: OrderTable) -> Matches:
+    inside = local >= 0
+    packed = np.sort(sentence[inside] * (len(known) + 1) + local[inside])
+    starts, count = _runs(packed)
+    hypothesis, own = np.divmod(packed[starts], len(known) + 1)
+    gram = known[own]
+    rows = np.flatnonzero(gram >= 0)
+    key = images[hypothesis[rows]] * (len(table.codes) + 1) + gram[rows]
+    low = np.searchsorted(table.key, key)
+    width = np.searchsorted(table.key, key, side="right") - low
+    # Each row's entries lie side by side: low, low + 1, ... low + width - 1.
+    entry = np.repeat(low - np.cumsum(width) + width, width) + np.arange(int(width.sum()))
+    return Matches(hypothesis, gram, count, np.repeat(rows, width), table.sentence[entry], entry)
+
+
+def number_tokens(
+    hypotheses: Iterable[Sequence[str]], references: Iterable[Sequence[Sequence[str]]]
+) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Returns hypotheses and references with each distinct token replaced by a number."""
+    numbers: dict[str, int] = {}
+
+    def number(words: Sequence[str]) -> list[int]:
+        return [numbers.setdefault(word, len(numbers)) for word in words]
+
+    numbered = [[number(reference) for reference in image] for image in references]
+    return [number(hypothesis) for hypothesis in hypotheses], numbered

@@ -1,0 +1,220 @@
+"""The tokens of coco-caption's Penn Treebank tokenizer as regular expressions.
+
+At each place the rule that matches most wins, the earlier of two that match as much. What a rule only looks at (the
+tail after its group `token`) counts in that comparison but is not consumed, as in the lexer generator with which the
+tokenizer was made. The rules were found from its documentation and by comparing outputs; `tests/metrics` holds the proof.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from seesay.metrics.ptb_characters import DIGITS, LETTERS, MARKS, SYMBOLS, character_class
+from seesay.metrics.ptb_words import (
+    ABBREVIATIONS,
+    APOSTROPHE_WORDS,
+    ASSIMILATIONS,
+    CAPITAL_ABBREVIATIONS,
+    FILE_ENDINGS,
+    FINAL_ABBREVIATIONS,
+    NUMBER_ABBREVIATIONS,
+    SENTENCE_STARTS,
+    SPECIAL_WORDS,
+)
+
+ENTITY_LETTER = "&[aeiouAEIOU](?:acute|grave|uml);"
+PLAIN = f"[{character_class(LETTERS)}]"
+PLAIN_OR_DIGIT = f"[{character_class(LETTERS, DIGITS)}]"
+LETTER = f"(?:[{character_class(LETTERS, MARKS)}]|{ENTITY_LETTER})"
+LETTER_OR_DIGIT = f"(?:[{character_class(LETTERS, MARKS, DIGITS)}]|{ENTITY_LETTER})"
+DIGIT = f"[{character_class(DIGITS)}]"
+SPACE = r"[ \t\u00A0\u2000-\u200A\u3000]"
+APOSTROPHE = r"(?:['\u0092\u2019]|&apos;)"
+# People write these for an apostrophe too.
+LIKE_APOSTROPHE = r"(?:['\u0092\u2019`\u0091\u2018\u201B]|&apos;)"
+WORD = rf"{LETTER}{LETTER_OR_DIGIT}*(?:[.!?]{LETTER}{LETTER_OR_DIGIT}*)*"
+SUFFIX = f"{APOSTROPHE}(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])"
+NOT_SUFFIX = f"[nN]{LIKE_APOSTROPHE}[tT]"
+ARTICLE = f"(?:[dDoOlL]{LIKE_APOSTROPHE}{PLAIN_OR_DIGIT})?"
+HYPHENATED = rf"{ARTICLE}{PLAIN_OR_DIGIT}+(?:[-_\u058A\u2010\u2011]{ARTICLE}{PLAIN_OR_DIGIT}+)*"
+AMPERSANDED = "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"
+INITIALS = r"[A-Za-z](?:\.[A-Za-z])+"
+
+# Characters of the word lists that mean something else in a regular expression.
+REGULAR = {".": r"\.", "#": "[#]"}
+BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
+CURRENCIES = dict.fromkeys("\u00a4\u0080\u20a0\u20ac", "$") | {"\u00a2": "cents", "\u00a3": "#"}
+QUOTES = (
+    dict.fromkeys("\u0091\u2018\u201b\u2039", "`")
+    | dict.fromkeys("\u0092\u2019\u203a", "'")
+    | dict.fromkeys("\u0093\u201c\u00ab", "``")
+    | dict.fromkeys("\u0094\u201d\u00bb", "''")
+)
+
+
+class Rule(NamedTuple):
+    """What a token looks like and what is written for it."""
+
+    pattern: re.Pattern[str]
+    finish: Callable[[str], str]
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """Returns all rules, in order of precedence; compiled at the first call."""
+    parts = (_words, _web, _numbers, _abbreviations, _compounds, _symbols, _quotes)
+    return tuple(Rule(re.compile(pattern), finish) for part in parts for pattern, finish in part())
+
+
+Part = Iterator[tuple[str, Callable[[str], str]]]
+
+
+def _any_case(words: str) -> str:
+    """Returns an alternation of words, each letter in both cases (re.IGNORECASE would add others: s and \u017f)."""
+    longest_first = sorted(words.split(), key=len, reverse=True)
+    return "|".join(
+        "".join(f"[{c}{c.upper()}]" if c.isalpha() else REGULAR.get(c, c) for c in word) for word in longest_first
+    )
+
+
+def _word(text: str) -> str:
+    return text.replace("\u00ad", "").lower() or "-"
+
+
+def _as_is(text: str) -> str:
+    return text.lower()
+
+
+def _always(token: str) -> Callable[[str], str]:
+    return lambda text: token
+
+
+def _tag(text: str) -> str:
+    return text.lower().replace(" ", "\u00a0")
+
+
+def _suffix(text: str) -> str:
+    return re.sub("&apos;|[\u2019\u0092]", "'", text).lower()
+
+
+def _bracketed(text: str) -> str:
+    return _word(text).replace("(", "-lrb-").replace(")", "-rrb-")
+
+
+def _number(text: str) -> str:
+    return _bracketed(text).replace(" ", "\u00a0")
+
+
+def _dashes(text: str) -> str:
+    return "--" if 2 <= len(text) <= 4 else text
+
+
+def _quote(text: str) -> str:
+    return "".join(QUOTES.get(character, character) for character in text.replace("&apos;", "'"))
+
+
+def _words() -> Part:
+    for word, tail in ASSIMILATIONS.items():
+        yield f"(?P<token>{_any_case(word[:-tail])}){_any_case(word[-tail:])}", _word
+    yield f"(?P<token>'[tT])(?:{_any_case('is was')})", _suffix
+    name = "[A-Za-z][A-Za-z0-9_:.-]*"
+    value = r"""(?:'[^'\r\n]*'|"[^"\r\n]*")"""
+    attributes = f"(?:[ ]+{name}(?:[ ]*=[ ]*{value})?)*"
+    yield rf"<(?:[!?][A-Za-z-][^>\r\n]*|{name}{attributes}[ ]*/?|/{name}[ ]*)>", _tag
+    yield r"&(?:MD|mdash|ndash);|[\u0096\u0097\u2013-\u2015]", _always("--")
+    yield "&amp;", _always("&")
+    yield f"&(?:{_any_case('ht tl ur lr qc ql qr odq cdq')}|#[0-9]+);", _as_is
+    yield "&nbsp;", _always("")
+    yield f"(?P<token>{WORD}){SUFFIX}", _word
+    yield rf"(?P<token>[A-Za-z\u00ad]*[A-MO-Za-mo-z]){NOT_SUFFIX}", _word
+    yield WORD, _word
+    yield _any_case(APOSTROPHE_WORDS).replace("'", APOSTROPHE), _word
+    yield f"{APOSTROPHE}[nN]{APOSTROPHE}?|[lLdDjJ]{APOSTROPHE}|{APOSTROPHE}[2-9]0[sS]", _word
+    yield f"[oO]{LIKE_APOSTROPHE}[oO]|[A-HJ-XZn]{LIKE_APOSTROPHE}{PLAIN}{{2,}}", _word
+    yield f"{PLAIN}+[aeiouyAEIOUY]{LIKE_APOSTROPHE}[aeiouA-Z]{PLAIN}*", _word
+    yield f"(?P<token>[yY]{APOSTROPHE}){PLAIN}", _word
+
+
+def _web() -> Part:
+    never = r' \t\n\f\r"<>|'
+    # The path is once demanded and once absent, so that the longer match is found.
+    for path in (rf"/[^{never}()]+[^{never}.!?(){{}},-]", ""):
+        yield rf"[wW]{{3}}\.(?:[^{never}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}{path}", _as_is
+        # The range from comma to underscore is in the original: no digits or capitals.
+        yield rf"(?:[^{never}.!?(){{}}`',-_$]+\.)+(?:{_any_case('com net org edu')}){path}", _as_is
+    yield rf"{_any_case('http')}[sS]?://[^{never}(){{}}]+[^{never}.!?(){{}},-]", _as_is
+    mail = rf"[^{never}().{{}}\u00a0]+"
+    yield rf"(?:&lt;|<)?[a-zA-Z0-9][^{never}(){{}}\u00a0]*@(?:{mail}\.)*{mail}(?:&gt;|>)?", _as_is
+    yield r"[@\uFF20][a-zA-Z_][a-zA-Z_0-9]*", _as_is
+    yield f"[#]{LETTER}+", _as_is
+
+
+def _numbers() -> Part:
+    for suffix in (SUFFIX, NOT_SUFFIX):
+        yield f"(?P<token>{suffix})[^A-Za-z]", _suffix
+    yield f"{DIGIT}{{1,2}}[-/]{DIGIT}{{1,2}}[-/]{DIGIT}{{2,4}}", _word
+    yield rf"[-+]?(?:{DIGIT}*(?:[.:,\u00AD\u066B\u066C]{DIGIT}+)+|{DIGIT}+)", _word
+    yield r"[\u207A\u207B\u208A\u208B]?(?:[\u2070\u00B9\u00B2\u00B3\u2074-\u2079]+|[\u2080-\u2089]+)", _as_is
+    yield rf"(?:{DIGIT}{{1,4}}[- \u00A0])?{DIGIT}{{1,4}}(?:\\?/|\u2044){DIGIT}{{1,4}}", _number
+    yield r"[\u00BC-\u00BE\u2153-\u215E]", lambda text: FRACTIONS.get(text, text)
+    area = r"\([0-9]{2,3}\)[ \u00A0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \u00A0])?[0-9]{2,4}[- \u00A0]"
+    yield rf"(?:{area})[0-9]{{3,4}}[- \u00A0]?[0-9]{{3,5}}", _number
+    yield r"(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}", _number
+    yield r"[A-Z]*\$|[#]", _as_is
+    money = r"[\u00A2-\u00A5\u0080\u20A0\u20AC\u060B\u0E3F\u20A4\uFFE0\uFFE1\uFFE5\uFFE6]"
+    yield money, lambda text: CURRENCIES.get(text, text)
+
+
+def _abbreviations() -> Part:
+    capital = "|".join(f"{w[0].upper()}(?:{w[1:]}|{w[1:].upper()})" for w in CAPITAL_ABBREVIATIONS.split())
+    final = rf"(?:{_any_case(FINAL_ABBREVIATIONS)}|{capital}|[Pp]t[ey]|{_any_case('ph ed')}\.[Dd])\."
+    final = final.replace(r"|[pP][hH]|[eE][dD]\.[Dd]", r"|(?:[pP][hH]|[eE][dD])\.[Dd]")
+    yield rf"(?P<token>{final})[\s\S]{{2}}", _word
+    yield final, _word
+    yield rf"(?:{_any_case(ABBREVIATIONS)}|[Mm][ft]g|[A-Za-z])\.", _word
+    start = rf"(?=[A-Z])(?:{_any_case(SENTENCE_STARTS)}|[Mm][rRsS]\.)"
+    tag = r"</?[A-Za-z][^>\r\n]*>"
+    yield rf"(?P<token>[A-Za-z])\.{SPACE}+(?:{start}|{tag})(?:{SPACE}|[\r\n])", _word
+    yield rf"(?P<token>(?:{_any_case(NUMBER_ABBREVIATIONS)})\.)(?:{SPACE}|[\r\n])?{DIGIT}", _word
+    states = f"(?:{_any_case('canada sino korean eu japan non')})-[uU]\\.[sS]|[uU]\\.[sS]\\.-[uU]\\.(?:[kK]|[sS]\\.[sS]\\.[rR])"
+    yield rf"(?:{INITIALS}|{states})\.", _word
+
+
+def _compounds() -> Part:
+    yield HYPHENATED, _word
+    dotted = rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{INITIALS}\.|[A-Za-z0-9]+))+"
+    yield rf"(?P<token>(?:{HYPHENATED}|{WORD}|{AMPERSANDED})\.)[,;:\u3001]", _word
+    yield rf"(?P<token>{dotted}\.)[,;:\u3001]", _word
+    yield _any_case(SPECIAL_WORDS).replace("&", "(?:&|&amp;)"), lambda text: _word(text.replace("&amp;", "&"))
+    slashed = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
+    yield rf"{slashed}(?:\\?/{slashed}){{1,2}}", _word
+    name = rf"{LETTER_OR_DIGIT}+(?:\.{LETTER_OR_DIGIT}+)*"
+    yield rf"(?P<token>{name}\.(?:{_any_case(FILE_ENDINGS)}))[\s.?!,]", _word
+    yield rf"(?P<token>{APOSTROPHE}[0-9][0-9])(?:{SPACE}|[\r\n])", _word
+    yield dotted, _word
+    yield "<<|>>", _as_is
+    yield AMPERSANDED, lambda text: text.replace("&amp;", "&").lower()
+    yield r"(?P<token>[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]", _bracketed
+    eye = r"[-^x=~<>']"
+    yield rf"[\^x=~<>]\.\[\^x=~<>\]|{eye}_{eye}|\({eye}[_.]{{0,3}}{eye}\)", _bracketed
+
+
+def _symbols() -> Part:
+    yield r'(?P<token>"|&quot;)[A-Za-z0-9$]', _always("``")
+    yield '"|&quot;', _always("''")
+    yield "<|&lt;", _always("<")
+    yield ">|&gt;", _always(">")
+    yield r"[()\[\]{}]", lambda text: BRACKETS[text]
+    yield "-+", _dashes
+    yield r"\.{3,5}|(?:\.[ \u00A0]){2,4}\.|[\u0085\u2026]", _always("...")
+    yield r"@+|[#]+|_+|\*+|(?:\\\*){1,3}|[.,;:\u3001]|[?!]+|=|%|/", _as_is
+
+
+def _quotes() -> Part:
+    yield r"(?P<token>')[A-Za-z][^ \t\r\n\u00a0]", _always("`")
+    yield f"{SUFFIX}|{NOT_SUFFIX}", _suffix
+    yield r"''|[`\u2018-\u201F\u0091-\u0094\u2039\u203A\u00AB\u00BB]{1,2}", _quote
+    yield f"{APOSTROPHE}", _quote
+    yield f"[{character_class(SYMBOLS)}]", _as_is

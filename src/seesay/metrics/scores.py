@@ -1,0 +1,241 @@
+"""Corpus and per-picture scores of captions, with the statistics they are made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import numpy.typing as npt
+
+from seesay.errors import ConfigError, DataError
+from seesay.metrics.bleu import bleu_from_statistics, bleu_statistics
+from seesay.metrics.cider import Cider
+from seesay.metrics.ngrams import ReferenceNgrams, number_tokens
+from seesay.metrics.rouge import rouge_l
+from seesay.metrics.tokenize import tokenize
+
+Floats = npt.NDArray[np.float64]
+
+DEFAULT_METRICS = ("BLEU", "ROUGE-L", "CIDEr")
+# The printed names of each metric, in the order of the columns that its function of statistics gives.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "BLEU": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
+    "ROUGE-L": ("ROUGE-L",),
+    "CIDEr": ("CIDEr",),
+    "CIDEr-plain": ("CIDEr-plain",),
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one set of hypotheses.
+
+    Attributes:
+        corpus: value of each score over all pictures, as the reference implementation prints it (CIDEr about 0 to 3,
+            the others 0 to 1).
+        per_image: the scores of each picture, (B,); a corpus BLEU is not their mean.
+        signature: what the numbers depend on: protocol, tokenization, pictures, references, version.
+        ids: the pictures, in order.
+        empty: ids of the pictures whose hypothesis has no words; they score 0.
+        statistics: what each metric averages over pictures before its last step, (B, columns).
+    """
+
+    corpus: dict[str, float]
+    per_image: dict[str, Floats]
+    signature: str
+    ids: tuple[str, ...]
+    empty: tuple[str, ...]
+    statistics: dict[str, Floats]
+
+    def resample(self, pictures: npt.NDArray[np.int64]) -> dict[str, Floats]:
+        """Returns the corpus values, (R,), over R draws of pictures, (R, B): indices, with repeats, as a bootstrap has.
+
+        CIDEr keeps the document frequencies of the whole set, so a draw changes which pictures count, not their scores.
+        """
+        draws, total = len(pictures), len(self.ids)
+        weights = np.zeros((draws, total))
+        np.add.at(weights, (np.arange(draws)[:, None], pictures), 1.0)
+        values: dict[str, Floats] = {}
+        for metric, statistics in self.statistics.items():
+            values |= _named(metric, _finish(metric, weights @ statistics, weights.sum(axis=1)))
+        return values
+
+
+def compute_metrics(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    tokenization: str = "ptb",
+    ids: Sequence[str] | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> Scores:
+    """Returns the scores of one hypothesis a picture against that picture's references, by the COCO protocol.
+
+    Args:
+        hypotheses: one caption for each picture; one without words scores 0 and is reported in `Scores.empty`.
+        references: the human captions of each picture, in the same order.
+        tokenization: see `seesay.metrics.tokenize`.
+        ids: names of the pictures, for messages and `Scores.ids`; their places by default.
+        metrics: which of BLEU, ROUGE-L, CIDEr and CIDEr-plain to compute. The document frequencies of CIDEr are those
+            of the references given, as in the literature.
+
+    Raises:
+        DataError: The lists do not fit together, or hold something that is no caption; the picture is named.
+        ConfigError: There is no such metric or tokenization.
+    """
+    unknown = [name for name in metrics if name not in COLUMNS]
+    if unknown:
+        raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(COLUMNS)}")
+    names = _checked_ids(hypotheses, references, ids)
+    said = tokenize(hypotheses, tokenization)
+    meant = _by_image(tokenize([text for image in references for text in image], tokenization), references)
+    statistics = _statistics(said, meant, metrics)
+    corpus: dict[str, float] = {}
+    per_image: dict[str, Floats] = {}
+    for metric, values in statistics.items():
+        count = np.array(float(len(names)))
+        total = _named(metric, _finish(metric, values.sum(axis=0), count))
+        corpus |= {name: float(value) for name, value in total.items()}
+        per_image |= _named(metric, _finish(metric, values, np.ones(len(names))))
+    return Scores(
+        corpus=corpus,
+        per_image=per_image,
+        signature=_signature(tokenization, references),
+        ids=names,
+        empty=tuple(name for name, words in zip(names, said, strict=True) if not words),
+        statistics=statistics,
+    )
+
+
+class CaptionMetrics:
+    """The same scores, gathered batch by batch: update with each, compute at the end.
+
+    Args:
+        tokenization: see `seesay.metrics.tokenize`.
+        metrics: see `compute_metrics`.
+    """
+
+    def __init__(self, tokenization: str = "ptb", metrics: Sequence[str] = DEFAULT_METRICS) -> None:
+        self.tokenization = tokenization
+        self.metrics = tuple(metrics)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every caption."""
+        self.hypotheses: list[str] = []
+        self.references: list[list[str]] = []
+        self.ids: list[str] = []
+
+    def update(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], ids: Sequence[str] | None = None
+    ) -> None:
+        """Adds a batch of pictures.
+
+        Raises:
+            DataError: The batch does not fit together; none of it is added.
+        """
+        start = len(self.ids)
+        names = ids if ids is not None else [str(start + place) for place in range(len(hypotheses))]
+        checked = _checked_ids(hypotheses, references, names)
+        self.hypotheses += hypotheses
+        self.references += [list(image) for image in references]
+        self.ids += checked
+
+    def compute(self) -> Scores:
+        """Returns the scores of everything added so far.
+
+        Raises:
+            DataError: Nothing was added, or one picture twice.
+        """
+        return compute_metrics(
+            self.hypotheses,
+            self.references,
+            tokenization=self.tokenization,
+            ids=self.ids,
+            metrics=self.metrics,
+        )
+
+
+def _checked_ids(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], ids: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Returns the name of each picture, after checking that everything fits together."""
+    if isinstance(hypotheses, str) or isinstance(references, str):
+        raise DataError("hypotheses and references are lists with one entry a picture; got a single string")
+    if len(hypotheses) != len(references):
+        raise DataError(
+            f"{len(hypotheses)} hypotheses but references of {len(references)} pictures; give one hypothesis a picture"
+        )
+    if not len(hypotheses):
+        raise DataError("no hypotheses to score; give at least one picture")
+    names = tuple(map(str, ids)) if ids is not None else tuple(map(str, range(len(hypotheses))))
+    if len(names) != len(hypotheses):
+        raise DataError(f"{len(names)} ids for {len(hypotheses)} hypotheses; give one id a picture")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"picture {twice} is given twice; keep one hypothesis for it")
+    for name, hypothesis, image in zip(names, hypotheses, references, strict=True):
+        if not isinstance(hypothesis, str):
+            raise DataError(f"picture {name}: the hypothesis is {hypothesis!r}, not a text")
+        if isinstance(image, str):
+            raise DataError(f"picture {name}: references must be a list of texts, not one text")
+        if not len(image):
+            raise DataError(f"picture {name} has no references; leave it out or give it at least one")
+        for reference in image:
+            if not isinstance(reference, str):
+                raise DataError(f"picture {name}: a reference is {reference!r}, not a text")
+    return names
+
+
+def _by_image(captions: Sequence[str], like: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Returns flat captions grouped as the pictures have them."""
+    flat = iter(captions)
+    return [[next(flat) for _ in image] for image in like]
+
+
+def _statistics(said: Sequence[str], meant: Sequence[Sequence[str]], metrics: Sequence[str]) -> dict[str, Floats]:
+    """Returns the per-picture statistics of each metric, (B, columns), from tokenized captions."""
+    # A token may hold a no-break space (a fraction such as 1 1/2): the reference's BLEU and CIDEr cut there, its
+    # ROUGE-L does not. So n-grams come from split() and ROUGE-L from split(" ").
+    hypotheses, references = number_tokens(
+        [caption.split() for caption in said], [[caption.split() for caption in image] for image in meant]
+    )
+    table = ReferenceNgrams(references)
+
+    def rouge() -> Floats:
+        pairs = zip(said, meant, strict=True)
+        scores = [rouge_l(_words(caption), [_words(reference) for reference in image]) for caption, image in pairs]
+        return np.array(scores)[:, None]
+
+    functions: dict[str, Callable[[], Floats]] = {
+        "BLEU": lambda: bleu_statistics(table, hypotheses),
+        "ROUGE-L": rouge,
+        "CIDEr": lambda: Cider(table).score(hypotheses)[:, None],
+        "CIDEr-plain": lambda: Cider(table, variant="plain").score(hypotheses)[:, None],
+    }
+    return {metric: functions[metric]() for metric in metrics}
+
+
+def _words(caption: str) -> list[str]:
+    return caption.split(" ") if caption else []
+
+
+def _finish(metric: str, total: Floats, count: Floats) -> Floats:
+    """Returns the values of a metric, (..., columns), from statistics summed over `count` pictures."""
+    if metric == "BLEU":
+        return bleu_from_statistics(total)
+    return np.asarray(total / count[..., None])
+
+
+def _named(metric: str, values: Floats) -> dict[str, Floats]:
+    return {name: values[..., column] for column, name in enumerate(COLUMNS[metric])}
+
+
+def _signature(tokenization: str, references: Sequence[Sequence[str]]) -> str:
+    counts = {len(image) for image in references}
+    number = str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
+    try:
+        release = version("seesay")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        release = "source"
+    return f"protocol:coco|tok:{tokenization}|images:{len(references)}|refs:{number}|version:{release}"

@@ -1,0 +1,73 @@
+"""Captions of different lengths laid end to end, so that no step and no layer sees padding."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+PAD_ID = 0
+"""Id of the padding token; `seesay.tokenizer` uses the same."""
+
+
+@dataclass(frozen=True)
+class PackedCaptions:
+    """The real tokens of a batch, time step after time step, longest caption first.
+
+    At step t only the first `sizes[t]` rows are still running, so a decoder's time loop works on a shrinking
+    prefix and what it stacks up is real tokens only (the order of torch's PackedSequence). M = sum(sizes).
+
+    Attributes:
+        inputs: ids fed to the decoder, (M,) int64, the first of each row being the start token.
+        targets: ids to be predicted, (M,) int64, the last of each row being the end token.
+        sizes: rows running at each step, non-increasing, a list of T numbers.
+        image_of_row: the picture each row describes, (R,) int64.
+        caption_of_row: the place of the row's caption in the unpacked (B, C) grid, flattened, (R,) int64.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    sizes: list[int]
+    image_of_row: Tensor
+    caption_of_row: Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "PackedCaptions":
+        """Returns the same captions with their tensors on `device`."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("inputs", "targets", "image_of_row", "caption_of_row")
+        }
+        return replace(self, **moved)
+
+    @property
+    def rows(self) -> int:
+        """Captions in the batch, R."""
+        return self.sizes[0] if self.sizes else 0
+
+    def row_of_token(self) -> Tensor:
+        """Returns for every packed token the row it belongs to, (M,) int64."""
+        return torch.cat([torch.arange(size) for size in self.sizes])
+
+
+def pack_captions(tokens: Tensor) -> PackedCaptions:
+    """Returns the captions of a batch packed for teacher forcing.
+
+    Args:
+        tokens: (B, C, T) int64 with the start and end tokens, padded at the end with `PAD_ID`; a caption
+            that a picture does not have is a row of padding.
+    """
+    images, captions, _ = tokens.shape
+    flat = tokens.reshape(images * captions, -1)
+    lengths = (flat != PAD_ID).sum(1) - 1  # steps of a caption: every token but the last is fed
+    lengths, order = torch.sort(lengths, descending=True, stable=True)
+    order = order[: int((lengths > 0).sum())]
+    lengths = lengths[: len(order)]
+    steps = int(lengths[0]) if len(lengths) else 0
+    running = torch.arange(steps)[:, None] < lengths[None]  # (T-1, R)
+    by_time = flat[order].T
+    return PackedCaptions(
+        inputs=by_time[:steps][running],
+        targets=by_time[1 : steps + 1][running],
+        sizes=running.sum(1).tolist(),
+        image_of_row=order // captions,
+        caption_of_row=order,
+    )

@@ -1,0 +1,66 @@
+"""What a caption decoder is to the code that drives it: two calls and an opaque state."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """A decoder's state between two words; only the decoder knows what the tensors mean.
+
+    What depends on the picture alone (memory, attention keys) is kept once a picture, so that the beams of a
+    picture share it and reordering them moves none of it.
+
+    Attributes:
+        per_image: tensors (B, ...).
+        per_row: tensors (B, K, ...), one row a hypothesis.
+    """
+
+    per_image: dict[str, Tensor]
+    per_row: dict[str, Tensor]
+
+    def keep(self, images: Tensor) -> "DecoderState":
+        """Returns the state of the pictures at positions `images` (B',) int64, in that order."""
+        return DecoderState(
+            {name: tensor.index_select(0, images) for name, tensor in self.per_image.items()},
+            {name: tensor.index_select(0, images) for name, tensor in self.per_row.items()},
+        )
+
+    def pick(self, parents: Tensor) -> "DecoderState":
+        """Returns the state in which row k of picture b continues its row `parents[b, k]` (B, K') int64."""
+        batch = torch.arange(parents.shape[0], device=parents.device)[:, None]
+        return DecoderState(self.per_image, {name: tensor[batch, parents] for name, tensor in self.per_row.items()})
+
+
+class StepOutput(NamedTuple):
+    """What one decoding step gives.
+
+    Attributes:
+        logits: scores of the next word, (B, K, V).
+        state: the state after the words that were fed.
+        attention: where each row looked, (B, K, N), rows summing to 1; None of a decoder without attention.
+    """
+
+    logits: Tensor
+    state: DecoderState
+    attention: Tensor | None
+
+
+class Decoder(Protocol):
+    """What `seesay.decoding` needs of a decoder."""
+
+    def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
+        """Returns the state before the start token, with one row a picture.
+
+        Args:
+            memory: projected features (B, N, D).
+            memory_mask: (B, N), True = may attend; None = all of them.
+        """
+        ...
+
+    def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
+        """Returns the scores of the words that may follow `tokens` (B, K) int64."""
+        ...

@@ -1,0 +1,26 @@
+"""Work done a little ahead of its use, by threads, in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def prefetch(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, ahead: int) -> Iterator[Result]:
+    """Yields `work(job)` for each job, in order, computed by threads at most `ahead` jobs in advance."""
+    remaining = iter(jobs)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            waiting.extend(pool.submit(work, job) for job in islice(remaining, max(1, ahead)))
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(work, job) for job in islice(remaining, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

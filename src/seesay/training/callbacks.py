@@ -1,0 +1,220 @@
+"""What happens around the steps of training: state that survives a kill, log lines, and the run's files."""
+
+import csv
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+from seesay.checkpoint import RunInfo, save_weights, update_progress
+from seesay.errors import CheckpointError
+from seesay.models.encoders import Encoder
+from seesay.training.module import CaptioningModule
+
+log = logging.getLogger("seesay")
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "val_cider",
+    "learning_rate",
+    "captions_per_second",
+    "seconds",
+)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, and that execute nothing when they are read."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes to a temporary file, then renames."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{target.name}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Returns the checkpoint at `path`.
+
+        Raises:
+            CheckpointError: the file is missing, cut short or holds more than plain data.
+        """
+        try:
+            loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"no checkpoint at {path}") from error
+        except Exception as error:
+            raise CheckpointError(f"checkpoint {path} is damaged or cut short; delete it to start again") from error
+        return loaded
+
+
+class ResumePoint(Checkpoint):
+    """Saves the whole state every few steps, from which training can go on exactly.
+
+    Not after the last step of an epoch: Lightning would skip that epoch's validation on resuming.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time."""
+        if trainer.global_step % self.every == 0 and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+
+
+class MetricsLog(Callback):
+    """Writes metrics.csv and the log lines, and feeds every logger."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+        self._since: tuple[int, float] = (0, 0.0)
+        self._captions = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins the file, or cuts off what comes after the step that training resumes from."""
+        rows: list[dict[str, str]] = []
+        if self.path.is_file() and trainer.global_step > 0:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.path)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs a step if it is time."""
+        assert isinstance(pl_module, CaptioningModule)
+        self._captions += batch.captions.rows
+        if trainer.global_step % self.every:
+            return
+        captions, seconds = self._captions, pl_module.seconds
+        rate = (captions - self._since[0]) / max(1e-9, seconds - self._since[1])
+        self._since = (captions, seconds)
+        loss = float(pl_module.last_loss)
+        steps = trainer.num_training_batches
+        if not math.isfinite(loss):
+            trainer.should_stop = True
+            raise CheckpointError(
+                f"the loss is {loss} at step {trainer.global_step}: training has diverged; "
+                "lower training.learning_rate or set training.clip_gradients"
+            )
+        left = (
+            pl_module.seconds
+            / max(1, trainer.global_step)
+            * (pl_module.config.training.epochs * float(steps) - trainer.global_step)
+        )
+        log.info(
+            "epoch %d step %d/%d  loss %.3f  %.0f captions/s  at most %s left",
+            trainer.current_epoch + 1,
+            batch_idx + 1,
+            steps,
+            loss,
+            rate,
+            readable_time(left),
+        )
+        self._write(trainer, pl_module, train_loss=loss, captions_per_second=rate)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs an epoch."""
+        assert isinstance(pl_module, CaptioningModule)
+        values = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_cider")}
+        total, tokens = pl_module.epoch_loss.tolist()
+        mean = total / max(1.0, tokens)
+        log.info(
+            "epoch %d done  loss %.3f  val loss %.3f  val CIDEr %.1f  %s of training",
+            trainer.current_epoch + 1,
+            mean,
+            values["val_loss"],
+            100 * values["val_cider"],
+            readable_time(pl_module.seconds),
+        )
+        self._write(trainer, pl_module, train_loss=mean, **values)
+
+    def _write(self, trainer: pl.Trainer, module: CaptioningModule, **values: float) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"learning_rate": rate, "seconds": round(module.seconds, 3), **values}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow({"step": trainer.global_step, "epoch": trainer.current_epoch, **row})
+
+
+class BestModel(Checkpoint):
+    """Keeps `model.safetensors` at the weights of the best validation so far."""
+
+    def __init__(self, folder: Path, info: RunInfo, encoder: Encoder | None, monitor: str) -> None:
+        self.folder = folder
+        self.info = info
+        self.encoder = encoder
+        self.monitor = monitor
+        self.best: float | None = None
+        self.best_epoch = 0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the weights if they are the best, and how far training is."""
+        assert isinstance(pl_module, CaptioningModule)
+        value = float(trainer.callback_metrics[self.monitor])
+        better = self.best is None or (value < self.best if self.monitor == "val_loss" else value > self.best)
+        if better:
+            self.best, self.best_epoch = value, trainer.current_epoch + 1
+            save_weights(self.folder, run_weights(pl_module, self.encoder))
+        self.info = update_progress(
+            self.folder,
+            self.info,
+            finished=False,
+            epochs=trainer.current_epoch + 1,
+            best_epoch=self.best_epoch,
+            monitor=self.monitor,
+            best=self.best,
+            seconds=round(pl_module.seconds, 1),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what must survive a kill."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "progress": self.info.progress}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes it back."""
+        from dataclasses import replace
+
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.info = replace(self.info, progress=state["progress"])
+
+
+def run_weights(module: CaptioningModule, encoder: Encoder | None) -> dict[str, torch.Tensor]:
+    """Returns what model.safetensors holds: the captioner, and an encoder that is not part of it but stored."""
+    weights = module.model.state_dict()
+    if encoder is not None and module.model.encoder is None:
+        weights |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    return weights
+
+
+def readable_time(seconds: float) -> str:
+    """Returns a duration as people say it: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,131 @@
+"""Training curves: losses and CIDEr against epochs, from a run's `metrics.csv`."""
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seesay.errors import DataError
+from seesay.visualise.report import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRAIN, VALIDATION, SCORE = "#0072b2", "#d55e00", "#00785a"  # told apart also by colour-blind readers
+INK, FAINT = "#202124", "#d0d4da"
+DOTS_PER_INCH = 150
+
+Curve = tuple[list[float], list[float]]
+
+
+def training_curves(metrics_csv: Path, out: Path) -> None:
+    """Writes a PNG of the training and validation loss and, where it was measured, of the validation CIDEr.
+
+    Args:
+        metrics_csv: the table a run keeps, as `draw_training_curves` reads it.
+        out: the PNG to write; its folder is made, and the file is replaced whole or not at all.
+
+    Raises:
+        DataError: if the table is missing, broken or holds no loss yet.
+        SeesayError: if the picture cannot be written.
+    """
+    write_atomically(Path(out), draw_training_curves(metrics_csv))
+
+
+def draw_training_curves(metrics_csv: Path) -> bytes:
+    """Returns the PNG of `training_curves`, for a report.
+
+    Read are the columns `epoch`, `train_loss`, `val_loss` and `val_cider`. Cells may be empty, which is how
+    training and validation share a table; several values of one epoch count as their mean.
+
+    Raises:
+        DataError: if the table is missing, broken or holds no loss yet.
+    """
+    # Figure and canvas are used directly: pyplot would choose a backend for the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = _read_curves(Path(metrics_csv), ("train_loss", "val_loss", "val_cider"))
+    train, validation, score = curves["train_loss"], curves["val_loss"], curves["val_cider"]
+    if not train[0] and not validation[0]:
+        raise DataError(f"{metrics_csv} holds no loss yet; draw it when the first epoch has ended")
+    panels = 2 if score[0] else 1
+    figure = Figure(figsize=(5.2 * panels, 3.6), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False, sharex=True)[0]
+    _draw_panel(axes[0], "Loss", (("training", train, TRAIN), ("validation", validation, VALIDATION)))
+    axes[0].legend(frameon=False, labelcolor=INK)
+    if panels == 2:
+        _draw_panel(axes[1], "CIDEr on the validation split", (("CIDEr", score, SCORE),))
+        _mark_best(axes[1], score)
+    png = io.BytesIO()
+    # Without the library's version in it, the same table gives the same bytes.
+    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return png.getvalue()
+
+
+def _draw_panel(axes: "Axes", title: str, curves: Iterable[tuple[str, Curve, str]]) -> None:
+    """Draws curves with a dot at every value, which shows a single epoch too."""
+    from matplotlib.ticker import MaxNLocator
+
+    for label, (epochs, values), colour in curves:
+        if epochs:
+            dots = 4 if len(epochs) <= 60 else 0
+            axes.plot(epochs, values, color=colour, label=label, marker="o", markersize=dots, linewidth=1.8)
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.set_xlabel("epoch", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y", color=FAINT, linewidth=0.7)
+    axes.tick_params(color=FAINT, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+
+
+def _mark_best(axes: "Axes", score: Curve) -> None:
+    """Writes the best score at its epoch."""
+    epoch, best = max(zip(*score, strict=True), key=lambda point: point[1])
+    axes.plot([epoch], [best], marker="o", markersize=9, markerfacecolor="none", color=SCORE)
+    axes.annotate(
+        f"best {best:.3g}",
+        (epoch, best),
+        (0, 9),
+        textcoords="offset points",
+        ha="center",
+        color=INK,
+        fontsize=9,
+    )
+    axes.margins(y=0.18)  # room for those words
+
+
+def _read_curves(path: Path, columns: Iterable[str]) -> Mapping[str, Curve]:
+    """Returns for each column the epochs and its mean values there, in order; a diverged loss is left out."""
+    found: dict[str, defaultdict[float, list[float]]] = {name: defaultdict(list) for name in columns}
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            if "epoch" not in (reader.fieldnames or ()):
+                raise DataError(f"{path} has no column 'epoch'; give the metrics.csv of a run folder")
+            for row in reader:
+                cells = {name: _number(row.get(name), path, reader.line_num) for name in ("epoch", *found)}
+                epoch = cells.pop("epoch")
+                for name, value in cells.items():
+                    if epoch is not None and value is not None:
+                        found[name][epoch].append(value)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path} ({error}); give the metrics.csv of a run folder") from error
+    means = {name: {epoch: math.fsum(v) / len(v) for epoch, v in sorted(at.items())} for name, at in found.items()}
+    return {name: (list(mean), list(mean.values())) for name, mean in means.items()}
+
+
+def _number(cell: str | None, path: Path, line: int) -> float | None:
+    """Returns the finite number in a cell, or None where there is none."""
+    if cell is None or not cell.strip():
+        return None
+    try:
+        value = float(cell)
+    except ValueError as error:
+        raise DataError(f"{path}, line {line}: {cell!r} is not a number; mend or remove that line") from error
+    return value if math.isfinite(value) else None

@@ -1,0 +1,54 @@
+"""The scorers of pycocoevalcap, as the oracle of ours."""
+
+import contextlib
+import io
+import random
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+NAMES = {"bleu": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), "rouge": ("ROUGE-L",), "cider": ("CIDEr",)}
+
+
+def reference_scores(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, float], dict[str, npt.NDArray[np.float64]]]:
+    """Returns pycocoevalcap's corpus and per-picture BLEU, ROUGE-L and CIDEr of tokenized captions."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+
+        truth = {number: list(image) for number, image in enumerate(references)}
+        said = {number: [caption] for number, caption in enumerate(hypotheses)}
+        corpus: dict[str, float] = {}
+        per_image: dict[str, npt.NDArray[np.float64]] = {}
+        for key, scorer in (("bleu", Bleu(4)), ("rouge", Rouge()), ("cider", Cider())):
+            total, parts = scorer.compute_score(truth, said)
+            for name, value, column in zip(
+                NAMES[key], np.atleast_1d(total), np.atleast_2d(np.array(parts)), strict=True
+            ):
+                corpus[name] = float(value)
+                per_image[name] = column
+    return corpus, per_image
+
+
+WORDS = tuple("a the man woman dog cat ball red blue big small runs sits jumps on in near with grass water".split(" "))
+
+
+def random_captions(pictures: int, seed: int, most: int = 5) -> tuple[list[str], list[list[str]]]:
+    """Returns hypotheses and references whose n-grams often agree; some hypotheses are empty."""
+    draw = random.Random(seed)
+    references = []
+    hypotheses = []
+    for _ in range(pictures):
+        theme = draw.sample(WORDS, 9)
+        image = [" ".join(draw.choices(theme, k=draw.randint(1, 14))) for _ in range(draw.randint(1, most))]
+        copied = draw.choice(image).split()
+        draw.shuffle(theme)
+        hypotheses.append(" ".join((copied[: draw.randint(0, 9)] + theme)[: draw.choice((0, 1, 3, 8, 12, 20))]))
+        references.append(image)
+    return hypotheses, references

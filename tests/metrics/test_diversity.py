@@ -1,0 +1,70 @@
+import pytest
+
+from seesay.errors import DataError
+from seesay.metrics.diversity import absent_objects, has_repeat, measure_diversity, verdict
+
+
+def test_counts_on_a_set_small_enough_to_count_by_hand() -> None:
+    found = measure_diversity(
+        ["A dog runs.", "a dog runs", "two dogs dogs on a", "a <unk> sits"], training=["A dog runs!", "a cat"]
+    )
+    # Words: a dog runs | a dog runs | two dogs dogs on a | a <unk> sits
+    assert found.captions == 4
+    assert found.unique == 3 / 4
+    assert found.vocabulary == len({"a", "dog", "runs", "two", "dogs", "on", "<unk>", "sits"})
+    assert found.distinct_1 == 8 / 14
+    assert found.distinct_2 == 8 / 10
+    assert found.mean_length == 14 / 4
+    assert found.seen == 2 / 4
+    assert found.cut == found.repeats == found.unknown == 1 / 4
+    assert found.empty == 0
+    assert (found.commonest, found.commonest_share) == ("a dog runs", 2 / 4)
+
+
+def test_without_training_captions_nothing_is_said_about_them() -> None:
+    assert measure_diversity(["a dog"]).seen is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("a dog dog", True), ("on a on a", True), ("a man on a", False), ("", False), ("a b c a b c", False)],
+)
+def test_only_immediate_repeats_count(words: str, expected: bool) -> None:
+    assert has_repeat(words.split()) is expected
+
+
+def test_no_captions_is_an_error() -> None:
+    with pytest.raises(DataError, match="no captions"):
+        measure_diversity([])
+
+
+def test_objects_that_are_not_there_are_named() -> None:
+    captions = ["A red ball near two boxes.", "a traffic light and a ball", "people on a bench"]
+    labels = [["ball", "box"], ["traffic light"], []]
+    assert absent_objects(captions, labels, vocabulary=["ball", "box", "bench", "traffic light"]) == [
+        [],
+        ["ball"],
+        ["bench"],
+    ]
+
+
+def test_objects_need_the_labels_of_every_picture() -> None:
+    with pytest.raises(DataError, match="2 captions but labels of 1"):
+        absent_objects(["a", "b"], [["dog"]])
+
+
+def test_verdict_names_a_model_that_always_says_the_same() -> None:
+    line = verdict(measure_diversity(["a man in a red shirt"] * 30))
+    assert '"a man in a red shirt" for 100% of the pictures' in line
+    assert "learning rate" in line
+
+
+def test_verdict_is_silent_on_varied_captions_and_on_a_single_picture() -> None:
+    assert verdict(measure_diversity([f"a dog with {number} balls" for number in range(40)])) == ""
+    assert verdict(measure_diversity(["a dog runs"])) == ""
+
+
+def test_verdict_names_cut_repeated_and_empty_captions() -> None:
+    assert "cut" in verdict(measure_diversity([f"a man {number} on a" for number in range(30)]))
+    assert "twice in a row" in verdict(measure_diversity([f"a man man {number}" for number in range(30)]))
+    assert "empty" in verdict(measure_diversity(["", "", "a dog"]))

@@ -1,0 +1,200 @@
+"""The recurrent decoders against plain loops over torch's own cells."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.packing import pack_captions
+from seesay.models.recurrent import AttentionGRUDecoder, PooledGRUDecoder, gru_update, masked_mean
+
+V, D = 11, 6
+TOKENS = torch.tensor(
+    [
+        [[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0]],
+        [[1, 8, 9, 10, 4, 2], [0, 0, 0, 0, 0, 0]],
+        [[1, 5, 2, 0, 0, 0], [1, 6, 6, 2, 0, 0]],
+    ]
+)
+
+
+def attention_decoder(**options: float) -> AttentionGRUDecoder:
+    torch.manual_seed(0)
+    return AttentionGRUDecoder(V, D, 5, 7, 4, 8, **options).double()  # type: ignore[arg-type]
+
+
+def pooled_decoder(merge: str) -> PooledGRUDecoder:
+    torch.manual_seed(0)
+    width = 7 if merge == "state" else 5
+    return PooledGRUDecoder(V, width, 5, 7, 3, 0, merge).double()
+
+
+def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor, caption: list[int]) -> Tensor:
+    """One picture (N, D), one caption, one word at a time, with torch.nn.GRUCell; logits (T, V)."""
+    hidden_size = decoder.hidden_size
+    cell = nn.GRUCell(memory.shape[1] + decoder.embedding.embedding_dim, hidden_size).double()
+    with torch.no_grad():
+        cell.weight_ih.copy_(torch.cat([decoder.context_gates.weight, decoder.word_gates.weight], dim=1))
+        cell.bias_ih.copy_(decoder.word_gates.bias)
+        cell.weight_hh.copy_(decoder.state_gates.weight)
+        cell.bias_hh.copy_(decoder.state_gates.bias)
+    hidden = torch.zeros(1, hidden_size, dtype=torch.float64)
+    attention = decoder.attention
+    rows = []
+    for word in caption:
+        energies = []
+        for region in memory[mask]:
+            inner = attention.key.weight @ region + attention.key.bias + attention.query.weight @ hidden[0]
+            energies.append(attention.score.weight[0] @ torch.tanh(inner))
+        weights = torch.softmax(torch.stack(energies), dim=0)
+        context = (weights[:, None] * memory[mask]).sum(0)
+        hidden = cell(torch.cat([context, decoder.embedding.weight[word]])[None], hidden)
+        rows.append(decoder.output(hidden)[0])
+    return torch.stack(rows)
+
+
+def spread(logits: Tensor, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
+    """Packed logits (M, V) back to (picture, caption) -> (T, V)."""
+    packed = pack_captions(tokens)
+    captions = tokens.shape[1]
+    rows = packed.row_of_token()
+    return {
+        (int(place) // captions, int(place) % captions): logits[rows == row]
+        for row, place in enumerate(packed.caption_of_row)
+    }
+
+
+def test_attention_gru_forward_equals_a_plain_loop_over_grucell() -> None:
+    decoder = attention_decoder()
+    memory = torch.randn(3, 4, D, dtype=torch.float64)
+    mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
+    found = spread(decoder(memory, mask, pack_captions(TOKENS)), TOKENS)
+    assert len(found) == 5
+    for (image, caption), logits in found.items():
+        words = [word for word in TOKENS[image, caption].tolist() if word][:-1]
+        expected = plain_attention_gru(decoder, memory[image], mask[image], words)
+        torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_attention_gru_gradients_equal_the_plain_loops() -> None:
+    decoder = attention_decoder()
+    memory = torch.randn(3, 4, D, dtype=torch.float64)
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    packed = pack_captions(TOKENS)
+    nn.functional.cross_entropy(decoder(memory, mask, packed), packed.targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    # the cell of the plain loop copies the recurrent weights, so gradients are compared on those it shares
+    shared = ("attention", "output", "embedding")
+    fast = {n: p.grad.clone() for n, p in decoder.named_parameters() if n.startswith(shared) and p.grad is not None}
+    decoder.zero_grad()
+    total = torch.zeros((), dtype=torch.float64)
+    for image in range(3):
+        for caption in range(2):
+            words = [word for word in TOKENS[image, caption].tolist() if word]
+            if words:
+                logits = plain_attention_gru(decoder, memory[image], mask[image], words[:-1])
+                total = total + nn.functional.cross_entropy(logits, torch.tensor(words[1:]), reduction="sum")
+    total.backward()  # type: ignore[no-untyped-call]
+    assert len(fast) == 9
+    for name, parameter in decoder.named_parameters():
+        if name in fast:
+            torch.testing.assert_close(fast[name], parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("merge", ["state", "add"])
+def test_pooled_gru_forward_equals_torch_gru_on_one_caption(merge: str) -> None:
+    decoder = pooled_decoder(merge)
+    memory = torch.randn(3, 1, 7 if merge == "state" else 5, dtype=torch.float64)
+    found = spread(decoder(memory, None, pack_captions(TOKENS)), TOKENS)
+    for (image, caption), logits in found.items():
+        words = torch.tensor([word for word in TOKENS[image, caption].tolist() if word][:-1])
+        embedded = decoder.embedding(words)[None]
+        if merge == "add":
+            output, _ = decoder.gru(embedded + memory[image])
+        else:
+            output, _ = decoder.gru(embedded, memory[image][None].expand(3, 1, -1).contiguous())
+        torch.testing.assert_close(logits, decoder.output(output[0]), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["attention", "state", "add"])
+def test_step_by_step_equals_forward(kind: str) -> None:
+    decoder = attention_decoder() if kind == "attention" else pooled_decoder(kind)
+    width = D if kind == "attention" else (7 if kind == "state" else 5)
+    memory = torch.randn(3, 4, width, dtype=torch.float64)
+    mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
+    found = spread(decoder(memory, mask, pack_captions(TOKENS)), TOKENS)
+    state = decoder.init_state(memory, mask).pick(torch.zeros(3, 2, dtype=torch.int64))
+    for t in range(5):
+        output = decoder.step(TOKENS[:, :, t], state)
+        state = output.state
+        for (image, caption), logits in found.items():
+            if t < len(logits):
+                torch.testing.assert_close(output.logits[image, caption], logits[t], rtol=1e-10, atol=1e-10)
+        if output.attention is not None:
+            assert output.attention.shape == (3, 2, 4)
+            torch.testing.assert_close(output.attention.sum(-1), torch.ones(3, 2, dtype=torch.float64))
+            assert bool((output.attention[~mask[:, None].expand(3, 2, 4)] == 0).all())
+
+
+def test_gru_update_equals_grucell() -> None:
+    cell = nn.GRUCell(5, 7).double()
+    inputs, hidden = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 7, dtype=torch.float64)
+    found = gru_update(inputs @ cell.weight_ih.T + cell.bias_ih, hidden @ cell.weight_hh.T + cell.bias_hh, hidden)
+    torch.testing.assert_close(found, cell(inputs, hidden))
+
+
+def test_the_state_is_carried_from_word_to_word() -> None:
+    # The tutorial calls its GRU without the previous state, so that only the last word matters.
+    decoder = attention_decoder()
+    memory = torch.randn(1, 4, D, dtype=torch.float64)
+    state = decoder.init_state(memory, None)
+    after = [decoder.step(torch.tensor([[word]]), state).state for word in (4, 9)]
+    logits = [decoder.step(torch.tensor([[5]]), each).logits for each in after]
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("merge", ["state", "add"])
+def test_the_picture_reaches_the_pooled_decoder(merge: str) -> None:
+    decoder = pooled_decoder(merge)
+    memory = torch.randn(2, 1, 7 if merge == "state" else 5, dtype=torch.float64)
+    tokens = torch.tensor([[[1, 4, 2]], [[1, 4, 2]]])
+    found = spread(decoder(memory, None, pack_captions(tokens)), tokens)
+    assert not torch.allclose(found[0, 0], found[1, 0])
+
+
+def test_masked_mean_counts_real_regions_only() -> None:
+    memory = torch.tensor([[[1.0], [3.0], [100.0]]])
+    assert masked_mean(memory, torch.tensor([[True, True, False]])).item() == 2.0
+
+
+def tiny(decoder: str) -> CaptionModel:
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_size": 16, "attention_size": 8, "output_size": 8}
+    if decoder == "attention":
+        return build_model(ModelConfig(projection_size=8, **sizes), V, 10)  # type: ignore[arg-type]
+    config = ModelConfig(decoder="pooled", projection_size=16, layers=3, **sizes)  # type: ignore[arg-type]
+    return build_model(config, V, 10)
+
+
+@pytest.mark.parametrize("decoder", ["attention", "pooled"])
+def test_a_gradient_reaches_every_parameter(decoder: str) -> None:
+    model = tiny(decoder)
+    packed = pack_captions(TOKENS)
+    logits = model(torch.randn(3, 4, 10), None, packed)
+    nn.functional.cross_entropy(logits, packed.targets).backward()  # type: ignore[no-untyped-call]
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert silent == []
+
+
+@pytest.mark.parametrize("decoder", ["attention", "pooled"])
+def test_captions_of_other_pictures_do_not_matter(decoder: str) -> None:
+    model = tiny(decoder).double()
+    features = torch.randn(3, 4, 10, dtype=torch.float64)
+    together = spread(model(features, None, pack_captions(TOKENS)), TOKENS)
+    for image in range(3):
+        alone = spread(
+            model(features[image : image + 1], None, pack_captions(TOKENS[image : image + 1])),
+            TOKENS[image : image + 1],
+        )
+        for (_, caption), logits in alone.items():
+            torch.testing.assert_close(together[image, caption], logits, rtol=1e-10, atol=1e-10)

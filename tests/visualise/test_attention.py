@@ -1,0 +1,389 @@
+"""Attention over a picture: the right place, the right amount, and a figure that can be read."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from seesay.errors import ConfigError, DataError
+from seesay.visualise import attention_entropy, attention_strip, overlay, pointing_ratio, upsample_attention
+
+GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))
+Pixels = NDArray[np.int64]
+
+
+def random_weights(words: int, regions: int, seed: int = 0) -> NDArray[np.float64]:
+    weights = np.random.default_rng(seed).random((words, regions)) ** 3
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def pixels(image: Image.Image) -> Pixels:
+    return np.asarray(image, dtype=np.int64)
+
+
+# --- maps -----------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(GRIDS, st.integers(3, 17), st.integers(3, 17), st.data())
+def test_one_hot_attention_is_largest_inside_its_own_cell(
+    grid: tuple[int, int], across: int, down: int, data: st.DataObject
+) -> None:
+    rows, columns = grid
+    region = data.draw(st.integers(0, rows * columns - 1))
+    size = (columns * across + 1, rows * down + 2)  # cells need not be whole pixels
+    (heat,) = upsample_attention(np.eye(rows * columns)[[region]], grid, size)
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    assert (int((y + 0.5) / size[1] * rows), int((x + 0.5) / size[0] * columns)) == divmod(region, columns)
+
+
+@settings(deadline=None, max_examples=40)
+@given(GRIDS, st.sampled_from([3, 5, 9]), st.sampled_from([3, 7]))
+def test_the_pixel_in_the_middle_of_a_cell_has_the_weight_of_the_region(
+    grid: tuple[int, int], across: int, down: int
+) -> None:
+    weights = random_weights(2, grid[0] * grid[1])
+    maps = upsample_attention(weights, grid, (grid[1] * across, grid[0] * down))
+    middles = maps[:, down // 2 :: down, across // 2 :: across]
+    np.testing.assert_allclose(middles.reshape(2, -1), weights, atol=1e-6)
+
+
+def test_maps_stay_within_the_weights_and_have_the_asked_shape_and_type() -> None:
+    weights = random_weights(3, 35)
+    maps = upsample_attention(weights, (5, 7), (131, 64))
+    assert maps.shape == (3, 64, 131)
+    assert maps.dtype == np.float32
+    assert (maps >= 0).all()
+    for heat, row in zip(maps, weights, strict=True):
+        assert row.min() - 1e-6 <= heat.min()
+        assert heat.max() <= row.max() + 1e-6
+
+
+def test_maps_are_smooth() -> None:
+    (heat,) = upsample_attention(np.eye(16)[[5]], (4, 4), (80, 80))
+    assert np.abs(np.diff(heat, axis=0)).max() < 0.1  # one cell is 20 pixels: no step, a slope
+    assert np.abs(np.diff(heat, axis=1)).max() < 0.1
+
+
+def test_undecided_attention_stays_flat_to_the_border() -> None:
+    maps = upsample_attention(np.full((1, 64), 1 / 64), (8, 8), (101, 67))
+    assert np.ptp(maps) == 0
+    assert maps[0, 0, 0] == np.float32(1 / 64)
+
+
+def test_mirrored_attention_gives_the_mirrored_map() -> None:
+    weights = random_weights(1, 12).reshape(3, 4)
+    straight = upsample_attention(weights.reshape(1, 12), (3, 4), (50, 31))
+    mirrored = upsample_attention(weights[:, ::-1].reshape(1, 12), (3, 4), (50, 31))
+    np.testing.assert_allclose(mirrored, straight[..., ::-1], atol=1e-6)
+
+
+def test_no_words_give_no_maps() -> None:
+    assert upsample_attention(np.zeros((0, 4)), (2, 2), (9, 5)).shape == (0, 5, 9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones((2, 5)), r"\(2, 5\) does not fit a grid of 2 x 3"),
+        (np.ones(6), r"\(6,\) does not fit"),
+        (np.ones((1, 2, 6)), r"\(1, 2, 6\) does not fit"),
+        (np.full((1, 6), -0.1), "after the softmax"),
+        (np.full((1, 6), np.nan), "after the softmax"),
+    ],
+)
+def test_weights_that_cannot_be_attention_over_the_grid_are_refused(weights: NDArray[np.float64], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        upsample_attention(weights, (2, 3), (30, 20))
+
+
+# --- one overlay ----------------------------------------------------------------------------------------
+
+
+def test_heat_is_hot_where_attention_is_and_only_there() -> None:
+    heat = np.zeros((20, 30))
+    heat[3, 4] = 0.2
+    seen = pixels(overlay(Image.new("RGB", (30, 20), "white"), heat))
+    red, green, blue = seen[3, 4]
+    assert red > green > blue
+    assert red - blue > 100
+    elsewhere = np.delete(seen.reshape(-1, 3), 3 * 30 + 4, axis=0)
+    assert (elsewhere == elsewhere[0, 0]).all()  # no tint on the rest of a white picture
+    assert elsewhere[0, 0] > 150
+
+
+def test_more_attention_is_more_heat() -> None:
+    ramp = np.tile(np.linspace(0, 1, 64), (4, 1))
+    seen = pixels(overlay(Image.new("RGB", (64, 4), (128, 128, 128)), ramp))[0]
+    from_plain = np.abs(seen - seen[0]).sum(axis=1)
+    assert (np.diff(from_plain) >= -2).all()  # rounding of three channels
+    assert from_plain[-1] > 150
+    assert from_plain[13] < 0.4 * from_plain[-1]
+
+
+def test_the_picture_is_still_seen_under_the_heat() -> None:
+    half = Image.new("RGB", (40, 10), "black")
+    half.paste("white", (20, 0, 40, 10))
+    for heat in (np.zeros((10, 40)), np.ones((10, 40))):
+        dark, light = pixels(overlay(half, heat)).sum(axis=2)[5, [5, 35]]
+        assert light > dark + 80
+
+
+def test_the_largest_weight_is_full_heat_unless_a_peak_is_given() -> None:
+    picture, heat = Image.new("RGB", (16, 16), "white"), random_weights(1, 256).reshape(16, 16)
+    assert overlay(picture, heat) == overlay(picture, heat * 7)
+    assert overlay(picture, heat, peak=float(heat.max())) == overlay(picture, heat)
+    hot, faint = (
+        pixels(overlay(picture, heat, peak=p * float(heat.max()))).reshape(-1, 3)[heat.argmax()] for p in (1, 4)
+    )
+    assert hot[0] - hot[2] > faint[0] - faint[2] + 50
+
+
+def test_overlay_takes_pictures_of_any_mode_and_a_map_without_attention() -> None:
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        seen = overlay(Image.new(mode, (8, 6)), np.zeros((6, 8)))
+        assert (seen.mode, seen.size) == ("RGB", (8, 6))
+
+
+def test_overlay_refuses_a_map_of_another_size() -> None:
+    with pytest.raises(DataError, match=r"\(8, 6\) does not fit a picture of 8 x 6"):
+        overlay(Image.new("RGB", (8, 6)), np.zeros((8, 6)))
+
+
+# --- the strip ------------------------------------------------------------------------------------------
+
+BLUE = (20, 40, 220)  # labels and paper are grey, so whatever has a hue belongs to a tile
+
+
+def blue(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), BLUE)
+
+
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Returns start and stop of every stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(int)))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def find_tiles(figure: Image.Image) -> list[list[tuple[int, int, int, int]]]:
+    """Returns the boxes (left, top, right, bottom) of the coloured tiles, row by row."""
+    array = pixels(figure)
+    hue = array.max(axis=2) - array.min(axis=2) > 15
+    rows = []
+    for top, bottom in runs(hue.any(axis=1)):
+        rows.append([(left, top, right, bottom) for left, right in runs(hue[top:bottom].any(axis=0))])
+    return rows
+
+
+def ink(figure: Image.Image, box: tuple[int, int, int, int]) -> int:
+    return int((pixels(figure.crop(box)).max(axis=2) < 100).sum())
+
+
+class LayoutOptions(TypedDict, total=False):
+    title: str
+    columns: int
+    tile: int
+    font: str | Path | None
+
+
+def strip(words: Sequence[str], picture: Image.Image | None = None, **options: Unpack[LayoutOptions]) -> Image.Image:
+    weights = random_weights(len(words), 12)
+    return attention_strip(picture or blue(60, 40), words, weights, (3, 4), **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "columns", "expected"),
+    [
+        (0, 0, [1]),
+        (3, 0, [4]),
+        (5, 0, [6]),
+        (6, 0, [4, 3]),
+        (12, 0, [5, 5, 3]),
+        (4, 2, [2, 2, 1]),
+        (2, 8, [3]),
+    ],
+)
+def test_the_picture_and_one_overlay_a_word_stand_in_even_rows(words: int, columns: int, expected: list[int]) -> None:
+    tiles = find_tiles(strip(["word"] * words, columns=columns, tile=64))
+    assert [len(row) for row in tiles] == expected
+    assert {(right - left, bottom - top) for row in tiles for left, top, right, bottom in row} == {(64, 43)}
+
+
+def test_the_picture_comes_first_as_it_is() -> None:
+    figure = strip(["a", "dog"])
+    ((first, second, _),) = find_tiles(figure)
+    assert figure.crop(first).getcolors() == [(160 * 107, BLUE)]
+    assert BLUE not in [colour for _, colour in figure.crop(second).getcolors(1 << 16) or []]
+
+
+def test_each_tile_shows_the_attention_of_its_own_word() -> None:
+    grid, regions = (3, 4), [9, 0, 7, 4]
+    figure = attention_strip(blue(60, 40), ["a", "b", "c", "d"], np.eye(12)[regions], grid)
+    ((_, *overlays),) = find_tiles(figure)
+    for box, region in zip(overlays, regions, strict=True):
+        warmth = pixels(figure.crop(box))[..., 0]
+        y, x = np.unravel_index(int(warmth.argmax()), warmth.shape)
+        assert (int(y / warmth.shape[0] * 3), int(x / warmth.shape[1] * 4)) == divmod(region, 4)
+
+
+def test_a_sharp_look_is_bright_and_an_undecided_one_faint() -> None:
+    weights = np.stack([np.eye(64)[20], np.full(64, 1 / 64)])
+    figure = attention_strip(blue(64, 64), ["sharp", "flat"], weights, (8, 8))
+    ((_, sharp, flat),) = find_tiles(figure)
+    assert pixels(figure.crop(sharp))[..., 0].max() > 180
+    assert pixels(figure.crop(flat))[..., 0].max() < 90
+    assert len(figure.crop(flat).getcolors() or []) == 1
+
+
+def test_every_word_is_written_above_its_tile_and_nothing_above_the_picture() -> None:
+    figure = strip(["a", "dog", "runs", "over", "the", "wet", "grass"])
+    top = 0
+    for number, row in enumerate(find_tiles(figure)):
+        for place, (left, above, right, below) in enumerate(row):
+            has_label = number + place > 0
+            assert (ink(figure, (left, top, right, above)) > 10) is has_label
+            top_of_next = below
+        top = top_of_next
+
+
+def test_different_words_look_different() -> None:
+    assert strip(["dog"]) != strip(["cat"])
+    assert strip(["dog"]) == strip(["dog"])
+
+
+def test_a_long_word_is_shortened_to_its_own_tile() -> None:
+    figure = strip(["w" * 200, ""], tile=80)
+    ((_, (left, top, right, _), (last, *_)),) = find_tiles(figure)
+    assert ink(figure, (left, 0, right, top)) > 50
+    assert ink(figure, (right + 1, 0, figure.width, top)) == 0
+    assert ink(figure, (0, 0, left - 1, top)) == 0
+    assert last > right
+
+
+def test_a_word_with_a_line_break_is_one_label() -> None:
+    assert strip(["hot\n dog"]) == strip(["hot dog"])
+
+
+def test_a_title_stands_on_top_and_wraps() -> None:
+    heights = [strip(["a", "dog"], title=title).height for title in ("", "a dog", "a dog runs " * 12)]
+    assert heights == sorted(set(heights))
+    figure = strip(["a", "dog"], title="a dog runs " * 12)
+    ((first, *_, last),) = find_tiles(figure)
+    assert ink(figure, (first[0], 0, last[2], heights[2] - heights[0])) > 500
+    assert ink(figure, (last[2] + 2, 0, figure.width, figure.height)) == 0
+
+
+@pytest.mark.parametrize(("size", "expected"), [((300, 100), (90, 30)), ((100, 300), (30, 90)), ((1000, 4), (90, 1))])
+def test_the_longer_side_of_any_picture_fills_the_tile(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    ((first, *others),) = find_tiles(strip(["a", "dog"], blue(*size), tile=90))
+    assert (first[2] - first[0], first[3] - first[1]) == expected
+    assert len(others) == 2
+
+
+def test_a_font_may_be_chosen_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    bold = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"
+    assert strip(["dog"], font=bold) != strip(["dog"])
+    with pytest.raises(ConfigError, match=r"none\.ttf"):
+        strip(["dog"], font=tmp_path / "none.ttf")
+
+
+def test_words_and_weights_must_pair_up() -> None:
+    with pytest.raises(DataError, match="1 words but attention for 2"):
+        attention_strip(blue(8, 8), ["a"], random_weights(2, 4), (2, 2))
+
+
+@pytest.mark.parametrize("options", [LayoutOptions(columns=-1), LayoutOptions(tile=3)])
+def test_a_layout_that_cannot_work_is_refused(options: LayoutOptions) -> None:
+    with pytest.raises(ConfigError, match="columns"):
+        attention_strip(blue(8, 8), ["a"], random_weights(1, 4), (2, 2), **options)
+
+
+# --- numbers --------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(GRIDS, st.integers(1, 6), st.integers(1, 6), st.data())
+def test_pointing_ratio_is_what_counting_pixels_gives(
+    grid: tuple[int, int], across: int, down: int, data: st.DataObject
+) -> None:
+    rows, columns = grid
+    width, height = columns * across, rows * down
+    weights = random_weights(1, rows * columns, seed=data.draw(st.integers(0, 99)))[0]
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = (left, top, data.draw(st.integers(1, width - left)), data.draw(st.integers(1, height - top)))
+    spread = np.kron(weights.reshape(grid), np.full((down, across), 1 / (down * across)))
+    inside = spread[top : top + box[3], left : left + box[2]]
+    expected = inside.sum() / (inside.size / spread.size)
+    assert pointing_ratio(weights, grid, box, (width, height)) == pytest.approx(expected)
+
+
+@given(
+    st.floats(0, 90),
+    st.floats(0, 90),
+    st.floats(1, 200),
+    st.floats(1, 200),
+    st.sampled_from([(1, 1), (7, 7), (3, 5)]),
+)
+def test_undecided_attention_points_at_every_box_by_chance(
+    x: float, y: float, width: float, height: float, grid: tuple[int, int]
+) -> None:
+    flat = np.full(grid[0] * grid[1], 1 / (grid[0] * grid[1]))
+    assert pointing_ratio(flat, grid, (x, y, width, height), (100, 91)) == pytest.approx(1)
+
+
+def test_pointing_ratio_of_one_region() -> None:
+    weights = np.eye(12)[6]  # second row, third column of 3 x 4 cells of 10 x 20 pixels
+    assert pointing_ratio(weights, (3, 4), (20, 20, 10, 20), (40, 60)) == pytest.approx(12)
+    assert pointing_ratio(weights, (3, 4), (20, 20, 20, 20), (40, 60)) == pytest.approx(6)
+    assert pointing_ratio(weights, (3, 4), (25, 20, 10, 20), (40, 60)) == pytest.approx(6)
+    assert pointing_ratio(weights, (3, 4), (0, 0, 10, 60), (40, 60)) == 0
+
+
+def test_pointing_ratio_cuts_boxes_at_the_border_and_takes_unnormalised_weights() -> None:
+    weights = random_weights(1, 12)[0]
+    whole = pointing_ratio(weights, (3, 4), (20, 40, 20, 20), (40, 60))
+    assert pointing_ratio(weights, (3, 4), (20, 40, 500, 500), (40, 60)) == pytest.approx(whole)
+    assert pointing_ratio(weights * 3, (3, 4), (20, 40, 20, 20), (40, 60)) == pytest.approx(whole)
+    assert pointing_ratio(weights.astype(np.float16), (3, 4), (20, 40, 20, 20), (40, 60)) == pytest.approx(
+        whole, rel=1e-2
+    )
+
+
+@pytest.mark.parametrize("box", [(40, 0, 5, 5), (0, 0, 0, 5), (-9, 0, 5, 5), (0, 0, math.nan, 5)])
+def test_a_box_without_area_in_the_picture_is_refused(box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(DataError, match="no area inside a picture of 40 x 60"):
+        pointing_ratio(np.ones(12), (3, 4), box, (40, 60))
+
+
+def test_a_word_without_attention_has_no_share() -> None:
+    with pytest.raises(DataError, match="without any attention"):
+        pointing_ratio(np.zeros(4), (2, 2), (0, 0, 1, 1), (2, 2))
+    with pytest.raises(DataError, match="without any attention"):
+        attention_entropy(np.zeros((1, 4)))
+
+
+def test_entropy_of_known_spreads_in_bits() -> None:
+    weights = np.array([[1, 0, 0, 0], [0.5, 0, 0.5, 0], [0.25] * 4, [0.5, 0.25, 0.125, 0.125]])
+    np.testing.assert_allclose(attention_entropy(weights), np.array([0, 1, 2, 1.75]))
+
+
+@given(st.lists(st.floats(1e-3, 1), min_size=1, max_size=20))
+def test_entropy_agrees_with_the_sum_over_regions_and_its_bounds(weights: list[float]) -> None:
+    (bits,) = attention_entropy([weights])
+    shares = [weight / math.fsum(weights) for weight in weights]
+    assert bits == pytest.approx(-math.fsum(p * math.log2(p) for p in shares), abs=1e-9)
+    assert 0 <= bits <= math.log2(len(weights)) + 1e-9
+
+
+def test_entropy_of_no_words_and_of_no_table() -> None:
+    assert attention_entropy(np.zeros((0, 4))).shape == (0,)
+    with pytest.raises(DataError, match="does not fit"):
+        attention_entropy([0.5, 0.5])
