@@ -1,3 +1,83 @@
-"""seesay: train, evaluate, look inside and run image captioners."""
+"""seesay: train, evaluate, look inside and run image captioners.
+
+The public names are loaded when they are first used, so that importing the package does no work.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seesay.captioner import Caption, Captioner
+    from seesay.config import Config, DecodingOptions, resolve_config
+    from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
+    from seesay.errors import SeesayError
+    from seesay.evaluation import Evaluation, evaluate
+    from seesay.explain import Explanation, explain
+    from seesay.features import FeatureStore, extract_features
+    from seesay.metrics import Scores, compute_metrics
+    from seesay.tokenizer import Tokenizer
+    from seesay.training.fit import TrainingResult, train
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Annotation": "seesay.data",
+    "Annotations": "seesay.data",
+    "Caption": "seesay.captioner",
+    "Captioner": "seesay.captioner",
+    "Config": "seesay.config",
+    "DecodingOptions": "seesay.config",
+    "Evaluation": "seesay.evaluation",
+    "Explanation": "seesay.explain",
+    "FeatureStore": "seesay.features",
+    "Scores": "seesay.metrics",
+    "SeesayError": "seesay.errors",
+    "Tokenizer": "seesay.tokenizer",
+    "TrainingResult": "seesay.training.fit",
+    "check_data": "seesay.data",
+    "compute_metrics": "seesay.metrics",
+    "evaluate": "seesay.evaluation",
+    "explain": "seesay.explain",
+    "extract_features": "seesay.features",
+    "load_annotations": "seesay.data",
+    "make_scenes": "seesay.data",
+    "resolve_config": "seesay.config",
+    "train": "seesay.training.fit",
+}
+
+__all__ = [
+    "Annotation",
+    "Annotations",
+    "Caption",
+    "Captioner",
+    "Config",
+    "DecodingOptions",
+    "Evaluation",
+    "Explanation",
+    "FeatureStore",
+    "Scores",
+    "SeesayError",
+    "Tokenizer",
+    "TrainingResult",
+    "check_data",
+    "compute_metrics",
+    "evaluate",
+    "explain",
+    "extract_features",
+    "load_annotations",
+    "make_scenes",
+    "resolve_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'seesay' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # a module of the same name (seesay.explain) would else take its place
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -15,6 +15,8 @@ PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", 
 
 Report = Callable[[str, Caption | ImageError], None]
 
+_LINE_START = b'{"image": "'
+
 
 @dataclass(frozen=True)
 class BulkReport:
@@ -65,7 +67,8 @@ def caption_to_jsonl(
     todo = [picture for picture in pictures if picture not in done]
     captioned = unreadable = 0
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a", encoding="utf-8") as file:
+    # A file name that is no UTF-8 becomes a JSON escape, and the same name again when it is read.
+    with out.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         for picture, caption in _pairs(captioner, todo, options):
             if isinstance(caption, ImageError):
                 unreadable += 1
@@ -100,15 +103,20 @@ def _captioned(out: Path) -> set[str]:
     """Returns the pictures a JSONL file holds, after cutting off an unfinished last line.
 
     Raises:
-        DataError: the file holds something else than captions.
+        DataError: the file holds something else than captions; it is left as it is.
     """
     if not out.exists():
         return set()
     content = out.read_bytes()
     whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(out, whole)
+    begun = content[whole:]
     try:
-        return {json.loads(line)["image"] for line in content[:whole].decode().splitlines() if line.strip()}
+        if not begun.startswith(_LINE_START[: len(begun)]):
+            raise ValueError("its last line is not half a caption")
+        # Not splitlines: a name may hold one of the characters that it takes for line ends, which JSON does not.
+        pictures = {json.loads(line)["image"] for line in content[:whole].decode().split("\n") if line.strip()}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{out} exists and is not a file of captions; choose another --out") from error
+    if begun:
+        os.truncate(out, whole)
+    return pictures

@@ -1,5 +1,6 @@
 """`Captioner`: a trained model with everything a picture needs, from file to sentence."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,7 +18,7 @@ from seesay.decoding import Hypothesis, decode
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError, ImageError
 from seesay.features.extraction import round_features
-from seesay.images import load_pixels, resize_image
+from seesay.images import Preprocessing, load_pixels, resize_image
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.prefetch import prefetch
@@ -90,6 +91,9 @@ class Captioner:
                 )
         network = build_model(run.config.model, run.info.vocabulary_size, run.info.feature_size)
         if run.info.encoder_stored:
+            if encoder is not None:  # a shell: what came with the file of weights is known from the run only
+                encoder.identity = run.info.features
+                encoder.preprocessing = Preprocessing.from_dict(run.info.features["preprocessing"])
             network.encoder = encoder
             load_weights(run, network)
         else:
@@ -154,7 +158,7 @@ class Captioner:
         loaded = prefetch(self._load, pictures, workers, ahead=2 * batch_size)
         while batch := list(islice(loaded, batch_size)):
             pixels = [found for _, found in batch if not isinstance(found, ImageError)]
-            names = [str(picture) for picture, found in batch if not isinstance(found, ImageError)]
+            names = [_name(picture, found) for picture, found in batch if not isinstance(found, ImageError)]
             captions = iter(self._caption_pixels(pixels, names, options, attention) if pixels else [])
             for picture, found in batch:
                 yield picture, found if isinstance(found, ImageError) else next(captions)
@@ -222,3 +226,8 @@ class Captioner:
             attention=None if maps is None else maps[:words],
             grid=self.run.info.grid,
         )
+
+
+def _name(picture: Picture, pixels: NDArray[np.uint8]) -> str:
+    """Returns what sampling draws its randomness from: the path, or what an opened picture shows."""
+    return hashlib.sha256(pixels.data).hexdigest() if isinstance(picture, Image.Image) else str(picture)

@@ -92,14 +92,30 @@ def update_progress(folder: Path, info: RunInfo, **progress: Any) -> RunInfo:
 
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Writes `model.safetensors` atomically."""
+    """Writes `model.safetensors` atomically.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written.
+    """
     path = folder / MODEL_FILE
     temporary = path.with_name(f"{MODEL_FILE}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    try:
+        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+    except (safetensors.SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
     temporary.replace(path)
+
+
+def unwritable(path: Path, error: Exception) -> CheckpointError:
+    """Returns the error of a file that could not be written."""
+    reason = " ".join(str(error).split())
+    return CheckpointError(
+        f"cannot write {path} ({reason}); make room and run the same command again: it goes on where it stopped"
+    )
 
 
 def is_run(folder: str | Path) -> bool:
@@ -125,7 +141,7 @@ def load_run(folder: str | Path) -> Run:
         content.pop("seesay")
         grid = content.pop("grid")
         info = RunInfo(grid=tuple(grid) if grid else None, **content)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder / INFO_FILE} is damaged: {error}") from error

@@ -7,6 +7,8 @@ Field names are unique over the sections, so that each of them is also a flag of
 
 import dataclasses
 import difflib
+import functools
+import operator
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,25 +23,47 @@ from seesay.errors import ConfigError
 Section = TypeVar("Section")
 
 
-def setting(default: Any, help: str) -> Any:
-    """Returns a dataclass field with its default and the one line that documents it everywhere."""
-    return field(default=default, metadata={"help": help})
+_BOUNDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+
+
+def setting(default: Any, help: str, **bounds: float) -> Any:
+    """Returns a dataclass field with its default, the one line that documents it everywhere, and its bounds.
+
+    Args:
+        default: the value where nothing else is said.
+        help: one line for `--help` and the documents.
+        bounds: `least`, `above` or `below`: what a number must keep to.
+    """
+    return field(default=default, metadata={"help": help, "bounds": bounds})
+
+
+class _Section:
+    """Part of the configuration; refuses numbers outside their bounds, however it is made."""
+
+    def __post_init__(self) -> None:
+        for leaf in dataclasses.fields(typing.cast("Any", self)):
+            value = getattr(self, leaf.name)
+            for bound, limit in leaf.metadata["bounds"].items():
+                holds, words = _BOUNDS[bound]
+                if not holds(value, limit):
+                    section = field_paths()[leaf.name][0]
+                    raise ConfigError(f"{section}.{leaf.name} is {value}; it must be {words} {limit}")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Section):
     """Which captions are read and how pictures are dealt to the splits."""
 
     format: str = setting("auto", "reader of the captions; auto recognises it by looking")
     split_fractions: str = setting("80/10/10", "train/val[/test] shares where the data has no splits")
     split_seed: int = setting(0, "seed of that split, which is drawn by image")
-    limit_images: int = setting(0, "use at most so many pictures of each split; 0 = all")
-    limit_captions: int = setting(0, "use at most so many training captions in all; 0 = all")
-    captions_per_image: int = setting(0, "use at most so many captions of a training picture; 0 = all")
+    limit_images: int = setting(0, "use at most so many pictures of each split; 0 = all", least=0)
+    limit_captions: int = setting(0, "use at most so many training captions in all; 0 = all", least=0)
+    captions_per_image: int = setting(0, "use at most so many captions of a training picture; 0 = all", least=0)
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(_Section):
     """How caption texts become word ids."""
 
     level: Literal["word", "character"] = setting(
@@ -49,22 +73,22 @@ class TextConfig:
     filter_characters: str = setting(
         '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n', "characters replaced by a space before splitting"
     )
-    min_word_length: int = setting(1, "drop shorter words")
+    min_word_length: int = setting(1, "drop shorter words", least=0)
     drop_numeric: bool = setting(False, "drop words that are not purely alphabetic")
-    vocabulary_size: int = setting(0, "keep the so many commonest words; 0 = every word")
-    min_count: int = setting(1, "keep words seen at least so often in the training captions")
-    max_words: int = setting(0, "cut training captions after so many words; 0 = never")
+    vocabulary_size: int = setting(0, "keep the so many commonest words; 0 = every word", least=0)
+    min_count: int = setting(1, "keep words seen at least so often in the training captions", least=0)
+    max_words: int = setting(0, "cut training captions after so many words; 0 = never", least=0)
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(_Section):
     """Which network looks at the pictures, and what it is shown."""
 
     encoder: str = setting("inception_v3.tf_in1k", "timm model name, or small-cnn, our own to train from nothing")
     encoder_weights: str = setting("pretrained", "pretrained (from the hub), none, or a safetensors file")
     layer: str = setting("", "module or stage whose output is used (such as Mixed_7a); empty = the last map")
     pool: Literal["grid", "pooled"] = setting("grid", "grid keeps the regions, pooled averages them to one")
-    image_size: int = setting(0, "pictures are resized to this square; 0 = what the weights were made for")
+    image_size: int = setting(0, "pictures are resized to this square; 0 = what the weights were made for", least=0)
     resize: Literal["squash", "crop"] = setting("squash", "squash the whole frame to a square, or crop its centre")
     mean: tuple[float, ...] = setting((), "channel means of the input in 0..1; empty = the weights' own")
     std: tuple[float, ...] = setting((), "channel deviations of the input; empty = the weights' own")
@@ -78,73 +102,64 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Section):
     """The captioning network after the encoder; sizes are widths in units."""
 
     decoder: Literal["attention", "pooled"] = setting("attention", "attention over regions, or one pooled vector")
-    projection_size: int = setting(256, "width D of a region after the projection of its features")
+    projection_size: int = setting(256, "width D of a region after the projection of its features", least=1)
     projection_activation: Literal["relu", "tanh", "none"] = setting("relu", "activation of that projection")
-    embedding_size: int = setting(256, "width of a word's embedding")
-    hidden_size: int = setting(512, "units of a recurrent layer")
-    attention_size: int = setting(512, "units of the additive attention")
-    output_size: int = setting(512, "width of the dense layer before the vocabulary; 0 = none")
-    layers: int = setting(1, "recurrent layers")
+    embedding_size: int = setting(256, "width of a word's embedding", least=1)
+    hidden_size: int = setting(512, "units of a recurrent layer", least=1)
+    attention_size: int = setting(512, "units of the additive attention", least=1)
+    output_size: int = setting(512, "width of the dense layer before the vocabulary; 0 = none", least=0)
+    layers: int = setting(1, "recurrent layers", least=1)
     merge: Literal["state", "add"] = setting(
         "state", "pooled decoder: the picture is the first state, or added to each word"
     )
-    feature_dropout: float = setting(0.0, "dropout on the encoder's features")
-    embedding_dropout: float = setting(0.0, "dropout on word embeddings")
-    output_dropout: float = setting(0.0, "dropout before the vocabulary layer")
+    initialisation: Literal["keras", "torch"] = setting(
+        "keras", "first weights: as the tutorials' Keras draws them, or as torch does (learns from nothing sooner)"
+    )
+    feature_dropout: float = setting(0.0, "dropout on the encoder's features", least=0, below=1)
+    embedding_dropout: float = setting(0.0, "dropout on word embeddings", least=0, below=1)
+    output_dropout: float = setting(0.0, "dropout before the vocabulary layer", least=0, below=1)
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(_Section):
     """How the captioner is fitted."""
 
     optimizer: Literal["adam", "rmsprop"] = setting("adam", "rule that updates the weights")
-    learning_rate: float = setting(1e-3, "step size of the optimizer")
+    learning_rate: float = setting(1e-3, "step size of the optimizer", above=0)
     lr_drop_epochs: tuple[int, ...] = setting((), "epochs after which the learning rate is dropped")
-    lr_drop: float = setting(0.2, "factor of each drop")
-    batch_captions: int = setting(64, "captions a batch; a batch holds whole pictures")
-    epochs: int = setting(20, "passes over the training captions, at most")
-    patience: int = setting(0, "stop after so many epochs without a better monitor; 0 = never")
+    lr_drop: float = setting(0.2, "factor of each drop", above=0)
+    batch_captions: int = setting(64, "captions a batch; a batch holds whole pictures", least=1)
+    epochs: int = setting(20, "passes over the training captions, at most", least=1)
+    patience: int = setting(0, "stop after so many epochs without a better monitor; 0 = never", least=0)
     monitor: Literal["val_cider", "val_loss"] = setting("val_cider", "what the best checkpoint and patience look at")
-    label_smoothing: float = setting(0.0, "probability spread over the whole vocabulary in the loss")
-    weight_decay: float = setting(0.0, "L2 pull on the weights")
-    clip_gradients: float = setting(5.0, "largest norm of the gradient; 0 = unlimited")
-    seed: int = setting(0, "seed of initial weights, shuffling and dropout")
-    keep_best: int = setting(5, "best checkpoints kept")
-    checkpoint_every: int = setting(200, "steps between two saves of the resumable state")
-    log_every: int = setting(50, "steps between two log lines")
+    label_smoothing: float = setting(0.0, "probability spread over the whole vocabulary in the loss", least=0, below=1)
+    weight_decay: float = setting(0.0, "L2 pull on the weights", least=0)
+    clip_gradients: float = setting(5.0, "largest norm of the gradient; 0 = unlimited", least=0)
+    seed: int = setting(0, "seed of initial weights, shuffling and dropout", least=0)
+    keep_best: int = setting(5, "best checkpoints kept", least=0)
+    checkpoint_every: int = setting(200, "steps between two saves of the resumable state", least=1)
+    log_every: int = setting(50, "steps between two log lines", least=1)
     device: str = setting("auto", "auto, cpu, cuda or mps")
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "arithmetic of training")
     loggers: tuple[str, ...] = setting((), "further Lightning loggers, by class name (such as WandbLogger)")
 
 
 @dataclass(frozen=True)
-class DecodingOptions:
+class DecodingOptions(_Section):
     """How a caption is searched for."""
 
     strategy: Literal["greedy", "sample", "beam"] = setting("greedy", "how words are chosen")
-    beam_size: int = setting(3, "open hypotheses of a beam search")
-    max_length: int = setting(0, "most words of a caption; 0 = the longest training caption's")
-    length_penalty: float = setting(0.7, "beam scores are divided by length to this power; 0 = none")
-    temperature: float = setting(1.0, "sampling: above 1 flattens, below 1 sharpens")
-    top_k: int = setting(0, "sampling: only the so many likeliest words; 0 = all")
+    beam_size: int = setting(3, "open hypotheses of a beam search", least=1)
+    max_length: int = setting(0, "most words of a caption; 0 = the longest training caption's", least=0)
+    length_penalty: float = setting(0.7, "beam scores are divided by length to this power; 0 = none", least=0)
+    temperature: float = setting(1.0, "sampling: above 1 flattens, below 1 sharpens", above=0)
+    top_k: int = setting(0, "sampling: only the so many likeliest words; 0 = all", least=0)
     sampling_seed: int = setting(0, "sampling: seed, combined with the picture's place")
     allow_unk: bool = setting(False, "may the unknown word be said")
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.beam_size >= 1, "beam_size", self.beam_size, "at least 1"),
-            (self.max_length >= 0, "max_length", self.max_length, "0 or more"),
-            (self.length_penalty >= 0, "length_penalty", self.length_penalty, "0 or more"),
-            (self.temperature > 0, "temperature", self.temperature, "above 0"),
-            (self.top_k >= 0, "top_k", self.top_k, "0 or more"),
-        )
-        for holds, name, value, rule in checks:
-            if not holds:
-                raise ConfigError(f"decoding.{name} is {value}; it must be {rule}")
 
 
 @dataclass(frozen=True)
@@ -238,8 +253,9 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes the whole resolved configuration as YAML, atomically."""
+    # In ASCII: left as they are, characters that YAML takes for line ends would be read back as spaces.
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -247,7 +263,7 @@ def _build(values: Mapping[str, Any]) -> Config:
     sections = {}
     for name, content in values.items():
         if name not in _hints(Config):
-            raise ConfigError(f"unknown configuration section {name!r}; {_suggest(name, list(_hints(Config)))}")
+            raise ConfigError(f"unknown configuration section {name!r}; {_suggest(str(name), list(_hints(Config)))}")
         sections[name] = _build_section(name, _hints(Config)[name], content)
     return Config(**sections)
 
@@ -255,7 +271,7 @@ def _build(values: Mapping[str, Any]) -> Config:
 def _build_section(name: str, kind: type[Section], content: object) -> Section:
     if not isinstance(content, Mapping):
         raise ConfigError(f"configuration section {name!r} must hold named values, not {content!r}")
-    hints = _hints(kind)
+    hints = _hints(typing.cast("type", kind))
     for key in content:
         if key not in hints:
             raise ConfigError(f"unknown configuration key {name}.{key}; {_suggest(str(key), list(hints))}")
@@ -322,9 +338,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no configuration sections")
+    try:
+        _build(values)  # by itself, so that its faults are laid to it and not hidden by the layers above
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return values
 
 
+@functools.cache
 def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 

@@ -32,7 +32,8 @@ class Hypothesis:
     Attributes:
         tokens: word ids, without the start and end tokens.
         log_probs: natural log-probability of each word, then of the end token if it was reached.
-        score: what the search maximised: sum of log_probs / len(log_probs) ** length_penalty.
+        score: what hypotheses are ranked by: the sum of log_probs, in a beam search divided by
+            len(log_probs) ** length_penalty.
         finished: whether it ended by itself rather than at the maximum length.
         attention: where the decoder looked at each of `log_probs`, (T, N); None if not asked for, or if the
             decoder has no attention.
@@ -86,9 +87,11 @@ def _decode_one_by_one(
 ) -> list[list[Hypothesis]]:
     """Greedy decoding and sampling: one row a picture."""
     images, device, steps = memory.shape[0], memory.device, options.max_length
-    draws = _uniform_draws(images, steps, options, keys).to(device) if options.strategy == "sample" else None
+    draws = None
+    if options.strategy == "sample":
+        draws = _uniform_draws(images, steps, options, keys).to(device, _draw_type(device))
     tokens = torch.full((images, steps), PAD_ID, device=device)
-    log_probs = torch.zeros((images, steps), device=device)
+    log_probs = torch.zeros((images, steps), dtype=_score_type(memory), device=device)
     attention = torch.zeros((images, steps, memory.shape[1]), device=device) if keep_attention else None
     alive = torch.arange(images, device=device)
     words = torch.full((images, 1), START_ID, device=device)
@@ -96,7 +99,7 @@ def _decode_one_by_one(
     for t in range(steps):
         output = decoder.step(words, state)
         state = output.state
-        scores = next_log_probs(output.logits, options.allow_unk)[:, 0]
+        scores = next_log_probs(output.logits, options.allow_unk)[:, 0].to(log_probs.dtype)
         chosen = scores.argmax(-1) if draws is None else _sample(scores, draws[alive, t], options)
         tokens[alive, t] = torch.where(ended, PAD_ID, chosen)
         log_probs[alive, t] = scores.gather(1, chosen[:, None])[:, 0]
@@ -110,12 +113,9 @@ def _decode_one_by_one(
                 break
             if len(left) < len(alive):
                 alive, words, ended, state = alive[left], words[left], ended[left], state.keep(left)
-    has_attention = attention is not None and output.attention is not None
-    return _collect(
-        tokens[:, None],
-        log_probs[:, None],
-        attention[:, None] if has_attention and attention is not None else None,
-    )
+    seen = None if attention is None or output.attention is None else attention[:, None]
+    penalty = options.length_penalty if options.strategy == "beam" else 0.0
+    return _collect(tokens[:, None], log_probs[:, None], seen, penalty)
 
 
 def next_log_probs(logits: Tensor, allow_unk: bool) -> Tensor:
@@ -141,16 +141,29 @@ def _uniform_draws(images: int, steps: int, options: DecodingOptions, keys: Sequ
     return torch.stack(rows)
 
 
+def _score_type(memory: Tensor) -> torch.dtype:
+    """Returns the type in which log-probabilities are added up: float32, or the decoder's if that is wider."""
+    return torch.promote_types(memory.dtype, torch.float32)
+
+
+def _draw_type(device: torch.device) -> torch.dtype:
+    """Returns the type in which words are drawn: float64, which Apple's devices do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _sample(log_probs: Tensor, draws: Tensor, options: DecodingOptions) -> Tensor:
     """Returns words (B,) drawn by inverting the cumulative distribution at `draws` (B,)."""
-    scaled = log_probs.double() / options.temperature
+    best = log_probs.max(-1, keepdim=True).values
+    scaled = (log_probs - best).to(draws.dtype) / options.temperature  # 0 at the best: no temperature is too low
     if 0 < options.top_k < scaled.shape[-1]:
-        threshold = scaled.topk(options.top_k, dim=-1).values[..., -1:]
-        scaled = scaled.masked_fill(scaled < threshold, float("-inf"))
+        values, kept = scaled.topk(options.top_k, dim=-1)
+        scaled = torch.full_like(scaled, float("-inf")).scatter(-1, kept, values)
     cumulative = torch.softmax(scaled, dim=-1).cumsum(-1)
-    # Scaled by the total so that rounding never leaves a draw beyond the last word that may be said.
-    place = torch.searchsorted(cumulative, (draws[:, None] * cumulative[:, -1:]).clamp(min=1e-300))
-    return place[:, 0]
+    # Scaled by the total so that rounding never leaves a draw beyond the last word that may be said, and above
+    # zero so that none comes before the first.
+    least = torch.finfo(draws.dtype).tiny
+    place = torch.searchsorted(cumulative, (draws[:, None] * cumulative[:, -1:]).clamp(min=least))
+    return place[:, 0].clamp(max=cumulative.shape[-1] - 1)  # beyond it only of scores that are no numbers
 
 
 class _BeamSearch:
@@ -159,37 +172,33 @@ class _BeamSearch:
     Each step extends the open hypotheses of a picture by every word and keeps the best of them, as many as
     there are places not yet taken by finished ones. A picture is done when no place is open, or when the
     best open hypothesis could not beat the best finished one even if all its further words were certain:
-    scores only fall, so score / max_steps ** penalty bounds what it may still reach.
+    sums only fall, so sum / max_steps ** penalty bounds what it may still reach. So the best hypothesis is that
+    of a full search; of the others there may be fewer.
     """
 
     def __init__(self, decoder: Decoder, options: DecodingOptions, memory: Tensor, keep_attention: bool) -> None:
         self.decoder = decoder
         self.options = options
         self.keep_attention = keep_attention
-        self.images, self.regions = memory.shape[0], memory.shape[1]
-        self.device, self.steps = memory.device, options.max_length
-        beams = options.beam_size
-        shape = (self.images, beams, self.steps)
+        self.images, self.steps = memory.shape[0], options.max_length
+        self.device, self.dtype = memory.device, _score_type(memory)
         # The finished pool of every picture, best first; open ones join it when time is up.
-        self.pool_scores = torch.full((self.images, beams), float("-inf"), device=self.device)
-        self.pool = {
-            "tokens": torch.full(shape, PAD_ID, device=self.device),
-            "log_probs": torch.zeros(shape, device=self.device),
-        }
-        if keep_attention:
-            self.pool["attention"] = torch.zeros((*shape, self.regions), device=self.device)
+        self.pool_scores = torch.full(
+            (self.images, options.beam_size), float("-inf"), dtype=self.dtype, device=self.device
+        )
+        self.pool: dict[str, Tensor] = {}
 
     def run(self, state: DecoderState) -> list[list[Hypothesis]]:
         """Returns up to K hypotheses a picture, best first."""
         beams = self.options.beam_size
         alive = torch.arange(self.images, device=self.device)
-        sums = torch.full((self.images, 1), 0.0, device=self.device)
+        sums = torch.zeros((self.images, 1), dtype=self.dtype, device=self.device)
         words = torch.full((self.images, 1), START_ID, device=self.device)
         finished = torch.zeros(self.images, 1, dtype=torch.int64, device=self.device)
         trail: dict[str, Tensor] = {}
         for t in range(self.steps):
             output = self.decoder.step(words, state)
-            scores = next_log_probs(output.logits, self.options.allow_unk)
+            scores = next_log_probs(output.logits, self.options.allow_unk).to(self.dtype)
             vocabulary = scores.shape[-1]
             totals = (sums[:, :, None] + scores).flatten(1)
             sums, flat = totals.topk(min(beams, totals.shape[1]), dim=1)
@@ -224,7 +233,7 @@ class _BeamSearch:
     ) -> dict[str, Tensor]:
         """Returns the histories (b, K, t, ...) of the chosen hypotheses with this step appended."""
         batch = torch.arange(len(parents), device=self.device)[:, None]
-        new = {"tokens": words[..., None], "log_probs": step_probs[..., None].float()}
+        new = {"tokens": words[..., None], "log_probs": step_probs[..., None]}
         if self.keep_attention and attention is not None:
             new["attention"] = attention[batch, parents][:, :, None].float()
         if not trail:
@@ -235,12 +244,14 @@ class _BeamSearch:
         """Merges hypotheses that have just ended (sums (b, K), -inf = not one) into the pool."""
         scores = sums / length**self.options.length_penalty
         beams = self.pool_scores.shape[1]
-        merged = torch.cat([self.pool_scores[alive], scores.to(self.pool_scores.dtype)], dim=1)
+        merged = torch.cat([self.pool_scores[alive], scores], dim=1)
         best, place = merged.topk(beams, dim=1)
         batch = torch.arange(len(alive), device=self.device)[:, None]
         self.pool_scores[alive] = best
         for name, value in trail.items():
-            padded = self.pool[name].new_full((*value.shape[:2], *self.pool[name].shape[2:]), 0)
+            if name not in self.pool:
+                self.pool[name] = value.new_zeros(self.images, beams, self.steps, *value.shape[3:])
+            padded = value.new_zeros(*value.shape[:2], self.steps, *value.shape[3:])  # zero is PAD_ID, too
             padded[:, :, :length] = value
             self.pool[name][alive] = torch.cat([self.pool[name][alive], padded], dim=1)[batch, place]
 
@@ -257,7 +268,7 @@ class _BeamSearch:
     def _results(self) -> list[list[Hypothesis]]:
         attention = self.pool.get("attention")
         collected = _collect(self.pool["tokens"], self.pool["log_probs"], attention, self.options.length_penalty)
-        counts = torch.isfinite(self.pool_scores).sum(1).tolist()
+        counts = torch.isfinite(self.pool_scores).sum(1).clamp(min=1).tolist()  # 0 of scores that are no numbers
         return [hypotheses[:count] for hypotheses, count in zip(collected, counts, strict=True)]
 
 

@@ -11,8 +11,8 @@ import torch
 
 from seesay.captioner import Caption, Captioner
 from seesay.checkpoint import is_run
-from seesay.config import DecodingOptions
-from seesay.data.annotations import load_dataset
+from seesay.config import DataConfig, DecodingOptions
+from seesay.data.annotations import load_annotations, load_dataset, split_annotations
 from seesay.data.records import Annotation, Annotations
 from seesay.errors import DataError, ImageError
 from seesay.features import FeatureStore, JoinedStores, extract_features, store_path
@@ -88,16 +88,14 @@ def evaluate(
         annotations = load_dataset(data, captioner.run.config.data)
         items = _pictures(annotations, split)
         options = captioner.options(options)
-        source = _features(captioner, annotations, data, features, stores, progress)
+        source = _features(captioner, items, data, features, stores, progress)
         usable = [item for item in items if item.id in source] if source else items
         captions, unread = caption_split(captioner, usable, source, options)
         left_out = [item.id for item in items if item.id not in captions]
         problems = [*unread, *([_left_out(left_out)] if left_out else [])]
         predictions = {image_id: caption.text for image_id, caption in captions.items()}
     else:
-        from seesay.config import DataConfig
-
-        items = _pictures(load_dataset(data, DataConfig()), split)
+        items = _pictures(_references(data), split)
         predictions, problems = _match(read_predictions(Path(model)), items, Path(model))
     scored = [item for item in items if item.id in predictions]
     scores = compute_metrics(
@@ -173,7 +171,9 @@ def read_predictions(path: Path) -> dict[str, str]:
     predictions: dict[str, str] = {}
     try:
         rows = _READERS.get(path.suffix.lower(), _jsonl_rows)(path)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, OSError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} cannot be read as predictions: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
@@ -203,7 +203,7 @@ def _json_rows(path: Path) -> list[Any]:
 
 
 def _jsonl_rows(path: Path) -> list[Any]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut within captions
     return [json.loads(line) for line in lines if line.strip()]
 
 
@@ -228,9 +228,18 @@ def _pictures(annotations: Annotations, split: str) -> Sequence[Annotation]:
     return items
 
 
+def _references(data: str | Path) -> Annotations:
+    """Returns the captions that predictions are compared with, for which no picture has to be there."""
+    annotations = load_annotations(data, require_images=False)
+    if annotations.splits:
+        return annotations
+    settings = DataConfig()
+    return split_annotations(annotations, settings.split_fractions, settings.split_seed)
+
+
 def _features(
     captioner: Captioner,
-    annotations: Annotations,
+    items: Sequence[Annotation],
     data: str | Path,
     folder: str | Path,
     stores: Sequence[str | Path],
@@ -240,17 +249,15 @@ def _features(
     run, encoder = captioner.run, captioner.model.encoder
     if stores:
         joined = JoinedStores([FeatureStore(path) for path in stores])
-        if len(stores) == 1:
-            joined.stores[0].require(run.info.features)
+        joined.require(run.info.features)
         return joined
     if encoder is None:
         raise DataError(f"{run.folder} was trained on given feature stores; name them again with --store")
     if run.config.encoder.encoder_training != "cached":
         return None
-    used = {item.id: item.image for split in ("train", "val", "test") for item in annotations.split(split)}
     path = store_path(folder, data, encoder)
-    device = str(captioner.device)
-    extract_features(used, encoder, path, device=device, progress=progress)
+    pictures = {item.id: item.image for item in items}
+    extract_features(pictures, encoder, path, device=str(captioner.device), progress=progress)
     return JoinedStores([FeatureStore(path)])
 
 

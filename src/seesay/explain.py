@@ -13,7 +13,7 @@ from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
 from seesay.data.records import Annotation
 from seesay.errors import ConfigError, DataError
-from seesay.images import read_image, resize_image
+from seesay.images import read_image, resize_image, upright_rgb
 from seesay.visualise import attention_strip
 from seesay.visualise.report import write_atomically
 
@@ -58,8 +58,10 @@ def explain(
         ImageError: the picture cannot be read.
         ConfigError: the decoder has no attention, or its regions form no grid.
     """
-    image = picture if isinstance(picture, Image.Image) else read_image(picture)
-    caption = captioner.caption(image, options, attention=True)
+    # The file itself, not the opened picture: large JPEGs are shrunk as they are decoded, and the caption must
+    # be the one that `seesay caption` gives.
+    caption = captioner.caption(picture, options, attention=True)
+    image = upright_rgb(picture) if isinstance(picture, Image.Image) else read_image(picture)
     if caption.attention is None:
         kind = captioner.run.config.model.decoder
         raise ConfigError(f"the {kind} decoder of {captioner.run.folder} has no attention to show")

@@ -1,9 +1,10 @@
 """Configuration fields as flags of the command line: one definition, in `config`, serves both."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, get_args, get_origin
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from seesay.config import field_paths
 
@@ -21,9 +22,16 @@ def flags_of(name: str, *sections: str) -> Any:
             continue
         note = f"{field.metadata['help']} [default: {_readable(field.default)}]"
         several = get_origin(kind) is tuple
-        parameter = Parameter(help=note, group=groups[section], show_default=False, consume_multiple=several)
-        optional = list[get_args(kind)[0]] if several else kind  # type: ignore[misc]
-        annotated: Any = Annotated[optional | None, parameter]
+        item = get_args(kind)[0] if several else kind
+        parameter = Parameter(
+            help=note,
+            group=groups[section],
+            show_default=False,
+            consume_multiple=several,
+            converter=_whole_numbers if item is int else None,
+        )
+        # Not `| None`: then cyclopts would read the word none, which some fields take, as not given.
+        annotated: Any = Annotated[list[item] if several else item, parameter]  # type: ignore[valid-type]
         fields.append((leaf, annotated, dataclasses.field(default=None)))
     made = dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
     made.__module__ = __name__  # else it counts as Python's own `types`, which cyclopts does not look into
@@ -36,6 +44,17 @@ def given(flags: Any) -> dict[str, Any]:
         return {}
     values = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _whole_numbers(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Returns a flag's whole number, or several; cyclopts by itself would round 1.5 to 2."""
+    numbers = []
+    for token in tokens:
+        try:
+            numbers.append(int(token.value))
+        except ValueError:
+            raise ValueError(f"{token.value!r} is not a whole number") from None
+    return numbers if get_origin(kind) is list else numbers[0]
 
 
 def _readable(value: object) -> str:

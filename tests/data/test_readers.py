@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from seesay.data.annotations import Annotations, Box, load_annotations
@@ -172,6 +174,7 @@ def test_coco_2014_annotations_folder_beside_picture_folders(tmp_path: Path) -> 
     assert annotations.format == "coco"
     assert told(annotations) == {"1": ("train", ("A train .", "Two.")), "2": ("val", ("A val .", "Two."))}
     assert images(annotations, tmp_path) == ["train2014/COCO_train2014_1.jpg", "val2014/COCO_val2014_2.jpg"]
+    assert load_annotations(tmp_path / "annotations").items == annotations.items
     one = load_annotations(tmp_path / "annotations/captions_val2014.json")
     assert told(one) == {"2": ("val", ("A val .", "Two."))}
 
@@ -680,3 +683,47 @@ def test_columns_prefer_the_file_name_and_take_the_first_of_equal_names() -> Non
         "image-id",
     )
     assert find_columns(["image", "score"]) is None
+
+
+# Anything at all
+
+SEEDS = {
+    "x.token.txt": b"1.jpg#0\tA dog\n",
+    "dataset.json": karpathy([{"filename": "1.jpg", "split": "train", "sentences": [{"raw": "A"}]}]).encode(),
+    "captions_val2017.json": coco({1: "1.jpg"}, [(1, "A dog")]).encode(),
+    "list.json": b'[{"image": "1.jpg", "captions": ["A", 2, null]}]',
+    "map.json": b'{"1.jpg": ["A", {"raw": "B"}]}',
+    "x.csv": b'image,caption,split\n1.jpg,"A, b",train\n',
+    "x.tsv": b"1.jpg\tA dog\n",
+    "x.jsonl": b'{"image": "1.jpg", "caption": "A", "boxes": [{"label": "a", "x": 1}], "split": 3}\n',
+    "1.txt": b"A dog\n",
+}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(sorted(SEEDS)),
+    place=st.floats(0, 1),
+    patch=st.one_of(st.binary(max_size=6), st.sampled_from([b"null", b"[]", b"{}", b"7", b'"', b"\r", b"\xff", b"\0"])),
+    cut=st.integers(0, 12),
+)
+def test_damaged_files_are_read_or_refused_with_one_line(
+    tmp_path: Path, name: str, place: float, patch: bytes, cut: int
+) -> None:
+    put(tmp_path, "1.jpg")
+    seed = SEEDS[name]
+    start = int(place * len(seed))
+    (tmp_path / name).write_bytes(seed[:start] + patch + seed[start + cut :])
+    told_lines: tuple[str, ...] = ()
+    try:
+        annotations = load_annotations(tmp_path / name if name != "1.txt" else tmp_path)
+    except DataError as error:
+        told_lines = (str(error),)
+    else:
+        told_lines = annotations.problems
+        for item in annotations:
+            assert item.captions
+            assert all(caption == caption.strip() != "" for caption in item.captions)
+    finally:
+        (tmp_path / name).unlink()
+    assert all(len(line.splitlines()) == 1 for line in told_lines)

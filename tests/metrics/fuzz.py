@@ -2,13 +2,15 @@
 
 import random
 
-PIECES = (
-    "dog the A U.S U.S. Mr. Mr etc. No. no cannot gonna 'tis I'm don't DON'T can't it's dogs' o'clock 'em 'n' y'all Ol' "
-    "t-shirt well-known 5 12 3.5 1,000 1/2 3/4 9:30 5'10\" 1990s '90s $5 US$ # @ @foo #bar foo@bar.com www.foo.com "
-    "http://a.b/c?d=e foo.com <b> </b> <br/> & &amp; &lt; &quot; and/or :) :-( ;) ^_^ ... -- - ! ? ?! , ; : \" ' ` '' "
-    "`` ( ) [ ] { } “ ” ‘ ’ – — … été naïve 你好 😀 € £5 ½ * ** _ __ / \\ | ~ + = % ^ x.y.z a.m. p.m. Inc. St. 's 'll "
-    "n't -x x- 123-456-7890 (123) 555-1234 12/12/12 R&B Q&A"
-).split(" ")
+PIECES = tuple(
+    """
+    dog the A U.S U.S. Mr. Mr etc. No. no cannot gonna 'tis I'm don't DON'T can't it's dogs' o'clock 'em 'n'
+    y'all Ol' t-shirt well-known 5 12 3.5 1,000 1/2 3/4 9:30 5'10" 1990s '90s $5 US$ # @ @foo #bar foo@bar.com
+    www.foo.com http://a.b/c?d=e foo.com <b> </b> <br/> & &amp; &lt; &quot; and/or :) :-( ;) ^_^ ... -- - ! ?
+    ?! , ; : " ' ` '' `` ( ) [ ] { } “ ” ‘ ’ – — … été naïve 你好 😀 € £5 ½ * ** _ __ / \\ | ~ + = % ^ x.y.z a.m.
+    p.m. Inc. St. 's 'll n't -x x- 123-456-7890 (123) 555-1234 12/12/12 R&B Q&A
+    """.split()  # noqa: SIM905
+)
 
 ALPHABETS = (
     tuple("abAB12 '-.\""),
@@ -17,13 +19,13 @@ ALPHABETS = (
     tuple("0123456789 .,:/-$()+'\"%#"),
     tuple("<>&;abc =/!?'\"-ltgamp#1"),
     tuple(":;=-o*'()[]{}DPpd|\\@ <>^_.x~"),
-    (*"foo .com .net www. http:// @ / . - a x _ : ? = & 1 # .org .edu .html .jpg".split(" "), "b ", " "),
+    ("foo", ".com", ".net", "www.", "http://", *"@/.-ax_:?=&1# ", ".org", ".edu", ".html", ".jpg", "b "),
     tuple(map(chr, (*range(0, 10), *range(14, 33), *range(65, 75)))),
 )
 
 
 def odd_strings(count: int, seed: int) -> list[str]:
-    """Returns random strings: difficult words with and without spaces, and characters of difficult alphabets."""
+    """Returns random strings: difficult words with and without spaces, and difficult alphabets."""
     draw = random.Random(seed)
     return [_odd_string(draw, number % (len(ALPHABETS) + 3)) for number in range(count)]
 

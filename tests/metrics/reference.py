@@ -36,7 +36,10 @@ def reference_scores(
     return corpus, per_image
 
 
-WORDS = tuple("a the man woman dog cat ball red blue big small runs sits jumps on in near with grass water".split(" "))
+WORDS = (
+    *("a", "the", "man", "woman", "dog", "cat", "ball", "red", "blue", "big", "small"),
+    *("runs", "sits", "jumps", "on", "in", "near", "with", "grass", "water"),
+)
 
 
 def random_captions(pictures: int, seed: int, most: int = 5) -> tuple[list[str], list[list[str]]]:

@@ -51,8 +51,7 @@ def load_annotations(path: str | Path, format: str = "auto", *, require_images: 
     recognised = recognise(source, format)
     reading = recognised.read()
     reading.problems[:0] = recognised.remarks
-    root = source if source.is_dir() else root_of(source)
-    return assemble(reading, source, root, recognised.format, require_images)
+    return assemble(reading, source, root_of(source), recognised.format, require_images)
 
 
 def load_dataset(path: str | Path, config: DataConfig) -> Annotations:

@@ -148,10 +148,20 @@ class CaptionBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the place of the next batch."""
-        return {"epoch": self.epoch, "position": self._position}
+        return {"epoch": self.epoch, "position": self._position, "of": [len(self.examples), self.captions]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to the place that `state_dict` gave."""
+        """Goes to the place that `state_dict` gave.
+
+        Raises:
+            DataError: that was a place in other data.
+        """
+        there, here = state.get("of"), [len(self.examples), self.captions]
+        if there is not None and there != here:
+            raise DataError(
+                f"the saved state is of a training on {there[0]} pictures with {there[1]} captions, but the data has "
+                f"{here[0]} with {here[1]}: put the data back as it was, or start again with --overwrite"
+            )
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
 
     def __iter__(self) -> Iterator[Batch]:

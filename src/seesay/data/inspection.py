@@ -25,6 +25,7 @@ _BREAK_STEP = 70.0  # grey levels by which the rows jump
 _BREAK_COLUMNS = 0.85  # share of the columns that jump the same way
 _BREAK_CORRELATION = 0.6  # of the rows above and below: the contents go on
 _BREAK_TEXTURE = 15.0  # deviation of both rows: a correlation of flat rows says nothing
+_BREAK_SHIFT = 0.9  # of the step, by which the darkest or brightest pixels of the rest move too
 _ANALYSED_SIDE = 512
 
 
@@ -173,6 +174,6 @@ def _base_level_break(grey: NDArray[np.float32]) -> int | None:
         # The darkest (or brightest) pixels move with the base level: nothing below is as dark as above.
         quantile = 2 if sign > 0 else 98
         shift = np.percentile(grey[row + 2 :], quantile) - np.percentile(grey[: row + 1], quantile)
-        if shift * sign >= abs(steps[row]):
+        if shift * sign >= _BREAK_SHIFT * abs(steps[row]):
             return int(row) + 1
     return None

@@ -167,8 +167,11 @@ def split_of_folder(name: str) -> str | None:
 
 
 def name_some(names: Sequence[str], most: int = 5) -> str:
-    """Returns the first names joined by commas, and how many more there are."""
-    shown = ", ".join(names[:most])
+    """Returns the first names joined by commas, and how many more there are.
+
+    What no terminal shows (line breaks, escape sequences from a hostile file) becomes a question mark.
+    """
+    shown = ", ".join("".join(c if c.isprintable() else "?" for c in name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 

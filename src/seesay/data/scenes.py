@@ -19,10 +19,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from seesay.data.annotations import Annotation, Annotations, Box, write_annotations
 from seesay.errors import ConfigError, DataError
 
-SHAPES = ("circle", "ring", "square", "triangle", "star", "cross", "heart")
+SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLOURS = {
     "red": (214, 40, 40),
-    "orange": (247, 136, 28),
     "yellow": (247, 208, 30),
     "green": (48, 158, 74),
     "blue": (40, 98, 212),
@@ -30,7 +29,7 @@ COLOURS = {
     "black": (40, 40, 46),
 }
 TEXTURES = ("", "striped", "dotted")  # a plain object's texture is not spoken of
-SIZES = {"large": 0.38, "": 0.28, "small": 0.20, "tiny": 0.14}  # side of an object over the picture's
+SIZES = {"large": 0.46, "": 0.34, "small": 0.25, "tiny": 0.17}  # side of an object over the picture's
 _ROLES = (  # sizes of target, landmark and distractors: always descending, so who is who can be seen
     ("large", "", "small"),
     ("large", "", "tiny"),
@@ -38,12 +37,12 @@ _ROLES = (  # sizes of target, landmark and distractors: always descending, so w
     ("", "small", "tiny"),
 )
 
-# A relation: how "X ... Y" is said (the commoner wording first), and how "Y with X ..." is.
+# A relation: how "X ... Y" is said, and how "Y with X ..." is.
 _RELATIONS = {
-    "left": (("to the left of", "left of"), "on its left"),
-    "right": (("to the right of", "right of"), "on its right"),
-    "above": (("above", "over"), "above it"),
-    "below": (("below", "under"), "below it"),
+    "left": ("to the left of", "on its left"),
+    "right": ("to the right of", "on its right"),
+    "above": ("above", "above it"),
+    "below": ("below", "below it"),
 }
 _TEMPLATES = {  # a and b: target and landmark; ab: how a lies to b; ba: how b lies to a; its: the same, short
     "{a} is {ab} {b}": 4,
@@ -208,36 +207,29 @@ def _relation(a: Thing, b: Thing) -> str:
     return "above" if a.y < b.y else "below"
 
 
-def _places(x: float, y: float) -> tuple[str, ...]:
-    """Returns the ways to say where in the picture a centre lies."""
+def _place(x: float, y: float) -> str:
+    """Returns where in the picture a centre lies."""
     column, row = (next(i for i, (_, high) in enumerate(_ZONES) if centre <= high) for centre in (x, y))
     horizontal, vertical = ("left", "", "right")[column], ("top", "", "bottom")[row]
     if horizontal and vertical:
-        return f"in the {vertical} {horizontal} corner", f"at the {vertical} {horizontal}"
+        return f"in the {vertical} {horizontal} corner"
     if vertical:
-        return (f"at the {vertical}",)
-    return (f"on the {horizontal}",) if horizontal else ("in the middle",)
+        return f"at the {vertical}"
+    return f"on the {horizontal}" if horizontal else "in the middle"
 
 
 def _write_captions(a: Thing, b: Thing, rng: random.Random) -> tuple[str, ...]:
     """Returns five different sentences about target and landmark."""
-    (ab_wordings, _), (ba_wordings, its) = _RELATIONS[_relation(a, b)], _RELATIONS[_relation(b, a)]
+    (ab, _), (ba, its) = _RELATIONS[_relation(a, b)], _RELATIONS[_relation(b, a)]
     # Sorting by u ** (1 / weight) draws without replacement, each with a chance that grows with its weight.
     order = sorted(_TEMPLATES, key=lambda template: -(rng.random() ** (1 / _TEMPLATES[template])))
-    captions = []
-    for template in order[:5]:
-        ab, ba = (rng.choices(wordings, (3, 1))[0] for wordings in (ab_wordings, ba_wordings))
-        place = rng.choice(_places(a.x, a.y))
-        captions.append(template.format(a=_describe(a, rng), b=_describe(b, rng), ab=ab, ba=ba, its=its, place=place))
-    return tuple(captions)
+    words = {"a": _describe(a), "b": _describe(b), "ab": ab, "ba": ba, "its": its, "place": _place(a.x, a.y)}
+    return tuple(template.format(**words) for template in order[:5])
 
 
-def _describe(thing: Thing, rng: random.Random) -> str:
-    """Returns a noun phrase; colour and shape, which no two objects share, are always said."""
-    size = thing.size if rng.random() < 0.75 else ""
-    texture = thing.texture if rng.random() < 0.85 else ""
-    phrase = _join(size, thing.colour, texture, thing.shape)
-    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+def _describe(thing: Thing) -> str:
+    """Returns a noun phrase with all that sets the object apart."""
+    return _join("a", thing.size, thing.colour, thing.texture, thing.shape)  # no size or colour wants "an"
 
 
 def _join(*words: str) -> str:
@@ -246,11 +238,11 @@ def _join(*words: str) -> str:
 
 def vocabulary() -> frozenset[str]:
     """Returns every word that captions of scenes can hold."""
-    places = (phrase for x in (0.3, 0.5, 0.7) for y in (0.3, 0.5, 0.7) for phrase in _places(x, y))
-    relations = (phrase for wordings, its in _RELATIONS.values() for phrase in (*wordings, its))
+    places = (_place(x, y) for x in (0.3, 0.5, 0.7) for y in (0.3, 0.5, 0.7))
+    relations = (phrase for both in _RELATIONS.values() for phrase in both)
     frames = (word for template in _TEMPLATES for word in template.split() if not word.startswith("{"))
     said_sizes = {size for roles in _ROLES for size in roles[:2] if size}
-    phrases = (*SHAPES, *COLOURS, *TEXTURES, *said_sizes, *places, *relations, *frames, "a an")
+    phrases = (*SHAPES, *COLOURS, *TEXTURES, *said_sizes, *places, *relations, *frames, "a")
     return frozenset(word for phrase in phrases for word in phrase.split())
 
 

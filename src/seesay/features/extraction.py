@@ -5,9 +5,8 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +97,10 @@ def extract_features(
         done = len(sources) - len(todo)
         jobs = [(row, sources[store.ids[row]]) for row in todo]
         loaded = prefetch(lambda job: _load(job, encoder), jobs, workers, ahead=4 * batch_size)
-        while batch := list(islice(loaded, batch_size)):
+        # A batch is what lacks of a block of rows whose place is fixed: a picture's last bits depend on the batch
+        # it is encoded in, and a broken extraction must come out as an unbroken one.
+        for _, block in groupby(todo, lambda row: row // batch_size):
+            batch = list(islice(loaded, len(list(block))))
             readable = [(row, pixels) for row, pixels, _ in batch if pixels is not None]
             unreadable += [error for _, _, error in batch if error]
             for row, pixels, _ in batch:
@@ -108,7 +110,7 @@ def extract_features(
                 begun = time.perf_counter()
                 features = _encode([pixels for _, pixels in readable], encoder, device)
                 encoder_seconds += time.perf_counter() - begun
-                _write(store, [row for row, _ in readable], features)
+                store.write([row for row, _ in readable], features)
                 extracted += len(readable)
             done += len(batch)
             if progress:
@@ -152,12 +154,3 @@ def round_features(features: torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(rounded).all()):
         raise EncoderError("the encoder's features do not fit float16; choose another layer")
     return rounded
-
-
-def _write(store: FeatureStore, rows: Sequence[int], features: Any) -> None:
-    """Writes features to their rows, neighbours in one go."""
-    begin = 0
-    for end in range(1, len(rows) + 1):
-        if end == len(rows) or rows[end] != rows[end - 1] + 1:
-            store.write(rows[begin], features[begin:end])
-            begin = end

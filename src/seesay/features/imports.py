@@ -1,8 +1,12 @@
 """Features that others computed: one .npy a picture, .npz archives, or HDF5, with any number of regions."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +32,13 @@ def import_features(source: str | Path, images: Mapping[str, str], path: Path) -
         path: the store to write; pictures may have different numbers of regions, which become the mask.
 
     Raises:
-        FeatureStoreError: nothing fits, or the arrays have different widths.
+        FeatureStoreError: nothing fits, a file is damaged, or the arrays have different widths.
     """
     source = Path(source)
     identity = {"imported": source.name}
     if path.exists():
         FeatureStore(path).require(identity)
-    with _Opened(source) as read:
+    with _opened(source) as read:
         shapes = {
             image_id: array.shape
             for image_id, image in images.items()
@@ -59,24 +63,24 @@ def _fill(path: Path, images: Mapping[str, str], read: Reader) -> None:
             array = _regions_of(read(image_id, image), image_id)
             if array is None or store.status[row] == DONE:
                 continue
-            if not np.isfinite(array.astype(np.float16)).all():
-                raise FeatureStoreError(f"features of picture {image_id!r} do not fit float16")
             padded = np.zeros((1, store.regions, store.feature_size), np.float16)
-            padded[0, : len(array)] = array
-            store.write(row, padded, [len(array)])
+            with np.errstate(over="ignore"):  # it is told of in our words
+                padded[0, : len(array)] = array
+            if not np.isfinite(padded).all():
+                raise FeatureStoreError(f"features of picture {image_id!r} do not fit float16")
+            store.write([row], padded, [len(array)])
 
 
 def _regions_of(array: NDArray[Any] | None, image_id: str) -> NDArray[Any] | None:
     """Returns (N, F) of (F,), (N, F) or (rows, columns, F)."""
     if array is None:
         return None
-    if array.ndim == 1:
-        return array[None]
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise FeatureStoreError(f"features of picture {image_id!r} have the shape {array.shape}; wanted (N, F)")
-    return array.reshape(-1, array.shape[-1])
+    shape = array.shape[1:] if array.ndim == 4 and array.shape[0] == 1 else array.shape
+    if len(shape) not in (1, 2, 3) or 0 in shape or array.dtype.kind not in "fiu":
+        raise FeatureStoreError(
+            f"features of picture {image_id!r} are {array.dtype} of the shape {array.shape}; wanted numbers (N, F)"
+        )
+    return array.reshape(-1, shape[-1])
 
 
 def _square(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
@@ -85,60 +89,58 @@ def _square(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     return (side, side) if counts == {side * side} else None
 
 
-class _Opened:
-    """A source of arrays opened for the length of a `with`."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-        self._file: Any = None
-
-    def __enter__(self) -> Reader:
-        if self.source.is_dir():
-            return self._from_folder
-        if not self.source.is_file():
-            raise FeatureStoreError(f"no features at {self.source}")
-        if self.source.suffix.lower() in _HDF5:
-            self._file = _open_hdf5(self.source)
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[Reader]:
+    """Yields the reader of a source of arrays, which works within the `with`."""
+    if source.is_dir():
+        yield partial(_from_folder, source)
+        return
+    if not source.is_file():
+        raise FeatureStoreError(f"no features at {source}")
+    with contextlib.ExitStack() as stack:
+        if source.suffix.lower() in _HDF5:
+            file: Any = stack.enter_context(_open_hdf5(source))
         else:
-            try:
-                self._file = np.load(self.source, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise FeatureStoreError(f"{self.source} is not a readable .npz or HDF5 file") from error
-        if "features" in self._file and "ids" in self._file:
-            return self._from_table()
-        return self._from_file
+            stream = stack.enter_context(source.open("rb"))
+            with _readable(source):
+                file = stack.enter_context(_open_npz(stream, source))
+        table = "features" in file and "ids" in file
+        yield _table_reader(source, file) if table else partial(_from_file, source, file)
 
-    def __exit__(self, *ignored: object) -> None:
-        if self._file is not None:
-            self._file.close()
 
-    def _from_folder(self, image_id: str, image: str) -> NDArray[Any] | None:
-        for name in _names(image_id, image):
-            for suffix in (".npy", ".npz"):
-                path = self.source / f"{name}{suffix}"
-                if path.is_file():
-                    return _load_array(path)
-        return None
+def _from_folder(source: Path, image_id: str, image: str) -> NDArray[Any] | None:
+    for name in _names(image_id, image):
+        for suffix in (".npy", ".npz"):
+            path = source / f"{name}{suffix}"
+            if path.is_file():
+                return _load_array(path)
+    return None
 
-    def _from_file(self, image_id: str, image: str) -> NDArray[Any] | None:
-        for name in _names(image_id, image):
-            if name in self._file:
-                entry = self._file[name]
-                if hasattr(entry, "keys"):  # a group of HDF5: its array goes by a usual name
-                    entry = next((entry[key] for key in _ARRAY_NAMES if key in entry), None)
-                return None if entry is None else np.asarray(entry)
-        return None
 
-    def _from_table(self) -> Reader:
-        ids = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in self._file["ids"][:]]
-        rows = {name: row for row, name in enumerate(ids)}
-        features = self._file["features"]
+def _from_file(source: Path, file: Any, image_id: str, image: str) -> NDArray[Any] | None:
+    """Reads from an .npz or HDF5 file with an array, or a group of arrays, a picture."""
+    with _readable(source):
+        entry: Any = next((file[name] for name in _names(image_id, image) if name in file), None)
+        if hasattr(entry, "keys"):  # a group of HDF5: its array goes by a usual name
+            entry = next((entry[key] for key in _ARRAY_NAMES if key in entry), None)
+        return None if entry is None else np.asarray(entry)
 
-        def read(image_id: str, image: str) -> NDArray[Any] | None:
-            row = next((rows[name] for name in _names(image_id, image) if name in rows), None)
+
+def _table_reader(source: Path, file: Any) -> Reader:
+    """Returns the reader of a file with `features` of all pictures beside their `ids`."""
+    with _readable(source):
+        ids = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in file["ids"][:]]
+        features = file["features"]
+    if len(ids) != len(features):
+        raise FeatureStoreError(f"{source} has {len(ids)} ids but features of {len(features)} pictures")
+    rows = {name: row for row, name in enumerate(ids)}
+
+    def read(image_id: str, image: str) -> NDArray[Any] | None:
+        row = next((rows[name] for name in _names(image_id, image) if name in rows), None)
+        with _readable(source):
             return None if row is None else np.asarray(features[row])
 
-        return read
+    return read
 
 
 def _names(image_id: str, image: str) -> list[str]:
@@ -147,17 +149,37 @@ def _names(image_id: str, image: str) -> list[str]:
 
 
 def _load_array(path: Path) -> NDArray[Any]:
+    with _readable(path), path.open("rb") as stream:
+        loaded = np.load(stream, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            name = next((key for key in _ARRAY_NAMES if key in loaded), loaded.files[0] if loaded.files else "")
+            if name:
+                return np.asarray(loaded[name])
+    raise FeatureStoreError(f"{path} holds no array")
+
+
+def _open_npz(stream: IO[bytes], source: Path) -> Any:
+    file = np.load(stream, allow_pickle=False)
+    if isinstance(file, np.ndarray):
+        raise FeatureStoreError(
+            f"{source} is one array, which does not say whose features it holds; name a folder with a .npy a picture, "
+            "an .npz or an HDF5 file"
+        )
+    return file
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what NumPy and h5py raise over damaged files, and over pickled objects, into one line."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FeatureStoreError(f"{path} is not a readable array: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        name = next((key for key in _ARRAY_NAMES if key in loaded), loaded.files[0] if loaded.files else "")
-        if not name:
-            raise FeatureStoreError(f"{path} holds no array")
-        return np.asarray(loaded[name])
+        yield
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, FeatureStoreError):
+            raise
+        reason = " ".join(str(error).split())
+        raise FeatureStoreError(f"{path} cannot be read as arrays: {reason}") from error
 
 
 def _open_hdf5(path: Path) -> Any:
@@ -165,7 +187,5 @@ def _open_hdf5(path: Path) -> Any:
         import h5py
     except ImportError as error:
         raise MissingDependencyError("h5py", "hdf5", f"reading {path.name}") from error
-    try:
+    with _readable(path):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise FeatureStoreError(f"{path} is not a readable HDF5 file") from error

@@ -5,7 +5,9 @@ moment goes on where it stopped: a row is marked only after its numbers are writ
 any safetensors library; its metadata says which encoder made it.
 """
 
+import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -71,9 +73,7 @@ class FeatureStore:
             FeatureStoreError: no such file, or not a whole feature store.
         """
         self.path = Path(path)
-        header, start = _read_header(self.path)
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+        entries, metadata, start = _read_header(self.path)
         self.identity: dict[str, Any] = metadata["identity"]
         self._grid: tuple[int, int] | None = tuple(metadata["grid"]) if metadata["grid"] else None
         mode = "r+" if writable else "r"
@@ -127,9 +127,18 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Flushes and closes a store that was opened for writing."""
-        if self._file is not None:
+        """Flushes and closes a store that was opened for writing.
+
+        Raises:
+            FeatureStoreError: the disk is full or broken.
+        """
+        if self._file is None:
+            return
+        try:
             os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _disk_error(self.path, error) from error
+        finally:
             self._file.close()
             self._file = None
 
@@ -148,11 +157,11 @@ class FeatureStore:
             return features, None
         return features, np.arange(self.regions)[None] < self._regions[rows][:, None]
 
-    def write(self, first: int, features: NDArray[np.float16], regions: Sequence[int] | None = None) -> None:
-        """Fills consecutive rows and marks them done, in this order.
+    def write(self, rows: Sequence[int], features: NDArray[np.float16], regions: Sequence[int] | None = None) -> None:
+        """Fills rows, and when all of them are filled marks them done.
 
         Args:
-            first: row of the first picture.
+            rows: the rows, ascending.
             features: (B, N, F).
             regions: real regions of each picture; None = N.
 
@@ -161,17 +170,22 @@ class FeatureStore:
         """
         if self._file is None:
             raise FeatureStoreError(f"feature store {self.path} is open for reading only")
-        stride = self.regions * self.feature_size * 2
-        data = np.ascontiguousarray(features, np.float16).reshape(-1).view(np.uint8).data
-        done = 0
+        begin = 0
         try:
-            while done < len(data):
-                done += os.pwrite(self._file.fileno(), data[done:], self._start + first * stride + done)
+            for end in range(1, len(rows) + 1):
+                if end == len(rows) or rows[end] != rows[end - 1] + 1:  # neighbours in one go
+                    self._write_run(self._file.fileno(), rows[begin], features[begin:end])
+                    begin = end
         except OSError as error:
             raise _disk_error(self.path, error) from error
-        last = first + len(features)
-        self._regions[first:last] = self.regions if regions is None else regions
-        self.status[first:last] = DONE
+        self._regions[rows] = self.regions if regions is None else regions
+        self.status[rows] = DONE
+
+    def _write_run(self, descriptor: int, first: int, features: NDArray[np.float16]) -> None:
+        data = np.ascontiguousarray(features, np.float16).reshape(-1).view(np.uint8).data
+        place, done = self._start + first * self.regions * self.feature_size * 2, 0
+        while done < len(data):
+            done += os.pwrite(descriptor, data[done:], place + done)
 
     def mark_unreadable(self, row: int) -> None:
         """Notes that a picture could not be read; a later extraction tries it again."""
@@ -229,6 +243,21 @@ class JoinedStores:
             return self.stores[0].identity
         return {"joined": [store.identity for store in self.stores]}
 
+    def require(self, identity: Mapping[str, Any]) -> None:
+        """Refuses the stores if others, or others' encoders, are wanted.
+
+        Raises:
+            FeatureStoreError: names what differs.
+        """
+        wanted = identity.get("joined", [identity])
+        if len(wanted) != len(self.stores):
+            raise FeatureStoreError(
+                f"{len(self.stores)} feature stores are given ({_describe(self.identity)}), but {len(wanted)} wanted: "
+                f"{_describe(identity)}"
+            )
+        for store, part in zip(self.stores, wanted, strict=True):
+            store.require(part)
+
     def __contains__(self, image_id: object) -> bool:
         return all(image_id in store for store in self.stores)
 
@@ -263,14 +292,44 @@ def create_store(
 ) -> None:
     """Makes an empty store of its final size, or one that continues the store at `path`.
 
-    A store that is there keeps its rows, copied as they are; the pictures it lacks are appended.
+    A store that is there keeps its rows; the pictures it lacks are appended, and where these have more regions
+    all rows get room for as many.
 
     Raises:
-        FeatureStoreError: not enough room on the disk; nothing is left behind.
+        FeatureStoreError: the store there has features of another width, or there is not enough room on the
+            disk; nothing is left behind.
     """
     old = FeatureStore(path) if path.exists() else None
-    known = set(old.ids) if old else set()
-    ids = [*(old.ids if old else []), *(image_id for image_id in dict.fromkeys(ids) if image_id not in known)]
+    if old and old.feature_size != feature_size:
+        raise FeatureStoreError(
+            f"{path} holds features of width {old.feature_size}, which those of width {feature_size} cannot join; "
+            "delete it or name another file"
+        )
+    if old and (old.regions, old.grid) != (regions, grid):
+        regions, grid = max(regions, old.regions), None
+    ids = list(dict.fromkeys([*(old.ids if old else []), *ids]))
+    head, size = _layout(ids, regions, feature_size, {"format": _FORMAT, "identity": dict(identity), "grid": grid})
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left_by_a_killed_one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+            left_by_a_killed_one.unlink()
+        with temporary.open("w+b") as file:
+            _reserve(file.fileno(), size, path)
+            file.write(head)
+            if old:
+                file.write(_padded(old.status, len(ids)) + _padded(old._regions, len(ids)))
+                _copy_rows(old, file, 2 * regions * feature_size)
+        temporary.replace(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _layout(ids: Sequence[str], regions: int, feature_size: int, metadata: Mapping[str, Any]) -> tuple[bytes, int]:
+    """Returns the bytes of a store up to `status`, and how many it has in all."""
     blob = json.dumps(ids).encode()
     blob += b" " * (-len(blob) % 8)
     shapes = {
@@ -279,34 +338,25 @@ def create_store(
         "regions": ("I32", [len(ids)], 4 * len(ids)),
         "features": ("F16", [len(ids), regions, feature_size], 2 * len(ids) * regions * feature_size),
     }
-    metadata = json.dumps({"format": _FORMAT, "identity": dict(identity), "grid": grid})
-    header: dict[str, Any] = {"__metadata__": {_METADATA_KEY: metadata}}
+    header: dict[str, Any] = {"__metadata__": {_METADATA_KEY: json.dumps(metadata)}}
     offset = 0
     for name, (kind, shape, size) in shapes.items():
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w+b") as file:
-            _reserve(file.fileno(), 8 + len(text) + offset, path)
-            file.write(struct.pack("<Q", len(text)) + text + blob)
-            if old:
-                file.write(_padded(old.status, len(ids)) + _padded(old._regions, len(ids)))
-                _copy_rows(old, file)
-        temporary.replace(path)
-    except OSError as error:
-        raise _disk_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    return struct.pack("<Q", len(text)) + text + blob, 8 + len(text) + offset
 
 
-def _copy_rows(old: FeatureStore, file: Any) -> None:
-    flat = old._features.reshape(-1).view(np.uint8)
-    for begin in range(0, len(flat), _COPY_BYTES):
-        file.write(flat[begin : begin + _COPY_BYTES].data)
+def _copy_rows(old: FeatureStore, file: Any, stride: int) -> None:
+    """Copies the rows of a store to where `file` stands, each at the begin of `stride` bytes."""
+    rows = old._features.reshape(len(old), -1).view(np.uint8)
+    begin, missing = file.tell(), stride - rows.shape[1]
+    step = max(1, _COPY_BYTES // stride)
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        file.write(np.pad(part, ((0, 0), (0, missing))).data if missing else part.data)
+    assert file.tell() == begin + len(old) * stride
 
 
 def _padded(values: NDArray[np.int32], length: int) -> bytes:
@@ -321,10 +371,13 @@ def _reserve(descriptor: int, size: int, path: Path) -> None:
             f"{path} needs {size / 1e9:.2f} GB but {free / 1e9:.2f} GB are free on its disk; "
             "make room or choose another folder with --features"
         )
+    os.ftruncate(descriptor, size)
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:  # some network file systems cannot
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
 def _disk_error(path: Path, error: OSError) -> FeatureStoreError:
@@ -335,21 +388,25 @@ def _disk_error(path: Path, error: OSError) -> FeatureStoreError:
     return FeatureStoreError(f"cannot write {path}: {error.strerror}")
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Returns where the arrays lie, our metadata, and the offset that the places count from."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise ValueError("header longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
-            header["__metadata__"][_METADATA_KEY]
+        metadata = json.loads(header.pop("__metadata__")[_METADATA_KEY])
+        version = metadata["format"]
     except FileNotFoundError as error:
         raise FeatureStoreError(f"no feature store at {path}; make one with: seesay extract DATA") from error
     except OSError as error:
         raise FeatureStoreError(f"cannot read the feature store {path}: {error.strerror}") from error
-    except (ValueError, KeyError, struct.error, TypeError) as error:
+    except (ValueError, KeyError, struct.error, TypeError, AttributeError) as error:
         raise FeatureStoreError(f"{path} is not a feature store of seesay, or is damaged") from error
-    return header, 8 + length
+    if version != _FORMAT:
+        raise FeatureStoreError(f"{path} was written by another version of seesay; delete it and extract again")
+    return header, metadata, 8 + length
 
 
 def _describe(identity: Mapping[str, Any]) -> str:

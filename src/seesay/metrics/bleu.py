@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from seesay.metrics.ngrams import MAX_ORDER, ReferenceNgrams
 
-# Added to numerators and denominators by the COCO evaluation, so that an order without n-grams gives no 0 / 0.
+# The COCO evaluation adds these to numerators and denominators, so that no n-grams give no 0 / 0.
 TINY = 1e-15
 SMALL = 1e-9
 
@@ -22,8 +22,8 @@ def bleu_statistics(references: ReferenceNgrams, hypotheses: Sequence[Sequence[i
         hypotheses: token ids of one hypothesis for each picture, in the same order.
 
     Returns:
-        One row a picture, (B, 10): the two lengths, 4 counts of n-grams said, 4 of those also in a reference, each
-        n-gram counting at most as often as the reference that has it most.
+        One row a picture, (B, 10): the two lengths, 4 counts of n-grams said, 4 of those also in a reference,
+        each n-gram counting at most as often as the reference that has it most.
     """
     images = np.arange(references.images)
     length = np.fromiter(map(len, hypotheses), np.int64, references.images)
@@ -51,7 +51,7 @@ def _closest_lengths(references: ReferenceNgrams, length: npt.NDArray[np.int64])
 
 
 def bleu_from_statistics(statistics: Floats) -> Floats:
-    """Returns BLEU-1 to BLEU-4, (..., 4), from statistics of one picture or summed over several, (..., 10)."""
+    """Returns BLEU-1 to BLEU-4, (..., 4), from statistics of a picture or summed over several, (..., 10)."""
     said, matched = statistics[..., 2 : 2 + MAX_ORDER], statistics[..., 2 + MAX_ORDER :]
     precision = np.cumprod((matched + TINY) / (said + SMALL), axis=-1)
     means: Floats = precision ** (1.0 / np.arange(1, MAX_ORDER + 1))

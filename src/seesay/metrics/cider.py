@@ -1,4 +1,4 @@
-"""CIDEr (Vedantam et al. 2015): how much a caption says what the references of its picture, but not others', say."""
+"""CIDEr (Vedantam et al. 2015): words shared with a picture's references count the more, the rarer elsewhere."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,9 +15,9 @@ Ints = npt.NDArray[np.int64]
 class Cider:
     """CIDEr against fixed references, whose document frequencies are counted once.
 
-    The variant `D` is CIDEr-D (section 5 of the paper), the one that COCO's evaluation and the literature print as
-    "CIDEr": counts clipped to the reference's, a Gaussian penalty on the difference in length, times 10. The variant
-    `plain` is equation 2 of the paper: a mean of cosines, 0 to 1. Neither stems words.
+    The variant `D` is CIDEr-D (section 5 of the paper), the one that COCO's evaluation and the literature
+    print as "CIDEr": counts clipped to the reference's, a Gaussian penalty on the difference in length, times
+    10. The variant `plain` is equation 2 of the paper: a mean of cosines, 0 to 1. Neither stems words.
 
     Args:
         references: token ids of each reference of each picture, or their table.
@@ -53,7 +53,7 @@ class Cider:
 
         Args:
             hypotheses: token ids, without padding or marks of start and end (unless the references have them).
-            images: index of each hypothesis' picture among the references; all pictures in order by default.
+            images: index of each hypothesis' picture in the references; by default every picture in order.
         """
         table = self.references
         image = np.arange(table.images) if images is None else np.asarray(images, np.int64)

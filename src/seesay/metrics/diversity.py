@@ -3,74 +3,18 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from seesay.errors import DataError
 from seesay.metrics.tokenize import tokenize
 
 # A caption that ends in one of these was cut off: "a man on a".
 FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "but",
-        "nor",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "by",
-        "for",
-        "with",
-        "from",
-        "into",
-        "onto",
-        "over",
-        "under",
-        "near",
-        "beside",
-        "behind",
-        "between",
-        "through",
-        "across",
-        "along",
-        "around",
-        "above",
-        "below",
-        "against",
-        "toward",
-        "towards",
-        "as",
-        "while",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "being",
-        "been",
-        "has",
-        "have",
-        "had",
-        "his",
-        "her",
-        "their",
-        "its",
-        "that",
-        "which",
-        "who",
-        "whose",
-        "this",
-        "these",
-        "those",
-        "some",
-        "very",
-        "another",
-        "each",
-    ]
+    """
+    a an the and or but nor of in on at to by for with from into onto over under near beside behind between
+    through across along around above below against toward towards as while is are was were be being been has
+    have had his her their its that which who whose this these those some very another each
+    """.split()  # noqa: SIM905
 )
 UNKNOWN = ("<unk>", "unk", "[unk]")
 
@@ -133,7 +77,7 @@ def measure_diversity(
     texts = tokenize(hypotheses, tokenization)
     captions = [text.split() for text in texts]
     words = Counter(word for caption in captions for word in caption)
-    pairs = Counter(pair for caption in captions for pair in zip(caption, caption[1:], strict=False))
+    pairs = Counter(pair for caption in captions for pair in pairwise(caption))
     known = None if training is None else set(tokenize(training, tokenization))
     commonest, times = Counter(texts).most_common(1)[0]
     return Diversity(

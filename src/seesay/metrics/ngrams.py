@@ -1,7 +1,8 @@
 """N-grams of reference captions as sorted integer tables, and the join of hypotheses with them.
 
-BLEU and CIDEr ask the same question: which n-grams of a hypothesis stand in which references of its picture, and
-how often? Here it is answered for a whole batch with a few sorts and binary searches instead of dictionaries.
+BLEU and CIDEr ask the same question: which n-grams of a hypothesis stand in which references of its picture,
+and how often? Here it is answered for a whole batch with a few sorts and binary searches instead of
+dictionaries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -139,8 +140,8 @@ class ReferenceNgrams:
 def _extend(prefix: Ints, tokens: Ints, sentence: Ints, order: int, base: int) -> tuple[Ints, Ints]:
     """Returns the distinct codes of the n-grams of an order and the index of the n-gram at each position.
 
-    Positions from which an n-gram would run into the next sentence have index -1; `prefix` are the indices of the
-    order below.
+    Positions from which an n-gram would run into the next sentence have index -1; `prefix` are the indices of
+    the order below.
     """
     positions = max(0, len(tokens) - order + 1)
     index = np.full(positions, -1, np.int64)

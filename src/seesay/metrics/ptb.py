@@ -1,8 +1,8 @@
 """The Penn Treebank tokenization that coco-caption gives English captions, without Java.
 
-It is that of Stanford CoreNLP 3.4.1's tokenizer with `-preserveLines -lowerCase`, which scores in the literature
-depend on. One thing is left out: the second period that it writes after an abbreviation that ends a sentence, which
-coco-caption removes again.
+It is that of Stanford CoreNLP 3.4.1's tokenizer with `-preserveLines -lowerCase`, which scores in the
+literature depend on. One thing is left out: the second period that it writes after an abbreviation that ends
+a sentence, which coco-caption removes again.
 """
 
 import re
@@ -11,9 +11,14 @@ from functools import lru_cache
 from seesay.metrics.ptb_rules import rules
 from seesay.metrics.ptb_words import ASSIMILATIONS
 
-# Where tokens can depend on what stands beyond a space: tags, periods with spaces between them, numbers after numbers
-# or after an abbreviation, and a sentence that begins after a single letter. All else is cut word by word.
-_BEYOND_SPACE = re.compile(r"<|\. +[.\d]|[\d)] +[\d(]|\b\w\. +[A-Z]")
+# Where tokens can depend on what stands beyond a space: tags, periods with spaces between them, numbers after
+# numbers or after an abbreviation, and a sentence that begins after a single letter. All else is cut word
+# by word.
+_BEYOND_SPACE = re.compile(r"<|\. +[.\d]|[\d)] +[\d(]|\w\. +[A-Z]")
+
+
+# A word and the space after it: no rule looks further, so none need be tried.
+_PLAIN_WORD = re.compile("([A-Za-z]+) +")
 
 
 def tokenize(caption: str) -> list[str]:
@@ -41,6 +46,11 @@ def _scan(line: str) -> list[str]:
     tokens = []
     place = 0
     while place < len(text):
+        plain = _PLAIN_WORD.match(text, place)
+        if plain and (word := plain[1].lower()) not in ASSIMILATIONS:
+            tokens.append(word)
+            place = plain.end()
+            continue
         end = place
         for pattern, finish in rules():
             match = pattern.match(text, place)

@@ -1,9 +1,9 @@
 """Characters of the Penn Treebank tokenizer that coco-caption runs (Stanford CoreNLP 3.4.1), by what they do.
 
-Its idea of a letter is that of the Unicode of its day, so neither `str.isalpha` nor any one version of `unicodedata`
-gives it. The sets were measured by giving the tokenizer every character of the basic plane, alone and between letters
-and digits. Each is a list of hexadecimal code points and ranges, both ends included. A character in none of them is
-dropped and ends a token.
+Its idea of a letter is that of the Unicode of its day, so neither `str.isalpha` nor any one version of
+`unicodedata` gives it. The sets were measured by giving the tokenizer every character of the basic plane,
+alone and between letters and digits. Each is a list of hexadecimal code points and ranges, both ends
+included. A character in none of them is dropped and ends a token.
 """
 
 # Letters, which also continue a word that begins with a digit or follows a hyphen.

@@ -1,8 +1,9 @@
 """The tokens of coco-caption's Penn Treebank tokenizer as regular expressions.
 
-At each place the rule that matches most wins, the earlier of two that match as much. What a rule only looks at (the
-tail after its group `token`) counts in that comparison but is not consumed, as in the lexer generator with which the
-tokenizer was made. The rules were found from its documentation and by comparing outputs; `tests/metrics` holds the proof.
+At each place the rule that matches most wins, the earlier of two that match as much. What a rule only looks
+at (the tail after its group `token`) counts in that comparison but is not consumed, as in the lexer generator
+with which the tokenizer was made. The rules were found from its documentation and by comparing outputs;
+`tests/metrics` holds the proof.
 """
 
 import re
@@ -72,7 +73,7 @@ Part = Iterator[tuple[str, Callable[[str], str]]]
 
 
 def _any_case(words: str) -> str:
-    """Returns an alternation of words, each letter in both cases (re.IGNORECASE would add others: s and \u017f)."""
+    """Returns an alternation of words, each letter in both cases (re.IGNORECASE also takes the long s)."""
     longest_first = sorted(words.split(), key=len, reverse=True)
     return "|".join(
         "".join(f"[{c}{c.upper()}]" if c.isalpha() else REGULAR.get(c, c) for c in word) for word in longest_first
@@ -169,8 +170,7 @@ def _numbers() -> Part:
 
 def _abbreviations() -> Part:
     capital = "|".join(f"{w[0].upper()}(?:{w[1:]}|{w[1:].upper()})" for w in CAPITAL_ABBREVIATIONS.split())
-    final = rf"(?:{_any_case(FINAL_ABBREVIATIONS)}|{capital}|[Pp]t[ey]|{_any_case('ph ed')}\.[Dd])\."
-    final = final.replace(r"|[pP][hH]|[eE][dD]\.[Dd]", r"|(?:[pP][hH]|[eE][dD])\.[Dd]")
+    final = rf"(?:{_any_case(FINAL_ABBREVIATIONS)}|{capital}|[Pp]t[ey]|(?:{_any_case('ph ed')})\.[Dd])\."
     yield rf"(?P<token>{final})[\s\S]{{2}}", _word
     yield final, _word
     yield rf"(?:{_any_case(ABBREVIATIONS)}|[Mm][ft]g|[A-Za-z])\.", _word
@@ -178,7 +178,8 @@ def _abbreviations() -> Part:
     tag = r"</?[A-Za-z][^>\r\n]*>"
     yield rf"(?P<token>[A-Za-z])\.{SPACE}+(?:{start}|{tag})(?:{SPACE}|[\r\n])", _word
     yield rf"(?P<token>(?:{_any_case(NUMBER_ABBREVIATIONS)})\.)(?:{SPACE}|[\r\n])?{DIGIT}", _word
-    states = f"(?:{_any_case('canada sino korean eu japan non')})-[uU]\\.[sS]|[uU]\\.[sS]\\.-[uU]\\.(?:[kK]|[sS]\\.[sS]\\.[rR])"
+    regions = f"(?:{_any_case('canada sino korean eu japan non')})"
+    states = rf"{regions}-[uU]\.[sS]|[uU]\.[sS]\.-[uU]\.(?:[kK]|[sS]\.[sS]\.[rR])"
     yield rf"(?:{INITIALS}|{states})\.", _word
 
 

@@ -1,17 +1,17 @@
-"""Words that coco-caption's Penn Treebank tokenizer (Stanford CoreNLP 3.4.1) knows, found by giving it many words."""
+"""Words that coco-caption's tokenizer (Stanford CoreNLP 3.4.1) knows, found by giving it a great many."""
 
 # Keep their period, in any case: Mr. etc.
 ABBREVIATIONS = """
-adj adm adv alex asst assoc atty attys ave brig capt cf cie cmdr comdr col cpl det dr drs ens ft gen gov govs hon
-jos lieut lt maj messrs mlle mme mr mrs ms mt pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt spc st ste
-supt supts treas univ vs wm
+adj adm adv alex asst assoc atty attys ave brig capt cf cie cmdr comdr col cpl det dr drs ens ft gen gov govs
+hon jos lieut lt maj messrs mlle mme mr mrs ms mt pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt spc
+st ste supt supts treas univ vs wm
 """
 
 # Keep it too, and are cut from what follows without a space if that is no longer than a letter: etc.x
 FINAL_ABBREVIATIONS = """
-al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec dept elec esq est etc ext
-feb fla fri ga inc ind intl invt jan jr jul jun kan ky ltd mar md mich minn mo mon mont natl neb nev nov oct okla penn
-plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues va vt wed wis wisc wyo
+al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec dept elec esq est
+etc ext feb fla fri ga inc ind intl invt jan jr jul jun kan ky ltd mar md mich minn mo mon mont natl neb nev
+nov oct okla penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues va vt wed wis wisc wyo
 """
 
 # The same, but only with a capital or all in capitals: they are words otherwise.
@@ -22,8 +22,8 @@ NUMBER_ABBREVIATIONS = "art ca figs fig nos no op pp prop"
 
 # After a single letter and a period these, with a capital, begin a new sentence: vitamin B. The
 SENTENCE_STARTS = """
-a about according after an as at additionally but earlier he here her however if in it last many more now once one
-other our she since some so such that their there then the this we what when while yet you
+a about according after an as at additionally but earlier he here her however if in it last many more now once
+one other our she since some so such that their there then the this we what when while yet you
 """
 
 # Written together, cut before the last two or three letters.
@@ -39,6 +39,6 @@ li'l nat'l cont'd.
 """
 
 FILE_ENDINGS = """
-html htm h java jpeg jpg jar class cgi cpp c docx doc dll bat bmp exe gif gz mov mp3 pdf php png ppt pl ps py sql tar
-txt wav xml x zip
+html htm h java jpeg jpg jar class cgi cpp c docx doc dll bat bmp exe gif gz mov mp3 pdf php png ppt pl ps py
+sql tar txt wav xml x zip
 """

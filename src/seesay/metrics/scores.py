@@ -26,13 +26,13 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """Scores of one set of hypotheses.
 
     Attributes:
-        corpus: value of each score over all pictures, as the reference implementation prints it (CIDEr about 0 to 3,
-            the others 0 to 1).
+        corpus: value of each score over all pictures, as the reference implementation prints it (CIDEr about
+            0 to 3, the others 0 to 1).
         per_image: the scores of each picture, (B,); a corpus BLEU is not their mean.
         signature: what the numbers depend on: protocol, tokenization, pictures, references, version.
         ids: the pictures, in order.
@@ -48,16 +48,16 @@ class Scores:
     statistics: dict[str, Floats]
 
     def resample(self, pictures: npt.NDArray[np.int64]) -> dict[str, Floats]:
-        """Returns the corpus values, (R,), over R draws of pictures, (R, B): indices, with repeats, as a bootstrap has.
+        """Returns the corpus values, (R,), over R draws of picture indices, (R, B), as a bootstrap has.
 
-        CIDEr keeps the document frequencies of the whole set, so a draw changes which pictures count, not their scores.
+        CIDEr keeps the document frequencies of the whole set, so a draw changes which pictures count, not
+        their scores.
         """
-        draws, total = len(pictures), len(self.ids)
-        weights = np.zeros((draws, total))
-        np.add.at(weights, (np.arange(draws)[:, None], pictures), 1.0)
         values: dict[str, Floats] = {}
         for metric, statistics in self.statistics.items():
-            values |= _named(metric, _finish(metric, weights @ statistics, weights.sum(axis=1)))
+            sums = np.stack([statistics[draw].sum(axis=0) for draw in pictures])
+            count = np.full(len(sums), float(pictures.shape[1]))
+            values |= _named(metric, _finish(metric, sums, count))
         return values
 
 
@@ -69,15 +69,15 @@ def compute_metrics(
     ids: Sequence[str] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> Scores:
-    """Returns the scores of one hypothesis a picture against that picture's references, by the COCO protocol.
+    """Returns the scores of one hypothesis a picture against its references, by the COCO protocol.
 
     Args:
-        hypotheses: one caption for each picture; one without words scores 0 and is reported in `Scores.empty`.
+        hypotheses: one caption for each picture; one without words scores 0 and is in `Scores.empty`.
         references: the human captions of each picture, in the same order.
         tokenization: see `seesay.metrics.tokenize`.
         ids: names of the pictures, for messages and `Scores.ids`; their places by default.
-        metrics: which of BLEU, ROUGE-L, CIDEr and CIDEr-plain to compute. The document frequencies of CIDEr are those
-            of the references given, as in the literature.
+        metrics: which of BLEU, ROUGE-L, CIDEr and CIDEr-plain to compute. The document frequencies of CIDEr
+            are those of the references given, as in the literature.
 
     Raises:
         DataError: The lists do not fit together, or hold something that is no caption; the picture is named.
@@ -195,8 +195,8 @@ def _by_image(captions: Sequence[str], like: Sequence[Sequence[str]]) -> list[li
 
 def _statistics(said: Sequence[str], meant: Sequence[Sequence[str]], metrics: Sequence[str]) -> dict[str, Floats]:
     """Returns the per-picture statistics of each metric, (B, columns), from tokenized captions."""
-    # A token may hold a no-break space (a fraction such as 1 1/2): the reference's BLEU and CIDEr cut there, its
-    # ROUGE-L does not. So n-grams come from split() and ROUGE-L from split(" ").
+    # A token may hold a no-break space (a fraction such as 1 1/2): the reference's BLEU and CIDEr cut there,
+    # its ROUGE-L does not. So n-grams come from split() and ROUGE-L from split(" ").
     hypotheses, references = number_tokens(
         [caption.split() for caption in said], [[caption.split() for caption in image] for image in meant]
     )

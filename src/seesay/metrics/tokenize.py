@@ -8,8 +8,8 @@ from seesay.metrics import ptb
 
 Tokenization = Literal["ptb", "whitespace", "characters"]
 
-# What coco-caption takes out after tokenizing. Its list has -LRB- and the like in capitals, but its tokenizer gives
-# them in small letters: brackets stay, and published scores count them.
+# What coco-caption takes out after tokenizing. Its list has -LRB- and the like in capitals, but its tokenizer
+# gives them in small letters: brackets stay, and published scores count them.
 PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 
 
@@ -19,8 +19,8 @@ def tokenize(captions: Iterable[str], tokenization: str = "ptb") -> list[str]:
     Args:
         captions: texts as people or models wrote them.
         tokenization: `ptb`, what coco-caption does to English: Penn Treebank tokens in small letters, without
-            punctuation; `whitespace`, the words as they stand; `characters`, every character but white space, for
-            languages that do not write spaces.
+            punctuation; `whitespace`, the words as they stand; `characters`, every character but white space,
+            for languages that do not write spaces.
 
     Raises:
         ConfigError: There is no such tokenization.

@@ -84,8 +84,9 @@ def build_model(
     activation = _ACTIVATIONS[config.projection_activation]()
     projection = nn.Sequential(nn.Linear(feature_size, config.projection_size), activation)
     decoder = _BUILDERS[config.decoder](config, vocabulary_size)
-    for part in (projection, decoder):
-        initialise_like_keras(part)
+    if config.initialisation == "keras":
+        for part in (projection, decoder):
+            initialise_like_keras(part)
     return CaptionModel(projection, decoder, config.feature_dropout, encoder)
 
 

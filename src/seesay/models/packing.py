@@ -45,7 +45,8 @@ class PackedCaptions:
 
     def row_of_token(self) -> Tensor:
         """Returns for every packed token the row it belongs to, (M,) int64."""
-        return torch.cat([torch.arange(size) for size in self.sizes])
+        running = torch.arange(self.rows)[None] < torch.tensor(self.sizes, dtype=torch.int64)[:, None]
+        return running.nonzero()[:, 1].to(self.inputs.device)
 
 
 def pack_captions(tokens: Tensor) -> PackedCaptions:
@@ -55,8 +56,8 @@ def pack_captions(tokens: Tensor) -> PackedCaptions:
         tokens: (B, C, T) int64 with the start and end tokens, padded at the end with `PAD_ID`; a caption
             that a picture does not have is a row of padding.
     """
-    images, captions, _ = tokens.shape
-    flat = tokens.reshape(images * captions, -1)
+    captions = tokens.shape[1]
+    flat = tokens.flatten(0, 1)
     lengths = (flat != PAD_ID).sum(1) - 1  # steps of a caption: every token but the last is fed
     lengths, order = torch.sort(lengths, descending=True, stable=True)
     order = order[: int((lengths > 0).sum())]

@@ -176,14 +176,12 @@ class PooledGRUDecoder(nn.Module):
         """
         state = self.init_state(memory, memory_mask)
         rows = captions.image_of_row
-        words = self.embedding(captions.inputs)
+        words = self.embedding_dropout(self.embedding(captions.inputs))
         if self.merge == "add":
             vectors = state.per_image["vector"][:, 0].index_select(0, rows)
             words = words + torch.cat([vectors[:size] for size in captions.sizes])
         first = state.per_row["hidden"][:, 0].index_select(0, rows).transpose(0, 1).contiguous()
-        packed = nn.utils.rnn.PackedSequence(
-            self.embedding_dropout(words), torch.tensor(captions.sizes, dtype=torch.int64)
-        )
+        packed = nn.utils.rnn.PackedSequence(words, torch.tensor(captions.sizes, dtype=torch.int64))
         output, _ = self.gru(packed, first.to(words.dtype))
         logits: Tensor = self.output(self.output_dropout(output.data))
         return logits

@@ -12,8 +12,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from seesay.checkpoint import RunInfo, save_weights, update_progress
-from seesay.errors import CheckpointError
+from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
+from seesay.errors import CheckpointError, ConfigError
 from seesay.models.encoders import Encoder
 from seesay.training.module import CaptioningModule
 
@@ -35,14 +35,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or absent, and that execute nothing when they are read."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes to a temporary file, then renames."""
+        """Writes to a temporary file, then renames.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written; the checkpoint before this one stays.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+            temporary.unlink(missing_ok=True)
+            raise unwritable(target, error) from error
         temporary.replace(target)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -63,19 +71,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class ResumePoint(Checkpoint):
     """Saves the whole state every few steps, from which training can go on exactly.
 
-    Not after the last step of an epoch: Lightning would skip that epoch's validation on resuming.
+    Not after the last step of an epoch, when Lightning would skip that epoch's validation on resuming: what
+    falls due then is saved a step later.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path = path
         self.every = every
+        self._saved = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts from the step that training starts or goes on at."""
+        self._saved = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if it is time."""
-        if trainer.global_step % self.every == 0 and not trainer.is_last_batch:
+        assert isinstance(pl_module, CaptioningModule)
+        if trainer.global_step - self._saved >= self.every and not trainer.is_last_batch:
+            pl_module.count_time()
             trainer.save_checkpoint(self.path)
+            pl_module.restart_clock()
+            self._saved = trainer.global_step
 
 
 class MetricsLog(Callback):
@@ -89,6 +107,8 @@ class MetricsLog(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins the file, or cuts off what comes after the step that training resumes from."""
+        assert isinstance(pl_module, CaptioningModule)
+        self._captions, self._since = 0, (0, pl_module.seconds)
         rows: list[dict[str, str]] = []
         if self.path.is_file() and trainer.global_step > 0:
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -108,17 +128,13 @@ class MetricsLog(Callback):
         self._captions += batch.captions.rows
         if trainer.global_step % self.every:
             return
+        pl_module.count_time()
         captions, seconds = self._captions, pl_module.seconds
         rate = (captions - self._since[0]) / max(1e-9, seconds - self._since[1])
         self._since = (captions, seconds)
         loss = float(pl_module.last_loss)
         steps = trainer.num_training_batches
-        if not math.isfinite(loss):
-            trainer.should_stop = True
-            raise CheckpointError(
-                f"the loss is {loss} at step {trainer.global_step}: training has diverged; "
-                "lower training.learning_rate or set training.clip_gradients"
-            )
+        _refuse_divergence(loss, trainer.global_step)
         left = (
             pl_module.seconds
             / max(1, trainer.global_step)
@@ -141,6 +157,8 @@ class MetricsLog(Callback):
         values = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_cider")}
         total, tokens = pl_module.epoch_loss.tolist()
         mean = total / max(1.0, tokens)
+        _refuse_divergence(mean, trainer.global_step)
+        _refuse_divergence(values["val_loss"], trainer.global_step)
         log.info(
             "epoch %d done  loss %.3f  val loss %.3f  val CIDEr %.1f  %s of training",
             trainer.current_epoch + 1,
@@ -200,6 +218,14 @@ class BestModel(Checkpoint):
 
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.info = replace(self.info, progress=state["progress"])
+
+
+def _refuse_divergence(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise ConfigError(
+            f"the loss is {loss} at step {step}: training has diverged; start again (--overwrite) with a lower "
+            "training.learning_rate, or set training.clip_gradients"
+        )
 
 
 def run_weights(module: CaptioningModule, encoder: Encoder | None) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from seesay.errors import ConfigError, DataError
 from seesay.features import FeatureStore, JoinedStores, extract_features, store_path
 from seesay.features.extraction import Progress
 from seesay.models.captioning import build_model, count_parameters
-from seesay.models.encoders import Encoder, build_encoder
+from seesay.models.encoders import SMALL_CNN, Encoder, build_encoder
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import AtomicCheckpointIO, BestModel, MetricsLog, ResumePoint, readable_time
 from seesay.training.module import CaptioningModule
@@ -105,9 +106,14 @@ def train(
     tokenizer = resumed.tokenizer if resumed else _build_tokenizer(annotations, config)
     encoder, store = _prepare_features(config, annotations, data, features, stores, progress)
     inputs = _make_inputs(annotations, tokenizer, encoder, store)
-    info = resumed.info if resumed else _describe_run(config, data, tokenizer, inputs)
     if resumed is None:
+        info = _describe_run(config, data, tokenizer, inputs)
+        (out / LAST_FILE).unlink(missing_ok=True)  # a remnant of a run that was not wholly deleted
         save_run(out, config, info, tokenizer)
+    else:
+        info = resumed.info
+        if store is not None:
+            store.require(info.features)
     return _fit(config, out, info, tokenizer, inputs)
 
 
@@ -116,7 +122,8 @@ def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs:
     in_loop = inputs.store is None
     stored = inputs.encoder if info.encoder_stored and not in_loop else None
     best = BestModel(out, info, stored, config.training.monitor)
-    trainer = _build_trainer(config, out, [MetricsLog(out / "metrics.csv", config.training.log_every), best])
+    with _quiet_lightning():
+        trainer = _build_trainer(config, out, [MetricsLog(out / "metrics.csv", config.training.log_every), best])
     last = out / LAST_FILE
     log.info(
         "training %s parameters on %d captions of %d pictures%s",
@@ -132,10 +139,8 @@ def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs:
         VALIDATION_CAPTIONS,
         shuffle=False,
     )
-    with _quiet_lightning():
+    with _quiet_lightning(), _interruptible(trainer):
         trainer.fit(module, module.batches, validation, ckpt_path=last if last.is_file() else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     epochs = int(best.info.progress["epochs"])
     stopped_by = "epochs" if epochs >= config.training.epochs else "patience"
     training_curves(out / "metrics.csv", out / "curves.png")
@@ -207,6 +212,7 @@ def _prepare_features(
     progress: Progress | None,
 ) -> tuple[Encoder | None, JoinedStores | None]:
     """Returns the encoder (None where given stores stand for it) and the stores (None if it is in the loop)."""
+    torch.manual_seed(config.training.seed)  # for the weights of encoders that start from nothing
     if given:
         return _given_stores(config, [Path(path) for path in given])
     encoder = build_encoder(config.encoder)
@@ -250,7 +256,10 @@ def _make_inputs(
 ) -> Inputs:
     examples = {}
     for split in ("train", "val"):
-        items = [item for item in annotations.split(split) if store is None or item.id in store]
+        annotated = annotations.split(split)
+        items = [item for item in annotated if store is None or item.id in store]
+        if len(items) < len(annotated):
+            log.warning("%d %s pictures have no features and are left out", len(annotated) - len(items), split)
         examples[split] = make_examples(items, tokenizer.encode)
         if not examples[split]:
             raise DataError(
@@ -263,14 +272,14 @@ def _make_inputs(
 def _describe_run(config: Config, data: str | Path, tokenizer: Tokenizer, inputs: Inputs) -> RunInfo:
     source: Any = inputs.store if inputs.store is not None else inputs.encoder
     identity = source.identity
-    from_file = inputs.encoder is not None and config.encoder.encoder_weights != "pretrained"
+    from_hub = config.encoder.encoder_weights == "pretrained" and config.encoder.encoder != SMALL_CNN
     return RunInfo(
         vocabulary_size=len(tokenizer),
         feature_size=source.feature_size,
         grid=source.grid,
         max_length=max(example.length for example in inputs.train) - 2,
         features=identity,
-        encoder_stored=inputs.encoder is not None and (from_file or inputs.store is None),
+        encoder_stored=inputs.encoder is not None and (inputs.store is None or not from_hub),
         data=str(data),
     )
 
@@ -309,7 +318,7 @@ def _build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.T
     )
     callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every))
     return pl.Trainer(
-        accelerator=_accelerator(training.device),
+        accelerator=_accelerator(choose_device(training.device)),
         devices=1,
         precision=_precision(config),  # type: ignore[arg-type]
         max_epochs=training.epochs,
@@ -350,7 +359,7 @@ def _more_loggers(names: Sequence[str], out: Path) -> list[Logger]:
 
 
 def _accelerator(device: str) -> str:
-    return {"auto": "auto", "cpu": "cpu", "mps": "mps"}.get(device, "cuda")
+    return device if device in ("cpu", "mps") else "cuda"
 
 
 def _precision(config: Config) -> str:
@@ -376,3 +385,18 @@ def _quiet_lightning() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Lets Ctrl-C through as what it is: Lightning ends the process instead, deaf to any further one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
+    if trainer.interrupted:
+        raise KeyboardInterrupt

@@ -63,7 +63,7 @@ class CaptioningModule(pl.LightningModule):
         self.last_loss = torch.zeros(())
         self.epoch_loss = torch.zeros(2)
         self.seconds = 0.0
-        self._clock = time.perf_counter()
+        self._clock = 0.0
 
     def configure_optimizers(self) -> Any:
         """Returns the optimizer and its epoch-wise schedule."""
@@ -79,6 +79,10 @@ class CaptioningModule(pl.LightningModule):
         """Moves a batch to the device."""
         return batch.to(device, non_blocking=True)
 
+    def on_train_start(self) -> None:
+        """Starts the clock."""
+        self.restart_clock()
+
     def on_train_epoch_start(self) -> None:
         """Starts the epoch's order of batches."""
         self.batches.set_epoch(self.current_epoch)
@@ -87,8 +91,8 @@ class CaptioningModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Ties the step's randomness to its number."""
         torch.manual_seed(self.config.training.seed * _SEED_STRIDE + self.global_step)
-        if batch_idx == 0 or self.seconds == 0.0:
-            self._clock = time.perf_counter()
+        if batch_idx == 0:
+            self.restart_clock()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch: nats a real token."""
@@ -102,10 +106,18 @@ class CaptioningModule(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Counts the time spent training, validation and saving aside."""
+        """Counts the time of the step."""
+        self.count_time()
+
+    def count_time(self) -> None:
+        """Adds the time since the clock was read or restarted to `seconds`: training, all else aside."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the clock was read out of the count."""
+        self._clock = time.perf_counter()
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last validation."""

@@ -56,7 +56,7 @@ def root_of(captions: Path) -> Path:
     """Returns the folder below which the pictures of a captions file are looked for."""
     folder = captions if captions.is_dir() else captions.parent
     # The name of "." is empty; only the real path tells it.
-    if folder.resolve().name.lower() in _CAPTION_FOLDERS:
+    if folder.resolve().name.lower() in _CAPTION_FOLDERS and not list_pictures(folder):
         return folder.parent if folder.name not in ("", "..") else folder / ".."
     return folder
 

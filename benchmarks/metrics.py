@@ -1,0 +1,117 @@
+"""Times the caption scores against pycocoevalcap, and the id-level CIDEr-D that training by reward uses.
+
+Run `python benchmarks/metrics.py` (needs Java and pycocoevalcap for the comparison) or with `--quick` (synthetic
+captions, no Java). Prints a table, then one line of JSON.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import random
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from seesay.metrics import Cider, compute_metrics
+from seesay.metrics.tokenize import tokenize
+
+SUBJECTS = ("A man", "Two dogs", "A woman's dog", "The little girl", "An old man", "Three well-dressed people")
+VERBS = ("runs", "is sitting", "jumps", "plays", "are standing", "doesn't look", "walks", "smiles", "rides a bike")
+PLACES = ("on the grass", "in the snow", "near a lake", "by the street", "at the U.S. Open", "on a bench", "outside")
+EXTRAS = ("with a red ball", "wearing a t-shirt", ", holding a sign", "while others watch", "in front of a crowd", "")
+
+
+def make_captions(pictures: int, references: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
+    """Returns one hypothesis and some references for each picture, about eleven words each."""
+    draw = random.Random(seed)
+    words = [f"word{number}" for number in range(2000)]
+
+    def caption(theme: tuple[str, str]) -> str:
+        rare = draw.choice(words) if draw.random() < 0.5 else draw.choice(theme)
+        return f"{draw.choice(SUBJECTS)} {draw.choice(VERBS)} {rare} {draw.choice(PLACES)} {draw.choice(EXTRAS)} ."
+
+    themes = [(draw.choice(words), draw.choice(words)) for _ in range(pictures)]
+    return [caption(theme) for theme in themes], [[caption(theme) for _ in range(references)] for theme in themes]
+
+
+def seconds(function: Callable[[], object], repeats: int = 1) -> float:
+    """Returns the least time of one call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peer_scores(hypotheses: list[str], references: list[list[str]], java: bool) -> dict[str, float]:
+    """Returns pycocoevalcap's scores; with its Java tokenizer, or given our tokens."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider as PeerCider
+        from pycocoevalcap.rouge.rouge import Rouge
+        from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+        said = {i: [{"caption": text}] for i, text in enumerate(hypotheses)}
+        truth = {i: [{"caption": text} for text in texts] for i, texts in enumerate(references)}
+        if java:
+            tokens = PTBTokenizer()
+            said_tokens, truth_tokens = tokens.tokenize(said), tokens.tokenize(truth)
+        else:
+            said_tokens = {i: tokenize([text]) for i, text in enumerate(hypotheses)}
+            truth_tokens = {i: tokenize(texts) for i, texts in enumerate(references)}
+        bleu, _ = Bleu(4).compute_score(truth_tokens, said_tokens)
+        rouge, _ = Rouge().compute_score(truth_tokens, said_tokens)
+        cider, _ = PeerCider().compute_score(truth_tokens, said_tokens)
+    return {f"BLEU-{n + 1}": float(bleu[n]) for n in range(4)} | {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
+
+
+def reward_milliseconds(pictures: int) -> float:
+    """Returns the time of id-level CIDEr-D for 320 hypotheses against cached references, in milliseconds."""
+    draw = np.random.default_rng(0)
+
+    def ids() -> list[int]:
+        drawn: list[int] = (draw.zipf(1.3, 11) % 5000).tolist()
+        return drawn
+
+    scorer = Cider([[ids() for _ in range(5)] for _ in range(pictures)])
+    hypotheses, images = [ids() for _ in range(320)], draw.integers(0, pictures, 320)
+    return 1000 * seconds(lambda: scorer.score(hypotheses, images), repeats=10)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer pictures, no Java")
+    parser.add_argument("--pictures", type=int, default=0, help="pictures to score; 0 = 5000, or 1000 when quick")
+    options = parser.parse_args()
+    pictures = options.pictures or (1000 if options.quick else 5000)
+    java = not options.quick and shutil.which("java") is not None
+    hypotheses, references = make_captions(pictures, references=5)
+
+    result: dict[str, object] = {"benchmark": "metrics", "pictures": pictures, "references": 5, "java": java}
+    ours = seconds(lambda: compute_metrics(hypotheses, references))
+    result["seesay_s"] = round(ours, 3)
+    result["reward_320_ms"] = round(reward_milliseconds(pictures), 2)
+    try:
+        theirs = seconds(lambda: result.update(peer=peer_scores(hypotheses, references, java)))
+        peer = result.pop("peer")
+        assert isinstance(peer, dict)
+        corpus = compute_metrics(hypotheses, references).corpus
+        result["pycocoevalcap_s"] = round(theirs, 3)
+        result["times_faster"] = round(theirs / ours, 1)
+        result["largest_difference"] = max(abs(corpus[name] - peer[name]) for name in corpus)
+    except ImportError:
+        result["pycocoevalcap_s"] = None
+    for name, value in result.items():
+        print(f"{name:20} {value}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

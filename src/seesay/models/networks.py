@@ -1,0 +1,148 @@
+"""Networks of the timm library by name, with weights from its hub or from a safetensors file."""
+
+import ast
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from seesay.config import EncoderConfig
+from seesay.errors import EncoderError
+from seesay.images import Preprocessing
+
+
+def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
+    """Returns a network without its classifier, and what its weights were made to be shown.
+
+    Args:
+        config: name, weights, and size of the pictures.
+
+    Raises:
+        EncoderError: an unknown network, or weights that are missing or do not fit.
+    """
+    fixed, source = _takes_one_size(config.encoder), config.encoder_weights
+    from_file = source not in ("pretrained", "none")
+    weights, said = _read_file(Path(source)) if from_file else ({}, {})
+    size = config.image_size or int(said.get("input_size", (0,))[-1])
+    network = _create(config.encoder, source == "pretrained", {"img_size": size} if fixed and size else {})
+    given = dict(cast("Any", network).pretrained_cfg)
+    if from_file:
+        _load(network, weights, Path(source), given["classifier"])
+    settings = {**given, **said}
+    return network, Preprocessing(
+        size=int(settings["input_size"][-1]),
+        resize=config.resize,
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation=_interpolation(str(settings["interpolation"])),
+    )
+
+
+def _takes_one_size(name: str) -> bool:
+    """Tells whether a network, by its position embeddings or such, is built for pictures of one size.
+
+    Raises:
+        EncoderError: timm knows no network, or no weights, of this name.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3) or ["inception_v3", "resnet50"]
+        raise EncoderError(f"timm knows no network {name!r}; near are {', '.join(near)}")
+    try:
+        shipped = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        known = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise EncoderError(f"timm knows no weights {name!r}; it has {', '.join(known) or 'none'}") from error
+    return shipped is not None and bool(shipped.fixed_input_size)
+
+
+def _create(name: str, hub: bool, options: Mapping[str, Any]) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=hub, num_classes=0, **options)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if hub:
+            raise EncoderError(
+                f"the weights of {name} could not be fetched from the hub ({reason}); "
+                "pass --encoder-weights FILE.safetensors, or none"
+            ) from error
+        raise EncoderError(f"{name} cannot be built with {dict(options)}: {reason}") from error
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors of a safetensors file, and those preprocessing settings that its metadata holds."""
+    try:
+        weights = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise EncoderError(f"no encoder weights at {path}") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise EncoderError(f"{path} is not a whole safetensors file: {error}") from error
+    said: dict[str, Any] = {
+        key: _three_numbers(path, key, metadata[key]) for key in ("mean", "std", "input_size") if key in metadata
+    }
+    if "interpolation" in metadata:
+        said["interpolation"] = metadata["interpolation"]
+    return weights, said
+
+
+def _three_numbers(path: Path, key: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = ast.literal_eval(text)
+        if len(numbers) == 3:
+            return tuple(float(number) for number in numbers)
+    except (ValueError, TypeError, SyntaxError):
+        pass
+    raise EncoderError(f"the metadata of {path} says {key} = {text!r}; it must be three numbers")
+
+
+def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, classifier: str | tuple[str, ...] | None) -> None:
+    """Loads weights strictly, the classifier aside, which `network` goes without.
+
+    Raises:
+        EncoderError: tensors are missing, unknown, or of another shape.
+    """
+    heads = (classifier,) if isinstance(classifier, str) else classifier or ()
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(f"{x}." for x in heads))}
+    own = network.state_dict()
+    _resample_positions(network, own, weights)
+    misfits = [name for name in weights if name in own and own[name].shape != weights[name].shape]
+    for name in misfits:
+        del weights[name]
+    result = network.load_state_dict(weights, strict=False)
+    faults = {
+        "missing": [name for name in result.missing_keys if name not in misfits],
+        "not wanted": result.unexpected_keys,
+        "of another shape": misfits,
+    }
+    found = [f"{len(names)} tensors {fault} (such as {names[0]})" for fault, names in faults.items() if names]
+    if found:
+        raise EncoderError(f"{path} does not fit {type(network).__name__}: {', '.join(found)}")
+
+
+def _resample_positions(network: nn.Module, own: Mapping[str, Tensor], weights: dict[str, Tensor]) -> None:
+    """Makes a transformer's position embeddings fit the size of its pictures, as timm does with hub weights."""
+    from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+
+    given, wanted = weights.get("pos_embed"), own.get("pos_embed")
+    if given is None or wanted is None or given.ndim != 3 or wanted.shape == given.shape:
+        return
+    prefix = 0 if getattr(network, "no_embed_class", False) else int(getattr(network, "num_prefix_tokens", 1))
+    regions = given.shape[1] - prefix
+    if regions < 1 or math.isqrt(regions) ** 2 != regions:
+        return  # of another network; it will not fit
+    side = math.isqrt(wanted.shape[1] - prefix)
+    weights["pos_embed"] = resample_abs_pos_embed(given.float(), [side, side], num_prefix_tokens=prefix)
+
+
+def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
+    return "bicubic" if name.startswith("bicubic") else "bilinear"

@@ -1,0 +1,83 @@
+"""Runs that are trained once for all tests. They are read, never written: a test that changes one copies it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seesay.data.annotations import Annotations, load_annotations
+from seesay.features import FeatureStore, JoinedStores, store_path
+from tests import tiny
+from tests.processes import Process
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a data set of 36 pictures: 24 train, 6 val, 6 test."""
+    folder = tmp_path_factory.mktemp("data") / "colours"
+    tiny.make_colours(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def annotations(colours: Path) -> Annotations:
+    return load_annotations(colours)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of weights of an encoder."""
+    return tiny.write_encoder(tmp_path_factory.mktemp("encoder") / "weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def features(cached_run: Path) -> Path:
+    """The folder with the store that `cached_run` was trained on."""
+    return cached_run.parent / "features"
+
+
+@pytest.fixture(scope="session")
+def cached_run(tmp_path_factory: pytest.TempPathFactory, colours: Path, weights: Path) -> Path:
+    """A finished run on cached features, trained until it tells pictures apart."""
+    from seesay.training.fit import train
+
+    folder = tmp_path_factory.mktemp("cached")
+    train(tiny.cached(weights, epochs=20, keep_best=2), colours, folder / "run", features=folder / "features")
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def store(colours: Path, weights: Path, features: Path) -> JoinedStores:
+    """The features that `cached_run` was trained on."""
+    return JoinedStores([FeatureStore(store_path(features, colours, tiny.build(weights)))])
+
+
+@pytest.fixture(scope="session")
+def loop_run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
+    """A finished run whose encoder was trained too."""
+    from seesay.training.fit import train
+
+    folder = tmp_path_factory.mktemp("loop")
+    train(tiny.in_loop(epochs=6, keep_best=2), colours, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def pictures(annotations: Annotations) -> list[str]:
+    """The paths of all pictures."""
+    return [item.image for item in annotations]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Starts a function in a process of its own, which ends with the test at the latest."""
+    started: list[Process] = []
+
+    def run(function: Callable[..., object], *arguments: Any) -> Process:
+        started.append(Process(function, *arguments))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.close()

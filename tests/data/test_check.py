@@ -1,0 +1,232 @@
+import io
+import json
+import struct
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from seesay.config import TextConfig
+from seesay.data.annotations import Annotation, Annotations, load_annotations
+from seesay.data.caption_statistics import caption_statistics
+from seesay.data.check import check_data
+from seesay.data.inspection import find_damage, inspect_pictures
+
+SHARED = Path(__file__).parents[2] / "../shared/data"
+
+
+def picture(seed: int, side: int = 64) -> Image.Image:
+    """Returns a picture with contents at every place: smooth noise."""
+    small = np.random.default_rng(seed).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def annotate(folder: Path, **splits: str) -> Annotations:
+    """Returns annotations of pictures name=split, those without a file yet made."""
+    items = []
+    for number, (name, split) in enumerate(splits.items()):
+        path = folder / f"{name}.png"
+        if not path.exists():
+            picture(number).save(path)
+        items.append(Annotation(name, str(path), (f"a {name} runs",), split or None))
+    return Annotations(tuple(items), "made", "test")
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """Returns a small PNG whose header names another size."""
+    stream = io.BytesIO()
+    Image.new("L", (1, 1)).save(stream, "PNG")
+    raw = bytearray(stream.getvalue())
+    raw[16:24] = struct.pack(">II", width, height)
+    raw[29:33] = struct.pack(">I", zlib.crc32(bytes(raw[12:29])))
+    return bytes(raw)
+
+
+def test_a_clean_data_set_is_trainable_and_has_no_defects(tmp_path: Path) -> None:
+    report = check_data(annotate(tmp_path, a="train", b="train", c="val", d=""), TextConfig())
+    assert report.trainable
+    assert [(split.name, split.pictures, split.captions) for split in report.splits] == [
+        ("train", 2, 2),
+        ("val", 1, 1),
+        ("", 1, 1),
+    ]
+    for defects in (report.missing, report.unreadable, report.too_large, report.suspect, report.leaks):
+        assert defects == ()
+    assert report.duplicates == ()
+    assert (report.widths, report.heights) == ((64, 64, 64), (64, 64, 64))
+    assert report.lines()[-1].split() == ["trainable", "yes"]
+
+
+def test_every_kind_of_broken_picture_is_counted_and_named(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    picture(1, 256).save(stream, "JPEG")
+    (tmp_path / "cut.png").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("404 not found")
+    (tmp_path / "huge.png").write_bytes(png_that_claims(20_000, 20_000))
+    annotations = annotate(tmp_path, good="train", cut="train", empty="train", text="val", huge="train")
+    gone = Annotation("gone", str(tmp_path / "gone.png"), ("a gone",), "train")
+    report = check_data(Annotations((*annotations.items, gone), "made", "test"), TextConfig())
+    assert report.missing == (str(tmp_path / "gone.png"),)
+    assert len(report.unreadable) == 3
+    for name in ("cut", "empty", "text"):
+        assert sum(f"{name}.png" in line for line in report.unreadable) == 1
+    assert len(report.too_large) == 1
+    assert "huge.png" in report.too_large[0]
+    assert "400 megapixels" in report.too_large[0]
+    assert report.trainable
+
+
+def test_without_a_readable_training_picture_one_cannot_train(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    report = check_data(annotate(tmp_path, a="train", b="val"), TextConfig())
+    assert report.obstacles == ("no training picture can be read",)
+    assert report.lines()[-1].endswith("no: no training picture can be read")
+
+
+def test_without_training_captions_one_cannot_train(tmp_path: Path) -> None:
+    report = check_data(annotate(tmp_path, a="val", b="test"), TextConfig())
+    assert report.obstacles == ("no training pictures with captions (splits: val, test)",)
+    wordless = Annotations((Annotation("a", annotate(tmp_path, a="")[0].image, ("...!",)),), "made", "test")
+    assert check_data(wordless, TextConfig()).obstacles == ("no word is left of the training captions",)
+
+
+def test_an_empty_data_set_is_not_trainable() -> None:
+    report = check_data(Annotations((), "nothing", "test"), TextConfig())
+    assert not report.trainable
+    assert report.pictures == report.captions == 0
+
+
+def test_duplicates_and_leaks_by_bytes_are_named(tmp_path: Path) -> None:
+    annotations = annotate(tmp_path, a="train", b="train", c="test", d="val")
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.png").write_bytes((tmp_path / "a.png").read_bytes())
+    report = check_data(annotations, TextConfig())
+    assert report.duplicates == (("a", "b", "c"),)
+    assert report.leaks == ("a = b = c (test, train)",)
+    assert report.trainable
+
+
+def test_files_of_equal_size_and_different_bytes_are_no_duplicates(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        Image.new("L", (4, 4), number).save(tmp_path / f"{name}.bmp")
+    assert (tmp_path / "a.bmp").stat().st_size == (tmp_path / "b.bmp").stat().st_size
+    items = tuple(Annotation(name, str(tmp_path / f"{name}.bmp"), ("x",)) for name in "ab")
+    assert check_data(Annotations(items, "made", "test"), TextConfig()).duplicates == ()
+
+
+def test_the_same_id_in_two_splits_is_a_leak_but_not_in_train_and_restval(tmp_path: Path) -> None:
+    image = annotate(tmp_path, a="train")[0].image
+    for splits, leaks in ((("train", "val"), ("a (train, val)",)), (("train", "restval"), ())):
+        items = tuple(Annotation("a", image, ("x y",), split) for split in splits)
+        assert check_data(Annotations(items, "made", "test"), TextConfig()).leaks == leaks
+
+
+def test_the_report_as_json_has_all_fields(tmp_path: Path) -> None:
+    report = check_data(annotate(tmp_path, a="train", b="val"), TextConfig())
+    content = json.loads(json.dumps(report.to_dict()))
+    assert content["trainable"] is True
+    assert content["splits"][1] == {"name": "val", "pictures": 1, "captions": 1}
+    assert content["text"]["vocabulary"] == 2  # a, runs
+
+
+def test_urls_are_counted_and_not_fetched_and_progress_is_told(tmp_path: Path) -> None:
+    annotations = annotate(tmp_path, a="", b="")
+    remote = Annotation("u", "http://127.0.0.1:9/never.jpg", ("x",))
+    seen: list[tuple[int, int]] = []
+    report = check_data(
+        Annotations((*annotations.items, remote), "made", "test"),
+        TextConfig(),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert report.not_opened == 1
+    assert report.unreadable == ()
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_unopened_pictures_are_not_said_to_be_whole(tmp_path: Path) -> None:
+    report = check_data(annotate(tmp_path, a="", b=""), TextConfig(), open_pictures=False)
+    assert report.not_opened == 2
+    assert any(line.startswith("not opened") for line in report.lines())
+
+
+def test_caption_statistics_agree_with_a_count_by_hand() -> None:
+    training = ["A dog runs", "a dog", "The dog, a cat and a dog sit on the mat", "?!"]
+    others = {"val": ["a cow runs far away"], "test": ["a dog"]}
+    words = [word for caption in training for word in caption.lower().replace(",", "").split() if word != "?!"]
+    counts = Counter(words)
+    statistics = caption_statistics(training, others, TextConfig(vocabulary_size=2))
+    assert statistics is not None
+    assert statistics.vocabulary == len(counts)
+    top = sum(count for _, count in counts.most_common(2))
+    ((size, share),) = statistics.coverage
+    assert size == 2
+    assert share == pytest.approx(top / len(words))
+    assert (statistics.shortest, statistics.longest, statistics.wordless) == (2, 11, 1)
+    assert statistics.mean == pytest.approx((3 + 2 + 11 + 5 + 2) / 5)
+    assert statistics.median == 3
+    # a and dog are the two commonest; of "a cow runs far away" only one word is known.
+    assert dict(statistics.unknown) == {"val": pytest.approx(4 / 5), "test": 0.0}
+
+
+def test_coverage_rises_to_one_at_the_whole_vocabulary() -> None:
+    captions = [f"word{n} word{n // 2} word{n // 4}" for n in range(1500)]
+    statistics = caption_statistics(captions, {}, TextConfig())
+    assert statistics is not None
+    sizes, shares = zip(*statistics.coverage, strict=True)
+    assert sizes == (500, 1000, 1500)
+    assert list(shares) == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+
+
+def test_a_jpeg_that_was_cut_and_saved_again_is_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    picture(3, 256).save(stream, "JPEG", quality=95)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        cut = Image.open(io.BytesIO(stream.getvalue()[: len(stream.getvalue()) // 2])).convert("RGB")
+    cut.save(tmp_path / "cut.png")
+    (one,) = inspect_pictures([str(tmp_path / "cut.png")])
+    assert one.error is None
+    assert one.suspect is not None
+    share = int(one.suspect.removeprefix("the lowest ").split()[0])
+    assert share == pytest.approx(50, abs=12)
+
+
+def test_washed_out_blank_and_whole_pictures_are_told_apart() -> None:
+    grey = np.asarray(picture(4, 256).convert("L"))
+    assert find_damage(grey) is None
+    dark = (grey * 0.5).astype(np.uint8)
+    washed = dark.copy()
+    washed[120:] += 100
+    assert find_damage(washed) == "brightness breaks off at 46 % of the height (bytes lost?)"
+    darkened = dark + np.uint8(100)
+    darkened[120:] -= 100
+    assert find_damage(darkened) == "brightness breaks off at 46 % of the height (bytes lost?)"
+    # The same two levels with other contents below are a horizon, not damage.
+    horizon = dark.copy()
+    horizon[120:] = dark[:0:-1][120 - 256 :][:, ::-1] + 100
+    assert find_damage(horizon) is None
+    assert find_damage(np.full((40, 40), 128, np.uint8)) == "all of one colour"
+    assert find_damage(np.zeros((1, 1), np.uint8)) == "all of one colour"
+
+
+@pytest.mark.skipif(not (SHARED / "flickr8k").is_dir(), reason="no Flickr8k here")
+def test_the_washed_out_picture_and_the_twins_of_flickr8k_are_found() -> None:
+    whole = load_annotations(SHARED / "flickr8k")
+    twins = {"2851198725_37b6027625.jpg", "3050606344_af711c726c.jpg"}
+    wanted = {"1798209205_77dbf525b0.jpg", *twins}
+    items = tuple(item for n, item in enumerate(whole) if item.id in wanted or n % 40 == 0)
+    report = check_data(Annotations(items, whole.source, whole.format, whole.problems, whole.missing), TextConfig())
+    assert report.duplicates == (tuple(sorted(twins)),)
+    assert report.leaks == ()
+    assert any("1798209205_77dbf525b0.jpg: brightness breaks off at 4" in line for line in report.suspect)
+    assert len(report.suspect) <= 3
+    assert report.missing == ("2258277193_586949ec62.jpg.1",)
+    text = "\n".join(report.lines())
+    for known in ("1.jpg, 2.jpg, 3.jpg", "2258277193_586949ec62.jpg.1", "91 pictures in no split", "1798209205"):
+        assert known in text
+    assert report.trainable

@@ -1,0 +1,210 @@
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seesay.errors import EncoderError, FeatureStoreError
+from seesay.features.extraction import extract_features, round_features, store_path
+from seesay.features.store import DONE, FeatureStore
+from seesay.images import load_pixels
+from seesay.models.encoders import Encoder
+from tests import processes, tiny
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def encoder(weights: Path) -> Encoder:
+    return tiny.build(weights)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Eleven pictures; the sixth cannot be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(11):
+        tiny.picture(number).save(folder / f"{number:02}.png")
+    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:90])
+    return {path.stem: str(path) for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, sources: dict[str, str], encoder: Encoder) -> Path:
+    path = tmp_path_factory.mktemp("store") / "unbroken"
+    extract_features(sources, encoder, path, batch_size=BATCH)
+    return path
+
+
+def readable(sources: dict[str, str]) -> dict[str, str]:
+    return {name: source for name, source in sources.items() if name != "05"}
+
+
+def test_rows_are_what_the_encoder_gives(sources: dict[str, str], encoder: Encoder, unbroken: Path) -> None:
+    store = FeatureStore(unbroken)
+    assert store.identity == encoder.identity
+    assert (store.grid, store.feature_size) == (encoder.grid, encoder.feature_size)
+    for name, source in readable(sources).items():
+        with torch.inference_mode():
+            features = encoder(torch.from_numpy(load_pixels(source, encoder.preprocessing)[None]))
+        assert float(features.std()) > 0.01
+        np.testing.assert_allclose(store.read([name])[0], features.half().numpy(), rtol=2e-3, atol=1e-3)
+
+
+def test_report_counts_and_names_what_cannot_be_read(sources: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    report = extract_features(
+        sources, encoder, tmp_path / "s", batch_size=BATCH, progress=lambda done, total: told.append((done, total))
+    )
+    assert (report.images, report.extracted, len(report.unreadable)) == (10, 10, 1)
+    assert sources["05"] in report.unreadable[0]
+    assert told == [(4, 11), (8, 11), (11, 11)]
+    assert report.rate > 0
+    assert report.encoder_rate >= report.rate
+
+
+def test_unreadable_picture_is_tried_again(sources: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
+    broken = tmp_path / "b.png"
+    broken.write_bytes(b"GIF89a")
+    mixed = {"a": sources["00"], "b": str(broken)}
+    path = tmp_path / "s"
+    assert "b" not in FeatureStore(extract_features(mixed, encoder, path).path)
+    again = extract_features(mixed, encoder, path)
+    assert (again.images, again.extracted, len(again.unreadable)) == (1, 0, 1)
+    tiny.picture(1).save(broken)
+    mended = extract_features(mixed, encoder, path)
+    assert (mended.images, mended.extracted, mended.unreadable) == (2, 1, ())
+    np.testing.assert_array_equal(
+        FeatureStore(path).read(["b"])[0],
+        FeatureStore(extract_features({"b": sources["01"]}, encoder, tmp_path / "t").path).read(["b"])[0],
+    )
+
+
+def test_only_the_pictures_that_were_added_are_encoded(
+    sources: dict[str, str], encoder: Encoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    some = {name: sources[name] for name in ("00", "02")}
+    extract_features(some, encoder, path)
+    before, _ = FeatureStore(path).read(["00", "02"])
+    grown = extract_features(readable(sources), encoder, path)
+    assert (grown.images, grown.extracted) == (10, 8)
+    np.testing.assert_array_equal(FeatureStore(path).read(["00", "02"])[0], before)
+    fewer = extract_features(some, encoder, path)
+    assert (fewer.images, fewer.extracted) == (2, 0)
+    assert len(FeatureStore(path)) == 10
+
+
+def test_store_of_another_encoder_is_refused_and_left_alone(
+    sources: dict[str, str], encoder: Encoder, unbroken: Path, tmp_path: Path
+) -> None:
+    other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
+    before = unbroken.read_bytes()
+    with pytest.raises(FeatureStoreError) as caught:
+        extract_features(sources, other, unbroken)
+    for digest in (encoder.identity["digest"], other.identity["digest"]):
+        assert f"test_resnet at 48 px, grid, weights {str(digest)[:8]}" in str(caught.value)
+    assert unbroken.read_bytes() == before
+
+
+def test_other_encoders_and_other_data_have_other_paths(encoder: Encoder, tmp_path: Path) -> None:
+    other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
+    paths = {
+        store_path("f", data, network) for data in (tmp_path / "a", tmp_path / "b") for network in (encoder, other)
+    }
+    assert len(paths) == 4
+    assert store_path("f", tmp_path / "a" / ".." / "a", encoder) in paths
+
+
+def test_full_disk_keeps_what_was_done_and_the_rest_follows(
+    sources: dict[str, str], encoder: Encoder, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [2]
+
+    def pwrite(*arguments: object) -> int:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    real = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        with pytest.raises(FeatureStoreError, match=r"^the disk that holds .* is full; make room .* stopped$"):
+            extract_features(sources, encoder, tmp_path / "s", batch_size=BATCH)
+    assert 0 < int((FeatureStore(tmp_path / "s").status == DONE).sum()) < 10
+    extract_features(sources, encoder, tmp_path / "s", batch_size=BATCH)
+    assert (tmp_path / "s").read_bytes() == unbroken.read_bytes()
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_interrupted_extraction_goes_on_to_the_same_bytes(
+    sources: dict[str, str], encoder: Encoder, unbroken: Path, tmp_path: Path, batches: int
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= batches * BATCH:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(sources, encoder, tmp_path / "s", batch_size=BATCH, progress=stop)
+    left = extract_features(sources, encoder, tmp_path / "s", batch_size=BATCH)
+    assert left.extracted == 10 - batches * BATCH + (batches == 2)
+    assert (tmp_path / "s").read_bytes() == unbroken.read_bytes()
+
+
+def test_pictures_go_through_the_network_in_the_company_they_would_have_had_unbroken(
+    sources: dict[str, str], encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bits of a picture's features depend on its batch, so that resuming once gave other bytes."""
+    good = readable(sources)
+    names, path = list(good), tmp_path / "s"
+    extract_features({name: good[name] for name in names[:2]}, encoder, path, batch_size=BATCH)
+    sizes: list[int] = []
+    forward = encoder.forward
+
+    def spy(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return forward(pixels)
+
+    monkeypatch.setattr(encoder, "forward", spy)
+    extract_features(good, encoder, path, batch_size=BATCH)
+    assert sizes == [2, 4, 2]
+
+
+@pytest.mark.parametrize("value", [1e5, float("nan"), float("-inf")])
+def test_features_that_float16_cannot_hold_are_refused(
+    encoder: Encoder, sources: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    assert round_features(torch.tensor([65_000.0])).item() == 64_992
+    monkeypatch.setattr(encoder, "forward", lambda pixels: torch.full((len(pixels), 4, encoder.feature_size), value))
+    with pytest.raises(EncoderError, match="do not fit float16"):
+        extract_features(sources, encoder, tmp_path / "s")
+
+
+def slow_extraction(sources: dict[str, str], weights: Path, path: Path) -> None:
+    extract_features(sources, tiny.build(weights), path, batch_size=BATCH, progress=lambda *_: time.sleep(0.02))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
+def test_extraction_killed_five_times_comes_out_as_an_unbroken_one(
+    sources: dict[str, str], weights: Path, tmp_path: Path, start: Callable[..., processes.Process]
+) -> None:
+    many = {f"{name}-{turn}": source for turn in range(6) for name, source in sources.items()}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    extract_features(many, tiny.build(weights), whole, batch_size=BATCH)
+
+    def done() -> int:
+        return int((FeatureStore(killed).status == DONE).sum()) if killed.exists() else 0
+
+    moments = sorted(random.Random(5).sample(range(1, 55), 5))
+    for moment in moments:
+        process = start(slow_extraction, many, weights, killed)
+        process.kill_when(lambda moment=moment: done() >= moment)  # type: ignore[misc]
+    assert done() < 60
+    extract_features(many, tiny.build(weights), killed, batch_size=BATCH)
+    assert killed.read_bytes() == whole.read_bytes()

@@ -1,0 +1,255 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from seesay.errors import FeatureStoreError, MissingDependencyError
+from seesay.features.imports import import_features
+from seesay.features.store import FeatureStore
+from tests import tiny
+
+IMAGES = {"1": "images/a.jpg", "2": "images/b.jpg", "3": "images/c.jpg"}
+FILES = ("a.jpg", "b.jpg", "c.jpg")
+
+
+def imported(source: Path, images: dict[str, str] | None = None) -> FeatureStore:
+    path = source.parent / "store.safetensors"
+    import_features(source, images or IMAGES, path)
+    return FeatureStore(path)
+
+
+def folder(path: Path, arrays: dict[str, NDArray[Any]]) -> Path:
+    path.mkdir()
+    for name, array in arrays.items():
+        np.save(path / name, array)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(64, 20), (8, 8, 20), (1, 8, 8, 20)])
+def test_folder_of_the_tutorial_with_an_npy_a_picture(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    arrays = {f"{name}.npy": tiny.features(place, *shape).astype(np.float32) for place, name in enumerate(FILES)}
+    store = imported(folder(tmp_path / "f", arrays))
+    assert (store.grid, store.regions, store.feature_size) == ((8, 8), 64, 20)
+    assert store.identity == {"imported": "f"}
+    features, mask = store.read(["3", "1"])
+    assert mask is None
+    np.testing.assert_array_equal(features[0], arrays["c.jpg.npy"].reshape(64, 20))
+    np.testing.assert_array_equal(features[1], arrays["a.jpg.npy"].reshape(64, 20))
+
+
+@pytest.mark.parametrize("named", [("1", "2", "3"), FILES, ("a", "b", "c")])
+def test_files_are_named_after_the_id_or_the_picture_with_or_without_suffix(
+    tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    arrays = {f"{name}.npy": tiny.features(place, 20) for place, name in enumerate(named)}
+    store = imported(folder(tmp_path / "f", arrays))
+    assert (store.grid, store.regions) == ((1, 1), 1)
+    np.testing.assert_array_equal(store.read(list("123"))[0][:, 0], np.stack(list(arrays.values())))
+
+
+def test_npz_a_picture_with_as_many_regions_as_were_found_in_it(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    arrays = {name: tiny.features(place, count, 6) for place, (name, count) in enumerate(zip("abc", (3, 5, 1)))}  # noqa: B905
+    for name, array in arrays.items():
+        np.savez(tmp_path / "f" / f"{name}.npz", bbox=np.zeros((len(array), 4)), feat=array)
+    store = imported(tmp_path / "f")
+    assert (store.grid, store.regions) == (None, 5)
+    features, mask = store.read(list("123"))
+    assert mask is not None
+    assert mask.sum(1).tolist() == [3, 5, 1]
+    for row, array in enumerate(arrays.values()):
+        np.testing.assert_array_equal(features[row, : len(array)], array)
+        assert not features[row, len(array) :].any()
+
+
+def test_npz_a_picture_with_a_single_array_of_any_name(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    np.savez(tmp_path / "f" / "a.npz", grid=np.ones((2, 3)))
+    assert imported(tmp_path / "f").ids == ["1"]
+
+
+def test_one_npz_with_an_array_a_picture(tmp_path: Path) -> None:
+    arrays = {name: tiny.features(place, 4, 6) for place, name in enumerate(FILES)}
+    np.savez_compressed(tmp_path / "f.npz", **arrays)  # type: ignore[arg-type]
+    store = imported(tmp_path / "f.npz")
+    np.testing.assert_array_equal(store.read(list("123"))[0], np.stack(list(arrays.values())))
+
+
+@pytest.mark.parametrize("kind", [np.bytes_, np.str_, np.int64])
+def test_one_npz_with_a_table(tmp_path: Path, kind: type) -> None:
+    array = tiny.features(0, 4, 2, 6)
+    np.savez(tmp_path / "f.npz", ids=np.array(["3", "9", "1", "2"]).astype(kind), features=array)
+    np.testing.assert_array_equal(imported(tmp_path / "f.npz").read(list("123"))[0], array[[2, 3, 0]])
+
+
+def write_groups(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            group = file.create_group(name)
+            group["bbox"] = np.zeros((len(array), 4))
+            group["features"] = array
+
+
+def write_data_sets(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def write_table(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["ids"] = list(arrays)
+        file["features"] = np.stack(list(arrays.values()))
+
+
+@pytest.mark.parametrize("write", [write_groups, write_data_sets, write_table])
+def test_hdf5_of_groups_of_data_sets_or_a_table(
+    tmp_path: Path, write: Callable[[Path, dict[str, NDArray[Any]]], None]
+) -> None:
+    pytest.importorskip("h5py")
+    arrays = {name: tiny.features(place, 9, 6) for place, name in enumerate(FILES)}
+    write(tmp_path / "f.h5", arrays)
+    store = imported(tmp_path / "f.h5")
+    assert store.grid == (3, 3)
+    np.testing.assert_array_equal(store.read(list("123"))[0], np.stack(list(arrays.values())))
+
+
+def test_missing_hdf5_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f.h5").touch()
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    with pytest.raises(MissingDependencyError, match=r"f\.h5 needs h5py.*seesay\[hdf5\]"):
+        imported(tmp_path / "f.h5")
+
+
+def test_pictures_without_features_are_left_out_and_come_later(tmp_path: Path) -> None:
+    arrays = {"a.npy": tiny.features(0, 2, 6), "c.npy": tiny.features(1, 4, 6)}
+    source = folder(tmp_path / "f", arrays)
+    assert imported(source).ids == ["1", "3"]
+    np.save(source / "b.npy", tiny.features(2, 7, 6))
+    assert import_features(source, IMAGES, tmp_path / "store.safetensors") == 3
+    store = FeatureStore(tmp_path / "store.safetensors")
+    features, mask = store.read(list("123"))
+    assert mask is not None
+    assert mask.sum(1).tolist() == [2, 7, 4]
+    np.testing.assert_array_equal(features[0, :2], arrays["a.npy"])
+    np.testing.assert_array_equal(features[2, :4], arrays["c.npy"])
+
+
+def test_import_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder(tmp_path / "f", {f"{name}.npy": tiny.features(place, 4, 6) for place, name in enumerate("abc")})
+    written: list[Any] = []
+    write = FeatureStore.write
+
+    def stop_at_the_second(self: FeatureStore, rows: Any, *rest: Any) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(rows)
+        write(self, rows, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "write", stop_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            imported(source)
+    assert FeatureStore(tmp_path / "store.safetensors").pending() == [1, 2]
+    killed = imported(source).path.read_bytes()
+    (tmp_path / "store.safetensors").unlink()
+    assert imported(source).path.read_bytes() == killed
+
+
+def test_store_that_was_imported_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    imported(folder(tmp_path / "f", {"a.npy": tiny.features(0, 4, 6)}))
+    with pytest.raises(FeatureStoreError, match="imported features 'f', not by imported features 'g'"):
+        imported(folder(tmp_path / "g", {"a.npy": tiny.features(0, 4, 6)}))
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((2, 3, 4, 5, 6)), r"shape \(2, 3, 4, 5, 6\)"),
+        (np.zeros((0, 6)), r"shape \(0, 6\)"),
+        (np.zeros(0), r"shape \(0,\)"),
+        (np.float32(1), r"shape \(\)"),
+        (np.array(["a", "b"]), "picture '1' are <U1"),
+        (np.array([{"x": 1}], dtype=object), "cannot be read as arrays: .*allow_pickle"),
+        (np.full((2, 3), 1e6), "picture '1' do not fit float16"),
+        (np.full((2, 3), np.nan), "picture '1' do not fit float16"),
+    ],
+)
+@pytest.mark.parametrize("form", ["npy", "npz", "archive"])
+def test_arrays_that_are_no_features_are_refused(tmp_path: Path, array: Any, told: str, form: str) -> None:
+    source = tmp_path / ("f.npz" if form == "archive" else "f")
+    if form == "archive":
+        np.savez(source, a=array)
+    else:
+        source.mkdir()
+        (np.save if form == "npy" else np.savez)(source / f"a.{form}", array)
+    with pytest.raises(FeatureStoreError, match=told) as caught:
+        imported(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_of_different_widths_are_refused(tmp_path: Path) -> None:
+    source = folder(tmp_path / "f", {"a.npy": tiny.features(0, 4, 6), "b.npy": tiny.features(0, 4, 7)})
+    with pytest.raises(FeatureStoreError, match=r"different widths: \[6, 7\]"):
+        imported(source)
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.npy", "f.h5", "inside.npy", "inside.npz"])
+@pytest.mark.parametrize("keep", [0, 0.5, 0.9])
+def test_file_that_is_cut_is_refused(tmp_path: Path, name: str, keep: float) -> None:
+    inside = name.startswith("inside")
+    path = tmp_path / "folder" / f"a{Path(name).suffix}" if inside else tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    array = tiny.features(0, 40, 40)
+    if path.suffix == ".h5":
+        pytest.importorskip("h5py")
+        write_data_sets(path, {"a": array})
+    elif path.suffix == ".npz":
+        np.savez(path, a=array)
+    else:
+        np.save(path, array)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(FeatureStoreError, match=r"cannot be read as arrays|one array") as caught:
+        imported(path.parent if inside else path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damage_within_an_archive_is_told_in_one_line(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "f.npz", a=tiny.features(0, 40, 40))
+    content = bytearray((tmp_path / "f.npz").read_bytes())
+    content[500:600] = bytes(100)
+    (tmp_path / "f.npz").write_bytes(content)
+    with pytest.raises(FeatureStoreError, match="cannot be read as arrays"):
+        imported(tmp_path / "f.npz")
+
+
+def test_one_array_does_not_say_whose_features_it_holds(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", tiny.features(0, 3, 4, 6))
+    with pytest.raises(FeatureStoreError, match="one array"):
+        imported(tmp_path / "f.npy")
+
+
+def test_table_with_fewer_ids_than_features_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", ids=np.array(["1", "2"]), features=tiny.features(0, 3, 4, 6))
+    with pytest.raises(FeatureStoreError, match="2 ids but features of 3 pictures"):
+        imported(tmp_path / "f.npz")
+
+
+def test_source_without_the_pictures_or_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    source = folder(tmp_path / "f", {"z.npy": tiny.features(0, 4, 6)})
+    with pytest.raises(FeatureStoreError, match="features of none of the 3 pictures"):
+        imported(source)
+    shutil.rmtree(source)
+    with pytest.raises(FeatureStoreError, match="no features at"):
+        imported(source)

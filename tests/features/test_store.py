@@ -1,0 +1,342 @@
+import errno
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from seesay.errors import FeatureStoreError
+from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore, JoinedStores, create_store, resample_grid
+from tests import tiny
+
+IDENTITY = {"imported": "made"}
+Usage = namedtuple("Usage", "total used free")
+
+
+def write_store(
+    path: Path, ids: list[str], array: NDArray[np.float16], grid: tuple[int, int] | None = None, regions: object = None
+) -> FeatureStore:
+    create_store(path, ids, array.shape[1], array.shape[2], grid, IDENTITY)
+    with FeatureStore(path, writable=True) as store:
+        store.write(range(len(ids)), array, regions)  # type: ignore[arg-type]
+    return FeatureStore(path)
+
+
+def fail_with(number: int) -> object:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_rows_are_read_as_they_were_written_in_any_order(tmp_path: Path) -> None:
+    array = tiny.features(0, 5, 4, 3)
+    store = write_store(tmp_path / "s", list("abcde"), array, (2, 2))
+    features, mask = store.read(["d", "a", "d"])
+    np.testing.assert_array_equal(features, array[[3, 0, 3]])
+    assert mask is None
+    assert (store.regions, store.feature_size, store.grid, len(store)) == (4, 3, (2, 2), 5)
+    assert features.dtype == np.float16
+
+
+def test_rows_apart_from_each_other_are_written_to_their_places(tmp_path: Path) -> None:
+    array = tiny.features(0, 4, 2, 3)
+    create_store(tmp_path / "s", list("abcdefg"), 2, 3, None, IDENTITY)
+    with FeatureStore(tmp_path / "s", writable=True) as store:
+        store.write([0, 2, 3, 6], array)
+        assert store.pending() == [1, 4, 5]
+    np.testing.assert_array_equal(FeatureStore(tmp_path / "s").read(list("acdg"))[0], array)
+
+
+def test_any_safetensors_library_reads_the_same_numbers(tmp_path: Path) -> None:
+    array = tiny.features(1, 3, 4, 5)
+    write_store(tmp_path / "s.safetensors", ["ä", "b", "c"], array)
+    read = safetensors.numpy.load_file(tmp_path / "s.safetensors")
+    np.testing.assert_array_equal(read["features"], array)
+    assert json.loads(read["ids"].tobytes()) == ["ä", "b", "c"]
+    assert read["status"].tolist() == [DONE] * 3
+    assert read["regions"].tolist() == [4, 4, 4]
+
+
+def test_pictures_with_fewer_regions_have_a_mask(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", list("abc"), tiny.features(0, 3, 4, 2), None, [4, 1, 3])
+    _, mask = store.read(["b", "c"])
+    assert mask is not None
+    assert mask.tolist() == [[True, False, False, False], [True, True, True, False]]
+
+
+def test_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
+    with pytest.raises(FeatureStoreError, match="no features of picture 'b'"):
+        store.read(["a", "b"])
+
+
+def test_unreadable_picture_is_noted_and_stays_to_be_done(tmp_path: Path) -> None:
+    create_store(tmp_path / "s", list("abc"), 1, 2, None, IDENTITY)
+    with FeatureStore(tmp_path / "s", writable=True) as store:
+        store.write([0], tiny.features(0, 1, 1, 2))
+        store.mark_unreadable(1)
+    store = FeatureStore(tmp_path / "s")
+    assert store.status.tolist() == [DONE, UNREADABLE, PENDING]
+    assert store.pending() == [1, 2]
+    assert ["a" in store, "b" in store, "c" in store, 7 in store] == [True, False, False, False]
+
+
+def test_store_opened_for_reading_is_not_written(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
+    with pytest.raises(FeatureStoreError, match="reading only"):
+        store.write([0], tiny.features(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, 0.5, 0.999])
+def test_file_that_is_cut_is_refused(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "s"
+    write_store(path, list("abc"), tiny.features(0, 3, 40, 40))
+    os.truncate(path, int(keep if keep >= 1 or keep == 0 else keep * path.stat().st_size))
+    with pytest.raises(FeatureStoreError, match=r"damaged|cut short") as caught:
+        FeatureStore(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\x08\x00\x00\x00\x00\x00\x00\x00[1,2,3]]", b"\xff" * 64, b"caption,image\n" * 9])
+def test_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s").write_bytes(content)
+    with pytest.raises(FeatureStoreError, match="not a feature store"):
+        FeatureStore(tmp_path / "s")
+
+
+def test_weights_are_no_store_and_neither_is_a_folder_or_nothing(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(FeatureStoreError, match="not a feature store"):
+        FeatureStore(weights)
+    with pytest.raises(FeatureStoreError, match="cannot read"):
+        FeatureStore(tmp_path)
+    with pytest.raises(FeatureStoreError, match="seesay extract"):
+        FeatureStore(tmp_path / "none")
+
+
+def test_store_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
+    content = (tmp_path / "s").read_bytes()
+    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+    with pytest.raises(FeatureStoreError, match="another version"):
+        FeatureStore(tmp_path / "s")
+
+
+def test_growing_keeps_every_row_and_its_state(tmp_path: Path) -> None:
+    array = tiny.features(0, 3, 4, 5)
+    path = tmp_path / "s"
+    create_store(path, list("abc"), 4, 5, (2, 2), IDENTITY)
+    with FeatureStore(path, writable=True) as store:
+        store.write([0, 2], array[[0, 2]])
+        store.mark_unreadable(1)
+    create_store(path, list("xcaybb"), 4, 5, (2, 2), IDENTITY)
+    grown = FeatureStore(path)
+    assert grown.ids == list("abcxy")
+    assert grown.status.tolist() == [DONE, UNREADABLE, DONE, PENDING, PENDING]
+    assert grown.grid == (2, 2)
+    np.testing.assert_array_equal(grown.read(["a", "c"])[0], array[[0, 2]])
+
+
+def test_growing_by_pictures_with_more_regions_keeps_every_row(tmp_path: Path) -> None:
+    """Rows were once copied as they lay, into a file where rows are longer."""
+    array = tiny.features(0, 2, 3, 4)
+    path = tmp_path / "s"
+    write_store(path, ["a", "b"], array)
+    create_store(path, ["c"], 5, 4, None, IDENTITY)
+    with FeatureStore(path, writable=True) as store:
+        store.write([2], tiny.features(1, 1, 5, 4))
+    features, mask = FeatureStore(path).read(list("abc"))
+    np.testing.assert_array_equal(features[:2, :3], array)
+    np.testing.assert_array_equal(features[2], tiny.features(1, 1, 5, 4)[0])
+    assert mask is not None
+    assert mask.sum(1).tolist() == [3, 3, 5]
+
+
+def test_growing_by_pictures_with_fewer_regions_keeps_every_row(tmp_path: Path) -> None:
+    array = tiny.features(0, 2, 3, 4)
+    write_store(tmp_path / "s", ["a", "b"], array)
+    create_store(tmp_path / "s", ["c"], 1, 4, (1, 1), IDENTITY)
+    grown = FeatureStore(tmp_path / "s")
+    assert (grown.regions, grown.grid) == (3, None)
+    np.testing.assert_array_equal(grown.read(["a", "b"])[0], array)
+
+
+def test_features_of_another_width_do_not_join_a_store(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 4))
+    with pytest.raises(FeatureStoreError, match="width 4, which those of width 5"):
+        create_store(tmp_path / "s", ["b"], 2, 5, None, IDENTITY)
+
+
+def test_remains_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+    """A store is made of its final size at once: what a kill leaves of it may be many gigabytes."""
+    (tmp_path / "s.123.tmp").write_bytes(b"x")
+    (tmp_path / "other.123.tmp").write_bytes(b"x")
+    create_store(tmp_path / "s", ["a"], 1, 1, None, IDENTITY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.123.tmp", "s"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is not reserved here")
+def test_full_disk_while_growing_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 4))
+    before = (tmp_path / "s").read_bytes()
+    monkeypatch.setattr(os, "posix_fallocate", fail_with(errno.ENOSPC))
+    with pytest.raises(FeatureStoreError, match=r"disk .* is full; make room"):
+        create_store(tmp_path / "s", ["b"], 2, 4, None, IDENTITY)
+    assert (tmp_path / "s").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is not reserved here")
+def test_file_system_that_cannot_reserve_room_is_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", fail_with(errno.EOPNOTSUPP))
+    array = tiny.features(0, 1, 2, 4)
+    np.testing.assert_array_equal(write_store(tmp_path / "s", ["a"], array).read(["a"])[0], array)
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10, 10, 1000))
+    with pytest.raises(FeatureStoreError, match=r"needs 0\.02 GB but 0\.00 GB are free"):
+        create_store(tmp_path / "s", list("ab"), 100, 50_000, None, IDENTITY)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_while_filling_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = tiny.features(0, 3, 2, 4)
+    create_store(tmp_path / "s", list("abc"), 2, 4, None, IDENTITY)
+    with FeatureStore(tmp_path / "s", writable=True) as store:
+        store.write([0], array[:1])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", fail_with(errno.ENOSPC))
+            with pytest.raises(FeatureStoreError, match="goes on where it stopped"):
+                store.write([1, 2], array[1:])
+    store = FeatureStore(tmp_path / "s")
+    assert store.pending() == [1, 2]
+    np.testing.assert_array_equal(store.read(["a"])[0], array[:1])
+
+
+def test_disk_that_fails_at_the_very_end_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 4))
+    store = FeatureStore(tmp_path / "s", writable=True)
+    monkeypatch.setattr(os, "fsync", fail_with(errno.EIO))
+    with pytest.raises(FeatureStoreError, match=r"cannot write .*: Input/output error"):
+        store.close()
+    store.close()
+
+
+def test_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FeatureStoreError, match="cannot write"):
+        create_store(tmp_path / "file" / "s", ["a"], 1, 1, None, IDENTITY)
+
+
+def test_store_of_another_encoder_is_refused_by_name(tmp_path: Path, weights: Path) -> None:
+    encoder = tiny.build(weights)
+    create_store(tmp_path / "s", ["a"], 1, 4, (1, 1), encoder.identity)
+    store = FeatureStore(tmp_path / "s")
+    store.require(encoder.identity)
+    digest = str(encoder.identity["digest"])[:8]
+    changes: tuple[tuple[dict[str, object], str], ...] = (
+        ({"encoder": "resnet50"}, "encoder is 'test_resnet', wanted 'resnet50'"),
+        ({"digest": "0" * 16}, f"weights {digest}, not by .*: digest is"),
+        ({"layer": "stem"}, "layer stem .*: layer is '', wanted 'stem'"),
+        ({"pool": "pooled"}, "pool is 'grid', wanted 'pooled'"),
+        ({"preprocessing": {**encoder.preprocessing.to_dict(), "size": 64}}, "at 64 px"),
+    )
+    for wanted, told in changes:
+        with pytest.raises(FeatureStoreError, match=told):
+            store.require({**encoder.identity, **wanted})
+    with pytest.raises(FeatureStoreError, match="not by imported features 'mine'"):
+        store.require({"imported": "mine"})
+
+
+class TestJoined:
+    def test_features_lie_side_by_side(self, tmp_path: Path) -> None:
+        first, second = tiny.features(0, 3, 4, 2), tiny.features(1, 2, 4, 3)
+        joined = JoinedStores(
+            [
+                write_store(tmp_path / "1", list("abc"), first, (2, 2)),
+                write_store(tmp_path / "2", list("cb"), second, (2, 2)),
+            ]
+        )
+        features, mask = joined.read(["b", "c"])
+        np.testing.assert_array_equal(features, np.concatenate([first[1:], second[::-1]], axis=2))
+        assert mask is None
+        assert (joined.feature_size, joined.grid) == (5, (2, 2))
+        assert ["a" in joined, "b" in joined] == [False, True]
+
+    def test_pooled_features_stand_beside_every_region(self, tmp_path: Path) -> None:
+        grid, pooled = tiny.features(0, 1, 9, 2), tiny.features(1, 1, 1, 3)
+        stores = [write_store(tmp_path / "1", ["a"], grid, (3, 3)), write_store(tmp_path / "2", ["a"], pooled, (1, 1))]
+        features, _ = JoinedStores(stores).read(["a"])
+        np.testing.assert_array_equal(features[:, :, 2:], pooled.repeat(9, axis=1))
+
+    def test_regions_without_a_grid_cannot_be_joined(self, tmp_path: Path) -> None:
+        stores = [write_store(tmp_path / name, ["a"], tiny.features(0, 1, 3, 2)) for name in "12"]
+        with pytest.raises(FeatureStoreError, match="without a grid"):
+            JoinedStores(stores)
+        assert JoinedStores(stores[:1]).grid is None
+
+    def test_nothing_cannot_be_joined(self) -> None:
+        with pytest.raises(FeatureStoreError, match="no feature store"):
+            JoinedStores([])
+
+    def test_each_store_must_be_the_one_that_was_there_in_training(self, tmp_path: Path) -> None:
+        stores = []
+        for name in ("grid", "pooled"):
+            create_store(tmp_path / name, ["a"], 1, 2, (1, 1), {"imported": name})
+            stores.append(FeatureStore(tmp_path / name))
+        joined = JoinedStores(stores)
+        joined.require(joined.identity)
+        JoinedStores(stores[:1]).require({"imported": "grid"})
+        with pytest.raises(FeatureStoreError, match=r"imported is 'pooled', wanted 'grid'"):
+            JoinedStores(stores[::-1]).require(joined.identity)
+        with pytest.raises(FeatureStoreError, match=r"1 feature stores are given .*'grid'.* but 2 wanted"):
+            JoinedStores(stores[:1]).require(joined.identity)
+
+
+def test_resampling_interpolates_between_cell_centres() -> None:
+    """By hand: a finer grid's centres lie a quarter of a cell off the old ones."""
+    cells = np.array([[[2.0], [4.0], [6.0], [0.0]]], np.float16)
+    np.testing.assert_allclose(resample_grid(cells[:, :2], (1, 2), (1, 4))[0, :, 0], [2, 2.5, 3.5, 4])
+    np.testing.assert_allclose(resample_grid(cells, (2, 2), (4, 2))[0, ::2, 0], [2, 3, 5, 6])
+    np.testing.assert_allclose(resample_grid(cells, (2, 2), (4, 2))[0, 1::2, 0], [4, 3, 1, 0])
+
+
+def test_resampling_to_fewer_cells_weighs_all_of_them() -> None:
+    """By hand: the triangle is two old cells wide on either side, 3/4, 3/4 and 1/4 at their centres."""
+    rows = np.array([[[1.0], [2.0], [4.0], [8.0]]], np.float16)
+    wanted = [(3 * 1 + 3 * 2 + 1 * 4) / 7, (1 * 2 + 3 * 4 + 3 * 8) / 7]
+    np.testing.assert_allclose(resample_grid(rows, (1, 4), (1, 2))[0, :, 0], wanted, rtol=1e-3)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_store_behaves_as_a_dictionary_whatever_is_done_to_it(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "s"
+    path.unlink(missing_ok=True)
+    known: dict[str, NDArray[np.float16]] = {}
+    ids: list[str] = []
+    names = st.text("abcdefgh", min_size=1, max_size=2)
+    for turn in range(data.draw(st.integers(1, 4))):
+        added = data.draw(st.lists(names, min_size=1, max_size=6))
+        ids += [name for name in dict.fromkeys(added) if name not in ids]
+        create_store(path, added, 2, 3, None, IDENTITY)
+        with FeatureStore(path, writable=True) as store:
+            assert store.ids == ids
+            rows = data.draw(st.sets(st.integers(0, len(ids) - 1)))
+            array = tiny.features(turn, len(rows), 2, 3)
+            store.write(sorted(rows), array)
+            known |= {ids[row]: array[place] for place, row in enumerate(sorted(rows))}
+    store = FeatureStore(path)
+    assert {name for name in ids if name in store} == known.keys()
+    for name, array in known.items():
+        np.testing.assert_array_equal(store.read([name])[0][0], array)

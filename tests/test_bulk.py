@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from seesay.bulk import as_json, caption_to_jsonl, find_pictures
+from seesay.captioner import Caption, Captioner
+from seesay.errors import DataError, ImageError
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def captioner(cached_run: Path) -> Captioner:
+    return Captioner.load(cached_run, "cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures, one of them deeper, and what is no picture."""
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    tiny.picture(0).save(tmp_path / "photos" / "b.JPG", "JPEG")
+    tiny.picture(1).save(tmp_path / "photos" / "deep" / "a.png")
+    (tmp_path / "photos" / "notes.txt").touch()
+    return tmp_path / "photos"
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+
+
+class TestFinding:
+    def test_folders_globs_files_and_addresses_in_their_order_without_repeats(self, folder: Path) -> None:
+        first, second = str(folder / "b.JPG"), str(folder / "deep" / "a.png")
+        url, member = "https://example.org/x*.jpg", "photos.tar::x[1].jpg"
+        assert find_pictures([str(folder)]) == [first, second]
+        assert find_pictures([url, str(folder / "**" / "*.png"), member, first, str(folder)]) == [
+            url,
+            second,
+            member,
+            first,
+        ]
+
+    def test_name_that_looks_like_a_glob_is_a_file_where_there_is_one(self, folder: Path) -> None:
+        tiny.picture(2).save(folder / "x[1].png")
+        assert find_pictures([str(folder / "x[1].png")]) == [str(folder / "x[1].png")]
+
+    def test_source_that_names_nothing_is_refused(self, folder: Path) -> None:
+        (folder / "empty").mkdir()
+        with pytest.raises(DataError, match="empty holds no pictures"):
+            find_pictures([str(folder / "empty")])
+        with pytest.raises(DataError, match=r"no file matches .*\*\.gif"):
+            find_pictures([str(folder / "*.gif")])
+
+    def test_missing_file_is_left_to_the_reader_to_tell(self, folder: Path) -> None:
+        assert find_pictures([str(folder / "gone.jpg")]) == [str(folder / "gone.jpg")]
+
+
+class TestWriting:
+    def test_line_says_what_the_caption_says(self, captioner: Captioner, pictures: list[str], tmp_path: Path) -> None:
+        report = caption_to_jsonl(captioner, pictures[:3], tmp_path / "new" / "out.jsonl")
+        assert (report.captioned, report.skipped, report.unreadable) == (3, 0, 0)
+        captions = captioner.caption(pictures[:3])
+        lines = read(tmp_path / "new" / "out.jsonl")
+        assert lines == [as_json(picture, caption) for picture, caption in zip(pictures, captions, strict=False)]
+        assert lines[0]["image"] == pictures[0]
+        assert lines[0]["caption"] == captions[0].text
+
+    def test_pictures_that_are_there_are_skipped(
+        self, captioner: Captioner, pictures: list[str], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out.jsonl"
+        caption_to_jsonl(captioner, pictures[:2], out)
+        before = out.read_bytes()
+        report = caption_to_jsonl(captioner, pictures[:4], out)
+        assert (report.captioned, report.skipped) == (2, 2)
+        assert out.read_bytes().startswith(before)
+        assert [line["image"] for line in read(out)] == pictures[:4]
+        assert caption_to_jsonl(captioner, pictures[:4], out).captioned == 0
+
+    @pytest.mark.parametrize("cut", [1, 8, 40])
+    def test_half_a_line_of_a_killed_job_is_written_anew(
+        self, captioner: Captioner, pictures: list[str], tmp_path: Path, cut: int
+    ) -> None:
+        out = tmp_path / "out.jsonl"
+        caption_to_jsonl(captioner, pictures[:3], out)
+        whole = out.read_bytes()
+        out.write_bytes(whole[:-cut])
+        report = caption_to_jsonl(captioner, pictures[:3], out)
+        assert (report.captioned, report.skipped) == (1, 2)
+        assert out.read_bytes() == whole
+
+    def test_unreadable_pictures_are_told_and_tried_again(
+        self, captioner: Captioner, pictures: list[str], tmp_path: Path
+    ) -> None:
+        broken, out = tmp_path / "b.png", tmp_path / "out.jsonl"
+        broken.write_bytes(b"")
+        told: list[tuple[str, type]] = []
+        report = caption_to_jsonl(
+            captioner, [str(broken), pictures[0]], out, report=lambda name, found: told.append((name, type(found)))
+        )
+        assert (report.captioned, report.unreadable) == (1, 1)
+        assert told == [(str(broken), ImageError), (pictures[0], Caption)]
+        tiny.picture(0).save(broken)
+        assert caption_to_jsonl(captioner, [str(broken), pictures[0]], out).captioned == 1
+
+    @pytest.mark.parametrize(
+        "name", ["line\u2028separator.png", "next\x85line.png", "new\nline.png", "\udcff.png", "日本.png"]
+    )
+    def test_names_of_any_characters_are_known_again(self, captioner: Captioner, tmp_path: Path, name: str) -> None:
+        """Some of them end a line for Python, not for JSON; one is no text at all."""
+        tiny.picture(0).save(tmp_path / "a.png")
+        (tmp_path / "a.png").rename(tmp_path / name)
+        out = tmp_path / "out.jsonl"
+        assert caption_to_jsonl(captioner, [str(tmp_path / name)], out).captioned == 1
+        assert caption_to_jsonl(captioner, [str(tmp_path / name)], out).skipped == 1
+        assert read(out)[0]["image"] == str(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        "content", [b"shopping list\nmilk", b"\x89PNG\r\n\x1a\nbytes", b"milk", b'{"id": 1}\n', b"[1]\n", b"\xff\xfe\n"]
+    )
+    def test_file_of_anything_else_is_refused_and_left_as_it_is(
+        self, captioner: Captioner, pictures: list[str], tmp_path: Path, content: bytes
+    ) -> None:
+        """Its last line was once cut off before the file was looked at."""
+        out = tmp_path / "out"
+        out.write_bytes(content)
+        with pytest.raises(DataError, match="not a file of captions; choose another --out"):
+            caption_to_jsonl(captioner, pictures[:1], out)
+        assert out.read_bytes() == content

@@ -1,0 +1,198 @@
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seesay.captioner import Caption, Captioner
+from seesay.checkpoint import load_run
+from seesay.config import DecodingOptions
+from seesay.data.annotations import Annotations
+from seesay.errors import CheckpointError, ConfigError, EncoderError, ImageError
+from seesay.features import JoinedStores, import_features
+from seesay.images import Preprocessing
+from seesay.training.fit import train
+from tests import tiny
+
+BEAM = DecodingOptions(strategy="beam")
+SAMPLE = DecodingOptions(strategy="sample")
+
+
+@pytest.fixture(scope="module")
+def captioner(cached_run: Path) -> Captioner:
+    return Captioner.load(cached_run, "cpu")
+
+
+def assert_same(found: Sequence[Caption], wanted: Sequence[Caption], rel: float = 1e-4) -> None:
+    assert [caption.text for caption in found] == [caption.text for caption in wanted]
+    for a, b in zip(found, wanted, strict=True):
+        assert a.log_probs == pytest.approx(b.log_probs, rel=rel, abs=rel)
+        assert a.score == pytest.approx(b.score, rel=rel, abs=rel)
+        assert (a.words, a.finished, a.grid) == (b.words, b.finished, b.grid)
+
+
+@pytest.mark.parametrize("options", [None, BEAM], ids=["greedy", "beam"])
+def test_file_gets_the_caption_of_its_stored_features(
+    captioner: Captioner, annotations: Annotations, store: JoinedStores, options: DecodingOptions | None
+) -> None:
+    """Preprocessing and rounding are the ones of training, though the file of weights brought its own means."""
+    assert captioner.model.encoder is not None
+    assert captioner.model.encoder.preprocessing.mean == (0.4, 0.5, 0.6)
+    items = annotations.items
+    captions = captioner.caption([item.image for item in items], options)
+    features, _ = store.read([item.id for item in items])
+    assert_same(captions, captioner.caption_features(torch.from_numpy(features), None, options))
+    assert len({caption.text for caption in captions}) > 10, "one caption for all would prove nothing"
+
+
+@pytest.mark.parametrize("options", [None, BEAM, SAMPLE], ids=["greedy", "beam", "sample"])
+def test_caption_does_not_depend_on_the_batch(
+    captioner: Captioner, pictures: list[str], options: DecodingOptions | None
+) -> None:
+    together = captioner.caption(pictures, options)
+    assert_same([captioner.caption(picture, options) for picture in pictures], together)
+    by_threes = [found for _, found in captioner.caption_each(pictures[::-1], options, batch_size=3)]
+    assert all(isinstance(found, Caption) for found in by_threes)
+    assert_same([found for found in by_threes if isinstance(found, Caption)][::-1], together)
+
+
+def test_opened_picture_gets_the_caption_of_its_file(captioner: Captioner, pictures: list[str]) -> None:
+    for path in pictures[:6]:
+        with Image.open(path) as image:
+            assert_same([captioner.caption(image)], [captioner.caption(Path(path))])
+    with Image.open(pictures[0]) as image:
+        rgba = image.convert("RGBA")
+    assert_same([captioner.caption(rgba)], [captioner.caption(pictures[0])])
+
+
+def test_sampling_of_an_opened_picture_can_be_repeated(captioner: Captioner, pictures: list[str]) -> None:
+    """Its randomness once came from where the picture lay in memory."""
+    with Image.open(pictures[0]) as image:
+        copies = [image.copy() for _ in range(4)]
+    assert len({captioner.caption(copy, SAMPLE).text for copy in copies}) == 1
+    seeds = [replace(SAMPLE, sampling_seed=seed) for seed in range(8)]
+    assert len({captioner.caption(copies[0], options).text for options in seeds}) > 1
+
+
+def test_one_picture_gives_a_caption_and_several_give_a_list(captioner: Captioner, pictures: list[str]) -> None:
+    caption = captioner.caption(pictures[0])
+    assert isinstance(caption, Caption)
+    assert captioner.caption([pictures[0]]) == [caption]
+    assert captioner.caption([]) == []
+    assert " ".join(caption.words) == caption.text
+    assert len(caption.log_probs) == len(caption.words)
+    assert 0 < caption.probability <= 1
+    assert caption.probability == pytest.approx(np.exp(sum(caption.log_probs)))
+
+
+def test_attention_is_kept_where_it_is_asked_for(captioner: Captioner, pictures: list[str]) -> None:
+    assert captioner.caption(pictures[0]).attention is None
+    caption = captioner.caption(pictures[0], attention=True)
+    assert caption.attention is not None
+    assert caption.attention.shape == (len(caption.words), 4)
+    np.testing.assert_allclose(caption.attention.sum(1), 1, rtol=1e-5)
+    assert caption.grid == (2, 2)
+
+
+def test_options_fill_in_the_longest_caption_of_training(captioner: Captioner, pictures: list[str]) -> None:
+    assert captioner.options().max_length == 8
+    assert captioner.options(DecodingOptions(max_length=3)).max_length == 3
+    short = captioner.caption(pictures, DecodingOptions(max_length=2))
+    assert {len(caption.words) for caption in short} == {2}
+    assert not any(caption.finished for caption in short)
+
+
+def test_unreadable_picture_is_an_error_alone_and_an_entry_among_others(
+    captioner: Captioner, pictures: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(Path(pictures[0]).read_bytes()[:60])
+    with pytest.raises(ImageError, match=r"broken\.png: damaged or cut short"):
+        captioner.caption(tmp_path / "broken.png")
+    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+        captioner.caption([pictures[0], tmp_path / "gone.png"])
+    mixed = [pictures[0], str(tmp_path / "broken.png"), pictures[1], str(tmp_path / "gone.png")]
+    found = list(captioner.caption_each(mixed, batch_size=2))
+    assert [picture for picture, _ in found] == mixed
+    assert [type(result) for _, result in found] == [Caption, ImageError, Caption, ImageError]
+    assert all(isinstance(found, ImageError) for _, found in captioner.caption_each(mixed[1::2]))
+
+
+def test_in_loop_run_captions_what_it_was_trained_to_see(loop_run: Path, pictures: list[str]) -> None:
+    captioner = Captioner.load(loop_run, "cpu")
+    encoder = captioner.model.encoder
+    assert encoder is not None
+    assert encoder.preprocessing == Preprocessing(48, "squash", (0.5,) * 3, (0.5,) * 3)
+    assert_same([captioner.caption(picture) for picture in pictures[:4]], captioner.caption(pictures[:4]))
+
+
+class TestLoading:
+    @pytest.fixture
+    def run(self, cached_run: Path, tmp_path: Path) -> Path:
+        return shutil.copytree(cached_run, tmp_path / "run")
+
+    def test_file_of_encoder_weights_is_not_needed_again(
+        self, colours: Path, tmp_path: Path, pictures: list[str]
+    ) -> None:
+        weights = tiny.write_encoder(tmp_path / "weights.safetensors", seed=2)
+        train(tiny.cached(weights), colours, tmp_path / "run", features=tmp_path / "features")
+        before = Captioner.load(tmp_path / "run", "cpu").caption(pictures)
+        weights.unlink()
+        assert Captioner.load(tmp_path / "run", "cpu").caption(pictures) == before
+
+    def test_encoder_knows_its_own_store_again(self, captioner: Captioner, cached_run: Path) -> None:
+        """A run's features were once extracted anew at each evaluation: the encoder's digest was that of an
+        empty shell."""
+        assert captioner.model.encoder is not None
+        assert captioner.model.encoder.identity == load_run(cached_run).info.features
+
+    def test_run_without_weights_is_refused(self, run: Path) -> None:
+        (run / "model.safetensors").unlink()
+        with pytest.raises(CheckpointError, match="its first epoch is not over"):
+            Captioner.load(run, "cpu")
+
+    def test_weights_cut_in_half_are_refused(self, run: Path) -> None:
+        path = run / "model.safetensors"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(CheckpointError, match="damaged or cut short"):
+            Captioner.load(run, "cpu")
+
+    def test_hub_encoder_that_has_changed_is_refused(
+        self, cached_run: Path, run: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
+    ) -> None:
+        text = (run / "captioner.json").read_text()
+        digest = str(load_run(run).info.features["digest"])
+        (run / "captioner.json").write_text(
+            text.replace('"encoder_stored": true', '"encoder_stored": false').replace(digest, "0" * 16)
+        )
+        with pytest.raises(CheckpointError, match=rf"another version of test_resnet: weights 0+ then, {digest} now"):
+            Captioner.load(run, "cpu")
+
+    def test_file_of_encoder_weights_that_is_gone_is_named(self, run: Path, weights: Path) -> None:
+        for name, old, new in (
+            ("captioner.json", '"encoder_stored": true', '"encoder_stored": false'),
+            ("config.yaml", str(weights), "gone.safetensors"),
+        ):
+            (run / name).write_text((run / name).read_text().replace(old, new))
+        with pytest.raises(EncoderError, match=r"gone\.safetensors"):
+            Captioner.load(run, "cpu")
+
+    def test_run_on_imported_features_cannot_look_at_pictures(
+        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path, pictures: list[str]
+    ) -> None:
+        images = {item.id: item.image for item in annotations}
+        arrays = {name: tiny.features(place, 1 + place % 3, 5) for place, name in enumerate(images)}
+        np.savez(tmp_path / "f.npz", **arrays)  # type: ignore[arg-type]
+        import_features(tmp_path / "f.npz", images, tmp_path / "s")
+        train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s"])
+        captioner = Captioner.load(tmp_path / "run", "cpu")
+        with pytest.raises(ConfigError, match="trained on imported or joined features"):
+            captioner.caption(pictures[0])
+        ragged = torch.zeros(2, 3, 5)
+        mask = torch.tensor([[True, False, False], [True, True, True]])
+        assert len(captioner.caption_features(ragged, mask)) == 2
+        padded = captioner.caption_features(torch.tensor([[[1.0] * 5, [9.0] * 5]]), torch.tensor([[True, False]]))
+        assert_same(padded, captioner.caption_features(torch.ones(1, 1, 5)))

@@ -1,0 +1,393 @@
+import json
+import logging
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from seesay import __version__, cli
+from seesay.captioner import Captioner
+from seesay.checkpoint import load_run
+from seesay.config import Config, preset_names, resolve_config, save_config, to_dict
+from seesay.data.annotations import Annotations, load_annotations
+from seesay.features import FeatureStore, extract_features
+from tests import tiny
+
+COMMANDS = [
+    ["caption"],
+    ["explain"],
+    ["train"],
+    ["extract"],
+    ["evaluate"],
+    ["demo"],
+    ["doctor"],
+    ["data"],
+    ["data", "check"],
+    ["data", "scenes"],
+    ["data", "download"],
+    ["data", "convert"],
+    ["presets"],
+    ["presets", "show"],
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command gave back: its exit code, and the lines of both streams."""
+
+    code: int
+    out: list[str]
+    err: list[str]
+
+
+Seesay = Callable[..., Result]
+
+
+@pytest.fixture
+def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Seesay]:
+    """Runs the command line within the process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    logger = logging.getLogger("seesay")
+    before = logger.handlers[:], logger.level, logger.propagate
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out.splitlines(), captured.err.splitlines())
+
+    yield run
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def bomb(path: Path) -> Path:
+    """Writes a PNG of a few bytes that says it is of ten thousand megapixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT")
+    return path
+
+
+class TestBadPictures:
+    """A bad input is one line on the error stream, and an exit code that is not 0."""
+
+    @pytest.mark.parametrize(
+        ("kind", "told"),
+        [
+            ("missing", "no such file"),
+            ("text", "not a picture of a known format"),
+            ("truncated", "damaged or cut short"),
+            ("empty", "the file is empty"),
+            ("bomb", "10000 megapixels, more than"),
+            ("folder", "holds no pictures"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["caption", "caption --out", "explain"])
+    def test_is_told_in_one_line(
+        self, seesay: Seesay, cached_run: Path, tmp_path: Path, kind: str, told: str, command: str
+    ) -> None:
+        path = tmp_path / "photo.jpg"
+        if kind == "text":
+            path.write_text("no picture")
+        elif kind == "truncated":
+            tiny.picture(0, 300, 200).save(path, "JPEG")
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif kind == "empty":
+            path.touch()
+        elif kind == "bomb":
+            bomb(path)
+        elif kind == "folder":
+            path.mkdir()
+        name, *flags = command.split()
+        result = seesay(name, path, "--model", cached_run, *([*flags, tmp_path / "out.jsonl"] if flags else []))
+        assert result.code != 0
+        assert len(result.err) == 1
+        assert result.err[0].startswith("seesay: ")
+        assert str(path) in result.err[0]
+        if (kind, name) != ("folder", "explain"):
+            assert told in result.err[0]
+
+    def test_does_not_keep_the_others_from_their_captions(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "b.png").touch()
+        result = seesay("caption", pictures[0], tmp_path / "b.png", pictures[1], "--model", cached_run)
+        assert result.code == 1
+        assert [line.split("\t")[0] for line in result.out] == pictures[:2]
+        assert len(result.err) == 1
+
+
+class TestBadInputs:
+    def only_line(self, result: Result, told: str) -> None:
+        assert result.code == 2
+        assert len(result.err) == 1, result.err
+        assert result.err[0].startswith("seesay: error: ")
+        assert told in result.err[0]
+
+    def test_captions_without_pictures(self, seesay: Seesay, tmp_path: Path) -> None:
+        (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\nb.jpg,a cat\n")
+        for command in (["data", "check"], ["train"], ["extract"]):
+            self.only_line(seesay(*command, tmp_path / "captions.csv"), "captions.csv")
+
+    def test_table_without_the_columns(self, seesay: Seesay, tmp_path: Path) -> None:
+        (tmp_path / "captions.csv").write_text("colour,size\nred,5\n")
+        self.only_line(seesay("data", "check", tmp_path / "captions.csv"), "captions.csv")
+
+    def test_data_that_are_not_there(self, seesay: Seesay, tmp_path: Path) -> None:
+        self.only_line(seesay("data", "check", tmp_path / "gone"), "gone")
+
+    def test_store_of_another_encoder(
+        self, seesay: Seesay, cached_run: Path, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
+    ) -> None:
+        other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
+        images = {item.id: item.image for item in annotations}
+        extract_features(images, other, tmp_path / "s")
+        told = (
+            f"was made by test_resnet at 48 px, grid, weights {str(other.identity['digest'])[:8]}, not by test_resnet"
+        )
+        self.only_line(seesay("evaluate", cached_run, colours, "--store", tmp_path / "s"), told)
+        settings = ["--encoder", tiny.ENCODER, "--encoder-weights", weights, "--image-size", 48]
+        self.only_line(seesay("extract", colours, "--out", tmp_path / "s", *settings), told)
+
+    def test_checkpoint_cut_in_half(
+        self, seesay: Seesay, cached_run: Path, colours: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        run = shutil.copytree(cached_run, tmp_path / "run")
+        path = run / "model.safetensors"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        for command in (
+            ["caption", pictures[0], "--model", run],
+            ["explain", pictures[0], "--model", run],
+            ["evaluate", run, colours],
+        ):
+            self.only_line(seesay(*command), "model.safetensors is damaged or cut short")
+
+    def test_unknown_setting_in_a_file(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
+        (tmp_path / "c.yaml").write_text("training:\n  learning_rat: 0.1\n")
+        for command in ("train", "extract"):
+            result = seesay(command, colours, "--config", tmp_path / "c.yaml")
+            self.only_line(result, "unknown configuration key training.learning_rat; did you mean 'learning_rate'?")
+
+    def test_settings_that_cannot_be(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
+        (tmp_path / "c.yaml").write_text("training: [\n")
+        self.only_line(seesay("train", colours, "--config", tmp_path / "c.yaml"), "not valid YAML")
+        self.only_line(seesay("train", colours, "--config", tmp_path / "gone.yaml"), "gone.yaml")
+        self.only_line(seesay("train", colours, "--preset", "attention-gro"), "did you mean 'attention-gru'?")
+        self.only_line(seesay("train", colours, "--batch-captions", 0), "training.batch_captions is 0")
+        self.only_line(seesay("presets", "show", "x"), "no preset 'x'")
+
+    def test_run_that_is_not_there(self, seesay: Seesay, colours: Path, pictures: list[str]) -> None:
+        self.only_line(seesay("caption", pictures[0], "--model", "runs/gone"), "no run folder at runs/gone")
+        self.only_line(seesay("caption", pictures[0]), "there is no trained run under runs/")
+        self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a file of predictions")
+        self.only_line(seesay("train", colours, "--resume", "--out", "runs/gone"), "no run folder at runs/gone")
+
+    def test_nothing_to_work_on(self, seesay: Seesay, cached_run: Path) -> None:
+        self.only_line(seesay("caption", "--model", cached_run), "name at least one picture")
+        self.only_line(seesay("explain", "--model", cached_run), "name a picture")
+
+
+class TestCaption:
+    def test_one_picture_is_its_caption_and_several_have_names(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str]
+    ) -> None:
+        captions = [caption.text for caption in Captioner.load(cached_run, "cpu").caption(pictures[:2])]
+        assert seesay("caption", pictures[0], "--model", cached_run) == Result(0, captions[:1], [])
+        several = seesay("caption", *pictures[:2], "--model", cached_run)
+        assert several.out == [f"{name}\t{text}" for name, text in zip(pictures, captions, strict=False)]
+
+    def test_lines_of_json_are_those_of_the_file(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        printed = seesay("caption", *pictures[:3], "--model", cached_run, "--format", "jsonl")
+        assert [json.loads(line)["image"] for line in printed.out] == pictures[:3]
+        written = seesay("caption", *pictures[:3], "--model", cached_run, "--out", "captions.jsonl")
+        assert written.out == ["3 captioned, 0 already there, 0 unreadable: captions.jsonl"]
+        assert (tmp_path / "captions.jsonl").read_text().splitlines() == printed.out
+
+    def test_what_is_there_is_skipped(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        seesay("caption", *pictures[:3], "--model", cached_run, "--out", "c.jsonl")
+        before = (tmp_path / "c.jsonl").read_bytes()
+        again = seesay("caption", *pictures[:3], "--model", cached_run, "--out", "c.jsonl")
+        assert (again.code, again.out) == (0, ["0 captioned, 3 already there, 0 unreadable: c.jsonl"])
+        assert (tmp_path / "c.jsonl").read_bytes() == before
+
+    def test_flags_reach_the_search(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
+        result = seesay("caption", pictures[0], "--model", cached_run, "--strategy", "beam", "--max-length", 2)
+        assert (result.code, len(result.out[0].split())) == (0, 2)
+
+    def test_latest_run_is_taken_where_none_is_named(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        shutil.copytree(cached_run, tmp_path / "runs" / "mine")
+        (tmp_path / "runs" / "not-yet").mkdir()
+        assert seesay("caption", pictures[0]).code == 0
+
+
+class TestExplain:
+    def test_picture_and_numbers_are_written(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        result = seesay("explain", pictures[0], "--model", cached_run, "--out", "e.png", "--save-arrays")
+        text = Captioner.load(cached_run, "cpu").caption(pictures[0]).text
+        assert result.out == [pictures[0], f"model   {text}", "written e.png e.npz"]
+        with Image.open(tmp_path / "e.png") as image, np.load(tmp_path / "e.npz") as arrays:
+            assert image.format == "PNG"
+            assert arrays["attention"].shape == (len(text.split()), 4)
+
+    def test_unseen_picture_comes_with_what_people_say(
+        self, seesay: Seesay, cached_run: Path, colours: Path, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        result = seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
+        (item,) = (item for item in annotations.split("test") if item.image == result.out[0])
+        assert [line[8:] for line in result.out if line.startswith("human")] == list(item.captions)
+        assert (tmp_path / f"{item.id}.explain.png").is_file()
+        assert result == seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
+
+
+@pytest.fixture
+def settings(weights: Path, tmp_path: Path) -> Path:
+    save_config(tiny.cached(weights), tmp_path / "settings.yaml")
+    return tmp_path / "settings.yaml"
+
+
+class TestTraining:
+    def test_extract_train_go_on_and_evaluate(
+        self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        common = [colours, "--preset", "", "--config", settings]
+        extracted = seesay("extract", *common)
+        assert extracted.code == 0
+        (store,) = (tmp_path / "features").iterdir()
+        assert extracted.out[0].startswith(f"36 pictures in features/{store.name}; 36 encoded now")
+        before = store.read_bytes()
+        trained = seesay("train", *common, "--out", "runs/x", "--epochs", 3)
+        assert trained.code == 0
+        assert trained.out == [f"run folder runs/x; try: seesay evaluate runs/x {colours}"]
+        assert store.read_bytes() == before
+        assert load_run("runs/x").config.training.epochs == 3
+        scored = seesay("evaluate", "runs/x", colours, "--strategy", "beam")
+        assert scored.code == 0
+        assert any("BLEU-4" in line and "CIDEr" in line for line in scored.out)
+        saved = json.loads((tmp_path / "runs/x/predictions/test/scores.json").read_text())
+        assert saved["decoding"]["strategy"] == "beam"
+        assert saved["pictures"] == 6
+        again = seesay("evaluate", "runs/x/predictions/test/predictions.jsonl", colours, "--out", "again")
+        assert again.code == 0
+        assert json.loads((tmp_path / "again/scores.json").read_text())["scores"] == saved["scores"]
+
+    def test_resume_takes_the_settings_of_the_run(
+        self, seesay: Seesay, settings: Path, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        common = ["train", colours, "--features", features, "--out", "run"]
+        assert seesay(*common, "--preset", "", "--config", settings, "--output-dropout", 0.3).code == 0
+        before = (tmp_path / "run" / "metrics.csv").read_bytes()
+        refused = seesay(*common, "--preset", "", "--config", settings)
+        assert refused.code == 2
+        assert "model.output_dropout is 0.3 there, 0.0 here" in refused.err[-1]
+        resumed = seesay(*common, "--resume")
+        assert resumed.code == 0
+        assert any("is finished already" in line for line in resumed.err)
+        assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+
+    def test_features_of_others_are_imported_and_trained_on(
+        self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        (tmp_path / "theirs").mkdir()
+        for place, item in enumerate(annotations):
+            np.save(tmp_path / "theirs" / f"{Path(item.image).name}.npy", tiny.features(place, 64, 12))
+        made = seesay("extract", colours, "--import-from", "theirs")
+        store = "features/colours-theirs.safetensors"
+        assert (made.code, made.out) == (0, [f"36 of 36 pictures imported into {store}"])
+        assert FeatureStore(store).grid == (8, 8)
+        common = ["--preset", "", "--config", settings, "--epochs", 1]
+        assert seesay("train", colours, "--store", store, "--out", "run", *common).code == 0
+        assert seesay("evaluate", "run", colours, "--store", store).code == 0
+
+    def test_unreadable_picture_is_told_of_by_every_command(
+        self, seesay: Seesay, settings: Path, colours: Path, tmp_path: Path
+    ) -> None:
+        data = shutil.copytree(colours, tmp_path / "data")
+        broken = load_annotations(data).split("test")[0].image
+        Path(broken).write_bytes(b"")
+        common = [data, "--preset", "", "--config", settings]
+        extracted = seesay("extract", *common)
+        assert extracted.code == 1
+        assert [line.startswith(f"seesay: {broken}: the file is empty") for line in extracted.err] == [True]
+        assert seesay("train", *common, "--out", "run").code == 0
+        scored = seesay("evaluate", "run", data)
+        assert scored.code == 1
+        assert any("1 pictures could not be read" in line for line in scored.err)
+
+
+class TestPresets:
+    def test_all_are_listed(self, seesay: Seesay) -> None:
+        listed = "\n".join(seesay("presets").out)
+        assert all(name in listed for name in preset_names())
+
+    @pytest.mark.parametrize("name", preset_names())
+    def test_shown_one_can_be_used_as_a_file_of_settings(self, seesay: Seesay, name: str, tmp_path: Path) -> None:
+        shown = seesay("presets", "show", name)
+        assert yaml.safe_load("\n".join(shown.out)) == to_dict(resolve_config(name))
+        (tmp_path / "shown.yaml").write_text("\n".join(shown.out))
+        assert resolve_config(file=tmp_path / "shown.yaml") == resolve_config(name) != Config()
+
+
+class TestData:
+    def test_scenes_are_drawn_checked_and_converted(self, seesay: Seesay, tmp_path: Path) -> None:
+        drawn = seesay("data", "scenes", "scenes", "--train", 6, "--val", 2, "--test", 2, "--size", 48)
+        assert drawn == Result(0, ["10 scenes in scenes"], [])
+        checked = seesay("data", "check", "scenes", "--json", "report.json")
+        assert checked.code == 0
+        assert any("10" in line for line in checked.out)
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert (report["pictures"], report["captions"], report["trainable"]) == (10, 50, True)
+        converted = seesay("data", "convert", "scenes", "all.jsonl")
+        assert converted == Result(0, ["10 pictures written to all.jsonl"], [])
+        assert load_annotations("all.jsonl").items == load_annotations("scenes").items
+
+    def test_check_of_what_cannot_be_trained_on_fails(self, seesay: Seesay, tmp_path: Path) -> None:
+        seesay("data", "scenes", "scenes", "--train", 0, "--val", 2, "--test", 0, "--size", 48)
+        result = seesay("data", "check", "scenes")
+        assert result.code == 1
+        assert not result.err
+
+
+def test_doctor_names_versions_and_device(seesay: Seesay) -> None:
+    told = "\n".join(seesay("doctor").out)
+    assert all(part in told for part in ("seesay", __version__, "torch", "device", "h5py", "bfloat16"))
+
+
+@pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
+def test_help_of_every_command_says_what_it_does(seesay: Seesay, command: list[str]) -> None:
+    result = seesay(*command, "--help")
+    assert result.code == 0
+    assert result.out[0].startswith(" ".join(["Usage: seesay", *command]))
+    assert len(result.out[2]) > 20
+
+
+def test_help_names_every_command_and_no_other(seesay: Seesay) -> None:
+    listed = {line.split()[1] for line in seesay("--help").out if line.startswith("│ ")}
+    assert {command[0] for command in COMMANDS} <= listed
+    assert {name for name in listed if name.isalpha()} == {command[0] for command in COMMANDS}
+
+
+def test_every_field_of_the_configuration_is_a_flag_of_train(seesay: Seesay) -> None:
+    text = "\n".join(seesay("train", "--help").out)
+    for section in to_dict(Config()).values():
+        for name in section:
+            assert f"--{name.replace('_', '-')}" in text
+
+
+def test_version(seesay: Seesay) -> None:
+    assert seesay("--version").out == [__version__]

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from seesay.checkpoint import load_run
+from seesay.config import resolve_config
+from seesay.data.annotations import load_annotations
+from seesay.demo import DemoResult, run_demo
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
+    folder = tmp_path_factory.mktemp("demo")
+    config = resolve_config(
+        "scenes", overrides={"image_size": 48, "epochs": 5, "hidden_size": 64, "device": "cpu", "precision": "float32"}
+    )
+    return folder, run_demo(folder, seed=4, counts=(60, 8, 8), config=config)
+
+
+def test_report_shows_six_unseen_scenes_with_their_captions(demo: tuple[Path, DemoResult]) -> None:
+    folder, result = demo
+    assert result.report == folder / "report.html"
+    page = result.report.read_text(encoding="utf-8")
+    assert page.count("<article") == 6
+    predictions = [
+        json.loads(line) for line in (folder / "run/predictions/test/predictions.jsonl").read_text().splitlines()
+    ]
+    shown = [entry for entry in predictions if entry["id"] in page]
+    assert len(shown) == 6
+    references = {item.id: item.captions for item in load_annotations(folder / "scenes").split("test")}
+    for entry in shown:
+        assert entry["caption"] in page
+        assert all(reference in page for reference in references[entry["id"]])
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_numbers_are_those_of_the_run_and_are_told(demo: tuple[Path, DemoResult]) -> None:
+    folder, result = demo
+    saved = json.loads((folder / "run/predictions/test/scores.json").read_text())
+    assert saved["scores"] == result.scores
+    assert saved["pictures"] == 8
+    assert load_run(folder / "run").info.progress["epochs"] == 5
+    assert 0 <= result.pointing.unfounded <= 1
+    assert result.pointing.ratio >= 0
+    lines = result.lines()
+    assert f"BLEU-4 {result.scores['BLEU-4']:.3f}" in lines[0]
+    assert f"{result.pointing.ratio:.2f} on average over {result.pointing.nouns} nouns" in lines[1]
+    assert str(result.report) in lines[-1]

@@ -1,0 +1,111 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seesay.captioner import Captioner
+from seesay.data.annotations import Annotations, write_annotations
+from seesay.errors import ConfigError, DataError, ImageError
+from seesay.explain import explain, held_out_picture, save_explanation
+from seesay.training.fit import train
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def captioner(cached_run: Path) -> Captioner:
+    return Captioner.load(cached_run, "cpu")
+
+
+def test_explanation_is_the_caption_with_its_attention(captioner: Captioner, pictures: list[str]) -> None:
+    explanation = explain(captioner, pictures[0], references=("a", "b"))
+    assert explanation.caption.text == captioner.caption(pictures[0]).text
+    assert explanation.caption.attention is not None
+    assert explanation.references == ("a", "b")
+    with Image.open(pictures[0]) as image:
+        np.testing.assert_array_equal(explanation.image, image)
+        again = explain(captioner, image).caption
+    np.testing.assert_array_equal(again.attention, explanation.caption.attention)
+
+
+def test_large_jpeg_is_explained_as_it_is_captioned(captioner: Captioner, tmp_path: Path) -> None:
+    """Large JPEGs are shrunk as they are decoded; explaining them once went another way."""
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg")
+    explanation = explain(captioner, tmp_path / "large.jpg")
+    assert explanation.caption.log_probs == captioner.caption(tmp_path / "large.jpg").log_probs
+    assert explanation.image.size == (640, 480)
+    with Image.open(tmp_path / "large.jpg") as image:
+        assert captioner.caption(image).log_probs != explanation.caption.log_probs, "both ways are one: no proof"
+
+
+def test_picture_of_another_mode_is_shown_in_colour(captioner: Captioner, pictures: list[str]) -> None:
+    with Image.open(pictures[0]) as image:
+        assert explain(captioner, image.convert("LA")).strip().mode == "RGB"
+
+
+def test_files_hold_the_strip_and_the_numbers(captioner: Captioner, pictures: list[str], tmp_path: Path) -> None:
+    explanation = explain(captioner, pictures[0])
+    out = tmp_path / "new" / "x.png"
+    assert save_explanation(explanation, out) == [out]
+    with Image.open(out) as strip:
+        assert strip.width > strip.height > 0
+    files = save_explanation(explanation, out, arrays=True)
+    assert files == [out, out.with_suffix(".npz")]
+    with np.load(files[1]) as arrays:
+        assert arrays["words"].tolist() == list(explanation.caption.words)
+        np.testing.assert_array_equal(arrays["attention"], explanation.caption.attention)
+        assert arrays["grid"].tolist() == [2, 2]
+        assert arrays["log_probs"].tolist() == list(explanation.caption.log_probs)
+
+
+def test_model_that_sees_a_crop_shows_the_crop(
+    colours: Path, weights: Path, tmp_path: Path, pictures: list[str]
+) -> None:
+    train(tiny.cached(weights, resize="crop", epochs=1), colours, tmp_path / "run", features=tmp_path / "features")
+    explanation = explain(Captioner.load(tmp_path / "run", "cpu"), pictures[0])
+    assert explanation.image.size == (48, 48)
+    assert explanation.strip().width > 0
+
+
+def test_decoder_without_attention_is_refused(
+    colours: Path, weights: Path, tmp_path: Path, pictures: list[str]
+) -> None:
+    config = tiny.cached(weights, decoder="pooled", projection_size=32, epochs=1)
+    train(config, colours, tmp_path / "run", features=tmp_path / "features")
+    with pytest.raises(ConfigError, match=r"the pooled decoder of .*run has no attention to show"):
+        explain(Captioner.load(tmp_path / "run", "cpu"), pictures[0])
+
+
+def test_unreadable_picture_is_refused(captioner: Captioner, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no such file"):
+        explain(captioner, tmp_path / "gone.png")
+
+
+def test_regions_without_a_grid_cannot_be_drawn(captioner: Captioner, pictures: list[str]) -> None:
+
+    gridless = Captioner(
+        replace(captioner.run, info=replace(captioner.run.info, grid=None)), captioner.model, captioner.device
+    )
+    with pytest.raises(ConfigError, match="form no grid"):
+        explain(gridless, pictures[0])
+
+
+class TestHeldOut:
+    def test_picture_is_of_the_test_split_and_repeatable(
+        self, captioner: Captioner, colours: Path, annotations: Annotations
+    ) -> None:
+        drawn = [held_out_picture(captioner, colours, seed) for seed in range(12)]
+        assert all(item in annotations.split("test").items for item in drawn)
+        assert len({item.id for item in drawn}) > 2
+        assert drawn == [held_out_picture(captioner, colours, seed) for seed in range(12)]
+
+    def test_validation_stands_in_for_a_test_split_that_is_not_there(
+        self, captioner: Captioner, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        write_annotations([item for item in annotations if item.split != "test"], tmp_path / "d.jsonl")
+        assert held_out_picture(captioner, tmp_path / "d.jsonl", 0).split == "val"
+        write_annotations(annotations.split("train"), tmp_path / "d.jsonl")
+        with pytest.raises(DataError, match="no test or val picture"):
+            held_out_picture(captioner, tmp_path / "d.jsonl", 0)

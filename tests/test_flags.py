@@ -1,0 +1,146 @@
+"""Flags of the command line: all of the configuration, and only what was given."""
+
+import io
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from seesay.cli import app
+from seesay.config import Config, field_paths, resolve_config
+from seesay.flags import flags_of, given
+
+SECTIONS = ("data", "text", "encoder", "model", "training", "decoding")
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def parse(*arguments: str) -> dict[str, Any]:
+    """What `given` makes of a command line with every section's flags."""
+    kind = flags_of("Every", *SECTIONS)
+    parser = App(name="tool")
+
+    @parser.default
+    def command(*, flags: Annotated[kind, Parameter(name="*")] = kind()) -> dict[str, Any]:  # type: ignore[valid-type]  # noqa: B008
+        return given(flags)
+
+    found: dict[str, Any] = parser(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    return found
+
+
+def help_of(*command: str) -> str:
+    out = io.StringIO()
+    app.help_print([*command], console=Console(file=out, width=400, color_system=None))
+    return out.getvalue()
+
+
+def test_every_field_is_a_flag_of_train_with_its_help_and_default() -> None:
+    lines = help_of("train").splitlines()
+    for name, (_, leaf, kind) in field_paths().items():
+        (line,) = [line for line in lines if f" {flag(name)} " in line]
+        assert leaf.metadata["help"] in line
+        if isinstance(leaf.default, (int, float)):
+            assert f"[default: {leaf.default}]" in line
+        if get_origin(kind) not in (tuple, None):
+            assert f"[choices: {', '.join(get_args(kind))}]" in line
+
+
+def test_flags_are_grouped_by_section() -> None:
+    text = help_of("train")
+    places = [text.index(f"{section} settings") for section in SECTIONS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", ["caption", "explain", "evaluate"])
+def test_commands_that_decode_have_the_flags_of_decoding(command: str) -> None:
+    text = help_of(command)
+    assert all(
+        (flag(name) in text) is (section == "decoding")
+        for name, (section, _, _) in field_paths().items()
+        if name not in ("format", "device", "seed")
+    )
+
+
+def test_nothing_given_is_nothing() -> None:
+    assert parse() == {}
+    assert given(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--epochs", "3"], {"epochs": 3}),
+        (["--epochs", "20"], {"epochs": 20}),  # given, though it is the default
+        (["--learning-rate", "1e-3"], {"learning_rate": 0.001}),
+        (["--learning-rate", "1"], {"learning_rate": 1.0}),
+        (["--max-length", "0", "--layer", ""], {"max_length": 0, "layer": ""}),
+        (["--no-lowercase"], {"lowercase": False}),
+        (["--lowercase"], {"lowercase": True}),
+        (["--allow-unk"], {"allow_unk": True}),
+        (["--mean", "0.1", "0.2", "0.3"], {"mean": [0.1, 0.2, 0.3]}),
+        (["--lr-drop-epochs", "3", "5", "--epochs", "9"], {"lr_drop_epochs": [3, 5], "epochs": 9}),
+        (["--lr-drop-epochs", "3", "--lr-drop-epochs", "5"], {"lr_drop_epochs": [3, 5]}),
+        (["--empty-lr-drop-epochs"], {"lr_drop_epochs": []}),
+        (["--loggers", "CSVLogger"], {"loggers": ["CSVLogger"]}),
+        (["--encoder-weights", "none"], {"encoder_weights": "none"}),
+        (["--projection-activation", "none"], {"projection_activation": "none"}),
+        (["--filter-characters", '"#'], {"filter_characters": '"#'}),
+        (["--strategy=beam", "--beam-size=5"], {"strategy": "beam", "beam_size": 5}),
+    ],
+)
+def test_what_is_given_and_nothing_else(arguments: list[str], expected: dict[str, Any]) -> None:
+    found = parse(*arguments)
+    assert found == expected
+    config = resolve_config("attention-gru", overrides=found)
+    for name, value in expected.items():
+        kept = getattr(getattr(config, field_paths()[name][0]), name)
+        assert kept == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "1.5"],  # bug: was rounded to 2
+        ["--lr-drop-epochs", "3", "5.5"],
+        ["--epochs", "none"],  # bug: was taken for a flag that is not given
+        ["--merge", "none"],
+        ["--mean", "none"],
+        ["--epochs", "many"],
+        ["--strategy", "beams"],
+        ["--learning-rate", "fast"],
+        ["--epochs", "3", "--epochs", "4"],
+        ["--epochss", "4"],
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(CycloptsError):
+        parse(*arguments)
+
+
+def test_a_refusal_names_the_value() -> None:
+    with pytest.raises(CycloptsError, match=r"--epochs: '1\.5' is not a whole number"):
+        parse("--epochs", "1.5")
+
+
+def test_only_the_sections_asked_for() -> None:
+    kind = flags_of("Some", "decoding", "data")
+    assert set(kind.__dataclass_fields__) == {
+        name for name, (section, _, _) in field_paths().items() if section in ("decoding", "data")
+    }
+
+
+def test_every_default_can_be_typed() -> None:
+    arguments = []
+    for name, (_, leaf, kind) in field_paths().items():
+        if kind is bool:
+            arguments.append(flag(name) if leaf.default else f"--no-{flag(name)[2:]}")
+        elif isinstance(leaf.default, tuple):
+            arguments.append(f"--empty-{flag(name)[2:]}")
+        else:
+            arguments.append(f"{flag(name)}={leaf.default}")
+    found = parse(*arguments)
+    assert set(found) == set(field_paths())
+    assert resolve_config(overrides=found) == Config()

@@ -1,0 +1,102 @@
+"""Small things that several tests need: settings that train in a second, and an encoder to go with them."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from seesay.config import Config, resolve_config
+from seesay.data.annotations import Annotation, Annotations, write_annotations
+from seesay.models.encoders import Encoder, build_encoder
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (20, 160, 40),
+    "blue": (30, 60, 220),
+    "yellow": (240, 220, 30),
+    "black": (10, 10, 10),
+    "white": (245, 245, 245),
+    "purple": (130, 20, 150),
+}
+SIZE = 48
+ENCODER = "test_resnet"
+SHARED = Path(__file__).parents[1] / "../shared"
+
+_SMALL = {
+    "image_size": SIZE,
+    "projection_size": 24,
+    "embedding_size": 16,
+    "hidden_size": 32,
+    "attention_size": 16,
+    "output_size": 0,
+    "batch_captions": 8,
+    "learning_rate": 1e-2,
+    "epochs": 2,
+    "log_every": 3,
+    "checkpoint_every": 4,
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
+def in_loop(**overrides: Any) -> Config:
+    """Returns settings by which pictures pass through a small network that is trained too."""
+    values = {"encoder": "small-cnn", "encoder_weights": "none", "encoder_training": "full"}
+    return resolve_config(overrides={**_SMALL, **values, **overrides})
+
+
+def cached(weights: Path, **overrides: Any) -> Config:
+    """Returns settings by which features are kept, of the encoder whose weights `write_encoder` made."""
+    values = {"encoder": ENCODER, "encoder_weights": str(weights)}
+    return resolve_config(overrides={**_SMALL, **values, **overrides})
+
+
+def write_encoder(path: Path, seed: int = 0) -> Path:
+    """Writes random weights of a small timm network, with a preprocessing that is not its own, as a file."""
+    import timm
+
+    torch.manual_seed(seed)
+    network = timm.create_model(ENCODER, pretrained=False)
+    metadata = {"mean": "(0.4, 0.5, 0.6)", "std": "(0.3, 0.2, 0.1)", "input_size": f"(3, {SIZE}, {SIZE})"}
+    safetensors.torch.save_file(network.state_dict(), path, metadata=metadata)
+    return path
+
+
+def build(weights: Path) -> Encoder:
+    """Returns the encoder of `cached(weights)`."""
+    return build_encoder(cached(weights).encoder)
+
+
+def make_colours(folder: Path, train: int = 24, val: int = 6, test: int = 6) -> Annotations:
+    """Writes pictures of two colours side by side, which captions tell in one to three sentences."""
+    items = []
+    pairs = [(left, right) for left in COLOURS for right in COLOURS if left != right]
+    random.Random(0).shuffle(pairs)
+    for number, (left, right) in enumerate(pairs[: train + val + test]):
+        pixels = np.empty((32, 44, 3), np.uint8)
+        pixels[:, :22], pixels[:, 22:] = COLOURS[left], COLOURS[right]
+        path = folder / "images" / f"{left}-{right}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        said = (f"{left} beside {right}", f"a {left} part and to its right {right}", f"{right} on the right")
+        split = "train" if number < train else "val" if number < train + val else "test"
+        items.append(Annotation(path.stem, str(path), said[: 1 + number % 3], split))
+    annotations = Annotations(tuple(items), str(folder), "jsonl")
+    write_annotations(annotations, folder / "captions.jsonl")
+    return annotations
+
+
+def picture(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    """Returns a smooth picture of random colours."""
+    rough = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def features(seed: int, *shape: int) -> NDArray[np.float16]:
+    """Returns random numbers of a shape."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float16)

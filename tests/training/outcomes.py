@@ -1,0 +1,42 @@
+"""What a training has left behind, in a form that two trainings can be compared by."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from seesay.checkpoint import load_run
+
+EXACT = ("step", "epoch", "train_loss", "val_loss", "val_cider", "learning_rate")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Returns the rows of metrics.csv, whole lines only; none if there is no such file."""
+    try:
+        lines = (folder / "metrics.csv").read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return list(csv.DictReader(lines))
+
+
+def step(folder: Path) -> int:
+    """Returns the last step that metrics.csv tells of."""
+    found = rows(folder)
+    return int(found[-1]["step"]) if found else 0
+
+
+def epochs(folder: Path, column: str) -> list[float]:
+    """Returns a column of the rows that end an epoch."""
+    return [float(row[column]) for row in rows(folder) if row["val_loss"]]
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Returns everything of a finished run that does not depend on the clock."""
+    progress = dict(load_run(folder).info.progress)
+    del progress["seconds"]
+    return {
+        "metrics": [[row[name] for name in EXACT] for row in rows(folder)],
+        "progress": progress,
+        "checkpoints": sorted(path.name for path in (folder / "checkpoints").iterdir()),
+        "files": sorted(path.name for path in folder.iterdir()),
+        "weights": (folder / "model.safetensors").read_bytes(),
+    }

@@ -1,0 +1,378 @@
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+
+from seesay.captioner import Captioner
+from seesay.checkpoint import load_run
+from seesay.config import Config
+from seesay.data.annotations import Annotation, Annotations, load_annotations, write_annotations
+from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
+from seesay.features import JoinedStores, extract_features, import_features
+from seesay.models.encoders import build_encoder
+from seesay.training import callbacks
+from seesay.training.callbacks import COLUMNS, readable_time
+from seesay.training.fit import train
+from tests import tiny
+from tests.training.outcomes import epochs, outcome, rows
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What seesay logs, also where the command line has run before and cut its logger off from the root."""
+    logger = logging.getLogger("seesay")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+    logger.setLevel(level)
+
+
+def mean_loss(run: Path, annotations: Annotations, store: JoinedStores) -> float:
+    """The surprise at every word of every caption, in nats, one caption at a time through the decoder's steps."""
+    captioner = Captioner.load(run, "cpu")
+    decoder, losses = captioner.model.search, []
+    with torch.inference_mode():
+        for item in annotations:
+            memory = captioner.model.remember(torch.from_numpy(store.read([item.id])[0]))
+            for caption in item.captions:
+                tokens = captioner.run.tokenizer.encode(caption)
+                state = decoder.init_state(memory, None)
+                for word, following in itertools.pairwise(tokens):
+                    logits, state, _ = decoder.step(torch.tensor([[word]]), state)
+                    losses.append(float(F.cross_entropy(logits[0, 0], torch.tensor(following))))
+    return float(np.mean(losses))
+
+
+def test_run_folder_holds_everything(cached_run: Path) -> None:
+    assert {path.name for path in cached_run.iterdir()} == {
+        "captioner.json",
+        "checkpoints",
+        "config.yaml",
+        "curves.png",
+        "metrics.csv",
+        "model.safetensors",
+        "tensorboard",
+        "tokenizer.json",
+    }
+    assert list((cached_run / "tensorboard").glob("events*"))
+    assert (cached_run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    info = load_run(cached_run).info
+    assert info.progress.keys() == {
+        "finished", "stopped_by", "epochs", "best_epoch", "monitor", "best", "seconds"
+    }  # fmt: skip
+    assert (info.progress["finished"], info.progress["epochs"], info.progress["stopped_by"]) == (True, 20, "epochs")
+    assert (info.encoder_stored, info.max_length, info.grid) == (True, 8, (2, 2))
+
+
+def test_metrics_tell_of_every_so_many_steps_and_every_epoch(cached_run: Path) -> None:
+    found = rows(cached_run)
+    assert tuple(found[0]) == COLUMNS
+    steps = [int(row["step"]) for row in found if not row["val_loss"]]
+    assert steps == list(range(3, 121, 3))
+    assert [(int(row["step"]), int(row["epoch"])) for row in found if row["val_loss"]] == [
+        (6 * (epoch + 1), epoch) for epoch in range(20)
+    ]
+    seconds = [float(row["seconds"]) for row in found]
+    assert seconds == sorted(seconds)
+
+
+def test_losses_told_are_those_of_single_captions_word_by_word(
+    colours: Path, annotations: Annotations, store: JoinedStores, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    """With a rate of next to nothing the weights stay, and every loss of an epoch can be computed afterwards."""
+    train(tiny.cached(weights, learning_rate=1e-12, epochs=1), colours, tmp_path / "run", features=features)
+    (end,) = [row for row in rows(tmp_path / "run") if row["val_loss"]]
+    for split, column in (("train", "train_loss"), ("val", "val_loss")):
+        assert float(end[column]) == pytest.approx(
+            mean_loss(tmp_path / "run", annotations.split(split), store), rel=1e-5
+        )
+
+
+def test_learns_a_handful_of_pictures_by_heart(
+    colours: Path, annotations: Annotations, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    few = {"limit_images": 6, "captions_per_image": 1, "batch_captions": 2, "monitor": "val_loss"}
+    sizes = {"projection_size": 64, "hidden_size": 64, "attention_size": 32, "projection_activation": "none"}
+    config = tiny.cached(weights, epochs=40, **few, **sizes)
+    train(config, colours, tmp_path / "run", features=features)
+    losses = epochs(tmp_path / "run", "train_loss")
+    assert losses[0] > 2
+    assert losses[-1] < 0.1 * losses[0]
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    captioner = Captioner.load(tmp_path / "run", "cpu")  # holds the best of validation, which comes long before
+    captioner.model.load_state_dict({name.removeprefix("model."): last[name] for name in last}, strict=False)
+    items = annotations.split("train").items[:6]
+    captions = captioner.caption([item.image for item in items])
+    assert [caption.text for caption in captions] == [item.captions[0] for item in items]
+
+
+@pytest.mark.parametrize("monitor", ["val_cider", "val_loss"])
+def test_stops_when_patience_is_at_its_end(
+    colours: Path, features: Path, weights: Path, tmp_path: Path, monitor: str
+) -> None:
+    config = tiny.cached(weights, learning_rate=1e-12, epochs=9, patience=2, monitor=monitor, keep_best=1)
+    if monitor == "val_loss":  # whose rounding errors are no progress, but may be taken for it
+        config = tiny.cached(weights, learning_rate=0.3, epochs=30, patience=2, monitor=monitor, keep_best=1)
+    result = train(config, colours, tmp_path / "run", features=features)
+    assert result.stopped_by == "patience"
+    assert result.epochs == result.best_epoch + 2 < config.training.epochs
+    assert load_run(tmp_path / "run").info.progress["stopped_by"] == "patience"
+
+
+def test_best_of_cider_is_the_highest(cached_run: Path) -> None:
+    values, progress = epochs(cached_run, "val_cider"), load_run(cached_run).info.progress
+    assert progress["best"] == max(values) > 1
+    assert progress["best_epoch"] == values.index(max(values)) + 1
+
+
+def test_keeps_the_best_five_the_last_and_the_weights_of_the_best(
+    colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    config = tiny.cached(weights, learning_rate=0.06, epochs=14, batch_captions=4, monitor="val_loss")
+    result = train(config, colours, tmp_path / "run", features=features)
+    values = epochs(tmp_path / "run", "val_loss")
+    order = np.argsort(values)
+    assert result.best_epoch == order[0] + 1
+    assert result.best == values[order[0]]
+    assert result.best_epoch < 14, "the best should not be the last here, else little is tested"
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {"last.ckpt", *(f"epoch{epoch:03d}-val_loss{values[epoch]:.4f}.ckpt" for epoch in order[:5])}
+    (best,) = (tmp_path / "run" / "checkpoints").glob(f"epoch{order[0]:03d}*")
+    state = torch.load(best, weights_only=True)["state_dict"]
+    model = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(tensor, model[name.removeprefix("model.")]) for name, tensor in state.items())
+
+
+def test_finished_run_is_left_alone(cached_run: Path, colours: Path, features: Path) -> None:
+    before = outcome(cached_run)
+    result = train(load_run(cached_run).config, colours, cached_run, features=features)
+    assert result.stopped_by == "nothing to do"
+    assert (result.epochs, result.best) == (20, before["progress"]["best"])
+    assert outcome(cached_run) == before
+
+
+def test_other_settings_are_refused_by_name_unless_told_to_overwrite(
+    cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(cached_run, tmp_path / "run")
+    other = tiny.cached(weights, epochs=1, keep_best=2)
+    with pytest.raises(ConfigError, match=r"other settings \(training\.epochs is 20 there, 1 here\); go on .*--resume"):
+        train(other, colours, run, features=features)
+    assert outcome(run) == outcome(cached_run)
+    result = train(other, colours, run, features=features, overwrite=True)
+    assert (result.epochs, len(epochs(run, "val_loss"))) == (1, 1)
+
+
+@pytest.mark.parametrize("log_every", [1, 1000])
+def test_diverging_training_ends_in_one_line(
+    colours: Path, features: Path, weights: Path, tmp_path: Path, log_every: int
+) -> None:
+    """Also if no step is logged before the epoch is over, when the end was once the best model of all."""
+    config = tiny.cached(
+        weights, optimizer="rmsprop", learning_rate=1e30, clip_gradients=0.0, log_every=log_every, epochs=3
+    )
+    with pytest.raises(ConfigError, match=r"^the loss is nan at step \d+: training has diverged; .*learning_rate"):
+        train(config, colours, tmp_path / "run", features=features)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("mode", ["full", "frozen", "cached"])
+def test_encoder_is_trained_only_if_asked_to(colours: Path, weights: Path, tmp_path: Path, mode: str) -> None:
+    config = tiny.cached(weights, encoder_training=mode, epochs=1, limit_images=6)
+    result = train(config, colours, tmp_path / "run", features=tmp_path / "features")
+    assert result.epochs == 1
+    assert (tmp_path / "features").exists() == (mode == "cached")
+    before = tiny.build(weights).state_dict()
+    after = Captioner.load(tmp_path / "run", "cpu").model.encoder
+    assert after is not None
+    same = [torch.equal(tensor, before[name]) for name, tensor in after.state_dict().items()]
+    assert all(same) == (mode != "full")
+    if mode == "full":
+        running = [name for name in before if "running" in name]
+        assert running
+        assert all(torch.equal(after.state_dict()[name], before[name]) for name in running)
+
+
+def test_frozen_encoder_trains_like_its_cached_features_but_for_their_rounding(
+    colours: Path, weights: Path, tmp_path: Path
+) -> None:
+    for mode in ("frozen", "cached"):
+        config = tiny.cached(weights, encoder_training=mode)
+        train(config, colours, tmp_path / mode, features=tmp_path / "features")
+    frozen, cached = (epochs(tmp_path / mode, "train_loss") for mode in ("frozen", "cached"))
+    assert frozen == pytest.approx(cached, rel=2e-3)
+    assert frozen != cached
+
+
+@pytest.mark.parametrize("mode", ["full", "cached"])
+def test_encoder_from_nothing_follows_the_seed_and_its_run_can_be_used(
+    colours: Path, tmp_path: Path, pictures: list[str], mode: str
+) -> None:
+    """Its weights were once drawn before the seed was set; and a run on cached features did not keep them."""
+    results = []
+    for turn, seed in enumerate((0, 0, 1)):
+        config = tiny.in_loop(encoder_training=mode, encoder_weights="pretrained", epochs=1, seed=seed)
+        run = tmp_path / f"{turn}"
+        train(config, colours, run, features=tmp_path / "features")
+        results.append(outcome(run)["metrics"])
+        assert Captioner.load(run, "cpu").caption(pictures[0]).words is not None
+    assert results[0] == results[1] != results[2]
+
+
+def test_pooled_decoder_on_a_pooled_encoder_in_bfloat16_learns(colours: Path, weights: Path, tmp_path: Path) -> None:
+    config = tiny.cached(
+        weights, pool="pooled", decoder="pooled", projection_size=32, layers=2, precision="bfloat16", epochs=8
+    )
+    train(config, colours, tmp_path / "run", features=tmp_path / "features")
+    losses = epochs(tmp_path / "run", "val_loss")
+    assert losses[-1] < 0.7 * losses[0]
+
+
+class TestStores:
+    def test_given_ones_take_the_place_of_the_encoders_own(
+        self, colours: Path, annotations: Annotations, weights: Path, features: Path, tmp_path: Path
+    ) -> None:
+        encoder = tiny.build(weights)
+        extract_features({item.id: item.image for item in annotations}, encoder, tmp_path / "s")
+        config = tiny.cached(weights)
+        train(config, colours, tmp_path / "given", stores=[tmp_path / "s"])
+        train(config, colours, tmp_path / "own", features=features)
+        assert outcome(tmp_path / "given") == outcome(tmp_path / "own")
+
+    def test_joined_and_imported_ones_train(
+        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
+    ) -> None:
+        images = {item.id: item.image for item in annotations}
+        extract_features(images, tiny.build(weights), tmp_path / "s")
+        np.savez(tmp_path / "f.npz", **{name: tiny.features(len(name), 9, 5) for name in images})  # type: ignore[arg-type]
+        import_features(tmp_path / "f.npz", images, tmp_path / "t")
+        result = train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s", tmp_path / "t"])
+        info = load_run(result.folder).info
+        assert (info.feature_size, info.grid, info.encoder_stored) == (96 + 5, (2, 2), False)
+        assert info.features["joined"][1] == {"imported": "f.npz"}
+
+    def test_one_of_another_encoder_is_refused_by_name(
+        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
+    ) -> None:
+        other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
+        extract_features({item.id: item.image for item in annotations}, other, tmp_path / "s")
+        with pytest.raises(FeatureStoreError, match=r"was made by test_resnet at 48 px.*not by test_resnet.*digest"):
+            train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s"])
+        assert not (tmp_path / "run").exists()
+
+    def test_pictures_that_one_lacks_are_told_of(
+        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+    ) -> None:
+        some = {item.id: item.image for item in annotations if item.id != annotations.split("train")[0].id}
+        extract_features(some, tiny.build(weights), tmp_path / "s")
+        train(tiny.cached(weights, epochs=1), colours, tmp_path / "run", stores=[tmp_path / "s"])
+        assert "1 train pictures have no features and are left out" in told.messages
+
+
+def test_unreadable_picture_is_told_of_and_left_out(
+    colours: Path, weights: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    data = shutil.copytree(colours, tmp_path / "data")
+    broken = Path(load_annotations(data).split("train")[3].image)
+    broken.write_bytes(broken.read_bytes()[:50])
+    train(tiny.cached(weights, epochs=1), data, tmp_path / "run", features=tmp_path / "features")
+    assert any(line.startswith(f"left out: {broken}: damaged or cut short") for line in told.messages)
+    assert any("of 23 pictures" in line for line in told.messages)
+
+
+def test_unreadable_picture_ends_a_training_that_reads_pictures_in_one_line(colours: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(colours, tmp_path / "data")
+    broken = Path(load_annotations(data).split("train")[3].image)
+    broken.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{broken.name}: the file is empty"):
+        train(tiny.in_loop(), data, tmp_path / "run")
+
+
+def test_data_without_training_or_validation_pictures_is_refused(
+    annotations: Annotations, weights: Path, tmp_path: Path
+) -> None:
+    for missing in ("train", "val"):
+        write_annotations([item for item in annotations if item.split != missing], tmp_path / "data.jsonl")
+        with pytest.raises(DataError, match=missing if missing == "val" else "training captions"):
+            train(tiny.cached(weights), tmp_path / "data.jsonl", tmp_path / "run", features=tmp_path / "features")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_without_splits_is_dealt(annotations: Annotations, weights: Path, tmp_path: Path) -> None:
+    items = [Annotation(item.id, item.image, item.captions) for item in annotations]
+    write_annotations(items, tmp_path / "data.jsonl")
+    config = tiny.cached(weights, epochs=1, split_fractions="50/50")
+    assert train(config, tmp_path / "data.jsonl", tmp_path / "run", features=tmp_path / "features").epochs == 1
+
+
+class TestLoggers:
+    def test_unknown_one_is_refused_and_the_known_are_named(
+        self, colours: Path, features: Path, weights: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"training\.loggers: Lightning has no 'Wandb'; it has .*WandbLogger"):
+            train(tiny.cached(weights, loggers=["Wandb"]), colours, tmp_path / "run", features=features)
+
+    def test_one_whose_library_is_absent_is_refused(
+        self, colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lightning.pytorch import loggers
+
+        def absent(**_: Any) -> None:
+            raise ModuleNotFoundError("No module named 'wandb'")
+
+        monkeypatch.setattr(loggers, "WandbLogger", absent)
+        with pytest.raises(ConfigError, match="WandbLogger needs a library that is not installed"):
+            train(tiny.cached(weights, loggers=["WandbLogger"]), colours, tmp_path / "run", features=features)
+
+    def test_known_one_is_fed(self, colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
+        train(tiny.cached(weights, epochs=1, loggers=["CSVLogger"]), colours, tmp_path / "run", features=features)
+        (path,) = (tmp_path / "run").rglob("lightning_logs/*/metrics.csv")
+        assert {"train_loss", "val_loss", "val_cider"} <= set(path.read_text().splitlines()[0].split(","))
+
+
+def test_full_disk_while_saving_ends_in_one_line_and_keeps_what_was_saved(
+    colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [0], torch.save
+
+    def fail(checkpoint: Any, file: Any) -> None:
+        saved[0] += 1
+        if saved[0] == 2:
+            raise OSError(28, "No space left on device")
+        save(checkpoint, file)
+
+    monkeypatch.setattr(callbacks.torch, "save", fail)  # type: ignore[attr-defined]
+    config = tiny.cached(weights)
+    with pytest.raises(CheckpointError, match=r"cannot write .*\.ckpt .*No space left on device.*make room"):
+        train(config, colours, tmp_path / "run", features=features)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert train(config, colours, tmp_path / "run", features=features).epochs == 2
+
+
+def test_encoder_is_named_in_the_run_and_nothing_of_it_executes(cached_run: Path, weights: Path) -> None:
+    info = json.loads((cached_run / "captioner.json").read_text())
+    assert info["features"] == build_encoder(tiny.cached(weights).encoder).identity
+    torch.load(cached_run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
+)
+def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
+    assert readable_time(seconds) == text
+
+
+def test_config_is_saved_whole(cached_run: Path, weights: Path) -> None:
+    saved: Config = load_run(cached_run).config
+    assert saved == tiny.cached(weights, epochs=20, keep_best=2)

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from seesay.models.packing import pack_captions
+from seesay.training.objectives import cross_entropy
+
+
+def log_probs(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_loss_is_the_mean_surprise_in_nats(smoothing: float) -> None:
+    """Szegedy et al. 2016: a share of the probability wanted is spread evenly over the vocabulary."""
+    random = np.random.default_rng(0)
+    logits, targets = random.normal(size=(7, 5)) * 3, random.integers(0, 5, 7)
+    wanted = np.full((7, 5), smoothing / 5)
+    wanted[np.arange(7), targets] += 1 - smoothing
+    expected = -(wanted * log_probs(logits)).sum(1).mean()
+    loss = cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets), smoothing)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_padding_does_not_count() -> None:
+    """Tutorial code averages over padded positions too, so that the loss falls where captions differ in length."""
+    random = torch.Generator().manual_seed(0)
+    short, long = [1, 4, 2, 0, 0, 0, 0], [1, 5, 6, 7, 5, 6, 2]
+    table = torch.randn(8, 8, generator=random)  # what follows a word depends on the word alone
+
+    def loss(tokens: list[list[int]]) -> float:
+        packed = pack_captions(torch.tensor([tokens]))
+        return float(cross_entropy(table[packed.inputs], packed.targets))
+
+    alone = [loss([short]), loss([long])]
+    assert loss([short, long]) == pytest.approx((2 * alone[0] + 6 * alone[1]) / 8, rel=1e-6)
+
+
+def test_logits_of_half_precision_are_summed_in_full() -> None:
+    logits = torch.full((1, 5000), 1.0, dtype=torch.bfloat16)
+    loss = cross_entropy(logits, torch.tensor([0]))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(np.log(5000), rel=1e-6)

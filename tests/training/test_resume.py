@@ -1,0 +1,308 @@
+"""A training that is killed and started again goes exactly the way of an unbroken one."""
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seesay import cli
+from seesay.config import Config, save_config
+from seesay.data.annotations import load_annotations, write_annotations
+from seesay.errors import CheckpointError, DataError, FeatureStoreError
+from seesay.features import FeatureStore, extract_features
+from seesay.training.callbacks import AtomicCheckpointIO, BestModel, MetricsLog, ResumePoint
+from seesay.training.fit import train
+from seesay.training.module import CaptioningModule
+from tests import tiny
+from tests.processes import Process
+from tests.training.outcomes import outcome, rows, step
+
+STEPS = 24
+"""Steps of a training here: four epochs of six."""
+
+posix = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
+
+
+class KillError(Exception):
+    """Stands for a kill within the process."""
+
+
+def settings(weights: Path, **overrides: Any) -> Config:
+    """Returns settings with everything on that has a state: dropout, momentum, rates that drop, patience."""
+    values = {
+        "feature_dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "output_dropout": 0.2,
+        "label_smoothing": 0.1,
+        "epochs": 4,
+        "lr_drop_epochs": (2, 3),
+        "patience": 3,
+        "keep_best": 2,
+        "log_every": 1,
+        "checkpoint_every": 2,
+    }
+    return tiny.cached(weights, **{**values, **overrides})
+
+
+@pytest.fixture(scope="module")
+def config(weights: Path) -> Config:
+    return settings(weights)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, config: Config, colours: Path, features: Path) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    train(config, colours, folder, features=features)
+    assert step(folder) == STEPS
+    assert [int(row["step"]) for row in rows(folder) if row["val_loss"]] == [6, 12, 18, 24]
+    return outcome(folder)
+
+
+def saved_step(folder: Path) -> int:
+    """Returns the step that a training would go on from."""
+    return int(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int) -> None:
+    """Makes the so-manieth call of a method raise `KillError` instead."""
+    real, calls = getattr(owner, method), [0]
+
+    def maybe(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise KillError
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(owner, method, maybe)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "call"),
+    [
+        (CaptioningModule, "training_step", 1),  # before anything is saved
+        (CaptioningModule, "training_step", 3),  # right after the first save
+        (CaptioningModule, "training_step", 10),
+        (CaptioningModule, "on_train_batch_end", 12),  # a step done, not told; the last of its epoch
+        (MetricsLog, "on_train_batch_end", 15),
+        (CaptioningModule, "on_train_epoch_start", 3),  # between two epochs
+        (CaptioningModule, "validation_step", 2),
+        (CaptioningModule, "on_validation_epoch_end", 3),
+        (BestModel, "on_validation_end", 1),  # validated, the best weights not yet written
+        (ResumePoint, "on_train_batch_end", 8),
+        (AtomicCheckpointIO, "save_checkpoint", 5),
+        (CaptioningModule, "training_step", 24),  # the very last step
+        (BestModel, "on_validation_end", 4),  # the very last validation
+    ],
+)
+def test_broken_off_anywhere_it_ends_as_unbroken(
+    config: Config,
+    colours: Path,
+    features: Path,
+    tmp_path: Path,
+    unbroken: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    method: str,
+    call: int,
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_at(patch, owner, method, call)
+        with pytest.raises(KillError):
+            train(config, colours, tmp_path / "run", features=features)
+    assert step(tmp_path / "run") <= STEPS
+    result = train(config, colours, tmp_path / "run", features=features)
+    assert result.stopped_by == "epochs"
+    assert outcome(tmp_path / "run") == unbroken
+
+
+def test_ctrl_c_comes_through_and_training_goes_on(
+    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
+) -> None:
+    """Lightning answers it with the end of the process, and is deaf to a second one from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", 9)
+        patch.setattr(sys.modules[__name__], "KillError", KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, colours, tmp_path / "run", features=features)
+    assert signal.getsignal(signal.SIGINT) is handler
+    train(config, colours, tmp_path / "run", features=features)
+    assert outcome(tmp_path / "run") == unbroken
+
+
+def test_broken_off_again_and_again_it_ends_as_unbroken(
+    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
+) -> None:
+    for _ in range(5):
+        with pytest.MonkeyPatch.context() as patch:
+            fail_at(patch, CaptioningModule, "training_step", 5)
+            with pytest.raises(KillError):
+                train(config, colours, tmp_path / "run", features=features)
+    assert saved_step(tmp_path / "run") >= 5 * 2
+    train(config, colours, tmp_path / "run", features=features)
+    assert outcome(tmp_path / "run") == unbroken
+
+
+def test_encoder_in_training_and_its_pictures_go_on_as_unbroken(colours: Path, tmp_path: Path) -> None:
+    config = tiny.in_loop(output_dropout=0.2, log_every=1, checkpoint_every=4)
+    train(config, colours, tmp_path / "whole")
+    for call in (3, 6):
+        with pytest.MonkeyPatch.context() as patch:
+            fail_at(patch, CaptioningModule, "training_step", call)
+            with pytest.raises(KillError):
+                train(config, colours, tmp_path / "broken")
+    train(config, colours, tmp_path / "broken")
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("every", [6, 7])
+def test_state_that_falls_due_on_the_last_step_of_an_epoch_is_saved_a_step_later(
+    weights: Path, colours: Path, features: Path, tmp_path: Path, every: int
+) -> None:
+    """With as many steps between saves as in an epoch, nothing was ever saved."""
+    config = settings(weights, checkpoint_every=every)
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", 22)
+        with pytest.raises(KillError):
+            train(config, colours, tmp_path / "run", features=features)
+    assert saved_step(tmp_path / "run") == {6: 19, 7: 21}[every]
+
+
+def test_rate_after_resuming_counts_what_was_done_since(
+    config: Config, colours: Path, features: Path, tmp_path: Path
+) -> None:
+    """The captions since the resume were once divided by all the time since the very start, and the first of all
+    by no time at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", 5)
+        with pytest.raises(KillError):
+            train(config, colours, tmp_path / "run", features=features)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["seesay"]["seconds"] = 1e6
+    torch.save(state, path)
+    train(config, colours, tmp_path / "run", features=features)
+    rates = [float(row["captions_per_second"]) for row in rows(tmp_path / "run") if row["captions_per_second"]]
+    assert len(rates) == STEPS
+    assert min(rates) > 1
+    assert max(rates) < 1e6
+    assert float(rows(tmp_path / "run")[-1]["seconds"]) > 1e6
+
+
+def test_state_that_is_cut_is_refused(config: Config, colours: Path, features: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", 5)
+        with pytest.raises(KillError):
+            train(config, colours, tmp_path / "run", features=features)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or cut short; delete it") as caught:
+        train(config, colours, tmp_path / "run", features=features)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    train(config, colours, tmp_path / "run", features=features)
+
+
+def test_other_data_and_other_features_are_refused(
+    config: Config, colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", 5)
+        with pytest.raises(KillError):
+            train(config, colours, tmp_path / "run", features=features)
+    fewer = load_annotations(colours).items[1:]
+    write_annotations(fewer, tmp_path / "fewer.jsonl")
+    with pytest.raises(DataError, match="saved state is of a training on 24 pictures"):
+        train(config, tmp_path / "fewer.jsonl", tmp_path / "run", features=features)
+    other = tiny.build(tiny.write_encoder(weights.parent / "other.safetensors", seed=1))
+    extract_features({item.id: item.image for item in load_annotations(colours)}, other, tmp_path / "other")
+    with pytest.raises(FeatureStoreError, match="was made by test_resnet at 48 px"):
+        train(config, colours, tmp_path / "run", stores=[tmp_path / "other"])
+
+
+def test_remnant_of_a_run_that_was_not_wholly_deleted_is_not_gone_on_with(
+    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", 20)
+        with pytest.raises(KillError):
+            train(settings(Path(config.encoder.encoder_weights), seed=7), colours, tmp_path / "run", features=features)
+    (tmp_path / "run" / "captioner.json").unlink()
+    for path in (tmp_path / "run" / "checkpoints").glob("epoch*"):
+        path.unlink()
+    train(config, colours, tmp_path / "run", features=features)
+    assert outcome(tmp_path / "run") == unbroken
+
+
+@posix
+def test_killed_three_times_at_random_steps_it_ends_as_unbroken(
+    config: Config,
+    colours: Path,
+    features: Path,
+    tmp_path: Path,
+    unbroken: dict[str, Any],
+    start: Callable[..., Process],
+) -> None:
+    save_config(config, tmp_path / "settings.yaml")
+    command = ["train", str(colours), "--config", str(tmp_path / "settings.yaml"), "--preset", ""]
+    command += ["--features", str(features), "--out", str(tmp_path / "run")]
+    for moment in sorted(random.Random(3).sample(range(1, STEPS - 3), 3)):
+        process = start(cli.main, command)
+        process.kill_when(lambda moment=moment: step(tmp_path / "run") >= moment)  # type: ignore[misc]
+    assert step(tmp_path / "run") < STEPS
+    assert cli.main(command) == 0
+    assert outcome(tmp_path / "run") == unbroken
+
+
+def seesay(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "seesay.cli", *map(str, arguments)]
+
+
+def kill_five_times(command: list[str], reached: Callable[[], int], moments: list[int], log: Path) -> None:
+    for moment in moments:
+        with log.open("ab") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            while reached() < moment:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.002)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == -signal.SIGKILL
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.skipif(not (tiny.SHARED / "data/flickr8k").is_dir(), reason="no Flickr8k here")
+def test_five_kills_of_the_command_line_on_real_pictures(tmp_path: Path) -> None:
+    data, weights = tiny.SHARED / "data/flickr8k", tiny.SHARED / "weights/tf_efficientnet_lite0.safetensors"
+    settings = ["--encoder", "tf_efficientnet_lite0", "--encoder-weights", weights, "--limit-images", 100]
+    settings += ["--features", tmp_path / "features"]
+    training = ["--log-every", 1, "--checkpoint-every", 3, "--epochs", 4, "--hidden-size", 64, "--device", "cpu"]
+    random_ = random.Random(11)
+
+    def done(path: Path) -> int:
+        return int((FeatureStore(path).status == 1).sum()) if path.exists() else 0
+
+    stores = [tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"]
+    extract = [seesay("extract", data, *settings, "--device", "cpu", "--out", path) for path in stores]
+    subprocess.run(extract[0], check=True, capture_output=True)
+    kill_five_times(extract[1], lambda: done(stores[1]), sorted(random_.sample(range(30, 260), 5)), tmp_path / "log")
+    assert done(stores[1]) < 300
+    subprocess.run(extract[1], check=True, capture_output=True)
+    assert stores[0].read_bytes() == stores[1].read_bytes()
+
+    runs = [tmp_path / "whole", tmp_path / "killed"]
+    command = [seesay("train", data, *settings, *training, "--store", stores[0], "--out", path) for path in runs]
+    subprocess.run(command[0], check=True, capture_output=True)
+    last = step(runs[0])
+    kill_five_times(command[1], lambda: step(runs[1]), sorted(random_.sample(range(1, last - 5), 5)), tmp_path / "log")
+    subprocess.run(command[1], check=True, capture_output=True)
+    assert outcome(runs[1]) == outcome(runs[0])
