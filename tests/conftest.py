@@ -1,15 +1,12 @@
 """Runs that are trained once for all tests. They are read, never written: a test that changes one copies it."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from seesay.data.annotations import Annotations, load_annotations
 from seesay.features import FeatureStore, JoinedStores, store_path
 from tests import tiny
-from tests.processes import Process
 
 
 @pytest.fixture(scope="session")
@@ -67,17 +64,3 @@ def loop_run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
 def pictures(annotations: Annotations) -> list[str]:
     """The paths of all pictures."""
     return [item.image for item in annotations]
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    """Starts a function in a process of its own, which ends with the test at the latest."""
-    started: list[Process] = []
-
-    def run(function: Callable[..., object], *arguments: Any) -> Process:
-        started.append(Process(function, *arguments))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.close()

@@ -18,7 +18,7 @@ TIERS = (
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "visualise", "hub"),
-    ("evaluation", "training", "bulk", "serve", "export", "explain", "demo", "doctor"),
+    ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
     ("flags", "cli"),
 )
 

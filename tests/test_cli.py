@@ -190,6 +190,25 @@ class TestBadInputs:
         self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a file of predictions")
         self.only_line(seesay("train", colours, "--resume", "--out", "runs/gone"), "no run folder at runs/gone")
 
+    def test_device_that_is_not_there(
+        self, seesay: Seesay, cached_run: Path, colours: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        for device in ("cuda", "tpu"):
+            told = f"device is '{device}'; here are auto, "
+            self.only_line(seesay("caption", pictures[0], "--model", cached_run, "--device", device), told)
+            self.only_line(seesay("extract", colours, "--encoder", "small-cnn", "--device", device), told)
+        result = seesay("train", colours, "--preset", "scenes", "--out", "run", "--device", "tpu")
+        assert result.code == 2
+        assert result.err[-1].startswith("seesay: error: device is 'tpu'")
+
+    def test_output_that_cannot_be_written(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        result = seesay("caption", pictures[0], "--model", cached_run, "--out", tmp_path / "file" / "c.jsonl")
+        self.only_line(result, "file")
+
     def test_nothing_to_work_on(self, seesay: Seesay, cached_run: Path) -> None:
         self.only_line(seesay("caption", "--model", cached_run), "name at least one picture")
         self.only_line(seesay("explain", "--model", cached_run), "name a picture")
@@ -300,6 +319,13 @@ class TestTraining:
         assert any("is finished already" in line for line in resumed.err)
         assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
 
+    def test_file_of_settings_is_not_passed_over_in_resuming(
+        self, seesay: Seesay, settings: Path, colours: Path, cached_run: Path
+    ) -> None:
+        result = seesay("train", colours, "--out", cached_run, "--resume", "--config", settings)
+        assert (result.code, len(result.err)) == (2, 1)
+        assert "leave --config out" in result.err[0]
+
     def test_features_of_others_are_imported_and_trained_on(
         self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
@@ -328,6 +354,16 @@ class TestTraining:
         scored = seesay("evaluate", "run", data)
         assert scored.code == 1
         assert any("1 pictures could not be read" in line for line in scored.err)
+
+    def test_ctrl_c_says_how_to_go_on(
+        self, seesay: Seesay, colours: Path, settings: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("seesay.training.fit.train", interrupt)
+        result = seesay("train", colours, "--preset", "", "--config", settings, "--out", "run")
+        assert (result.code, result.err) == (130, ["seesay: stopped; the same command goes on where it stopped"])
 
 
 class TestPresets:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
     from seesay.errors import SeesayError
     from seesay.evaluation import Evaluation, evaluate
-    from seesay.explain import Explanation, explain
+    from seesay.explanation import Explanation, explain
     from seesay.features import FeatureStore, extract_features
     from seesay.metrics import Scores, compute_metrics
     from seesay.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ _HOMES = {
     "Config": "seesay.config",
     "DecodingOptions": "seesay.config",
     "Evaluation": "seesay.evaluation",
-    "Explanation": "seesay.explain",
+    "Explanation": "seesay.explanation",
     "FeatureStore": "seesay.features",
     "Scores": "seesay.metrics",
     "SeesayError": "seesay.errors",
@@ -37,7 +37,7 @@ _HOMES = {
     "check_data": "seesay.data",
     "compute_metrics": "seesay.metrics",
     "evaluate": "seesay.evaluation",
-    "explain": "seesay.explain",
+    "explain": "seesay.explanation",
     "extract_features": "seesay.features",
     "load_annotations": "seesay.data",
     "make_scenes": "seesay.data",
@@ -75,7 +75,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'seesay' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # a module of the same name (seesay.explain) would else take its place
+    globals()[name] = value  # a module of the same name (seesay.explanation) would else take its place
     return value
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 import seesay
 from seesay import config as configuration
-from seesay.errors import DataError, ImageError, SeesayError
+from seesay.errors import ConfigError, DataError, ImageError, SeesayError
 from seesay.flags import flags_of, given
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ else:
 
 NOT_GIVEN: dict[str, Any] = {kind.__name__: kind() for kind in (TrainFlags, ExtractFlags, DecodingFlags, DataFlags)}
 
-app = App(name="seesay", version=seesay.__version__, help="Train, evaluate, look inside and run image captioners.")
+app = App(
+    name="seesay",
+    version=seesay.__version__,
+    help="Train, evaluate, look inside and run image captioners.",
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
+)
 data_app = App(name="data", help="Check, make, download and convert captioned pictures.")
 presets_app = App(name="presets", help="The systems that ship with seesay: list them, or show one.")
 app.command(data_app)
@@ -72,7 +77,7 @@ def caption(
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
     pictures = bulk.find_pictures(sources)
-    captioner = Captioner.load(_model(model))
+    captioner = Captioner.load(_model(model), device)
     options = _decoding(captioner.run.config, flags)
     unreadable = 0
     if out is not None:
@@ -119,8 +124,8 @@ def explain(
         seed: makes that choice repeatable.
     """
     from seesay.captioner import Captioner
-    from seesay.explain import explain as explain_picture
-    from seesay.explain import held_out_picture, save_explanation
+    from seesay.explanation import explain as explain_picture
+    from seesay.explanation import held_out_picture, save_explanation
 
     captioner = Captioner.load(_model(model))
     references: tuple[str, ...] = ()
@@ -167,9 +172,9 @@ def train(
 
     out = out or Path("runs") / preset
     if resume:
-        settings = load_run(out).config
-        if given(flags) or config:
-            settings = configuration.replace(settings, **given(flags))
+        if config is not None:
+            raise ConfigError("--resume goes on by the settings of the run itself; leave --config out")
+        settings = configuration.replace(load_run(out).config, **given(flags))
     else:
         settings = configuration.resolve_config(preset, config, given(flags))
     with _progress("encoding", "pictures") as advance:
@@ -423,9 +428,8 @@ def presets_show(name: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; errors of ours become one line."""
-    handler = RichHandler(console=errors, show_path=False, show_level=False, markup=False, rich_tracebacks=False)
     logger = logging.getLogger("seesay")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [_log_handler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
@@ -438,7 +442,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        _complain(f"error: {error}")
+        return 2
     return code if isinstance(code, int) else 0
+
+
+def _log_handler() -> logging.Handler:
+    """Returns where log lines go: above the progress bar on a terminal, else one plain line each."""
+    if errors.is_terminal:
+        return RichHandler(console=errors, show_path=False, show_level=False, markup=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    return handler
 
 
 def _model(name: str) -> Path:

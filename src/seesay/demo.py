@@ -14,7 +14,7 @@ from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation
 from seesay.data.scenes import make_scenes, mentions, unfounded_mentions
 from seesay.evaluation import Evaluation, caption_split, save_evaluation
-from seesay.explain import Explanation
+from seesay.explanation import Explanation
 from seesay.images import image_size, read_image
 from seesay.metrics import compute_metrics
 from seesay.training.callbacks import readable_time

@@ -2,14 +2,21 @@
 
 import torch
 
+from seesay.errors import ConfigError
+
 
 def choose_device(wanted: str = "auto") -> str:
-    """Returns the device asked for, or for "auto" the best there is: CUDA, Apple's, the CPU."""
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """Returns the device asked for, or for "auto" the best there is: CUDA, Apple's, the CPU.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(name for name, is_there in there.items() if is_there)
+    if not there.get(wanted.partition(":")[0]):
+        raise ConfigError(f"device is {wanted!r}; here are auto, {', '.join(name for name in there if there[name])}")
+    return wanted
 
 
 def computes_bfloat16(device: str) -> bool:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import safetensors.torch
@@ -308,7 +308,7 @@ def test_threads_may_share_an_encoder(resnet: Path) -> None:
 
 
 def test_batch_norms_keep_their_statistics_in_training(resnet: Path) -> None:
-    encoder = from_file("test_resnet", resnet)
+    encoder = from_file("test_resnet", resnet, encoder_training="full")
     images = pixels(3, 96)
     expected = encoded(encoder, images)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -320,6 +320,14 @@ def test_batch_norms_keep_their_statistics_in_training(resnet: Path) -> None:
     assert not any(module.training for module in norms)
     torch.testing.assert_close(encoded(encoder, images), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("training", ["cached", "frozen"])
+def test_an_encoder_that_is_not_trained_stays_in_evaluation(
+    resnet: Path, training: Literal["cached", "frozen"]
+) -> None:
+    encoder = from_file("test_resnet", resnet, encoder_training=training).train()
+    assert not any(module.training for module in encoder.modules())
 
 
 def test_a_gradient_reaches_what_is_below_the_layer(resnet: Path) -> None:

@@ -21,7 +21,7 @@ TOKENS = torch.tensor(
 
 def attention_decoder(**options: float) -> AttentionGRUDecoder:
     torch.manual_seed(0)
-    return AttentionGRUDecoder(V, D, 5, 7, 4, 8, **options).double()  # type: ignore[arg-type]
+    return AttentionGRUDecoder(V, D, 5, 7, 4, 8, **options).double()
 
 
 def pooled_decoder(merge: str) -> PooledGRUDecoder:

@@ -19,9 +19,8 @@ from seesay.features import FeatureStore, extract_features
 from seesay.training.callbacks import AtomicCheckpointIO, BestModel, MetricsLog, ResumePoint
 from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
-from tests import tiny
-from tests.processes import Process
-from tests.training.outcomes import outcome, rows, step
+from tests import processes, tiny
+from tests.training.outcomes import epochs, outcome, rows, step
 
 STEPS = 24
 """Steps of a training here: four epochs of six."""
@@ -39,9 +38,12 @@ def settings(weights: Path, **overrides: Any) -> Config:
         "feature_dropout": 0.1,
         "embedding_dropout": 0.1,
         "output_dropout": 0.2,
-        "label_smoothing": 0.1,
+        "label_smoothing": 0.02,
+        "hidden_size": 64,
+        "learning_rate": 3e-2,
         "epochs": 4,
         "lr_drop_epochs": (2, 3),
+        "lr_drop": 0.5,
         "patience": 3,
         "keep_best": 2,
         "log_every": 1,
@@ -61,6 +63,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, config: Config, colours: 
     train(config, colours, folder, features=features)
     assert step(folder) == STEPS
     assert [int(row["step"]) for row in rows(folder) if row["val_loss"]] == [6, 12, 18, 24]
+    assert len(set(epochs(folder, "val_cider"))) == 4, "scores that do not change could not differ either"
     return outcome(folder)
 
 
@@ -240,22 +243,31 @@ def test_remnant_of_a_run_that_was_not_wholly_deleted_is_not_gone_on_with(
     assert outcome(tmp_path / "run") == unbroken
 
 
+def write_half(_: AtomicCheckpointIO, checkpoint: object, path: Path, *__: object) -> None:
+    Path(f"{path}.tmp").write_bytes(b"half")
+
+
+def train_and_die(command: list[str], owner: type, method: str, call: int) -> None:
+    processes.die_at(owner, method, call, write_half if method == "save_checkpoint" else lambda *_: None)
+    cli.main(command)
+
+
 @posix
-def test_killed_three_times_at_random_steps_it_ends_as_unbroken(
-    config: Config,
-    colours: Path,
-    features: Path,
-    tmp_path: Path,
-    unbroken: dict[str, Any],
-    start: Callable[..., Process],
+def test_killed_four_times_it_ends_as_unbroken(
+    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
 ) -> None:
+    """Within a step, within a write of the state, within the validation, and within the last epoch."""
     save_config(config, tmp_path / "settings.yaml")
     command = ["train", str(colours), "--config", str(tmp_path / "settings.yaml"), "--preset", ""]
     command += ["--features", str(features), "--out", str(tmp_path / "run")]
-    for moment in sorted(random.Random(3).sample(range(1, STEPS - 3), 3)):
-        process = start(cli.main, command)
-        process.kill_when(lambda moment=moment: step(tmp_path / "run") >= moment)  # type: ignore[misc]
-    assert step(tmp_path / "run") < STEPS
+    for owner, method, call, saved in (
+        (CaptioningModule, "training_step", 6, 4),
+        (AtomicCheckpointIO, "save_checkpoint", 5, 11),
+        (CaptioningModule, "validation_step", 2, 17),
+        (MetricsLog, "on_train_batch_end", 5, 21),
+    ):
+        assert processes.run(train_and_die, command, owner, method, call) == -signal.SIGKILL
+        assert saved_step(tmp_path / "run") == saved
     assert cli.main(command) == 0
     assert outcome(tmp_path / "run") == unbroken
 

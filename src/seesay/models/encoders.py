@@ -66,7 +66,7 @@ class Encoder(nn.Module):
         Those are worth more than the statistics of one small batch; folded ones (mean 0, variance 1) would be
         destroyed by it. A network trained from nothing has none yet and gathers its own.
         """
-        super().train(mode)
+        super().train(mode and self.config.encoder_training == "full")
         if self.config.encoder_weights == "none" and self.config.encoder_training == "full":
             return self
         for module in self.network.modules():

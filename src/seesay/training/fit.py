@@ -288,6 +288,7 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
     torch.manual_seed(config.training.seed)
     in_loop = inputs.store is None
     model = build_model(config.model, info.vocabulary_size, info.feature_size, inputs.encoder if in_loop else None)
+    model.train()  # Lightning keeps the modes it finds, and an encoder comes in evaluation mode
     batches = CaptionBatches(
         inputs.train,
         inputs.store,

@@ -8,7 +8,7 @@ from PIL import Image
 from seesay.captioner import Captioner
 from seesay.data.annotations import Annotations, write_annotations
 from seesay.errors import ConfigError, DataError, ImageError
-from seesay.explain import explain, held_out_picture, save_explanation
+from seesay.explanation import explain, held_out_picture, save_explanation
 from seesay.training.fit import train
 from tests import tiny
 
