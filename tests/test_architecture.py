@@ -14,12 +14,12 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 TIERS = (
     ("errors",),
-    ("config", "images", "tokenizer", "prefetch", "devices"),
+    ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "devices"),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "visualise", "hub"),
     ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
-    ("flags", "cli"),
+    ("flags", "console", "cli"),
 )
 
 

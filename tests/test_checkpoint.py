@@ -24,7 +24,7 @@ def run(cached_run: Path, tmp_path: Path) -> Path:
 
 def build(folder: Path, **sizes: Any) -> CaptionModel:
     run = load_run(folder)
-    encoder = build_encoder(run.config.encoder, load_weights=False)
+    encoder = build_encoder(run.config.encoder, identity=run.info.features)
     config = replace(run.config.model, **sizes)
     return build_model(config, run.info.vocabulary_size, run.info.feature_size, encoder)
 

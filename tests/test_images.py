@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from seesay import images
+from seesay import images, sources
 from seesay.errors import ConfigError, ImageError
 from seesay.images import (
     Preprocessing,
@@ -513,12 +513,12 @@ def test_an_address_is_read(site: str) -> None:
 def test_an_address_says_what_is_wrong(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(f"{site}/none.png", "404", "check the address")
     refused(f"{site}/text", "not a picture")
-    monkeypatch.setattr(images, "MAX_URL_BYTES", 100)
+    monkeypatch.setattr(sources, "MAX_URL_BYTES", 100)
     refused(f"{site}/a.png", "more than 0.0001 MB")
 
 
 def test_a_trickle_is_given_up(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "URL_DEADLINE", -1.0)
+    monkeypatch.setattr(sources, "URL_DEADLINE", -1.0)
     refused(f"{site}/a.png", "not received within")
 
 

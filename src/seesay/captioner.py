@@ -18,7 +18,7 @@ from seesay.decoding import Hypothesis, decode
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError, ImageError
 from seesay.features.extraction import round_features
-from seesay.images import Preprocessing, load_pixels, resize_image
+from seesay.images import load_pixels, resize_image
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.prefetch import prefetch
@@ -83,7 +83,8 @@ class Captioner:
         run = load_run(model)
         encoder = None
         if "encoder" in run.info.features:
-            encoder = build_encoder(run.config.encoder, load_weights=not run.info.encoder_stored)
+            stored = run.info.encoder_stored  # then the weights come from the run, and all else from its metadata
+            encoder = build_encoder(run.config.encoder, identity=run.info.features if stored else None)
             if not run.info.encoder_stored and encoder.identity != run.info.features:
                 raise CheckpointError(
                     f"{run.folder} was trained on another version of {run.config.encoder.encoder}: "
@@ -91,9 +92,6 @@ class Captioner:
                 )
         network = build_model(run.config.model, run.info.vocabulary_size, run.info.feature_size)
         if run.info.encoder_stored:
-            if encoder is not None:  # a shell: what came with the file of weights is known from the run only
-                encoder.identity = run.info.features
-                encoder.preprocessing = Preprocessing.from_dict(run.info.features["preprocessing"])
             network.encoder = encoder
             load_weights(run, network)
         else:

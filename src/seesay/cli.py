@@ -3,19 +3,16 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import seesay
 from seesay import config as configuration
+from seesay.console import choose_run, complain, console, download_progress, log_handler, progress
 from seesay.errors import ConfigError, DataError, ImageError, SeesayError
 from seesay.flags import flags_of, given
 
@@ -42,9 +39,6 @@ data_app = App(name="data", help="Check, make, download and convert captioned pi
 presets_app = App(name="presets", help="The systems that ship with seesay: list them, or show one.")
 app.command(data_app)
 app.command(presets_app)
-
-console = Console()
-errors = Console(stderr=True)
 
 Preset = Annotated[str, Parameter(help="a system of `seesay presets`")]
 ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file of settings, as runs save it")]
@@ -77,16 +71,16 @@ def caption(
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
     pictures = bulk.find_pictures(sources)
-    captioner = Captioner.load(_model(model), device)
+    captioner = Captioner.load(choose_run(model), device)
     options = _decoding(captioner.run.config, flags)
     unreadable = 0
     if out is not None:
-        with _progress("captioning", "pictures") as advance:
+        with progress("captioning", "pictures") as advance:
             seen = iter(range(1, len(pictures) + 1))
 
             def note(picture: str, found: object) -> None:
                 if isinstance(found, ImageError):
-                    _complain(str(found))
+                    complain(str(found))
                 advance(next(seen), len(pictures))
 
             done = bulk.caption_to_jsonl(captioner, pictures, out, options, note)
@@ -95,7 +89,7 @@ def caption(
     for picture, found in captioner.caption_each(pictures, options):
         if isinstance(found, ImageError):
             unreadable += 1
-            _complain(str(found))
+            complain(str(found))
         elif format == "jsonl":
             print(json.dumps(bulk.as_json(str(picture), found), ensure_ascii=False), flush=True)
         else:
@@ -127,7 +121,7 @@ def explain(
     from seesay.explanation import explain as explain_picture
     from seesay.explanation import held_out_picture, save_explanation
 
-    captioner = Captioner.load(_model(model))
+    captioner = Captioner.load(choose_run(model))
     references: tuple[str, ...] = ()
     if held_out is not None:
         item = held_out_picture(captioner, held_out, seed)
@@ -177,7 +171,7 @@ def train(
         settings = configuration.replace(load_run(out).config, **given(flags))
     else:
         settings = configuration.resolve_config(preset, config, given(flags))
-    with _progress("encoding", "pictures") as advance:
+    with progress("encoding", "pictures") as advance:
         result = fit(
             settings,
             data,
@@ -225,10 +219,10 @@ def extract(
         return 0 if count == len(images) else 1
     encoder = build_encoder(settings.encoder)
     target = out or store_path(features, data, encoder)
-    with _progress("encoding", "pictures") as advance:
+    with progress("encoding", "pictures") as advance:
         report = extract_features(images, encoder, target, device=choose_device(device), progress=advance)
     for line in report.unreadable:
-        _complain(line)
+        complain(line)
     console.print(
         f"{report.images} pictures in {target}; {report.extracted} encoded now in {report.seconds:.0f} s: "
         f"{report.rate:.1f} pictures/s, the encoder alone {report.encoder_rate:.1f}",
@@ -263,7 +257,7 @@ def evaluate(
     from seesay.evaluation import save_evaluation
 
     options = _decoding(load_run(model).config, flags) if is_run(model) else None
-    with _progress("encoding", "pictures") as advance:
+    with progress("encoding", "pictures") as advance:
         result = score(
             model,
             data,
@@ -275,7 +269,7 @@ def evaluate(
             progress=advance,
         )
     for problem in result.problems:
-        _complain(problem)
+        complain(problem)
     target = out or (Path(model) / "predictions" / split if is_run(model) else None)
     if target is not None:
         save_evaluation(result, target)
@@ -333,7 +327,7 @@ def data_check(
 
     settings = configuration.resolve_config(overrides=given(flags))
     annotations = load_annotations(data, settings.data.format)
-    with _progress("reading", "pictures") as advance:
+    with progress("reading", "pictures") as advance:
         report = check_data(annotations, settings.text, open_pictures=open_pictures, progress=advance)
     for line in report.lines():
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -376,7 +370,7 @@ def data_download(
     """
     from seesay.data import download_dataset
 
-    with _download_progress() as advance:
+    with download_progress() as advance:
         target = download_dataset(
             name,
             folder or Path("data") / name,
@@ -401,11 +395,12 @@ def data_convert(data: Path, out: Path, *, format: str = "auto") -> None:
     annotations = load_annotations(data, format)
     write_annotations(annotations, out)
     for problem in annotations.problems:
-        _complain(problem)
+        complain(problem)
     console.print(f"{len(annotations)} pictures written to {out}", highlight=False)
 
 
 @presets_app.default
+@presets_app.command(name="list")
 def presets_list() -> None:
     """List the presets."""
     table = Table("preset", "what it is")
@@ -429,99 +424,27 @@ def presets_show(name: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; errors of ours become one line."""
     logger = logging.getLogger("seesay")
-    logger.handlers[:] = [_log_handler()]
+    logger.handlers[:] = [log_handler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         code = app(arguments, result_action="return_value")
     except SeesayError as error:
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _complain("stopped; the same command goes on where it stopped")
+        complain("stopped; the same command goes on where it stopped")
         return 130
     except BrokenPipeError:
         return 141
     except OSError as error:  # a disk that is full, a folder that may not be written
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         return 2
     return code if isinstance(code, int) else 0
 
 
-def _log_handler() -> logging.Handler:
-    """Returns where log lines go: above the progress bar on a terminal, else one plain line each."""
-    if errors.is_terminal:
-        return RichHandler(console=errors, show_path=False, show_level=False, markup=False)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    return handler
-
-
-def _model(name: str) -> Path:
-    """Returns the run folder that was named, or the latest that can be used."""
-    from seesay.checkpoint import MODEL_FILE
-
-    if name:
-        return Path(name)
-    runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise DataError(
-            "no --model was given and there is no trained run under runs/; train one with: seesay train DATA"
-        )
-    return runs[-1].parent
-
-
 def _decoding(config: configuration.Config, flags: Any) -> configuration.DecodingOptions:
     return configuration.replace(config, **given(flags)).decoding
-
-
-def _complain(line: str) -> None:
-    errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that is told what is done of how many, and shows it with rate and time left."""
-    columns = (
-        TextColumn(f"{verb} {{task.completed:.0f}}/{{task.total:.0f}} {noun}"),
-        BarColumn(),
-        TextColumn(f"{{task.fields[rate]}} {noun}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task: Any = None
-        first = 0
-
-        def advance(done: int, total: int) -> None:
-            nonlocal task, first
-            if task is None:
-                first, task = done, bar.add_task(verb, total=total, completed=done, rate="")
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{(done - first) / elapsed:.0f}" if elapsed > 0 else ""
-            bar.update(task, completed=done, rate=rate, visible=done < total)
-
-        yield advance
-
-
-@contextmanager
-def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yields a function that is told a file's name, the bytes of it done, and of how many."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not errors.is_terminal,
-    ) as bar:
-        tasks: dict[str, Any] = {}
-
-        def advance(name: str, done: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done, total=total)
-
-        yield advance
 
 
 def _entry() -> None:

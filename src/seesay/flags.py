@@ -1,4 +1,4 @@
-"""Configuration fields as flags of the command line: one definition, in `config`, serves both."""
+"""Configuration fields as flags of the command line: one definition, in `settings`, serves both."""
 
 import dataclasses
 from collections.abc import Sequence

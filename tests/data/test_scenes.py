@@ -8,11 +8,10 @@ import pytest
 from PIL import Image, ImageColor
 
 from seesay.data.annotations import Annotation, Annotations, Box, load_annotations
+from seesay.data.drawing import Scene, draw_scene
 from seesay.data.scenes import (
     COLOURS,
     SHAPES,
-    Scene,
-    draw_scene,
     make_scenes,
     mentions,
     sample_scene,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
-from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore, JoinedStores, create_store, resample_grid
+from seesay.features.joined import JoinedStores, resample_grid
+from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore, create_store
 from tests import tiny
 
 IDENTITY = {"imported": "made"}

@@ -560,7 +560,6 @@ def test_a_shell_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", offline)
     identity = build_encoder(EncoderConfig(encoder="test_resnet", encoder_weights="none")).identity
     assert build_encoder(EncoderConfig(encoder="test_resnet"), identity=identity).grid == (5, 5)
-    assert build_encoder(EncoderConfig(encoder="test_resnet"), load_weights=False).grid == (5, 5)
 
 
 # Real weights, where they are at hand.

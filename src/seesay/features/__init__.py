@@ -2,7 +2,8 @@
 
 from seesay.features.extraction import ExtractionReport, extract_features, store_path
 from seesay.features.imports import import_features
-from seesay.features.store import FeatureSource, FeatureStore, JoinedStores
+from seesay.features.joined import FeatureSource, JoinedStores
+from seesay.features.store import FeatureStore
 
 __all__ = [
     "ExtractionReport",

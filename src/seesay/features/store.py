@@ -6,50 +6,24 @@ any safetensors library; its metadata says which encoder made it.
 """
 
 import contextlib
-import errno
 import glob
 import json
 import os
-import shutil
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
+from seesay.features.layout import FORMAT, disk_error, lay_out, read_header, reserve
 
 PENDING, DONE, UNREADABLE = 0, 1, 2
 """States of a row."""
 
-_METADATA_KEY = "seesay_features"
-_FORMAT = 1
 _COPY_BYTES = 1 << 26
-
-
-class FeatureSource(Protocol):
-    """Anything that gives features by picture id."""
-
-    @property
-    def feature_size(self) -> int:
-        """Width F of a region."""
-        ...
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of the regions, None where they form no grid."""
-        ...
-
-    def __contains__(self, image_id: object) -> bool: ...
-
-    def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real."""
-        ...
 
 
 class FeatureStore:
@@ -73,7 +47,7 @@ class FeatureStore:
             FeatureStoreError: no such file, or not a whole feature store.
         """
         self.path = Path(path)
-        entries, metadata, start = _read_header(self.path)
+        entries, metadata, start = read_header(self.path)
         self.identity: dict[str, Any] = metadata["identity"]
         self._grid: tuple[int, int] | None = tuple(metadata["grid"]) if metadata["grid"] else None
         mode = "r+" if writable else "r"
@@ -137,7 +111,7 @@ class FeatureStore:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _disk_error(self.path, error) from error
+            raise disk_error(self.path, error) from error
         finally:
             self._file.close()
             self._file = None
@@ -177,7 +151,7 @@ class FeatureStore:
                     self._write_run(self._file.fileno(), rows[begin], features[begin:end])
                     begin = end
         except OSError as error:
-            raise _disk_error(self.path, error) from error
+            raise disk_error(self.path, error) from error
         self._regions[rows] = self.regions if regions is None else regions
         self.status[rows] = DONE
 
@@ -204,82 +178,9 @@ class FeatureStore:
         for key in dict.fromkeys([*identity, *self.identity]):
             if self.identity.get(key) != identity.get(key):
                 raise FeatureStoreError(
-                    f"feature store {self.path} was made by {_describe(self.identity)}, not by "
-                    f"{_describe(identity)}: {key} is {self.identity.get(key)!r}, wanted {identity.get(key)!r}"
+                    f"feature store {self.path} was made by {describe_identity(self.identity)}, not by "
+                    f"{describe_identity(identity)}: {key} is {self.identity.get(key)!r}, wanted {identity.get(key)!r}"
                 )
-
-
-class JoinedStores:
-    """Several stores read as one, their features side by side along F.
-
-    Grids are resampled (bilinear) to the first store's; a pooled store is repeated over its regions.
-
-    Raises:
-        FeatureStoreError: no store at all, or one whose regions form no grid.
-    """
-
-    def __init__(self, stores: Sequence[FeatureStore]) -> None:
-        if not stores:
-            raise FeatureStoreError("no feature store was given")
-        for store in stores:
-            if len(stores) > 1 and store.grid is None:
-                raise FeatureStoreError(f"{store.path} has regions without a grid and cannot be joined with others")
-        self.stores = list(stores)
-
-    @property
-    def feature_size(self) -> int:
-        """Width F of a region over all stores."""
-        return sum(store.feature_size for store in self.stores)
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of the first store."""
-        return self.stores[0].grid
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The one store's identity, or those of all."""
-        if len(self.stores) == 1:
-            return self.stores[0].identity
-        return {"joined": [store.identity for store in self.stores]}
-
-    def require(self, identity: Mapping[str, Any]) -> None:
-        """Refuses the stores if others, or others' encoders, are wanted.
-
-        Raises:
-            FeatureStoreError: names what differs.
-        """
-        wanted = identity.get("joined", [identity])
-        if len(wanted) != len(self.stores):
-            raise FeatureStoreError(
-                f"{len(self.stores)} feature stores are given ({_describe(self.identity)}), but {len(wanted)} wanted: "
-                f"{_describe(identity)}"
-            )
-        for store, part in zip(self.stores, wanted, strict=True):
-            store.require(part)
-
-    def __contains__(self, image_id: object) -> bool:
-        return all(image_id in store for store in self.stores)
-
-    def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real."""
-        features, mask = self.stores[0].read(ids)
-        parts = [features]
-        for store in self.stores[1:]:
-            assert self.grid is not None
-            assert store.grid is not None
-            parts.append(resample_grid(store.read(ids)[0], store.grid, self.grid))
-        return (features, mask) if len(parts) == 1 else (np.concatenate(parts, axis=2), mask)
-
-
-def resample_grid(features: NDArray[np.float16], grid: tuple[int, int], wanted: tuple[int, int]) -> NDArray[np.float16]:
-    """Returns features (B, N, F) of one grid resampled to another by bilinear interpolation."""
-    if grid == wanted:
-        return features
-    images, _, width = features.shape
-    maps = torch.from_numpy(features).float().transpose(1, 2).reshape(images, width, *grid)
-    resized = F.interpolate(maps, wanted, mode="bilinear", align_corners=False, antialias=True)
-    return np.asarray(resized.flatten(2).transpose(1, 2).half().numpy())
 
 
 def create_store(
@@ -308,44 +209,24 @@ def create_store(
     if old and (old.regions, old.grid) != (regions, grid):
         regions, grid = max(regions, old.regions), None
     ids = list(dict.fromkeys([*(old.ids if old else []), *ids]))
-    head, size = _layout(ids, regions, feature_size, {"format": _FORMAT, "identity": dict(identity), "grid": grid})
+    head, size = lay_out(ids, regions, feature_size, {"format": FORMAT, "identity": dict(identity), "grid": grid})
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left_by_a_killed_one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
             left_by_a_killed_one.unlink()
         with temporary.open("w+b") as file:
-            _reserve(file.fileno(), size, path)
+            reserve(file.fileno(), size, path)
             file.write(head)
             if old:
                 file.write(_padded(old.status, len(ids)) + _padded(old._regions, len(ids)))
                 _copy_rows(old, file, 2 * regions * feature_size)
         temporary.replace(path)
     except OSError as error:
-        raise _disk_error(path, error) from error
+        raise disk_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _layout(ids: Sequence[str], regions: int, feature_size: int, metadata: Mapping[str, Any]) -> tuple[bytes, int]:
-    """Returns the bytes of a store up to `status`, and how many it has in all."""
-    blob = json.dumps(ids).encode()
-    blob += b" " * (-len(blob) % 8)
-    shapes = {
-        "ids": ("U8", [len(blob)], len(blob)),
-        "status": ("I32", [len(ids)], 4 * len(ids)),
-        "regions": ("I32", [len(ids)], 4 * len(ids)),
-        "features": ("F16", [len(ids), regions, feature_size], 2 * len(ids) * regions * feature_size),
-    }
-    header: dict[str, Any] = {"__metadata__": {_METADATA_KEY: json.dumps(metadata)}}
-    offset = 0
-    for name, (kind, shape, size) in shapes.items():
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + blob, 8 + len(text) + offset
 
 
 def _copy_rows(old: FeatureStore, file: Any, stride: int) -> None:
@@ -363,55 +244,10 @@ def _padded(values: NDArray[np.int32], length: int) -> bytes:
     return np.pad(np.asarray(values), (0, length - len(values))).astype("<i4").tobytes()
 
 
-def _reserve(descriptor: int, size: int, path: Path) -> None:
-    """Takes the whole room at once, so that a full disk is known before hours of work."""
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise FeatureStoreError(
-            f"{path} needs {size / 1e9:.2f} GB but {free / 1e9:.2f} GB are free on its disk; "
-            "make room or choose another folder with --features"
-        )
-    os.ftruncate(descriptor, size)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:  # some network file systems cannot
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-
-
-def _disk_error(path: Path, error: OSError) -> FeatureStoreError:
-    if error.errno == errno.ENOSPC:
-        return FeatureStoreError(
-            f"the disk that holds {path} is full; make room and run the same command again: it goes on where it stopped"
-        )
-    return FeatureStoreError(f"cannot write {path}: {error.strerror}")
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Returns where the arrays lie, our metadata, and the offset that the places count from."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("header longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
-        metadata = json.loads(header.pop("__metadata__")[_METADATA_KEY])
-        version = metadata["format"]
-    except FileNotFoundError as error:
-        raise FeatureStoreError(f"no feature store at {path}; make one with: seesay extract DATA") from error
-    except OSError as error:
-        raise FeatureStoreError(f"cannot read the feature store {path}: {error.strerror}") from error
-    except (ValueError, KeyError, struct.error, TypeError, AttributeError) as error:
-        raise FeatureStoreError(f"{path} is not a feature store of seesay, or is damaged") from error
-    if version != _FORMAT:
-        raise FeatureStoreError(f"{path} was written by another version of seesay; delete it and extract again")
-    return header, metadata, 8 + length
-
-
-def _describe(identity: Mapping[str, Any]) -> str:
+def describe_identity(identity: Mapping[str, Any]) -> str:
+    """Returns in words what made features, for messages."""
     if "joined" in identity:
-        return " + ".join(_describe(part) for part in identity["joined"])
+        return " + ".join(describe_identity(part) for part in identity["joined"])
     if "encoder" not in identity:
         return f"imported features {identity.get('imported')!r}"
     size = identity["preprocessing"]["size"]

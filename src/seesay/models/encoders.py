@@ -175,16 +175,14 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[n
     )
 
 
-def build_encoder(
-    config: EncoderConfig, load_weights: bool = True, identity: Mapping[str, Any] | None = None
-) -> Encoder:
+def build_encoder(config: EncoderConfig, identity: Mapping[str, Any] | None = None) -> Encoder:
     """Returns the encoder a configuration names, its weights loaded, in evaluation mode.
 
     Args:
         config: name, weights, layer, pooling and preprocessing.
-        load_weights: False builds the shell only, for a run that brings the weights itself.
-        identity: what `Encoder.identity` was when those weights were at hand. The shell takes it over with its
-            preprocessing, of which the configuration alone does not know what came from the weights' file.
+        identity: given for a run that brings the weights itself: what `Encoder.identity` was when they were at
+            hand. Only the shell is built, and takes it over with its preprocessing, of which the configuration
+            alone does not know what came from the weights' file.
 
     Raises:
         EncoderError: an unknown network or layer, or weights that are missing or do not fit.
@@ -195,7 +193,7 @@ def build_encoder(
         encoder = Encoder(config, shell, stored)
         encoder.identity = dict(identity)
         return encoder
-    network, defaults = _network(config if load_weights else replace(config, encoder_weights="none"))
+    network, defaults = _network(config)
     preprocessing = Preprocessing(
         size=config.image_size or defaults.size,
         resize=config.resize,

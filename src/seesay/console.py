@@ -1,0 +1,89 @@
+"""What the commands of the command line share: where they print, progress bars, and the run they mean."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from seesay.errors import DataError
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def complain(line: str) -> None:
+    """Prints a line of what is wrong on the error stream, under the program's name."""
+    errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def log_handler() -> logging.Handler:
+    """Returns where log lines go: above the progress bar on a terminal, else one plain line each."""
+    if errors.is_terminal:
+        return RichHandler(console=errors, show_path=False, show_level=False, markup=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    return handler
+
+
+@contextmanager
+def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that is told what is done of how many, and shows it with rate and time left."""
+    columns = (
+        TextColumn(f"{verb} {{task.completed:.0f}}/{{task.total:.0f}} {noun}"),
+        BarColumn(),
+        TextColumn(f"{{task.fields[rate]}} {noun}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task: Any = None
+        first = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal task, first
+            if task is None:
+                first, task = done, bar.add_task(verb, total=total, completed=done, rate="")
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = f"{(done - first) / elapsed:.0f}" if elapsed > 0 else ""
+            bar.update(task, completed=done, rate=rate, visible=done < total)
+
+        yield advance
+
+
+@contextmanager
+def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yields a function that is told a file's name, the bytes of it done, and of how many."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    ) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield advance
+
+
+def choose_run(name: str) -> Path:
+    """Returns the run folder that was named, or the latest that can be used."""
+    from seesay.checkpoint import MODEL_FILE
+
+    if name:
+        return Path(name)
+    runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise DataError(
+            "no --model was given and there is no trained run under runs/; train one with: seesay train DATA"
+        )
+    return runs[-1].parent

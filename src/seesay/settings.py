@@ -1,0 +1,180 @@
+"""Every setting of the project with its default, its bounds and the one line that documents it.
+
+A `Config` is a tree of frozen dataclasses, one a concern. Field names are unique over the sections, so that
+each of them is also a flag of the command line.
+"""
+
+import dataclasses
+import functools
+import operator
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from seesay.errors import ConfigError
+
+_BOUNDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+
+
+def setting(default: Any, help: str, **bounds: float) -> Any:
+    """Returns a dataclass field with its default, the one line that documents it everywhere, and its bounds.
+
+    Args:
+        default: the value where nothing else is said.
+        help: one line for `--help` and the documents.
+        bounds: `least`, `above` or `below`: what a number must keep to.
+    """
+    return field(default=default, metadata={"help": help, "bounds": bounds})
+
+
+class _Section:
+    """Part of the configuration; refuses numbers outside their bounds, however it is made."""
+
+    def __post_init__(self) -> None:
+        for leaf in dataclasses.fields(typing.cast("Any", self)):
+            value = getattr(self, leaf.name)
+            for bound, limit in leaf.metadata["bounds"].items():
+                holds, words = _BOUNDS[bound]
+                if not holds(value, limit):
+                    section = field_paths()[leaf.name][0]
+                    raise ConfigError(f"{section}.{leaf.name} is {value}; it must be {words} {limit}")
+
+
+@dataclass(frozen=True)
+class DataConfig(_Section):
+    """Which captions are read and how pictures are dealt to the splits."""
+
+    format: str = setting("auto", "reader of the captions; auto recognises it by looking")
+    split_fractions: str = setting("80/10/10", "train/val[/test] shares where the data has no splits")
+    split_seed: int = setting(0, "seed of that split, which is drawn by image")
+    limit_images: int = setting(0, "use at most so many pictures of each split; 0 = all", least=0)
+    limit_captions: int = setting(0, "use at most so many training captions in all; 0 = all", least=0)
+    captions_per_image: int = setting(0, "use at most so many captions of a training picture; 0 = all", least=0)
+
+
+@dataclass(frozen=True)
+class TextConfig(_Section):
+    """How caption texts become word ids."""
+
+    level: Literal["word", "character"] = setting(
+        "word", "unit of the vocabulary; character suits languages without spaces"
+    )
+    lowercase: bool = setting(True, "turn captions to lower case")
+    filter_characters: str = setting(
+        '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n', "characters replaced by a space before splitting"
+    )
+    min_word_length: int = setting(1, "drop shorter words", least=0)
+    drop_numeric: bool = setting(False, "drop words that are not purely alphabetic")
+    vocabulary_size: int = setting(0, "keep the so many commonest words; 0 = every word", least=0)
+    min_count: int = setting(1, "keep words seen at least so often in the training captions", least=0)
+    max_words: int = setting(0, "cut training captions after so many words; 0 = never", least=0)
+
+
+@dataclass(frozen=True)
+class EncoderConfig(_Section):
+    """Which network looks at the pictures, and what it is shown."""
+
+    encoder: str = setting("inception_v3.tf_in1k", "timm model name, or small-cnn, our own to train from nothing")
+    encoder_weights: str = setting("pretrained", "pretrained (from the hub), none, or a safetensors file")
+    layer: str = setting("", "module or stage whose output is used (such as Mixed_7a); empty = the last map")
+    pool: Literal["grid", "pooled"] = setting("grid", "grid keeps the regions, pooled averages them to one")
+    image_size: int = setting(0, "pictures are resized to this square; 0 = what the weights were made for", least=0)
+    resize: Literal["squash", "crop"] = setting("squash", "squash the whole frame to a square, or crop its centre")
+    mean: tuple[float, ...] = setting((), "channel means of the input in 0..1; empty = the weights' own")
+    std: tuple[float, ...] = setting((), "channel deviations of the input; empty = the weights' own")
+    tf_average_pooling: bool = setting(
+        False, "leave the padding out of average pools, as TensorFlow does (converted weights need it)"
+    )
+    encoder_training: Literal["cached", "frozen", "full"] = setting(
+        "cached",
+        "cached runs the encoder once and keeps its features; frozen runs it each batch; full trains it too",
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Section):
+    """The captioning network after the encoder; sizes are widths in units."""
+
+    decoder: Literal["attention", "pooled"] = setting("attention", "attention over regions, or one pooled vector")
+    projection_size: int = setting(256, "width D of a region after the projection of its features", least=1)
+    projection_activation: Literal["relu", "tanh", "none"] = setting("relu", "activation of that projection")
+    embedding_size: int = setting(256, "width of a word's embedding", least=1)
+    hidden_size: int = setting(512, "units of a recurrent layer", least=1)
+    attention_size: int = setting(512, "units of the additive attention", least=1)
+    output_size: int = setting(512, "width of the dense layer before the vocabulary; 0 = none", least=0)
+    layers: int = setting(1, "recurrent layers", least=1)
+    merge: Literal["state", "add"] = setting(
+        "state", "pooled decoder: the picture is the first state, or added to each word"
+    )
+    initialisation: Literal["keras", "torch"] = setting(
+        "keras", "first weights: as the tutorials' Keras draws them, or as torch does (learns from nothing sooner)"
+    )
+    feature_dropout: float = setting(0.0, "dropout on the encoder's features", least=0, below=1)
+    embedding_dropout: float = setting(0.0, "dropout on word embeddings", least=0, below=1)
+    output_dropout: float = setting(0.0, "dropout before the vocabulary layer", least=0, below=1)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(_Section):
+    """How the captioner is fitted."""
+
+    optimizer: Literal["adam", "rmsprop"] = setting("adam", "rule that updates the weights")
+    learning_rate: float = setting(1e-3, "step size of the optimizer", above=0)
+    lr_drop_epochs: tuple[int, ...] = setting((), "epochs after which the learning rate is dropped")
+    lr_drop: float = setting(0.2, "factor of each drop", above=0)
+    batch_captions: int = setting(64, "captions a batch; a batch holds whole pictures", least=1)
+    epochs: int = setting(20, "passes over the training captions, at most", least=1)
+    patience: int = setting(0, "stop after so many epochs without a better monitor; 0 = never", least=0)
+    monitor: Literal["val_cider", "val_loss"] = setting("val_cider", "what the best checkpoint and patience look at")
+    label_smoothing: float = setting(0.0, "probability spread over the whole vocabulary in the loss", least=0, below=1)
+    weight_decay: float = setting(0.0, "L2 pull on the weights", least=0)
+    clip_gradients: float = setting(5.0, "largest norm of the gradient; 0 = unlimited", least=0)
+    seed: int = setting(0, "seed of initial weights, shuffling and dropout", least=0)
+    keep_best: int = setting(5, "best checkpoints kept", least=0)
+    checkpoint_every: int = setting(200, "steps between two saves of the resumable state", least=1)
+    log_every: int = setting(50, "steps between two log lines", least=1)
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "arithmetic of training")
+    loggers: tuple[str, ...] = setting((), "further Lightning loggers, by class name (such as WandbLogger)")
+
+
+@dataclass(frozen=True)
+class DecodingOptions(_Section):
+    """How a caption is searched for."""
+
+    strategy: Literal["greedy", "sample", "beam"] = setting("greedy", "how words are chosen")
+    beam_size: int = setting(3, "open hypotheses of a beam search", least=1)
+    max_length: int = setting(0, "most words of a caption; 0 = the longest training caption's", least=0)
+    length_penalty: float = setting(0.7, "beam scores are divided by length to this power; 0 = none", least=0)
+    temperature: float = setting(1.0, "sampling: above 1 flattens, below 1 sharpens", above=0)
+    top_k: int = setting(0, "sampling: only the so many likeliest words; 0 = all", least=0)
+    sampling_seed: int = setting(0, "sampling: seed, combined with the picture's place")
+    allow_unk: bool = setting(False, "may the unknown word be said")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of a run: everything needed to do it again."""
+
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    decoding: DecodingOptions = DecodingOptions()
+
+
+def field_paths() -> dict[str, tuple[str, dataclasses.Field[Any], Any]]:
+    """Returns every leaf name of `Config` -> (its section, its field, its resolved type)."""
+    leaves: dict[str, tuple[str, dataclasses.Field[Any], Any]] = {}
+    for section in dataclasses.fields(Config):
+        kind = field_types(Config)[section.name]
+        for leaf in dataclasses.fields(kind):
+            leaves[leaf.name] = (section.name, leaf, field_types(kind)[leaf.name])
+    return leaves
+
+
+@functools.cache
+def field_types(kind: type) -> dict[str, Any]:
+    """Returns the fields of a configuration class -> their resolved types."""
+    return typing.get_type_hints(kind)

@@ -1,0 +1,175 @@
+"""Where the bytes of a picture come from: a file, an address, or a member of an archive.
+
+A source is a path, an http(s) address, or a member of an archive: `photos.tar::name.jpg` or
+`table.parquet::COLUMN::ROW`, where the column holds bytes or a {bytes, path} struct. What cannot be had is an
+`ImageError` of one line. All functions may be called from several threads.
+
+Limits: `URL_TIMEOUT`, `URL_DEADLINE` and `MAX_URL_BYTES` of a download.
+"""
+
+import functools
+import http.client
+import io
+import re
+import tarfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from seesay.errors import ImageError
+
+URL_TIMEOUT = 20.0  # seconds without a byte
+URL_DEADLINE = 120.0  # seconds for a whole picture
+MAX_URL_BYTES = 100_000_000
+CACHED_ARCHIVES = 64  # tar indices kept in a process
+CACHED_ROW_GROUPS = 4  # Parquet row groups kept in a process; one may hold 100 MB of pictures
+
+_MEMBER = re.compile(r"(.+?\.(tar|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
+
+# Two threads that meet a new archive must not both walk through it.
+_archive_lock = threading.Lock()
+
+
+def open_source(source: str | Path) -> IO[bytes]:
+    """Returns the bytes of a source as a stream that can seek."""
+    name = str(source)
+    if name.lower().startswith(("http://", "https://")):
+        return io.BytesIO(_fetch(name))
+    member = _MEMBER.fullmatch(name)
+    if member and not Path(name).exists():
+        archive = _existing_file(member[1])
+        reader = _read_tar if member[2].lower() == "tar" else _read_parquet
+        return io.BytesIO(reader(archive, member[3], name))
+    path = _existing_file(name)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise source_error(source, f"cannot be opened ({error.strerror}); check its permissions") from error
+
+
+def source_error(source: str | Path, problem: str) -> ImageError:
+    """Returns the error of one line, whatever stands in the name."""
+    return ImageError(" ".join(f"{source}: {problem}".splitlines()))
+
+
+def _existing_file(name: str) -> Path:
+    """Returns the path of an ordinary file, or says what is there instead."""
+    path = Path(name)
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise source_error(name, "is a folder, not a picture; name a file in it")
+        found = path.exists()
+    except OSError as error:
+        raise source_error(name[:200], f"cannot be opened ({error.strerror}); check the path") from error
+    raise source_error(name, "is not an ordinary file" if found else "no such file; check the path")
+
+
+def _fetch(url: str) -> bytes:
+    """Returns what an http(s) address holds, within the limits of the module."""
+    quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    deadline = time.monotonic() + URL_DEADLINE
+    content = bytearray()
+    try:
+        request = urllib.request.Request(quoted, headers={"User-Agent": "seesay"})
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as reply:
+            # One receive at a time: `read` would wait for all bytes, and a trickle never meets the timeout.
+            while chunk := reply.read1(1 << 16):
+                content += chunk
+                if len(content) > MAX_URL_BYTES:
+                    raise source_error(url, f"more than {MAX_URL_BYTES / 1e6:g} MB; fetch it by hand")
+                if time.monotonic() > deadline:
+                    raise source_error(url, f"not received within {URL_DEADLINE:g} s; try again or fetch it by hand")
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise source_error(url, f"the server answered {error.code} {error.reason}; check the address") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise source_error(url, f"cannot be fetched ({reason}); check the address and the network") from error
+    return bytes(content)
+
+
+def _read_tar(archive: Path, member: str, source: str) -> bytes:
+    """Returns the bytes of a member of an uncompressed tar."""
+    status = archive.stat()
+    with _archive_lock:
+        members = _tar_members(str(archive), status.st_mtime_ns, status.st_size)
+    place = members.get(member.removeprefix("./"))
+    if place is None:
+        raise source_error(source, f"the archive has no such member among its {len(members)}; check the name")
+    offset, size = place
+    # A handle of its own for each read: nothing is shared between threads or with forked workers.
+    with archive.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(size)
+
+
+@functools.lru_cache(maxsize=CACHED_ARCHIVES)
+def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int, int]]:
+    """Returns name -> (offset, bytes) of a tar's files; time and size are there so that a change is seen."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            return {
+                member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()
+            }
+    except (OSError, tarfile.TarError) as error:
+        raise source_error(archive, f"cannot be read as an uncompressed tar ({error}); unpack it") from error
+
+
+def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
+    """Returns the bytes at COLUMN::ROW of a Parquet table."""
+    column, separator, digits = reference.rpartition("::")
+    if not separator or not digits.isdecimal():
+        raise source_error(source, "a picture in a table is written table.parquet::COLUMN::ROW")
+    status = archive.stat()
+    with _archive_lock:
+        starts, columns = _parquet_layout(str(archive), status.st_mtime_ns, status.st_size)
+        row = int(digits)
+        if column not in columns:
+            raise source_error(source, f"the table has no column {column}, only {', '.join(columns)}")
+        if row >= starts[-1]:
+            raise source_error(source, f"the table has only {starts[-1]} rows, counted from 0")
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        cells = _parquet_column(str(archive), status.st_mtime_ns, status.st_size, group, column)
+    value = cells[row - starts[group]].as_py()
+    if isinstance(value, dict):
+        path, value = value.get("path"), value.get("bytes")
+        if value is None and path:
+            value = _existing_file(str(archive.parent / path)).read_bytes()
+    if not isinstance(value, bytes):
+        raise source_error(source, "holds no picture; the column must hold bytes or {bytes, path}")
+    return value
+
+
+@functools.lru_cache(maxsize=CACHED_ARCHIVES)
+def _parquet_layout(archive: str, modified: int, size: int) -> tuple[list[int], list[str]]:
+    """Returns the first row of every row group, with the number of rows at the end, and the columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(archive) as table:
+            groups = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+            return [0, *np.cumsum(groups).tolist()], list(table.schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
+        raise source_error(archive, f"cannot be read as Parquet ({error})") from error
+
+
+@functools.lru_cache(maxsize=CACHED_ROW_GROUPS)
+def _parquet_column(archive: str, modified: int, size: int, group: int, column: str) -> Any:
+    """Returns a column of a row group as an Arrow array: rows are only to be had by the group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(archive) as table:
+            return table.read_row_group(group, columns=[column]).column(column)
+    except (OSError, pa.ArrowException) as error:
+        raise source_error(archive, f"cannot be read as Parquet ({error})") from error

@@ -1,0 +1,131 @@
+"""Lightning's trainer, set up for a run, quiet and stopped by Ctrl-C."""
+
+import contextlib
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from seesay.checkpoint import LAST_FILE
+from seesay.config import Config
+from seesay.devices import choose_device, computes_bfloat16
+from seesay.errors import ConfigError
+from seesay.training.callbacks import AtomicCheckpointIO, ResumePoint
+
+
+def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Trainer:
+    """Returns the trainer of a run, which keeps its states, best checkpoints and curves in the folder `out`.
+
+    Args:
+        config: the whole configuration.
+        out: the run folder.
+        callbacks: called first; patience, the best checkpoints and the resumable state come after them.
+
+    Raises:
+        ConfigError: a logger that cannot be made, or a device that is not there.
+    """
+    training = config.training
+    mode = "min" if training.monitor == "val_loss" else "max"
+    if training.patience:
+        callbacks.append(EarlyStopping(training.monitor, patience=training.patience, mode=mode))
+    callbacks.append(
+        ModelCheckpoint(
+            dirpath=(out / LAST_FILE).parent,
+            filename=f"epoch{{epoch:03d}}-{training.monitor}{{{training.monitor}:.4f}}",
+            auto_insert_metric_name=False,
+            monitor=training.monitor,
+            mode=mode,
+            save_top_k=training.keep_best,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+    )
+    callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every))
+    return pl.Trainer(
+        accelerator=_accelerator(choose_device(training.device)),
+        devices=1,
+        precision=_precision(config),  # type: ignore[arg-type]
+        max_epochs=training.epochs,
+        gradient_clip_val=training.clip_gradients or None,
+        callbacks=callbacks,
+        logger=[
+            TensorBoardLogger(out, name="", version="tensorboard"),
+            *_more_loggers(training.loggers, out),
+        ],
+        plugins=[AtomicCheckpointIO()],
+        num_sanity_val_steps=0,
+        log_every_n_steps=training.log_every,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=out,
+    )
+
+
+def _more_loggers(names: Sequence[str], out: Path) -> list[Logger]:
+    """Returns further Lightning loggers by class name.
+
+    Raises:
+        ConfigError: Lightning has no such logger, or its library is not installed.
+    """
+    from lightning.pytorch import loggers
+
+    made = []
+    for name in names:
+        kind: Callable[..., Logger] | None = getattr(loggers, name, None)
+        if kind is None:
+            known = [entry for entry in loggers.__all__ if entry != "Logger"]
+            raise ConfigError(f"training.loggers: Lightning has no {name!r}; it has {', '.join(known)}")
+        try:
+            made.append(kind(save_dir=str(out)))
+        except ImportError as error:
+            raise ConfigError(f"training.loggers: {name} needs a library that is not installed: {error}") from error
+    return made
+
+
+def _accelerator(device: str) -> str:
+    return device if device in ("cpu", "mps") else "cuda"
+
+
+def _precision(config: Config) -> str:
+    """Returns Lightning's name of the arithmetic: bfloat16 where the processor computes in it, or as told."""
+    wanted = config.training.precision
+    if wanted == "auto":
+        wanted = "bfloat16" if computes_bfloat16(choose_device(config.training.device)) else "float32"
+    return "bf16-mixed" if wanted == "bfloat16" else "32-true"
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keeps Lightning's notes on its own machinery out of the user's log."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*TensorBoard.*|.*does not have many workers.*")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Lets Ctrl-C through as what it is: Lightning ends the process instead, deaf to any further one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
+    if trainer.interrupted:
+        raise KeyboardInterrupt
