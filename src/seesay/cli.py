@@ -112,7 +112,7 @@ def explain(
 
     Args:
         photo: the picture.
-        out: PNG to write; by default explain.png beside nothing else.
+        out: PNG to write [default: PHOTO.explain.png in this folder].
         save_arrays: write the attention as .npz too.
         held_out: data set of which a random unseen picture is taken, with its human captions.
         seed: makes that choice repeatable.
@@ -294,7 +294,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
 
     result = run_demo(out, seed=seed)
     for line in result.lines():
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command
