@@ -1,6 +1,6 @@
 """The reference scorer beside ours, on a file of predictions.
 
-python benchmarks/coco_scores.py runs/attention-gru/predictions/test/predictions.jsonl data/flickr8k
+python examples/coco_scores.py runs/attention-gru/predictions/test/predictions.jsonl data/flickr8k
 
 Needs the extra `coco` and Java: captions are cut into words by the reference's own tokenizer, then scored by its
 BLEU, ROUGE-L and CIDEr, and by seesay's.
