@@ -14,7 +14,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 TIERS = (
     ("errors",),
-    ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "devices"),
+    ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices"),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "visualise", "hub"),

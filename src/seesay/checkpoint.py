@@ -21,6 +21,7 @@ from torch import Tensor
 
 from seesay.config import Config, resolve_config, save_config
 from seesay.errors import CheckpointError, ConfigError
+from seesay.files import write_atomically
 from seesay.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.yaml"
@@ -79,9 +80,7 @@ def save_info(folder: Path, info: RunInfo) -> None:
     from seesay import __version__
 
     content = {"format": _FORMAT, "seesay": __version__, **asdict(info)}
-    temporary = folder / f"{INFO_FILE}.tmp"
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / INFO_FILE)
+    write_atomically(folder / INFO_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def update_progress(folder: Path, info: RunInfo, **progress: Any) -> RunInfo:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from seesay.errors import ConfigError
+from seesay.files import write_atomically
 from seesay.settings import (
     Config,
     DataConfig,
@@ -118,9 +119,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def save_config(config: Config, path: Path) -> None:
     """Writes the whole resolved configuration as YAML, atomically."""
     # In ASCII: left as they are, characters that YAML takes for line ends would be read back as spaces.
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
 
 
 def _build(values: Mapping[str, Any]) -> Config:

@@ -17,6 +17,7 @@ from seesay.data.records import Annotation, Annotations
 from seesay.errors import DataError, ImageError
 from seesay.features import FeatureStore, JoinedStores, extract_features, store_path
 from seesay.features.extraction import Progress
+from seesay.files import write_atomically
 from seesay.metrics import Scores, compute_metrics
 
 _ID_NAMES = ("id", "image_id", "image", "file_name", "filename", "name")
@@ -146,7 +147,6 @@ def caption_split(
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Writes `scores.json` and `predictions.jsonl` into a folder, each whole or absent."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = (
         json.dumps({"id": image_id, "caption": caption}, ensure_ascii=False)
         for image_id, caption in evaluation.predictions.items()
@@ -155,9 +155,7 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
         ("predictions.jsonl", "\n".join(rows) + "\n"),
         ("scores.json", json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n"),
     ):
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(folder / name)
+        write_atomically(folder / name, content.encode())
 
 
 def read_predictions(path: Path) -> dict[str, str]:

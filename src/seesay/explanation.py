@@ -13,9 +13,9 @@ from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
 from seesay.data.records import Annotation
 from seesay.errors import ConfigError, DataError
+from seesay.files import write_atomically
 from seesay.images import read_image, resize_image, upright_rgb
 from seesay.visualise import attention_strip
-from seesay.visualise.report import write_atomically
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """What happens around the steps of training: state that survives a kill, log lines, and the run's files."""
 
 import csv
+import io
 import logging
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
 from seesay.errors import CheckpointError, ConfigError
+from seesay.files import write_atomically
 from seesay.models.encoders import Encoder
 from seesay.training.module import CaptioningModule
 
@@ -113,12 +116,11 @@ class MetricsLog(Callback):
         if self.path.is_file() and trainer.global_step > 0:
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, text.getvalue().encode())
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -214,8 +216,6 @@ class BestModel(Checkpoint):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes it back."""
-        from dataclasses import replace
-
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.info = replace(self.info, progress=state["progress"])
 

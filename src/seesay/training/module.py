@@ -58,7 +58,6 @@ class CaptioningModule(pl.LightningModule):
         self.references = references
         self.max_length = max_length
         self.metrics = CaptionMetrics(metrics=("CIDEr",))
-        self.predictions: dict[str, str] = {}
         self._validation_loss = torch.zeros(2)
         self.last_loss = torch.zeros(())
         self.epoch_loss = torch.zeros(2)
@@ -142,9 +141,8 @@ class CaptioningModule(pl.LightningModule):
         self.metrics.update(captions, [self.references[image_id] for image_id in batch.ids], batch.ids)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs val_loss and val_cider and keeps the decoded captions."""
+        """Logs val_loss and val_cider."""
         scores = self.metrics.compute()
-        self.predictions = dict(zip(self.metrics.ids, self.metrics.hypotheses, strict=True))
         total, tokens = self._validation_loss.tolist()
         self.log("val_loss", total / tokens)
         self.log("val_cider", scores.corpus["CIDEr"])

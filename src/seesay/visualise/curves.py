@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seesay.errors import DataError
-from seesay.visualise.report import write_atomically
+from seesay.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

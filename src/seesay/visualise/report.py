@@ -6,7 +6,6 @@ A page is a title and sections. A section is anything with a heading and the HTM
 
 import base64
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import Protocol
 
 from PIL import Image, UnidentifiedImageError
 
-from seesay.errors import DataError, ImageError, SeesayError
+from seesay.errors import DataError, ImageError
+from seesay.files import write_atomically
 
 LONGEST_SIDE = 1280  # pixels of an embedded picture; larger ones only make the file larger
 JPEG_QUALITY = 90
@@ -168,24 +168,6 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
     page = PAGE.format(title=escape(" ".join(title.split())), style=STYLE, body=body)
     # File names may hold bytes that are no text; they must not keep a report from being written.
     write_atomically(Path(path), page.encode("utf-8", errors="replace"))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file by way of another in the same folder, so that no reader ever meets half of it.
-
-    Raises:
-        SeesayError: if it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise SeesayError(f"cannot write {path} ({error.strerror}); free it or name another place") from error
 
 
 def _section(number: int, section: Section) -> str:
