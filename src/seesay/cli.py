@@ -12,7 +12,7 @@ from rich.table import Table
 
 import seesay
 from seesay import config as configuration
-from seesay.console import choose_run, complain, console, download_progress, log_handler, progress
+from seesay.console import choose_run, complain, console, download_progress, log_handler, progress, show_table
 from seesay.errors import ConfigError, DataError, ImageError, SeesayError
 from seesay.flags import flags_of, given
 
@@ -234,52 +234,110 @@ def extract(
 @app.command
 def evaluate(
     model: str,
-    data: Path,
+    data: Path | None = None,
     *,
     split: str = "test",
     out: Path | None = None,
+    human: bool = False,
+    human_caption: str = "1",
+    metrics: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
     features: Features = Path("features"),
     store: Stores = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> int:
-    """Score a run, or a file of predictions, on a split of a data set.
+    """Score a run, a file of predictions, or people (--human DATA), on a split of a data set.
 
     Args:
         model: run folder, or predictions as COCO results JSON, JSONL or CSV.
         data: captions and pictures.
         split: which pictures.
-        out: folder for scores and predictions [default: RUN/predictions/SPLIT].
+        out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, for a run].
+        human: score one human caption of each picture against the others; then name only DATA.
+        human_caption: which: its number from 1, or longest.
+        metrics: of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
+            three and METEOR].
         tokenization: how captions are cut into words for scoring.
     """
     from seesay.checkpoint import is_run, load_run
+    from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
     from seesay.evaluation import evaluate as score
-    from seesay.evaluation import save_evaluation
+    from seesay.evaluation.report import diversity_rows, score_rows, write_evaluation_report
 
-    options = _decoding(load_run(model).config, flags) if is_run(model) else None
-    with progress("encoding", "pictures") as advance:
-        result = score(
-            model,
-            data,
-            split=split,
-            options=options,
-            tokenization=tokenization,
-            features=features,
-            stores=store or (),
-            progress=advance,
-        )
+    wanted = tuple(metrics or DEFAULT_SCORES)
+    if human:
+        if data is not None:
+            raise ConfigError("--human scores the data's own captions; name only DATA")
+        result = evaluate_human(model, split=split, which=human_caption, tokenization=tokenization, metrics=wanted)
+    elif data is None:
+        raise DataError(f"name the data set that {model} is scored on: seesay evaluate {model} DATA")
+    else:
+        options = _decoding(load_run(model).config, flags) if is_run(model) else None
+        with progress("encoding", "pictures") as advance:
+            result = score(
+                model,
+                data,
+                split=split,
+                options=options,
+                tokenization=tokenization,
+                metrics=wanted,
+                features=features,
+                stores=store or (),
+                progress=advance,
+            )
     for problem in result.problems:
         complain(problem)
-    target = out or (Path(model) / "predictions" / split if is_run(model) else None)
+    target = out or (Path(model) / "predictions" / split if not human and is_run(model) else None)
     if target is not None:
         save_evaluation(result, target)
-    table = Table(title=f"{model} on {split}: {len(result.predictions)} pictures")
-    for name in result.scores.corpus:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{100 * value:.2f}" for value in result.scores.corpus.values()))
-    console.print(table)
-    console.print(f"{result.scores.signature}{f'; saved in {target}' if target else ''}", highlight=False)
-    return 0 if not any("could not be read" in problem for problem in result.problems) else 1
+        write_evaluation_report(result, target / "report.html", Path(model) / "metrics.csv")
+    title = f"{result.system} on {split}: {len(result.predictions)} pictures"
+    show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
+    show_table("", ("beside the scores", "value"), diversity_rows(result))
+    if result.verdict:
+        complain(result.verdict)
+    console.print(f"{result.signature}{f'; saved in {target}' if target else ''}", highlight=False, soft_wrap=True)
+    asked_and_missing = metrics is not None and bool(result.missing_scores)
+    return 1 if asked_and_missing or any("could not be read" in problem for problem in result.problems) else 0
+
+
+@app.command
+def compare(
+    *systems: str,
+    data: Path | None = None,
+    split: str = "test",
+    metrics: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    out: Path | None = None,
+) -> None:
+    """Compare systems on the same pictures with the first one: which differences are real, and where they lie.
+
+    Args:
+        systems: evaluated runs, folders of evaluations, or files of predictions (with --data).
+        data: captions that files of predictions are scored against.
+        split: which pictures.
+        metrics: as of `seesay evaluate`.
+        out: folder for comparison.json and comparison.html.
+    """
+    from seesay.evaluation import DEFAULT_SCORES
+    from seesay.evaluation.comparison import compare as compare_systems
+    from seesay.evaluation.comparison import difference_rows, save_comparison
+
+    found = compare_systems(systems, data=data, split=split, metrics=tuple(metrics or DEFAULT_SCORES))
+    first, *others = found.systems
+    header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "real")
+    for system, each, (gains, losses) in zip(others, found.differences, found.apart, strict=True):
+        show_table(f"first {first.name}, second {system.name}", header, difference_rows(each))
+        for kind, ids in (("gains", gains), ("loses", losses)):
+            console.print(f"{system.name} {kind} most in {found.ranked_by} on:", highlight=False)
+            for image_id in ids:
+                console.print(f"  {image_id}", highlight=False, markup=False)
+                for each_system in (first, system):
+                    line = f"    {each_system.name}: {each_system.predictions[image_id]}"
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(first.scores.signature, highlight=False, soft_wrap=True)
+    if out is not None:
+        save_comparison(found, out)
+        console.print(f"written {out / 'comparison.html'} and comparison.json", highlight=False)
 
 
 @app.command

@@ -1,14 +1,16 @@
 """What the commands of the command line share: where they print, progress bars, and the run they mean."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from seesay.errors import DataError
 
@@ -19,6 +21,18 @@ errors = Console(stderr=True)
 def complain(line: str) -> None:
     """Prints a line of what is wrong on the error stream, under the program's name."""
     errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; every column but the first stands to the right."""
+    if title:
+        console.print(title, highlight=False, markup=False, soft_wrap=True)
+    table = Table()
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def log_handler() -> logging.Handler:

@@ -13,10 +13,9 @@ from seesay.captioner import Caption, Captioner
 from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation
 from seesay.data.scenes import make_scenes, mentions, unfounded_mentions
-from seesay.evaluation import Evaluation, caption_split, save_evaluation
+from seesay.evaluation import Evaluation, caption_split, evaluate_captions, save_evaluation
 from seesay.explanation import Explanation
 from seesay.images import image_size, read_image
-from seesay.metrics import compute_metrics
 from seesay.training.callbacks import readable_time
 from seesay.training.fit import TrainingResult, train
 from seesay.visualise import (
@@ -97,7 +96,17 @@ def run_demo(
     captioner = Captioner.load(folder / "run")
     test = scenes.split("test").items
     captions, _ = caption_split(captioner, test, None, captioner.options(), attention=True)
-    evaluation = _score(captions, test, captioner)
+    evaluation = evaluate_captions(
+        test,
+        {image_id: caption.text for image_id, caption in captions.items()},
+        system=str(folder / "run"),
+        split="test",
+        training=[text for item in scenes.split("train") for text in item.captions],
+        tokenization="whitespace",
+        metrics=("BLEU", "ROUGE-L", "CIDEr"),
+        decoding=captioner.options(),
+        captions=captions,
+    )
     save_evaluation(evaluation, folder / "run" / "predictions" / "test")
     pointing = measure_pointing(captions, test)
     report = folder / "report.html"
@@ -133,17 +142,6 @@ def measure_pointing(captions: dict[str, Caption], items: Sequence[Annotation]) 
     return Pointing(float(np.mean(ratios)) if ratios else 0.0, len(ratios), unfounded / max(1, named))
 
 
-def _score(captions: dict[str, Caption], items: Sequence[Annotation], captioner: Captioner) -> Evaluation:
-    scores = compute_metrics(
-        [captions[item.id].text for item in items],
-        [list(item.captions) for item in items],
-        tokenization="whitespace",
-        ids=[item.id for item in items],
-    )
-    texts = {item.id: captions[item.id].text for item in items}
-    return Evaluation(scores, texts, "test", captioner.options())
-
-
 def _sections(
     evaluation: Evaluation,
     pointing: Pointing,
@@ -168,7 +166,7 @@ def _sections(
     return [
         Text(intro),
         Gallery(cards, heading="Six unseen scenes"),
-        Table(("score", "value"), rows, caption=evaluation.scores.signature, heading="Scores on unseen scenes"),
+        Table(("score", "value"), rows, caption=evaluation.signature, heading="Scores on unseen scenes"),
         Picture(curves, "loss and CIDEr over the epochs", heading="Training"),
     ]
 

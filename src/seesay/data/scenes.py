@@ -8,7 +8,7 @@ places. Everything follows from a seed, and a picture does not depend on how man
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from seesay.data.annotations import Annotation, Annotations, Box, write_annotations
@@ -220,6 +220,11 @@ def unfounded_mentions(caption: str, annotation: Annotation) -> list[tuple[int, 
     """Returns word index and phrase of every object that a caption names and the picture does not show."""
     found = _noun_phrases(caption)
     return [(index, " ".join(words)) for index, words in found if not _matches(words, annotation)]
+
+
+def names_only_scenes(items: Iterable[Annotation]) -> bool:
+    """Returns whether every box is labelled as those of scenes are: adjectives, then a shape."""
+    return all(box.label.split()[-1:] and box.label.split()[-1] in SHAPES for item in items for box in item.boxes)
 
 
 def _noun_phrases(caption: str) -> Iterator[tuple[int, list[str]]]:

@@ -1,5 +1,6 @@
 """Scores of captions: what the literature prints, computed without Java."""
 
+from seesay.metrics.bootstrap import Difference, Interval, bootstrap_intervals, paired_bootstrap
 from seesay.metrics.cider import Cider
 from seesay.metrics.diversity import Diversity, absent_objects, measure_diversity, verdict
 from seesay.metrics.scores import CaptionMetrics, Scores, compute_metrics
@@ -8,11 +9,15 @@ from seesay.metrics.tokenize import tokenize
 __all__ = [
     "CaptionMetrics",
     "Cider",
+    "Difference",
     "Diversity",
+    "Interval",
     "Scores",
     "absent_objects",
+    "bootstrap_intervals",
     "compute_metrics",
     "measure_diversity",
+    "paired_bootstrap",
     "tokenize",
     "verdict",
 ]

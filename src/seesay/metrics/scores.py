@@ -1,7 +1,7 @@
 """Corpus and per-picture scores of captions, with the statistics they are made of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -37,6 +37,7 @@ class Scores:
         signature: what the numbers depend on: protocol, tokenization, pictures, references, version.
         ids: the pictures, in order.
         empty: ids of the pictures whose hypothesis has no words; they score 0.
+        tokenization: how captions were cut into words.
         statistics: what each metric averages over pictures before its last step, (B, columns).
     """
 
@@ -45,6 +46,7 @@ class Scores:
     signature: str
     ids: tuple[str, ...]
     empty: tuple[str, ...]
+    tokenization: str
     statistics: dict[str, Floats]
 
     def resample(self, pictures: npt.NDArray[np.int64]) -> dict[str, Floats]:
@@ -59,6 +61,29 @@ class Scores:
             count = np.full(len(sums), float(pictures.shape[1]))
             values |= _named(metric, _finish(metric, sums, count))
         return values
+
+    def with_score(self, name: str, per_image: Floats, corpus: float | None = None) -> "Scores":
+        """Returns these scores and one more, which was computed elsewhere.
+
+        Args:
+            name: what it is printed as.
+            per_image: its value for each picture, (B,).
+            corpus: its value over all pictures; None = the mean. One that is given and no mean has no statistics
+                here, so that `resample` leaves it out.
+
+        Raises:
+            DataError: there are not as many values as pictures, or one is no number.
+        """
+        if per_image.shape != (len(self.ids),) or not np.isfinite(per_image).all():
+            raise DataError(f"{name} has not one finite value for each of the {len(self.ids)} pictures")
+        statistics = self.statistics if corpus is not None else {**self.statistics, name: per_image[:, None]}
+        value = float(per_image.mean()) if corpus is None else corpus
+        return replace(
+            self,
+            corpus={**self.corpus, name: value},
+            per_image={**self.per_image, name: per_image},
+            statistics=statistics,
+        )
 
 
 def compute_metrics(
@@ -103,6 +128,7 @@ def compute_metrics(
         signature=_signature(tokenization, references),
         ids=names,
         empty=tuple(name for name, words in zip(names, said, strict=True) if not words),
+        tokenization=tokenization,
         statistics=statistics,
     )
 
@@ -228,12 +254,17 @@ def _finish(metric: str, total: Floats, count: Floats) -> Floats:
 
 
 def _named(metric: str, values: Floats) -> dict[str, Floats]:
-    return {name: values[..., column] for column, name in enumerate(COLUMNS[metric])}
+    return {name: values[..., column] for column, name in enumerate(COLUMNS.get(metric, (metric,)))}
+
+
+def number_of_references(references: Sequence[Sequence[str]]) -> str:
+    """Returns how many references a picture has: a number, or the least and the most such as 4-6."""
+    counts = {len(image) for image in references}
+    return str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
 
 
 def _signature(tokenization: str, references: Sequence[Sequence[str]]) -> str:
-    counts = {len(image) for image in references}
-    number = str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
+    number = number_of_references(references)
     try:
         release = version("seesay")
     except PackageNotFoundError:  # run from a source tree that is not installed

@@ -8,6 +8,7 @@ from seesay.visualise.attention import (
     upsample_attention,
 )
 from seesay.visualise.curves import draw_training_curves, training_curves
+from seesay.visualise.lengths import draw_score_against_length
 from seesay.visualise.report import Card, Gallery, Picture, Section, Table, Text, write_report
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Text",
     "attention_entropy",
     "attention_strip",
+    "draw_score_against_length",
     "draw_training_curves",
     "overlay",
     "pointing_ratio",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from seesay import evaluation
 from seesay.captioner import Captioner
 from seesay.config import DecodingOptions
-from seesay.data.annotations import Annotation, Annotations, load_annotations, write_annotations
-from seesay.errors import CheckpointError, DataError, FeatureStoreError
-from seesay.evaluation import evaluate, read_predictions, save_evaluation
+from seesay.data.annotations import Annotation, Annotations, Box, load_annotations, write_annotations
+from seesay.data.scenes import make_scenes
+from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
+from seesay.evaluation import captioning, evaluate, evaluate_human, read_predictions, save_evaluation
 from seesay.features import JoinedStores, extract_features
 from seesay.metrics import compute_metrics
 from seesay.training.fit import train
@@ -206,6 +206,17 @@ class TestPredictions:
         with pytest.raises(DataError, match="two captions of picture 1"):
             read_predictions(tmp_path / "p.jsonl")
 
+    def test_picture_under_two_names_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
+        """Of "x" and "x.png" one once won without a word."""
+        first = next(iter(said))
+        path = as_coco(tmp_path / "p.json", {**said, f"{first}.png": "another"})
+        with pytest.raises(DataError, match=f"two captions of picture {first}: as {first} and as {first}.png"):
+            evaluate(path, colours)
+        rest = {name: text for name, text in said.items() if name != first}
+        path = as_coco(tmp_path / "p.json", {**rest, f"a/{first}.jpg": "one", f"b/{first}.jpg": "two"})
+        with pytest.raises(DataError, match=f"two captions of picture {first}: as a/{first}.jpg"):
+            evaluate(path, colours)
+
     @pytest.mark.parametrize(
         ("name", "content", "told"),
         [
@@ -220,6 +231,12 @@ class TestPredictions:
             ("p.csv", b"a,b\n1,2\n", "entry 1 has the fields a, b"),
             ("p.csv", b"id,caption\n1\n", "entry 1 has the fields id, caption"),
             ("p.csv", b"id,caption\n1,a,b,c\n2\n", "entry 2 has"),
+            ("p.csv", b"", r"p.csv is empty \(0 bytes\)"),
+            ("p.json", b"", r"p.json is empty \(0 bytes\)"),
+            ("p.json", b'[{"image_id": 7, "caption": NaN}]', "the caption of picture 7 is nan, not a text"),
+            ("p.json", b'[{"image_id": 7, "caption": 3}]', "the caption of picture 7 is 3, not a text"),
+            ("p.json", b'[{"image_id": 7, "caption": null}]', "entry 1 has the fields image_id, caption; wanted"),
+            ("p.json", b'{"a": "x", "a": "y"}', "name 'a' twice in one object"),
         ],
     )
     def test_file_of_anything_else_is_refused_in_one_line(
@@ -240,21 +257,121 @@ def test_what_is_saved_is_read_again_as_predictions_with_the_same_scores(
 ) -> None:
     result = evaluate(cached_run, colours, features=features, device="cpu")
     save_evaluation(result, tmp_path / "a" / "b")
-    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"predictions.jsonl", "scores.json"}
+    names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
+    assert names == {"predictions.jsonl", "per_image.parquet", "scores.json"}
     again = evaluate(tmp_path / "a" / "b" / "predictions.jsonl", colours)
     assert again.predictions == result.predictions
     assert again.scores.corpus == result.scores.corpus
     saved = json.loads((tmp_path / "a" / "b" / "scores.json").read_text())
     assert saved["scores"] == result.scores.corpus
-    assert saved["signature"] == result.scores.signature
+    assert saved["signature"] == result.signature
+    assert result.signature.startswith(f"{result.scores.signature}|split:test|captions:greedy(max_length=")
+    assert saved["references"] == "1-3"
     assert (saved["pictures"], saved["split"], saved["decoding"]["strategy"]) == (6, "test", "greedy")
+
+
+class TestHuman:
+    def test_one_caption_is_scored_against_the_others(self, annotations: Annotations, tmp_path: Path) -> None:
+        items = [item for item in annotations.split("test") if len(item.captions) > 1]
+        write_annotations(items, tmp_path / "data.jsonl")
+        result = evaluate_human(tmp_path / "data.jsonl", which="2")
+        wanted = compute_metrics(
+            [item.captions[1] for item in items], [[*item.captions[:1], *item.captions[2:]] for item in items]
+        )
+        assert result.scores.corpus == {**result.scores.corpus, **wanted.corpus}
+        assert result.signature.endswith("|split:test|captions:human(2)")
+        assert result.items[0].captions == (*items[0].captions[:1], *items[0].captions[2:])
+
+    def test_the_longest_is_that_of_most_characters(self, tmp_path: Path) -> None:
+        items = [Annotation("x", "x.png", ("a dog", "two large dogs .", "three big dogs"), "test")]
+        write_annotations(items, tmp_path / "data.jsonl")
+        assert evaluate_human(tmp_path / "data.jsonl", which="longest").predictions == {"x": "two large dogs ."}
+
+    @pytest.mark.parametrize(
+        ("captions", "which", "told"),
+        [
+            (("a",), "1", "picture x has only one caption"),
+            (("a", "b"), "3", "picture x has no caption '3'; name one from 1 to 2, or longest"),
+            (("a", "b"), "0", "picture x has no caption '0'"),
+            (("a", "b"), "first", "picture x has no caption 'first'"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused(
+        self, tmp_path: Path, captions: tuple[str, ...], which: str, told: str
+    ) -> None:
+        write_annotations([Annotation("x", "x.png", captions, "test")], tmp_path / "data.jsonl")
+        with pytest.raises(DataError, match=told):
+            evaluate_human(tmp_path / "data.jsonl", which=which)
+
+
+class TestBesideTheScores:
+    def test_captions_seen_in_training_are_counted(self, colours: Path, tmp_path: Path) -> None:
+        annotations = load_annotations(colours)
+        known = annotations.split("train")[0].captions[0]
+        items = annotations.split("test").items
+        said = {item.id: known if place < 3 else "nobody said so" for place, item in enumerate(items)}
+        assert evaluate(as_coco(tmp_path / "p.json", said), colours).diversity.seen == 0.5
+
+    def test_nothing_is_seen_where_training_captions_are_what_is_scored(self, colours: Path, tmp_path: Path) -> None:
+        said = {item.id: "x" for item in load_annotations(colours).split("train")}
+        assert evaluate(as_coco(tmp_path / "p.json", said), colours, split="train").diversity.seen is None
+
+    def test_objects_that_are_not_there(self, tmp_path: Path) -> None:
+        cat, dog = Box("cat", 0, 0, 5, 5), Box("dog", 0, 0, 5, 5)
+        items = [
+            Annotation(name, f"{name}.png", ("a cat",), "test", (box,)) for name, box in (("x", cat), ("y", dog))
+        ]
+        write_annotations(items, tmp_path / "data.jsonl")
+        result = evaluate(as_coco(tmp_path / "p.json", {"x": "two cats", "y": "a cat"}), tmp_path / "data.jsonl")
+        assert result.absent_objects == 0.5
+
+    def test_objects_of_scenes_are_known_by_their_phrases(self, tmp_path: Path) -> None:
+        scenes = make_scenes(tmp_path / "scenes", train=0, val=0, test=6, size=48)
+        right = {item.id: f"a {item.boxes[0].label} somewhere" for item in scenes}
+        path = as_coco(tmp_path / "p.json", right)
+        assert evaluate(path, tmp_path / "scenes").absent_objects == 0.0
+        wrong = {name: text.replace("a ", "a blue red ") for name, text in right.items()}
+        path = as_coco(tmp_path / "p.json", wrong)
+        assert evaluate(path, tmp_path / "scenes").absent_objects == 1.0
+
+    def test_verdict_on_one_caption_for_every_picture(self, colours: Path, tmp_path: Path) -> None:
+        said = {item.id: "a red part" for item in load_annotations(colours).split("test")}
+        assert 'says "a red part" for 100%' in evaluate(as_coco(tmp_path / "p.json", said), colours).verdict
+
+    def test_intervals_hold_the_values(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
+        result = evaluate(as_coco(tmp_path / "p.json", said), colours)
+        assert result.intervals.keys() == result.scores.corpus.keys()
+        for name, interval in result.intervals.items():
+            assert interval.low <= result.scores.corpus[name] <= interval.high
+
+
+class TestScoresThatCannotBeHad:
+    def test_each_is_named_and_takes_no_other_along(
+        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))  # no java
+        path = as_coco(tmp_path / "p.json", said)
+        wanted = ("BLEU", "METEOR-jar", "SPICE", "CLIPScore", "CIDEr")
+        result = evaluate(path, colours, metrics=wanted)
+        assert result.missing_scores.keys() == {"METEOR-jar", "SPICE", "CLIPScore"}
+        plain = evaluate(path, colours, metrics=("BLEU", "CIDEr"))
+        assert result.scores.corpus == plain.scores.corpus
+        assert set(result.missing_scores.values()) <= set(result.problems)
+
+    def test_unknown_one_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="unknown metric 'BLUE'; choose from BLEU"):
+            evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("BLUE",))
+
+    def test_one_that_needs_nothing_is_wanted(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="name at least one of BLEU"):
+            evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("SPICE",))
 
 
 def test_large_splits_are_captioned_in_several_batches(
     cached_run: Path, colours: Path, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate(cached_run, colours, split="train", features=features, device="cpu")
-    monkeypatch.setattr(evaluation, "_BATCH", 5)
+    monkeypatch.setattr(captioning, "_BATCH", 5)
     assert (
         evaluate(cached_run, colours, split="train", features=features, device="cpu").predictions == whole.predictions
     )

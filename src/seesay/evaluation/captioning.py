@@ -1,0 +1,73 @@
+"""The captions that a run gives the pictures of a split, from stored features or from the files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from seesay.captioner import Caption, Captioner
+from seesay.config import DecodingOptions
+from seesay.data.records import Annotation
+from seesay.errors import DataError, ImageError
+from seesay.features import FeatureStore, JoinedStores, extract_features, store_path
+from seesay.features.extraction import Progress
+
+_BATCH = 64
+
+
+def caption_split(
+    captioner: Captioner,
+    items: Sequence[Annotation],
+    source: JoinedStores | None,
+    options: DecodingOptions,
+    *,
+    attention: bool = False,
+) -> tuple[dict[str, Caption], list[str]]:
+    """Returns the captions of pictures by id, from stored features or from the files, and unreadable ones."""
+    captions: dict[str, Caption] = {}
+    problems = []
+    if source is None:
+        names = [item.image for item in items]
+        found = captioner.caption_each(names, options, attention=attention)
+        for item, (_, caption) in zip(items, found, strict=True):
+            if isinstance(caption, ImageError):
+                problems.append(str(caption))
+            else:
+                captions[item.id] = caption
+        return captions, problems
+    for begin in range(0, len(items), _BATCH):
+        ids = [item.id for item in items[begin : begin + _BATCH]]
+        array, mask = source.read(ids)
+        batch = captioner.caption_features(
+            torch.from_numpy(array),
+            None if mask is None else torch.from_numpy(mask),
+            options,
+            keys=ids,
+            attention=attention,
+        )
+        captions.update(zip(ids, batch, strict=True))
+    return captions, problems
+
+
+def feature_source(
+    captioner: Captioner,
+    items: Sequence[Annotation],
+    data: str | Path,
+    folder: str | Path,
+    stores: Sequence[str | Path],
+    progress: Progress | None,
+) -> JoinedStores | None:
+    """Returns where features are read, None where pictures pass through a run's own encoder."""
+    run, encoder = captioner.run, captioner.model.encoder
+    if stores:
+        joined = JoinedStores([FeatureStore(path) for path in stores])
+        joined.require(run.info.features)
+        return joined
+    if encoder is None:
+        raise DataError(f"{run.folder} was trained on given feature stores; name them again with --store")
+    if run.config.encoder.encoder_training != "cached":
+        return None
+    path = store_path(folder, data, encoder)
+    pictures = {item.id: item.image for item in items}
+    extract_features(pictures, encoder, path, device=str(captioner.device), progress=progress)
+    return JoinedStores([FeatureStore(path)])

@@ -1,0 +1,203 @@
+"""Systems against each other on the same pictures: which differences are real, and where they differ most."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seesay.data.records import Annotation
+from seesay.errors import DataError
+from seesay.evaluation.evaluate import evaluate
+from seesay.evaluation.report import open_or_blank, ranking_score
+from seesay.evaluation.result import PER_IMAGE_FILE, Evaluation, read_per_image
+from seesay.evaluation.scoring import DEFAULT_SCORES, score_captions
+from seesay.files import write_atomically
+from seesay.metrics import Difference, Scores, paired_bootstrap
+from seesay.visualise import Card, Gallery, Section, Table, Text, write_report
+
+SHOWN = 5
+"""Pictures shown of those where a system gains or loses most."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One set of captions to compare."""
+
+    name: str
+    items: tuple[Annotation, ...]
+    predictions: dict[str, str]
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What sets systems apart from the first of them.
+
+    Attributes:
+        systems: in the order given, on the same pictures in the same order.
+        differences: for each system but the first, by score.
+        ranked_by: the score by which single pictures are compared.
+        apart: for each system but the first, the pictures it gains most on and those it loses most on.
+    """
+
+    systems: tuple[System, ...]
+    differences: tuple[dict[str, Difference], ...]
+    ranked_by: str
+    apart: tuple[tuple[list[str], list[str]], ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns what `comparison.json` holds."""
+        first, *others = self.systems
+        return {
+            "first": first.name,
+            "pictures": len(first.items),
+            "signature": first.scores.signature,
+            "scores": {system.name: system.scores.corpus for system in self.systems},
+            "differences": {
+                system.name: {name: {**asdict(found), "real": found.real} for name, found in each.items()}
+                for system, each in zip(others, self.differences, strict=True)
+            },
+            "apart": {
+                system.name: {"gains": gains, "losses": losses}
+                for system, (gains, losses) in zip(others, self.apart, strict=True)
+            },
+        }
+
+
+def compare(
+    names: Sequence[str | Path],
+    *,
+    data: str | Path | None = None,
+    split: str = "test",
+    metrics: Sequence[str] = DEFAULT_SCORES,
+    draws: int = 1000,
+) -> Comparison:
+    """Returns how systems differ from the first one, by a paired bootstrap over the pictures.
+
+    Args:
+        names: two or more of: run folders that were evaluated, folders or `per_image.parquet` of evaluations,
+            files of predictions (these need `data`).
+        data: the annotations that files of predictions are scored against.
+        split: which pictures.
+        metrics: which scores; see `score_captions`.
+        draws: sets of pictures drawn.
+
+    Raises:
+        DataError: one of them was not evaluated yet, or they are not of the same pictures and references.
+    """
+    if len(names) < 2:
+        raise DataError("name at least two systems to compare")
+    loaded = [_load(Path(name), data, split, metrics) for name in names]
+    first, *others = loaded
+    systems = (first, *(_aligned(system, first, metrics) for system in others))
+    differences = tuple(paired_bootstrap(first.scores, system.scores, draws=draws) for system in systems[1:])
+    ranked_by = ranking_score(first.scores)
+    apart = tuple(_apart(first, system, ranked_by) for system in systems[1:])
+    return Comparison(systems, differences, ranked_by, apart)
+
+
+def save_comparison(comparison: Comparison, folder: Path) -> None:
+    """Writes `comparison.json` and `comparison.html` into a folder, each whole or absent."""
+    content = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / "comparison.json", content.encode())
+    first, *others = comparison.systems
+    sections: list[Section] = [Text(first.scores.signature)]
+    for system, each, (gains, losses) in zip(others, comparison.differences, comparison.apart, strict=True):
+        header = ("score, times 100", "first", "second", "difference", "95 % interval", "p", "real")
+        title = f"{system.name} against {first.name}"
+        sections.append(Table(header, difference_rows(each), heading=title))
+        for kind, ids in (("gains", gains), ("loses", losses)):
+            heading = f"Where {system.name} {kind} most in {comparison.ranked_by}"
+            sections.append(Gallery(_cards(first, system, ids, comparison.ranked_by), heading=heading))
+    write_report(folder / "comparison.html", f"{len(comparison.systems)} systems compared", sections)
+
+
+def difference_rows(differences: dict[str, Difference]) -> list[tuple[str, ...]]:
+    """Returns a row a score: both values, their difference, its interval, the p-value, whether it is real."""
+    return [
+        (
+            name,
+            f"{100 * found.first:.2f}",
+            f"{100 * found.second:.2f}",
+            f"{100 * found.value:+.2f}",
+            f"{100 * found.interval.low:+.2f} to {100 * found.interval.high:+.2f}",
+            f"{found.p_value:.3f}",
+            "yes" if found.real else "no",
+        )
+        for name, found in differences.items()
+    ]
+
+
+def _load(path: Path, data: str | Path | None, split: str, metrics: Sequence[str]) -> System:
+    """Returns a system from where its captions lie."""
+    places = (path, path / PER_IMAGE_FILE, path / "predictions" / split / PER_IMAGE_FILE)
+    table = next((place for place in places if place.name.endswith(".parquet") and place.is_file()), None)
+    if table is not None:
+        items, predictions, about = read_per_image(table)
+        tokenization = about["tokenization"]
+        scores, _ = score_captions(items, list(predictions.values()), tokenization=tokenization, metrics=metrics)
+        return System(str(path), tuple(items), predictions, scores)
+    if path.is_dir():
+        raise DataError(f"{path} has no scores on {split} yet; run first: seesay evaluate {path} DATA --split {split}")
+    if data is None:
+        raise DataError(f"{path} is a file of predictions; name what it is scored against with --data DATA")
+    found: Evaluation = evaluate(path, data, split=split, metrics=metrics)
+    return System(str(path), found.items, found.predictions, found.scores)
+
+
+def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
+    """Returns a system with its pictures in the order of the first one's.
+
+    Raises:
+        DataError: the pictures or their references are others, or captions were cut into words in another way.
+    """
+    ids = {item.id for item in first.items}
+    other = {item.id: item for item in system.items}
+    if different := sorted(ids ^ other.keys()):
+        raise DataError(
+            f"{system.name} and {first.name} are not of the same pictures: {len(different)} are in one only, "
+            f"such as {different[0]}"
+        )
+    if system.scores.tokenization != first.scores.tokenization:
+        raise DataError(
+            f"{system.name} was scored on {system.scores.tokenization} tokens, {first.name} on "
+            f"{first.scores.tokenization}; evaluate both in one way"
+        )
+    for item in first.items:
+        if sorted(item.captions) != sorted(other[item.id].captions):
+            raise DataError(f"{system.name} and {first.name} have other references of picture {item.id}")
+    if system.scores.ids == first.scores.ids:
+        return system
+    texts = [system.predictions[item.id] for item in first.items]
+    scores, _ = score_captions(first.items, texts, tokenization=first.scores.tokenization, metrics=metrics)
+    return System(system.name, first.items, dict(zip(first.scores.ids, texts, strict=True)), scores)
+
+
+def _apart(first: System, system: System, name: str) -> tuple[list[str], list[str]]:
+    """Returns the pictures on which a system gains most over the first one, and those on which it loses most."""
+    change = system.scores.per_image[name] - first.scores.per_image[name]
+    order = np.argsort(-change, kind="stable")
+    ids = first.scores.ids
+    gains = [ids[place] for place in order[:SHOWN] if change[place] > 0]
+    losses = [ids[place] for place in order[::-1][:SHOWN] if change[place] < 0]
+    return gains, losses
+
+
+def _cards(first: System, second: System, ids: Sequence[str], name: str) -> list[Card]:
+    items = {item.id: item for item in first.items}
+    places = {image_id: place for place, image_id in enumerate(first.scores.ids)}
+    return [
+        Card(
+            image=open_or_blank(items[image_id]),
+            caption=second.predictions[image_id],
+            references=(f"{first.name}: {first.predictions[image_id]}", *items[image_id].captions),
+            scores={
+                f"{name} of {system.name}": 100 * float(system.scores.per_image[name][places[image_id]])
+                for system in (first, second)
+            },
+            name=image_id,
+        )
+        for image_id in ids
+    ]

@@ -1,0 +1,124 @@
+"""Predictions in files: captions by picture id, as COCO results JSON, JSONL or CSV, and their match with a split."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seesay.data.records import Annotation
+from seesay.errors import DataError
+
+_ID_NAMES = ("id", "image_id", "image", "file_name", "filename", "name")
+_TEXT_NAMES = ("caption", "prediction", "text", "hypothesis")
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """Returns caption by picture id of a COCO results JSON, a JSONL or a CSV file.
+
+    Raises:
+        DataError: the file cannot be read, has no such fields, or names a picture twice.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is neither a run folder nor a file of predictions")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes); write the predictions again")
+    predictions: dict[str, str] = {}
+    try:
+        rows = _READERS.get(path.suffix.lower(), _jsonl_rows)(path)
+    except (ValueError, csv.Error, OSError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as predictions: {error}") from error
+    for number, row in enumerate(rows, 1):
+        name, text = _entry(row, path, number)
+        if name in predictions:
+            raise DataError(f"{path} has two captions of picture {name}")
+        predictions[name] = text
+    if not predictions:
+        raise DataError(f"{path} holds no predictions")
+    return predictions
+
+
+def match_predictions(
+    predictions: Mapping[str, str], items: Sequence[Annotation], path: Path
+) -> tuple[dict[str, str], list[str]]:
+    """Returns the predictions by the split's own ids, and a line on those of other pictures.
+
+    File names with or without suffix are understood.
+
+    Raises:
+        DataError: a picture of the split has no prediction.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in predictions:
+        by_stem.setdefault(Path(name).stem, []).append(name)
+    matched, used = {}, set()
+    for item in items:
+        names = [name for name in dict.fromkeys((item.id, Path(item.image).name)) if name in predictions]
+        names = names or by_stem.get(Path(item.id).stem, [])
+        if len(names) > 1:
+            raise DataError(f"{path} has two captions of picture {item.id}: as {names[0]} and as {names[1]}; keep one")
+        if names:
+            matched[item.id] = predictions[names[0]]
+            used.add(names[0])
+    missing = [item.id for item in items if item.id not in matched]
+    if missing:
+        raise DataError(
+            f"{path} has no caption of {len(missing)} of the {len(items)} pictures, such as {missing[0]}; "
+            "a score over fewer pictures would not be comparable"
+        )
+    others = len(predictions) - len(used)
+    return matched, [f"{others} predictions are of pictures outside the split"] if others > 0 else []
+
+
+def _entry(row: Any, path: Path, number: int) -> tuple[str, str]:
+    """Returns the id and the caption of one entry of a file."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"{path}: entry {number} is not an object with an id and a caption")
+    name = next((row[key] for key in _ID_NAMES if row.get(key) not in (None, "")), None)
+    field = next((key for key in _TEXT_NAMES if key in row), None)
+    if name is None or field is None or row[field] is None:
+        raise DataError(
+            f"{path}: entry {number} has the fields {', '.join(map(str, row))}; wanted one of "
+            f"{', '.join(_ID_NAMES)} and one of {', '.join(_TEXT_NAMES)}"
+        )
+    if not isinstance(row[field], str):
+        raise DataError(f"{path}: the {field} of picture {name} is {row[field]!r}, not a text")
+    return str(name), row[field]
+
+
+def _json_rows(path: Path) -> list[Any]:
+    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_key_once)
+    if isinstance(content, dict) and all(isinstance(text, str) for text in content.values()):
+        return [{"id": name, "caption": text} for name, text in content.items()]
+    if not isinstance(content, list):
+        raise DataError(f"{path} holds no list of predictions")
+    return content
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; a key that stands twice would else lose one of its captions without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"the predictions name {twice!r} twice in one object; keep one of them")
+    return found
+
+
+def _jsonl_rows(path: Path) -> list[Any]:
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut within captions
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _csv_rows(path: Path) -> list[Any]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+_READERS: dict[str, Callable[[Path], list[Any]]] = {
+    ".json": _json_rows,
+    ".jsonl": _jsonl_rows,
+    ".csv": _csv_rows,
+}

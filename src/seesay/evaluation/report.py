@@ -1,0 +1,131 @@
+"""The page of an evaluation: scores with their intervals, what they do not tell, and pictures to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from seesay.data.records import Annotation
+from seesay.errors import DataError, ImageError
+from seesay.evaluation.result import Evaluation
+from seesay.images import read_image
+from seesay.metrics import Scores
+from seesay.visualise import (
+    Card,
+    Gallery,
+    Picture,
+    Section,
+    Table,
+    Text,
+    draw_score_against_length,
+    draw_training_curves,
+    write_report,
+)
+
+SHOWN = 6
+"""Pictures of each kind."""
+
+_RANKED_BY = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")
+_NOT_FOUND = (224, 224)
+
+
+def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Path | None = None) -> None:
+    """Writes the page as one HTML file.
+
+    Args:
+        evaluation: what was found.
+        path: the file.
+        metrics_csv: the table of a run's training, for its curves.
+
+    Raises:
+        SeesayError: the file cannot be written.
+    """
+    name = ranking_score(evaluation.scores)
+    order = np.argsort(-evaluation.scores.per_image[name], kind="stable")
+    middle = max(0, (len(order) - SHOWN) // 2)
+    words = [len(text.split()) for text in evaluation.predictions.values()]
+    sections: list[Section] = [
+        Text("\n\n".join(part for part in (evaluation.verdict, *evaluation.problems) if part)),
+        Table(("score, times 100", "value", "95 % interval"), score_rows(evaluation), evaluation.signature, "Scores"),
+        Table(("beside the scores", "value"), diversity_rows(evaluation), heading="What no score tells"),
+        Picture(
+            draw_score_against_length(words, evaluation.scores.per_image[name].tolist(), name),
+            f"mean {name} at each caption length",
+            heading="Score against length",
+        ),
+        *_curves(metrics_csv),
+        Gallery(_cards(evaluation, order[:SHOWN]), heading=f"Best by {name}"),
+        Gallery(_cards(evaluation, order[middle : middle + SHOWN]), heading="Around the median"),
+        Gallery(_cards(evaluation, order[::-1][:SHOWN]), heading="Worst"),
+    ]
+    write_report(path, f"{evaluation.system} on {evaluation.split}", sections)
+
+
+def ranking_score(scores: Scores) -> str:
+    """Returns the score that pictures are ordered by: the one of those computed that suits single pictures best."""
+    return next(name for name in (*_RANKED_BY, *scores.per_image) if name in scores.per_image)
+
+
+def score_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Returns name, value and 95 % interval of each score, times 100 as papers print them."""
+    rows = []
+    for name, value in evaluation.scores.corpus.items():
+        interval = evaluation.intervals.get(name)
+        span = "" if interval is None else f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
+        rows.append((name, f"{100 * value:.2f}", span))
+    return rows
+
+
+def diversity_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Returns what is printed beside the scores."""
+    found = evaluation.diversity
+    rows = [
+        ("unique captions", f"{100 * found.unique:.1f} %"),
+        ("distinct-1, distinct-2", f"{found.distinct_1:.4f}, {found.distinct_2:.4f}"),
+        ("words used", str(found.vocabulary)),
+        ("words a caption", f"{found.mean_length:.2f}"),
+        ("seen in training, word for word", "–" if found.seen is None else f"{100 * found.seen:.1f} %"),
+        ("ending in a function word (cut)", f"{100 * found.cut:.1f} %"),
+        ("with a repeat", f"{100 * found.repeats:.1f} %"),
+        ("with <unk>", f"{100 * found.unknown:.1f} %"),
+        ("empty", f"{100 * found.empty:.1f} %"),
+    ]
+    if evaluation.absent_objects is not None:
+        rows.append(("naming an object that is not there", f"{100 * evaluation.absent_objects:.1f} %"))
+    return rows
+
+
+def open_or_blank(item: Annotation) -> Image.Image:
+    """Returns a picture, or a grey one where it is not to be had: predictions are scored without their pictures."""
+    try:
+        return read_image(item.image)
+    except ImageError:
+        return Image.new("RGB", _NOT_FOUND, (190, 190, 190))
+
+
+def _curves(metrics_csv: Path | None) -> list[Section]:
+    if metrics_csv is None or not metrics_csv.is_file():
+        return []
+    try:
+        curves = draw_training_curves(metrics_csv)
+    except DataError:  # a run that has not finished an epoch has no curve; the rest of the page stands
+        return []
+    return [Picture(curves, "loss and CIDEr over the epochs", heading="Training")]
+
+
+def _cards(evaluation: Evaluation, places: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[Card]:
+    cards = []
+    for place in places:
+        item = evaluation.items[int(place)]
+        values = {name: 100 * float(column[place]) for name, column in evaluation.scores.per_image.items()}
+        cards.append(
+            Card(
+                image=open_or_blank(item),
+                caption=evaluation.predictions[item.id],
+                references=item.captions,
+                scores={name: values[name] for name in _RANKED_BY if name in values},
+                name=item.id,
+            )
+        )
+    return cards

@@ -1,0 +1,83 @@
+"""Every score that was asked for, and a reason for each that cannot be had; one that fails takes no other along."""
+
+from collections.abc import Callable, Sequence
+
+from seesay.clipscore import CLIP_SCORE, DEFAULT_CLIP, REF_CLIP_SCORE, ClipScorer
+from seesay.data.records import Annotation
+from seesay.errors import ConfigError, SeesayError
+from seesay.metrics import Scores, compute_metrics, tokenize
+from seesay.metrics.java import METEOR, SPICE, jar_scores
+from seesay.metrics.scores import COLUMNS
+
+DEFAULT_SCORES = ("BLEU", "ROUGE-L", "CIDEr")
+JAR_SCORES = (METEOR, SPICE)
+ALL_SCORES = (*COLUMNS, *JAR_SCORES, CLIP_SCORE)
+
+
+def score_captions(
+    items: Sequence[Annotation],
+    texts: Sequence[str],
+    *,
+    tokenization: str = "ptb",
+    metrics: Sequence[str] = DEFAULT_SCORES,
+    clip_model: str = DEFAULT_CLIP,
+) -> tuple[Scores, dict[str, str]]:
+    """Returns the scores of one caption a picture, and why each of those asked for that is absent cannot be had.
+
+    Args:
+        items: the pictures with their references.
+        texts: a caption of each.
+        tokenization: ptb, whitespace or characters.
+        metrics: of `ALL_SCORES`: BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR (ours, tables of the extra `coco`),
+            METEOR-jar and SPICE (Java, the extra `coco`), CLIPScore (weights; the extra `hub`).
+        clip_model: hub name or folder of the network of CLIPScore.
+
+    Raises:
+        ConfigError: there is no such score, or none is asked for that needs nothing more.
+        DataError: the captions do not fit the pictures.
+    """
+    unknown = [name for name in metrics if name not in ALL_SCORES]
+    if unknown:
+        raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(ALL_SCORES)}")
+    missing: dict[str, str] = {}
+    own = [name for name in metrics if name in COLUMNS]
+    if "METEOR" in own and (reason := _no_meteor(tokenization)):
+        missing["METEOR"] = reason
+        own.remove("METEOR")
+    if not own:
+        raise ConfigError("name at least one of BLEU, ROUGE-L and CIDEr, which need nothing more")
+    references = [list(item.captions) for item in items]
+    scores = compute_metrics(texts, references, tokenization=tokenization, ids=[item.id for item in items], metrics=own)
+    added: dict[str, Callable[[Scores], Scores]] = {
+        METEOR: lambda found: _with_jar(found, METEOR, texts, references),
+        SPICE: lambda found: _with_jar(found, SPICE, texts, references),
+        CLIP_SCORE: lambda found: _with_clip(found, items, texts, clip_model),
+    }
+    for name, add in added.items():
+        if name in metrics:
+            try:
+                scores = add(scores)
+            except SeesayError as error:
+                missing[name] = str(error)
+    return scores, missing
+
+
+def _no_meteor(tokenization: str) -> str:
+    """Returns why METEOR cannot be had; empty where it can."""
+    from seesay.metrics import meteor
+
+    if tokenization != "ptb":
+        return f"METEOR is for English in PTB tokens, not for {tokenization}; it is left out"
+    return meteor.available()
+
+
+def _with_jar(scores: Scores, name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """Returns the scores with one of a jar; the jars read PTB tokens, as coco-caption gives them."""
+    corpus, per_image = jar_scores(name, tokenize(texts), [tokenize(image) for image in references])
+    return scores.with_score(name, per_image, corpus)
+
+
+def _with_clip(scores: Scores, items: Sequence[Annotation], texts: Sequence[str], model: str) -> Scores:
+    scorer = ClipScorer.load(model)
+    plain, with_references = scorer.score([item.image for item in items], texts, [item.captions for item in items])
+    return scores.with_score(CLIP_SCORE, plain).with_score(REF_CLIP_SCORE, with_references)

@@ -1,0 +1,167 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seesay.data.annotations import Annotations, load_annotations, write_annotations
+from seesay.errors import DataError
+from seesay.evaluation import evaluate, save_evaluation
+from seesay.evaluation.comparison import compare, difference_rows, save_comparison
+from seesay.metrics import paired_bootstrap
+
+Predictions = dict[str, str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, Predictions], Path]:
+    def written(name: str, predictions: Predictions) -> Path:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(predictions))
+        return path
+
+    return written
+
+
+@pytest.fixture
+def right(annotations: Annotations) -> Predictions:
+    return {item.id: item.captions[0] for item in annotations.split("test")}
+
+
+@pytest.fixture
+def half(right: Predictions) -> Predictions:
+    """The same, the other way round in the file, with nonsense for the second half of the pictures."""
+    texts = {name: text if place < 3 else "nobody knows" for place, (name, text) in enumerate(right.items())}
+    return dict(reversed(texts.items()))
+
+
+def test_differences_are_those_of_the_paired_bootstrap(
+    write: Callable[[str, Predictions], Path], right: Predictions, half: Predictions, colours: Path
+) -> None:
+    paths = [write("right", right), write("half", half)]
+    found = compare(paths, data=colours)
+    scores = [evaluate(path, colours).scores for path in paths]
+    wanted = paired_bootstrap(*scores)
+    assert found.differences == (wanted,)
+    assert found.differences[0]["CIDEr"].real
+    assert found.systems[0].name == str(paths[0])
+    gains, losses = found.apart[0]
+    assert (gains, set(losses)) == ([], {name for name in right if half[name] != right[name]})
+    change = scores[1].per_image["CIDEr"] - scores[0].per_image["CIDEr"]
+    assert losses == [scores[0].ids[place] for place in np.argsort(change)[: len(losses)]]
+
+
+def test_saved_evaluations_need_no_data(
+    write: Callable[[str, Predictions], Path], right: Predictions, half: Predictions, colours: Path, tmp_path: Path
+) -> None:
+    for name, predictions in (("a", right), ("b", half)):
+        save_evaluation(evaluate(write(name, predictions), colours), tmp_path / name)
+    from_files = compare([tmp_path / "a.json", tmp_path / "b.json"], data=colours)
+    from_folders = compare([tmp_path / "a", tmp_path / "b" / "per_image.parquet"])
+    assert from_folders.differences == from_files.differences
+    assert from_folders.apart == from_files.apart
+
+
+def test_order_of_pictures_does_not_matter(
+    write: Callable[[str, Predictions], Path], right: Predictions, half: Predictions, annotations: Annotations
+) -> None:
+    path = write("half", half).parent
+    save_evaluation(evaluate(write("right", right), _data(path / "one.jsonl", annotations, 1)), path / "one")
+    save_evaluation(evaluate(path / "half.json", _data(path / "two.jsonl", annotations, -1)), path / "two")
+    found = compare([path / "one", path / "two"])
+    assert found.systems[1].scores.ids == found.systems[0].scores.ids
+    data = _data(path / "one.jsonl", annotations, 1)
+    assert found.differences == compare([path / "right.json", path / "half.json"], data=data).differences
+
+
+def _data(path: Path, annotations: Annotations, step: int) -> Path:
+    write_annotations(list(annotations.split("test"))[::step], path)
+    return path
+
+
+def test_three_systems_are_compared_with_the_first(
+    write: Callable[[str, Predictions], Path], right: Predictions, half: Predictions, colours: Path, tmp_path: Path
+) -> None:
+    found = compare([write("a", right), write("b", half), write("c", right)], data=colours)
+    assert len(found.differences) == 2
+    assert not any(difference.real for difference in found.differences[1].values())
+    save_comparison(found, tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert saved["differences"][str(tmp_path / "b.json")]["CIDEr"]["real"] is True
+    assert saved["scores"][str(tmp_path / "c.json")] == found.systems[2].scores.corpus
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "nobody knows" in page
+    assert page.count("<article") == len(found.apart[0][1])
+
+
+def test_run_that_was_evaluated_is_found_by_its_folder(
+    cached_run: Path, colours: Path, features: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    result = evaluate(cached_run, colours, features=features, device="cpu")
+    save_evaluation(result, run / "predictions" / "test")
+    found = compare([run, run / "predictions" / "test"])
+    assert found.systems[0].predictions == result.predictions
+
+
+class TestRefused:
+    def test_one_system(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="name at least two systems"):
+            compare([tmp_path])
+
+    def test_run_without_scores(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="has no scores on val yet; run first: seesay evaluate .* --split val"):
+            compare([tmp_path, tmp_path], split="val")
+
+    def test_predictions_without_data(self, write: Callable[[str, Predictions], Path], right: Predictions) -> None:
+        path = write("a", right)
+        with pytest.raises(DataError, match="name what it is scored against with --data DATA"):
+            compare([path, path])
+
+    def test_other_pictures(
+        self, write: Callable[[str, Predictions], Path], right: Predictions, colours: Path, tmp_path: Path
+    ) -> None:
+        items = load_annotations(colours).split("test").items
+        write_annotations(items[1:], tmp_path / "fewer.jsonl")
+        path = write("a", right)
+        save_evaluation(evaluate(path, colours), tmp_path / "all")
+        save_evaluation(evaluate(path, tmp_path / "fewer.jsonl"), tmp_path / "fewer")
+        with pytest.raises(DataError, match=f"1 are in one only, such as {items[0].id}"):
+            compare([tmp_path / "all", tmp_path / "fewer"])
+
+    def test_other_references(
+        self, write: Callable[[str, Predictions], Path], right: Predictions, colours: Path, tmp_path: Path
+    ) -> None:
+        items = list(load_annotations(colours).split("test"))
+        write_annotations([replace(items[0], captions=("something else",)), *items[1:]], tmp_path / "other.jsonl")
+        path = write("a", right)
+        save_evaluation(evaluate(path, colours), tmp_path / "a")
+        save_evaluation(evaluate(path, tmp_path / "other.jsonl"), tmp_path / "b")
+        with pytest.raises(DataError, match=f"have other references of picture {items[0].id}"):
+            compare([tmp_path / "a", tmp_path / "b"])
+
+    def test_other_tokens(
+        self, write: Callable[[str, Predictions], Path], right: Predictions, colours: Path, tmp_path: Path
+    ) -> None:
+        path = write("a", right)
+        save_evaluation(evaluate(path, colours), tmp_path / "a")
+        save_evaluation(evaluate(path, colours, tokenization="characters"), tmp_path / "b")
+        with pytest.raises(DataError, match=r"was scored on characters tokens, .* on ptb; evaluate both in one way"):
+            compare([tmp_path / "a", tmp_path / "b"])
+
+    @pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+    def test_table_that_is_none(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "per_image.parquet").write_bytes(content)
+        with pytest.raises(DataError, match="is no table of scores of `seesay evaluate`; evaluate again"):
+            compare([tmp_path, tmp_path])
+
+
+def test_rows_say_which_differences_are_real(
+    write: Callable[[str, Predictions], Path], right: Predictions, half: Predictions, colours: Path
+) -> None:
+    found = compare([write("a", right), write("b", half)], data=colours)
+    rows = {row[0]: row for row in difference_rows(found.differences[0])}
+    assert rows["CIDEr"][-1] == "yes"
+    assert float(rows["CIDEr"][3]) == pytest.approx(float(rows["CIDEr"][2]) - float(rows["CIDEr"][1]), abs=0.011)

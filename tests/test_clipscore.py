@@ -1,0 +1,110 @@
+"""CLIPScore's mechanics on a tiny network of random weights, saved and loaded as a real one is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seesay.clipscore import PROMPT, ClipScorer
+from seesay.errors import CheckpointError, DataError, MissingDependencyError
+from tests import tiny
+
+transformers = pytest.importorskip("transformers")
+
+CAPTIONS = ["a red dog", "two green cats", "a blue bird"]
+REFERENCES = [["a dog", "the dog is red"], ["cats"], ["a bird in blue", "two cats", "a dog"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of a few thousand weights with a vocabulary of single characters, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(code) for code in range(97, 123)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    size = len(tokens)
+    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    transformers.CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    torch.manual_seed(0)
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**shared, "vocab_size": size, "max_position_embeddings": 64, "bos_token_id": size - 2}
+    config = transformers.CLIPConfig(
+        text_config={**text, "eos_token_id": size - 1, "pad_token_id": size - 1},
+        vision_config={**shared, "image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(folder: Path) -> ClipScorer:
+    return ClipScorer.load(str(folder), "cpu")
+
+
+def cosines(scorer: ClipScorer, captions: list[str]) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+    """Cosine of every caption and picture, one forward each, by the network's own joint form."""
+    found = np.zeros((len(captions), 3))
+    for row, text in enumerate(captions):
+        for column in range(3):
+            inputs = scorer.processor(text=[PROMPT + text], images=[tiny.picture(column)], return_tensors="pt")
+            with torch.no_grad():
+                out = scorer.model(**inputs)
+            found[row, column] = float((out.text_embeds * out.image_embeds).sum())
+    return found
+
+
+def test_scores_are_those_of_the_formulas(scorer: ClipScorer) -> None:
+    pictures = [tiny.picture(seed) for seed in range(3)]
+    plain, with_references = scorer.score(pictures, CAPTIONS, REFERENCES)
+    wanted = 2.5 * np.maximum(np.diag(cosines(scorer, CAPTIONS)), 0)
+    np.testing.assert_allclose(plain, wanted, atol=1e-5)
+
+    def vector(text: str) -> torch.Tensor:
+        inputs = scorer.processor(text=[PROMPT + text], images=[tiny.picture(0)], return_tensors="pt")
+        with torch.no_grad():
+            found: torch.Tensor = scorer.model(**inputs).text_embeds[0]
+        return found
+
+    for place, (caption, references) in enumerate(zip(CAPTIONS, REFERENCES, strict=True)):
+        nearest = max(max(float(vector(caption) @ vector(reference)) for reference in references), 0)
+        own = wanted[place]
+        harmonic = 2 * own * nearest / (own + nearest) if own + nearest else 0
+        assert with_references[place] == pytest.approx(harmonic, abs=1e-5)
+
+
+def test_files_score_as_opened_pictures(scorer: ClipScorer, tmp_path: Path) -> None:
+    tiny.picture(4).save(tmp_path / "x.png")
+    from_file, _ = scorer.score([tmp_path / "x.png"], ["a dog"])
+    opened, none = scorer.score([tiny.picture(4)], ["a dog"])
+    assert from_file == pytest.approx(opened)
+    assert np.isnan(none).all()
+
+
+def test_batches_do_not_change_the_scores(scorer: ClipScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [tiny.picture(seed) for seed in range(3)]
+    whole = scorer.score(pictures, CAPTIONS, REFERENCES)
+    monkeypatch.setattr("seesay.clipscore._BATCH", 2)
+    for some, all_at_once in zip(scorer.score(pictures, CAPTIONS, REFERENCES), whole, strict=True):
+        np.testing.assert_allclose(some, all_at_once, atol=1e-6)
+
+
+def test_lists_that_do_not_fit_are_refused(scorer: ClipScorer) -> None:
+    with pytest.raises(DataError, match="one caption, and one list of references, a picture"):
+        scorer.score([tiny.picture(0)], ["a", "b"])
+
+
+def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="CLIPScore needs the CLIP weights .*, which cannot be had") as caught:
+        ClipScorer.load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(MissingDependencyError, match=r"CLIPScore needs transformers.*seesay\[hub\]"):
+        ClipScorer.load("anything")
