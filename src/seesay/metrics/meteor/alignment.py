@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from seesay.metrics.meteor.matching import EXACT, Match
 
@@ -20,26 +20,12 @@ class Alignment(NamedTuple):
     chunks: int
 
 
-class _Chain(NamedTuple):
-    """The matches of a path, last first."""
+# The matches of a path, last first: a match, and the chain before it. Plain tuples, for a search makes many.
+_Chain: TypeAlias = "tuple[Match, _Chain] | None"
 
-    match: Match
-    before: "_Chain | None"
-
-
-class _Path(NamedTuple):
-    """A partial alignment.
-
-    Its rank; the reference's word it has come to; where in the hypothesis its last match ends, -1 if the word
-    before is not matched; the words of either side that are taken, as bits; its matches.
-    """
-
-    rank: int
-    place: int
-    last: int
-    taken: int
-    hypothesis_taken: int
-    chain: _Chain | None
+# A partial alignment: its rank; the word of the reference it has come to; where in the hypothesis its last match
+# ends, -1 if the word before is not matched; the words of either side that are taken, as bits; its matches.
+_Path: TypeAlias = tuple[int, int, int, int, int, _Chain]
 
 
 class _Option(NamedTuple):
@@ -50,6 +36,12 @@ class _Option(NamedTuple):
     hypothesis_words: int
     gain: int
     distance: int
+
+
+# A way on from a path, which is carried out if the beam holds it: the rank that it would have, and the match that
+# it takes; no match if it leaves a word out, _PASS if it is in the middle of a match.
+_Move: TypeAlias = tuple[int, _Path, _Option | None]
+_PASS = _Option(Match(0, 0, 0, 0, EXACT), 0, 0, 0, 0)
 
 
 def align(matches: Sequence[Sequence[Match]]) -> Alignment:
@@ -69,14 +61,17 @@ def align(matches: Sequence[Sequence[Match]]) -> Alignment:
     for option in fixed.values():
         taken |= option.words
         hypothesis_taken |= option.hypothesis_words
-    paths = [_Path(0, 0, -1, taken, hypothesis_taken, None)]
+    paths: list[_Path] = [(0, 0, -1, taken, hypothesis_taken, None)]
     for place, here in enumerate(options):
-        paths = _step(_best(paths), place, here, fixed.get(place))
-    best = min(_best(paths), key=_closed)
-    chain, found = best.chain, []
+        moves = _moves(paths, place, here, fixed.get(place))
+        if len(moves) > 1:
+            moves.sort(key=itemgetter(0))  # among equals the first found stays first
+        paths = [_carry_out(*move) for move in moves[:BEAM]]
+    best = min(paths, key=_closed)
+    chain, found = best[-1], []
     while chain:
-        found.append(chain.match)
-        chain = chain.before
+        match, chain = chain
+        found.append(match)
     return Alignment(found[::-1], (_closed(best) & (_WEIGHT - 1)) // _CHUNK)
 
 
@@ -107,43 +102,42 @@ def _uncontested(options: Sequence[Sequence[_Option]]) -> dict[int, _Option]:
     }
 
 
-def _best(paths: list[_Path]) -> list[_Path]:
-    """Returns the paths that the beam holds, best first; among equals the first found."""
-    return sorted(paths, key=itemgetter(0))[:BEAM] if len(paths) > 1 else paths
-
-
 def _closed(path: _Path) -> int:
     """Returns a path's rank with its last chunk counted."""
-    return path.rank + _CHUNK if path.last != -1 else path.rank
+    rank, _, last, _, _, _ = path
+    return rank if last == -1 else rank + _CHUNK
 
 
-def _step(paths: list[_Path], place: int, here: Sequence[_Option], fixed: _Option | None) -> list[_Path]:
+def _moves(paths: Sequence[_Path], place: int, here: Sequence[_Option], fixed: _Option | None) -> list[_Move]:
     """Returns the ways on from paths that have come to a word of the reference, or passed it."""
-    on: list[_Path] = []
+    moves: list[_Move] = []
     for path in paths:
-        rank, reached, last, taken, hypothesis_taken, chain = path
+        rank, reached, last, taken, hypothesis_taken, _ = path
         if reached > place:
-            on.append(path)
+            moves.append((rank, path, _PASS))
             continue
         if fixed:
-            start, end = fixed.match.hypothesis_start, fixed.match.hypothesis_end
-            rank += fixed.distance - fixed.gain + (_CHUNK if last not in (-1, start) else 0)
-            on.append(_Path(rank, fixed.match.end, end, taken, hypothesis_taken, _Chain(fixed.match, chain)))
+            broken = _CHUNK if last not in (-1, fixed.match.hypothesis_start) else 0
+            moves.append((rank + broken - fixed.gain + fixed.distance, path, fixed))
             continue
-        for match, words, hypothesis_words, gain, distance in here:
+        for option in here:
+            match, words, hypothesis_words, gain, distance = option
             if taken & words or hypothesis_taken & hypothesis_words:
                 continue
             broken = _CHUNK if last not in (-1, match.hypothesis_start) else 0
-            on.append(
-                _Path(
-                    rank - gain + broken,
-                    match.end,
-                    match.hypothesis_end,
-                    taken | words,
-                    hypothesis_taken | hypothesis_words,
-                    _Chain(match, chain),
-                )
-            )
+            moves.append((rank + broken - gain, path, option))
             rank += distance
-        on.append(_Path(rank if last == -1 else rank + _CHUNK, place + 1, -1, taken, hypothesis_taken, chain))
-    return on
+        moves.append((rank if last == -1 else rank + _CHUNK, path, None))
+    return moves
+
+
+def _carry_out(rank: int, path: _Path, option: _Option | None) -> _Path:
+    if option is _PASS:
+        return path
+    _, place, _, taken, hypothesis_taken, chain = path
+    if option is None:
+        return rank, place + 1, -1, taken, hypothesis_taken, chain
+    match, words, hypothesis_words, _, _ = option
+    taken |= words
+    hypothesis_taken |= hypothesis_words
+    return rank, match.end, match.hypothesis_end, taken, hypothesis_taken, (match, chain)

@@ -1,6 +1,6 @@
 """Which words and phrases of two captions may be aligned: the four matchers of METEOR."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,26 +42,42 @@ class Places(NamedTuple):
     starts: list[int]
 
 
+# The paraphrases of each phrase, with their rank in the table.
+Paraphrases = Mapping[str, Mapping[str, int]]
+
+
 class Text:
-    """A caption that is ready to be matched."""
+    """A caption that is ready to be matched.
 
-    __slots__ = ("by_key", "by_set", "by_stem", "is_function", "keys", "phrases", "rephrased", "words")
+    Args:
+        words: what is known of its words.
+        phrases: its phrases that have paraphrases or are some.
+        paraphrases: what the table says of them.
+    """
 
-    def __init__(self, words: Sequence[Word], phrases: dict[str, Places]) -> None:
+    __slots__ = ("by_key", "by_stem", "is_function", "keys", "phrases", "rephrased", "synonym_sets", "words")
+
+    def __init__(self, words: Sequence[Word], phrases: Mapping[str, Places], paraphrases: Paraphrases) -> None:
         self.words = words
         self.keys = [word.key for word in words]
         self.is_function = [word.is_function for word in words]
         self.by_key: dict[int, list[int]] = {}
         self.by_stem: dict[int, list[int]] = {}
-        self.by_set: dict[int, list[int]] = {}
         for place, word in enumerate(words):
             self.by_key.setdefault(word.key, []).append(place)
             self.by_stem.setdefault(word.stem, []).append(place)
-            for number in word.synonym_sets:
-                self.by_set.setdefault(number, []).append(place)
+        self.synonym_sets = frozenset().union(*(word.synonym_sets for word in words))
         self.phrases = phrases
-        # Start and length of the phrases that have paraphrases, with the rank of each paraphrase in the table.
-        self.rephrased: list[tuple[int, int, Mapping[str, int]]] = []
+        # Start, length and paraphrases of the phrases that have some, by start, then by length.
+        self.rephrased = sorted(
+            (
+                (start, places.length, paraphrases[phrase])
+                for phrase, places in phrases.items()
+                if phrase in paraphrases
+                for start in places.starts
+            ),
+            key=lambda row: row[:2],
+        )
 
 
 class Lexicon:
@@ -70,44 +86,38 @@ class Lexicon:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._words: dict[str, Word] = {}
-        self._phrases: set[bytes] = set()
+        self._looked_up: set[bytes] = set()
         self._paraphrases: dict[str, dict[str, int]] = {}
+        self._in_table: set[str] = set()
 
-    def texts(self, captions: Iterable[Sequence[str]]) -> list[Text]:
+    def texts(self, captions: Sequence[Sequence[str]]) -> list[Text]:
         """Returns captions ready to be matched with one another.
 
         Args:
             captions: the normalised words of each.
         """
-        texts = [Text([self._word(word) for word in words], _phrases(words)) for words in captions]
-        self._look_up({phrase.encode() for text in texts for phrase in text.phrases})
-        for text in texts:
-            found = [
-                (start, places.length, others)
-                for phrase, places in text.phrases.items()
-                if (others := self._paraphrases.get(phrase))
-                for start in places.starts
-            ]
-            text.rephrased = sorted(found, key=lambda row: row[:2])
-        return texts
+        self._look_up({phrase.encode() for words in captions for phrase, _, _ in _phrases(words)})
+        return [
+            Text([self._word(word) for word in words], _places(words, self._in_table), self._paraphrases)
+            for words in captions
+        ]
 
     def _look_up(self, phrases: set[bytes]) -> None:
         """Adds the paraphrases of phrases not seen before, among themselves and those seen before."""
-        if phrases <= self._phrases:
+        if phrases <= self._looked_up:
             return
-        self._phrases |= phrases
+        self._looked_up |= phrases
         self._paraphrases = {}
-        for phrase, other in self._tables.paraphrases(self._phrases):
+        for phrase, other in self._tables.paraphrases(self._looked_up):
             others = self._paraphrases.setdefault(phrase, {})
             others[other] = len(others)
+        self._in_table = set(self._paraphrases).union(*self._paraphrases.values())
 
     def _word(self, word: str) -> Word:
         known = self._words.get(word)
         if known is None:
             tables = self._tables
-            known = Word(
-                _hash(word), _hash(stem(word)), tables.synonym_sets(word), word.lower() in tables.function_words
-            )
+            known = Word(_hash(word), _hash(stem(word)), tables.synonym_sets(word), word in tables.function_words)
             self._words[word] = known
         return known
 
@@ -124,15 +134,22 @@ def find_matches(hypothesis: Text, reference: Text) -> list[list[Match]]:
     if hypothesis.keys == reference.keys:
         return matches
     for place, word in enumerate(reference.words):
-        same_stem = hypothesis.by_stem.get(word.stem, ())
-        shared = hypothesis.by_set.keys() & word.synonym_sets
-        same_set = sorted({other for number in shared for other in hypothesis.by_set[number]}) if shared else ()
-        for stage, others in ((STEM, same_stem), (SYNONYM, same_set)):
+        for stage, others in (
+            (STEM, hypothesis.by_stem.get(word.stem, ())),
+            (SYNONYM, _synonyms(word, hypothesis)),
+        ):
             for other in others:
                 if hypothesis.keys[other] != word.key:
                     matches[place].append(Match(place, place + 1, other, other + 1, stage))
     _add_paraphrases(matches, hypothesis, reference)
     return matches
+
+
+def _synonyms(word: Word, text: Text) -> Iterable[int]:
+    """Returns the places of the words of a caption that share a synonym set with a word."""
+    if text.synonym_sets.isdisjoint(word.synonym_sets):
+        return ()
+    return [place for place, other in enumerate(text.words) if not other.synonym_sets.isdisjoint(word.synonym_sets)]
 
 
 def _add_paraphrases(matches: list[list[Match]], hypothesis: Text, reference: Text) -> None:
@@ -155,21 +172,27 @@ def _found(paraphrases: Mapping[str, int], phrases: Mapping[str, Places]) -> lis
     return [phrases[phrase] for phrase in sorted(common, key=paraphrases.__getitem__)]
 
 
-def _phrases(words: Sequence[str]) -> dict[str, Places]:
-    phrases: dict[str, Places] = {}
-    for length in range(1, min(_LONGEST, len(words)) + 1):
-        for start in range(len(words) - length + 1):
-            phrase = " ".join(words[start : start + length])
-            if phrase not in phrases:
-                phrases[phrase] = Places(length, [])
-            phrases[phrase].starts.append(start)
-    return phrases
+def _phrases(words: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Yields each phrase of a caption that could be in the table, its start and its length in words."""
+    for start in range(len(words)):
+        phrase = words[start]
+        yield phrase, start, 1
+        for length, word in enumerate(words[start + 1 : start + _LONGEST], 2):
+            phrase = f"{phrase} {word}"
+            yield phrase, start, length
+
+
+def _places(words: Sequence[str], wanted: Set[str]) -> dict[str, Places]:
+    places: dict[str, Places] = {}
+    for phrase, start, length in _phrases(words):
+        if phrase in wanted:
+            places.setdefault(phrase, Places(length, [])).starts.append(start)
+    return places
 
 
 def _hash(word: str) -> int:
     """Returns Java's hash of a string, which METEOR compares words by: sum of unit[i] * 31^(n - 1 - i), 32 bits."""
-    units = memoryview(word.encode("utf-16-le", "surrogatepass")).cast("H")
     value = 0
-    for unit in units:
+    for unit in memoryview(word.encode("utf-16-le", "surrogatepass")).cast("H"):
         value = (31 * value + unit) & 0xFFFFFFFF
     return value

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import zip_longest
 
 _LETTER = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
 _ALNUM = "0-9" + _LETTER
@@ -48,7 +49,8 @@ def normalise(caption: str, prefixes: Mapping[str, bool]) -> list[str]:
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     words = _split(text)
-    text = " ".join(_period(word, following, prefixes) for word, following in zip(words, [*words[1:], ""], strict=True))
+    pairs = zip_longest(words, words[1:], fillvalue="")
+    text = " ".join(_period(word, following, prefixes) for word, following in pairs)
     return _split(_SPACES.sub(" ", text.replace(_DOT, ".")).strip(_CONTROLS).lower())
 
 
