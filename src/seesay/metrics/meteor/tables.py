@@ -96,6 +96,8 @@ class Tables:
                     for phrase, other in zip(lines[1:whole:3], lines[2:whole:3], strict=True):
                         if phrase in phrases and other in phrases:
                             yield phrase.decode(), other.decode()
+                if rest or not file.tell():
+                    raise EOFError("it ends too early")
         except (OSError, EOFError, ValueError) as error:
             raise DataError(_damaged(path, error)) from error
 
