@@ -1,0 +1,6 @@
+"""METEOR 1.5 for English, as coco-caption computes it, without Java."""
+
+from seesay.metrics.meteor.score import Meteor, meteor_from_statistics
+from seesay.metrics.meteor.tables import available
+
+__all__ = ["Meteor", "available", "meteor_from_statistics"]

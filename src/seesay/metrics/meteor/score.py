@@ -1,0 +1,138 @@
+"""METEOR 1.5 for English: statistics of the best reference, and the score that they or their sums give."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from seesay.errors import DataError
+from seesay.metrics.meteor.alignment import align
+from seesay.metrics.meteor.matching import Lexicon, Text, find_matches
+from seesay.metrics.meteor.normalise import normalise
+from seesay.metrics.meteor.tables import Tables
+
+FloatArray = npt.NDArray[np.float64]
+
+# Of the task "rank" in English, the default.
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+STAGE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
+
+# Columns of the statistics. For each stage: content words of the hypothesis and of the reference that are matched,
+# then function words of both.
+LENGTH, REFERENCE_LENGTH, FUNCTION_WORDS, REFERENCE_FUNCTION_WORDS = range(4)
+FIRST_STAGE = 4
+CHUNKS = FIRST_STAGE + 4 * len(STAGE_WEIGHTS)
+STATISTICS = CHUNKS + 1
+
+
+class Meteor:
+    """METEOR 1.5 for English (Denkowski and Lavie 2014) as coco-caption runs it, without Java.
+
+    It equals the jar of pycocoevalcap called with `-l en -norm`, match by match.
+
+    Args:
+        tables: its word lists and tables.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._prefixes = tables.prefixes
+        self._lexicon = Lexicon(tables)
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> "Meteor":
+        """Returns a scorer with the tables that pycocoevalcap installs.
+
+        Args:
+            folder: where the jar and its `data` are; by default in the installed pycocoevalcap.
+
+        Raises:
+            MissingDependencyError: pycocoevalcap is not installed; the message names the extra.
+            DataError: a file is missing or damaged.
+        """
+        return cls(Tables(folder))
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> FloatArray:
+        """Returns what each picture adds to the corpus score, (B, 21): the counts against its best reference.
+
+        The paraphrase table is read through for the phrases of all captions at once, which takes seconds, and again
+        only when a later call brings new phrases: give whole corpora rather than single pictures.
+
+        Args:
+            hypotheses: a caption a picture, tokenized (`tokenize`).
+            references: the human captions of each picture, tokenized.
+
+        Raises:
+            DataError: There is not one list of references, with at least one in it, for each hypothesis.
+        """
+        if len(hypotheses) != len(references):
+            raise DataError(f"{len(hypotheses)} hypotheses for {len(references)} lists of references")
+        # The jar reads one line a picture, whose fields a triple bar parts.
+        said = [text.replace("|||", "").replace("  ", " ") for text in hypotheses]
+        meant = [[part for text in texts for part in text.split("|||")] for texts in references]
+        for number, texts in enumerate(meant):
+            if not texts:
+                raise DataError(f"picture {number} has no reference")
+        distinct = list(dict.fromkeys([*said, *(text for texts in meant for text in texts)]))
+        words = [normalise(text, self._prefixes) for text in distinct]
+        ready = dict(zip(distinct, self._lexicon.texts(words), strict=True))
+        pairs = [(ready[text], ready[other]) for text, texts in zip(said, meant, strict=True) for other in texts]
+        counts = np.array([_count(*pair) for pair in pairs], np.float64).reshape(len(pairs), STATISTICS)
+        return counts[_best_references(meteor_from_statistics(counts), [len(texts) for texts in meant])]
+
+
+def meteor_from_statistics(statistics: npt.ArrayLike) -> FloatArray:
+    """Returns METEOR, 0 to 1, from statistics or sums of them, (..., 21) to (...).
+
+    A harmonic mean of precision and recall, in which function words and inexact matches count less, times a penalty
+    for fragmentation: equations 1 to 4 of Denkowski and Lavie, "Meteor Universal" (2014). A picture without any
+    match scores 0.
+    """
+    values = np.asarray(statistics, np.float64)
+    stages = values[..., FIRST_STAGE:CHUNKS].reshape(*values.shape[:-1], len(STAGE_WEIGHTS), 2, 2)
+    # Hypothesis and reference side by side: (..., 2). The order of additions is that of the original.
+    matched = sum(
+        (stages[..., stage, kind, :] * weight * share)
+        for kind, share in enumerate((DELTA, 1 - DELTA))
+        for stage, weight in enumerate(STAGE_WEIGHTS)
+    )
+    lengths = values[..., [LENGTH, REFERENCE_LENGTH]]
+    function = values[..., [FUNCTION_WORDS, REFERENCE_FUNCTION_WORDS]]
+    total = stages.sum(axis=(-3, -2))
+    chunks = values[..., CHUNKS]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = matched / (DELTA * (lengths - function) + (1 - DELTA) * function)
+        mean = 1.0 / ((1.0 - ALPHA) / ratio[..., 0] + ALPHA / ratio[..., 1])
+        fragments = chunks / (total.sum(axis=-1) / 2)
+        score = mean * (1.0 - GAMMA * fragments**BETA)
+    return np.asarray(np.maximum(np.nan_to_num(score, nan=0.0), 0.0), np.float64)
+
+
+def _count(hypothesis: Text, reference: Text) -> list[int]:
+    """Returns the statistics of a hypothesis against one reference."""
+    alignment = align(find_matches(hypothesis, reference))
+    counts = [0] * STATISTICS
+    counts[LENGTH], counts[REFERENCE_LENGTH] = len(hypothesis.words), len(reference.words)
+    counts[FUNCTION_WORDS] = sum(hypothesis.is_function)
+    counts[REFERENCE_FUNCTION_WORDS] = sum(reference.is_function)
+    for start, end, hypothesis_start, hypothesis_end, stage in alignment.matches:
+        column = FIRST_STAGE + 4 * stage
+        for is_function in hypothesis.is_function[hypothesis_start:hypothesis_end]:
+            counts[column + 2 * is_function] += 1
+        for is_function in reference.is_function[start:end]:
+            counts[column + 2 * is_function + 1] += 1
+    matched = [sum(counts[FIRST_STAGE + side : CHUNKS : 2]) for side in range(2)]
+    # One chunk that is the whole of both captions is no fragment, neither alone nor in a corpus.
+    whole = alignment.chunks == 1 and matched == counts[LENGTH : REFERENCE_LENGTH + 1]
+    counts[CHUNKS] = 0 if whole else alignment.chunks
+    return counts
+
+
+def _best_references(scores: FloatArray, sizes: Sequence[int]) -> list[int]:
+    """Returns the row of the best reference of each picture, the first among equals."""
+    rows = []
+    first = 0
+    for size in sizes:
+        rows.append(first + int(np.argmax(scores[first : first + size])))
+        first += size
+    return rows

@@ -1,0 +1,144 @@
+"""METEOR's word lists and tables, read from where pycocoevalcap installs them."""
+
+import gzip
+import zipfile
+from collections.abc import Iterator, Set
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+from seesay.errors import DataError, MissingDependencyError
+
+_JAR = "meteor-1.5.jar"
+_PARAPHRASES = "data/paraphrase-en.gz"
+_CHUNK = 1 << 23
+
+# How WordNet's morphology takes endings off: an ending and what takes its place, in the order in which they are tried.
+_ENDINGS = (
+    *(("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man")),
+    *(("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
+    *(("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
+)
+
+
+def available(folder: Path | None = None) -> str:
+    """Returns nothing if METEOR's tables are there, else one line that says what is missing.
+
+    Args:
+        folder: where the jar and its `data` are; by default in the installed pycocoevalcap.
+    """
+    try:
+        find_tables(folder)
+    except (MissingDependencyError, DataError) as error:
+        return str(error)
+    return ""
+
+
+def find_tables(folder: Path | None = None) -> Path:
+    """Returns the folder of METEOR's tables, by default that of the installed pycocoevalcap, which is not imported.
+
+    Raises:
+        MissingDependencyError: pycocoevalcap is not installed.
+        DataError: a file is missing there.
+    """
+    if folder is None:
+        spec = find_spec("pycocoevalcap")
+        if spec is None or not spec.submodule_search_locations:
+            raise MissingDependencyError("pycocoevalcap", "coco", "METEOR")
+        folder = Path(next(iter(spec.submodule_search_locations))) / "meteor"
+    for name in (_JAR, _PARAPHRASES):
+        if not (folder / name).is_file():
+            raise DataError(f"METEOR needs {name}, which is not in {folder}; run: pip install 'seesay[coco]'")
+    return folder
+
+
+class Tables:
+    """The small tables whole, the large one of paraphrases as far as it is asked for.
+
+    Args:
+        folder: where the jar and its `data` are; by default in the installed pycocoevalcap.
+
+    Raises:
+        MissingDependencyError: pycocoevalcap is not installed.
+        DataError: a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = find_tables(folder)
+        self.function_words = frozenset(self._lines("function/english.words"))
+        self.prefixes = _prefixes(self._lines("nonbreaking/english.prefixes"))
+
+    def synonym_sets(self, word: str) -> frozenset[int]:
+        """Returns the numbers of WordNet's synonym sets of a word and of its base forms."""
+        bases = self._bases.get(word)
+        if bases is None:
+            bases = [self._base(word)]
+        found = " ".join(self._synonyms.get(form, "") for form in (word, *bases))
+        return frozenset(map(int, found.split()))
+
+    def paraphrases(self, phrases: Set[bytes]) -> Iterator[tuple[str, str]]:
+        """Yields the pairs (phrase, paraphrase) of the table that both are among some phrases, in its order.
+
+        The table has five million pairs and is read through each time, which takes seconds: ask for many at once.
+
+        Raises:
+            DataError: The table is damaged.
+        """
+        path = self._folder / _PARAPHRASES
+        rest = b""
+        try:
+            with gzip.open(path) as file:
+                while chunk := file.read(_CHUNK):
+                    lines = (rest + chunk).split(b"\n")
+                    # Three lines an entry: probability, phrase, paraphrase.
+                    whole = (len(lines) - 1) // 3 * 3
+                    rest = b"\n".join(lines[whole:])
+                    for phrase, other in zip(lines[1:whole:3], lines[2:whole:3], strict=True):
+                        if phrase in phrases and other in phrases:
+                            yield phrase.decode(), other.decode()
+                if rest or not file.tell():
+                    raise EOFError("it ends too early")
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(_damaged(path, error)) from error
+
+    @cached_property
+    def _synonyms(self) -> dict[str, str]:
+        lines = self._lines("synonym/english.synsets")
+        return dict(zip(lines[::2], lines[1::2], strict=True))
+
+    @cached_property
+    def _bases(self) -> dict[str, list[str]]:
+        """Returns the base forms of irregular words."""
+        bases: dict[str, list[str]] = {}
+        lines = self._lines("synonym/english.exceptions")
+        for base, forms in zip(lines[::2], lines[1::2], strict=True):
+            for form in forms.split():
+                bases.setdefault(form, []).append(base)
+        return bases
+
+    def _base(self, word: str) -> str:
+        """Returns the first form of a regular word that WordNet knows after an ending is taken off."""
+        if word.endswith("ss") or len(word) <= 2:
+            return word
+        for ending, instead in _ENDINGS:
+            if word.endswith(ending) and (base := word.removesuffix(ending) + instead) in self._synonyms:
+                return base
+        return ""
+
+    def _lines(self, name: str) -> list[str]:
+        path = self._folder / _JAR
+        try:
+            with zipfile.ZipFile(path) as jar:
+                return jar.read(name).decode().removesuffix("\n").split("\n")
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"METEOR's tables cannot be read from {path} ({error}); run: pip install --force-reinstall pycocoevalcap"
+
+
+def _prefixes(lines: list[str]) -> dict[str, bool]:
+    """Returns the abbreviations that keep their period; True of those that keep it only before a number."""
+    rows = [line.split() for line in lines]
+    return {row[0]: "#NUMERIC_ONLY#" in row[1:2] for row in rows if row and not row[0].startswith("#")}
