@@ -99,7 +99,7 @@ def test_lists_that_do_not_fit_are_refused(scorer: ClipScorer) -> None:
 
 
 def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="CLIPScore needs the CLIP weights .*, which cannot be had") as caught:
+    with pytest.raises(CheckpointError, match=r"CLIPScore needs the CLIP weights .*, which cannot be had") as caught:
         ClipScorer.load(str(tmp_path))
     assert "\n" not in str(caught.value)
 

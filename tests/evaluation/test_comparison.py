@@ -112,7 +112,7 @@ class TestRefused:
             compare([tmp_path])
 
     def test_run_without_scores(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="has no scores on val yet; run first: seesay evaluate .* --split val"):
+        with pytest.raises(DataError, match=r"has no scores on val yet; run first: seesay evaluate .* --split val"):
             compare([tmp_path, tmp_path], split="val")
 
     def test_predictions_without_data(self, write: Callable[[str, Predictions], Path], right: Predictions) -> None:

@@ -47,7 +47,9 @@ def test_coverage_of_bleu_over_a_known_population() -> None:
     held = 0
     for _ in range(150):
         sample = generator.integers(0, 1500, 200)
-        part = Scores({}, {}, "", tuple(map(str, range(200))), (), "ptb", {"BLEU": population.statistics["BLEU"][sample]})
+        part = Scores(
+            {}, {}, "", tuple(map(str, range(200))), (), "ptb", {"BLEU": population.statistics["BLEU"][sample]}
+        )
         interval = bootstrap_intervals(part, draws=200)["BLEU-4"]
         held += interval.low <= population.corpus["BLEU-4"] <= interval.high
     assert 0.95 - 3 * math.sqrt(0.95 * 0.05 / 150) - 0.02 <= held / 150 < 1

@@ -138,9 +138,7 @@ def _arrangements(matches: Sequence[Match]) -> Iterator[tuple[Match, ...]]:
     for size in range(len(matches) + 1):
         for chosen in itertools.combinations(matches, size):
             places = [place for match in chosen for place in range(match.start, match.end)]
-            others = [
-                place for match in chosen for place in range(match.hypothesis_start, match.hypothesis_end)
-            ]
+            others = [place for match in chosen for place in range(match.hypothesis_start, match.hypothesis_end)]
             if len(places) == len(set(places)) and len(others) == len(set(others)):
                 yield chosen
 
@@ -201,16 +199,130 @@ def test_words_after_normalisation(caption: str, words: str) -> None:
 
 
 def test_stems_are_those_of_the_older_algorithm() -> None:
-    expected = """
-    consign consign consistency consist knocking knock kneeling kneel happy happi sky sky skis ski dying die
-    generously generous communism communism added ad adding ad biologist biologist hopping hop hoping hope
-    agreed agre feed feed caresses caress ponies poni ties tie cries cri gas gas this this kiwis kiwi by by say say
-    sized size rational ration conditional condit valuable valuabl hesitancy hesit digitizer digit operator oper
-    feudalism feudal decisiveness decis hopefulness hope formality formal sensitivity sensit sensibility sensibl
-    geology geolog seriously serious helplessly helpless adoption adopt adjustment adjust relative relat
-    probate probat rate rate cease ceas roll roll controlling control yellow yellow youth youth dog's dog
-    dogs' dog 'tis tis innings inning successes success ox ox a a bed bed beds bed
-    """.split()
+    expected = [
+        "consign",
+        "consign",
+        "consistency",
+        "consist",
+        "knocking",
+        "knock",
+        "kneeling",
+        "kneel",
+        "happy",
+        "happi",
+        "sky",
+        "sky",
+        "skis",
+        "ski",
+        "dying",
+        "die",
+        "generously",
+        "generous",
+        "communism",
+        "communism",
+        "added",
+        "ad",
+        "adding",
+        "ad",
+        "biologist",
+        "biologist",
+        "hopping",
+        "hop",
+        "hoping",
+        "hope",
+        "agreed",
+        "agre",
+        "feed",
+        "feed",
+        "caresses",
+        "caress",
+        "ponies",
+        "poni",
+        "ties",
+        "tie",
+        "cries",
+        "cri",
+        "gas",
+        "gas",
+        "this",
+        "this",
+        "kiwis",
+        "kiwi",
+        "by",
+        "by",
+        "say",
+        "say",
+        "sized",
+        "size",
+        "rational",
+        "ration",
+        "conditional",
+        "condit",
+        "valuable",
+        "valuabl",
+        "hesitancy",
+        "hesit",
+        "digitizer",
+        "digit",
+        "operator",
+        "oper",
+        "feudalism",
+        "feudal",
+        "decisiveness",
+        "decis",
+        "hopefulness",
+        "hope",
+        "formality",
+        "formal",
+        "sensitivity",
+        "sensit",
+        "sensibility",
+        "sensibl",
+        "geology",
+        "geolog",
+        "seriously",
+        "serious",
+        "helplessly",
+        "helpless",
+        "adoption",
+        "adopt",
+        "adjustment",
+        "adjust",
+        "relative",
+        "relat",
+        "probate",
+        "probat",
+        "rate",
+        "rate",
+        "cease",
+        "ceas",
+        "roll",
+        "roll",
+        "controlling",
+        "control",
+        "yellow",
+        "yellow",
+        "youth",
+        "youth",
+        "dog's",
+        "dog",
+        "dogs'",
+        "dog",
+        "'tis",
+        "tis",
+        "innings",
+        "inning",
+        "successes",
+        "success",
+        "ox",
+        "ox",
+        "a",
+        "a",
+        "bed",
+        "bed",
+        "beds",
+        "bed",
+    ]
     pairs = list(zip(expected[::2], expected[1::2], strict=True))
     assert [(word, stem(word)) for word, _ in pairs] == pairs
 

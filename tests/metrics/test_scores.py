@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from seesay.errors import ConfigError, DataError
 from seesay.metrics import CaptionMetrics, compute_metrics
+from seesay.metrics.scores import NEED_NOTHING, missing_meteor
 from tests.metrics.reference import random_captions, reference_scores
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -43,9 +44,32 @@ def test_equal_to_pycocoevalcap_on_degenerate_captions(images: list[tuple[str, l
 def test_a_no_break_space_parts_words_for_bleu_but_not_for_rouge() -> None:
     """The tokenizer writes one inside 3 1/2; pycocoevalcap splits there in BLEU and CIDEr only."""
     hypotheses, references = ["it is 3\u00a01/2 miles", "a dog"], [["walk 3 miles"], ["a dog"]]
-    ours = compute_metrics(["it is 3 1/2 miles", "a dog"], references)
+    ours = compute_metrics(["it is 3 1/2 miles", "a dog"], references, metrics=NEED_NOTHING)
     corpus, _ = reference_scores(hypotheses, references)
     assert ours.corpus == pytest.approx(corpus, abs=1e-9)
+
+
+def test_what_is_computed_where_nothing_is_said_is_what_the_literature_prints() -> None:
+    named = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
+    scores = compute_metrics(["a dog"], [["a cat"]])
+    assert set(scores.corpus) == named | ({"METEOR"} if not missing_meteor("ptb") else set())
+    assert set(compute_metrics(["a dog"], [["a cat"]], tokenization="characters").corpus) == named
+
+
+def test_meteor_of_other_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="METEOR is for English in PTB tokens, not for characters"):
+        compute_metrics(["a dog"], [["a cat"]], tokenization="characters", metrics=["METEOR"])
+
+
+@pytest.mark.skipif(bool(missing_meteor("ptb")), reason="METEOR's tables are not installed")
+def test_meteor_of_a_draw_is_that_of_its_captions() -> None:
+    hypotheses, references = ["a dog runs", "two cats sleep", "a man"], [["the dog ran"], ["cats are asleep"], ["men"]]
+    scores = compute_metrics(hypotheses, references, metrics=["METEOR"])
+    assert scores.per_image["METEOR"].shape == (3,)
+    again = compute_metrics(hypotheses[:1] * 2 + hypotheses[1:2], references[:1] * 2 + references[1:2])
+    resampled = scores.resample(np.array([[0, 0, 1]]))
+    assert resampled["METEOR"][0] == pytest.approx(again.corpus["METEOR"], abs=1e-12)
+    assert again.corpus["METEOR"] != pytest.approx(again.per_image["METEOR"].mean(), abs=1e-6)  # it is no mean
 
 
 def test_a_perfect_caption_has_the_highest_scores() -> None:
@@ -160,7 +184,7 @@ def test_human_captions_of_flickr8k_score_as_pycocoevalcap_with_its_java_tokeniz
     """The first caption of each test picture against the other four; expected values printed by pycocoevalcap."""
     hypotheses, references = _flickr_test()
     assert len(hypotheses) == 1000
-    corpus = compute_metrics(hypotheses, references).corpus
+    corpus = compute_metrics(hypotheses, references, metrics=NEED_NOTHING).corpus
     expected = {
         "BLEU-1": 0.6364127012682705,
         "BLEU-2": 0.4457777185666552,

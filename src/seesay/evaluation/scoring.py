@@ -7,9 +7,9 @@ from seesay.data.records import Annotation
 from seesay.errors import ConfigError, SeesayError
 from seesay.metrics import Scores, compute_metrics, tokenize
 from seesay.metrics.java import METEOR, SPICE, jar_scores
-from seesay.metrics.scores import COLUMNS
+from seesay.metrics.scores import COLUMNS, NEED_NOTHING, missing_meteor
 
-DEFAULT_SCORES = ("BLEU", "ROUGE-L", "CIDEr")
+DEFAULT_SCORES = (*NEED_NOTHING, "METEOR")
 JAR_SCORES = (METEOR, SPICE)
 ALL_SCORES = (*COLUMNS, *JAR_SCORES, CLIP_SCORE)
 
@@ -41,7 +41,7 @@ def score_captions(
         raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(ALL_SCORES)}")
     missing: dict[str, str] = {}
     own = [name for name in metrics if name in COLUMNS]
-    if "METEOR" in own and (reason := _no_meteor(tokenization)):
+    if "METEOR" in own and (reason := missing_meteor(tokenization)):
         missing["METEOR"] = reason
         own.remove("METEOR")
     if not own:
@@ -60,15 +60,6 @@ def score_captions(
             except SeesayError as error:
                 missing[name] = str(error)
     return scores, missing
-
-
-def _no_meteor(tokenization: str) -> str:
-    """Returns why METEOR cannot be had; empty where it can."""
-    from seesay.metrics import meteor
-
-    if tokenization != "ptb":
-        return f"METEOR is for English in PTB tokens, not for {tokenization}; it is left out"
-    return meteor.available()
 
 
 def _with_jar(scores: Scores, name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:

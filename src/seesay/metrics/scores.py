@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -10,19 +11,21 @@ import numpy.typing as npt
 from seesay.errors import ConfigError, DataError
 from seesay.metrics.bleu import bleu_from_statistics, bleu_statistics
 from seesay.metrics.cider import Cider
+from seesay.metrics.meteor import Meteor, available, meteor_from_statistics
 from seesay.metrics.ngrams import ReferenceNgrams, number_tokens
 from seesay.metrics.rouge import rouge_l
 from seesay.metrics.tokenize import tokenize
 
 Floats = npt.NDArray[np.float64]
 
-DEFAULT_METRICS = ("BLEU", "ROUGE-L", "CIDEr")
+NEED_NOTHING = ("BLEU", "ROUGE-L", "CIDEr")
 # The printed names of each metric, in the order of the columns that its function of statistics gives.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "BLEU": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
     "ROUGE-L": ("ROUGE-L",),
     "CIDEr": ("CIDEr",),
     "CIDEr-plain": ("CIDEr-plain",),
+    "METEOR": ("METEOR",),
 }
 
 
@@ -92,7 +95,7 @@ def compute_metrics(
     *,
     tokenization: str = "ptb",
     ids: Sequence[str] | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] | None = None,
 ) -> Scores:
     """Returns the scores of one hypothesis a picture against its references, by the COCO protocol.
 
@@ -101,16 +104,23 @@ def compute_metrics(
         references: the human captions of each picture, in the same order.
         tokenization: see `seesay.metrics.tokenize`.
         ids: names of the pictures, for messages and `Scores.ids`; their places by default.
-        metrics: which of BLEU, ROUGE-L, CIDEr and CIDEr-plain to compute. The document frequencies of CIDEr
-            are those of the references given, as in the literature.
+        metrics: which of BLEU, ROUGE-L, CIDEr, CIDEr-plain and METEOR to compute; None = all that the literature
+            prints: the first three, and METEOR where it can be had (English, and the tables of the extra `coco`),
+            whose table of paraphrases takes seconds to read. The document frequencies of CIDEr are those of the
+            references given, as in the literature.
 
     Raises:
         DataError: The lists do not fit together, or hold something that is no caption; the picture is named.
-        ConfigError: There is no such metric or tokenization.
+        ConfigError: There is no such metric or tokenization, or METEOR is asked for of other than PTB tokens.
+        MissingDependencyError: METEOR is asked for, and its tables are not installed.
     """
+    if metrics is None:
+        metrics = NEED_NOTHING if missing_meteor(tokenization) else (*NEED_NOTHING, "METEOR")
     unknown = [name for name in metrics if name not in COLUMNS]
     if unknown:
         raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(COLUMNS)}")
+    if "METEOR" in metrics and tokenization != "ptb":
+        raise ConfigError(missing_meteor(tokenization))
     names = _checked_ids(hypotheses, references, ids)
     said = tokenize(hypotheses, tokenization)
     meant = _by_image(tokenize([text for image in references for text in image], tokenization), references)
@@ -141,9 +151,9 @@ class CaptionMetrics:
         metrics: see `compute_metrics`.
     """
 
-    def __init__(self, tokenization: str = "ptb", metrics: Sequence[str] = DEFAULT_METRICS) -> None:
+    def __init__(self, tokenization: str = "ptb", metrics: Sequence[str] | None = None) -> None:
         self.tokenization = tokenization
-        self.metrics = tuple(metrics)
+        self.metrics = metrics
         self.reset()
 
     def reset(self) -> None:
@@ -238,8 +248,22 @@ def _statistics(said: Sequence[str], meant: Sequence[Sequence[str]], metrics: Se
         "ROUGE-L": rouge,
         "CIDEr": lambda: Cider(table).score(hypotheses)[:, None],
         "CIDEr-plain": lambda: Cider(table, variant="plain").score(hypotheses)[:, None],
+        "METEOR": lambda: _meteor().statistics(said, meant),
     }
     return {metric: functions[metric]() for metric in metrics}
+
+
+def missing_meteor(tokenization: str) -> str:
+    """Returns why METEOR of captions so tokenized cannot be had, in one line; empty where it can."""
+    if tokenization != "ptb":
+        return f"METEOR is for English in PTB tokens, not for {tokenization}; it is left out"
+    return available()
+
+
+@cache
+def _meteor() -> Meteor:
+    """Returns one scorer for all calls: it remembers the paraphrases that it has looked up."""
+    return Meteor.load()
 
 
 def _words(caption: str) -> list[str]:
@@ -250,6 +274,8 @@ def _finish(metric: str, total: Floats, count: Floats) -> Floats:
     """Returns the values of a metric, (..., columns), from statistics summed over `count` pictures."""
     if metric == "BLEU":
         return bleu_from_statistics(total)
+    if metric == "METEOR":
+        return meteor_from_statistics(total)[..., None]
     return np.asarray(total / count[..., None])
 
 

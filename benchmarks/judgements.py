@@ -1,0 +1,99 @@
+"""How well each score agrees with people: Kendall's tau-c with the expert judgements of Flickr8k.
+
+Run `python benchmarks/judgements.py data/flickr8k` (needs scipy, and `ExpertAnnotations.txt` beside the captions).
+Protocol of Anderson et al. 2016 and Hessel et al. 2021: three experts judged captions of other pictures from 1 to 4;
+pairs whose caption is one of the picture's own references are left out; each caption is scored against all five
+references of the picture; every single judgement is a point, so a caption counts three times. Prints a table, then
+one line of JSON. With `--quick` and no data it runs on made-up judgements, to show that it works.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import kendalltau
+
+from seesay.data.annotations import load_annotations
+from seesay.metrics import compute_metrics
+from seesay.metrics.scores import NEED_NOTHING, missing_meteor
+
+PUBLISHED = {"BLEU-1": 0.323, "BLEU-4": 0.308, "ROUGE-L": 0.323, "METEOR": 0.418, "CIDEr": 0.439}
+"""Hessel et al. 2021 (CLIPScore), table 1."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Captions with their pictures' references and three judgements each."""
+
+    captions: list[str]
+    references: list[list[str]]
+    judgements: list[tuple[float, ...]]
+    left_out: int
+
+
+def read_judgements(data: Path) -> Judged:
+    """Returns the judged pairs of a Flickr8k folder."""
+    annotations = load_annotations(data, require_images=False)
+    captions_of = {Path(item.image).name: item.captions for item in annotations}
+    captions, references, judgements, left_out = [], [], [], 0
+    for line in next(data.glob("**/ExpertAnnotations.txt")).read_text().splitlines():
+        image, caption_id, *scores = line.split()
+        source, _, number = caption_id.rpartition("#")
+        if image not in captions_of or source not in captions_of:
+            left_out += 1
+            continue
+        caption = captions_of[source][int(number)]
+        if caption in captions_of[image]:
+            left_out += 1
+            continue
+        captions.append(caption)
+        references.append(list(captions_of[image]))
+        judgements.append(tuple(map(float, scores)))
+    return Judged(captions, references, judgements, left_out)
+
+
+def made_up(pairs: int = 300) -> Judged:
+    """Returns captions of which some words are right, judged by how many."""
+    draw = random.Random(0)
+    words = [f"w{number}" for number in range(50)]
+    captions, references, judgements = [], [], []
+    for _ in range(pairs):
+        truth = draw.sample(words, 6)
+        right = draw.randint(0, 6)
+        captions.append(" ".join(truth[:right] + draw.sample(words, 6 - right)))
+        references.append([" ".join(truth), " ".join(reversed(truth))])
+        judgements.append(tuple(min(4.0, max(1.0, right / 2 + draw.choice((0, 1)))) for _ in range(3)))
+    return Judged(captions, references, judgements, 0)
+
+
+def agreement(scores: Sequence[float], judgements: Sequence[tuple[float, ...]]) -> float:
+    """Returns Kendall's tau-c over all single judgements."""
+    repeated = [score for score, several in zip(scores, judgements, strict=True) for _ in several]
+    return float(kendalltau(repeated, [one for several in judgements for one in several], variant="c").statistic)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, nargs="?", help="folder of Flickr8k with ExpertAnnotations.txt")
+    parser.add_argument("--quick", action="store_true", help="without data: on made-up judgements")
+    options = parser.parse_args()
+    if options.data is None and not options.quick:
+        parser.error("name the folder of Flickr8k, or --quick")
+    judged = read_judgements(options.data) if options.data else made_up()
+    metrics = (*NEED_NOTHING, "CIDEr-plain", *(() if missing_meteor("ptb") else ("METEOR",)))
+    scores = compute_metrics(judged.captions, judged.references, metrics=metrics)
+    taus = {name: agreement(values.tolist(), judged.judgements) for name, values in scores.per_image.items()}
+    print(f"{len(judged.captions)} captions, {judged.left_out} left out\n{'score':12} {'tau-c':>7} {'published':>10}")
+    for name, tau in taus.items():
+        print(f"{name:12} {tau:7.3f} {PUBLISHED.get(name, float('nan')):10.3f}")
+    rounded = {name: round(tau, 4) for name, tau in taus.items()}
+    result = {"benchmark": "judgements", "data": bool(options.data), "captions": len(judged.captions), "tau_c": rounded}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
