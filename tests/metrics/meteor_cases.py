@@ -71,10 +71,36 @@ FRAMES = (
 CHOICES = {
     "det": ("a", "the", "an", "one", "this", "some", "two"),
     "size": ("big", "large", "small", "little", "tiny", "huge", "young", "old-fashioned"),
-    "who": ("man", "men", "person", "woman", "women", "lady", "child", "children", "kid", "kids", "dog", "dogs", "hound"),
+    "who": (
+        "man",
+        "men",
+        "person",
+        "woman",
+        "women",
+        "lady",
+        "child",
+        "children",
+        "kid",
+        "kids",
+        "dog",
+        "dogs",
+        "hound",
+    ),
     "does": ("runs", "running", "ran", "is running", "walks", "walking", "jumps", "leaps", "sits", "sitting", "plays"),
     "where": ("on", "upon", "in", "near", "next to", "close to", "beside", "in front of", "before", "at", "with"),
-    "place": ("street", "road", "lawn", "grass", "house", "home", "bench", "beach", "water's edge", "car", "automobile"),
+    "place": (
+        "street",
+        "road",
+        "lawn",
+        "grass",
+        "house",
+        "home",
+        "bench",
+        "beach",
+        "water's edge",
+        "car",
+        "automobile",
+    ),
 }
 
 # Few words, of which many match many: exactly, by stem, by synonym, as phrases.
