@@ -16,7 +16,7 @@ from seesay import __version__, cli
 from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, preset_names, resolve_config, save_config, to_dict
-from seesay.data.annotations import Annotations, load_annotations
+from seesay.data.annotations import Annotations, load_annotations, write_annotations
 from seesay.features import FeatureStore, extract_features
 from tests import tiny
 
@@ -26,6 +26,7 @@ COMMANDS = [
     ["train"],
     ["extract"],
     ["evaluate"],
+    ["compare"],
     ["demo"],
     ["doctor"],
     ["data"],
@@ -297,13 +298,61 @@ class TestTraining:
         assert load_run("runs/x").config.training.epochs == 3
         scored = seesay("evaluate", "runs/x", colours, "--strategy", "beam")
         assert scored.code == 0
-        assert any("BLEU-4" in line and "CIDEr" in line for line in scored.out)
+        assert all(any(name in line for line in scored.out) for name in ("BLEU-4", "CIDEr", "95 % interval", "unique"))
+        assert (tmp_path / "runs/x/predictions/test/report.html").is_file()
         saved = json.loads((tmp_path / "runs/x/predictions/test/scores.json").read_text())
         assert saved["decoding"]["strategy"] == "beam"
         assert saved["pictures"] == 6
         again = seesay("evaluate", "runs/x/predictions/test/predictions.jsonl", colours, "--out", "again")
         assert again.code == 0
         assert json.loads((tmp_path / "again/scores.json").read_text())["scores"] == saved["scores"]
+
+    def test_people_are_scored_and_systems_compared(
+        self, seesay: Seesay, cached_run: Path, colours: Path, features: Path, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        both = [item for item in annotations.split("test") if len(item.captions) > 1]
+        write_annotations(both, tmp_path / "both.jsonl")
+        one, two = (
+            seesay("evaluate", "both.jsonl", "--human", "--human-caption", which, "--out", f"human-{which}")
+            for which in ("1", "longest")
+        )
+        assert (one.code, two.code) == (0, 0)
+        assert one.out[0] == f"human caption (1) on test: {len(both)} pictures"
+        assert any("captions:human(longest)" in line for line in two.out)
+        compared = seesay("compare", "human-1", "human-longest", "--out", "out")
+        assert compared.code == 2  # the references are not the same four
+        assert "have other references of picture" in compared.err[0]
+        assert seesay("evaluate", cached_run, colours, "--features", features, "--out", "greedy").code == 0
+        beam = ["--strategy", "beam", "--out", "beam"]
+        assert seesay("evaluate", cached_run, colours, "--features", features, *beam).code == 0
+        compared = seesay("compare", "greedy", "beam", "--out", "out")
+        assert (compared.code, compared.err) == (0, [])
+        assert any("CIDEr" in line and ("yes" in line or "no" in line) for line in compared.out)
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.html", "comparison.json"}
+
+    def test_what_evaluate_and_compare_refuse_is_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
+        for arguments, told in (
+            (["evaluate", colours, colours, "--human"], "--human scores the data's own captions; name only DATA"),
+            (["evaluate", "runs/x"], "name the data set that runs/x is scored on"),
+            (["evaluate", colours, "--human", "--metrics", "BLUE"], "unknown metric 'BLUE'; choose from BLEU"),
+            (["compare", "a"], "name at least two systems to compare"),
+            (["compare", "a.json", "b.json"], "name what it is scored against with --data DATA"),
+        ):
+            result = seesay(*arguments)
+            assert (result.code, len(result.err)) == (2, 1), arguments
+            assert told in result.err[0]
+
+    def test_score_that_was_asked_for_and_cannot_be_had_is_told_of(
+        self, seesay: Seesay, annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        items = [item for item in annotations.split("test") if len(item.captions) > 1]
+        write_annotations(items, tmp_path / "data.jsonl")
+        monkeypatch.setenv("PATH", str(tmp_path))  # no java
+        result = seesay("evaluate", "data.jsonl", "--human", "--metrics", "CIDEr", "SPICE")
+        assert result.code == 1
+        assert any("SPICE needs" in line for line in result.err)
+        assert any("CIDEr" in line for line in result.out)
+        assert not any("SPICE" in line for line in result.out)
 
     def test_resume_takes_the_settings_of_the_run(
         self, seesay: Seesay, settings: Path, colours: Path, features: Path, tmp_path: Path

@@ -56,7 +56,7 @@ def test_what_is_stored_is_what_the_cases_are() -> None:
     stored = json.loads(STORED.read_text(encoding="utf-8"))["pictures"]
     assert [(row[0], row[1]) for row in stored] == sentences()
     used = np.array([row[2] for row in stored])[:, 4:20].reshape(-1, 4, 4).sum(axis=(0, 2))
-    assert (used > 100).all(), f"words matched by each stage: {used}"
+    assert (used > 50).all(), f"words matched by each stage: {used}"
 
 
 @pytest.mark.parametrize(
@@ -199,130 +199,16 @@ def test_words_after_normalisation(caption: str, words: str) -> None:
 
 
 def test_stems_are_those_of_the_older_algorithm() -> None:
-    expected = [
-        "consign",
-        "consign",
-        "consistency",
-        "consist",
-        "knocking",
-        "knock",
-        "kneeling",
-        "kneel",
-        "happy",
-        "happi",
-        "sky",
-        "sky",
-        "skis",
-        "ski",
-        "dying",
-        "die",
-        "generously",
-        "generous",
-        "communism",
-        "communism",
-        "added",
-        "ad",
-        "adding",
-        "ad",
-        "biologist",
-        "biologist",
-        "hopping",
-        "hop",
-        "hoping",
-        "hope",
-        "agreed",
-        "agre",
-        "feed",
-        "feed",
-        "caresses",
-        "caress",
-        "ponies",
-        "poni",
-        "ties",
-        "tie",
-        "cries",
-        "cri",
-        "gas",
-        "gas",
-        "this",
-        "this",
-        "kiwis",
-        "kiwi",
-        "by",
-        "by",
-        "say",
-        "say",
-        "sized",
-        "size",
-        "rational",
-        "ration",
-        "conditional",
-        "condit",
-        "valuable",
-        "valuabl",
-        "hesitancy",
-        "hesit",
-        "digitizer",
-        "digit",
-        "operator",
-        "oper",
-        "feudalism",
-        "feudal",
-        "decisiveness",
-        "decis",
-        "hopefulness",
-        "hope",
-        "formality",
-        "formal",
-        "sensitivity",
-        "sensit",
-        "sensibility",
-        "sensibl",
-        "geology",
-        "geolog",
-        "seriously",
-        "serious",
-        "helplessly",
-        "helpless",
-        "adoption",
-        "adopt",
-        "adjustment",
-        "adjust",
-        "relative",
-        "relat",
-        "probate",
-        "probat",
-        "rate",
-        "rate",
-        "cease",
-        "ceas",
-        "roll",
-        "roll",
-        "controlling",
-        "control",
-        "yellow",
-        "yellow",
-        "youth",
-        "youth",
-        "dog's",
-        "dog",
-        "dogs'",
-        "dog",
-        "'tis",
-        "tis",
-        "innings",
-        "inning",
-        "successes",
-        "success",
-        "ox",
-        "ox",
-        "a",
-        "a",
-        "bed",
-        "bed",
-        "beds",
-        "bed",
-    ]
+    expected = """
+    consign consign consistency consist knocking knock kneeling kneel happy happi sky sky skis ski dying die
+    generously generous communism communism added ad adding ad biologist biologist hopping hop hoping hope
+    agreed agre feed feed caresses caress ponies poni ties tie cries cri gas gas this this kiwis kiwi by by say say
+    sized size rational ration conditional condit valuable valuabl hesitancy hesit digitizer digit operator oper
+    feudalism feudal decisiveness decis hopefulness hope formality formal sensitivity sensit sensibility sensibl
+    geology geolog seriously serious helplessly helpless adoption adopt adjustment adjust relative relat
+    probate probat rate rate cease ceas roll roll controlling control yellow yellow youth youth dog's dog
+    dogs' dog 'tis tis innings inning successes success ox ox a a bed bed beds bed
+    """.split()  # noqa: SIM905
     pairs = list(zip(expected[::2], expected[1::2], strict=True))
     assert [(word, stem(word)) for word, _ in pairs] == pairs
 
@@ -345,10 +231,20 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["meteor-1.5.jar", "data/paraphrase-en.gz"])
-@pytest.mark.parametrize("kept", [0, 20, 0.9])
-def test_a_damaged_file_is_named(folder: Path, name: str, kept: float) -> None:
+@pytest.mark.parametrize("kept", [0.0, 0.2, 0.9])
+def test_a_file_cut_short_is_named(folder: Path, name: str, kept: float) -> None:
     whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
+    (folder / name).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(DataError, match=name):
+        Meteor.load(folder).statistics(["a dog"], [["dog"]])
+
+
+@pytest.mark.parametrize("name", ["meteor-1.5.jar", "data/paraphrase-en.gz"])
+def test_a_file_with_changed_bytes_is_named(folder: Path, name: str) -> None:
+    whole = (folder / name).read_bytes()
+    start = len(whole) // 2 if name.endswith("gz") else whole.index(b"the\non")
+    spoilt = bytes(255 - byte for byte in whole[start : start + 6])
+    (folder / name).write_bytes(whole[:start] + spoilt + whole[start + 6 :])
     with pytest.raises(DataError, match=name):
         Meteor.load(folder).statistics(["a dog"], [["dog"]])
 

@@ -14,7 +14,7 @@ from seesay.errors import DataError
 from seesay.evaluation.captioning import caption_split, feature_source
 from seesay.evaluation.predictions import match_predictions, read_predictions
 from seesay.evaluation.result import Evaluation
-from seesay.evaluation.scoring import DEFAULT_SCORES, score_captions
+from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
 from seesay.features.extraction import Progress
 from seesay.metrics import absent_objects, bootstrap_intervals, measure_diversity, tokenize
 
@@ -49,7 +49,9 @@ def evaluate(
     Raises:
         DataError: the split is empty, predictions are missing or doubled.
         CheckpointError: the run cannot be used.
+        ConfigError: there is no such score or tokenization.
     """
+    check_scores(metrics)
     captions: Mapping[str, Caption] = {}
     if is_run(model) or Path(model).is_dir():
         captioner = Captioner.load(model, device)
@@ -101,6 +103,7 @@ def evaluate_human(
     Raises:
         DataError: a picture has no such caption, or no other one.
     """
+    check_scores(metrics)
     annotations = _references(data)
     items, predictions = [], {}
     for item in _pictures(annotations, split):

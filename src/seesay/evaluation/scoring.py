@@ -36,9 +36,7 @@ def score_captions(
         ConfigError: there is no such score, or none is asked for that needs nothing more.
         DataError: the captions do not fit the pictures.
     """
-    unknown = [name for name in metrics if name not in ALL_SCORES]
-    if unknown:
-        raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(ALL_SCORES)}")
+    check_scores(metrics)
     missing: dict[str, str] = {}
     own = [name for name in metrics if name in COLUMNS]
     if "METEOR" in own and (reason := missing_meteor(tokenization)):
@@ -60,6 +58,17 @@ def score_captions(
             except SeesayError as error:
                 missing[name] = str(error)
     return scores, missing
+
+
+def check_scores(metrics: Sequence[str]) -> None:
+    """Checks the names of scores, before anything is read or computed for them.
+
+    Raises:
+        ConfigError: there is no such score.
+    """
+    unknown = [name for name in metrics if name not in ALL_SCORES]
+    if unknown:
+        raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(ALL_SCORES)}")
 
 
 def _with_jar(scores: Scores, name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:

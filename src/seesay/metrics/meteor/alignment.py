@@ -9,8 +9,8 @@ from seesay.metrics.meteor.matching import EXACT, Match
 BEAM = 40
 
 # A path's rank in one number, least first: more words matched, then fewer chunks, then less distance.
-_CHUNK = 1 << 32
-_WEIGHT = 1 << 52
+_CHUNK = 1 << 40
+_WEIGHT = 1 << 60
 
 
 class Alignment(NamedTuple):

@@ -85,8 +85,7 @@ def meteor_from_statistics(statistics: npt.ArrayLike) -> FloatArray:
     """Returns METEOR, 0 to 1, from statistics or sums of them, (..., 21) to (...).
 
     A harmonic mean of precision and recall, in which function words and inexact matches count less, times a penalty
-    for fragmentation: equations 1 to 4 of Denkowski and Lavie, "Meteor Universal" (2014). A picture without any
-    match scores 0.
+    for fragmentation (Denkowski and Lavie, "Meteor Universal", 2014, section 2). A picture without any match scores 0.
     """
     values = np.asarray(statistics, np.float64)
     stages = values[..., FIRST_STAGE:CHUNKS].reshape(*values.shape[:-1], len(STAGE_WEIGHTS), 2, 2)

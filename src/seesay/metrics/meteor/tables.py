@@ -2,6 +2,7 @@
 
 import gzip
 import zipfile
+import zlib
 from collections.abc import Iterator, Set
 from functools import cached_property
 from importlib.util import find_spec
@@ -98,7 +99,7 @@ class Tables:
                             yield phrase.decode(), other.decode()
                 if rest or not file.tell():
                     raise EOFError("it ends too early")
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(_damaged(path, error)) from error
 
     @cached_property
@@ -130,7 +131,7 @@ class Tables:
         try:
             with zipfile.ZipFile(path) as jar:
                 return jar.read(name).decode().removesuffix("\n").split("\n")
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise DataError(_damaged(path, error)) from error
 
 
