@@ -223,7 +223,7 @@ def test_one_picture_under_two_ids_survives_writing(tmp_path: Path) -> None:
     assert load_annotations(tmp_path).items == items
 
 
-def test_without_required_images_nothing_is_looked_for(tmp_path: Path) -> None:
+def test_without_required_images_none_is_missed(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("image,caption\nnot/there.jpg,a dog\n")
     annotations = load_annotations(tmp_path, require_images=False)
     assert annotations[0].image == str(tmp_path / "not/there.jpg")
@@ -261,3 +261,12 @@ def test_a_picture_in_two_splits_stays_in_both_so_that_the_check_finds_it(tmp_pa
         ("0.jpg", "train", ("a dog",)),
         ("0.jpg", "val", ("the dog",)),
     ]
+
+
+def test_pictures_that_need_not_be_there_are_found_where_they_are(tmp_path: Path) -> None:
+    """A report of finished captions showed grey places for pictures that lay in a folder beside the list."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"")
+    (tmp_path / "captions.token.txt").write_text("a.jpg#0\ta dog\nb.jpg#0\ta cat\n")
+    found = {item.id: item.image for item in load_annotations(tmp_path, require_images=False)}
+    assert found == {"a.jpg": str(tmp_path / "images" / "a.jpg"), "b.jpg": str(tmp_path / "b.jpg")}

@@ -8,6 +8,9 @@ import numpy as np
 from seesay.errors import DataError
 from seesay.visualise.curves import DOTS_PER_INCH, FAINT, INK, SCORE
 
+_FEW = 10
+"""Captions of one length from which on their mean is worth a line."""
+
 
 def draw_score_against_length(words: Sequence[int], scores: Sequence[float], name: str) -> bytes:
     """Returns a PNG of the mean score at each caption length, over how many captions have that length.
@@ -36,7 +39,10 @@ def draw_score_against_length(words: Sequence[int], scores: Sequence[float], nam
     bars.bar(lengths, counts, color=FAINT, width=0.8)
     axes.set_zorder(bars.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.plot(lengths, means, color=SCORE, marker="o", markersize=4, linewidth=1.8)
+    # A length that one or two captions have says nothing: its dot stands apart from the line.
+    usual = counts >= min(_FEW, counts.max())
+    axes.plot(lengths[usual], means[usual], color=SCORE, marker="o", markersize=4, linewidth=1.8)
+    axes.plot(lengths[~usual], means[~usual], color=SCORE, marker="o", markersize=4, linestyle="", alpha=0.3)
     axes.set_title(f"mean {name} (line) and captions (bars) at each length", loc="left", color=INK, fontsize=11)
     axes.set_xlabel("words in the caption", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -29,8 +29,8 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
         source: What the user named, for messages.
         root: The folder below which pictures are looked for.
         format: The reader's name.
-        require_images: Leave out pictures that cannot be found (they are counted and named). Without it
-            nothing is looked for, as scoring finished captions needs no pictures.
+        require_images: Leave out pictures that cannot be found (they are counted and named). Without it they
+            stay, with the path where they would be: scoring finished captions needs no pictures.
 
     Raises:
         DataError: Not one caption, or not one of the pictures, is there.
@@ -41,11 +41,13 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
         raise DataError("; ".join([f"{source} holds no caption that the {format} reader understands", *problems[:3]]))
     _deal_by_lists(pictures, reading, problems)
     missing: list[str] = []
+    finder = PictureFinder(root)
     if require_images:
-        pictures, missing = _locate(pictures, PictureFinder(root), source, problems)
+        pictures, missing = _locate(pictures, finder, source, problems)
     else:
         for picture in pictures:
-            picture.image = expected_path(picture.image, picture.base)
+            found = finder.find(picture.image, picture.base)
+            picture.image = found or expected_path(picture.image, picture.base)
     items = tuple(annotation for picture in pictures for annotation in _annotations(picture))
     stray = [item.id for item in items if item.split is None]
     if stray and len(stray) < len(items):
