@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from seesay.config import Config, DecodingOptions, resolve_config
     from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
     from seesay.errors import SeesayError
-    from seesay.evaluation import Evaluation, evaluate
+    from seesay.evaluation import Comparison, Evaluation, compare, evaluate
     from seesay.explanation import Explanation, explain
     from seesay.features import FeatureStore, extract_features
-    from seesay.metrics import Scores, compute_metrics
+    from seesay.metrics import Scores, bootstrap_intervals, compute_metrics, paired_bootstrap
     from seesay.tokenizer import Tokenizer
     from seesay.training.fit import TrainingResult, train
 
@@ -25,6 +25,7 @@ _HOMES = {
     "Annotations": "seesay.data",
     "Caption": "seesay.captioner",
     "Captioner": "seesay.captioner",
+    "Comparison": "seesay.evaluation",
     "Config": "seesay.config",
     "DecodingOptions": "seesay.config",
     "Evaluation": "seesay.evaluation",
@@ -34,13 +35,16 @@ _HOMES = {
     "SeesayError": "seesay.errors",
     "Tokenizer": "seesay.tokenizer",
     "TrainingResult": "seesay.training.fit",
+    "bootstrap_intervals": "seesay.metrics",
     "check_data": "seesay.data",
+    "compare": "seesay.evaluation",
     "compute_metrics": "seesay.metrics",
     "evaluate": "seesay.evaluation",
     "explain": "seesay.explanation",
     "extract_features": "seesay.features",
     "load_annotations": "seesay.data",
     "make_scenes": "seesay.data",
+    "paired_bootstrap": "seesay.metrics",
     "resolve_config": "seesay.config",
     "train": "seesay.training.fit",
 }
@@ -50,6 +54,7 @@ __all__ = [
     "Annotations",
     "Caption",
     "Captioner",
+    "Comparison",
     "Config",
     "DecodingOptions",
     "Evaluation",
@@ -59,13 +64,16 @@ __all__ = [
     "SeesayError",
     "Tokenizer",
     "TrainingResult",
+    "bootstrap_intervals",
     "check_data",
+    "compare",
     "compute_metrics",
     "evaluate",
     "explain",
     "extract_features",
     "load_annotations",
     "make_scenes",
+    "paired_bootstrap",
     "resolve_config",
     "train",
 ]

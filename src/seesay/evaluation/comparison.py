@@ -9,10 +9,10 @@ import numpy as np
 
 from seesay.data.records import Annotation
 from seesay.errors import DataError
-from seesay.evaluation.evaluate import evaluate
 from seesay.evaluation.report import open_or_blank, ranking_score
 from seesay.evaluation.result import PER_IMAGE_FILE, Evaluation, read_per_image
 from seesay.evaluation.scoring import DEFAULT_SCORES, score_captions
+from seesay.evaluation.systems import evaluate
 from seesay.files import write_atomically
 from seesay.metrics import Difference, Scores, paired_bootstrap
 from seesay.visualise import Card, Gallery, Section, Table, Text, write_report
