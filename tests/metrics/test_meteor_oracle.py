@@ -182,7 +182,7 @@ def test_stems_of_every_word_of_the_tables_and_of_random_ones(tmp_path: Path) ->
         begin = "".join(draw.choices("aeiouybcdlnrstgmx'", k=draw.randint(1, 6)))
         words.add(begin + "".join(draw.choices(endings, k=draw.randint(0, 3))))
     listed = sorted(words)
-    assert len(listed) > 150_000
+    assert len(listed) > 140_000
     (tmp_path / "Stems.java").write_text(STEMS)
     done = subprocess.run(
         ["java", "-cp", str(find_tables() / "meteor-1.5.jar"), str(tmp_path / "Stems.java")],
