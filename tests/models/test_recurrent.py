@@ -1,13 +1,19 @@
 """The recurrent decoders against plain loops over torch's own cells."""
 
+from dataclasses import replace
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
+from seesay.models.attention import AdditiveAttention
 from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.cells import gru_update, masked_mean
+from seesay.models.decoders.attention_gru import AttentionGRUDecoder
+from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
-from seesay.models.recurrent import AttentionGRUDecoder, PooledGRUDecoder, gru_update, masked_mean
 
 V, D = 11, 6
 TOKENS = torch.tensor(
@@ -19,15 +25,19 @@ TOKENS = torch.tensor(
 )
 
 
-def attention_decoder(**options: float) -> AttentionGRUDecoder:
+SIZES = ModelConfig(projection_size=D, embedding_size=5, hidden_size=7, attention_size=4, output_size=8)
+
+
+def attention_decoder() -> AttentionGRUDecoder:
     torch.manual_seed(0)
-    return AttentionGRUDecoder(V, D, 5, 7, 4, 8, **options).double()
+    return AttentionGRUDecoder(SIZES, V).double()
 
 
-def pooled_decoder(merge: str) -> PooledGRUDecoder:
+def pooled_decoder(merge: Any) -> PooledGRUDecoder:
     torch.manual_seed(0)
     width = 7 if merge == "state" else 5
-    return PooledGRUDecoder(V, width, 5, 7, 3, 0, merge).double()
+    config = replace(SIZES, decoder="pooled", projection_size=width, layers=3, output_size=0, merge=merge)
+    return PooledGRUDecoder(config, V).double()
 
 
 def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor, caption: list[int]) -> Tensor:
@@ -40,7 +50,7 @@ def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tens
         cell.weight_hh.copy_(decoder.state_gates.weight)
         cell.bias_hh.copy_(decoder.state_gates.bias)
     hidden = torch.zeros(1, hidden_size, dtype=torch.float64)
-    attention = decoder.attention
+    attention = cast("AdditiveAttention", decoder.attention)
     rows = []
     for word in caption:
         energies = []
@@ -69,7 +79,7 @@ def test_attention_gru_forward_equals_a_plain_loop_over_grucell() -> None:
     decoder = attention_decoder()
     memory = torch.randn(3, 4, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
-    found = spread(decoder(memory, mask, pack_captions(TOKENS)), TOKENS)
+    found = spread(decoder(memory, mask, pack_captions(TOKENS)).logits, TOKENS)
     assert len(found) == 5
     for (image, caption), logits in found.items():
         words = [word for word in TOKENS[image, caption].tolist() if word][:-1]
@@ -82,7 +92,7 @@ def test_attention_gru_gradients_equal_the_plain_loops() -> None:
     memory = torch.randn(3, 4, D, dtype=torch.float64)
     mask = torch.ones(3, 4, dtype=torch.bool)
     packed = pack_captions(TOKENS)
-    nn.functional.cross_entropy(decoder(memory, mask, packed), packed.targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(decoder(memory, mask, packed).logits, packed.targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
     # the cell of the plain loop copies the recurrent weights, so gradients are compared on those it shares
     shared = ("attention", "output", "embedding")
     fast = {n: p.grad.clone() for n, p in decoder.named_parameters() if n.startswith(shared) and p.grad is not None}
@@ -105,7 +115,7 @@ def test_attention_gru_gradients_equal_the_plain_loops() -> None:
 def test_pooled_gru_forward_equals_torch_gru_on_one_caption(merge: str) -> None:
     decoder = pooled_decoder(merge)
     memory = torch.randn(3, 1, 7 if merge == "state" else 5, dtype=torch.float64)
-    found = spread(decoder(memory, None, pack_captions(TOKENS)), TOKENS)
+    found = spread(decoder(memory, None, pack_captions(TOKENS)).logits, TOKENS)
     for (image, caption), logits in found.items():
         words = torch.tensor([word for word in TOKENS[image, caption].tolist() if word][:-1])
         embedded = decoder.embedding(words)[None]
@@ -122,7 +132,7 @@ def test_step_by_step_equals_forward(kind: str) -> None:
     width = D if kind == "attention" else (7 if kind == "state" else 5)
     memory = torch.randn(3, 4, width, dtype=torch.float64)
     mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
-    found = spread(decoder(memory, mask, pack_captions(TOKENS)), TOKENS)
+    found = spread(decoder(memory, mask, pack_captions(TOKENS)).logits, TOKENS)
     state = decoder.init_state(memory, mask).pick(torch.zeros(3, 2, dtype=torch.int64))
     for t in range(5):
         output = decoder.step(TOKENS[:, :, t], state)
@@ -158,7 +168,7 @@ def test_the_picture_reaches_the_pooled_decoder(merge: str) -> None:
     decoder = pooled_decoder(merge)
     memory = torch.randn(2, 1, 7 if merge == "state" else 5, dtype=torch.float64)
     tokens = torch.tensor([[[1, 4, 2]], [[1, 4, 2]]])
-    found = spread(decoder(memory, None, pack_captions(tokens)), tokens)
+    found = spread(decoder(memory, None, pack_captions(tokens)).logits, tokens)
     assert not torch.allclose(found[0, 0], found[1, 0])
 
 
