@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seesay.config import ModelConfig
 from seesay.decoding import DEFAULT_MAX_LENGTH, DecodingOptions, Hypothesis, decode
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
