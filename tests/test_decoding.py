@@ -253,7 +253,7 @@ def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["gr
         for hypothesis in found:
             words = [*hypothesis.tokens, END_ID]
             packed = pack_captions(torch.tensor([[[START_ID, *words]]]))
-            logits = decoder(MEMORY[image : image + 1], MASK[image : image + 1], packed)
+            logits = decoder(MEMORY[image : image + 1], MASK[image : image + 1], packed).logits
             logits[:, [PAD_ID, START_ID, UNK_ID]] = float("-inf")
             expected = logits.log_softmax(-1)[range(len(words)), words].tolist()
             expected = expected if hypothesis.finished else expected[:-1]

@@ -15,7 +15,7 @@ def draw_regions(weights: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         one-hot (..., N), which no gradient passes, and the log-probability (...,) of the draw, which it does.
     """
-    flat = weights.detach().flatten(0, -2).float()
+    flat = _exact(weights.detach().flatten(0, -2))
     chosen = torch.multinomial(flat, 1).reshape(*weights.shape[:-1], 1)
     log_probs = _log(weights).gather(-1, chosen).squeeze(-1)
     return torch.zeros_like(weights).scatter(-1, chosen, 1.0), log_probs
@@ -51,12 +51,13 @@ class HardAttentionLoss(nn.Module):
             lesson: with `draws`, and `is_drawn` (R,) in `fixed`: which captions' regions were drawn.
         """
         assert lesson.draws is not None
-        rows, is_drawn = lesson.captions.row_of_token(), lesson.fixed["is_drawn"].float()
-        words = torch.log_softmax(lesson.logits.detach().float(), dim=-1)
+        rows = lesson.captions.row_of_token()
+        words = torch.log_softmax(_exact(lesson.logits.detach()), dim=-1)
         words = words.gather(-1, lesson.captions.targets[:, None])[:, 0]
         zeros = words.new_zeros(lesson.captions.rows)
         likelihood = zeros.index_add(0, rows, words)  # of each caption, (R,)
-        draws = zeros.to(lesson.draws).index_add(0, rows, lesson.draws)
+        is_drawn = lesson.fixed["is_drawn"].to(words.dtype)
+        draws = zeros.index_add(0, rows, lesson.draws.to(words.dtype))
         advantage = (likelihood - self._move_on(likelihood)) * is_drawn
         entropy = -(lesson.attention * _log(lesson.attention)).sum(-1) * is_drawn[rows]
         gain = self.reward * (advantage * draws).sum() + self.entropy * entropy.sum()
@@ -73,4 +74,10 @@ class HardAttentionLoss(nn.Module):
 
 def _log(weights: Tensor) -> Tensor:
     """Returns log weights, with no infinity for regions that are masked away."""
+    weights = _exact(weights)
     return weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Returns a tensor in float32, or as it is where that is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
