@@ -89,7 +89,8 @@ TWO = torch.tensor([[[1, 4, 2]]])
 def every_draw(made: Any, patch: pytest.MonkeyPatch, baseline: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields chance, surprise and penalty of each way to draw a region a word."""
     for regions in itertools.product(range(3), repeat=2):
-        left, chances = list(regions), []
+        left = list(regions)
+        chances: list[Tensor] = []
 
         def scripted(weights: Tensor, left: list[int] = left, chances: list[Tensor] = chances) -> Any:
             chosen = left.pop(0)
@@ -138,8 +139,13 @@ def test_entropy_term_is_the_entropy_of_the_drawn_captions() -> None:
     packed = pack_captions(TOKENS)
     made = decoder("show-attend-tell-hard", hard_reward=0.0, hard_entropy=0.5, hard_share=1.0).train()
     seen: list[Tensor] = []
-    hook = made.attention.weigh
-    made.attention.weigh = lambda *arguments: seen.append(hook(*arguments)) or seen[-1]
+    weigh = made.attention.weigh
+
+    def remembering(*arguments: Any) -> Tensor:
+        seen.append(weigh(*arguments))
+        return seen[-1]
+
+    made.attention.weigh = remembering
     penalty = made(memories(), None, packed).penalty
     weights = torch.cat(seen)
     torch.testing.assert_close(penalty, 0.5 * (weights * weights.log()).sum() / len(weights))
@@ -176,7 +182,7 @@ def test_hard_attention_learns_where_to_look() -> None:
         logits, penalty = made(memory, None, packed)
         loss = nn.functional.cross_entropy(logits, packed.targets) + penalty
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     made.eval()
     with torch.no_grad():
