@@ -50,7 +50,6 @@ class HardAttentionLoss(nn.Module):
         Args:
             lesson: with `draws`, and `is_drawn` (R,) in `fixed`: which captions' regions were drawn.
         """
-        assert lesson.draws is not None
         rows = lesson.captions.row_of_token()
         words = torch.log_softmax(_exact(lesson.logits.detach()), dim=-1)
         words = words.gather(-1, lesson.captions.targets[:, None])[:, 0]
@@ -59,7 +58,8 @@ class HardAttentionLoss(nn.Module):
         is_drawn = lesson.fixed["is_drawn"].to(words.dtype)
         draws = zeros.index_add(0, rows, lesson.draws.to(words.dtype))
         advantage = (likelihood - self._move_on(likelihood)) * is_drawn
-        entropy = -(lesson.attention * _log(lesson.attention)).sum(-1) * is_drawn[rows]
+        attention = lesson.attention
+        entropy = -(attention * _log(attention)).sum(-1) * is_drawn[rows]
         gain = self.reward * (advantage * draws).sum() + self.entropy * entropy.sum()
         return -gain / len(rows)
 

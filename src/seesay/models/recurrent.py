@@ -1,6 +1,6 @@
 """What decoders that attend at every word share: their state, one step, and the training loop around it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,16 +38,24 @@ class Lesson:
     Attributes:
         captions: the batch.
         logits: (M, V).
-        attention: (M, N).
-        draws: log-probabilities of the regions drawn, (M,); None where attention is soft.
+        steps: what each turn of the loop gave.
         fixed: what stayed the same in the loop, a row a caption: memory, mask, chances.
     """
 
     captions: PackedCaptions
     logits: Tensor
-    attention: Tensor
-    draws: Tensor | None
+    steps: Sequence[Advance]
     fixed: Tensors
+
+    @property
+    def attention(self) -> Tensor:
+        """Where each word looked, (M, N)."""
+        return torch.cat([step.attention for step in self.steps])
+
+    @property
+    def draws(self) -> Tensor:
+        """Log-probabilities of the regions drawn, (M,); of hard attention only."""
+        return torch.cat([step.draw for step in self.steps if step.draw is not None])
 
 
 class RecurrentDecoder(nn.Module):
@@ -139,13 +147,7 @@ class RecurrentDecoder(nn.Module):
             state = new.state
             steps.append(new)
         logits = self.read_out(torch.cat([new.output for new in steps]), embedded)
-        if not self.training:
-            return Taught(logits)
-        draws = [new.draw for new in steps if new.draw is not None]
-        attention = torch.cat([new.attention for new in steps])
-        return Taught(
-            logits, self.penalty(Lesson(captions, logits, attention, torch.cat(draws) if draws else None, fixed))
-        )
+        return Taught(logits, self.penalty(Lesson(captions, logits, steps, fixed)) if self.training else 0.0)
 
     def penalty(self, lesson: Lesson) -> Tensor | float:
         """Returns what training adds to the mean surprise of a token, in nats a token; called in training only."""
