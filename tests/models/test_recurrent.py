@@ -14,16 +14,7 @@ from seesay.models.cells import gru_update, masked_mean
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
-
-V, D = 11, 6
-TOKENS = torch.tensor(
-    [
-        [[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0]],
-        [[1, 8, 9, 10, 4, 2], [0, 0, 0, 0, 0, 0]],
-        [[1, 5, 2, 0, 0, 0], [1, 6, 6, 2, 0, 0]],
-    ]
-)
-
+from tests.models.decoders import MASK, TOKENS, D, V, memories, spread
 
 SIZES = ModelConfig(projection_size=D, embedding_size=5, hidden_size=7, attention_size=4, output_size=8)
 
@@ -62,17 +53,6 @@ def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tens
         hidden = cell(torch.cat([context, decoder.embedding.weight[word]])[None], hidden)
         rows.append(decoder.output(hidden)[0])
     return torch.stack(rows)
-
-
-def spread(logits: Tensor, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
-    """Packed logits (M, V) back to (picture, caption) -> (T, V)."""
-    packed = pack_captions(tokens)
-    captions = tokens.shape[1]
-    rows = packed.row_of_token()
-    return {
-        (int(place) // captions, int(place) % captions): logits[rows == row]
-        for row, place in enumerate(packed.caption_of_row)
-    }
 
 
 def test_attention_gru_forward_equals_a_plain_loop_over_grucell() -> None:
@@ -126,24 +106,18 @@ def test_pooled_gru_forward_equals_torch_gru_on_one_caption(merge: str) -> None:
         torch.testing.assert_close(logits, decoder.output(output[0]), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["attention", "state", "add"])
-def test_step_by_step_equals_forward(kind: str) -> None:
-    decoder = attention_decoder() if kind == "attention" else pooled_decoder(kind)
-    width = D if kind == "attention" else (7 if kind == "state" else 5)
-    memory = torch.randn(3, 4, width, dtype=torch.float64)
-    mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
-    found = spread(decoder(memory, mask, pack_captions(TOKENS)).logits, TOKENS)
-    state = decoder.init_state(memory, mask).pick(torch.zeros(3, 2, dtype=torch.int64))
+@pytest.mark.parametrize("merge", ["state", "add"])
+def test_pooled_step_by_step_equals_forward(merge: str) -> None:
+    decoder, memory = pooled_decoder(merge), memories(size=7 if merge == "state" else 5)
+    found = spread(decoder(memory, MASK, pack_captions(TOKENS)).logits, TOKENS)
+    state = decoder.init_state(memory, MASK).pick(torch.zeros(3, 2, dtype=torch.int64))
     for t in range(5):
         output = decoder.step(TOKENS[:, :, t], state)
         state = output.state
+        assert output.attention is None
         for (image, caption), logits in found.items():
             if t < len(logits):
                 torch.testing.assert_close(output.logits[image, caption], logits[t], rtol=1e-10, atol=1e-10)
-        if output.attention is not None:
-            assert output.attention.shape == (3, 2, 4)
-            torch.testing.assert_close(output.attention.sum(-1), torch.ones(3, 2, dtype=torch.float64))
-            assert bool((output.attention[~mask[:, None].expand(3, 2, 4)] == 0).all())
 
 
 def test_gru_update_equals_grucell() -> None:
@@ -177,34 +151,25 @@ def test_masked_mean_counts_real_regions_only() -> None:
     assert masked_mean(memory, torch.tensor([[True, True, False]])).item() == 2.0
 
 
-def tiny(decoder: str) -> CaptionModel:
+def pooled_model() -> CaptionModel:
     torch.manual_seed(0)
-    sizes = {"embedding_size": 8, "hidden_size": 16, "attention_size": 8, "output_size": 8}
-    if decoder == "attention":
-        return build_model(ModelConfig(projection_size=8, **sizes), V, 10)  # type: ignore[arg-type]
-    config = ModelConfig(decoder="pooled", projection_size=16, layers=3, **sizes)  # type: ignore[arg-type]
-    return build_model(config, V, 10)
+    return build_model(replace(SIZES, decoder="pooled", projection_size=7, layers=3), V, 10)
 
 
-@pytest.mark.parametrize("decoder", ["attention", "pooled"])
-def test_a_gradient_reaches_every_parameter(decoder: str) -> None:
-    model = tiny(decoder)
-    packed = pack_captions(TOKENS)
+def test_a_gradient_reaches_every_parameter_of_the_pooled_gru() -> None:
+    model, packed = pooled_model(), pack_captions(TOKENS)
     logits = model(torch.randn(3, 4, 10), None, packed)
     nn.functional.cross_entropy(logits, packed.targets).backward()  # type: ignore[no-untyped-call]
     silent = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert silent == []
 
 
-@pytest.mark.parametrize("decoder", ["attention", "pooled"])
-def test_captions_of_other_pictures_do_not_matter(decoder: str) -> None:
-    model = tiny(decoder).double()
+def test_captions_of_other_pictures_do_not_matter_to_the_pooled_gru() -> None:
+    model = pooled_model().double()
     features = torch.randn(3, 4, 10, dtype=torch.float64)
     together = spread(model(features, None, pack_captions(TOKENS)), TOKENS)
     for image in range(3):
-        alone = spread(
-            model(features[image : image + 1], None, pack_captions(TOKENS[image : image + 1])),
-            TOKENS[image : image + 1],
-        )
+        part = slice(image, image + 1)
+        alone = spread(model(features[part], None, pack_captions(TOKENS[part])), TOKENS[part])
         for (_, caption), logits in alone.items():
             torch.testing.assert_close(together[image, caption], logits, rtol=1e-10, atol=1e-10)
