@@ -205,7 +205,7 @@ def test_values_become_the_fields_type(key: str, value: object, expected: object
         ("mean", ["red"], "a number"),
         ("strategy", "beams", "choose one of greedy, sample, beam"),
         ("strategy", None, "choose one of"),
-        ("decoder", ["attention"], "choose one of"),
+        ("merge", ["state"], "choose one of"),
     ],
 )
 def test_other_types_are_refused_by_name(key: str, value: object, rule: str) -> None:

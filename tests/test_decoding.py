@@ -4,17 +4,19 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from seesay.config import ModelConfig
 from seesay.decoding import DEFAULT_MAX_LENGTH, DecodingOptions, Hypothesis, decode
+from seesay.models.decoders.attention_gru import AttentionGRUDecoder
+from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
 from seesay.models.protocol import DecoderState, StepOutput
-from seesay.models.recurrent import AttentionGRUDecoder, PooledGRUDecoder
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
 
 ROWS = 1009
@@ -217,13 +219,16 @@ def test_a_beam_leaves_the_greedy_path_where_it_leads_nowhere() -> None:
 # Real decoders.
 
 
-def real_decoder(kind: str) -> AttentionGRUDecoder | PooledGRUDecoder:
+def real_decoder(kind: Any) -> AttentionGRUDecoder | PooledGRUDecoder:
     """A decoder of 11 words over memory of width 7, with weights large enough for captions that differ."""
     torch.manual_seed(0)
     decoder: AttentionGRUDecoder | PooledGRUDecoder
-    decoder = (
-        AttentionGRUDecoder(11, 7, 5, 9, 4, 8) if kind == "attention" else PooledGRUDecoder(11, 7, 7, 7, 2, 0, kind)
-    )
+    if kind == "attention":
+        sizes = ModelConfig(projection_size=7, embedding_size=5, hidden_size=9, attention_size=4, output_size=8)
+        decoder = AttentionGRUDecoder(sizes, 11)
+    else:
+        sizes = ModelConfig(projection_size=7, embedding_size=7, hidden_size=7, layers=2, output_size=0, merge=kind)
+        decoder = PooledGRUDecoder(sizes, 11)
     for parameter in decoder.parameters():
         parameter.data.mul_(3.0)
     last = decoder.output[-1] if isinstance(decoder.output, torch.nn.Sequential) else decoder.output
@@ -248,7 +253,7 @@ def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["gr
         for hypothesis in found:
             words = [*hypothesis.tokens, END_ID]
             packed = pack_captions(torch.tensor([[[START_ID, *words]]]))
-            logits = decoder(MEMORY[image : image + 1], MASK[image : image + 1], packed)
+            logits = decoder(MEMORY[image : image + 1], MASK[image : image + 1], packed).logits
             logits[:, [PAD_ID, START_ID, UNK_ID]] = float("-inf")
             expected = logits.log_softmax(-1)[range(len(words)), words].tolist()
             expected = expected if hypothesis.finished else expected[:-1]

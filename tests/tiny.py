@@ -52,8 +52,13 @@ def in_loop(**overrides: Any) -> Config:
 
 def cached(weights: Path, **overrides: Any) -> Config:
     """Returns settings by which features are kept, of the encoder whose weights `write_encoder` made."""
+    return cached_preset("", weights, **overrides)
+
+
+def cached_preset(preset: str, weights: Path, **overrides: Any) -> Config:
+    """Returns a preset with the settings of `cached` over it."""
     values = {"encoder": ENCODER, "encoder_weights": str(weights)}
-    return resolve_config(overrides={**_SMALL, **values, **overrides})
+    return resolve_config(preset, overrides={**_SMALL, **values, **overrides})
 
 
 def write_encoder(path: Path, seed: int = 0) -> Path:

@@ -10,7 +10,7 @@ checkpoints/        last.ckpt (resumable) and the best few
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,7 @@ def load_run(folder: str | Path) -> Run:
         config = resolve_config(file=folder / CONFIG_FILE)
     except ConfigError as error:
         raise CheckpointError(f"the run {folder} cannot be used: {error}") from error
+    _require_every_section(folder / CONFIG_FILE)
     tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
     if len(tokenizer) != info.vocabulary_size:
         raise CheckpointError(
@@ -155,6 +156,18 @@ def load_run(folder: str | Path) -> Run:
             "they are not of one run"
         )
     return Run(folder, config, info, tokenizer)
+
+
+def _require_every_section(path: Path) -> None:
+    """Refuses a run's configuration that was cut short where what is left is valid YAML by itself.
+
+    Raises:
+        CheckpointError: a section is missing, whose settings would silently be the defaults.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for section in fields(Config):
+        if f"{section.name}:" not in lines:
+            raise CheckpointError(f"{path} is cut short: it has no section {section.name}")
 
 
 def load_weights(run: Run, model: torch.nn.Module) -> None:

@@ -13,7 +13,12 @@ from typing import Any, Literal
 
 from seesay.errors import ConfigError
 
-_BOUNDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+_BOUNDS = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+    "most": (operator.le, "at most"),
+}
 
 
 def setting(default: Any, help: str, **bounds: float) -> Any:
@@ -22,7 +27,7 @@ def setting(default: Any, help: str, **bounds: float) -> Any:
     Args:
         default: the value where nothing else is said.
         help: one line for `--help` and the documents.
-        bounds: `least`, `above` or `below`: what a number must keep to.
+        bounds: `least`, `above`, `below` or `most`: what a number must keep to.
     """
     return field(default=default, metadata={"help": help, "bounds": bounds})
 
@@ -95,22 +100,49 @@ class EncoderConfig(_Section):
 class ModelConfig(_Section):
     """The captioning network after the encoder; sizes are widths in units."""
 
-    decoder: Literal["attention", "pooled"] = setting("attention", "attention over regions, or one pooled vector")
+    decoder: str = setting(
+        "attention", "attention, pooled, show-attend-tell, luong, up-down or transformer; or one of your own"
+    )
     projection_size: int = setting(256, "width D of a region after the projection of its features", least=1)
     projection_activation: Literal["relu", "tanh", "none"] = setting("relu", "activation of that projection")
     embedding_size: int = setting(256, "width of a word's embedding", least=1)
-    hidden_size: int = setting(512, "units of a recurrent layer", least=1)
-    attention_size: int = setting(512, "units of the additive attention", least=1)
+    hidden_size: int = setting(512, "units of a recurrent layer; width of the transformer", least=1)
+    attention: Literal["soft", "hard"] = setting(
+        "soft", "soft attends to the weighted mean of all regions; hard draws one in training (show-attend-tell)"
+    )
+    attention_score: Literal["additive", "dot", "general", "multihead"] = setting(
+        "additive", "how a recurrent decoder scores a region (the transformer is multihead always)"
+    )
+    attention_size: int = setting(512, "units of additive attention, or of all heads together", least=1)
+    heads: int = setting(8, "heads of multihead attention and of the transformer", least=1)
     output_size: int = setting(512, "width of the dense layer before the vocabulary; 0 = none", least=0)
-    layers: int = setting(1, "recurrent layers", least=1)
+    layers: int = setting(1, "layers of the pooled decoder and of the transformer", least=1)
+    feedforward_size: int = setting(1024, "transformer: width inside the feed-forward layers", least=1)
     merge: Literal["state", "add"] = setting(
         "state", "pooled decoder: the picture is the first state, or added to each word"
     )
     initialisation: Literal["keras", "torch"] = setting(
         "keras", "first weights: as the tutorials' Keras draws them, or as torch does (learns from nothing sooner)"
     )
+    tie_weights: bool = setting(False, "the vocabulary layer's matrix is the word embeddings' (sizes must agree)")
+    log_frequency_bias: bool = setting(False, "the vocabulary layer's bias starts at the words' log frequencies")
+    doubly_stochastic: float = setting(
+        0.0, "weight of the penalty on regions that a caption has looked at more or less than once in all", least=0
+    )
+    hard_reward: float = setting(0.1, "hard attention: weight of the log-likelihood as a reward of the draws", least=0)
+    hard_entropy: float = setting(0.002, "hard attention: weight of the entropy that keeps it exploring", least=0)
+    hard_share: float = setting(
+        0.5, "hard attention: share of captions whose regions are drawn; the others' attention is soft", least=0, most=1
+    )
     feature_dropout: float = setting(0.0, "dropout on the encoder's features", least=0, below=1)
     embedding_dropout: float = setting(0.0, "dropout on word embeddings", least=0, below=1)
+    attention_dropout: float = setting(0.0, "dropout on attention weights", least=0, below=1)
+    state_dropout: float = setting(
+        0.0,
+        "dropout on the recurrent state (one mask a caption), or on what transformer layers add",
+        least=0,
+        below=1,
+    )
     output_dropout: float = setting(0.0, "dropout before the vocabulary layer", least=0, below=1)
 
 

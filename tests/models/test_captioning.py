@@ -11,9 +11,10 @@ from torch import nn
 from seesay.config import EncoderConfig, ModelConfig
 from seesay.errors import ConfigError
 from seesay.models.captioning import CaptionModel, build_model, count_parameters
+from seesay.models.decoders.attention_gru import AttentionGRUDecoder
+from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.encoders import SMALL_CNN, build_encoder
 from seesay.models.packing import pack_captions
-from seesay.models.recurrent import AttentionGRUDecoder, PooledGRUDecoder
 
 V, F = 13, 10
 ATTENTION = ModelConfig(projection_size=6, embedding_size=5, hidden_size=7, attention_size=4, output_size=8)
@@ -35,7 +36,7 @@ def test_the_network_is_projection_then_decoder(config: ModelConfig) -> None:
     assert memory.shape == (2, 3, config.projection_size)
     logits = model(features, mask, CAPTIONS)
     assert logits.shape == (len(CAPTIONS.targets), V)
-    torch.testing.assert_close(logits, model.decoder(memory, mask, CAPTIONS))
+    torch.testing.assert_close(logits, model.decoder(memory, mask, CAPTIONS).logits)
     assert id(model.search) == id(model.decoder)
 
 
@@ -151,7 +152,7 @@ def test_dropping_embeddings_spares_the_picture_that_is_added_to_them() -> None:
     assert isinstance(decoder, PooledGRUDecoder)
     nn.init.zeros_(decoder.embedding.weight)
     memory = torch.rand(2, 1, 64)
-    torch.testing.assert_close(decoder(memory, None, CAPTIONS), decoder.eval()(memory, None, CAPTIONS))
+    torch.testing.assert_close(decoder(memory, None, CAPTIONS).logits, decoder.eval()(memory, None, CAPTIONS).logits)
 
 
 def test_an_encoder_in_the_loop_is_trained_with_the_rest() -> None:

@@ -94,6 +94,32 @@ def test_nothing_packs_to_nothing() -> None:
         assert len(packed.row_of_token()) == 0
 
 
+@given(pictures)
+def test_padding_by_caption_and_by_image_is_the_captions_themselves_and_comes_back(
+    images: list[list[tuple[int, ...]]],
+) -> None:
+    packed = pack_captions(pad_captions(images))
+    by_caption, by_image = packed.by_caption(), packed.by_image(len(images) + 1)  # one picture without a caption
+    most = max(map(len, images))
+    for row, place in zip(by_caption.pad(packed.inputs).tolist(), packed.caption_of_row.tolist(), strict=True):
+        caption = images[place // most][place % most][:-1]
+        assert row == [*caption, *[0] * (by_caption.places - len(caption))]
+    rows = by_image.pad(packed.inputs).tolist()
+    assert len(rows) == len(images) + 1
+    for own, row in zip([*images, []], rows, strict=True):
+        assert sorted(row) == sorted([0] * row.count(0) + [word for caption in own for word in caption[:-1]])
+        assert row[: len(row) - row.count(0)] == [word for word in row if word]  # no hole
+    for way in (by_caption, by_image):
+        assert torch.equal(way.pack(way.pad(packed.targets)), packed.targets)
+        assert way.pad(torch.rand(len(packed.inputs), 3, 2)).shape == (way.rows, way.places, 3, 2)
+
+
+def test_nothing_pads_to_nothing() -> None:
+    packed = pack_captions(torch.zeros(2, 3, 4, dtype=torch.int64))
+    assert packed.by_caption().pad(packed.inputs).shape == (0, 0)
+    assert packed.by_image(2).pad(packed.inputs).shape == (2, 0)
+
+
 def test_to_moves_every_tensor() -> None:
     packed = pack_captions(torch.tensor([[[1, 5, 2]]])).to(torch.device("meta"))
     tensors = {

@@ -1,33 +1,34 @@
 """The recurrent decoders against plain loops over torch's own cells."""
 
+from dataclasses import replace
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
+from seesay.models.attention import AdditiveAttention
 from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.cells import gru_update, masked_mean
+from seesay.models.decoders.attention_gru import AttentionGRUDecoder
+from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
-from seesay.models.recurrent import AttentionGRUDecoder, PooledGRUDecoder, gru_update, masked_mean
+from tests.models.decoders import MASK, TOKENS, D, V, memories, spread
 
-V, D = 11, 6
-TOKENS = torch.tensor(
-    [
-        [[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0]],
-        [[1, 8, 9, 10, 4, 2], [0, 0, 0, 0, 0, 0]],
-        [[1, 5, 2, 0, 0, 0], [1, 6, 6, 2, 0, 0]],
-    ]
-)
+SIZES = ModelConfig(projection_size=D, embedding_size=5, hidden_size=7, attention_size=4, output_size=8)
 
 
-def attention_decoder(**options: float) -> AttentionGRUDecoder:
+def attention_decoder() -> AttentionGRUDecoder:
     torch.manual_seed(0)
-    return AttentionGRUDecoder(V, D, 5, 7, 4, 8, **options).double()
+    return AttentionGRUDecoder(SIZES, V).double()
 
 
-def pooled_decoder(merge: str) -> PooledGRUDecoder:
+def pooled_decoder(merge: Any) -> PooledGRUDecoder:
     torch.manual_seed(0)
     width = 7 if merge == "state" else 5
-    return PooledGRUDecoder(V, width, 5, 7, 3, 0, merge).double()
+    config = replace(SIZES, decoder="pooled", projection_size=width, layers=3, output_size=0, merge=merge)
+    return PooledGRUDecoder(config, V).double()
 
 
 def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor, caption: list[int]) -> Tensor:
@@ -40,7 +41,7 @@ def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tens
         cell.weight_hh.copy_(decoder.state_gates.weight)
         cell.bias_hh.copy_(decoder.state_gates.bias)
     hidden = torch.zeros(1, hidden_size, dtype=torch.float64)
-    attention = decoder.attention
+    attention = cast("AdditiveAttention", decoder.attention)
     rows = []
     for word in caption:
         energies = []
@@ -54,22 +55,11 @@ def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tens
     return torch.stack(rows)
 
 
-def spread(logits: Tensor, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
-    """Packed logits (M, V) back to (picture, caption) -> (T, V)."""
-    packed = pack_captions(tokens)
-    captions = tokens.shape[1]
-    rows = packed.row_of_token()
-    return {
-        (int(place) // captions, int(place) % captions): logits[rows == row]
-        for row, place in enumerate(packed.caption_of_row)
-    }
-
-
 def test_attention_gru_forward_equals_a_plain_loop_over_grucell() -> None:
     decoder = attention_decoder()
     memory = torch.randn(3, 4, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
-    found = spread(decoder(memory, mask, pack_captions(TOKENS)), TOKENS)
+    found = spread(decoder(memory, mask, pack_captions(TOKENS)).logits, TOKENS)
     assert len(found) == 5
     for (image, caption), logits in found.items():
         words = [word for word in TOKENS[image, caption].tolist() if word][:-1]
@@ -82,7 +72,7 @@ def test_attention_gru_gradients_equal_the_plain_loops() -> None:
     memory = torch.randn(3, 4, D, dtype=torch.float64)
     mask = torch.ones(3, 4, dtype=torch.bool)
     packed = pack_captions(TOKENS)
-    nn.functional.cross_entropy(decoder(memory, mask, packed), packed.targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    nn.functional.cross_entropy(decoder(memory, mask, packed).logits, packed.targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
     # the cell of the plain loop copies the recurrent weights, so gradients are compared on those it shares
     shared = ("attention", "output", "embedding")
     fast = {n: p.grad.clone() for n, p in decoder.named_parameters() if n.startswith(shared) and p.grad is not None}
@@ -105,7 +95,7 @@ def test_attention_gru_gradients_equal_the_plain_loops() -> None:
 def test_pooled_gru_forward_equals_torch_gru_on_one_caption(merge: str) -> None:
     decoder = pooled_decoder(merge)
     memory = torch.randn(3, 1, 7 if merge == "state" else 5, dtype=torch.float64)
-    found = spread(decoder(memory, None, pack_captions(TOKENS)), TOKENS)
+    found = spread(decoder(memory, None, pack_captions(TOKENS)).logits, TOKENS)
     for (image, caption), logits in found.items():
         words = torch.tensor([word for word in TOKENS[image, caption].tolist() if word][:-1])
         embedded = decoder.embedding(words)[None]
@@ -116,24 +106,18 @@ def test_pooled_gru_forward_equals_torch_gru_on_one_caption(merge: str) -> None:
         torch.testing.assert_close(logits, decoder.output(output[0]), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["attention", "state", "add"])
-def test_step_by_step_equals_forward(kind: str) -> None:
-    decoder = attention_decoder() if kind == "attention" else pooled_decoder(kind)
-    width = D if kind == "attention" else (7 if kind == "state" else 5)
-    memory = torch.randn(3, 4, width, dtype=torch.float64)
-    mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
-    found = spread(decoder(memory, mask, pack_captions(TOKENS)), TOKENS)
-    state = decoder.init_state(memory, mask).pick(torch.zeros(3, 2, dtype=torch.int64))
+@pytest.mark.parametrize("merge", ["state", "add"])
+def test_pooled_step_by_step_equals_forward(merge: str) -> None:
+    decoder, memory = pooled_decoder(merge), memories(size=7 if merge == "state" else 5)
+    found = spread(decoder(memory, MASK, pack_captions(TOKENS)).logits, TOKENS)
+    state = decoder.init_state(memory, MASK).pick(torch.zeros(3, 2, dtype=torch.int64))
     for t in range(5):
         output = decoder.step(TOKENS[:, :, t], state)
         state = output.state
+        assert output.attention is None
         for (image, caption), logits in found.items():
             if t < len(logits):
                 torch.testing.assert_close(output.logits[image, caption], logits[t], rtol=1e-10, atol=1e-10)
-        if output.attention is not None:
-            assert output.attention.shape == (3, 2, 4)
-            torch.testing.assert_close(output.attention.sum(-1), torch.ones(3, 2, dtype=torch.float64))
-            assert bool((output.attention[~mask[:, None].expand(3, 2, 4)] == 0).all())
 
 
 def test_gru_update_equals_grucell() -> None:
@@ -158,7 +142,7 @@ def test_the_picture_reaches_the_pooled_decoder(merge: str) -> None:
     decoder = pooled_decoder(merge)
     memory = torch.randn(2, 1, 7 if merge == "state" else 5, dtype=torch.float64)
     tokens = torch.tensor([[[1, 4, 2]], [[1, 4, 2]]])
-    found = spread(decoder(memory, None, pack_captions(tokens)), tokens)
+    found = spread(decoder(memory, None, pack_captions(tokens)).logits, tokens)
     assert not torch.allclose(found[0, 0], found[1, 0])
 
 
@@ -167,34 +151,25 @@ def test_masked_mean_counts_real_regions_only() -> None:
     assert masked_mean(memory, torch.tensor([[True, True, False]])).item() == 2.0
 
 
-def tiny(decoder: str) -> CaptionModel:
+def pooled_model() -> CaptionModel:
     torch.manual_seed(0)
-    sizes = {"embedding_size": 8, "hidden_size": 16, "attention_size": 8, "output_size": 8}
-    if decoder == "attention":
-        return build_model(ModelConfig(projection_size=8, **sizes), V, 10)  # type: ignore[arg-type]
-    config = ModelConfig(decoder="pooled", projection_size=16, layers=3, **sizes)  # type: ignore[arg-type]
-    return build_model(config, V, 10)
+    return build_model(replace(SIZES, decoder="pooled", projection_size=7, layers=3), V, 10)
 
 
-@pytest.mark.parametrize("decoder", ["attention", "pooled"])
-def test_a_gradient_reaches_every_parameter(decoder: str) -> None:
-    model = tiny(decoder)
-    packed = pack_captions(TOKENS)
+def test_a_gradient_reaches_every_parameter_of_the_pooled_gru() -> None:
+    model, packed = pooled_model(), pack_captions(TOKENS)
     logits = model(torch.randn(3, 4, 10), None, packed)
     nn.functional.cross_entropy(logits, packed.targets).backward()  # type: ignore[no-untyped-call]
     silent = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert silent == []
 
 
-@pytest.mark.parametrize("decoder", ["attention", "pooled"])
-def test_captions_of_other_pictures_do_not_matter(decoder: str) -> None:
-    model = tiny(decoder).double()
+def test_captions_of_other_pictures_do_not_matter_to_the_pooled_gru() -> None:
+    model = pooled_model().double()
     features = torch.randn(3, 4, 10, dtype=torch.float64)
     together = spread(model(features, None, pack_captions(TOKENS)), TOKENS)
     for image in range(3):
-        alone = spread(
-            model(features[image : image + 1], None, pack_captions(TOKENS[image : image + 1])),
-            TOKENS[image : image + 1],
-        )
+        part = slice(image, image + 1)
+        alone = spread(model(features[part], None, pack_captions(TOKENS[part])), TOKENS[part])
         for (_, caption), logits in alone.items():
             torch.testing.assert_close(together[image, caption], logits, rtol=1e-10, atol=1e-10)

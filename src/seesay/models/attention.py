@@ -1,37 +1,42 @@
-"""Attention of a decoder's query over the regions of a picture."""
+"""Attention of a decoder's query over the regions of a picture: one interface, four ways to score a region."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from seesay.config import ModelConfig
 
-class AdditiveAttention(nn.Module):
-    """Additive attention: score = v . tanh(W_m memory + W_q query).
 
-    Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and Translate", eq. 6 and
-    appendix A.1.2. The bias of the score is left out: the softmax takes it away again.
+class Attention(nn.Module):
+    """What a recurrent decoder asks of its attention.
+
+    The leading dimensions of all arguments broadcast: in training query (R, Q) with keys (R, N, A); in decoding
+    query (B, K, Q) with keys (B, 1, N, A) that the K hypotheses of a picture share.
 
     Args:
-        memory_size: width D of a region.
-        query_size: width of the decoder's query.
-        attention_size: units A inside the tanh.
+        dropout: share of the weights dropped in training when the context is formed; the weights that are
+            returned are whole.
     """
 
-    def __init__(self, memory_size: int, query_size: int, attention_size: int) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.key = nn.Linear(memory_size, attention_size)
-        self.query = nn.Linear(query_size, attention_size, bias=False)  # its bias would add to the key's
-        self.score = nn.Linear(attention_size, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
 
     def keys(self, memory: Tensor) -> Tensor:
         """Returns the picture's side of the score, (..., N, A), from memory (..., N, D); once a picture."""
-        projected: Tensor = self.key(memory)
-        return projected
+        raise NotImplementedError
+
+    def energies(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Returns how well each region suits the query (..., Q), before the softmax, (..., N)."""
+        raise NotImplementedError
+
+    def weigh(self, query: Tensor, keys: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """Returns the weights (..., N) alone, which sum to 1."""
+        return masked_softmax(self.energies(query, keys), memory_mask)
 
     def forward(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the attended context and the weights.
-
-        The leading dimensions broadcast: in training query (R, Q) with keys (R, N, A); in decoding query
-        (B, K, Q) with keys (B, 1, N, A) that the K hypotheses of a picture share.
 
         Args:
             query: the decoder's state, (..., Q).
@@ -42,9 +47,147 @@ class AdditiveAttention(nn.Module):
         Returns:
             context (..., D) and weights (..., N) that sum to 1.
         """
-        energy = self.score(torch.tanh(keys + self.query(query).unsqueeze(-2))).squeeze(-1)
-        if memory_mask is not None:
-            energy = energy.masked_fill(~memory_mask, float("-inf"))
-        weights = torch.softmax(energy, dim=-1)
-        context = torch.matmul(weights.to(memory.dtype).unsqueeze(-2), memory).squeeze(-2)
-        return context, weights
+        weights = self.weigh(query, keys, memory_mask)
+        return weighted_sum(self.dropout(weights), memory), weights
+
+
+class AdditiveAttention(Attention):
+    """Additive attention: score = v . tanh(W_m memory + W_q query).
+
+    Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and Translate", eq. 6 and
+    appendix A.1.2. The bias of the score is left out: the softmax takes it away again.
+
+    Args:
+        memory_size: width D of a region.
+        query_size: width of the decoder's query.
+        attention_size: units A inside the tanh.
+        dropout: see `Attention`.
+    """
+
+    def __init__(self, memory_size: int, query_size: int, attention_size: int, dropout: float = 0.0) -> None:
+        super().__init__(dropout)
+        self.key = nn.Linear(memory_size, attention_size)
+        self.query = nn.Linear(query_size, attention_size, bias=False)  # its bias would add to the key's
+        self.score = nn.Linear(attention_size, 1, bias=False)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """Returns W_m memory, (..., N, A)."""
+        projected: Tensor = self.key(memory)
+        return projected
+
+    def energies(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Returns the scores (..., N)."""
+        scores: Tensor = self.score(torch.tanh(keys + self.query(query).unsqueeze(-2)))
+        return scores.squeeze(-1)
+
+
+class DotAttention(Attention):
+    """Multiplicative attention without weights: score = memory . query, so that D must equal Q.
+
+    Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation", section 3.1, `dot`.
+    """
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """Returns the memory itself, (..., N, D)."""
+        return memory
+
+    def energies(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Returns the scores (..., N)."""
+        return torch.matmul(keys, query.to(keys.dtype).unsqueeze(-1)).squeeze(-1)
+
+
+class GeneralAttention(DotAttention):
+    """Multiplicative attention through a matrix: score = (W memory) . query.
+
+    Luong et al. 2015, section 3.1, `general`. The matrix is applied to the memory, once a picture.
+
+    Args:
+        memory_size: width D of a region.
+        query_size: width of the decoder's query.
+        dropout: see `Attention`.
+    """
+
+    def __init__(self, memory_size: int, query_size: int, dropout: float = 0.0) -> None:
+        super().__init__(dropout)
+        self.key = nn.Linear(memory_size, query_size, bias=False)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """Returns W memory, (..., N, Q)."""
+        projected: Tensor = self.key(memory)
+        return projected
+
+
+class MultiHeadAttention(Attention):
+    """Scaled dot-product attention in H heads, each with its own view of regions and query.
+
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.2.2. The weights that are returned are the mean
+    over the heads.
+
+    Args:
+        memory_size: width D of a region, and of the context.
+        query_size: width of the decoder's query.
+        attention_size: width A of all heads together.
+        heads: H, a divisor of A.
+        dropout: see `Attention`.
+    """
+
+    def __init__(
+        self, memory_size: int, query_size: int, attention_size: int, heads: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__(dropout)
+        self.heads = heads
+        self.key_value = nn.Linear(memory_size, 2 * attention_size)
+        self.query = nn.Linear(query_size, attention_size)
+        self.merge = nn.Linear(attention_size, memory_size)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """Returns the keys, then the values, (..., N, 2A)."""
+        projected: Tensor = self.key_value(memory)
+        return projected
+
+    def weigh(self, query: Tensor, keys: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """Returns the weights (..., N), the mean over the heads."""
+        return self._by_head(query, keys, memory_mask)[0].mean(-2)
+
+    def forward(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the context (..., D) and the mean weights (..., N); `memory` itself is in the keys already."""
+        weights, values = self._by_head(query, keys, memory_mask)
+        heads = torch.matmul(self.dropout(weights).to(values.dtype).unsqueeze(-2), values).squeeze(-2)
+        context: Tensor = self.merge(heads.flatten(-2))
+        return context, weights.mean(-2)
+
+    def _by_head(self, query: Tensor, keys: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns weights (..., H, N) and values (..., H, N, A / H)."""
+        key, value = (split_heads(half, self.heads) for half in keys.chunk(2, dim=-1))
+        asked = torch.unflatten(self.query(query), -1, (self.heads, -1)).unsqueeze(-1)  # (..., H, A / H, 1)
+        scores = torch.matmul(key, asked).squeeze(-1) / key.shape[-1] ** 0.5
+        return masked_softmax(scores, None if memory_mask is None else memory_mask.unsqueeze(-2)), value
+
+
+def split_heads(tensor: Tensor, heads: int) -> Tensor:
+    """Returns (..., N, A) as (..., H, N, A / H)."""
+    return torch.unflatten(tensor, -1, (heads, -1)).transpose(-2, -3)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Returns softmax over the last dimension of scores (..., N) where the mask is True; 0 elsewhere."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return torch.softmax(scores, dim=-1)
+
+
+def weighted_sum(weights: Tensor, memory: Tensor) -> Tensor:
+    """Returns the context (..., D) of weights (..., N) over memory (..., N, D)."""
+    return torch.matmul(weights.to(memory.dtype).unsqueeze(-2), memory).squeeze(-2)
+
+
+def build_attention(config: ModelConfig, query_size: int) -> Attention:
+    """Returns the attention that `model.attention_score` names, for queries (..., Q) of the given width."""
+    memory_size, units, dropout = config.projection_size, config.attention_size, config.attention_dropout
+    builders: dict[str, Callable[[], Attention]] = {
+        "additive": lambda: AdditiveAttention(memory_size, query_size, units, dropout),
+        "dot": lambda: DotAttention(dropout),
+        "general": lambda: GeneralAttention(memory_size, query_size, dropout),
+        "multihead": lambda: MultiHeadAttention(memory_size, query_size, units, config.heads, dropout),
+    }
+    return builders[config.attention_score]()

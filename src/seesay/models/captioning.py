@@ -2,14 +2,17 @@
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
+from seesay.models.contradictions import refuse_contradictions
 from seesay.models.encoders import Encoder
+from seesay.models.initialisation import initialise_like_keras
 from seesay.models.packing import PackedCaptions
-from seesay.models.protocol import Decoder
-from seesay.models.recurrent import AttentionGRUDecoder, PooledGRUDecoder, initialise_like_keras
+from seesay.models.protocol import Decoder, Taught
+from seesay.models.registry import decoder_builder
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity}
 
@@ -20,7 +23,7 @@ class CaptionModel(nn.Module):
     Attributes:
         encoder: the image network where pictures pass through the model; None on cached features.
         projection: features (..., F) -> memory (..., D).
-        decoder: any `Decoder`, with a `forward` for teacher forcing.
+        decoder: any `TeachableDecoder`.
     """
 
     def __init__(
@@ -64,7 +67,11 @@ class CaptionModel(nn.Module):
             memory_mask: (B, N), True = may attend; None = all.
             captions: all captions of the B pictures, packed.
         """
-        return cast("Tensor", self.decoder(self.remember(features), memory_mask, captions))
+        return self.teach(features, memory_mask, captions).logits
+
+    def teach(self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+        """Returns the same with what the decoder's own training adds to the loss; see `Taught`."""
+        return cast("Taught", self.decoder(self.remember(features), memory_mask, captions))
 
 
 def build_model(
@@ -79,55 +86,28 @@ def build_model(
         encoder: the image network, if pictures are to pass through the model.
 
     Raises:
-        ConfigError: the sizes contradict each other.
+        ConfigError: there is no such decoder, or the settings contradict each other.
     """
+    refuse_contradictions(config)
     activation = _ACTIVATIONS[config.projection_activation]()
     projection = nn.Sequential(nn.Linear(feature_size, config.projection_size), activation)
-    decoder = _BUILDERS[config.decoder](config, vocabulary_size)
+    decoder = decoder_builder(config.decoder)(config, vocabulary_size)
     if config.initialisation == "keras":
         for part in (projection, decoder):
             initialise_like_keras(part)
     return CaptionModel(projection, decoder, config.feature_dropout, encoder)
 
 
+def check_model(config: ModelConfig) -> None:
+    """Refuses a network that cannot be built, before anything is spent on its data.
+
+    Raises:
+        ConfigError: there is no such decoder, or the settings contradict each other.
+    """
+    with torch.device("meta"):  # sizes only: no memory, no time, no random numbers
+        build_model(config, vocabulary_size=5, feature_size=1)
+
+
 def count_parameters(model: nn.Module) -> int:
     """Returns how many numbers training may change."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _attention_decoder(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    if config.layers != 1:
-        raise ConfigError(f"model.layers is {config.layers}; the attention decoder has one recurrent layer")
-    return AttentionGRUDecoder(
-        vocabulary_size,
-        config.projection_size,
-        config.embedding_size,
-        config.hidden_size,
-        config.attention_size,
-        config.output_size,
-        config.embedding_dropout,
-        config.output_dropout,
-    )
-
-
-def _pooled_decoder(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    wanted = config.hidden_size if config.merge == "state" else config.embedding_size
-    if config.projection_size != wanted:
-        raise ConfigError(
-            f"model.projection_size is {config.projection_size}; with model.merge={config.merge} it must equal "
-            f"model.{'hidden_size' if config.merge == 'state' else 'embedding_size'} ({wanted})"
-        )
-    return PooledGRUDecoder(
-        vocabulary_size,
-        config.projection_size,
-        config.embedding_size,
-        config.hidden_size,
-        config.layers,
-        config.output_size,
-        config.merge,
-        config.embedding_dropout,
-        config.output_dropout,
-    )
-
-
-_BUILDERS = {"attention": _attention_decoder, "pooled": _pooled_decoder}

@@ -48,6 +48,54 @@ class PackedCaptions:
         running = torch.arange(self.rows)[None] < torch.tensor(self.sizes, dtype=torch.int64)[:, None]
         return running.nonzero()[:, 1].to(self.inputs.device)
 
+    def step_of_token(self) -> Tensor:
+        """Returns for every packed token its place in its caption, (M,) int64."""
+        return torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.int64)).to(self.inputs.device)
+
+    def by_caption(self) -> "Padding":
+        """Returns the way to (R, T, ...), a row a caption with its tokens in order, and back."""
+        return Padding(self.row_of_token(), self.step_of_token(), self.rows, len(self.sizes))
+
+    def by_image(self, images: int) -> "Padding":
+        """Returns the way to (B, S, ...), a row a picture with the tokens of all its captions, and back.
+
+        Args:
+            images: pictures B of the batch, those without a caption too.
+        """
+        image = self.image_of_row.index_select(0, self.row_of_token())
+        counts = torch.bincount(image, minlength=images)
+        order = torch.argsort(image, stable=True)
+        place = torch.empty_like(order)
+        before = counts.cumsum(0) - counts
+        place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
+        return Padding(image, place, images, int(counts.max()) if len(order) else 0)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """The way of packed tokens into a padded tensor, for layers that work on rows, and back.
+
+    Attributes:
+        row: the row of each token, (M,) int64.
+        place: its place there, (M,) int64; the places of a row are 0, 1, 2, ...
+        rows: how many rows there are.
+        places: how long they are.
+    """
+
+    row: Tensor
+    place: Tensor
+    rows: int
+    places: int
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """Returns (M, ...) as (rows, places, ...), zero where there is no token."""
+        padded = packed.new_zeros(self.rows, self.places, *packed.shape[1:])
+        return padded.index_put((self.row, self.place), packed)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Returns the tokens (M, ...) of (rows, places, ...)."""
+        return padded[self.row, self.place]
+
 
 def pack_captions(tokens: Tensor) -> PackedCaptions:
     """Returns the captions of a batch packed for teacher forcing.

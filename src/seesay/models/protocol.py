@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from seesay.models.packing import PackedCaptions
+
 
 @dataclass(frozen=True)
 class DecoderState:
@@ -49,6 +51,19 @@ class StepOutput(NamedTuple):
     attention: Tensor | None
 
 
+class Taught(NamedTuple):
+    """What a decoder gives under teacher forcing.
+
+    Attributes:
+        logits: scores of the word that follows every real token, (M, V).
+        penalty: what training adds to the mean surprise of a token, in the same unit (nats a token): of
+            attention that must be kept in bounds, or that is drawn and learns by reward. 0 in evaluation.
+    """
+
+    logits: Tensor
+    penalty: Tensor | float = 0.0
+
+
 class Decoder(Protocol):
     """What `seesay.decoding` needs of a decoder."""
 
@@ -63,4 +78,18 @@ class Decoder(Protocol):
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
         """Returns the scores of the words that may follow `tokens` (B, K) int64."""
+        ...
+
+
+class TeachableDecoder(Decoder, Protocol):
+    """What training needs of a decoder beyond that; a decoder is a `torch.nn.Module` whose `forward` is this."""
+
+    def __call__(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+        """Returns the scores of the words that follow every real token under teacher forcing.
+
+        Args:
+            memory: (B, N, D).
+            memory_mask: (B, N), True = may attend; None = all.
+            captions: the batch's captions, packed.
+        """
         ...

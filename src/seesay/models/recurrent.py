@@ -1,234 +1,204 @@
-"""Recurrent decoders: a GRU that attends over regions, and stacked GRUs that start from one vector."""
+"""What decoders that attend at every word share: their state, one step, and the training loop around it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from seesay.models.attention import AdditiveAttention
+from seesay.config import ModelConfig
+from seesay.models.attention import build_attention
 from seesay.models.packing import PackedCaptions
-from seesay.models.protocol import DecoderState, StepOutput
+from seesay.models.protocol import DecoderState, StepOutput, Taught
+
+Tensors = dict[str, Tensor]
 
 
-class AttentionGRUDecoder(nn.Module):
-    """A GRU whose input at each step is the attended context, then the word's embedding.
+class Advance(NamedTuple):
+    """One word further.
 
-    The system of Xu et al. 2015 ("Show, Attend and Tell") in the form of the well-known tutorial, with the
-    state carried over from step to step: additive attention queried by the previous state, a GRU from a zero
-    state, a dense layer, the vocabulary, with nothing between the two.
-
-    Args:
-        vocabulary_size: V.
-        memory_size: width D of a region.
-        embedding_size: width of a word.
-        hidden_size: units H of the GRU.
-        attention_size: units of the attention.
-        output_size: width of the dense layer before the vocabulary; 0 leaves it out.
-        embedding_dropout: share of embedding values dropped in training.
-        output_dropout: share of GRU outputs dropped before the dense layers in training.
+    Attributes:
+        state: the decoder's next state by name, each (..., H).
+        output: what `read_out` turns into scores, (..., O).
+        attention: where it looked, (..., N).
+        draw: log-probability of the region drawn, (...,); None where attention is soft.
     """
 
-    def __init__(
-        self,
-        vocabulary_size: int,
-        memory_size: int,
-        embedding_size: int,
-        hidden_size: int,
-        attention_size: int,
-        output_size: int,
-        embedding_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-    ) -> None:
+    state: Tensors
+    output: Tensor
+    attention: Tensor
+    draw: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch as it went through the training loop, M tokens in the order of `captions`.
+
+    Attributes:
+        captions: the batch.
+        logits: (M, V).
+        steps: what each turn of the loop gave.
+        fixed: what stayed the same in the loop, a row a caption: memory, mask, chances.
+    """
+
+    captions: PackedCaptions
+    logits: Tensor
+    steps: Sequence[Advance]
+    fixed: Tensors
+
+    @property
+    def attention(self) -> Tensor:
+        """Where each word looked, (M, N)."""
+        return torch.cat([step.attention for step in self.steps])
+
+    @property
+    def draws(self) -> Tensor:
+        """Log-probabilities of the regions drawn, (M,); of hard attention only."""
+        return torch.cat([step.draw for step in self.steps if step.draw is not None])
+
+
+class RecurrentDecoder(nn.Module):
+    """The frame of a recurrent decoder that attends to regions at every word.
+
+    A decoder fills in `start`, `words`, `advance` and `read_out`; the frame makes `init_state`, `step` and
+    `forward` of them, and keeps their costs where they belong: what depends on the picture alone is computed
+    once a picture, what depends on the words alone before the time loop, and the vocabulary layer after it, on
+    real tokens only; captions that have ended leave the loop.
+
+    Args:
+        config: the network's sizes; `model.projection_size` is the width D of the memory.
+        vocabulary_size: V.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.hidden_size = hidden_size
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        self.attention = AdditiveAttention(memory_size, hidden_size, attention_size)
-        # The GRU's input matrix in its two halves: the word's is applied to all steps at once before the
-        # loop, the context's inside it.
-        self.word_gates = nn.Linear(embedding_size, 3 * hidden_size)
-        self.context_gates = nn.Linear(memory_size, 3 * hidden_size, bias=False)
-        self.state_gates = nn.Linear(hidden_size, 3 * hidden_size)
-        self.output = _output_layers(hidden_size, output_size, vocabulary_size)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.output_dropout = nn.Dropout(output_dropout)
+        self.hidden_size = config.hidden_size
+        self.doubly_stochastic = config.doubly_stochastic
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
+        self.attention = build_attention(config, config.hidden_size)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.state_dropout = nn.Dropout(config.state_dropout)
+        self.output_dropout = nn.Dropout(config.output_dropout)
+
+    def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns the state before the first word by name, (B, H) each."""
+        raise NotImplementedError
+
+    def picture(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns what else each step needs of the picture by name, (B, ...) each; nothing unless overridden."""
+        return {}
+
+    def chances(self, rows: int) -> Tensors:
+        """Returns what is drawn once a caption in training, by name, (R, ...) each: the mask of the dropped state.
+
+        One mask for all words of a caption: Gal and Ghahramani 2016, "A Theoretically Grounded Application of
+        Dropout in Recurrent Neural Networks".
+        """
+        if not self.training or self.state_dropout.p == 0:
+            return {}
+        return {"state_mask": self.state_dropout(self.zeros(rows) + 1)}
+
+    def words(self, embedded: Tensor) -> Tensor:
+        """Returns the words' part of the gates (..., G) of embedded words (..., E)."""
+        raise NotImplementedError
+
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+        """Returns the decoder one word further.
+
+        Args:
+            words: from `words`, (..., G).
+            state: from `start` or the step before, (..., H) each.
+            fixed: `memory` (..., N, D), `keys`, `memory_mask` if there is one, and what `picture` and `chances` gave.
+        """
+        raise NotImplementedError
+
+    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+        """Returns the logits (..., V) of outputs (..., O) and the embedded words (..., E) that led to them."""
+        raise NotImplementedError
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the zero state over memory (B, N, D) with its keys, one row a picture."""
-        per_image = {"memory": memory[:, None], "keys": self.attention.keys(memory)[:, None]}
-        if memory_mask is not None:
-            per_image["memory_mask"] = memory_mask[:, None]
-        hidden = self._zero_state(memory.shape[0], 1)
-        return DecoderState(per_image, {"hidden": hidden})
+        """Returns the state before the start token over memory (B, N, D), one row a picture."""
+        fixed, state = self._look(memory, memory_mask), self.start(memory, memory_mask)
+        return DecoderState(*({name: tensor[:, None] for name, tensor in part.items()} for part in (fixed, state)))
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
         """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
-        fixed = state.per_image
-        words = self.word_gates(self.embedding(tokens))
-        hidden, weights = self._advance(
-            words, state.per_row["hidden"], fixed["keys"], fixed["memory"], fixed.get("memory_mask")
-        )
-        return StepOutput(self.output(hidden), DecoderState(fixed, {"hidden": hidden}), weights)
+        embedded = self.embedding(tokens)
+        new = self.advance(self.words(embedded), state.per_row, state.per_image)
+        logits = self.read_out(new.output, embedded)
+        return StepOutput(logits, DecoderState(state.per_image, new.state), new.attention)
 
-    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Tensor:
-        """Returns the logits (M, V) of every real token under teacher forcing.
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+        """Returns the logits (M, V) of every real token under teacher forcing, and the penalty of the attention.
 
         Args:
             memory: (B, N, D).
             memory_mask: (B, N), True = may attend; None = all.
             captions: the batch's captions, packed.
         """
-        words = self.word_gates(self.embedding_dropout(self.embedding(captions.inputs)))
-        rows = captions.image_of_row
-        row_memory = memory.index_select(0, rows)
-        row_keys = self.attention.keys(memory).index_select(0, rows)
-        row_mask = None if memory_mask is None else memory_mask.index_select(0, rows)
-        hidden = self._zero_state(captions.rows)
-        outputs = []
-        for size, word in zip(captions.sizes, words.split(captions.sizes), strict=True):
-            mask = None if row_mask is None else row_mask[:size]
-            hidden, _ = self._advance(word, hidden[:size], row_keys[:size], row_memory[:size], mask)
-            outputs.append(hidden)
-        logits: Tensor = self.output(self.output_dropout(torch.cat(outputs)))
-        return logits
+        embedded = self.embedding_dropout(self.embedding(captions.inputs))
+        words = self.words(embedded)
+        fixed = _rows_of(self._look(memory, memory_mask), captions) | self.chances(captions.rows)
+        state = _rows_of(self.start(memory, memory_mask), captions)
+        steps = []
+        for size, word in zip(captions.sizes, torch.split(words, captions.sizes), strict=True):
+            new = self.advance(word, _first(state, size), _first(fixed, size))
+            state = new.state
+            steps.append(new)
+        logits = self.read_out(torch.cat([new.output for new in steps]), embedded)
+        return Taught(logits, self.penalty(Lesson(captions, logits, steps, fixed)) if self.training else 0.0)
 
-    def _zero_state(self, *shape: int) -> Tensor:
-        """Returns zeros (*shape, H) in the weights' precision, which bfloat16 training keeps for the state."""
-        return self.state_gates.weight.new_zeros(*shape, self.hidden_size)
+    def penalty(self, lesson: Lesson) -> Tensor | float:
+        """Returns what training adds to the mean surprise of a token, in nats a token; called in training only."""
+        if self.doubly_stochastic == 0:
+            return 0.0
+        mask = lesson.fixed.get("memory_mask")
+        return self.doubly_stochastic * doubly_stochastic_penalty(lesson.attention, lesson.captions, mask)
 
-    def _advance(
-        self, words: Tensor, hidden: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the next hidden state (..., H) and attention (..., N) given the word gates (..., 3H)."""
-        context, weights = self.attention(hidden, keys, memory, memory_mask)
-        return gru_update(words + self.context_gates(context), self.state_gates(hidden), hidden), weights
+    def zeros(self, rows: int) -> Tensor:
+        """Returns zeros (rows, H) in the weights' precision, which bfloat16 training keeps for the state."""
+        return self.embedding.weight.new_zeros(rows, self.hidden_size)
 
+    def recurrent(self, hidden: Tensor, fixed: Mapping[str, Tensor]) -> Tensor:
+        """Returns the state (..., H) as the recurrent gates see it: with the caption's dropout mask, if any."""
+        return hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
 
-class PooledGRUDecoder(nn.Module):
-    """Stacked GRUs that see the picture as one vector: their first state, or added to every word.
+    def look(self, query: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""
+        found: tuple[Tensor, Tensor] = self.attention(query, fixed["keys"], fixed["memory"], fixed.get("memory_mask"))
+        return found
 
-    Args:
-        vocabulary_size: V.
-        memory_size: width D of the picture's vector.
-        embedding_size: width of a word.
-        hidden_size: units of each GRU.
-        layers: how many GRUs are stacked.
-        output_size: width of a dense layer before the vocabulary; 0 leaves it out.
-        merge: "state" starts every layer from the picture's vector (memory_size must equal hidden_size),
-            "add" adds it to each embedded word (memory_size must equal embedding_size).
-        embedding_dropout: share of embedding values dropped in training.
-        output_dropout: share of GRU outputs dropped in training, between the layers too.
-
-    Raises:
-        ValueError: the sizes do not fit the way of merging.
-    """
-
-    def __init__(
-        self,
-        vocabulary_size: int,
-        memory_size: int,
-        embedding_size: int,
-        hidden_size: int,
-        layers: int,
-        output_size: int,
-        merge: str = "state",
-        embedding_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        wanted = hidden_size if merge == "state" else embedding_size
-        if memory_size != wanted:
-            raise ValueError(f"merge={merge!r} needs a picture vector of width {wanted}, not {memory_size}")
-        self.merge = merge
-        self.layers = layers
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        between = output_dropout if layers > 1 else 0.0
-        self.gru = nn.GRU(embedding_size, hidden_size, layers, batch_first=True, dropout=between)
-        self.output = _output_layers(hidden_size, output_size, vocabulary_size)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.output_dropout = nn.Dropout(output_dropout)
-
-    def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the first state from memory (B, N, D), whose regions are averaged to one vector."""
-        vector = masked_mean(memory, memory_mask)
-        if self.merge == "state":
-            first = vector[:, None, None].expand(-1, 1, self.layers, -1)  # (B, 1, L, H)
-            return DecoderState({}, {"hidden": first})
-        zeros = vector.new_zeros(len(vector), 1, self.layers, self.gru.hidden_size)
-        return DecoderState({"vector": vector[:, None]}, {"hidden": zeros})
-
-    def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns logits (B, K, V) after the words `tokens` (B, K); this decoder has no attention."""
-        images, beams = tokens.shape
-        words = self.embedding(tokens)
-        if self.merge == "add":
-            words = words + state.per_image["vector"]
-        hidden = state.per_row["hidden"].flatten(0, 1).transpose(0, 1).contiguous()  # (L, B*K, H)
-        output, hidden = self.gru(words.flatten(0, 1)[:, None], hidden)
-        logits = self.output(output[:, 0]).unflatten(0, (images, beams))
-        rows = {"hidden": hidden.transpose(0, 1).unflatten(0, (images, beams))}
-        return StepOutput(logits, DecoderState(state.per_image, rows), None)
-
-    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Tensor:
-        """Returns the logits (M, V) of every real token under teacher forcing.
-
-        Args:
-            memory: (B, N, D).
-            memory_mask: (B, N), True = counts in the average; None = all.
-            captions: the batch's captions, packed.
-        """
-        state = self.init_state(memory, memory_mask)
-        rows = captions.image_of_row
-        words = self.embedding_dropout(self.embedding(captions.inputs))
-        if self.merge == "add":
-            vectors = state.per_image["vector"][:, 0].index_select(0, rows)
-            words = words + torch.cat([vectors[:size] for size in captions.sizes])
-        first = state.per_row["hidden"][:, 0].index_select(0, rows).transpose(0, 1).contiguous()
-        packed = nn.utils.rnn.PackedSequence(words, torch.tensor(captions.sizes, dtype=torch.int64))
-        output, _ = self.gru(packed, first.to(words.dtype))
-        logits: Tensor = self.output(self.output_dropout(output.data))
-        return logits
+    def _look(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns everything of the picture that does not change from word to word, (B, ...) each."""
+        fixed = {"memory": memory, "keys": self.attention.keys(memory), **self.picture(memory, memory_mask)}
+        return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
 
 
-def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tensor:
-    """Returns the next hidden state (..., H) of a GRU whose reset comes after the recurrent product.
+def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memory_mask: Tensor | None) -> Tensor:
+    """Returns sum_i (1 - sum_t attention_ti)^2 of all captions, divided by their tokens.
 
-    Cho et al. 2014 in the form of cuDNN, torch.nn.GRU and Keras' `reset_after=True`:
-    r, z = sigmoid(x_rz + h_rz), n = tanh(x_n + r * h_n), h' = n + z * (h - n).
+    Xu et al. 2015, "Show, Attend and Tell", eq. 14, where it is added to a caption's summed surprise; ours is a
+    mean over tokens, and so is this.
 
     Args:
-        input_gates: the input's side of reset, update and candidate, (..., 3H).
-        state_gates: the state's side of the same, (..., 3H).
-        hidden: previous state, (..., H).
+        attention: (M, N), in the order of `captions`.
+        captions: the batch.
+        memory_mask: (R, N), True = a real region, which alone counts; None = all.
     """
-    size = hidden.shape[-1]
-    input_gates, state_gates = input_gates.to(hidden.dtype), state_gates.to(hidden.dtype)
-    both = torch.sigmoid(input_gates[..., : 2 * size] + state_gates[..., : 2 * size])
-    reset, update = both[..., :size], both[..., size:]
-    candidate = torch.tanh(input_gates[..., 2 * size :] + reset * state_gates[..., 2 * size :])
-    return torch.lerp(candidate, hidden, update)
+    total = attention.new_zeros(captions.rows, attention.shape[1])
+    total = total.index_add(0, captions.row_of_token(), attention)
+    missed = (1 - total).square()
+    if memory_mask is not None:
+        missed = missed * memory_mask
+    return missed.sum() / len(attention)
 
 
-def masked_mean(memory: Tensor, memory_mask: Tensor | None) -> Tensor:
-    """Returns the mean (B, D) of the regions of memory (B, N, D) that the mask (B, N) lets through."""
-    if memory_mask is None:
-        return memory.mean(1)
-    weights = memory_mask.to(memory.dtype)
-    return torch.einsum("bnd,bn->bd", memory, weights) / weights.sum(1, keepdim=True).clamp(min=1.0)
+def _rows_of(tensors: Tensors, captions: PackedCaptions) -> Tensors:
+    """Returns tensors (B, ...), one a picture, as (R, ...), one a caption."""
+    return {name: tensor.index_select(0, captions.image_of_row) for name, tensor in tensors.items()}
 
 
-def initialise_like_keras(module: nn.Module) -> None:
-    """Sets every weight as Keras would: Glorot uniform matrices, zero biases, embeddings in +-0.05.
-
-    The tutorials' models start from these, their recurrent matrices included.
-    """
-    for name, parameter in module.named_parameters():
-        if parameter.ndim < 2:
-            nn.init.zeros_(parameter)
-        elif "embedding" in name:
-            nn.init.uniform_(parameter, -0.05, 0.05)
-        else:
-            nn.init.xavier_uniform_(parameter)
-
-
-def _output_layers(hidden_size: int, output_size: int, vocabulary_size: int) -> nn.Module:
-    if output_size == 0:
-        return nn.Linear(hidden_size, vocabulary_size)
-    return nn.Sequential(nn.Linear(hidden_size, output_size), nn.Linear(output_size, vocabulary_size))
+def _first(tensors: Tensors, rows: int) -> Tensors:
+    """Returns the first rows of each tensor: the captions that are still running."""
+    return {name: tensor[:rows] for name, tensor in tensors.items()}

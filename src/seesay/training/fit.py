@@ -16,11 +16,12 @@ from seesay.data.annotations import load_dataset
 from seesay.data.batches import CaptionBatches
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
-from seesay.models.captioning import build_model, count_parameters
+from seesay.models.captioning import build_model, check_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
+from seesay.models.vocabulary import start_from_frequencies
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, readable_time
-from seesay.training.inputs import Inputs, build_tokenizer, make_inputs, prepare_features
+from seesay.training.inputs import Inputs, build_tokenizer, count_words, make_inputs, prepare_features
 from seesay.training.module import CaptioningModule
 from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
 from seesay.visualise import training_curves
@@ -77,6 +78,7 @@ def train(
     Raises:
         SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk.
     """
+    check_model(config.model)
     out = Path(out)
     resumed = _existing_run(out, config, overwrite)
     if resumed is not None and resumed.info.progress.get("finished"):
@@ -191,6 +193,8 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
     torch.manual_seed(config.training.seed)
     in_loop = inputs.store is None
     model = build_model(config.model, info.vocabulary_size, info.feature_size, inputs.encoder if in_loop else None)
+    if config.model.log_frequency_bias:
+        start_from_frequencies(model.decoder, count_words(inputs.train, info.vocabulary_size))
     model.train()  # Lightning keeps the modes it finds, and an encoder comes in evaluation mode
     batches = CaptionBatches(
         inputs.train,

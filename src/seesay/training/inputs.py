@@ -49,6 +49,12 @@ def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
     return tokenizer
 
 
+def count_words(examples: Sequence[Example], vocabulary_size: int) -> torch.Tensor:
+    """Returns how often each word, the end token too, is to be predicted in the examples, (V,) int64."""
+    words = [word for example in examples for caption in example.tokens for word in caption[1:]]
+    return torch.bincount(torch.tensor(words, dtype=torch.int64), minlength=vocabulary_size)
+
+
 def prepare_features(
     config: Config,
     annotations: Annotations,

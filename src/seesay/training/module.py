@@ -94,15 +94,15 @@ class CaptioningModule(pl.LightningModule):
             self.restart_clock()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch: nats a real token."""
-        logits = self.model(self._features(batch), batch.memory_mask, batch.captions)
+        """Returns the loss of a batch: nats a real token, and the decoder's penalty, which the log leaves out."""
+        logits, penalty = self.model.teach(self._features(batch), batch.memory_mask, batch.captions)
         loss = cross_entropy(logits, batch.captions.targets, self.config.training.label_smoothing)
         self.last_loss = loss.detach()
         tokens = len(batch.captions.targets)
         # Kept on the device: reading it each step would make a GPU wait for Python.
         self.epoch_loss[0] += self.last_loss * tokens
         self.epoch_loss[1] += tokens
-        return loss
+        return loss + penalty
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Counts the time of the step."""

@@ -1,0 +1,53 @@
+"""Recurrent updates with their gates already summed, so that a decoder decides when each part is computed."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LSTMGates(nn.Linear):
+    """A linear layer to the four gates of an LSTM, (..., I) -> (..., 4H), that holds their bias.
+
+    Its type tells `initialise_like_keras` where the forget gate's bias is.
+    """
+
+
+def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tensor:
+    """Returns the next hidden state (..., H) of a GRU whose reset comes after the recurrent product.
+
+    Cho et al. 2014 in the form of cuDNN, torch.nn.GRU and Keras' `reset_after=True`:
+    r, z = sigmoid(x_rz + h_rz), n = tanh(x_n + r * h_n), h' = n + z * (h - n).
+
+    Args:
+        input_gates: the input's side of reset, update and candidate, (..., 3H).
+        state_gates: the state's side of the same, (..., 3H).
+        hidden: previous state, (..., H).
+    """
+    size = hidden.shape[-1]
+    input_gates, state_gates = input_gates.to(hidden.dtype), state_gates.to(hidden.dtype)
+    both = torch.sigmoid(input_gates[..., : 2 * size] + state_gates[..., : 2 * size])
+    reset, update = both[..., :size], both[..., size:]
+    candidate = torch.tanh(input_gates[..., 2 * size :] + reset * state_gates[..., 2 * size :])
+    return torch.lerp(candidate, hidden, update)
+
+
+def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the next hidden state and cell (..., H) of an LSTM.
+
+    Hochreiter and Schmidhuber 1997 with forget gates, in torch's order: i, f, o = sigmoid, g = tanh;
+    c' = f * c + i * g, h' = o * tanh(c').
+
+    Args:
+        gates: input, forget, candidate and output before their activations, (..., 4H).
+        cell: previous cell, (..., H); its precision is kept.
+    """
+    incoming, forget, candidate, outgoing = gates.to(cell.dtype).chunk(4, dim=-1)
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(incoming) * torch.tanh(candidate)
+    return torch.sigmoid(outgoing) * torch.tanh(cell), cell
+
+
+def masked_mean(memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+    """Returns the mean (B, D) of the regions of memory (B, N, D) that the mask (B, N) lets through."""
+    if memory_mask is None:
+        return memory.mean(1)
+    weights = memory_mask.to(memory.dtype)
+    return torch.einsum("bnd,bn->bd", memory, weights) / weights.sum(1, keepdim=True).clamp(min=1.0)

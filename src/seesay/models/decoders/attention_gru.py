@@ -1,0 +1,52 @@
+"""The tutorials' decoder: a GRU that attends over regions, its state carried from word to word."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.cells import gru_update
+from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
+from seesay.models.registry import register_decoder
+from seesay.models.vocabulary import output_layers
+
+
+@register_decoder("attention")
+class AttentionGRUDecoder(RecurrentDecoder):
+    """A GRU whose input at each step is the attended context, then the word's embedding.
+
+    The system of Xu et al. 2015 ("Show, Attend and Tell") in the form of the well-known tutorial, with the
+    state carried over from step to step: attention queried by the previous state, a GRU from a zero state, a
+    dense layer, the vocabulary, with nothing between the two.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__(config, vocabulary_size)
+        gates = 3 * config.hidden_size
+        # The GRU's input matrix in its two halves: the word's is applied to all steps at once before the
+        # loop, the context's inside it.
+        self.word_gates = nn.Linear(config.embedding_size, gates)
+        self.context_gates = nn.Linear(config.projection_size, gates, bias=False)
+        self.state_gates = nn.Linear(config.hidden_size, gates)
+        self.output = output_layers(config, self.embedding)
+
+    def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns the zero state."""
+        return {"hidden": self.zeros(memory.shape[0])}
+
+    def words(self, embedded: Tensor) -> Tensor:
+        """Returns the words' part of the gates, (..., 3H)."""
+        gates: Tensor = self.word_gates(embedded)
+        return gates
+
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+        """Returns the next state: look with the previous one, then update it."""
+        hidden = self.recurrent(state["hidden"], fixed)
+        context, weights = self.look(hidden, fixed)
+        new = gru_update(words + self.context_gates(context), self.state_gates(hidden), state["hidden"])
+        return Advance({"hidden": new}, new, weights)
+
+    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+        """Returns the logits (..., V) of the state."""
+        logits: Tensor = self.output(self.output_dropout(output))
+        return logits

@@ -1,0 +1,60 @@
+"""Luong's order of things: first the GRU, then attention, and what was attended is fed to the next step."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.cells import gru_update, masked_mean
+from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
+from seesay.models.registry import register_decoder
+from seesay.models.vocabulary import vocabulary_layer
+
+
+@register_decoder("luong")
+class LuongGRUDecoder(RecurrentDecoder):
+    """A GRU whose current state, not its last, asks where to look.
+
+    Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation": the context is that of
+    the current state (section 3.1), both make the attentional state tanh(W_c [context; state]) (eq. 5), which alone
+    is scored against the vocabulary (eq. 6) and goes into the next step beside the word (input feeding, section
+    3.3). Theirs is an LSTM over words; here a GRU, which starts from the mean region as theirs does from the
+    source. The attentional state is `model.output_size` wide.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__(config, vocabulary_size)
+        gates, wide = 3 * config.hidden_size, config.output_size
+        self.wide = wide
+        self.first_hidden = nn.Linear(config.projection_size, config.hidden_size)
+        self.word_gates = nn.Linear(config.embedding_size, gates)
+        self.fed_gates = nn.Linear(wide, gates, bias=False)
+        self.state_gates = nn.Linear(config.hidden_size, gates)
+        self.context_part = nn.Linear(config.projection_size, wide, bias=False)
+        self.state_part = nn.Linear(config.hidden_size, wide)
+        self.output = vocabulary_layer(config, wide, self.embedding)
+
+    def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns the first state from the mean region, with nothing attended yet."""
+        hidden = torch.tanh(self.first_hidden(masked_mean(memory, memory_mask)))
+        nothing = self.embedding.weight.new_zeros(len(memory), self.wide)
+        return {"hidden": hidden.to(nothing.dtype), "fed": nothing}
+
+    def words(self, embedded: Tensor) -> Tensor:
+        """Returns the words' part of the gates, (..., 3H)."""
+        gates: Tensor = self.word_gates(embedded)
+        return gates
+
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+        """Returns the next state: update it, then look with it."""
+        gates = words + self.fed_gates(state["fed"])
+        hidden = gru_update(gates, self.state_gates(self.recurrent(state["hidden"], fixed)), state["hidden"])
+        context, weights = self.look(hidden, fixed)
+        attentional = torch.tanh(self.context_part(context) + self.state_part(hidden)).to(hidden.dtype)
+        return Advance({"hidden": hidden, "fed": attentional}, attentional, weights)
+
+    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+        """Returns the logits (..., V) of the attentional state."""
+        logits: Tensor = self.output(self.output_dropout(output))
+        return logits

@@ -1,0 +1,91 @@
+"""Show, Attend and Tell: an LSTM with a gated context and a deep output, its attention soft or hard."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.attention import weighted_sum
+from seesay.models.cells import LSTMGates, lstm_update, masked_mean
+from seesay.models.hard_attention import HardAttentionLoss, draw_regions
+from seesay.models.recurrent import Advance, Lesson, RecurrentDecoder, Tensors
+from seesay.models.registry import register_decoder
+from seesay.models.vocabulary import vocabulary_layer
+
+
+@register_decoder("show-attend-tell")
+class ShowAttendTellDecoder(RecurrentDecoder):
+    """The decoder of Xu et al. 2015, "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention".
+
+    Its equations: the LSTM 1-3, whose first state and cell come from the mean region through a layer each; the
+    context gated by beta (section 4.2.1); the deep output 7; the doubly stochastic penalty 14
+    (`model.doubly_stochastic`). With `model.attention=hard`, training draws one region a word (section 4.1), in
+    `model.hard_share` of the captions: the others see the weighted mean, as the paper has it for half of them.
+    Outside training hard attention uses the weighted mean as well: it is what the same weights were trained to
+    work with in those other captions, it approximates the sum over all draws (section 4.2), and a caption then
+    does not depend on chance, as it would by drawing, nor on ties, as by the likeliest region alone.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__(config, vocabulary_size)
+        memory, words, hidden = config.projection_size, config.embedding_size, config.hidden_size
+        self.hard = config.attention == "hard"
+        self.hard_share = config.hard_share
+        self.hard_loss = HardAttentionLoss(config.hard_reward, config.hard_entropy) if self.hard else None
+        self.first_hidden = nn.Linear(memory, hidden)
+        self.first_cell = nn.Linear(memory, hidden)
+        self.word_gates = LSTMGates(words, 4 * hidden)
+        self.context_gates = nn.Linear(memory, 4 * hidden, bias=False)
+        self.state_gates = nn.Linear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
+        self.beta = nn.Linear(hidden, 1)
+        self.hidden_output = nn.Linear(hidden, words)
+        self.context_output = nn.Linear(memory, words, bias=False)
+        self.output = vocabulary_layer(config, words, self.embedding)
+
+    def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns the first state and cell from the mean region."""
+        mean = masked_mean(memory, memory_mask)
+        hidden, cell = torch.tanh(self.first_hidden(mean)), torch.tanh(self.first_cell(mean))
+        exact = self.embedding.weight.dtype  # bfloat16 training keeps the state as exact as the weights
+        return {"hidden": hidden.to(exact), "cell": cell.to(exact)}
+
+    def chances(self, rows: int) -> Tensors:
+        """Adds which captions have their regions drawn, (R,) bool."""
+        drawn = super().chances(rows)
+        if self.hard and self.training:
+            drawn["is_drawn"] = torch.rand(rows, device=self.embedding.weight.device) < self.hard_share
+        return drawn
+
+    def words(self, embedded: Tensor) -> Tensor:
+        """Returns the words' part of the gates, (..., 4H)."""
+        gates: Tensor = self.word_gates(embedded)
+        return gates
+
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+        """Returns the next state: look with the previous one, gate what was seen, then update."""
+        hidden = self.recurrent(state["hidden"], fixed)
+        draw = None
+        if "is_drawn" in fixed:
+            weights = self.attention.weigh(hidden, fixed["keys"], fixed.get("memory_mask"))
+            region, draw = draw_regions(weights)
+            seen = torch.where(fixed["is_drawn"][..., None], region, self.attention.dropout(weights))
+            context = weighted_sum(seen, fixed["memory"])
+        else:
+            context, weights = self.look(hidden, fixed)
+        context = torch.sigmoid(self.beta(hidden)) * context
+        gates = words + self.context_gates(context) + self.state_gates(hidden)
+        new, cell = lstm_update(gates, state["cell"])
+        return Advance({"hidden": new, "cell": cell}, torch.cat([new, context.to(new.dtype)], -1), weights, draw)
+
+    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+        """Returns the logits (..., V): L_o (E y + L_h h + L_z z), eq. 7."""
+        hidden, context = output[..., : self.hidden_size], output[..., self.hidden_size :]
+        deep = embedded + self.hidden_output(self.output_dropout(hidden)) + self.context_output(context)
+        logits: Tensor = self.output(self.output_dropout(deep))
+        return logits
+
+    def penalty(self, lesson: Lesson) -> Tensor | float:
+        """Returns the doubly stochastic penalty, and with hard attention the loss that teaches the draws."""
+        penalty = super().penalty(lesson)
+        return penalty if self.hard_loss is None else penalty + self.hard_loss(lesson)

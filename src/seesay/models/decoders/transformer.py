@@ -1,0 +1,101 @@
+"""A pre-norm Transformer decoder: packed in training, with a cache of keys and values in decoding."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.packing import PackedCaptions
+from seesay.models.protocol import DecoderState, StepOutput, Taught
+from seesay.models.registry import register_decoder
+from seesay.models.transformer_layer import TransformerLayer
+from seesay.models.vocabulary import vocabulary_layer
+
+
+@register_decoder("transformer")
+class TransformerDecoder(nn.Module):
+    """The decoder of Vaswani et al. 2017, "Attention Is All You Need", normalised before each part.
+
+    Pre-norm (Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture") trains without a long
+    warm-up. Positions are sinusoids (section 3.5): they have no length to outgrow, so that a run may decode longer
+    captions than it was trained on. `model.hidden_size` is the width of everything; regions may have another
+    (`model.projection_size`). The attention that a step returns is the last layer's over the regions, the mean of
+    its heads.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.width, self.heads = config.hidden_size, config.heads
+        self.embedding = nn.Embedding(vocabulary_size, self.width)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(self.width)
+        self.output = vocabulary_layer(config, self.width, self.embedding)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.output_dropout = nn.Dropout(config.output_dropout)
+
+    def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
+        """Returns the state before the start token: each layer's keys of the memory (B, N, D), and no words yet."""
+        per_image = {f"keys_{place}": layer.memory_keys(memory) for place, layer in enumerate(self._layers())}
+        if memory_mask is not None:
+            per_image["memory_mask"] = memory_mask
+        empty = memory.new_zeros(len(memory), 1, 0, 2 * self.width)
+        return DecoderState(per_image, {f"cache_{place}": empty for place in range(len(self.layers))})
+
+    def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
+        """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K).
+
+        The cache (B, K, T, 2 width) of each layer holds the keys and values of the words so far, so that a step
+        works on one word a hypothesis.
+        """
+        caches: dict[str, Tensor] = {}
+        length = state.per_row["cache_0"].shape[2]
+        hidden = self._embed(tokens, torch.full_like(tokens, length))
+        mask, weights = state.per_image.get("memory_mask"), None
+        for place, layer in enumerate(self._layers()):
+            name = f"cache_{place}"
+            hidden, caches[name], weights = layer.step(
+                hidden, state.per_row[name], state.per_image[f"keys_{place}"], mask
+            )
+        return StepOutput(self._score(hidden), DecoderState(state.per_image, caches), weights)
+
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+        """Returns the logits (M, V) of every real token under teacher forcing.
+
+        Tokens stay packed in everything that works on one of them; they are padded only where they look at each
+        other, a row a caption, and at the regions, a row a picture, so that a picture's keys serve all of its
+        captions without a copy.
+
+        Args:
+            memory: (B, N, D).
+            memory_mask: (B, N), True = may attend; None = all.
+            captions: the batch's captions, packed.
+        """
+        by_caption, by_image = captions.by_caption(), captions.by_image(len(memory))
+        hidden = self.embedding_dropout(self._embed(captions.inputs, by_caption.place))
+        for layer in self._layers():
+            hidden = layer(hidden, layer.memory_keys(memory), memory_mask, by_caption, by_image)
+        return Taught(self._score(hidden))
+
+    def _layers(self) -> list[TransformerLayer]:
+        return [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
+
+    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Returns words (...) int64 at their places (...) in the caption as vectors (..., width)."""
+        words: Tensor = self.embedding(tokens) * math.sqrt(self.width)
+        return words + sinusoids(places, self.width).to(words.dtype)
+
+    def _score(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.output(self.output_dropout(self.norm(hidden)))
+        return logits
+
+
+def sinusoids(places: Tensor, width: int) -> Tensor:
+    """Returns the position encodings (..., width) of places (...) counted from 0 (Vaswani et al. 2017, section 3.5).
+
+    Sines come first, then cosines, of wavelengths from 2 pi to 10,000 * 2 pi; an odd width lacks the last cosine.
+    """
+    count = (width + 1) // 2
+    rates = torch.exp(torch.arange(count, device=places.device) * (-math.log(10000.0) * 2 / width))
+    angles = places[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :width]

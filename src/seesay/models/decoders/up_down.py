@@ -1,0 +1,70 @@
+"""The top-down decoder of two LSTMs: one to attend with, one to speak with."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.cells import LSTMGates, lstm_update, masked_mean
+from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
+from seesay.models.registry import register_decoder
+from seesay.models.vocabulary import output_layers
+
+
+@register_decoder("up-down")
+class UpDownDecoder(RecurrentDecoder):
+    """The captioning model of Anderson et al. 2018, "Bottom-Up and Top-Down Attention", section 3.2, over any regions.
+
+    The top-down attention LSTM reads the language LSTM's last output, the mean region and the word (eq. 2); its
+    output asks where to look (eq. 3-5); the language LSTM reads what was seen and that output (eq. 6), and its
+    own output is scored against the vocabulary (eq. 7).
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__(config, vocabulary_size)
+        memory, hidden, gates = config.projection_size, config.hidden_size, 4 * config.hidden_size
+        # Each LSTM's matrices in parts, so that what does not change in the loop is multiplied outside of it.
+        self.word_gates = LSTMGates(config.embedding_size, gates)
+        self.mean_gates = nn.Linear(memory, gates, bias=False)
+        self.language_gates = nn.Linear(hidden, gates, bias=False)
+        self.attention_state_gates = nn.Linear(hidden, gates, bias=False)
+        self.context_gates = LSTMGates(memory, gates)
+        self.attended_gates = nn.Linear(hidden, gates, bias=False)
+        self.language_state_gates = nn.Linear(hidden, gates, bias=False)
+        self.output = output_layers(config, self.embedding)
+
+    def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns zeros for both LSTMs."""
+        zeros = self.zeros(len(memory))
+        return dict.fromkeys(("attention_hidden", "attention_cell", "language_hidden", "language_cell"), zeros)
+
+    def picture(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns the mean region's part of the attention LSTM's gates, (B, 4H)."""
+        return {"mean_gates": self.mean_gates(masked_mean(memory, memory_mask))}
+
+    def words(self, embedded: Tensor) -> Tensor:
+        """Returns the words' part of the attention LSTM's gates, (..., 4H)."""
+        gates: Tensor = self.word_gates(embedded)
+        return gates
+
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+        """Returns both LSTMs one word further."""
+        spoken = self.recurrent(state["language_hidden"], fixed)
+        gates = words + fixed["mean_gates"] + self.language_gates(spoken)
+        gates = gates + self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
+        asking, attention_cell = lstm_update(gates, state["attention_cell"])
+        context, weights = self.look(asking, fixed)
+        gates = self.context_gates(context) + self.attended_gates(asking) + self.language_state_gates(spoken)
+        speaking, language_cell = lstm_update(gates, state["language_cell"])
+        new = {
+            "attention_hidden": asking,
+            "attention_cell": attention_cell,
+            "language_hidden": speaking,
+            "language_cell": language_cell,
+        }
+        return Advance(new, speaking, weights)
+
+    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+        """Returns the logits (..., V) of the language LSTM's output."""
+        logits: Tensor = self.output(self.output_dropout(output))
+        return logits

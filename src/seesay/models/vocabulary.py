@@ -1,0 +1,80 @@
+"""The layer that scores every word of the vocabulary: tied to the embeddings, or started from word frequencies."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.errors import ConfigError
+
+
+class VocabularyLayer(nn.Linear):
+    """A linear layer to the vocabulary, whose matrix may be the word embeddings'.
+
+    Tied, it owns nothing but a bias: the matrix is looked up in the embedding at each call, so that it is one
+    parameter to the optimizer and one tensor on disk. Press and Wolf 2017, "Using the Output Embedding to
+    Improve Language Models".
+
+    Args:
+        width: of what is scored.
+        vocabulary_size: V.
+        tied: the embedding (V, width) whose matrix is used, if any.
+    """
+
+    def __init__(self, width: int, vocabulary_size: int, tied: nn.Embedding | None = None) -> None:
+        super().__init__(width, vocabulary_size)
+        self._tied = () if tied is None else (tied,)  # in a tuple, which hides the module from torch's lists
+        if tied is not None:
+            self.register_parameter("weight", None)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Returns the scores (..., V) of hidden (..., width)."""
+        return F.linear(hidden, self._tied[0].weight if self._tied else self.weight, self.bias)
+
+
+def vocabulary_layer(config: ModelConfig, width: int, embedding: nn.Embedding) -> VocabularyLayer:
+    """Returns the last layer of a decoder, tied to its embedding if the configuration says so.
+
+    Raises:
+        ConfigError: it is to be tied, but the sizes differ.
+    """
+    words, size = embedding.weight.shape
+    if config.tie_weights and width != size:
+        raise ConfigError(
+            f"model.tie_weights shares the embeddings' matrix with the vocabulary layer, but model.embedding_size is "
+            f"{size} and that layer reads {width} values (model.output_size, or model.hidden_size where there is none)"
+        )
+    return VocabularyLayer(width, words, embedding if config.tie_weights else None)
+
+
+def output_layers(config: ModelConfig, embedding: nn.Embedding) -> nn.Module:
+    """Returns the vocabulary layer over a hidden state, after a dense layer unless `model.output_size` is 0.
+
+    There is nothing between the two, as in the tutorials' models.
+    """
+    if config.output_size == 0:
+        return vocabulary_layer(config, config.hidden_size, embedding)
+    dense = nn.Linear(config.hidden_size, config.output_size)
+    return nn.Sequential(dense, vocabulary_layer(config, config.output_size, embedding))
+
+
+@torch.no_grad()
+def start_from_frequencies(decoder: nn.Module, counts: Tensor) -> None:
+    """Sets the bias of a decoder's vocabulary layer to the log frequencies of the words.
+
+    The softmax then starts at the words' unigram distribution instead of having to learn it first. Every word
+    counts once more than it was seen, so that none starts at minus infinity.
+
+    Args:
+        decoder: has one `VocabularyLayer` somewhere.
+        counts: how often each word is to be predicted, (V,).
+
+    Raises:
+        ConfigError: the decoder has no `VocabularyLayer` whose bias could be set.
+    """
+    layers = [module for module in decoder.modules() if isinstance(module, VocabularyLayer)]
+    if not layers:
+        raise ConfigError("model.log_frequency_bias needs a decoder that ends in a VocabularyLayer")
+    smoothed = counts.to(layers[0].bias) + 1
+    for layer in layers:
+        layer.bias.copy_(torch.log(smoothed / smoothed.sum()))

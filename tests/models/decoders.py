@@ -1,0 +1,69 @@
+"""What the tests of decoders share: sizes, captions of two lengths and more, and packed results spread out again."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.packing import pack_captions
+from seesay.models.registry import decoder_builder
+
+V, D, N = 11, 6, 4
+TOKENS = torch.tensor(
+    [
+        [[1, 4, 5, 6, 2, 0], [1, 7, 2, 0, 0, 0]],
+        [[1, 8, 9, 10, 4, 2], [0, 0, 0, 0, 0, 0]],
+        [[1, 5, 2, 0, 0, 0], [1, 6, 6, 2, 0, 0]],
+    ]
+)
+MASK = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
+CONFIGS = {
+    "attention": ModelConfig(hidden_size=7),
+    "attention-dot": ModelConfig(hidden_size=D, attention_score="dot"),
+    "attention-multihead": ModelConfig(hidden_size=7, attention_score="multihead"),
+    "show-attend-tell": ModelConfig("show-attend-tell", hidden_size=7, doubly_stochastic=1.0),
+    "show-attend-tell-hard": ModelConfig("show-attend-tell", hidden_size=7, attention="hard"),
+    "luong-general": ModelConfig("luong", hidden_size=7, attention_score="general"),
+    "luong-dot": ModelConfig("luong", hidden_size=D, attention_score="dot"),
+    "up-down": ModelConfig("up-down", hidden_size=7),
+    "transformer": ModelConfig("transformer", hidden_size=8, layers=2, heads=2, feedforward_size=9),
+}
+"""Every decoder that attends, small; see `sized`."""
+
+
+def sized(name: str, **changes: Any) -> ModelConfig:
+    """Returns the settings of `CONFIGS` with small widths that differ from each other where they may."""
+    config = CONFIGS[name]
+    words = config.hidden_size if config.decoder == "transformer" else 5
+    small = {"projection_size": D, "embedding_size": words, "attention_size": 4, "heads": 2, "output_size": 8}
+    return replace(config, **{**small, **changes})
+
+
+def decoder(name: str, **changes: Any) -> Any:
+    """Returns a decoder of `CONFIGS` in float64, in evaluation mode, with weights of some size."""
+    torch.manual_seed(0)
+    config = sized(name, **changes)
+    made: nn.Module = decoder_builder(config.decoder)(config, V)
+    return made.double().eval()
+
+
+def memories(seed: int = 1, size: int = D) -> Tensor:
+    """Returns the memory (3, N, size) of three pictures."""
+    return torch.randn(3, N, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def spread(logits: Tensor, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
+    """Returns packed values (M, ...) as (picture, caption) -> (T, ...)."""
+    packed = pack_captions(tokens)
+    captions, rows = tokens.shape[1], packed.row_of_token()
+    return {
+        (int(place) // captions, int(place) % captions): logits[rows == row]
+        for row, place in enumerate(packed.caption_of_row)
+    }
+
+
+def fed(image: int, caption: int) -> list[int]:
+    """Returns the words of a caption that are fed to the decoder: all but the last."""
+    return [word for word in TOKENS[image, caption].tolist() if word][:-1]

@@ -1,0 +1,148 @@
+"""Each attention against its formula, written out region by region in float64."""
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seesay.config import ModelConfig
+from seesay.models.attention import (
+    AdditiveAttention,
+    Attention,
+    GeneralAttention,
+    MultiHeadAttention,
+    build_attention,
+)
+from seesay.models.packing import pack_captions
+from seesay.models.recurrent import doubly_stochastic_penalty
+
+D, Q, A, N = 6, 6, 4, 5
+SCORES = ("additive", "dot", "general", "multihead")
+
+
+def build(score: str, dropout: float = 0.0) -> Attention:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        projection_size=D,
+        hidden_size=Q,
+        attention_size=A,
+        heads=2,
+        attention_score=score,  # type: ignore[arg-type]
+        attention_dropout=dropout,
+    )
+    return build_attention(config, Q).double().eval()
+
+
+def softmax(scores: list[Tensor]) -> Tensor:
+    powers = torch.stack([score.exp() for score in scores])
+    return powers / powers.sum()
+
+
+def plain(attention: Attention, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """The context and weights of one query (Q,) over regions (N, D), by the formula of the paper."""
+    if isinstance(attention, MultiHeadAttention):
+        return plain_multihead(attention, query, memory)
+    scores = []
+    for region in memory:
+        if isinstance(attention, AdditiveAttention):
+            inner = attention.key.weight @ region + attention.key.bias + attention.query.weight @ query
+            scores.append(attention.score.weight[0] @ torch.tanh(inner))
+        elif isinstance(attention, GeneralAttention):
+            scores.append(query @ (attention.key.weight @ region))
+        else:
+            scores.append(query @ region)
+    weights = softmax(scores)
+    return sum(cast("Tensor", weight * region) for weight, region in zip(weights, memory, strict=True)), weights  # type: ignore[return-value]
+
+
+def plain_multihead(attention: MultiHeadAttention, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    size = A // 2
+    heads, all_weights = [], []
+    for head in range(2):
+        part = slice(head * size, (head + 1) * size)
+        q = attention.query.weight[part] @ query + attention.query.bias[part]
+        w_k, w_v = attention.key_value.weight[:A][part], attention.key_value.weight[A:][part]
+        b_k, b_v = attention.key_value.bias[:A][part], attention.key_value.bias[A:][part]
+        weights = softmax([q @ (w_k @ region + b_k) / size**0.5 for region in memory])
+        heads.append(torch.stack([w * (w_v @ region + b_v) for w, region in zip(weights, memory, strict=True)]).sum(0))
+        all_weights.append(weights)
+    return attention.merge.weight @ torch.cat(heads) + attention.merge.bias, torch.stack(all_weights).mean(0)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_it_is_the_formula_with_and_without_masked_regions(score: str) -> None:
+    attention = build(score)
+    query, memory = torch.randn(3, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
+    mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
+    for given in (None, mask):
+        context, weights = attention(query, attention.keys(memory), memory, given)
+        torch.testing.assert_close(weights, attention.weigh(query, attention.keys(memory), given))
+        for row in range(3):
+            real = torch.ones(N, dtype=torch.bool) if given is None else given[row]
+            wanted, share = plain(attention, query[row], memory[row][real])
+            torch.testing.assert_close(context[row], wanted, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(weights[row][real], share, rtol=1e-10, atol=1e-10)
+            assert not weights[row][~real].any()
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_hypotheses_share_the_keys_of_their_picture(score: str) -> None:
+    attention = build(score)
+    query, memory = torch.randn(2, 3, Q, dtype=torch.float64), torch.randn(2, N, D, dtype=torch.float64)
+    mask = torch.tensor([[True] * 5, [True, False, True, True, False]])
+    context, weights = attention(query, attention.keys(memory)[:, None], memory[:, None], mask[:, None])
+    assert (context.shape, weights.shape) == ((2, 3, D), (2, 3, N))
+    for beam in range(3):
+        alone = attention(query[:, beam], attention.keys(memory), memory, mask)
+        torch.testing.assert_close(context[:, beam], alone[0])
+        torch.testing.assert_close(weights[:, beam], alone[1])
+
+
+def test_multihead_is_torchs() -> None:
+    attention = build("multihead")
+    assert isinstance(attention, MultiHeadAttention)
+    torchs = nn.MultiheadAttention(A, 2, kdim=D, vdim=D, batch_first=True).double()
+    with torch.no_grad():
+        assert torchs.q_proj_weight is not None
+        assert torchs.k_proj_weight is not None
+        assert torchs.v_proj_weight is not None
+        torchs.q_proj_weight.copy_(torch.eye(A))
+        torchs.k_proj_weight.copy_(attention.key_value.weight[:A])
+        torchs.v_proj_weight.copy_(attention.key_value.weight[A:])
+        torchs.in_proj_bias.copy_(torch.cat([torch.zeros(A, dtype=torch.float64), attention.key_value.bias]))
+        torchs.out_proj.weight.copy_(torch.eye(A))
+        torchs.out_proj.bias.zero_()
+    query, memory = torch.randn(3, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
+    mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
+    context, weights = attention(query, attention.keys(memory), memory, mask)
+    wanted, share = torchs(attention.query(query)[:, None], memory, memory, key_padding_mask=~mask)
+    torch.testing.assert_close(context, attention.merge(wanted[:, 0]))
+    torch.testing.assert_close(weights, share[:, 0])
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_dropped_weights_change_the_context_in_training_only(score: str) -> None:
+    attention = build(score, dropout=0.5)
+    query, memory = torch.randn(4, Q, dtype=torch.float64), torch.randn(4, N, D, dtype=torch.float64)
+    whole = attention(query, attention.keys(memory), memory, None)
+    torch.testing.assert_close(whole[0], build(score)(query, attention.keys(memory), memory, None)[0])
+    attention.train()
+    dropped = attention(query, attention.keys(memory), memory, None)
+    assert not torch.allclose(dropped[0], whole[0])
+    torch.testing.assert_close(dropped[1], whole[1])  # what is shown and penalised is whole
+
+
+def test_doubly_stochastic_penalty_is_the_papers_over_tokens() -> None:
+    tokens = torch.tensor([[[1, 4, 5, 2], [1, 6, 2, 0]], [[1, 2, 0, 0], [0, 0, 0, 0]]])
+    packed = pack_captions(tokens)
+    attention = torch.rand(6, 3, dtype=torch.float64)
+    rows = packed.row_of_token()
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])  # a row a caption
+    for given in (None, mask):
+        total = 0.0
+        for row in range(3):
+            for region in range(3):
+                if given is None or given[row, region]:
+                    total += (1 - sum(float(a[region]) for a, r in zip(attention, rows, strict=True) if r == row)) ** 2
+        assert float(doubly_stochastic_penalty(attention, packed, given)) == pytest.approx(total / 6)

@@ -1,0 +1,145 @@
+"""What holds of every decoder that attends: step by step is forward, masks, gradients, sizes on disk."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seesay.config import DecodingOptions
+from seesay.decoding import decode
+from seesay.models.captioning import build_model
+from seesay.models.packing import pack_captions
+from tests.models.decoders import CONFIGS, MASK, TOKENS, V, decoder, memories, sized, spread
+
+every = pytest.mark.parametrize("name", CONFIGS)
+
+
+@every
+@pytest.mark.parametrize("masked", [True, False])
+def test_step_by_step_is_forward(name: str, masked: bool) -> None:
+    made, memory, mask = decoder(name), memories(), MASK if masked else None
+    found = spread(made(memory, mask, pack_captions(TOKENS)).logits, TOKENS)
+    assert len(found) == 5
+    state = made.init_state(memory, mask).pick(torch.zeros(3, 2, dtype=torch.int64))
+    for t in range(5):
+        output = made.step(TOKENS[:, :, t], state)
+        state = output.state
+        for (image, caption), logits in found.items():
+            if t < len(logits):
+                torch.testing.assert_close(output.logits[image, caption], logits[t], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(output.attention.sum(-1), torch.ones(3, 2, dtype=torch.float64))
+        if masked:
+            assert not output.attention[~MASK[:, None].expand(3, 2, 4)].any()
+
+
+@every
+def test_hypotheses_are_reordered_with_all_of_their_state(name: str) -> None:
+    made, memory = decoder(name), memories()
+    parents = torch.tensor([[1, 0], [1, 1], [0, 1]])
+    words = [torch.tensor([[4, 5], [6, 7], [8, 9]]), torch.tensor([[5, 9], [4, 4], [10, 6]])]
+    state = made.step(words[0], made.init_state(memory, MASK).pick(torch.zeros(3, 2, dtype=torch.int64))).state
+    moved = made.step(words[1], state.pick(parents))
+    for image in range(3):
+        for beam in range(2):
+            one = memory[image : image + 1], MASK[image : image + 1]
+            alone = made.init_state(*one)
+            for word in (words[0][image, parents[image, beam]], words[1][image, beam]):
+                output = made.step(word.reshape(1, 1), alone)
+                alone = output.state
+            torch.testing.assert_close(moved.logits[image, beam], output.logits[0, 0], rtol=1e-9, atol=1e-9)
+    kept = moved.state.keep(torch.tensor([2, 0]))
+    after = made.step(words[0][[2, 0]], kept).logits
+    torch.testing.assert_close(after, made.step(words[0], moved.state).logits[[2, 0]], rtol=1e-9, atol=1e-9)
+
+
+@every
+@pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
+def test_it_is_searched_by_the_one_engine_with_the_scores_of_teacher_forcing(name: str, strategy: Any) -> None:
+    made, memory = decoder(name), memories()
+    for parameter in made.parameters():
+        parameter.data.mul_(2.0)  # captions that differ
+    options = DecodingOptions(strategy=strategy, max_length=6, allow_unk=True, length_penalty=0.0)
+    for image, hypotheses in enumerate(decode(made, memory, MASK, options, keep_attention=True)):
+        best = hypotheses[0]
+        tokens = torch.tensor([[[1, *best.tokens, *([2] if best.finished else [4])]]])  # 4 stands for any further word
+        one = memory[image : image + 1], MASK[image : image + 1]
+        logits = made(*one, pack_captions(tokens)).logits
+        logits[:, :2] = float("-inf")
+        scores = torch.log_softmax(logits, -1).gather(1, tokens[0, 0, 1:, None])[:, 0]
+        assert best.log_probs == pytest.approx(scores[: len(best.log_probs)].tolist(), rel=1e-6, abs=1e-6)
+        assert best.attention is not None
+        assert best.attention.shape == (len(best.log_probs), 4)
+
+
+@every
+def test_captions_of_other_pictures_do_not_matter(name: str) -> None:
+    made, memory = decoder(name), memories()
+    together = spread(made(memory, MASK, pack_captions(TOKENS)).logits, TOKENS)
+    for image in range(3):
+        part = slice(image, image + 1)
+        alone = spread(made(memory[part], MASK[part], pack_captions(TOKENS[part])).logits, TOKENS[part])
+        for (_, caption), logits in alone.items():
+            torch.testing.assert_close(together[image, caption], logits, rtol=1e-9, atol=1e-9)
+
+
+@every
+def test_what_is_masked_does_not_matter(name: str) -> None:
+    made, memory = decoder(name), memories()
+    other = torch.where(MASK[..., None], memory, torch.full_like(memory, 7.0))
+    packed = pack_captions(TOKENS)
+    torch.testing.assert_close(made(memory, MASK, packed).logits, made(other, MASK, packed).logits)
+    assert not torch.allclose(made(memory, None, packed).logits, made(other, None, packed).logits)
+
+
+@every
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gradient_reaches_every_parameter(name: str, tied: bool) -> None:
+    torch.manual_seed(0)
+    width = 8 if name in ("transformer", "attention", "luong-general", "show-attend-tell") else 7
+    sizes = {"embedding_size": 8, "output_size": 8, "tie_weights": True} if tied and width == 8 else {}
+    model = build_model(sized(name, **sizes, hard_share=1.0), V, 10).train()
+    taught = model.teach(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
+    (nn.functional.cross_entropy(taught.logits, pack_captions(TOKENS).targets) + taught.penalty).backward()  # type: ignore[no-untyped-call]
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    # The softmax takes away what all regions share, so that the keys' bias has no part in it.
+    allowed = {"cross_keys.bias", "self_input.bias", "key_value.bias"}
+    assert [n for n in silent if not n.endswith(tuple(allowed))] == []
+
+
+@every
+@pytest.mark.parametrize("place", ["embedding_dropout", "attention_dropout", "state_dropout", "output_dropout"])
+def test_each_dropout_acts_in_training_only_and_in_its_place(name: str, place: str) -> None:
+    made, packed = decoder(name, **{place: 0.5}), pack_captions(TOKENS)
+    plain: Tensor = decoder(name)(memories(), MASK, packed).logits
+    assert torch.equal(made(memories(), MASK, packed).logits, plain)
+    made.train()
+    if name.endswith("hard"):
+        made.hard_share = 0.0  # its draws are chance, too
+    first, second = (made(memories(), MASK, packed).logits for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_the_dropped_state_is_one_mask_a_caption() -> None:
+    made = decoder("attention", state_dropout=0.5).train()
+    masks = made.chances(1000)["state_mask"]
+    assert masks.shape == (1000, 7)
+    assert set(masks.unique().tolist()) == {0.0, 2.0}
+    assert float(masks.mean()) == pytest.approx(1.0, abs=0.05)
+    assert decoder("attention").train().chances(5) == {}
+    assert made.eval().chances(5) == {}
+
+
+@every
+def test_other_precisions_keep_the_state_exact(name: str) -> None:
+    """bfloat16 arithmetic rounds products, never what is carried from word to word."""
+    model = build_model(sized(name), V, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.train()(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
+        decoder = model.eval().search
+        state = decoder.init_state(model.remember(torch.randn(3, 4, 10)), MASK)
+        output = decoder.step(TOKENS[:, :1, 0], state)
+    assert torch.isfinite(logits).all()
+    assert torch.isfinite(output.logits).all()
+    if "transformer" not in name:
+        assert {tensor.dtype for tensor in output.state.per_row.values()} == {torch.float32}

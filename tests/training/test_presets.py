@@ -1,0 +1,151 @@
+"""Every preset, in small: learns four pictures by heart, is saved, loaded, explained, and goes on where it stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seesay.captioner import Captioner
+from seesay.config import Config, DecodingOptions, preset_names
+from seesay.decoding import decode
+from seesay.errors import ConfigError
+from seesay.explanation import explain
+from seesay.models.captioning import build_model
+from seesay.models.packing import pack_captions
+from seesay.models.vocabulary import VocabularyLayer
+from seesay.tokenizer import END_ID, Tokenizer
+from seesay.training.fit import train
+from seesay.training.inputs import count_words
+from seesay.training.module import CaptioningModule
+from tests import tiny
+from tests.training.outcomes import outcome
+
+SYSTEMS = [name for name in preset_names() if name != "scenes" and not name.endswith("-tutorial")]
+HARD = {"attention": "hard", "hard_share": 0.5}
+CASES: list[tuple[str, dict[str, Any]]] = [*((name, {}) for name in SYSTEMS), ("show-attend-tell", HARD)]
+
+every = pytest.mark.parametrize(
+    ("preset", "changes"), CASES, ids=[f"{name}-hard" if changes else name for name, changes in CASES]
+)
+
+
+def small(weights: Path, preset: str, **changes: Any) -> Config:
+    """Returns a preset with widths that train in no time, its dropout and penalties left on."""
+    sizes = {"output_size": 16, "heads": 2, "feedforward_size": 48, "vocabulary_size": 0, "min_count": 1}
+    widths: dict[str, Any] = {"pooled-gru": {"projection_size": 32}, "transformer": {"embedding_size": 32}}
+    return tiny.cached_preset(preset, weights, **{**sizes, **widths.get(preset, {}), "precision": "float32", **changes})
+
+
+@every
+def test_learns_four_pictures_by_heart(preset: str, changes: dict[str, Any], weights: Path) -> None:
+    places = ("feature_dropout", "embedding_dropout", "attention_dropout", "state_dropout", "output_dropout")
+    config = small(weights, preset, **dict.fromkeys(places, 0.0), **changes)
+    torch.manual_seed(0)
+    features = torch.randn(4, 1 if config.encoder.pool == "pooled" else 4, 12)
+    tokens = torch.tensor([[[1, 4, 5, 6, 2]], [[1, 5, 5, 2, 0]], [[1, 6, 4, 4, 2]], [[1, 7, 2, 0, 0]]])
+    model, captions = build_model(config.model, 8, 12).train(), pack_captions(tokens)
+    optimizer = torch.optim.Adam(model.parameters(), 0.005)
+    for _ in range(300):
+        logits, penalty = model.teach(features, None, captions)
+        surprise = F.cross_entropy(logits, captions.targets)
+        if surprise < 0.05:
+            break
+        optimizer.zero_grad()
+        (surprise + penalty).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    model.eval()
+    for options in (DecodingOptions(), DecodingOptions(strategy="beam")):
+        found = decode(model.search, model.remember(features), None, options)
+        said = [[1, *hypotheses[0].tokens, 2] for hypotheses in found]
+        assert said == [[word for word in caption[0] if word] for caption in tokens.tolist()]
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for a kill within the process."""
+
+
+@every
+def test_is_saved_and_loaded_and_goes_on_where_it_was_killed(
+    preset: str,
+    changes: dict[str, Any],
+    colours: Path,
+    features: Path,
+    weights: Path,
+    tmp_path: Path,
+    pictures: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = small(weights, preset, limit_images=12, checkpoint_every=2, log_every=1, **changes)
+    folder = features if config.encoder.pool == "grid" else tmp_path / "pooled"
+    train(config, colours, tmp_path / "unbroken", features=folder)
+    end = CaptioningModule.on_train_batch_end
+
+    def killed(module: CaptioningModule, *arguments: Any) -> None:
+        if module.global_step == 5:
+            raise Killed
+        end(module, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptioningModule, "on_train_batch_end", killed)
+        with pytest.raises(Killed):
+            train(config, colours, tmp_path / "broken", features=folder)
+    assert (tmp_path / "broken" / "checkpoints" / "last.ckpt").is_file()
+    train(config, colours, tmp_path / "broken", features=folder)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
+
+    captioner = Captioner.load(tmp_path / "broken", "cpu")
+    (layer,) = [module for module in captioner.model.modules() if isinstance(module, VocabularyLayer)]
+    with torch.no_grad():
+        layer.bias[END_ID] -= 5.0  # after so little training, some would say nothing at all
+    assert captioner.caption(pictures[0]).words
+    if config.model.decoder == "pooled":
+        with pytest.raises(ConfigError, match=r"the pooled decoder of .* has no attention to show"):
+            explain(captioner, pictures[0])
+    else:
+        explanation = explain(captioner, pictures[0])
+        assert explanation.caption.attention is not None
+        assert explanation.caption.attention.shape == (len(explanation.caption.words), 4)
+        assert explanation.strip().height > 0
+
+
+def test_training_adds_the_penalty_to_the_loss_but_not_to_what_it_tells(
+    colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss told is comparable over decoders; the gradient is of both."""
+    seen: list[tuple[float, float]] = []
+    real = CaptioningModule.training_step
+
+    def watching(module: CaptioningModule, batch: Any, place: int) -> torch.Tensor:
+        loss = real(module, batch, place)
+        seen.append((float(loss.detach()), float(module.last_loss)))
+        return loss
+
+    monkeypatch.setattr(CaptioningModule, "training_step", watching)
+    config = small(weights, "show-attend-tell", epochs=1, doubly_stochastic=3.0)
+    train(config, colours, tmp_path / "run", features=features)
+    # Four regions and captions of at most nine tokens: the least penalty of a token is not small.
+    assert all(loss > told + 0.05 for loss, told in seen)
+
+
+def test_the_vocabulary_starts_at_the_frequencies_of_the_training_words(
+    colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[torch.Tensor, torch.Tensor, Tokenizer]] = []
+
+    def start(module: CaptioningModule) -> None:
+        counts = count_words(module.batches.examples, len(module.tokenizer))
+        found.append((module.model.get_parameter("decoder.output.1.bias").detach().clone(), counts, module.tokenizer))
+        raise Killed
+
+    monkeypatch.setattr(CaptioningModule, "on_train_start", start)
+    for wanted in (True, False):
+        config = small(weights, "attention-gru", log_frequency_bias=wanted)
+        with pytest.raises(Killed):
+            train(config, colours, tmp_path / str(wanted), features=features)
+    (bias, counts, tokenizer), (plain, _, _) = found
+    shares = (counts + 1) / (counts + 1).sum()
+    torch.testing.assert_close(bias.exp(), shares)
+    assert not plain.any()
+    assert int(counts.argmax()) == tokenizer.encode("red")[-1]  # every caption ends
