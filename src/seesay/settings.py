@@ -13,7 +13,12 @@ from typing import Any, Literal
 
 from seesay.errors import ConfigError
 
-_BOUNDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+_BOUNDS = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+    "most": (operator.le, "at most"),
+}
 
 
 def setting(default: Any, help: str, **bounds: float) -> Any:
@@ -22,7 +27,7 @@ def setting(default: Any, help: str, **bounds: float) -> Any:
     Args:
         default: the value where nothing else is said.
         help: one line for `--help` and the documents.
-        bounds: `least`, `above` or `below`: what a number must keep to.
+        bounds: `least`, `above`, `below` or `most`: what a number must keep to.
     """
     return field(default=default, metadata={"help": help, "bounds": bounds})
 
@@ -136,6 +141,27 @@ class TrainingConfig(_Section):
     device: str = setting("auto", "auto, cpu, cuda or mps")
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "arithmetic of training")
     loggers: tuple[str, ...] = setting((), "further Lightning loggers, by class name (such as WandbLogger)")
+    init_from: str = setting("", "run whose best weights training starts from; words are matched by their text")
+    scst: bool = setting(False, "self-critical second stage: learn from the CIDEr-D of sampled captions too")
+    scst_samples: int = setting(5, "second stage: captions sampled a picture", least=2)
+    scst_weight: float = setting(
+        0.8, "second stage: share of the reward's loss; the rest is cross-entropy", above=0, most=1
+    )
+    scst_baseline: Literal["others", "greedy"] = setting(
+        "others",
+        "second stage: a sample is held against the picture's other samples, or its greedy caption",
+    )
+
+
+SECOND_STAGE: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 1e-4,
+    "lr_drop_epochs": (),
+    "epochs": 5,
+    "patience": 0,
+    "monitor": "val_cider",
+}
+"""What `training.scst` sets of the section it stands in, where the layer that turns it on says nothing else."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, readable_time
 from seesay.training.inputs import Inputs, build_tokenizer, make_inputs, prepare_features
 from seesay.training.module import CaptioningModule
+from seesay.training.self_critical import make_critic
 from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
+from seesay.training.warm_start import warm_start
 from seesay.visualise import training_curves
 
 log = logging.getLogger("seesay")
@@ -78,6 +80,7 @@ def train(
         SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk.
     """
     out = Path(out)
+    _require_first_stage(config, out)
     resumed = _existing_run(out, config, overwrite)
     if resumed is not None and resumed.info.progress.get("finished"):
         log.info("%s is finished already; --overwrite trains it anew", out)
@@ -99,14 +102,25 @@ def train(
     return _fit(config, out, info, tokenizer, inputs)
 
 
+def _require_first_stage(config: Config, out: Path) -> None:
+    """Refuses a start that cannot be: a second stage of nothing, or a run that starts from itself."""
+    source = config.training.init_from
+    if config.training.scst and not source:
+        raise ConfigError("training.scst is a second stage; name the run of the first with --init-from RUN")
+    if source and Path(source).resolve() == out.resolve():
+        raise ConfigError(f"training.init_from is {source}, the run folder itself; choose another --out")
+
+
 def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs) -> TrainingResult:
     module = _build_module(config, info, tokenizer, inputs)
+    last = out / LAST_FILE
+    if config.training.init_from and not last.is_file():
+        warm_start(module.model, config, info, tokenizer)
     in_loop = inputs.store is None
     stored = inputs.encoder if info.encoder_stored and not in_loop else None
     best = BestModel(out, info, stored, config.training.monitor)
     with quiet_lightning():
         trainer = build_trainer(config, out, [MetricsLog(out / "metrics.csv", config.training.log_every), best])
-    last = out / LAST_FILE
     log.info(
         "training %s parameters on %d captions of %d pictures%s",
         f"{count_parameters(module.model):,}",
@@ -200,4 +214,7 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
         seed=config.training.seed,
     )
     references = {item.id: item.captions for item in inputs.annotations.split("val")}
-    return CaptioningModule(model, config, tokenizer, batches, references, info.max_length)
+    critic = None
+    if config.training.scst:
+        critic = make_critic(config.training, config.decoding, info.max_length, inputs.train)
+    return CaptioningModule(model, config, tokenizer, batches, references, info.max_length, critic)

@@ -17,6 +17,7 @@ from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
 from seesay.training.objectives import cross_entropy
+from seesay.training.self_critical import SelfCritic
 
 _SEED_STRIDE = 1_000_003
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -39,6 +40,12 @@ class CaptioningModule(pl.LightningModule):
         batches: the training batches; their place is saved with the run's state.
         references: the human captions of validation pictures, by id.
         max_length: words a decoded caption may have.
+        critic: the second stage's loss; None in the first stage.
+
+    Attributes:
+        last_loss: what the last step minimised, in nats a word.
+        last_rewards: mean reward of the last step's samples and of their baseline; 0 in the first stage.
+        seconds: time spent in training steps.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class CaptioningModule(pl.LightningModule):
         batches: CaptionBatches,
         references: Mapping[str, Sequence[str]],
         max_length: int,
+        critic: SelfCritic | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,10 +65,13 @@ class CaptioningModule(pl.LightningModule):
         self.batches = batches
         self.references = references
         self.max_length = max_length
+        self.critic = critic
         self.metrics = CaptionMetrics(metrics=("CIDEr",))
         self._validation_loss = torch.zeros(2)
         self.last_loss = torch.zeros(())
         self.epoch_loss = torch.zeros(2)
+        self.last_rewards = (0.0, 0.0)
+        self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
         self.seconds = 0.0
         self._clock = 0.0
 
@@ -86,6 +97,7 @@ class CaptioningModule(pl.LightningModule):
         """Starts the epoch's order of batches."""
         self.batches.set_epoch(self.current_epoch)
         self.epoch_loss = torch.zeros(2, device=self.device)
+        self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Ties the step's randomness to its number."""
@@ -95,14 +107,30 @@ class CaptioningModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch: nats a real token."""
-        logits = self.model(self._features(batch), batch.memory_mask, batch.captions)
+        features = self._features(batch)
+        logits = self.model(features, batch.memory_mask, batch.captions)
         loss = cross_entropy(logits, batch.captions.targets, self.config.training.label_smoothing)
+        if self.critic is not None:
+            share = self.config.training.scst_weight
+            loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)
         self.last_loss = loss.detach()
         tokens = len(batch.captions.targets)
         # Kept on the device: reading it each step would make a GPU wait for Python.
         self.epoch_loss[0] += self.last_loss * tokens
         self.epoch_loss[1] += tokens
         return loss
+
+    def _criticise(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
+        found = critic(self.model, features, batch)
+        self.last_rewards = (found.reward, found.baseline)
+        pictures = len(batch.ids)
+        self._epoch_rewards += torch.tensor([found.reward * pictures, found.baseline * pictures, pictures])
+        return found.loss
+
+    def mean_rewards(self) -> tuple[float, float]:
+        """Returns the epoch's mean reward a sample so far, and that of its baseline."""
+        reward, baseline, pictures = self._epoch_rewards.tolist()
+        return reward / max(1.0, pictures), baseline / max(1.0, pictures)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Counts the time of the step."""
@@ -149,12 +177,18 @@ class CaptioningModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what an exact resume needs beyond Lightning's own state."""
-        checkpoint["seesay"] = {"epoch_loss": self.epoch_loss.clone(), "seconds": self.seconds}
+        checkpoint["seesay"] = {
+            "epoch_loss": self.epoch_loss.clone(),
+            "epoch_rewards": self._epoch_rewards.clone(),
+            "seconds": self.seconds,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
-        self.epoch_loss = checkpoint["seesay"]["epoch_loss"].to(self.device)
-        self.seconds = float(checkpoint["seesay"]["seconds"])
+        saved = checkpoint["seesay"]
+        self.epoch_loss = saved["epoch_loss"].to(self.device)
+        self._epoch_rewards = saved.get("epoch_rewards", self._epoch_rewards)
+        self.seconds = float(saved["seconds"])
 
     def _features(self, batch: Batch) -> Tensor:
         if batch.features is not None:
