@@ -76,14 +76,9 @@ def test_captions_come_as_often_as_they_are_likely(allow_unk: bool) -> None:
 
 def test_samples_of_a_picture_do_not_depend_on_each_other() -> None:
     torch.manual_seed(4)
-    tokens = sample_captions(Unchecked(torch.zeros(1, 6, 6)), torch.zeros(1, 1, 1), None, 4, 1, False)
-    pairs = Counter()
-    for _ in range(3000):
-        first, second = sample_captions(Unchecked(torch.zeros(1, 6, 6)), torch.zeros(1, 1, 1), None, 2, 1, False)[
-            0, :, 0
-        ]
-        pairs[int(first), int(second)] += 1
-    assert tokens.shape == (1, 4, 1)
+    memory = torch.zeros(3000, 1, 1)
+    tokens = sample_captions(Unchecked(torch.zeros(3000, 6, 6)), memory, None, 2, 1, False)
+    pairs: Counter[tuple[int, int]] = Counter((first, second) for ((first,), (second,)) in tokens.tolist())
     words = (END_ID, 4, 5)
     assert set(pairs) == set(itertools.product(words, words))
     assert all(abs(count - 3000 / 9) < 4.5 * np.sqrt(3000 / 9) for count in pairs.values())

@@ -178,8 +178,7 @@ class MetricsLog(Callback):
         self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
 
     def _write(self, trainer: pl.Trainer, module: CaptioningModule, **values: float) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"learning_rate": rate, "seconds": round(module.seconds, 3), **values}
+        row = {"learning_rate": module.learning_rate, "seconds": round(module.seconds, 3), **values}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
         with self.path.open("a", newline="", encoding="utf-8") as file:

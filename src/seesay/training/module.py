@@ -1,9 +1,8 @@
 """One training step and one validation, as Lightning calls them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,14 +16,11 @@ from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
 from seesay.training.objectives import cross_entropy
+from seesay.training.schedule import build_optimizer, rate_factor
+from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
 from seesay.training.self_critical import SelfCritic
 
 _SEED_STRIDE = 1_000_003
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    # AdamW without decay is Adam. The smoothing constants are Keras', which the tutorials' results rest on.
-    "adam": partial(torch.optim.AdamW, eps=1e-7),
-    "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
-}
 
 
 class CaptioningModule(pl.LightningModule):
@@ -43,6 +39,7 @@ class CaptioningModule(pl.LightningModule):
         critic: the second stage's loss; None in the first stage.
 
     Attributes:
+        learning_rate: the last step's, of the captioner.
         last_loss: what the last step minimised, in nats a word.
         last_rewards: mean reward of the last step's samples and of their baseline; 0 in the first stage.
         seconds: time spent in training steps.
@@ -72,18 +69,16 @@ class CaptioningModule(pl.LightningModule):
         self.epoch_loss = torch.zeros(2)
         self.last_rewards = (0.0, 0.0)
         self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
+        self.learning_rate = 0.0
         self.seconds = 0.0
         self._clock = 0.0
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimizer and its epoch-wise schedule."""
+        """Returns the optimizer and its step-wise schedule."""
         training = self.config.training
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = _OPTIMIZERS[training.optimizer](
-            parameters, lr=training.learning_rate, weight_decay=training.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(training.lr_drop_epochs), training.lr_drop)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        optimizer = build_optimizer(training, self.model)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training, len(self.batches)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves a batch to the device."""
@@ -102,14 +97,19 @@ class CaptioningModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Ties the step's randomness to its number."""
         torch.manual_seed(self.config.training.seed * _SEED_STRIDE + self.global_step)
+        self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if batch_idx == 0:
             self.restart_clock()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch: nats a real token."""
         features = self._features(batch)
-        logits = self.model(features, batch.memory_mask, batch.captions)
-        loss = cross_entropy(logits, batch.captions.targets, self.config.training.label_smoothing)
+        captions = batch.captions
+        guesses = guess_probability(self.config.training, self.current_epoch)
+        if guesses:
+            captions = mix_in_guesses(self.model, features, batch.memory_mask, captions, guesses)
+        logits = self.model(features, batch.memory_mask, captions)
+        loss = cross_entropy(logits, captions.targets, self.config.training.label_smoothing)
         if self.critic is not None:
             share = self.config.training.scst_weight
             loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)

@@ -37,7 +37,7 @@ def sample_captions(
     state = decoder.init_state(memory, memory_mask)
     for t in range(max_length):
         output = decoder.step(words, state)
-        words = _draw(next_log_probs(output.logits, allow_unk).expand(-1, samples, -1))
+        words = draw(next_log_probs(output.logits, allow_unk).expand(-1, samples, -1))
         tokens[alive, :, t] = torch.where(ended, PAD_ID, words)
         # The start token was one row a picture; from here on there are K.
         state = output.state.pick(torch.zeros_like(words)) if t == 0 else output.state
@@ -50,8 +50,8 @@ def sample_captions(
     return tokens
 
 
-def _draw(log_probs: Tensor) -> Tensor:
-    """Returns words (...) drawn with the probabilities of log_probs (..., V).
+def draw(log_probs: Tensor) -> Tensor:
+    """Returns words (...) drawn with the probabilities of log_probs (..., V), which need not be normalised.
 
     Of exponential waiting times with the rates p the shortest is the word's with probability p, and a word of
     probability 0 never comes first.
