@@ -132,6 +132,12 @@ class TrainingConfig(_Section):
     )
     warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", least=0)
     encoder_learning_rate: float = setting(0.0, "that of an encoder that is trained too; 0 = the same", least=0)
+    augment_flip: float = setting(
+        0.0, "how often a picture is mirrored, unless its captions say left or right", least=0, most=1
+    )
+    augment_crop: float = setting(
+        0.0, "pictures are cropped at random by up to this share of their sides", least=0, below=1
+    )
     ema_decay: float = setting(
         0.0, "share of their moving average that a step's weights leave; 0 = no average", least=0, below=1
     )

@@ -13,6 +13,7 @@ from seesay import config as configuration
 from seesay.checkpoint import LAST_FILE, Run, RunInfo, is_run, load_run, save_run, update_progress
 from seesay.config import Config
 from seesay.data.annotations import load_dataset
+from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
@@ -80,7 +81,7 @@ def train(
         SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk.
     """
     out = Path(out)
-    _require_first_stage(config, out)
+    _refuse_contradictions(config, out)
     resumed = _existing_run(out, config, overwrite)
     if resumed is not None and resumed.info.progress.get("finished"):
         log.info("%s is finished already; --overwrite trains it anew", out)
@@ -102,13 +103,23 @@ def train(
     return _fit(config, out, info, tokenizer, inputs)
 
 
-def _require_first_stage(config: Config, out: Path) -> None:
-    """Refuses a start that cannot be: a second stage of nothing, or a run that starts from itself."""
-    source = config.training.init_from
-    if config.training.scst and not source:
+def _refuse_contradictions(config: Config, out: Path) -> None:
+    """Refuses a second stage of nothing, a run that starts from itself, and settings that would do nothing."""
+    training, mode = config.training, config.encoder.encoder_training
+    if training.scst and not training.init_from:
         raise ConfigError("training.scst is a second stage; name the run of the first with --init-from RUN")
-    if source and Path(source).resolve() == out.resolve():
-        raise ConfigError(f"training.init_from is {source}, the run folder itself; choose another --out")
+    if training.init_from and Path(training.init_from).resolve() == out.resolve():
+        raise ConfigError(f"training.init_from is {training.init_from}, the run folder itself; choose another --out")
+    if mode == "cached" and (training.augment_flip or training.augment_crop):
+        raise ConfigError(
+            "training.augment_flip and training.augment_crop change pictures, which cached features never see again; "
+            "set encoder.encoder_training to frozen or full"
+        )
+    if mode != "full" and training.encoder_learning_rate:
+        raise ConfigError(
+            f"training.encoder_learning_rate is given, but with encoder.encoder_training={mode} the encoder does not "
+            "learn; set that to full"
+        )
 
 
 def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs) -> TrainingResult:
@@ -212,6 +223,7 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
         inputs.encoder.preprocessing if inputs.encoder else None,
         config.training.batch_captions,
         seed=config.training.seed,
+        augmentation=Augmentation(config.training.augment_flip, config.training.augment_crop),
     )
     references = {item.id: item.captions for item in inputs.annotations.split("val")}
     critic = None
