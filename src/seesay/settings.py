@@ -178,6 +178,7 @@ SECOND_STAGE: dict[str, Any] = {
     "lr_schedule": "constant",
     "warmup_steps": 0,
     "epochs": 5,
+    "scheduled_sampling": 0.0,
     "patience": 0,
     "monitor": "val_cider",
 }
