@@ -375,6 +375,31 @@ class TestTraining:
         assert (result.code, len(result.err)) == (2, 1)
         assert "leave --config out" in result.err[0]
 
+    def test_a_second_stage_keeps_the_settings_of_the_first_and_has_a_folder_of_its_own(
+        self, seesay: Seesay, cached_run: Path, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        first = Path(shutil.copytree(cached_run, tmp_path / "runs" / "attention-gru"))
+        command = ("train", colours, "--scst", "--epochs", 1, "--features", features)
+        result = seesay(*command)
+        assert result.code == 0, result.err
+        run, before = load_run(tmp_path / "runs" / "attention-gru-scst"), load_run(first).config
+        assert run.config.training.init_from == "runs/attention-gru"
+        assert (run.config.training.epochs, run.config.training.learning_rate) == (1, 1e-4)
+        assert (run.config.model, run.config.encoder, run.config.text) == (before.model, before.encoder, before.text)
+        assert any("reward" in line for line in result.err)
+        for again in ((*command,), (*command, "--resume")):
+            assert any("is finished already" in line for line in seesay(*again).err)
+        named = seesay("train", colours, "--scst", "--init-from", cached_run, "--out", tmp_path / "x", *command[3:])
+        assert named.code == 0
+        assert load_run(tmp_path / "x").config.training.init_from == str(cached_run)
+        assert load_run(tmp_path / "x").config.model == before.model
+
+    def test_a_second_stage_of_a_preset_that_has_no_first_is_told(self, seesay: Seesay, colours: Path) -> None:
+        result = seesay("train", colours, "--preset", "pooled-gru", "--scst")
+        assert result.code == 2
+        assert len(result.err) == 1
+        assert "runs/pooled-gru is no run to start from; train it without --scst first" in result.err[0]
+
     def test_features_of_others_are_imported_and_trained_on(
         self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
     ) -> None:

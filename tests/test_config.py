@@ -29,6 +29,7 @@ from seesay.config import (
 from seesay.errors import ConfigError
 from seesay.models.captioning import build_model
 from seesay.models.packing import pack_captions
+from seesay.settings import SECOND_STAGE
 from seesay.training.objectives import cross_entropy
 
 
@@ -72,6 +73,27 @@ def test_a_preset_extends_another() -> None:
 def test_a_list_is_replaced_not_joined(tmp_path: Path) -> None:
     file = write(tmp_path, {"training": {"lr_drop_epochs": [3]}})
     assert resolve_config("attention-gru", file).training.lr_drop_epochs == (3,)
+
+
+def test_a_second_stage_replaces_what_the_first_had_but_not_what_is_said_with_it(tmp_path: Path) -> None:
+    """Its settings lie right beneath the layer that turns it on, so that the file of a first stage gives way to
+    them, and the file of a second stage does not."""
+    first = resolve_config("attention-gru").training
+    second = resolve_config("attention-gru", overrides={"scst": True, "init_from": "run"})
+    assert second.training == dataclasses.replace(
+        first, scst=True, init_from="run", patience=0, epochs=5, learning_rate=1e-4, lr_drop_epochs=()
+    )
+    assert second.model == resolve_config("attention-gru").model
+    told = resolve_config("attention-gru", overrides={"learning_rate": 3e-4, "scst": True}).training
+    assert (told.learning_rate, told.epochs) == (3e-4, 5)
+    of_first = write(tmp_path, {"training": {"epochs": 7, "seed": 3}})
+    assert resolve_config("attention-gru", of_first, {"scst": True}).training.epochs == 5
+    assert resolve_config("attention-gru", of_first, {"scst": True}).training.seed == 3
+    of_second = write(tmp_path, {"training": {"scst": True, "epochs": 7}})
+    for again in ({}, {"scst": True}):
+        found = resolve_config("attention-gru", of_second, again).training
+        assert (found.epochs, found.learning_rate) == (7, 1e-4)
+    assert resolve_config("pooled-gru", overrides={"scst": False}) == resolve_config("pooled-gru")
 
 
 def test_a_file_of_one_section_leaves_the_others(tmp_path: Path) -> None:
@@ -266,7 +288,7 @@ def test_a_saved_configuration_is_read_back_whole(tmp_path: Path) -> None:
 
 strategies: Mapping[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
-    int: st.integers(1, 10**6),
+    int: st.integers(2, 10**6),
     float: st.floats(1e-9, 0.999),
     str: st.text(st.characters(codec="utf-8")),
 }
@@ -294,7 +316,8 @@ def test_any_configuration_survives_its_file(folder: Path, overrides: dict[str, 
     config = resolve_config(overrides=overrides)
     save_config(config, folder / "config.yaml")
     assert resolve_config(file=folder / "config.yaml") == config
-    assert replace(Config(), **overrides) == config
+    beneath = SECOND_STAGE if overrides.get("scst") else {}
+    assert replace(Config(), **{**beneath, **overrides}) == config
 
 
 # The fields themselves.

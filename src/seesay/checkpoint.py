@@ -170,23 +170,34 @@ def _require_every_section(path: Path) -> None:
             raise CheckpointError(f"{path} is cut short: it has no section {section.name}")
 
 
-def load_weights(run: Run, model: torch.nn.Module) -> None:
-    """Loads `model.safetensors` into the model, strictly.
+def read_weights(run: Run) -> dict[str, Tensor]:
+    """Returns the tensors of `model.safetensors`.
 
     Raises:
-        CheckpointError: the file is missing, cut short, or does not fit the model.
+        CheckpointError: the file is missing or cut short.
     """
     path = run.folder / MODEL_FILE
     try:
-        weights = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"the run {run.folder} has no {MODEL_FILE} yet: its first epoch is not over; go on with seesay train --out"
         ) from error
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
+
+
+def load_weights(run: Run, model: torch.nn.Module) -> None:
+    """Loads `model.safetensors` into the model, strictly.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or does not fit the model.
+    """
+    weights = read_weights(run)
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) or [name for name in own if own[name].shape != weights[name].shape]
     if wrong:
-        raise CheckpointError(f"{path} does not fit the run's configuration: {len(wrong)} tensors, such as {wrong[0]}")
+        raise CheckpointError(
+            f"{run.folder / MODEL_FILE} does not fit the run's configuration: {len(wrong)} tensors, such as {wrong[0]}"
+        )
     model.load_state_dict(weights)

@@ -157,20 +157,28 @@ def train(
 
     Args:
         data: captions and pictures in any form `seesay data check` can read.
-        out: run folder [default: runs/PRESET].
+        out: run folder [default: runs/PRESET, of a second stage the first's with -scst after it].
         resume: go on with the run in --out by its own settings.
         overwrite: throw away the run in --out.
     """
     from seesay.checkpoint import load_run
     from seesay.training.fit import train as fit
+    from seesay.training.stages import second_stage, settings_of_first
 
+    overrides = given(flags)
+    if overrides.get("scst"):
+        first, second = second_stage(preset, overrides)
+        out = out or second
+        if not resume:
+            overrides["init_from"] = str(first)
+            config = config or settings_of_first(first)
     out = out or Path("runs") / preset
     if resume:
         if config is not None:
             raise ConfigError("--resume goes on by the settings of the run itself; leave --config out")
-        settings = configuration.replace(load_run(out).config, **given(flags))
+        settings = configuration.replace(load_run(out).config, **overrides)
     else:
-        settings = configuration.resolve_config(preset, config, given(flags))
+        settings = configuration.resolve_config(preset, config, overrides)
     with progress("encoding", "pictures") as advance:
         result = fit(
             settings,

@@ -17,6 +17,7 @@ import yaml
 from seesay.errors import ConfigError
 from seesay.files import write_atomically
 from seesay.settings import (
+    SECOND_STAGE,
     Config,
     DataConfig,
     DecodingOptions,
@@ -81,6 +82,9 @@ def resolve_config(
 ) -> Config:
     """Returns the configuration made of the defaults, then `preset`, then `file`, then `overrides`.
 
+    Beneath the first layer that turns on `training.scst` come the settings of a second stage
+    (`seesay.settings.SECOND_STAGE`), so that they take the place of the first stage's but not of its own.
+
     Args:
         preset: a name of `preset_names()`, or empty for the bare defaults.
         file: a YAML file of sections (the form that runs save).
@@ -89,12 +93,16 @@ def resolve_config(
     Raises:
         ConfigError: an unknown preset, section or field (the nearest is named), or an unfit value.
     """
-    values = preset_values(preset) if preset else {}
-    if file is not None:
-        values = _merge(values, _read_yaml(Path(file)))
+    layers = [preset_values(preset) if preset else {}, _read_yaml(Path(file)) if file is not None else {}, {}]
     for key, value in (overrides or {}).items():
         section, leaf = _locate(key)
-        values = _merge(values, {section: {leaf: value}})
+        layers[-1] = _merge(layers[-1], {section: {leaf: value}})
+    values: dict[str, Any] = {}
+    staged = False
+    for layer in layers:
+        if not staged and _turns_on_second_stage(layer):
+            values, staged = _merge(values, {"training": SECOND_STAGE}), True
+        values = _merge(values, layer)
     return _build(values)
 
 
@@ -120,6 +128,11 @@ def save_config(config: Config, path: Path) -> None:
     """Writes the whole resolved configuration as YAML, atomically."""
     # In ASCII: left as they are, characters that YAML takes for line ends would be read back as spaces.
     write_atomically(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
+
+
+def _turns_on_second_stage(layer: Mapping[str, Any]) -> bool:
+    section = layer.get("training")
+    return isinstance(section, Mapping) and section.get("scst") is True
 
 
 def _build(values: Mapping[str, Any]) -> Config:

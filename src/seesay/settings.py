@@ -154,11 +154,29 @@ class TrainingConfig(_Section):
     learning_rate: float = setting(1e-3, "step size of the optimizer", above=0)
     lr_drop_epochs: tuple[int, ...] = setting((), "epochs after which the learning rate is dropped")
     lr_drop: float = setting(0.2, "factor of each drop", above=0)
+    lr_schedule: Literal["constant", "cosine"] = setting(
+        "constant", "constant between drops, or a cosine down to 0 at the last step, without drops"
+    )
+    warmup_steps: int = setting(0, "steps over which the learning rate rises from 0", least=0)
+    encoder_learning_rate: float = setting(0.0, "that of an encoder that is trained too; 0 = the same", least=0)
+    augment_flip: float = setting(
+        0.0, "how often a picture is mirrored, unless its captions say left or right", least=0, most=1
+    )
+    augment_crop: float = setting(
+        0.0, "pictures are cropped at random by up to this share of their sides", least=0, below=1
+    )
+    ema_decay: float = setting(
+        0.0, "share of their moving average that a step's weights leave; 0 = no average", least=0, below=1
+    )
     batch_captions: int = setting(64, "captions a batch; a batch holds whole pictures", least=1)
     epochs: int = setting(20, "passes over the training captions, at most", least=1)
     patience: int = setting(0, "stop after so many epochs without a better monitor; 0 = never", least=0)
     monitor: Literal["val_cider", "val_loss"] = setting("val_cider", "what the best checkpoint and patience look at")
     label_smoothing: float = setting(0.0, "probability spread over the whole vocabulary in the loss", least=0, below=1)
+    scheduled_sampling: float = setting(
+        0.0, "how often, at most, the decoder is fed its own guess instead of the true word", least=0, most=1
+    )
+    scheduled_sampling_epochs: int = setting(5, "epochs over which that rises from 0", least=1)
     weight_decay: float = setting(0.0, "L2 pull on the weights", least=0)
     clip_gradients: float = setting(5.0, "largest norm of the gradient; 0 = unlimited", least=0)
     seed: int = setting(0, "seed of initial weights, shuffling and dropout", least=0)
@@ -168,6 +186,30 @@ class TrainingConfig(_Section):
     device: str = setting("auto", "auto, cpu, cuda or mps")
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "arithmetic of training")
     loggers: tuple[str, ...] = setting((), "further Lightning loggers, by class name (such as WandbLogger)")
+    init_from: str = setting("", "run whose best weights training starts from; words are matched by their text")
+    scst: bool = setting(False, "self-critical second stage: learn from the CIDEr-D of sampled captions too")
+    scst_samples: int = setting(5, "second stage: captions sampled a picture", least=2)
+    scst_weight: float = setting(
+        0.8, "second stage: share of the reward's loss; the rest is cross-entropy", above=0, most=1
+    )
+    scst_baseline: Literal["others", "greedy"] = setting(
+        "others",
+        "second stage: a sample is held against the picture's other samples, or its greedy caption",
+    )
+
+
+SECOND_STAGE: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 1e-4,
+    "lr_drop_epochs": (),
+    "lr_schedule": "constant",
+    "warmup_steps": 0,
+    "epochs": 5,
+    "scheduled_sampling": 0.0,
+    "patience": 0,
+    "monitor": "val_cider",
+}
+"""What `training.scst` sets of the section it stands in, where the layer that turns it on says nothing else."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from seesay.checkpoint import load_run
 
-EXACT = ("step", "epoch", "train_loss", "val_loss", "val_cider", "learning_rate")
+EXACT = ("step", "epoch", "train_loss", "val_loss", "val_cider", "learning_rate", "reward", "baseline")
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -215,6 +215,28 @@ def test_frozen_encoder_trains_like_its_cached_features_but_for_their_rounding(
     assert frozen != cached
 
 
+@pytest.mark.parametrize("name", ["augment_flip", "augment_crop", "encoder_learning_rate"])
+def test_settings_of_an_encoder_in_the_loop_are_refused_on_cached_features(
+    colours: Path, features: Path, weights: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{name}.* full$"):
+        train(tiny.cached(weights, **{name: 0.1}), colours, tmp_path / "run", features=features)
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoder_with_a_rate_of_its_own_on_augmented_pictures_goes_its_own_way(colours: Path, tmp_path: Path) -> None:
+    """A rate of next to nothing holds the encoder's weights where they were; the pictures still change."""
+    for name, settings in (("plain", {}), ("still", {"encoder_learning_rate": 1e-12, "augment_crop": 0.2})):
+        train(tiny.in_loop(epochs=1, **settings), colours, tmp_path / name)
+    plain, still = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("plain", "still"))
+    torch.manual_seed(tiny.in_loop().training.seed)
+    first = build_encoder(tiny.in_loop().encoder).state_dict()
+    for name, tensor in first.items():
+        if name.endswith("weight"):
+            assert torch.allclose(still[f"encoder.{name}"], tensor, atol=1e-9)
+            assert not torch.allclose(plain[f"encoder.{name}"], tensor, atol=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["full", "cached"])
 def test_encoder_from_nothing_follows_the_seed_and_its_run_can_be_used(
     colours: Path, tmp_path: Path, pictures: list[str], mode: str

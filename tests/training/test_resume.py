@@ -1,6 +1,7 @@
 """A training that is killed and started again goes exactly the way of an unbroken one."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from seesay import cli
-from seesay.config import Config, save_config
+from seesay.config import Config, replace, save_config
 from seesay.data.annotations import load_annotations, write_annotations
 from seesay.errors import CheckpointError, DataError, FeatureStoreError
 from seesay.features import FeatureStore, extract_features
@@ -45,6 +46,9 @@ def settings(weights: Path, **overrides: Any) -> Config:
         "lr_drop_epochs": (2, 3),
         "lr_drop": 0.5,
         "patience": 3,
+        "warmup_steps": 2,
+        "ema_decay": 0.9,
+        "scheduled_sampling": 0.2,
         "keep_best": 2,
         "log_every": 1,
         "checkpoint_every": 2,
@@ -162,6 +166,26 @@ def test_encoder_in_training_and_its_pictures_go_on_as_unbroken(colours: Path, t
                 train(config, colours, tmp_path / "broken")
     train(config, colours, tmp_path / "broken")
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
+def test_a_second_stage_goes_on_as_unbroken(
+    cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, baseline: str
+) -> None:
+    """Samples and rewards too; the run that it started from is not needed any more once there is a saved state."""
+    first = shutil.copytree(cached_run, tmp_path / "first")
+    config = settings(weights, hidden_size=32, learning_rate=1e-3, scst=True, scst_baseline=baseline)
+    config = replace(config, init_from=str(first), epochs=2)
+    train(config, colours, tmp_path / "whole", features=features)
+    for call in (2, 4, 6):  # before anything is saved, within an epoch, and within the next
+        with pytest.MonkeyPatch.context() as patch:
+            fail_at(patch, CaptioningModule, "training_step", call)
+            with pytest.raises(KillError):
+                train(config, colours, tmp_path / "broken", features=features)
+    shutil.rmtree(first)
+    train(config, colours, tmp_path / "broken", features=features)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+    assert len(set(epochs(tmp_path / "whole", "reward"))) == 2
 
 
 @pytest.mark.parametrize("every", [6, 7])

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seesay.data.augmentation import Augmentation, may_be_mirrored
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.images import Preprocessing, load_pixels
@@ -69,11 +70,13 @@ class Example:
         id: the picture's id.
         image: where the picture is.
         tokens: its captions as word ids, start and end included.
+        mirrored: would its captions be true of the mirrored picture too.
     """
 
     id: str
     image: str
     tokens: tuple[tuple[int, ...], ...]
+    mirrored: bool = True
 
     @property
     def length(self) -> int:
@@ -87,7 +90,7 @@ def make_examples(annotations: Sequence[Annotation], encode: Callable[[str], lis
     for item in annotations:
         tokens = tuple(tuple(ids) for caption in item.captions if len(ids := encode(caption)) > 2)
         if tokens:
-            examples.append(Example(item.id, item.image, tokens))
+            examples.append(Example(item.id, item.image, tokens, may_be_mirrored(item.captions)))
     return examples
 
 
@@ -104,6 +107,7 @@ class CaptionBatches:
         batch_captions: captions a batch aims at; a batch holds whole pictures.
         seed: decides the order together with the epoch.
         shuffle: False keeps the given order, for validation.
+        augmentation: how pixels are changed at random, which the seed, the epoch and the picture decide.
 
     Raises:
         DataError: there is nothing to batch, or neither features nor preprocessing are given.
@@ -117,6 +121,7 @@ class CaptionBatches:
         batch_captions: int,
         seed: int = 0,
         shuffle: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if not examples:
             raise DataError("no picture with a caption is left to make batches of")
@@ -127,6 +132,7 @@ class CaptionBatches:
         self.preprocessing = preprocessing
         self.seed = seed
         self.shuffle = shuffle
+        self.augmentation = augmentation
         self.epoch = 0
         self._position = 0
         self._captions = np.array([len(example.tokens) for example in self.examples])
@@ -206,10 +212,17 @@ class CaptionBatches:
             features = torch.from_numpy(array)
             mask = None if regions is None else torch.from_numpy(regions)
         else:
-            assert self.preprocessing is not None
-            pixels = torch.from_numpy(np.stack([load_pixels(example.image, self.preprocessing) for example in chosen]))
+            pixels = torch.from_numpy(np.stack([self._pixels(place) for place in places]))
         tokens = pad_captions([example.tokens for example in chosen])
         return Batch(ids, features, pixels, mask, pack_captions(tokens))
+
+    def _pixels(self, place: int) -> NDArray[np.uint8]:
+        assert self.preprocessing is not None
+        example = self.examples[place]
+        if not self.augmentation:
+            return load_pixels(example.image, self.preprocessing)
+        random = np.random.default_rng([self.seed, self.epoch, int(place)])
+        return self.augmentation.pixels(example.image, self.preprocessing, random, example.mirrored)
 
 
 def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> Tensor:

@@ -31,6 +31,8 @@ COLUMNS = (
     "learning_rate",
     "captions_per_second",
     "seconds",
+    "reward",
+    "baseline",
 )
 
 
@@ -142,16 +144,18 @@ class MetricsLog(Callback):
             / max(1, trainer.global_step)
             * (pl_module.config.training.epochs * float(steps) - trainer.global_step)
         )
+        rewards = _rewards(pl_module, pl_module.last_rewards)
         log.info(
-            "epoch %d step %d/%d  loss %.3f  %.0f captions/s  at most %s left",
+            "epoch %d step %d/%d  loss %.3f%s  %.0f captions/s  at most %s left",
             trainer.current_epoch + 1,
             batch_idx + 1,
             steps,
             loss,
+            _readable_rewards(rewards),
             rate,
             readable_time(left),
         )
-        self._write(trainer, pl_module, train_loss=loss, captions_per_second=rate)
+        self._write(trainer, pl_module, train_loss=loss, captions_per_second=rate, **rewards)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs an epoch."""
@@ -161,19 +165,20 @@ class MetricsLog(Callback):
         mean = total / max(1.0, tokens)
         _refuse_divergence(mean, trainer.global_step)
         _refuse_divergence(values["val_loss"], trainer.global_step)
+        rewards = _rewards(pl_module, pl_module.mean_rewards())
         log.info(
-            "epoch %d done  loss %.3f  val loss %.3f  val CIDEr %.1f  %s of training",
+            "epoch %d done  loss %.3f%s  val loss %.3f  val CIDEr %.1f  %s of training",
             trainer.current_epoch + 1,
             mean,
+            _readable_rewards(rewards),
             values["val_loss"],
             100 * values["val_cider"],
             readable_time(pl_module.seconds),
         )
-        self._write(trainer, pl_module, train_loss=mean, **values)
+        self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
 
     def _write(self, trainer: pl.Trainer, module: CaptioningModule, **values: float) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"learning_rate": rate, "seconds": round(module.seconds, 3), **values}
+        row = {"learning_rate": module.learning_rate, "seconds": round(module.seconds, 3), **values}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
         with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -218,6 +223,15 @@ class BestModel(Checkpoint):
         """Takes it back."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.info = replace(self.info, progress=state["progress"])
+
+
+def _rewards(module: CaptioningModule, found: tuple[float, float]) -> dict[str, float]:
+    """Returns the columns that a second stage adds: CIDEr-D of the samples and of their baseline, in 0 to 10."""
+    return {} if module.critic is None else dict(zip(("reward", "baseline"), found, strict=True))
+
+
+def _readable_rewards(rewards: dict[str, float]) -> str:
+    return "  reward {reward:.3f} against {baseline:.3f}".format(**rewards) if rewards else ""
 
 
 def _refuse_divergence(loss: float, step: int) -> None:

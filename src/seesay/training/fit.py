@@ -13,6 +13,7 @@ from seesay import config as configuration
 from seesay.checkpoint import LAST_FILE, Run, RunInfo, is_run, load_run, save_run, update_progress
 from seesay.config import Config
 from seesay.data.annotations import load_dataset
+from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
@@ -23,7 +24,9 @@ from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, readable_time
 from seesay.training.inputs import Inputs, build_tokenizer, count_words, make_inputs, prepare_features
 from seesay.training.module import CaptioningModule
+from seesay.training.self_critical import make_critic
 from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
+from seesay.training.warm_start import warm_start
 from seesay.visualise import training_curves
 
 log = logging.getLogger("seesay")
@@ -80,6 +83,7 @@ def train(
     """
     check_model(config.model)
     out = Path(out)
+    _refuse_contradictions(config, out)
     resumed = _existing_run(out, config, overwrite)
     if resumed is not None and resumed.info.progress.get("finished"):
         log.info("%s is finished already; --overwrite trains it anew", out)
@@ -101,14 +105,35 @@ def train(
     return _fit(config, out, info, tokenizer, inputs)
 
 
+def _refuse_contradictions(config: Config, out: Path) -> None:
+    """Refuses a second stage of nothing, a run that starts from itself, and settings that would do nothing."""
+    training, mode = config.training, config.encoder.encoder_training
+    if training.scst and not training.init_from:
+        raise ConfigError("training.scst is a second stage; name the run of the first with --init-from RUN")
+    if training.init_from and Path(training.init_from).resolve() == out.resolve():
+        raise ConfigError(f"training.init_from is {training.init_from}, the run folder itself; choose another --out")
+    if mode == "cached" and (training.augment_flip or training.augment_crop):
+        raise ConfigError(
+            "training.augment_flip and training.augment_crop change pictures, which cached features never see again; "
+            "set encoder.encoder_training to frozen or full"
+        )
+    if mode != "full" and training.encoder_learning_rate:
+        raise ConfigError(
+            f"training.encoder_learning_rate is given, but with encoder.encoder_training={mode} the encoder does not "
+            "learn; set that to full"
+        )
+
+
 def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs) -> TrainingResult:
     module = _build_module(config, info, tokenizer, inputs)
+    last = out / LAST_FILE
+    if config.training.init_from and not last.is_file():
+        warm_start(module.model, config, info, tokenizer)
     in_loop = inputs.store is None
     stored = inputs.encoder if info.encoder_stored and not in_loop else None
     best = BestModel(out, info, stored, config.training.monitor)
     with quiet_lightning():
         trainer = build_trainer(config, out, [MetricsLog(out / "metrics.csv", config.training.log_every), best])
-    last = out / LAST_FILE
     log.info(
         "training %s parameters on %d captions of %d pictures%s",
         f"{count_parameters(module.model):,}",
@@ -202,6 +227,10 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
         inputs.encoder.preprocessing if inputs.encoder else None,
         config.training.batch_captions,
         seed=config.training.seed,
+        augmentation=Augmentation(config.training.augment_flip, config.training.augment_crop),
     )
     references = {item.id: item.captions for item in inputs.annotations.split("val")}
-    return CaptioningModule(model, config, tokenizer, batches, references, info.max_length)
+    critic = None
+    if config.training.scst:
+        critic = make_critic(config.training, config.decoding, info.max_length, inputs.train)
+    return CaptioningModule(model, config, tokenizer, batches, references, info.max_length, critic)

@@ -1,9 +1,8 @@
 """One training step and one validation, as Lightning calls them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,13 +16,11 @@ from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
 from seesay.training.objectives import cross_entropy
+from seesay.training.schedule import build_optimizer, rate_factor
+from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
+from seesay.training.self_critical import SelfCritic
 
 _SEED_STRIDE = 1_000_003
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    # AdamW without decay is Adam. The smoothing constants are Keras', which the tutorials' results rest on.
-    "adam": partial(torch.optim.AdamW, eps=1e-7),
-    "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
-}
 
 
 class CaptioningModule(pl.LightningModule):
@@ -39,6 +36,13 @@ class CaptioningModule(pl.LightningModule):
         batches: the training batches; their place is saved with the run's state.
         references: the human captions of validation pictures, by id.
         max_length: words a decoded caption may have.
+        critic: the second stage's loss; None in the first stage.
+
+    Attributes:
+        learning_rate: the last step's, of the captioner.
+        last_loss: what the last step minimised, in nats a word.
+        last_rewards: mean reward of the last step's samples and of their baseline; 0 in the first stage.
+        seconds: time spent in training steps.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class CaptioningModule(pl.LightningModule):
         batches: CaptionBatches,
         references: Mapping[str, Sequence[str]],
         max_length: int,
+        critic: SelfCritic | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,22 +62,23 @@ class CaptioningModule(pl.LightningModule):
         self.batches = batches
         self.references = references
         self.max_length = max_length
+        self.critic = critic
         self.metrics = CaptionMetrics(metrics=("CIDEr",))
         self._validation_loss = torch.zeros(2)
         self.last_loss = torch.zeros(())
         self.epoch_loss = torch.zeros(2)
+        self.last_rewards = (0.0, 0.0)
+        self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
+        self.learning_rate = 0.0
         self.seconds = 0.0
         self._clock = 0.0
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimizer and its epoch-wise schedule."""
+        """Returns the optimizer and its step-wise schedule."""
         training = self.config.training
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = _OPTIMIZERS[training.optimizer](
-            parameters, lr=training.learning_rate, weight_decay=training.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(training.lr_drop_epochs), training.lr_drop)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        optimizer = build_optimizer(training, self.model)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training, len(self.batches)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves a batch to the device."""
@@ -86,23 +92,45 @@ class CaptioningModule(pl.LightningModule):
         """Starts the epoch's order of batches."""
         self.batches.set_epoch(self.current_epoch)
         self.epoch_loss = torch.zeros(2, device=self.device)
+        self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Ties the step's randomness to its number."""
         torch.manual_seed(self.config.training.seed * _SEED_STRIDE + self.global_step)
+        self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if batch_idx == 0:
             self.restart_clock()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch: nats a real token, and the decoder's penalty, which the log leaves out."""
-        logits, penalty = self.model.teach(self._features(batch), batch.memory_mask, batch.captions)
-        loss = cross_entropy(logits, batch.captions.targets, self.config.training.label_smoothing)
+        features = self._features(batch)
+        captions = batch.captions
+        guesses = guess_probability(self.config.training, self.current_epoch)
+        if guesses:
+            captions = mix_in_guesses(self.model, features, batch.memory_mask, captions, guesses)
+        logits, penalty = self.model.teach(features, batch.memory_mask, captions)
+        loss = cross_entropy(logits, captions.targets, self.config.training.label_smoothing)
+        if self.critic is not None:
+            share = self.config.training.scst_weight
+            loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)
         self.last_loss = loss.detach()
         tokens = len(batch.captions.targets)
         # Kept on the device: reading it each step would make a GPU wait for Python.
         self.epoch_loss[0] += self.last_loss * tokens
         self.epoch_loss[1] += tokens
         return loss + penalty
+
+    def _criticise(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
+        found = critic(self.model, features, batch)
+        self.last_rewards = (found.reward, found.baseline)
+        pictures = len(batch.ids)
+        self._epoch_rewards += torch.tensor([found.reward * pictures, found.baseline * pictures, pictures])
+        return found.loss
+
+    def mean_rewards(self) -> tuple[float, float]:
+        """Returns the epoch's mean reward a sample so far, and that of its baseline."""
+        reward, baseline, pictures = self._epoch_rewards.tolist()
+        return reward / max(1.0, pictures), baseline / max(1.0, pictures)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Counts the time of the step."""
@@ -149,12 +177,18 @@ class CaptioningModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what an exact resume needs beyond Lightning's own state."""
-        checkpoint["seesay"] = {"epoch_loss": self.epoch_loss.clone(), "seconds": self.seconds}
+        checkpoint["seesay"] = {
+            "epoch_loss": self.epoch_loss.clone(),
+            "epoch_rewards": self._epoch_rewards.clone(),
+            "seconds": self.seconds,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes it back."""
-        self.epoch_loss = checkpoint["seesay"]["epoch_loss"].to(self.device)
-        self.seconds = float(checkpoint["seesay"]["seconds"])
+        saved = checkpoint["seesay"]
+        self.epoch_loss = saved["epoch_loss"].to(self.device)
+        self._epoch_rewards = saved.get("epoch_rewards", self._epoch_rewards)
+        self.seconds = float(saved["seconds"])
 
     def _features(self, batch: Batch) -> Tensor:
         if batch.features is not None:

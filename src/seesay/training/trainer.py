@@ -15,6 +15,7 @@ from seesay.checkpoint import LAST_FILE
 from seesay.config import Config
 from seesay.devices import choose_device, computes_bfloat16
 from seesay.errors import ConfigError
+from seesay.training.averaging import AveragedWeights
 from seesay.training.callbacks import AtomicCheckpointIO, ResumePoint
 
 
@@ -45,6 +46,8 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Tr
             enable_version_counter=False,
         )
     )
+    if training.ema_decay:
+        callbacks.append(AveragedWeights(training.ema_decay))
     callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every))
     return pl.Trainer(
         accelerator=_accelerator(choose_device(training.device)),

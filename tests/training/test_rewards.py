@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from seesay.data.batches import Example
+from seesay.tokenizer import END_ID, START_ID, UNK_ID
+from seesay.training.rewards import CaptionReward
+from tests.metrics.reference import random_captions, reference_scores
+
+
+def examples(references: list[list[list[int]]]) -> list[Example]:
+    return [
+        Example(f"p{place}", "", tuple((START_ID, *caption, END_ID) for caption in captions))
+        for place, captions in enumerate(references)
+    ]
+
+
+def padded(captions: list[list[list[int]]]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    width = max(len(caption) for of_image in captions for caption in of_image)
+    rows = [[caption + [0] * (width - len(caption)) for caption in of_image] for of_image in captions]
+    return np.array(rows, np.int64)
+
+
+def test_reward_is_the_reference_scorers_cider_with_an_end_word_on_both_sides() -> None:
+    hypotheses, references = random_captions(40, seed=5)
+    words = sorted(
+        {word for text in [*hypotheses, *(r for image in references for r in image)] for word in text.split()}
+    )
+    number = {word: 4 + place for place, word in enumerate(words)}
+
+    def ids(text: str) -> list[int]:
+        return [number[word] for word in text.split()]
+
+    reward = CaptionReward(examples([[ids(text) for text in image] for image in references]))
+    order = np.random.default_rng(0).permutation(40)
+    captions = padded([[[*ids(hypotheses[place]), END_ID]] for place in order])
+    found = reward([f"p{place}" for place in order], captions)
+    ended = [[f"{text} zzend" for text in image] for image in references]
+    _, wanted = reference_scores([f"{text} zzend" for text in hypotheses], ended)
+    np.testing.assert_allclose(found[:, 0], wanted["CIDEr"][order], atol=1e-9, rtol=0)
+    _, without = reference_scores(hypotheses, references)
+    assert np.abs(without["CIDEr"] - wanted["CIDEr"]).max() > 0.01
+
+
+def test_a_caption_that_breaks_off_earns_less_than_one_that_ends() -> None:
+    reward = CaptionReward(examples([[[4, 5, 6, 7]], [[8, 9]], [[10, 11, 9]]]))
+    whole, cut, broken, early = reward(
+        ["p0"], padded([[[4, 5, 6, 7, END_ID], [4, 5, 6, 7], [4, 5, 6], [4, 5, 6, END_ID]]])
+    )[0]
+    assert whole == pytest.approx(10)
+    assert whole > cut > broken
+    assert early < whole
+
+
+def test_unknown_word_of_a_reference_counts_as_a_word() -> None:
+    known = CaptionReward(examples([[[4, 5, 6]], [[7, 8]], [[9]]]))
+    unknown = CaptionReward(examples([[[4, 5, 6, UNK_ID]], [[7, 8]], [[9]]]))
+    caption = padded([[[4, 5, 6, END_ID]]])
+    assert known(["p0"], caption)[0, 0] > unknown(["p0"], caption)[0, 0] > 0
+
+
+def test_every_sample_of_every_picture_is_held_against_its_own_picture() -> None:
+    reward = CaptionReward(examples([[[4, 5]], [[6, 7]], [[8, 9]]]))
+    found = reward(["p1", "p0"], padded([[[6, 7, 2], [4, 5, 2]], [[6, 7, 2], [4, 5, 2]]]))
+    assert found[0, 0] == found[1, 1] > 5 > found[0, 1] == found[1, 0]

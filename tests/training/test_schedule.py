@@ -1,0 +1,87 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from seesay.config import TrainingConfig
+from seesay.training.fit import train
+from seesay.training.schedule import build_optimizer, rate_factor
+from tests import tiny
+from tests.training.outcomes import rows
+
+
+def course(steps_per_epoch: int = 10, **settings: object) -> list[float]:
+    training = TrainingConfig(**settings)  # type: ignore[arg-type]
+    factor = rate_factor(training, steps_per_epoch)
+    return [factor(step) for step in range(training.epochs * steps_per_epoch + 1)]
+
+
+def test_rate_is_dropped_after_the_epochs_told_as_torch_drops_it() -> None:
+    factors = course(epochs=6, lr_drop_epochs=(2, 4), lr_drop=0.5)
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4], 0.5)
+    for epoch in range(6):
+        assert factors[10 * epoch : 10 * epoch + 10] == [pytest.approx(optimizer.param_groups[0]["lr"])] * 10
+        optimizer.step()
+        schedule.step()
+
+
+def test_cosine_falls_from_1_to_0_as_torch_s_own_and_takes_the_place_of_drops() -> None:
+    factors = course(epochs=4, lr_schedule="cosine", lr_drop_epochs=(1,))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+    for factor in factors:
+        assert factor == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        schedule.step()
+    assert factors[0] == 1
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_warm_up_rises_in_equal_steps(schedule: str) -> None:
+    factors = course(epochs=3, warmup_steps=8, lr_schedule=schedule)
+    assert factors[:8] == pytest.approx([(step + 1) / 8 for step in range(8)])
+    assert factors[8] == 1
+    assert max(factors) == 1
+    middle = 8 + (30 - 8) // 2
+    assert factors[middle] == pytest.approx(1 if schedule == "constant" else math.cos(math.pi / 4) ** 2)
+
+
+def test_rate_of_every_step_is_logged_as_it_was_used(
+    colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    config = tiny.cached(weights, warmup_steps=4, lr_schedule="cosine", log_every=1, epochs=2)
+    train(config, colours, tmp_path / "run", features=features)
+    factor = rate_factor(config.training, 6)
+    steps = [row for row in rows(tmp_path / "run") if not row["val_loss"]]
+    wanted = [config.training.learning_rate * factor(step) for step in range(12)]
+    assert [float(row["learning_rate"]) for row in steps] == pytest.approx(wanted)
+
+
+def test_encoder_that_is_trained_has_a_rate_of_its_own_and_follows_the_same_course() -> None:
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
+    training = TrainingConfig(learning_rate=1e-2, encoder_learning_rate=1e-4, warmup_steps=2)
+    optimizer = build_optimizer(training, model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training, 5))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5e-2, 0.5e-4])
+    model["encoder"](model["decoder"](torch.ones(1, 2))).sum().backward()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer.step()
+    schedule.step()
+    moved = {name: float((weight.detach() - before[name]).abs().max()) for name, weight in model.named_parameters()}
+    assert moved["encoder.bias"] == pytest.approx(0.5e-4, rel=1e-3)  # Adam's first step is as long as its rate
+    assert moved["decoder.bias"] == pytest.approx(0.5e-2, rel=1e-3)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-2, 1e-4])
+
+
+def test_without_a_rate_of_its_own_the_encoder_has_the_others_and_a_frozen_one_has_none() -> None:
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
+    optimizer = build_optimizer(TrainingConfig(learning_rate=3e-3), model)
+    assert [group["lr"] for group in optimizer.param_groups] == [3e-3, 3e-3]
+    model["encoder"].requires_grad_(False)
+    (group,) = build_optimizer(TrainingConfig(encoder_learning_rate=1e-5), model).param_groups
+    assert len(group["params"]) == 2

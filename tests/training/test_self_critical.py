@@ -1,0 +1,211 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from seesay.checkpoint import load_run
+from seesay.config import Config, DecodingOptions, ModelConfig, TrainingConfig
+from seesay.data.batches import Batch, Example, pad_captions
+from seesay.errors import ConfigError
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.packing import pack_captions
+from seesay.tokenizer import END_ID, START_ID
+from seesay.training import self_critical
+from seesay.training.fit import train
+from seesay.training.objectives import policy_gradient
+from seesay.training.self_critical import Criticism, SelfCritic, make_critic
+from tests import tiny
+from tests.training.outcomes import epochs, rows
+
+EXAMPLES = (
+    Example("a", "", ((START_ID, 4, 5, END_ID), (START_ID, 5, END_ID))),
+    Example("b", "", ((START_ID, 4, END_ID),)),
+    Example("c", "", ((START_ID, 5, 5, END_ID),)),
+)
+SAID = [END_ID, 4, 5]
+LONGEST = 2
+"""Words of a caption here; a third token may only be its end."""
+
+
+def a_model(decoder: str = "attention") -> CaptionModel:
+    torch.manual_seed(1)
+    sizes = {"projection_size": 5, "hidden_size": 5, "embedding_size": 4, "attention_size": 3, "output_size": 0}
+    dropout = {"feature_dropout": 0.3, "embedding_dropout": 0.3, "output_dropout": 0.3}
+    config = ModelConfig(decoder=decoder, initialisation="torch", **sizes, **dropout)  # type: ignore[arg-type]
+    return build_model(config, 6, 4).double().train()
+
+
+def a_batch() -> tuple[Batch, Tensor]:
+    features = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    captions = pack_captions(pad_captions([EXAMPLES[0].tokens]))
+    return Batch(("a",), features, None, None, captions), features
+
+
+def a_critic(baseline: str, samples: int = 2) -> SelfCritic:
+    training = TrainingConfig(scst_samples=samples, scst_baseline=baseline)  # type: ignore[arg-type]
+    return make_critic(training, DecodingOptions(), LONGEST, EXAMPLES)
+
+
+def every_caption() -> list[tuple[int, ...]]:
+    """Every row of at most three tokens that sampling can give of the words 4 and 5."""
+    ended = [(*words, END_ID) for length in range(LONGEST + 1) for words in itertools.product((4, 5), repeat=length)]
+    return [*ended, *itertools.product((4, 5), repeat=LONGEST + 1)]
+
+
+def chances(model: CaptionModel, features: Tensor, captions: list[tuple[int, ...]]) -> Tensor:
+    """The probability of each caption, one step after the other over the words that may be said."""
+    found = []
+    for caption in captions:
+        state, chance, last = model.search.init_state(model.remember(features), None), torch.ones(()).double(), START_ID
+        for word in caption:
+            logits, state, _ = model.search.step(torch.tensor([[last]]), state)
+            chance = chance * torch.softmax(logits[0, 0, SAID], 0)[SAID.index(word)]
+            last = word
+        found.append(chance)
+    return torch.stack(found)
+
+
+def gradient(loss: Tensor, model: CaptionModel) -> Tensor:
+    parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return torch.cat(
+        [
+            torch.zeros(p.numel()).double() if g is None else g.flatten()
+            for g, p in zip(parts, model.parameters(), strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("decoder", "baseline"), [("attention", "others"), ("attention", "greedy"), ("pooled", "others")]
+)
+def test_gradient_is_on_average_that_of_the_expected_reward(
+    decoder: str, baseline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pair of samples there can be, each weighed by its probability, against the enumerated expectation."""
+    model, (batch, features), critic = a_model(decoder), a_batch(), a_critic(baseline)
+    captions = every_caption()
+    assert len(captions) == 1 + 2 + 4 + 8
+    padded = pad_captions([captions])  # (1, 15, 3)
+    rewards = torch.from_numpy(critic.reward(("a",), padded.numpy())[0])
+    model.eval()
+    chance = chances(model, features, captions)
+    wanted = gradient(-(chance * rewards).sum(), model)
+    chance = chance.detach()
+    assert float(chance.sum()) == pytest.approx(1)
+    model.train()
+    average = torch.zeros_like(wanted)
+    deviations = []
+    for first, second in itertools.combinations_with_replacement(range(len(captions)), 2):
+        drawn = padded[:, [first, second]]
+        monkeypatch.setattr(self_critical, "sample_captions", lambda *_, drawn=drawn: drawn)
+        found = gradient(critic(model, features, batch).loss, model)
+        weight = float(chance[first] * chance[second]) * (1 if first == second else 2)  # in either order
+        average += weight * found
+        deviations.append(weight * float((found**2).sum()))
+    mean_length = 5 / 2  # of the human captions, with their ends
+    torch.testing.assert_close(average * mean_length, wanted, rtol=1e-6, atol=1e-9)
+    assert float(wanted.norm()) > 1e-3
+    assert sum(deviations) > 4 * float((average**2).sum()), "each single draw is far from the mean"
+
+
+def test_what_is_drawn_at_random_averages_to_the_same() -> None:
+    """The whole of it, samples and all: the mean over many pictures and draws comes near the exact gradient."""
+    torch.manual_seed(0)
+    model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=400)
+    captions = every_caption()
+    rewards = torch.from_numpy(critic.reward(("a",), pad_captions([captions]).numpy())[0])
+    found = sum(gradient(critic(model, features, batch).loss, model) for _ in range(25)) / 25
+    model.eval()
+    wanted = gradient(-(chances(model, features, captions) * rewards).sum(), model) / 2.5
+    assert float((found - wanted).norm()) < 0.15 * float(wanted.norm())
+
+
+def test_others_are_the_mean_of_the_picture_s_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=3)
+    drawn = torch.tensor([[[4, 5, END_ID], [5, END_ID, 0], [5, 5, 5]]])
+    monkeypatch.setattr(self_critical, "sample_captions", lambda *_: drawn)
+    seen = {}
+
+    def spy(log_probs: Tensor, advantages: Tensor, samples: int) -> Tensor:
+        seen["advantages"] = advantages
+        return policy_gradient(log_probs, advantages, samples)
+
+    monkeypatch.setattr(self_critical, "policy_gradient", spy)
+    found = critic(model, features, batch)
+    rewards = critic.reward(("a",), drawn.numpy())[0]
+    assert len(set(rewards)) == 3
+    wanted = [rewards[k] - (rewards.sum() - rewards[k]) / 2 for k in range(3)]
+    order = [0, 2, 1, 0, 2, 1, 0, 2]  # three steps, the longest rows first
+    np.testing.assert_allclose(seen["advantages"].numpy(), [wanted[k] for k in order])
+    assert found.reward == pytest.approx(rewards.mean()) == pytest.approx(found.baseline)
+
+
+def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption() -> None:
+    torch.manual_seed(0)
+    model, (batch, features), critic = a_model(), a_batch(), a_critic("greedy")
+    found = critic(model, features, batch)
+    model.eval()
+    captions = every_caption()
+    walked: list[int] = []
+    state, last = model.search.init_state(model.remember(features), None), START_ID
+    while last != END_ID and len(walked) < LONGEST + 1:
+        logits, state, _ = model.search.step(torch.tensor([[last]]), state)
+        last = SAID[int(logits[0, 0, SAID].argmax())]
+        walked.append(last)
+    assert tuple(walked) in captions
+    assert found.baseline == pytest.approx(critic.reward(("a",), np.array([[walked]]))[0, 0])
+
+
+def test_dropout_is_off_for_the_reward_and_on_again_after() -> None:
+    model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=5)
+
+    def once() -> Criticism:
+        torch.manual_seed(5)
+        return critic(model, features, batch)
+
+    first, second = once(), once()
+    assert first.loss.item() == second.loss.item()
+    assert model.training
+    assert model.feature_dropout.training
+
+
+def second_stage(weights: Path, first: Path, **overrides: object) -> Config:
+    return tiny.cached(weights, scst=True, init_from=str(first), **overrides)
+
+
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
+def test_a_second_stage_raises_its_reward(
+    cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, baseline: str
+) -> None:
+    config = second_stage(weights, cached_run, scst_baseline=baseline, scst_weight=1.0, learning_rate=3e-3, epochs=6)
+    train(config, colours, tmp_path / "run", features=features)
+    rewards = epochs(tmp_path / "run", "reward")
+    assert rewards[-1] > rewards[0] + 0.25
+    steps = [row for row in rows(tmp_path / "run") if not row["val_loss"]]
+    assert all(row["reward"] and row["baseline"] for row in steps)
+    if baseline == "others":
+        assert all(float(row["reward"]) == pytest.approx(float(row["baseline"])) for row in steps)
+
+
+def test_a_first_stage_has_no_rewards(cached_run: Path) -> None:
+    assert {row["reward"] for row in rows(cached_run)} == {row["baseline"] for row in rows(cached_run)} == {""}
+
+
+def test_a_second_stage_without_a_first_is_refused(
+    colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"^training\.scst is a second stage; .*--init-from RUN$"):
+        train(tiny.cached(weights, scst=True), colours, tmp_path / "run", features=features)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_stage_starts_from_the_best_weights_of_the_first(
+    cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    """With a rate of next to nothing its validation is the first's best."""
+    config = second_stage(weights, cached_run, learning_rate=1e-12, epochs=1)
+    result = train(config, colours, tmp_path / "run", features=features)
+    assert result.best == pytest.approx(load_run(cached_run).info.progress["best"], abs=1e-9)

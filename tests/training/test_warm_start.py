@@ -1,0 +1,156 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from seesay.checkpoint import Run, RunInfo, load_run, read_weights
+from seesay.config import Config
+from seesay.data.annotations import Annotations, write_annotations
+from seesay.errors import CheckpointError, ConfigError
+from seesay.features import extract_features
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.tokenizer import Tokenizer
+from seesay.training.fit import train
+from seesay.training.warm_start import warm_start
+from tests import tiny
+from tests.training.test_fit import told as told
+
+
+def fresh(run: Run, config: Config, words: int, seed: int = 7) -> CaptionModel:
+    torch.manual_seed(seed)
+    return build_model(config.model, words, run.info.feature_size)
+
+
+def another(run: Run, captions: list[str]) -> Tokenizer:
+    return Tokenizer.build(captions, run.config.text)
+
+
+def start(weights: Path, source: Path, captions: list[str] | None = None, **overrides: Any) -> tuple[Any, ...]:
+    """Returns a model before and after a warm start, its vocabulary, the run and how many words were known."""
+    run = load_run(source)
+    tokenizer = run.tokenizer if captions is None else another(run, captions)
+    config = tiny.cached(weights, init_from=str(source), **overrides)
+    model = fresh(run, config, len(tokenizer))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    known = warm_start(model, config, run.info, tokenizer)
+    return before, model.state_dict(), tokenizer, run, known
+
+
+def test_with_the_same_words_it_is_the_run_itself(cached_run: Path, weights: Path) -> None:
+    before, after, tokenizer, run, known = start(weights, cached_run)
+    given = read_weights(run)
+    assert known == len(tokenizer)
+    assert not torch.equal(before["projection.0.weight"], given["projection.0.weight"])
+    assert all(torch.equal(tensor, given[name]) for name, tensor in after.items())
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_words_are_matched_by_their_text_and_new_ones_left_as_they_are(
+    cached_run: Path, weights: Path, same_size: bool
+) -> None:
+    """Also where the two vocabularies happen to be of one size, when every shape fits."""
+    old = load_run(cached_run).tokenizer.vocabulary
+    fillers = " ".join(f"new{number}x".replace("0", "o") for number in range(3))
+    words = ["zebra", "red", "beside", "quick", "blue"] + (old[4 : 4 + len(old) - 9] if same_size else [])
+    captions = [" ".join(dict.fromkeys(words))] if same_size else [" ".join(words), fillers.translate({49: 97, 50: 98})]
+    before, after, tokenizer, run, known = start(weights, cached_run, captions)
+    given = read_weights(run)
+    here = tokenizer.vocabulary
+    assert here[:4] == old[:4]
+    assert known == len(set(here) & set(old)) < len(here)
+    tables = [name for name in after if after[name].shape[:1] == (len(here),)]
+    assert any("embedding" in name for name in tables)
+    assert sum("output" in name for name in tables) >= 2  # matrix and bias
+    for name in tables:
+        for row, word in enumerate(here):
+            wanted = given[name][old.index(word)] if word in old else before[name][row]
+            assert torch.equal(after[name][row], wanted), (name, word)
+    for name in set(after) - set(tables):
+        assert torch.equal(after[name], given[name])
+
+
+def test_another_network_is_refused_by_name(cached_run: Path, weights: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be started from: \d+ of \d+ tensors do not fit, such as decoder\."):
+        start(weights, cached_run, hidden_size=33)
+
+
+def test_no_run_is_refused(cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run folder at"):
+        train(tiny.cached(weights, init_from=str(tmp_path / "none")), colours, tmp_path / "run", features=features)
+    with pytest.raises(ConfigError, match="the run folder itself; choose another --out"):
+        train(tiny.cached(weights, init_from=str(tmp_path / "run")), colours, tmp_path / "run", features=features)
+    empty = shutil.copytree(cached_run, tmp_path / "empty")
+    (empty / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors yet"):
+        start(weights, empty)
+
+
+def other_info(run: Run, **changes: Any) -> RunInfo:
+    import dataclasses
+
+    return dataclasses.replace(run.info, **changes)
+
+
+def test_features_of_another_encoder_are_named_and_refused_in_a_second_stage(
+    cached_run: Path, weights: Path, told: pytest.LogCaptureFixture
+) -> None:
+    run = load_run(cached_run)
+    info = other_info(run, features={**run.info.features, "encoder": "other_net"})
+    config = tiny.cached(weights, init_from=str(cached_run))
+    warm_start(fresh(run, config, len(run.tokenizer)), config, info, run.tokenizer)
+    line = next(message for message in told.messages if "was trained on features" in message)
+    assert "of test_resnet at 48 px" in line
+    assert "not of other_net at 48 px" in line
+    config = tiny.cached(weights, init_from=str(cached_run), scst=True)
+    with pytest.raises(ConfigError, match=r"not of other_net .*; a second stage needs the first's"):
+        warm_start(fresh(run, config, len(run.tokenizer)), config, info, run.tokenizer)
+
+
+def test_features_of_another_width_have_a_projection_of_their_own(cached_run: Path, weights: Path) -> None:
+    run = load_run(cached_run)
+    info = other_info(run, features={**run.info.features, "encoder": "other_net"}, feature_size=50)
+    config = tiny.cached(weights, init_from=str(cached_run))
+    model = build_model(config.model, len(run.tokenizer), 50)
+    before = model.state_dict()["projection.0.weight"].clone()
+    warm_start(model, config, info, run.tokenizer)
+    assert torch.equal(model.state_dict()["projection.0.weight"], before)
+    given = read_weights(run)
+    assert torch.equal(model.state_dict()["decoder.embedding.weight"], given["decoder.embedding.weight"])
+
+
+def test_an_encoder_that_was_trained_comes_along_where_it_is_trained(
+    loop_run: Path, colours: Path, tmp_path: Path
+) -> None:
+    config = tiny.in_loop(init_from=str(loop_run), epochs=1, learning_rate=1e-12)
+    result = train(config, colours, tmp_path / "run")
+    first, second = (
+        safetensors.torch.load_file(folder / "model.safetensors") for folder in (loop_run, tmp_path / "run")
+    )
+    assert any(name.startswith("encoder.") for name in first)
+    for name, tensor in first.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(second[name], tensor, rtol=1e-4, atol=1e-6)
+    assert result.epochs == 1
+
+
+def test_training_goes_on_better_than_from_nothing(
+    cached_run: Path, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
+) -> None:
+    """On other data, with other words, from the first epoch on."""
+    import dataclasses
+
+    items = [
+        dataclasses.replace(item, captions=tuple(text.replace("beside", "near") for text in item.captions))
+        for item in annotations
+    ]
+    write_annotations(items, tmp_path / "data.jsonl")
+    extract_features({item.id: item.image for item in items}, tiny.build(weights), tmp_path / "store")
+    results = {}
+    for name, source in (("cold", ""), ("warm", str(cached_run))):
+        config = tiny.cached(weights, epochs=1, init_from=source)
+        train(config, tmp_path / "data.jsonl", tmp_path / name, stores=[tmp_path / "store"])
+        results[name] = load_run(tmp_path / name).info.progress["best"]
+    assert results["warm"] > results["cold"] + 0.2
