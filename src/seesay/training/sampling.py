@@ -6,9 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from seesay.decoding import next_log_probs
 from seesay.models.protocol import Decoder
-from seesay.tokenizer import END_ID, PAD_ID, START_ID
+from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
 
 
 @torch.no_grad()
@@ -37,7 +36,7 @@ def sample_captions(
     state = decoder.init_state(memory, memory_mask)
     for t in range(max_length):
         output = decoder.step(words, state)
-        words = draw(next_log_probs(output.logits, allow_unk).expand(-1, samples, -1))
+        words = draw(policy(output.logits, allow_unk).expand(-1, samples, -1))
         tokens[alive, :, t] = torch.where(ended, PAD_ID, words)
         # The start token was one row a picture; from here on there are K.
         state = output.state.pick(torch.zeros_like(words)) if t == 0 else output.state
@@ -48,6 +47,17 @@ def sample_captions(
         if len(left) < len(alive):
             alive, words, ended, state = alive[left], words[left], ended[left], state.keep(left)
     return tokens
+
+
+def policy(logits: Tensor, allow_unk: bool) -> Tensor:
+    """Returns the log-probabilities (..., V) that samples are drawn by and learn by, in float32 or better.
+
+    Of logits (..., V) without padding and the start token, which are never said, and without the unknown word
+    unless it may be.
+    """
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    never = torch.tensor([PAD_ID, START_ID] if allow_unk else [PAD_ID, START_ID, UNK_ID], device=logits.device)
+    return torch.log_softmax(scores.index_fill(-1, never, float("-inf")), dim=-1)
 
 
 def draw(log_probs: Tensor) -> Tensor:

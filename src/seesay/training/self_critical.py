@@ -1,7 +1,7 @@
 """Self-critical sequence training: captions are sampled, scored, and made likelier the better they score."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from seesay.config import DecodingOptions, TrainingConfig
 from seesay.data.batches import Batch, Example, pad_captions
-from seesay.decoding import decode, next_log_probs
+from seesay.decoding import decode
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import pack_captions
 from seesay.tokenizer import END_ID, START_ID
 from seesay.training.objectives import policy_gradient
 from seesay.training.rewards import CaptionReward
-from seesay.training.sampling import sample_captions, without_dropout
+from seesay.training.sampling import policy, sample_captions, without_dropout
 
 
 class Criticism(NamedTuple):
@@ -78,7 +78,7 @@ class SelfCritic:
             started = torch.cat([torch.full_like(tokens[..., :1], START_ID), tokens], dim=-1)
             captions = pack_captions(started).to(features.device)
             logits = model(features, batch.memory_mask, captions)
-        log_probs = next_log_probs(logits, self.options.allow_unk).gather(1, captions.targets[:, None])[:, 0]
+        log_probs = policy(logits, self.options.allow_unk).gather(1, captions.targets[:, None])[:, 0]
         advantages = torch.from_numpy(rewards - baselines).to(log_probs.device, log_probs.dtype).flatten()
         each = advantages[captions.caption_of_row][captions.row_of_token()]
         mean_length = len(batch.captions.targets) / max(1, batch.captions.rows)
@@ -105,9 +105,9 @@ def make_critic(
 
     Args:
         training: samples and baseline.
-        options: whose bounds on a caption hold for samples too.
+        options: whose longest caption and unknown word hold for samples too; the rest does not.
         max_length: of the longest training caption in words, which bounds samples where `options` does not.
         examples: the training pictures.
     """
-    options = replace(options, strategy="greedy", max_length=(options.max_length or max_length) + 1)
+    options = DecodingOptions(max_length=(options.max_length or max_length) + 1, allow_unk=options.allow_unk)
     return SelfCritic(CaptionReward(examples), training.scst_samples, training.scst_baseline, options)
