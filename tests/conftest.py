@@ -1,6 +1,11 @@
 """Runs that are trained once for all tests. They are read, never written: a test that changes one copies it."""
 
+import os
 from pathlib import Path
+
+# Before torch is loaded: on networks this small a second thread only waits, and on busy cores its spinning made a
+# test of two seconds take two minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -107,7 +107,7 @@ def test_caption_that_does_not_end_is_cut() -> None:
 @pytest.mark.parametrize("decoder", ["attention", "pooled"])
 def test_without_dropout_a_model_is_as_it_is_used_learns_and_gets_its_modes_back(decoder: str) -> None:
     config = ModelConfig(
-        decoder=decoder,  # type: ignore[arg-type]
+        decoder=decoder,
         projection_size=8,
         hidden_size=8,
         embedding_size=8,

@@ -16,6 +16,7 @@ from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
 from seesay.training.objectives import cross_entropy
+from seesay.training.ranks import gather_captions, sum_over_ranks
 from seesay.training.schedule import build_optimizer, rate_factor
 from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
 from seesay.training.self_critical import SelfCritic
@@ -113,6 +114,7 @@ class CaptioningModule(pl.LightningModule):
         if self.critic is not None:
             share = self.config.training.scst_weight
             loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)
+            penalty = (1 - share) * penalty
         self.last_loss = loss.detach()
         tokens = len(batch.captions.targets)
         # Kept on the device: reading it each step would make a GPU wait for Python.
@@ -170,8 +172,8 @@ class CaptioningModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs val_loss and val_cider."""
-        scores = self.metrics.compute()
-        total, tokens = self._validation_loss.tolist()
+        scores = gather_captions(self.metrics).compute()
+        total, tokens = sum_over_ranks(self._validation_loss).tolist()
         self.log("val_loss", total / tokens)
         self.log("val_cider", scores.corpus["CIDEr"])
 
