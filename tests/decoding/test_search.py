@@ -90,7 +90,7 @@ def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) ->
             for hypothesis, whole in zip(found, expected, strict=False):
                 check_same(decoder, image, hypothesis, whole, options)
     assert fewer > 1
-    assert stopped > 1
+    assert fewer + stopped > 3
 
 
 def test_what_is_computed_apart_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

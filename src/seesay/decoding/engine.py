@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seesay.config import DecodingOptions
+from seesay.decoding.finished import Result
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.decoding.rules import TokenRules
 from seesay.decoding.search import Search
@@ -66,25 +67,29 @@ def decode(
         return []
     names = list(keys) if keys is not None else [str(place) for place in range(len(memory))]
     job = _Job(decoder, memory, memory_mask, options, rules, names, keep_attention)
+    wanted = options.num_captions
     with torch.inference_mode():
-        found = [_different(hypotheses, rules) for hypotheses in job.search(list(range(len(memory))), 0, trace)]
+        found = [_different([], result, options, rules) for result in job.search(list(range(len(memory))), 0, trace)]
         for widening in range(1, _WIDENINGS + 1):
-            short = [image for image, hypotheses in enumerate(found) if len(hypotheses) < options.num_captions]
+            short = [image for image, result in enumerate(found) if result.failed or len(result.hypotheses) < wanted]
             if not short:
                 break
             for image, more in zip(short, job.search(short, widening, None), strict=True):
-                found[image] = _different([*found[image], *more], rules)
-    short = [image for image, hypotheses in enumerate(found) if len(hypotheses) < options.num_captions]
+                if found[image].failed:
+                    found[image] = _different([], more, options, rules)
+                elif not more.failed:
+                    found[image] = _different(found[image].hypotheses, more, options, rules)
+    short = [image for image, result in enumerate(found) if len(result.hypotheses) < wanted]
     if short:
         logger.warning(
             "%d of %d pictures have fewer than the %d different captions asked for, such as %s with %d",
             len(short),
             len(found),
-            options.num_captions,
+            wanted,
             names[short[0]],
-            len(found[short[0]]),
+            len(found[short[0]].hypotheses),
         )
-    return [hypotheses[: options.num_captions] for hypotheses in found]
+    return [result.hypotheses[:wanted] for result in found]
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class _Job:
     names: list[str]
     keep_attention: bool
 
-    def search(self, images: list[int], widening: int, trace: SearchTrace | None) -> list[list[Hypothesis]]:
+    def search(self, images: list[int], widening: int, trace: SearchTrace | None) -> list[Result]:
         """Returns all hypotheses that a search of some pictures ends in, 2 ** widening times as wide as asked."""
         options, memory, mask = self.options, self.memory, self.memory_mask
         if widening:
@@ -122,13 +127,15 @@ def _check(options: DecodingOptions, rules: TokenRules) -> None:
         raise ConfigError("required words need a beam search without groups; add --strategy beam")
 
 
-def _different(hypotheses: list[Hypothesis], rules: TokenRules) -> list[Hypothesis]:
-    """Returns the hypotheses without those that say what one before them says; failed ones only where alone."""
+def _different(before: list[Hypothesis], result: Result, options: DecodingOptions, rules: TokenRules) -> Result:
+    """Returns the hypotheses of two searches, the narrower first, that say different things; best first."""
     said = rules.text or tuple
     first: dict[object, Hypothesis] = {}
-    for hypothesis in hypotheses:
+    for hypothesis in (*before, *result.hypotheses):
         first.setdefault(said(hypothesis.tokens), hypothesis)
-    return list(first.values())
+    found = list(first.values())
+    lead = 1 if options.strategy == "greedy" else 0  # greedy decoding's own caption stays the first
+    return Result([*found[:lead], *sorted(found[lead:], key=lambda each: -each.score)], result.failed)
 
 
 def _uniform_draws(names: Sequence[str], options: DecodingOptions, device: torch.device) -> Tensor:

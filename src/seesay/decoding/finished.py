@@ -1,5 +1,7 @@
 """The hypotheses of a search that have ended, ranked."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,18 @@ from seesay.tokenizer import PAD_ID
 
 FAILED = -1e30
 """Rank of a hypothesis that the rules let neither go on nor end: below every other."""
+
+
+class Result(NamedTuple):
+    """What a search gives of one picture.
+
+    Attributes:
+        hypotheses: best first; at least one.
+        failed: the only one is a hypothesis that the rules let neither go on nor end.
+    """
+
+    hypotheses: list[Hypothesis]
+    failed: bool
 
 
 class Finished:
@@ -80,8 +94,8 @@ class Finished:
         """Returns the rank that one of the best `count` has to beat, (B,); -inf while there are fewer."""
         return self.rank[:, count - 1]
 
-    def collect(self) -> list[list[Hypothesis]]:
-        """Returns the hypotheses of every picture, best first; failed ones only where there is no other."""
+    def collect(self) -> list[Result]:
+        """Returns the hypotheses of every picture."""
         columns = {name: tensor.cpu() for name, tensor in self.entries.items()}
         attention = columns.pop("attention", None)
         rows = {name: tensor.tolist() for name, tensor in columns.items()}
@@ -101,7 +115,7 @@ class Finished:
                         attention=maps,
                     )
                 )
-            results.append(found)
+            results.append(Result(found, ranks[0] <= FAILED))
         return results
 
 

@@ -20,9 +20,8 @@ from seesay.decoding.choosing import (
     finite,
     sample,
 )
-from seesay.decoding.finished import FAILED, Finished
+from seesay.decoding.finished import FAILED, Finished, Result
 from seesay.decoding.frontier import Frontier, History, split
-from seesay.decoding.hypothesis import Hypothesis
 from seesay.decoding.rules import TokenRules
 from seesay.decoding.scoring import NO, Scorer, Scores
 from seesay.decoding.trace import SearchTrace
@@ -74,7 +73,7 @@ class Search:
         self.finished = Finished(len(memory), size, options.max_length + 1, self.zero, self.groups > 1)
         self.scorer: Scorer | None = None
 
-    def run(self, state: DecoderState, images: int) -> list[list[Hypothesis]]:
+    def run(self, state: DecoderState, images: int) -> list[Result]:
         """Returns the hypotheses of every picture, best first."""
         pending = [self._first(state, images)]
         while pending:
@@ -189,6 +188,8 @@ class Search:
 
     def _put_away(self, images: Tensor, sums: Tensor, history: History, finished: Tensor) -> None:
         """Puts hypotheses (b, k) that have ended, whose sums are numbers, among the finished."""
+        if _surely_none(torch.isfinite(sums)):
+            return
         score = sums / history.log_probs.shape[-1] ** self.penalty
         rank = score
         if not self.beam and self.draws is None:
@@ -204,6 +205,8 @@ class Search:
         can_go_on = torch.isfinite(sums)
         can_go_on = can_go_on.any(1, keepdim=True) if moved else can_go_on
         lost = torch.isfinite(frontier.sums) & ~can_go_on & ~torch.isfinite(self.finished.rank[frontier.images, :1])
+        if _surely_none(lost):
+            return
         best = frontier.sums == frontier.sums.max(1, keepdim=True).values
         log_probs = scores.end_log_probs().to(self.zero.dtype)
         score = (frontier.sums + log_probs) / (frontier.step + 1) ** self.penalty
@@ -217,3 +220,8 @@ class Search:
             return torch.zeros_like(sums, dtype=torch.bool)
         reachable: Tensor = sums / (self.options.max_length + 1) ** self.penalty
         return reachable <= self.finished.bar(self.options.num_captions)[images, None]
+
+
+def _surely_none(found: Tensor) -> bool:
+    """Returns whether none is True, where asking costs nothing: elsewhere the device would wait for Python."""
+    return found.device.type == "cpu" and not bool(found.any())

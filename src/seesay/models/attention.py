@@ -1,7 +1,12 @@
 """Attention of a decoder's query over the regions of a picture."""
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+# Numbers of a temporary that stay in a processor's cache between two passes over them.
+_CACHED = 1 << 19
 
 
 class AdditiveAttention(nn.Module):
@@ -48,3 +53,44 @@ class AdditiveAttention(nn.Module):
         weights = torch.softmax(energy, dim=-1)
         context = torch.matmul(weights.to(memory.dtype).unsqueeze(-2), memory).squeeze(-2)
         return context, weights
+
+    def search_keys(self, memory: Tensor) -> Tensor:
+        """Returns exp(2 key) of the regions, (..., N, A) in float32 or better, for `search`; once a picture."""
+        return _doubled_exponential(self.keys(memory))
+
+    def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` does, for the hypotheses of a search, in a fraction of the time.
+
+        tanh(k + q) = 1 - 2 / (1 + exp(2 k) exp(2 q)), and the exponentials are taken of each side alone, before
+        they meet: a multiplication and a reciprocal are left where tanh took most of a step's time. The 1 adds the
+        same to every region's score, which the softmax takes away again.
+
+        Args:
+            query: of hypotheses, (B, K, Q).
+            keys: from `search_keys`, (B, N, A), shared by the hypotheses of a picture.
+            memory: (B, N, D).
+            memory_mask: (B, N), True = may attend; None = all.
+
+        Returns:
+            context (B, K, D) and weights (B, K, N) that sum to 1.
+        """
+        factors = _doubled_exponential(self.query(query)).unsqueeze(2)  # (B, K, 1, A)
+        one, weight = keys.new_ones(()), -2.0 * self.score.weight[0].to(keys.dtype)
+        size = query.shape[1] * math.prod(keys.shape[1:])
+        images = max(1, _CACHED // max(1, size)) if keys.device.type == "cpu" else max(1, len(keys))
+        parts = [
+            torch.addcmul(one, part.unsqueeze(1), factor).reciprocal_().matmul(weight)
+            for part, factor in zip(keys.split(images), factors.split(images), strict=True)  # type: ignore[no-untyped-call]
+        ]
+        energy = torch.cat(parts)
+        if memory_mask is not None:
+            energy = energy.masked_fill(~memory_mask.unsqueeze(1), float("-inf"))
+        weights = torch.softmax(energy, dim=-1)
+        return torch.bmm(weights.to(memory.dtype), memory), weights
+
+
+def _doubled_exponential(values: Tensor) -> Tensor:
+    """Returns exp(2 x) in float32 or better; beyond the bound, where tanh is 1 to all digits, that of the bound."""
+    wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    bound = 43.0 if wide.dtype == torch.float32 else 350.0  # the largest whose exponential is still a number
+    return torch.exp(2.0 * wide.clamp(-bound, bound))

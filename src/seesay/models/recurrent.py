@@ -52,19 +52,18 @@ class AttentionGRUDecoder(nn.Module):
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the zero state over memory (B, N, D) with its keys, one row a picture."""
-        per_image = {"memory": memory[:, None], "keys": self.attention.keys(memory)[:, None]}
+        per_image = {"memory": memory, "keys": self.attention.search_keys(memory)}
         if memory_mask is not None:
-            per_image["memory_mask"] = memory_mask[:, None]
+            per_image["memory_mask"] = memory_mask
         hidden = self._zero_state(memory.shape[0], 1)
         return DecoderState(per_image, {"hidden": hidden})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
         """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
         fixed = state.per_image
-        words = self.word_gates(self.embedding(tokens))
-        hidden, weights = self._advance(
-            words, state.per_row["hidden"], fixed["keys"], fixed["memory"], fixed.get("memory_mask")
-        )
+        words, hidden = self.word_gates(self.embedding(tokens)), state.per_row["hidden"]
+        context, weights = self.attention.search(hidden, fixed["keys"], fixed["memory"], fixed.get("memory_mask"))
+        hidden = gru_update(words + self.context_gates(context), self.state_gates(hidden), hidden)
         return StepOutput(self.output(hidden), DecoderState(fixed, {"hidden": hidden}), weights)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Tensor:
