@@ -27,6 +27,7 @@ from seesay.settings import (
     check_bounds,
     field_paths,
     field_types,
+    unread_fields,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "resolve_config",
     "save_config",
     "to_dict",
+    "unread_fields",
 ]
 
 

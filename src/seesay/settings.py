@@ -226,6 +226,25 @@ class DecodingOptions(_Section):
         )
 
 
+_READ_BY = {
+    "temperature": "sample",
+    "top_k": "sample",
+    "top_p": "sample",
+    "min_p": "sample",
+    "sampling_seed": "sample",
+    "beam_size": "beam",
+    "length_penalty": "beam",
+    "beam_groups": "beam",
+    "diversity_strength": "beam",
+    "require": "beam",
+}
+
+
+def unread_fields(strategy: str) -> dict[str, str]:
+    """Returns the decoding fields that a strategy does not read -> the one that does."""
+    return {name: reader for name, reader in _READ_BY.items() if reader != strategy}
+
+
 @dataclass(frozen=True)
 class Config:
     """The whole of a run: everything needed to do it again."""

@@ -30,7 +30,11 @@ def test_there_are_as_many_different_captions_as_asked_for(options: DecodingOpti
 
 def said(tokens: Sequence[int]) -> str:
     """Tokens of a vocabulary in which 4 is a space and 6 a capital 5."""
-    return "".join({FIRST: " ", FIRST + 1: "a", FIRST + 2: "A"}.get(token, chr(ord("a") + token)) for token in tokens).strip().lower()
+    return (
+        "".join({FIRST: " ", FIRST + 1: "a", FIRST + 2: "A"}.get(token, chr(ord("a") + token)) for token in tokens)
+        .strip()
+        .lower()
+    )
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
