@@ -109,6 +109,7 @@ def explain(
     model: Model = "",
     out: Path | None = None,
     save_arrays: bool = False,
+    beam_tree: bool = False,
     held_out: Path | None = None,
     seed: int | None = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
@@ -117,14 +118,16 @@ def explain(
 
     Args:
         photo: the picture.
-        out: PNG to write [default: PHOTO.explain.png in this folder].
+        out: PNG to write [default: PHOTO.explain.png, or PHOTO.tree.png, in this folder].
         save_arrays: write the attention as .npz too.
+        beam_tree: draw the candidates of the search and their scores at each word instead.
         held_out: data set of which a random unseen picture is taken, with its human captions.
         seed: makes that choice repeatable.
     """
     from seesay.captioner import Captioner
     from seesay.explanation import explain as explain_picture
-    from seesay.explanation import held_out_picture, save_explanation
+    from seesay.explanation import explain_search, held_out_picture, save_explanation
+    from seesay.files import write_atomically
 
     captioner = Captioner.load(choose_run(model))
     references: tuple[str, ...] = ()
@@ -134,10 +137,16 @@ def explain(
     elif not photo:
         raise DataError("name a picture, or a data set with --held-out DATA")
     options = _decoding(captioner.run.config, flags)
-    explanation = explain_picture(captioner, photo, options, references)
-    target = out or Path(f"{Path(photo).stem}.explain.png")
-    files = save_explanation(explanation, target, save_arrays)
-    print(f"{photo}\nmodel   {explanation.caption.text}")
+    target = out or Path(f"{Path(photo).stem}.{'tree' if beam_tree else 'explain'}.png")
+    if beam_tree:
+        said, png = explain_search(captioner, photo, options)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, png)
+        files = [target]
+    else:
+        explanation = explain_picture(captioner, photo, options, references)
+        said, files = explanation.caption, save_explanation(explanation, target, save_arrays)
+    print(f"{photo}\nmodel   {said.text}")
     for reference in references:
         print(f"human   {reference}")
     print(f"written {' '.join(map(str, files))}")
