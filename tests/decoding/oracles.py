@@ -68,7 +68,7 @@ class ConstantDecoder:
         return DecoderState({}, {"nothing": memory.new_zeros(len(memory), 1)})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        return StepOutput(self.logits.expand(*tokens.shape, -1), state, None)
+        return StepOutput(self.logits.repeat(*tokens.shape, 1), state, None)
 
 
 def numbered(images: Sequence[int]) -> Tensor:

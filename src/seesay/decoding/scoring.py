@@ -75,11 +75,11 @@ class Scorer:
         """Returns the scores of the next word.
 
         Args:
-            logits: of the decoder, (b, R, V).
+            logits: of the decoder, (b, R, V); overwritten.
             said: words so far, (b, R, t).
             states: of the automaton, (b, R); None without one.
         """
-        model = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits.clone()
+        model = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits  # its own from here on
         model.index_fill_(-1, self.silent, NO)
         total = model.logsumexp(-1, keepdim=True)
         options, step = self.options, said.shape[-1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 # Numbers of a temporary that stay in a processor's cache between two passes over them.
-_CACHED = 1 << 19
+_CACHED = 1 << 18
 
 
 class AdditiveAttention(nn.Module):
