@@ -13,6 +13,7 @@ figure is the median over rounds of the ratio inside a round.
 import argparse
 import contextlib
 import ctypes
+import itertools
 import json
 import math
 import statistics
@@ -55,16 +56,16 @@ class EndingDecoder:
                 if float((logits * scale).softmax(-1).amax(-1).mean()) > 1 / 3
             )
         survival = [0.5 * math.erfc((t - 0.5 - 10.5) / 3 / math.sqrt(2)) for t in range(LENGTH * 4)]
-        hazard = [
-            min(0.999, max(1e-4, 1 - after / before)) for before, after in zip(survival, survival[1:], strict=False)
-        ]
+        hazard = [min(0.999, max(1e-4, 1 - after / before)) for before, after in itertools.pairwise(survival)]
         self.odds = torch.tensor([math.log(chance / (1 - chance)) for chance in hazard])
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
+        """Returns the decoder's state with the number of words said."""
         state = self.decoder.init_state(memory, memory_mask)
         return DecoderState(state.per_image, {**state.per_row, "said": memory.new_zeros(len(memory), 1).long()})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
+        """Returns the decoder's scores with the end's changed."""
         output = self.decoder.step(tokens, state)
         said = state.per_row["said"]
         logits = self.ended(output.logits, said)
@@ -318,9 +319,10 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run folder of a trained attention-gru")
     parser.add_argument("--store", type=Path, nargs="+", help="its feature store")
     parser.add_argument("--data", type=Path, help="data set, whose test pictures are taken")
-    parser.add_argument("--images", type=int, default=64, help="pictures in a batch")
+    parser.add_argument("--images", type=int, default=0, help="pictures in a batch; 0 = 64, or 32 when quick")
     options = parser.parse_args()
-    images, few, rounds = options.images, (8 if options.quick else 32), (3 if options.quick else 7)
+    images = options.images or (32 if options.quick else 64)
+    few, rounds = (4, 2) if options.quick else (32, 7)
     bench = trained_bench(options.run, options.store, options.data, images) if options.run else random_bench(images)
     images = len(bench.memory)
     result: dict[str, object] = {
@@ -335,17 +337,15 @@ def main() -> None:
         result["mean_length"] = round(statistics.mean(len(h[0].tokens) for h in found), 2)
         result["cut"] = sum(not h[0].finished for h in found) / images
         result["check_beam_5"] = bench.check(5, few)
-        print(
-            f"{'beam':6}{'ours/s':>9}{'plain/s':>9}{'ratio':>7}{'own step/s':>12}{'ratio':>7}{'sorted/s':>10}{'ratio':>7}"
-        )
+        heads = ("ours/s", "plain/s", "ratio", "own step/s", "ratio", "sorted/s", "ratio")
+        print(f"{'beam':6}" + "".join(f"{head:>11}" for head in heads))
         for beam in (1, 3, 5):
             row = compare(bench, beam, images, few, rounds)
             result[f"beam_{beam}"] = {name: round(value, 2) for name, value in row.items()}
-            print(
-                f"{beam if beam > 1 else 'greedy':<6}{row['ours_per_s']:9.1f}{row['plain_per_s']:9.1f}{row['times_plain']:7.2f}"
-                f"{row['plain_own_step_per_s']:12.1f}{row['times_plain_own_step']:7.2f}"
-                f"{row['sorted_per_s']:10.1f}{row['times_sorted']:7.2f}"
-            )
+            shown = [row["ours_per_s"]]
+            for name in ("plain", "plain_own_step", "sorted"):
+                shown += [row[f"{name}_per_s"], row[f"times_{name}"]]
+            print(f"{beam if beam > 1 else 'greedy':<6}" + "".join(f"{value:11.2f}" for value in shown))
         rows = growth(bench, 1 if options.quick else 3)
     print(f"\n{'batch':>6}{'beam':>6}{'length':>8}{'ms/picture':>12}{'peak MB':>9}")
     for each in rows:

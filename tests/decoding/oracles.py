@@ -98,7 +98,7 @@ def longer(
 
 def score_of(found: Plain, options: DecodingOptions) -> float:
     penalty = options.length_penalty if options.strategy == "beam" else 0.0
-    return found.total / len(found.probs) ** penalty
+    return found.total / float(len(found.probs) ** penalty)
 
 
 def ranked(found: list[Plain], options: DecodingOptions) -> list[Plain]:

@@ -67,8 +67,8 @@ def test_the_first_caption_of_greedy_decoding_and_of_a_beam_stays_the_first() ->
     decoder = TableDecoder(2, words=6, end=-0.5)
     memory = numbered(range(30))
     for strategy in ("greedy", "beam"):
-        one = decode(decoder, memory, None, DecodingOptions(strategy, 4, 9))  # type: ignore[arg-type]
-        four = decode(decoder, memory, None, DecodingOptions(strategy, 4, 9, num_captions=4))  # type: ignore[arg-type]
+        one = decode(decoder, memory, None, DecodingOptions(strategy, 4, 9))
+        four = decode(decoder, memory, None, DecodingOptions(strategy, 4, 9, num_captions=4))
         assert [found[0].tokens for found in one] == [found[0].tokens for found in four]
 
 
@@ -80,7 +80,7 @@ def test_greedy_alternatives_go_on_greedily_from_the_next_likeliest_first_words(
         firsts = decoder.log_probs(image, ())
         expected = []
         for word in sorted(firsts, key=lambda each: -firsts[each])[:3]:
-            words = (word,)
+            words: tuple[int, ...] = (word,)
             while word != 2 and len(words) < 6:
                 probs = decoder.log_probs(image, words)
                 word = max(probs, key=lambda each: probs[each])

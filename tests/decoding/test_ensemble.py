@@ -8,6 +8,7 @@ import torch
 from seesay.decoding import DecodingOptions, EnsembleDecoder, decode
 from seesay.decoding.ensemble import Mean, join_memories
 from seesay.errors import ConfigError
+from seesay.models.protocol import Decoder
 from seesay.models.recurrent import AttentionGRUDecoder, PooledGRUDecoder
 from seesay.tokenizer import END_ID
 from tests.decoding.oracles import TableDecoder, numbered, same
@@ -33,14 +34,14 @@ def test_an_ensemble_is_the_mean_of_its_members(strategy: str, mean: Mean) -> No
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
 
-@torch.no_grad()
 def test_members_look_at_memories_of_their_own() -> None:
     torch.manual_seed(0)
     attention = AttentionGRUDecoder(11, 7, 5, 9, 4, 8).double().eval()
     pooled = PooledGRUDecoder(11, 6, 6, 6, 1, 0).double().eval()
     grid, vector = torch.randn(4, 5, 7, dtype=torch.float64), torch.randn(4, 2, 6, dtype=torch.float64)
     mask = torch.tensor([[True] * 5, [True, False, True, True, True]] * 2)
-    ensemble = EnsembleDecoder([attention, pooled], [7, 6])
+    decoders: list[Decoder] = [attention, pooled]
+    ensemble = EnsembleDecoder(decoders, [7, 6])
     memory, both = join_memories([grid, vector], [mask, None])
     assert (memory.shape, both.shape) == ((4, 5, 13), (4, 5, 2))
     for image, (found,) in enumerate(
@@ -53,10 +54,9 @@ def test_members_look_at_memories_of_their_own() -> None:
         ]
         fed, log_probs = [1, *found.tokens], []
         for word, target in zip(fed, [*found.tokens, END_ID], strict=True):
-            outputs = [d.step(torch.tensor([[word]]), s) for d, s in zip((attention, pooled), states, strict=True)]
+            outputs = [d.step(torch.tensor([[word]]), s) for d, s in zip(decoders, states, strict=True)]
             states = [output.state for output in outputs]
-            shares = sum(output.logits[0, 0].softmax(-1) / 2 for output in outputs)
-            assert isinstance(shares, torch.Tensor)
+            shares = torch.stack([output.logits[0, 0].detach().softmax(-1) for output in outputs]).mean(0)
             shares[[0, 1, 3]] = 0.0
             log_probs.append(math.log(shares[target] / shares.sum()))
         assert found.log_probs == pytest.approx(log_probs, rel=1e-9)

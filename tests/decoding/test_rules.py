@@ -1,6 +1,7 @@
 """What captions must and must not hold: against exhaustive search over all captions that keep the rules."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -87,7 +88,9 @@ def test_a_narrow_beam_keeps_every_rule(
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
 @settings(max_examples=60, deadline=None)
 @given(case=rules_and_options(), seed=st.integers(0, 50))
-def test_every_strategy_keeps_what_forbids(strategy: str, case: tuple[TokenRules, DecodingOptions], seed: int) -> None:
+def test_every_strategy_keeps_what_forbids(
+    strategy: Literal["greedy", "sample", "beam"], case: tuple[TokenRules, DecodingOptions], seed: int
+) -> None:
     rules, options = replace(case[0], required=()), case[1]
     options = replace(options, strategy=strategy, beam_size=3, max_length=8, num_captions=3)
     decoder = TableDecoder(seed, words=len(WORDS) + 3)

@@ -34,7 +34,8 @@ def test_the_trace_is_the_search(options: DecodingOptions) -> None:
         candidates = trace.pictures[image]
         ends = []
         for candidate in candidates:
-            words, parent = [], candidate.parent
+            words: list[int] = []
+            parent = candidate.parent
             while parent >= 0:
                 assert candidates[parent].kept
                 words.insert(0, candidates[parent].token)
@@ -60,10 +61,16 @@ def test_watching_does_not_change_the_search() -> None:
 def test_the_tree_is_drawn_with_the_words() -> None:
     trace = traced(OPTIONS)[1]
     words: list[int] = []
-    png = draw_beam_tree(trace, lambda token: words.append(token) or f"$w{token}", 0.7, "a title")  # type: ignore[func-returns-value]
+
+    def word_of(token: int) -> str:
+        words.append(token)
+        return f"$w{token}"
+
+    png = draw_beam_tree(trace, word_of, 0.7, "a title")
     with Image.open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGB"))
-    assert set(words) == {each.token for each in trace.pictures[0]} - {END_ID}
+    asked = set(words)
+    assert asked == {each.token for each in trace.pictures[0]} - {END_ID}
     for colour in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)):  # the best way, and what else was kept
         assert (np.abs(pixels.astype(int) - colour).max(-1) < 8).sum() > 50
     assert png == draw_beam_tree(trace, lambda token: f"$w{token}", 0.7, "a title")

@@ -78,11 +78,15 @@ class AdditiveAttention(nn.Module):
         one, weight = keys.new_ones(()), -2.0 * self.score.weight[0].to(keys.dtype)
         size = query.shape[1] * math.prod(keys.shape[1:])
         images = max(1, _CACHED // max(1, size)) if keys.device.type == "cpu" else max(1, len(keys))
-        parts = [
-            torch.addcmul(one, part.unsqueeze(1), factor).reciprocal_().matmul(weight)
-            for part, factor in zip(keys.split(images), factors.split(images), strict=True)  # type: ignore[no-untyped-call]
-        ]
-        energy = torch.cat(parts)
+        # One piece of memory for all parts: to get a fresh one from the system takes longer than to fill it.
+        room = None if torch.is_grad_enabled() else keys.new_empty(images * size)
+        energies = []
+        for begin in range(0, len(keys), images):
+            part, factor = keys[begin : begin + images].unsqueeze(1), factors[begin : begin + images]
+            shape = (len(part), query.shape[1], *keys.shape[1:])
+            out = None if room is None else room[: math.prod(shape)].view(shape)
+            energies.append(torch.addcmul(one, part, factor, out=out).reciprocal_().matmul(weight))
+        energy = torch.cat(energies)
         if memory_mask is not None:
             energy = energy.masked_fill(~memory_mask.unsqueeze(1), float("-inf"))
         weights = torch.softmax(energy, dim=-1)
