@@ -17,7 +17,7 @@ TIERS = (
     ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices"),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
-    ("training.objectives", "captioner", "clipscore", "visualise", "hub"),
+    ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),
     ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
     ("flags", "console", "cli"),
 )

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from seesay.captioner import Caption, Captioner
+from seesay.captioner_ensemble import CaptionerEnsemble
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.data.annotations import Annotations
@@ -196,3 +197,64 @@ class TestLoading:
         assert len(captioner.caption_features(ragged, mask)) == 2
         padded = captioner.caption_features(torch.tensor([[[1.0] * 5, [9.0] * 5]]), torch.tensor([[True, False]]))
         assert_same(padded, captioner.caption_features(torch.ones(1, 1, 5)))
+
+
+class TestSeveralCaptions:
+    @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
+    def test_alternatives_are_other_texts(self, captioner: Captioner, pictures: list[str], strategy: str) -> None:
+        options = DecodingOptions(strategy, 4, num_captions=3)  # type: ignore[arg-type]
+        for caption in captioner.caption(pictures[:5], options):
+            texts = [caption.text, *(each.text for each in caption.alternatives)]
+            assert len(set(texts)) == len(texts) == 3
+            assert all(each.alternatives == () for each in caption.alternatives)
+        assert captioner.caption(pictures[0], BEAM).alternatives == ()
+
+    def test_required_and_banned_words_are_kept(self, captioner: Captioner, pictures: list[str]) -> None:
+        plain = captioner.caption(pictures[0], BEAM)
+        options = replace(BEAM, require=("purple", "its right"), ban=(plain.words[0],), complete_endings=True)
+        if plain.words[0] in ("purple", "its", "right"):
+            options = replace(options, ban=())
+        caption = captioner.caption(pictures[0], options)
+        assert "purple" in caption.words
+        assert "its right" in caption.text
+        assert not set(options.ban) & set(caption.words)
+        assert caption.words[-1] not in ("a", "its", "on", "to", "the", "and")
+        with pytest.raises(ConfigError, match=r"'purpel' is not in the vocabulary of \d+ words; near are purple"):
+            captioner.caption(pictures[0], replace(BEAM, require=("purpel",)))
+
+
+class TestEnsemble:
+    def test_a_run_with_itself_says_what_it_says_alone(self, cached_run: Path, pictures: list[str]) -> None:
+        both = Captioner.load([cached_run, cached_run], "cpu")
+        assert isinstance(both, CaptionerEnsemble)
+        assert_same(both.caption(pictures[:5], BEAM), Captioner.load([cached_run], "cpu").caption(pictures[:5], BEAM))
+
+    def test_members_see_pictures_through_their_own_encoders(
+        self, cached_run: Path, loop_run: Path, pictures: list[str]
+    ) -> None:
+        both = Captioner.load([cached_run, loop_run], "cpu")
+        other = Captioner.load([loop_run, cached_run], "cpu")
+        captions = both.caption(pictures)
+        assert [caption.text for caption in captions] == [caption.text for caption in other.caption(pictures)]
+        alone = [Captioner.load(run, "cpu").caption(pictures) for run in (cached_run, loop_run)]
+        for each in alone:
+            assert [caption.log_probs for caption in captions] != [caption.log_probs for caption in each]
+        with pytest.raises(ImageError, match="no such file"):
+            both.caption("gone.png")
+
+    def test_other_vocabularies_are_refused_by_name(
+        self, cached_run: Path, weights: Path, colours: Path, tmp_path: Path, features: Path
+    ) -> None:
+        train(tiny.cached(weights, epochs=1, vocabulary_size=5), colours, tmp_path / "small", features=features)
+        with pytest.raises(ConfigError, match=r"run and .*small have different vocabularies, of \d+ and 9 words"):
+            Captioner.load([cached_run, tmp_path / "small"], "cpu")
+
+    def test_nobody_is_no_ensemble(self) -> None:
+        with pytest.raises(ConfigError, match="at least one captioner"):
+            CaptionerEnsemble([])
+
+
+def test_the_trace_holds_the_caption(captioner: Captioner, pictures: list[str]) -> None:
+    caption, trace = captioner.trace(pictures[0], BEAM)
+    assert caption.text == captioner.caption(pictures[0], BEAM).text
+    assert len(trace.pictures[0]) > 3 * len(caption.words)

@@ -246,6 +246,52 @@ class TestCaption:
         result = seesay("caption", pictures[0], "--model", cached_run, "--strategy", "beam", "--max-length", 2)
         assert (result.code, len(result.out[0].split())) == (0, 2)
 
+    def test_several_captions_are_lines_and_a_list(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
+        alone = seesay("caption", pictures[0], "--model", cached_run, "--num-captions", 3)
+        assert len(set(alone.out)) == 3
+        two = seesay("caption", *pictures[:2], "--model", cached_run, "--num-captions", 3)
+        assert [line.split("\t")[0] for line in two.out] == [pictures[0]] * 3 + [pictures[1]] * 3
+        printed = seesay("caption", pictures[0], "--model", cached_run, "--num-captions", 3, "--format", "jsonl")
+        (row,) = map(json.loads, printed.out)
+        assert [each["caption"] for each in row["captions"]] == alone.out
+        assert row["caption"] == alone.out[0]
+        assert row["captions"][0] == {name: row[name] for name in ("caption", "score", "log_probs", "finished")}
+
+    def test_several_runs_speak_as_one(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
+        once = seesay("caption", pictures[0], "--model", cached_run)
+        assert seesay("caption", pictures[0], "--model", cached_run, "--model", cached_run) == once
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ("--strategy beam --beam-size 0", "decoding.beam_size is 0; it must be at least 1"),
+            ("--strategy sample --top-p 1.5", "decoding.top_p is 1.5; it must be at most 1"),
+            ("--min-length 9 --max-length 8", "decoding.min_length is 9, above max_length, which is 8"),
+            ("--strategy beam --require purpel", "'purpel' is not in the vocabulary"),
+            ("--beam-size 5", "--beam-size is read by --strategy beam only; the strategy is greedy"),
+            (
+                "--strategy beam --temperature 2",
+                "--temperature is read by --strategy sample only; the strategy is beam",
+            ),
+        ],
+    )
+    def test_bad_options_get_one_line(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], flags: str, told: str
+    ) -> None:
+        result = seesay("caption", pictures[0], "--model", cached_run, *flags.split())
+        assert (result.code, result.out, len(result.err)) == (2, [], 1)
+        assert told in result.err[0]
+
+    def test_another_strategy_leaves_the_options_of_the_runs_own_behind(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        shutil.copytree(cached_run, tmp_path / "run")
+        config = tmp_path / "run" / "config.yaml"
+        text = config.read_text().replace("strategy: greedy", "strategy: sample")
+        config.write_text(text.replace("temperature: 1.0", "temperature: 0.5"))
+        greedy = seesay("caption", pictures[0], "--model", tmp_path / "run", "--strategy", "greedy")
+        assert greedy == seesay("caption", pictures[0], "--model", cached_run)
+
     def test_latest_run_is_taken_where_none_is_named(
         self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
     ) -> None:
@@ -255,6 +301,14 @@ class TestCaption:
 
 
 class TestExplain:
+    def test_the_search_is_drawn(self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path) -> None:
+        flags = ("--model", cached_run, "--strategy", "beam")
+        result = seesay("explain", pictures[0], "--beam-tree", "--out", "new/t.png", *flags)
+        text = seesay("caption", pictures[0], *flags).out[0]
+        assert result.out == [pictures[0], f"model   {text}", "written new/t.png"]
+        with Image.open(tmp_path / "new" / "t.png") as image:
+            assert image.width > 300
+
     def test_picture_and_numbers_are_written(
         self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
     ) -> None:

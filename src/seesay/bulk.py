@@ -82,9 +82,15 @@ def caption_to_jsonl(
 
 
 def as_json(picture: str, caption: Caption) -> dict[str, object]:
-    """Returns what a line of output says of a picture."""
+    """Returns what a line of output says of a picture; of several captions, `captions` are all, the first included."""
+    found = {"image": picture, **_said(caption)}
+    if caption.alternatives:
+        found["captions"] = [_said(each) for each in (caption, *caption.alternatives)]
+    return found
+
+
+def _said(caption: Caption) -> dict[str, object]:
     return {
-        "image": picture,
         "caption": caption.text,
         "score": round(caption.score, 6),
         "log_probs": [round(value, 6) for value in caption.log_probs],

@@ -14,17 +14,21 @@ from PIL import Image
 
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
-from seesay.decoding import Hypothesis, decode
+from seesay.decoding import Hypothesis, SearchTrace, decode, token_rules
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError, ImageError
 from seesay.features.extraction import round_features
 from seesay.images import load_pixels, resize_image
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
+from seesay.models.protocol import Decoder
 from seesay.prefetch import prefetch
 
 Picture = str | Path | Image.Image
 """What can be captioned: a path, an http(s) URL, or an opened picture."""
+
+Views = tuple[NDArray[np.uint8], ...]
+"""A picture as each encoder of a captioner is shown it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Caption:
         finished: False if the caption was cut at the maximum length.
         attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
         grid: (rows, columns) of the N regions, None where they form no grid.
+        alternatives: the other captions asked for by `num_captions`, best first; none of them has alternatives.
     """
 
     text: str
@@ -48,6 +53,7 @@ class Caption:
     finished: bool
     attention: NDArray[np.float32] | None = None
     grid: tuple[int, int] | None = None
+    alternatives: tuple["Caption", ...] = ()
 
     @property
     def probability(self) -> float:
@@ -69,17 +75,23 @@ class Captioner:
         self.device = device
 
     @classmethod
-    def load(cls, model: str | Path, device: str = "auto") -> "Captioner":
-        """Returns the captioner of a run folder.
+    def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "Captioner":
+        """Returns the captioner of a run folder, or of several, which then speak as one.
 
         Args:
-            model: the run folder.
+            model: the run folder; or several of the same vocabulary, for a `CaptionerEnsemble`.
             device: auto, cpu, cuda or mps.
 
         Raises:
+            ConfigError: the runs have different vocabularies.
             CheckpointError: no run there, or one that is damaged or whose encoder has changed.
             EncoderError: the encoder's weights cannot be had.
         """
+        if not isinstance(model, (str, Path)):
+            from seesay.captioner_ensemble import CaptionerEnsemble
+
+            members = [cls.load(each, device) for each in model]
+            return members[0] if len(members) == 1 else CaptionerEnsemble(members)
         run = load_run(model)
         encoder = None
         if "encoder" in run.info.features:
@@ -127,12 +139,14 @@ class Captioner:
 
         Args:
             pictures: a path, URL or opened picture, or a sequence of these.
-            options: how to search; None = as the run says.
+            options: how to search; None = as the run says. With `num_captions` above 1 the others are the
+                caption's `alternatives`.
             attention: keep where the model looked at each word.
 
         Raises:
             ImageError: a picture cannot be read; its name and the reason are in the message.
-            ConfigError: the model was trained on imported or joined features and has no encoder of its own.
+            ConfigError: the model was trained on imported or joined features and has no encoder of its own; or the
+                options cannot be kept, such as a required word outside the vocabulary.
         """
         if isinstance(pictures, (str, Path, Image.Image)):
             return self.caption([pictures], options, attention=attention)[0]
@@ -181,24 +195,81 @@ class Captioner:
             attention: keep where the model looked at each word.
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
-        memory = self.model.remember(features.to(self.device))
-        found = decode(self.model.search, memory, mask, self.options(options), keys=keys, keep_attention=attention)
-        return [self._describe(hypotheses[0]) for hypotheses in found]
+        memory, mask = self._remember(features.to(self.device), mask)
+        return self._say(memory, mask, options, keys, attention)
+
+    def trace(self, picture: Picture, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
+        """Returns a picture's caption and every candidate that the search for it looked at.
+
+        Args:
+            picture: a path, URL or opened picture.
+            options: how to search; None = as the run says.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        _, pixels = self._load(picture)
+        if isinstance(pixels, ImageError):
+            raise pixels
+        trace = SearchTrace()
+        return self._caption_pixels([pixels], [_name(picture, pixels)], options, False, trace)[0], trace
+
+    @property
+    def _decoder(self) -> Decoder:
+        return self.model.search
+
+    def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the decoder attends to, of features (B, N, F), and its mask."""
+        return self.model.remember(features), mask
+
+    def _say(
+        self,
+        memory: torch.Tensor,
+        mask: torch.Tensor | None,
+        options: DecodingOptions | None,
+        keys: Sequence[str] | None,
+        attention: bool,
+        trace: SearchTrace | None = None,
+    ) -> list[Caption]:
+        options = self.options(options)
+        found = decode(
+            self._decoder,
+            memory,
+            mask,
+            options,
+            rules=token_rules(options, self.run.tokenizer),
+            keys=keys,
+            keep_attention=attention,
+            trace=trace,
+        )
+        captions = []
+        for hypotheses in found:
+            best, *others = map(self._describe, hypotheses)
+            captions.append(replace(best, alternatives=tuple(others)))
+        return captions
 
     def _caption_pixels(
         self,
-        pixels: Sequence[NDArray[np.uint8]],
+        pixels: Sequence[Views],
         names: Sequence[str],
         options: DecodingOptions | None,
         attention: bool,
+        trace: SearchTrace | None = None,
     ) -> list[Caption]:
         with torch.inference_mode():
-            features = self.model.encode(torch.from_numpy(np.stack(pixels)).to(self.device))
-            if self.run.config.encoder.encoder_training == "cached":
-                features = round_features(features)  # as the store did in training
-        return self.caption_features(features, None, options, keys=names, attention=attention)
+            memory, mask = self._see(pixels)
+            return self._say(memory, mask, options, names, attention, trace)
 
-    def _load(self, picture: Picture) -> tuple[Picture, NDArray[np.uint8] | ImageError]:
+    def _see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the decoder attends to, of pictures, and its mask."""
+        return self._remember(self._encode([view for (view,) in pixels]), None)
+
+    def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        features = self.model.encode(torch.from_numpy(np.stack(pixels)).to(self.device))
+        # Rounded as the store did in training.
+        return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features
+
+    def _load(self, picture: Picture) -> tuple[Picture, Views | ImageError]:
         if self.model.encoder is None:
             raise ConfigError(
                 f"{self.run.folder} was trained on imported or joined features and has no encoder of its own: "
@@ -207,8 +278,8 @@ class Captioner:
         preprocessing = self.model.encoder.preprocessing
         try:
             if isinstance(picture, Image.Image):
-                return picture, resize_image(picture, preprocessing)
-            return picture, load_pixels(picture, preprocessing)
+                return picture, (resize_image(picture, preprocessing),)
+            return picture, (load_pixels(picture, preprocessing),)
         except ImageError as error:
             return picture, error
 
@@ -226,6 +297,6 @@ class Captioner:
         )
 
 
-def _name(picture: Picture, pixels: NDArray[np.uint8]) -> str:
+def _name(picture: Picture, views: Views) -> str:
     """Returns what sampling draws its randomness from: the path, or what an opened picture shows."""
-    return hashlib.sha256(pixels.data).hexdigest() if isinstance(picture, Image.Image) else str(picture)
+    return hashlib.sha256(views[0].data).hexdigest() if isinstance(picture, Image.Image) else str(picture)

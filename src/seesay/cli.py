@@ -45,19 +45,23 @@ ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file o
 Features = Annotated[Path, Parameter(help="folder of feature stores")]
 Stores = Annotated[list[Path] | None, Parameter(name="--store", help="given feature stores, joined along F")]
 Model = Annotated[str, Parameter(help="run folder; empty = the latest under runs/")]
+Models = Annotated[
+    list[str] | None,
+    Parameter(name="--model", help="run folder, or several of one vocabulary that speak as one; none = the latest"),
+]
 Flat = Parameter(name="*")
 
 
 @app.command
 def caption(
     *sources: str,
-    model: Model = "",
+    model: Models = None,
     out: Path | None = None,
     format: Literal["text", "jsonl"] = "text",
     device: str = "auto",
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> int:
-    """Caption pictures: files, folders, globs or URLs.
+    """Caption pictures: files, folders, globs or URLs; several captions each with --num-captions.
 
     Args:
         sources: what to caption.
@@ -71,7 +75,7 @@ def caption(
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
     pictures = bulk.find_pictures(sources)
-    captioner = Captioner.load(choose_run(model), device)
+    captioner = Captioner.load([choose_run(name) for name in model or [""]], device)
     options = _decoding(captioner.run.config, flags)
     unreadable = 0
     if out is not None:
@@ -93,7 +97,8 @@ def caption(
         elif format == "jsonl":
             print(json.dumps(bulk.as_json(str(picture), found), ensure_ascii=False), flush=True)
         else:
-            print(f"{picture}\t{found.text}" if len(pictures) > 1 else found.text, flush=True)
+            for each in (found, *found.alternatives):
+                print(f"{picture}\t{each.text}" if len(pictures) > 1 else each.text, flush=True)
     return 1 if unreadable else 0
 
 
@@ -104,6 +109,7 @@ def explain(
     model: Model = "",
     out: Path | None = None,
     save_arrays: bool = False,
+    beam_tree: bool = False,
     held_out: Path | None = None,
     seed: int | None = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
@@ -112,14 +118,16 @@ def explain(
 
     Args:
         photo: the picture.
-        out: PNG to write [default: PHOTO.explain.png in this folder].
+        out: PNG to write [default: PHOTO.explain.png, or PHOTO.tree.png, in this folder].
         save_arrays: write the attention as .npz too.
+        beam_tree: draw the candidates of the search and their scores at each word instead.
         held_out: data set of which a random unseen picture is taken, with its human captions.
         seed: makes that choice repeatable.
     """
     from seesay.captioner import Captioner
     from seesay.explanation import explain as explain_picture
-    from seesay.explanation import held_out_picture, save_explanation
+    from seesay.explanation import explain_search, held_out_picture, save_explanation
+    from seesay.files import write_atomically
 
     captioner = Captioner.load(choose_run(model))
     references: tuple[str, ...] = ()
@@ -129,10 +137,16 @@ def explain(
     elif not photo:
         raise DataError("name a picture, or a data set with --held-out DATA")
     options = _decoding(captioner.run.config, flags)
-    explanation = explain_picture(captioner, photo, options, references)
-    target = out or Path(f"{Path(photo).stem}.explain.png")
-    files = save_explanation(explanation, target, save_arrays)
-    print(f"{photo}\nmodel   {explanation.caption.text}")
+    target = out or Path(f"{Path(photo).stem}.{'tree' if beam_tree else 'explain'}.png")
+    if beam_tree:
+        said, png = explain_search(captioner, photo, options)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, png)
+        files = [target]
+    else:
+        explanation = explain_picture(captioner, photo, options, references)
+        said, files = explanation.caption, save_explanation(explanation, target, save_arrays)
+    print(f"{photo}\nmodel   {said.text}")
     for reference in references:
         print(f"human   {reference}")
     print(f"written {' '.join(map(str, files))}")
@@ -510,7 +524,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _decoding(config: configuration.Config, flags: Any) -> configuration.DecodingOptions:
-    return configuration.replace(config, **given(flags)).decoding
+    """Returns a run's decoding options with the flags that were given; another strategy leaves the run's own behind."""
+    values = given(flags)
+    strategy = values.get("strategy", config.decoding.strategy)
+    unread = configuration.unread_fields(strategy)
+    for name in values:
+        if name in unread:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is read by --strategy {unread[name]} only; the strategy is {strategy}"
+            )
+    defaults = {name: getattr(configuration.DecodingOptions(), name) for name in unread}
+    return configuration.replace(config, **defaults, **values).decoding
 
 
 def _entry() -> None:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 
@@ -25,8 +25,10 @@ from seesay.settings import (
     ModelConfig,
     TextConfig,
     TrainingConfig,
+    check_bounds,
     field_paths,
     field_types,
+    unread_fields,
 )
 
 __all__ = [
@@ -45,9 +47,8 @@ __all__ = [
     "resolve_config",
     "save_config",
     "to_dict",
+    "unread_fields",
 ]
-
-Section = TypeVar("Section")
 
 
 def preset_names() -> list[str]:
@@ -136,24 +137,32 @@ def _turns_on_second_stage(layer: Mapping[str, Any]) -> bool:
 
 
 def _build(values: Mapping[str, Any]) -> Config:
+    return Config(**{name: field_types(Config)[name](**leaves) for name, leaves in _checked(values).items()})
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the values as the fields' types, each checked by itself: a layer may hold half of what fits together."""
     sections = {}
     for name, content in values.items():
         if name not in field_types(Config):
             raise ConfigError(
                 f"unknown configuration section {name!r}; {_suggest(str(name), list(field_types(Config)))}"
             )
-        sections[name] = _build_section(name, field_types(Config)[name], content)
-    return Config(**sections)
+        sections[name] = _checked_section(name, field_types(Config)[name], content)
+    return sections
 
 
-def _build_section(name: str, kind: type[Section], content: object) -> Section:
+def _checked_section(name: str, kind: type, content: object) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"configuration section {name!r} must hold named values, not {content!r}")
-    hints = field_types(typing.cast("type", kind))
+    hints = field_types(kind)
     for key in content:
         if key not in hints:
             raise ConfigError(f"unknown configuration key {name}.{key}; {_suggest(str(key), list(hints))}")
-    return kind(**{key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in content.items()})
+    coerced = {key: _coerce(f"{name}.{key}", value, hints[key]) for key, value in content.items()}
+    for key, value in coerced.items():
+        check_bounds(field_paths()[key][1], value)
+    return coerced
 
 
 def _coerce(where: str, value: Any, kind: Any) -> Any:
@@ -217,7 +226,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no configuration sections")
     try:
-        _build(values)  # by itself, so that its faults are laid to it and not hidden by the layers above
+        _checked(values)  # by itself, so that its faults are laid to it and not hidden by the layers above
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return values

@@ -16,6 +16,7 @@ from seesay.errors import ConfigError, DataError
 from seesay.files import write_atomically
 from seesay.images import read_image, resize_image, upright_rgb
 from seesay.visualise import attention_strip
+from seesay.visualise.beam_tree import draw_beam_tree
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,21 @@ def explain(
     if preprocessing.resize == "crop":
         image = Image.fromarray(resize_image(image, preprocessing))
     return Explanation(image, caption, references)
+
+
+def explain_search(
+    captioner: Captioner, picture: Picture, options: DecodingOptions | None = None
+) -> tuple[Caption, bytes]:
+    """Returns a picture's caption, and a PNG of the candidates and their scores in every step of the search for it.
+
+    Raises:
+        ImageError: the picture cannot be read.
+    """
+    caption, trace = captioner.trace(picture, options)
+    chosen = captioner.options(options)
+    vocabulary = captioner.run.tokenizer.vocabulary
+    penalty = chosen.length_penalty if chosen.strategy == "beam" else 0.0
+    return caption, draw_beam_tree(trace, vocabulary.__getitem__, penalty, caption.text)
 
 
 def save_explanation(explanation: Explanation, out: Path, arrays: bool = False) -> list[Path]:

@@ -15,9 +15,9 @@ from seesay.errors import ConfigError
 
 _BOUNDS = {
     "least": (operator.ge, "at least"),
+    "most": (operator.le, "at most"),
     "above": (operator.gt, "above"),
     "below": (operator.lt, "below"),
-    "most": (operator.le, "at most"),
 }
 
 
@@ -27,7 +27,7 @@ def setting(default: Any, help: str, **bounds: float) -> Any:
     Args:
         default: the value where nothing else is said.
         help: one line for `--help` and the documents.
-        bounds: `least`, `above`, `below` or `most`: what a number must keep to.
+        bounds: `least`, `most`, `above` or `below`: what a number must keep to.
     """
     return field(default=default, metadata={"help": help, "bounds": bounds})
 
@@ -37,12 +37,19 @@ class _Section:
 
     def __post_init__(self) -> None:
         for leaf in dataclasses.fields(typing.cast("Any", self)):
-            value = getattr(self, leaf.name)
-            for bound, limit in leaf.metadata["bounds"].items():
-                holds, words = _BOUNDS[bound]
-                if not holds(value, limit):
-                    section = field_paths()[leaf.name][0]
-                    raise ConfigError(f"{section}.{leaf.name} is {value}; it must be {words} {limit}")
+            check_bounds(leaf, getattr(self, leaf.name))
+
+
+def check_bounds(leaf: dataclasses.Field[Any], value: Any) -> None:
+    """Refuses a number outside its field's bounds.
+
+    Raises:
+        ConfigError: it is; field, value and bound are named.
+    """
+    for bound, limit in leaf.metadata["bounds"].items():
+        holds, words = _BOUNDS[bound]
+        if not holds(value, limit):
+            raise ConfigError(f"{field_paths()[leaf.name][0]}.{leaf.name} is {value}; it must be {words} {limit}")
 
 
 @dataclass(frozen=True)
@@ -214,7 +221,11 @@ SECOND_STAGE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DecodingOptions(_Section):
-    """How a caption is searched for."""
+    """How a caption is searched for; `docs/decoding.md` defines each option.
+
+    Raises:
+        ConfigError: a value is out of bounds, or two options contradict each other; both are named.
+    """
 
     strategy: Literal["greedy", "sample", "beam"] = setting("greedy", "how words are chosen")
     beam_size: int = setting(3, "open hypotheses of a beam search", least=1)
@@ -224,6 +235,83 @@ class DecodingOptions(_Section):
     top_k: int = setting(0, "sampling: only the so many likeliest words; 0 = all", least=0)
     sampling_seed: int = setting(0, "sampling: seed, combined with the picture's place")
     allow_unk: bool = setting(False, "may the unknown word be said")
+    top_p: float = setting(1.0, "sampling: only the likeliest words that make up this probability", above=0, most=1)
+    min_p: float = setting(0.0, "sampling: only words this likely, measured by the likeliest", least=0, most=1)
+    beam_groups: int = setting(1, "groups of a diverse beam search, which divide the beam; 1 = plain", least=1)
+    diversity_strength: float = setting(
+        0.5, "diverse beam: taken off a word's log-probability for each earlier group that said it", least=0
+    )
+    num_captions: int = setting(1, "different captions a picture", least=1)
+    min_length: int = setting(0, "fewest words of a caption", least=0)
+    block_ngrams: int = setting(0, "no run of so many words is said twice; 0 = anything may be", least=0)
+    repetition_penalty: float = setting(1.0, "log-probabilities of words already said are multiplied by this", least=1)
+    ban: tuple[str, ...] = setting((), "words and phrases that are never said")
+    require: tuple[str, ...] = setting((), "words and phrases that every caption holds (beam search)")
+    complete_endings: bool = setting(False, "no caption ends in a function word, as in: a man on a")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for refused, words in self._contradictions():
+            if refused:
+                raise ConfigError(f"decoding.{words}")
+
+    def _contradictions(self) -> tuple[tuple[bool, str], ...]:
+        """Returns every pair of options that cannot go together: whether they do here, and what to say of it."""
+        by = self.strategy
+        return (
+            *(
+                (
+                    by != "sample" and getattr(self, name) != default,
+                    f"{name} is {getattr(self, name)}, "
+                    f"which only sampling reads; add --strategy sample or leave it (strategy is {by})",
+                )
+                for name, default in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
+            ),
+            *(
+                (
+                    by != "beam" and getattr(self, name) != default,
+                    f"{name} is {getattr(self, name)!r}, "
+                    f"which only a beam search reads; add --strategy beam or leave it (strategy is {by})",
+                )
+                for name, default in (("beam_groups", 1), ("require", ()))
+            ),
+            (
+                0 < self.max_length < self.min_length,
+                f"min_length is {self.min_length}, above max_length, which is {self.max_length}",
+            ),
+            (
+                self.beam_size % self.beam_groups != 0,
+                f"beam_groups is {self.beam_groups}, which does not divide beam_size, {self.beam_size}",
+            ),
+            (
+                self.beam_groups > 1 and bool(self.require),
+                f"require is {self.require!r}, which needs beam_groups 1, not {self.beam_groups}",
+            ),
+            (
+                by == "beam" and self.num_captions > self.beam_size,
+                f"num_captions is {self.num_captions}, but a beam of {self.beam_size} ends in as many at most; "
+                "raise beam_size",
+            ),
+        )
+
+
+_READ_BY = {
+    "temperature": "sample",
+    "top_k": "sample",
+    "top_p": "sample",
+    "min_p": "sample",
+    "sampling_seed": "sample",
+    "beam_size": "beam",
+    "length_penalty": "beam",
+    "beam_groups": "beam",
+    "diversity_strength": "beam",
+    "require": "beam",
+}
+
+
+def unread_fields(strategy: str) -> dict[str, str]:
+    """Returns the decoding fields that a strategy does not read -> the one that does."""
+    return {name: reader for name, reader in _READ_BY.items() if reader != strategy}
 
 
 @dataclass(frozen=True)

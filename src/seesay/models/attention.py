@@ -1,11 +1,15 @@
 """Attention of a decoder's query over the regions of a picture: one interface, four ways to score a region."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
+
+# Numbers of a temporary that stay in a processor's cache between two passes over them.
+_CACHED = 1 << 18
 
 
 class Attention(nn.Module):
@@ -50,6 +54,26 @@ class Attention(nn.Module):
         weights = self.weigh(query, keys, memory_mask)
         return weighted_sum(self.dropout(weights), memory), weights
 
+    def search_keys(self, memory: Tensor) -> Tensor:
+        """Returns what `search` takes as keys, (B, N, A), from memory (B, N, D); once a picture."""
+        return self.keys(memory)
+
+    def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` does, for the hypotheses of a search, without dropout's chances.
+
+        Args:
+            query: of hypotheses, (B, K, Q).
+            keys: from `search_keys`, (B, N, A), shared by the hypotheses of a picture.
+            memory: (B, N, D).
+            memory_mask: (B, N), True = may attend; None = all.
+
+        Returns:
+            context (B, K, D) and weights (B, K, N) that sum to 1.
+        """
+        mask = None if memory_mask is None else memory_mask[:, None]
+        found: tuple[Tensor, Tensor] = self(query, keys[:, None], memory[:, None], mask)
+        return found
+
 
 class AdditiveAttention(Attention):
     """Additive attention: score = v . tanh(W_m memory + W_q query).
@@ -79,6 +103,32 @@ class AdditiveAttention(Attention):
         """Returns the scores (..., N)."""
         scores: Tensor = self.score(torch.tanh(keys + self.query(query).unsqueeze(-2)))
         return scores.squeeze(-1)
+
+    def search_keys(self, memory: Tensor) -> Tensor:
+        """Returns exp(2 key) of the regions, (..., N, A) in float32 or better, for `search`; once a picture."""
+        return _doubled_exponential(self.keys(memory))
+
+    def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` does, for the hypotheses of a search, in a fraction of the time.
+
+        tanh(k + q) = 1 - 2 / (1 + exp(2 k) exp(2 q)), and the exponentials are taken of each side alone, before
+        they meet: a multiplication and a reciprocal are left where tanh took most of a step's time. The 1 adds the
+        same to every region's score, which the softmax takes away again.
+        """
+        factors = _doubled_exponential(self.query(query)).unsqueeze(2)  # (B, K, 1, A)
+        one, weight = keys.new_ones(()), -2.0 * self.score.weight[0].to(keys.dtype)
+        size = query.shape[1] * math.prod(keys.shape[1:])
+        images = max(1, _CACHED // max(1, size)) if keys.device.type == "cpu" else max(1, len(keys))
+        # One piece of memory for all parts: to get a fresh one from the system takes longer than to fill it.
+        room = None if torch.is_grad_enabled() else keys.new_empty(images * size)
+        energies = []
+        for begin in range(0, len(keys), images):
+            part, factor = keys[begin : begin + images].unsqueeze(1), factors[begin : begin + images]
+            shape = (len(part), query.shape[1], *keys.shape[1:])
+            out = None if room is None else room[: math.prod(shape)].view(shape)
+            energies.append(torch.addcmul(one, part, factor, out=out).reciprocal_().matmul(weight))
+        weights = masked_softmax(torch.cat(energies), None if memory_mask is None else memory_mask.unsqueeze(1))
+        return torch.bmm(weights.to(memory.dtype), memory), weights
 
 
 class DotAttention(Attention):
@@ -191,3 +241,10 @@ def build_attention(config: ModelConfig, query_size: int) -> Attention:
         "multihead": lambda: MultiHeadAttention(memory_size, query_size, units, config.heads, dropout),
     }
     return builders[config.attention_score]()
+
+
+def _doubled_exponential(values: Tensor) -> Tensor:
+    """Returns exp(2 x) in float32 or better; beyond the bound, where tanh is 1 to all digits, that of the bound."""
+    wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    bound = 43.0 if wide.dtype == torch.float32 else 350.0  # the largest whose exponential is still a number
+    return torch.exp(2.0 * wide.clamp(-bound, bound))

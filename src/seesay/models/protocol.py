@@ -41,7 +41,7 @@ class StepOutput(NamedTuple):
     """What one decoding step gives.
 
     Attributes:
-        logits: scores of the next word, (B, K, V).
+        logits: scores of the next word, (B, K, V); the caller may overwrite them.
         state: the state after the words that were fed.
         attention: where each row looked, (B, K, N), rows summing to 1; None of a decoder without attention.
     """

@@ -119,7 +119,8 @@ class RecurrentDecoder(nn.Module):
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the state before the start token over memory (B, N, D), one row a picture."""
-        fixed, state = self._look(memory, memory_mask), self.start(memory, memory_mask)
+        keys = {"search_keys": self.attention.search_keys(memory)}
+        fixed, state = keys | self._seen(memory, memory_mask), self.start(memory, memory_mask)
         return DecoderState(*({name: tensor[:, None] for name, tensor in part.items()} for part in (fixed, state)))
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
@@ -139,7 +140,8 @@ class RecurrentDecoder(nn.Module):
         """
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
         words = self.words(embedded)
-        fixed = _rows_of(self._look(memory, memory_mask), captions) | self.chances(captions.rows)
+        seen = {"keys": self.attention.keys(memory)} | self._seen(memory, memory_mask)
+        fixed = _rows_of(seen, captions) | self.chances(captions.rows)
         state = _rows_of(self.start(memory, memory_mask), captions)
         steps = []
         for size, word in zip(captions.sizes, torch.split(words, captions.sizes), strict=True):
@@ -166,12 +168,16 @@ class RecurrentDecoder(nn.Module):
 
     def look(self, query: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""
-        found: tuple[Tensor, Tensor] = self.attention(query, fixed["keys"], fixed["memory"], fixed.get("memory_mask"))
+        mask = fixed.get("memory_mask")
+        if "search_keys" in fixed:  # what the hypotheses of a picture share stands once, (B, 1, ...)
+            shared = None if mask is None else mask[:, 0]
+            return self.attention.search(query, fixed["search_keys"][:, 0], fixed["memory"][:, 0], shared)
+        found: tuple[Tensor, Tensor] = self.attention(query, fixed["keys"], fixed["memory"], mask)
         return found
 
-    def _look(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns everything of the picture that does not change from word to word, (B, ...) each."""
-        fixed = {"memory": memory, "keys": self.attention.keys(memory), **self.picture(memory, memory_mask)}
+    def _seen(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns everything of the picture but its keys that does not change from word to word, (B, ...) each."""
+        fixed = {"memory": memory, **self.picture(memory, memory_mask)}
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
 
 

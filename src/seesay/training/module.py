@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -203,5 +202,5 @@ class CaptioningModule(pl.LightningModule):
 
 
 def validation_options(config: Config, max_length: int) -> DecodingOptions:
-    """Returns how validation decodes: as the run will, but greedily, which is quick."""
-    return replace(config.decoding, strategy="greedy", max_length=config.decoding.max_length or max_length)
+    """Returns how validation decodes: greedily, which is quick, and without the run's other wishes."""
+    return DecodingOptions(max_length=config.decoding.max_length or max_length, allow_unk=config.decoding.allow_unk)

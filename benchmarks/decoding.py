@@ -1,0 +1,364 @@
+"""Times our search against a plain beam search of one picture at a time, and against one that sorts and never stops.
+
+Run `python benchmarks/decoding.py --run RUN --store STORE [--data DATA]` for a trained captioner on stored features,
+or with nothing for random weights of the same sizes (attention-gru: 512 units, 5,000 words, 64 regions), made to end
+as captions do; `--quick` does less of that. Prints tables, then one line of JSON.
+
+The plain search is a fair one: memory, keys and state are kept, it takes `topk`, runs without gradients in the same
+precision and with the same threads, computes its open hypotheses only, and stops when its beam has ended. It is timed
+with the layers as they are usually written (tanh attention), and, as a second line, over our decoder's own step. Each
+figure is the median over rounds of the ratio inside a round.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from seesay.config import ModelConfig
+from seesay.decoding import DecodingOptions, Hypothesis, decode
+from seesay.models.attention import AdditiveAttention
+from seesay.models.cells import gru_update
+from seesay.models.decoders.attention_gru import AttentionGRUDecoder
+from seesay.models.protocol import DecoderState, StepOutput
+from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
+
+SILENT = [PAD_ID, START_ID, UNK_ID]
+LENGTH = 20
+PENALTY = 0.7
+
+Step = Callable[[Tensor, DecoderState], tuple[Tensor, DecoderState]]
+
+
+class EndingDecoder:
+    """A decoder of random weights made to end like one that was trained.
+
+    Random weights hardly ever say the end, and every word is about as likely as any other. Here the chance of the end
+    after t words is that of a normal length of 10.5 words (3 either way), as human captions have, and logits are
+    scaled until the likeliest word has about the chance (a third) that it has in a trained captioner.
+    """
+
+    def __init__(self, decoder: AttentionGRUDecoder, regions: int, memory_size: int) -> None:
+        self.decoder = decoder
+        with torch.inference_mode():
+            state = decoder.init_state(torch.randn(64, regions, memory_size), None)
+            logits = decoder.step(torch.randint(4, 5000, (64, 1)), state).logits
+            self.scale = next(
+                scale
+                for scale in (1.1**power for power in range(200))
+                if float((logits * scale).softmax(-1).amax(-1).mean()) > 1 / 3
+            )
+        survival = [0.5 * math.erfc((t - 0.5 - 10.5) / 3 / math.sqrt(2)) for t in range(LENGTH * 4)]
+        hazard = [min(0.999, max(1e-4, 1 - after / before)) for before, after in itertools.pairwise(survival)]
+        self.odds = torch.tensor([math.log(chance / (1 - chance)) for chance in hazard])
+
+    def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
+        """Returns the decoder's state with the number of words said."""
+        state = self.decoder.init_state(memory, memory_mask)
+        return DecoderState(state.per_image, {**state.per_row, "said": memory.new_zeros(len(memory), 1).long()})
+
+    def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
+        """Returns the decoder's scores with the end's changed."""
+        output = self.decoder.step(tokens, state)
+        said = state.per_row["said"]
+        logits = self.ended(output.logits, said)
+        rows = {**output.state.per_row, "said": said + 1}
+        return StepOutput(logits, DecoderState(output.state.per_image, rows), output.attention)
+
+    def ended(self, logits: Tensor, said: Tensor) -> Tensor:
+        """Returns the logits (..., V) with the end as likely as it is after `said` words (...)."""
+        logits = logits * self.scale
+        logits[..., [END_ID, *SILENT]] = float("-inf")
+        logits[..., END_ID] = logits.logsumexp(-1) + self.odds[said]
+        return logits
+
+
+def plain_layers(decoder: AttentionGRUDecoder, ending: EndingDecoder | None) -> Step:
+    """Returns a step of one picture over the decoder's layers as they are usually written; state holds the keys."""
+    attention = decoder.attention
+    assert isinstance(attention, AdditiveAttention)
+
+    def step(words: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        fixed, hidden = state.per_image, state.per_row["hidden"]
+        inner = torch.tanh(fixed["keys"] + attention.query(hidden)[:, None])  # (K, N, A)
+        energy = attention.score(inner)[..., 0]
+        if "mask" in fixed:
+            energy = energy.masked_fill(~fixed["mask"], float("-inf"))
+        context = energy.softmax(-1) @ fixed["memory"]
+        gates = decoder.word_gates(decoder.embedding(words)) + decoder.context_gates(context)
+        hidden = gru_update(gates, decoder.state_gates(hidden), hidden)
+        logits, rows = decoder.output(hidden), {"hidden": hidden}
+        if ending is not None:
+            logits = ending.ended(logits, state.per_row["said"])
+            rows["said"] = state.per_row["said"] + 1
+        return logits, DecoderState(fixed, rows)
+
+    return step
+
+
+def own_step(decoder: AttentionGRUDecoder | EndingDecoder) -> Step:
+    """Returns a step of one picture over our decoder."""
+
+    def step(words: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        output = decoder.step(
+            words[None], DecoderState(state.per_image, {n: v[None] for n, v in state.per_row.items()})
+        )
+        return output.logits[0], DecoderState(state.per_image, {n: v[0] for n, v in output.state.per_row.items()})
+
+    return step
+
+
+def plain_beam(step: Step, state: DecoderState, beam: int) -> tuple[list[int], float]:
+    """Returns the best caption of one picture and its score, by a beam search with nothing clever and nothing wasteful.
+
+    Args:
+        step: words (K,) and state to logits (K, V).
+        state: of one picture, with one row.
+        beam: hypotheses.
+    """
+    words, sums, said = torch.tensor([START_ID]), torch.zeros(1), torch.zeros(1, 0, dtype=torch.int64)
+    ended: list[tuple[float, list[int]]] = []
+    for length in range(1, LENGTH + 2):
+        logits, state = step(words, state)
+        logits[:, SILENT] = float("-inf")
+        scores = sums[:, None] + torch.log_softmax(logits, -1)
+        if length == LENGTH + 1:
+            ends = (scores[:, END_ID] / length**PENALTY).tolist()
+            ended += zip(ends, said.tolist(), strict=True)
+            break
+        sums, flat = scores.flatten().topk(beam - len(ended))
+        parents, words = flat // logits.shape[-1], flat % logits.shape[-1]
+        over = words == END_ID
+        if over.any():
+            ended += zip((sums[over] / length**PENALTY).tolist(), said[parents[over]].tolist(), strict=True)
+            sums, parents, words = sums[~over], parents[~over], words[~over]
+        if len(words) == 0:
+            break
+        said = torch.cat([said[parents], words[:, None]], 1)
+        state = DecoderState(state.per_image, {name: value[parents] for name, value in state.per_row.items()})
+    score, tokens = max(ended)
+    return tokens, score
+
+
+def sorted_beam(decoder: AttentionGRUDecoder | EndingDecoder, memory: Tensor, mask: Tensor | None, beam: int) -> Tensor:
+    """Returns the best captions (B, T) of a batch by a search that sorts all scores and always goes to the end."""
+    images, batch = len(memory), torch.arange(len(memory))[:, None]
+    state = decoder.init_state(memory, mask)
+    words, sums = torch.full((images, 1), START_ID), torch.zeros(images, 1)
+    said = torch.zeros(images, 1, 0, dtype=torch.int64)
+    over, lengths = torch.zeros(images, 1, dtype=torch.bool), torch.ones(images, 1)
+    for _ in range(LENGTH + 1):
+        output = decoder.step(words, state)
+        output.logits[..., SILENT] = float("-inf")
+        log_probs = torch.log_softmax(output.logits, -1)
+        only = torch.full_like(log_probs, float("-inf"))
+        only[..., PAD_ID] = 0.0
+        scores = (sums[..., None] + torch.where(over[..., None], only, log_probs)).flatten(1)
+        ordered, places = scores.sort(1, descending=True)
+        sums, flat = ordered[:, :beam], places[:, :beam]
+        parents, words = flat // log_probs.shape[-1], flat % log_probs.shape[-1]
+        lengths = lengths[batch, parents] + (~over[batch, parents]).float()
+        over = over[batch, parents] | (words == END_ID)
+        said = torch.cat([said[batch, parents], words[..., None]], 2)
+        state = output.state.pick(parents)
+    best = (sums / lengths**PENALTY).argmax(1)
+    return said[torch.arange(images), best]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_megabytes(work: Callable[[], object]) -> float:
+    """Returns by how much the process grows at most while it works, in MB; not a number where Linux is not there."""
+    try:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what was freed before would be used again
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+        work()
+        return (_status("VmHWM") - before) / 1024
+    except OSError:
+        return math.nan
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+class Bench:
+    """One decoder and the memory of some pictures."""
+
+    def __init__(self, decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor | None, random: bool) -> None:
+        self.layers = decoder
+        self.ending = EndingDecoder(decoder, *memory.shape[1:]) if random else None
+        self.decoder: AttentionGRUDecoder | EndingDecoder = self.ending or decoder
+        self.memory, self.mask = memory, mask
+
+    def ours(self, beam: int, images: int, length: int = LENGTH) -> list[list[Hypothesis]]:
+        """Returns our captions of the first pictures; beam 1 is greedy."""
+        options = DecodingOptions("beam" if beam > 1 else "greedy", max(1, beam), length, PENALTY)
+        mask = None if self.mask is None else self.mask[:images]
+        return decode(self.decoder, self.memory[:images], mask, options)
+
+    def plain(self, beam: int, images: int, ours: bool) -> list[tuple[list[int], float]]:
+        """Returns captions one picture at a time, over the usual layers or our step."""
+        step = own_step(self.decoder) if ours else plain_layers(self.layers, self.ending)
+        found = []
+        for image in range(images):
+            memory = self.memory[image : image + 1]
+            mask = None if self.mask is None else self.mask[image : image + 1]
+            state = self.decoder.init_state(memory, mask)
+            rows = {name: value[0] for name, value in state.per_row.items()}
+            fixed = state.per_image
+            if not ours:
+                fixed = {"memory": memory[0], "keys": self.layers.attention.keys(memory)[0]}
+                fixed |= {} if mask is None else {"mask": mask[0]}
+            found.append(plain_beam(step, DecoderState(fixed, rows), beam))
+        return found
+
+    def sorted(self, beam: int, images: int) -> Tensor:
+        """Returns the captions of `sorted_beam`."""
+        return sorted_beam(self.decoder, self.memory[:images], None if self.mask is None else self.mask[:images], beam)
+
+    def check(self, beam: int, images: int) -> dict[str, float]:
+        """Returns the share of captions that are those of the plain search, and the largest difference of scores."""
+        ours, plain = self.ours(beam, images), self.plain(beam, images, ours=False)
+        same = sum(list(found[0].tokens) == tokens for found, (tokens, _) in zip(ours, plain, strict=True))
+        apart = max(abs(found[0].score - score) for found, (_, score) in zip(ours, plain, strict=True))
+        return {"same_captions": same / images, "largest_score_difference": apart}
+
+
+def compare(bench: Bench, beam: int, images: int, few: int, rounds: int) -> dict[str, float]:
+    """Returns pictures a second and our speed over the other ways', alternating; few = pictures of the slow ways."""
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "ours": (lambda: bench.ours(beam, images), images),
+        "plain": (lambda: bench.plain(max(1, beam), few, ours=False), few),
+        "plain_own_step": (lambda: bench.plain(max(1, beam), few, ours=True), few),
+        "sorted": (lambda: bench.sorted(max(1, beam), images), images),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, (work, count) in ways.items():
+            rate = count / seconds(work)
+            if turn:  # the first round prepares kernels and memory
+                rates[name].append(rate)
+    result = {f"{name}_per_s": statistics.median(values) for name, values in rates.items()}
+    for name in ("plain", "plain_own_step", "sorted"):
+        ratios = [ours / other for ours, other in zip(rates["ours"], rates[name], strict=True)]
+        result[f"times_{name}"] = statistics.median(ratios)
+    return result
+
+
+def growth(bench: Bench, rounds: int) -> list[dict[str, float]]:
+    """Returns time and memory of our search as batch, beam and length grow, one at a time."""
+    images = len(bench.memory)
+    settings = [
+        (1, 5, 20),
+        (images // 4, 5, 20),
+        (images, 5, 20),
+        (images, 1, 20),
+        (images, 10, 20),
+        (images, 5, 10),
+        (images, 5, 40),
+    ]
+    rows = []
+    for batch, beam, length in settings:
+        work = cast("Callable[[], object]", lambda b=batch, k=beam, t=length: bench.ours(k, b, t))
+        peak = peak_megabytes(work)
+        took = statistics.median(seconds(work) for _ in range(rounds))
+        rows.append(
+            {"batch": batch, "beam": beam, "length": length, "ms_per_picture": 1000 * took / batch, "peak_mb": peak}
+        )
+    return rows
+
+
+def random_bench(images: int) -> Bench:
+    """Returns a captioner of the sizes of attention-gru with random weights."""
+    torch.manual_seed(0)
+    decoder = AttentionGRUDecoder(ModelConfig(), 5000).eval()  # the sizes of attention-gru are the defaults
+    return Bench(decoder, torch.randn(images, 64, 256).relu(), None, random=True)
+
+
+def trained_bench(run: Path, store: Sequence[Path], data: Path | None, images: int) -> Bench:
+    """Returns a trained captioner with stored features, of the test pictures of a data set where it is given."""
+    from seesay.captioner import Captioner
+    from seesay.data.annotations import load_dataset
+    from seesay.features import FeatureStore, JoinedStores
+
+    captioner = Captioner.load(run, "cpu")
+    joined = JoinedStores([FeatureStore(path) for path in store])
+    known = (
+        FeatureStore(store[0]).ids
+        if data is None
+        else [item.id for item in load_dataset(data, captioner.run.config.data).split("test")]
+    )
+    ids = [image_id for image_id in known if image_id in joined][:images]
+    array, mask = joined.read(ids)
+    with torch.inference_mode():
+        memory = captioner.model.remember(torch.from_numpy(array))
+    decoder = captioner.model.decoder
+    if not isinstance(decoder, AttentionGRUDecoder):
+        raise SystemExit(f"{run} has another decoder; the plain search is written for attention-gru")
+    return Bench(decoder, memory, None if mask is None else torch.from_numpy(mask), random=False)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
+    parser.add_argument("--run", type=Path, help="run folder of a trained attention-gru")
+    parser.add_argument("--store", type=Path, nargs="+", help="its feature store")
+    parser.add_argument("--data", type=Path, help="data set, whose test pictures are taken")
+    parser.add_argument("--images", type=int, default=0, help="pictures in a batch; 0 = 64, or 32 when quick")
+    options = parser.parse_args()
+    images = options.images or (32 if options.quick else 64)
+    few, rounds = (4, 2) if options.quick else (32, 7)
+    bench = trained_bench(options.run, options.store, options.data, images) if options.run else random_bench(images)
+    images = len(bench.memory)
+    result: dict[str, object] = {
+        "benchmark": "decoding",
+        "trained": bool(options.run),
+        "images": images,
+        "threads": torch.get_num_threads(),
+        "max_length": LENGTH,
+    }
+    with torch.inference_mode():
+        found = bench.ours(5, images)
+        result["mean_length"] = round(statistics.mean(len(h[0].tokens) for h in found), 2)
+        result["cut"] = sum(not h[0].finished for h in found) / images
+        result["check_beam_5"] = bench.check(5, few)
+        heads = ("ours/s", "plain/s", "ratio", "own step/s", "ratio", "sorted/s", "ratio")
+        print(f"{'beam':6}" + "".join(f"{head:>11}" for head in heads))
+        for beam in (1, 3, 5):
+            row = compare(bench, beam, images, few, rounds)
+            result[f"beam_{beam}"] = {name: round(value, 2) for name, value in row.items()}
+            shown = [row["ours_per_s"]]
+            for name in ("plain", "plain_own_step", "sorted"):
+                shown += [row[f"{name}_per_s"], row[f"times_{name}"]]
+            print(f"{beam if beam > 1 else 'greedy':<6}" + "".join(f"{value:11.2f}" for value in shown))
+        rows = growth(bench, 1 if options.quick else 3)
+    print(f"\n{'batch':>6}{'beam':>6}{'length':>8}{'ms/picture':>12}{'peak MB':>9}")
+    for each in rows:
+        print(
+            f"{each['batch']:6}{each['beam']:6}{each['length']:8}{each['ms_per_picture']:12.2f}{each['peak_mb']:9.1f}"
+        )
+    result["growth"] = [{name: round(value, 2) for name, value in each.items()} for each in rows]
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Several captioners that share a vocabulary and say each word together."""
+
+from collections.abc import Sequence
+
+import torch
+
+from seesay.captioner import Captioner, Picture, Views
+from seesay.decoding import EnsembleDecoder
+from seesay.decoding.ensemble import Mean, join_memories
+from seesay.errors import ConfigError, ImageError
+from seesay.models.protocol import Decoder
+
+
+class CaptionerEnsemble(Captioner):
+    """Captioners whose word distributions are averaged at every step.
+
+    Each looks at the picture through its own encoder. Everything else (decoding options, the longest caption, the
+    regions' grid) is the first one's.
+
+    Args:
+        members: at least one.
+        mean: of the members' probabilities, or of their log-probabilities.
+
+    Attributes:
+        members: the captioners.
+
+    Raises:
+        ConfigError: their vocabularies differ; both runs and the first different word are named.
+    """
+
+    def __init__(self, members: Sequence[Captioner], mean: Mean = "probabilities") -> None:
+        if not members:
+            raise ConfigError("an ensemble needs at least one captioner")
+        first = members[0]
+        super().__init__(first.run, first.model, first.device)
+        self.members = list(members)
+        for other in members[1:]:
+            _check_vocabulary(first, other)
+        sizes = [member.run.config.model.projection_size for member in members]
+        self._joined = EnsembleDecoder([member.model.search for member in members], sizes, mean)
+
+    @property
+    def _decoder(self) -> Decoder:
+        return self._joined
+
+    def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        memories = [member.model.remember(features) for member in self.members]
+        return join_memories(memories, [mask] * len(memories))
+
+    def _see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        memories = [
+            member.model.remember(member._encode([views[place] for views in pixels]))
+            for place, member in enumerate(self.members)
+        ]
+        return join_memories(memories, [None] * len(memories))
+
+    def _load(self, picture: Picture) -> tuple[Picture, Views | ImageError]:
+        views: Views = ()
+        for member in self.members:
+            _, found = member._load(picture)
+            if isinstance(found, ImageError):
+                return picture, found
+            views += found
+        return picture, views
+
+
+def _check_vocabulary(first: Captioner, other: Captioner) -> None:
+    ours, theirs = first.run.tokenizer.vocabulary, other.run.tokenizer.vocabulary
+    if ours == theirs:
+        return
+    names = f"{first.run.folder} and {other.run.folder} have different vocabularies"
+    if len(ours) != len(theirs):
+        raise ConfigError(f"{names}, of {len(ours)} and {len(theirs)} words; an ensemble needs one and the same")
+    place = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    raise ConfigError(f"{names}: word {place} is {ours[place]!r} and {theirs[place]!r}; an ensemble needs one")

@@ -1,0 +1,24 @@
+"""Captions searched for, many pictures at once, over any `Decoder`; `docs/decoding.md` defines every option.
+
+By role: `engine` (the one function), `rules` and `automaton` (what may be said), `scoring` (a step's scores under
+these), `choosing` (greedy, sampling, beam, groups), `search` (the loop), `finished` (ranking), `hypothesis` (results),
+`trace` (the search as a tree), `ensemble` (several decoders as one).
+"""
+
+from seesay.config import DecodingOptions
+from seesay.decoding.engine import DEFAULT_MAX_LENGTH, decode
+from seesay.decoding.ensemble import EnsembleDecoder
+from seesay.decoding.hypothesis import Hypothesis
+from seesay.decoding.rules import TokenRules, token_rules
+from seesay.decoding.trace import SearchTrace
+
+__all__ = [
+    "DEFAULT_MAX_LENGTH",
+    "DecodingOptions",
+    "EnsembleDecoder",
+    "Hypothesis",
+    "SearchTrace",
+    "TokenRules",
+    "decode",
+    "token_rules",
+]

@@ -1,0 +1,154 @@
+"""`decode`: the one way from a decoder and its memory to captions."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from seesay.config import DecodingOptions
+from seesay.decoding.finished import Result
+from seesay.decoding.hypothesis import Hypothesis
+from seesay.decoding.rules import TokenRules
+from seesay.decoding.search import Search
+from seesay.decoding.trace import SearchTrace
+from seesay.errors import ConfigError
+from seesay.models.protocol import Decoder
+
+DEFAULT_MAX_LENGTH = 30
+"""Words a caption may have where neither the options nor the training captions say."""
+
+_WIDENINGS = 3  # how often a search that gave too few different captions is done again, twice as wide
+
+logger = logging.getLogger(__name__)
+
+
+def decode(
+    decoder: Decoder,
+    memory: Tensor,
+    memory_mask: Tensor | None = None,
+    options: DecodingOptions | None = None,
+    *,
+    rules: TokenRules | None = None,
+    keys: Sequence[str] | None = None,
+    keep_attention: bool = False,
+    trace: SearchTrace | None = None,
+) -> list[list[Hypothesis]]:
+    """Returns `options.num_captions` hypotheses of each picture that say different things, best first.
+
+    There is always one. Where there are fewer than asked for though the search was made wider, a warning is logged.
+
+    Args:
+        decoder: anything with `init_state` and `step`; `EnsembleDecoder` for several.
+        memory: (B, N, D).
+        memory_mask: (B, N), True = may attend; None = all.
+        options: how to search; None = greedy.
+        rules: the options' words and phrases in ids, from `token_rules`, or one's own.
+        keys: a name a picture, from which sampling draws its randomness, so that a picture's caption does not
+            depend on the others of its batch; None = the place in the batch.
+        keep_attention: gather where each word looked.
+        trace: told of every candidate of the (first) search.
+
+    Raises:
+        ConfigError: words are banned or required but no rules are given, or the rules cannot be kept.
+    """
+    options = options or DecodingOptions()
+    options = replace(options, max_length=options.max_length or max(DEFAULT_MAX_LENGTH, options.min_length))
+    if rules is None:
+        if options.ban or options.require or options.complete_endings:
+            raise ConfigError(
+                "decoding.ban, require and complete_endings are words; give decode rules=token_rules(...)"
+            )
+        rules = TokenRules()
+    _check(options, rules)
+    if memory.shape[0] == 0:
+        return []
+    names = list(keys) if keys is not None else [str(place) for place in range(len(memory))]
+    job = _Job(decoder, memory, memory_mask, options, rules, names, keep_attention)
+    wanted = options.num_captions
+    with torch.inference_mode():
+        found = [_different([], result, options, rules) for result in job.search(list(range(len(memory))), 0, trace)]
+        for widening in range(1, _WIDENINGS + 1):
+            short = [image for image, result in enumerate(found) if result.failed or len(result.hypotheses) < wanted]
+            if not short:
+                break
+            for image, more in zip(short, job.search(short, widening, None), strict=True):
+                if found[image].failed:
+                    found[image] = _different([], more, options, rules)
+                elif not more.failed:
+                    found[image] = _different(found[image].hypotheses, more, options, rules)
+    short = [image for image, result in enumerate(found) if len(result.hypotheses) < wanted]
+    if short:
+        logger.warning(
+            "%d of %d pictures have fewer than the %d different captions asked for, such as %s with %d",
+            len(short),
+            len(found),
+            wanted,
+            names[short[0]],
+            len(found[short[0]].hypotheses),
+        )
+    return [result.hypotheses[:wanted] for result in found]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is searched for, as often as it takes."""
+
+    decoder: Decoder
+    memory: Tensor
+    memory_mask: Tensor | None
+    options: DecodingOptions
+    rules: TokenRules
+    names: list[str]
+    keep_attention: bool
+
+    def search(self, images: list[int], widening: int, trace: SearchTrace | None) -> list[Result]:
+        """Returns all hypotheses that a search of some pictures ends in, 2 ** widening times as wide as asked."""
+        options, memory, mask = self.options, self.memory, self.memory_mask
+        if widening:
+            chosen = torch.tensor(images, device=memory.device)
+            memory, mask = memory[chosen], None if mask is None else mask[chosen]
+            if options.strategy == "beam":
+                options = replace(options, beam_size=options.beam_size << widening)
+            else:
+                options = replace(options, num_captions=options.num_captions << widening)
+        draws = None
+        if options.strategy == "sample":
+            draws = _uniform_draws([self.names[image] for image in images], options, memory.device)
+        search = Search(self.decoder, options, self.rules, memory, draws, self.keep_attention, trace)
+        return search.run(self.decoder.init_state(memory, mask), len(memory))
+
+
+def _check(options: DecodingOptions, rules: TokenRules) -> None:
+    """Refuses rules that the options' way of searching cannot keep."""
+    if rules.required and (options.strategy != "beam" or options.beam_groups > 1):
+        raise ConfigError("required words need a beam search without groups; add --strategy beam")
+
+
+def _different(before: list[Hypothesis], result: Result, options: DecodingOptions, rules: TokenRules) -> Result:
+    """Returns the hypotheses of two searches, the narrower first, that say different things; best first."""
+    said = rules.text or tuple
+    first: dict[object, Hypothesis] = {}
+    for hypothesis in (*before, *result.hypotheses):
+        first.setdefault(said(hypothesis.tokens), hypothesis)
+    found = list(first.values())
+    lead = 1 if options.strategy == "greedy" else 0  # greedy decoding's own caption stays the first
+    return Result([*found[:lead], *sorted(found[lead:], key=lambda each: -each.score)], result.failed)
+
+
+def _uniform_draws(names: Sequence[str], options: DecodingOptions, device: torch.device) -> Tensor:
+    """Returns uniform numbers (B, num_captions, max_length + 1) that depend on the seed, name and place alone."""
+    rows = []
+    for name in names:
+        for place in range(options.num_captions):
+            # The first caption is the same however many there are.
+            text = f"{options.sampling_seed}\n{name}" + (f"\n{place}" if place else "")
+            generator = torch.Generator().manual_seed(
+                int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")
+            )
+            rows.append(torch.rand(options.max_length + 1, generator=generator, dtype=torch.float64))
+    # In float64, which Apple's devices do not have.
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    return torch.stack(rows).view(len(names), options.num_captions, -1).to(device, kind)

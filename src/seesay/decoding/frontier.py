@@ -1,0 +1,141 @@
+"""The open hypotheses of a search, and how pictures and hypotheses that are done leave them."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from seesay.models.protocol import DecoderState
+
+
+class History(NamedTuple):
+    """What hypotheses (b, R) have said so far.
+
+    Attributes:
+        tokens: (b, R, t).
+        log_probs: the model's, (b, R, t).
+        attention: (b, R, t, N); None where it is not kept or there is none.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    attention: Tensor | None
+
+    def pick(self, parents: Tensor) -> "History":
+        """Returns the histories (b, K) of the rows `parents` (b, K)."""
+        batch = torch.arange(len(parents), device=parents.device)[:, None]
+        maps = None if self.attention is None else self.attention[batch, parents]
+        return History(self.tokens[batch, parents], self.log_probs[batch, parents], maps)
+
+    def scored(self, log_probs: Tensor, attention: Tensor | None) -> "History":
+        """Returns the histories with the log-probability (b, R) and attention (b, R, N) of one more token."""
+        maps = None
+        if attention is not None:
+            latest = attention[:, :, None].float()
+            maps = latest if self.attention is None else torch.cat([self.attention, latest], 2)
+        return History(self.tokens, torch.cat([self.log_probs, log_probs[..., None]], -1), maps)
+
+    def keep(self, images: Tensor) -> "History":
+        """Returns the histories of the pictures at positions `images` (b')."""
+        maps = None if self.attention is None else self.attention[images]
+        return History(self.tokens[images], self.log_probs[images], maps)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The open hypotheses (b, R) of some pictures, all of the same number of words.
+
+    Attributes:
+        images: number of each picture in the batch, (b,).
+        state: the decoder's, before `words`.
+        words: last word of each hypothesis, (b, R).
+        sums: penalised log-probabilities added up, (b, R); -inf = no open hypothesis.
+        places: how many hypotheses of each group have not ended, (b, G).
+        history: what they have said.
+        phrases: state of the automaton, (b, R); None without one.
+        nodes: number in the trace, (b, R); None without one.
+        width: hypotheses a picture (in diverse search a group, in constrained search a bank) has at most.
+    """
+
+    images: Tensor
+    state: DecoderState
+    words: Tensor
+    sums: Tensor
+    places: Tensor
+    history: History
+    phrases: Tensor | None
+    nodes: Tensor | None
+    width: int
+
+    @property
+    def step(self) -> int:
+        """How many words have been said."""
+        return self.history.tokens.shape[-1]
+
+    def keep(self, images: Tensor) -> "Frontier":
+        """Returns the part of the pictures at positions `images` (b')."""
+        return replace(
+            self,
+            images=self.images[images],
+            state=self.state.keep(images),
+            words=self.words[images],
+            sums=self.sums[images],
+            places=self.places[images],
+            history=self.history.keep(images),
+            phrases=None if self.phrases is None else self.phrases[images],
+            nodes=None if self.nodes is None else self.nodes[images],
+        )
+
+    def narrow(self, rows: int, width: int) -> "Frontier":
+        """Returns the part of the best `rows` hypotheses of each picture, which may become `width` again."""
+        sums, best = self.sums.topk(rows, dim=1)
+        return replace(
+            self,
+            state=self.state.pick(best),
+            words=self.words.gather(1, best),
+            sums=sums,
+            history=self.history.pick(best),
+            phrases=None if self.phrases is None else self.phrases.gather(1, best),
+            nodes=None if self.nodes is None else self.nodes.gather(1, best),
+            width=width,
+        )
+
+
+def split(frontier: Frontier, *, by_rows: bool, least_saved: int) -> list[Frontier]:
+    """Returns the frontier without pictures that are done, in parts of pictures with as many open hypotheses.
+
+    A picture whose beam has mostly ended would else be computed as wide as the others. This is where the device
+    waits for Python: for one small table.
+
+    Args:
+        frontier: what is open.
+        by_rows: whether hypotheses may change their rows, so that the empty ones can be left out.
+        least_saved: hypotheses that a part must save to be worth a step of its own.
+    """
+    counts = torch.stack([torch.isfinite(frontier.sums).sum(1), frontier.places.sum(1)], 1).tolist()
+    left = [(rows, image) for image, (rows, _) in enumerate(counts) if rows > 0]
+    if not by_rows:
+        return [_part(frontier, [image for _, image in left], counts, None)] if left else []
+    left.sort()
+    parts = []
+    while left:
+        most = left[-1][0]
+        saved = {most: 0}  # by the widest of the pictures that are computed apart
+        for place, (rows, _) in enumerate(left):
+            saved[rows] = (place + 1) * (most - rows)
+        best = max(saved, key=lambda rows: saved[rows])
+        cut = most if saved[best] < least_saved else best
+        part = [pair for pair in left if pair[0] > cut] or left
+        left = [] if part is left else [pair for pair in left if pair[0] <= cut]
+        parts.append(_part(frontier, sorted(image for _, image in part), counts, part[-1][0]))
+    return parts
+
+
+def _part(frontier: Frontier, images: list[int], counts: list[list[int]], rows: int | None) -> Frontier:
+    if len(images) < len(counts):
+        frontier = frontier.keep(torch.tensor(images, device=frontier.sums.device))
+    if rows is None:
+        return frontier
+    width = min(frontier.width, max(counts[image][1] for image in images))
+    return frontier if rows == frontier.sums.shape[1] and width == frontier.width else frontier.narrow(rows, width)

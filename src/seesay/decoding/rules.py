@@ -1,0 +1,85 @@
+"""The words and phrases of the options as token ids."""
+
+import difflib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from seesay.config import DecodingOptions
+from seesay.errors import ConfigError
+from seesay.metrics.diversity import FUNCTION_WORDS
+from seesay.tokenizer import UNK, UNK_ID, Tokenizer
+
+Phrase = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """What captions must and must not hold, in token ids.
+
+    Attributes:
+        banned: phrases, each of one or more tokens, that are never said.
+        required: phrases that every caption holds; they may overlap.
+        no_end_after: tokens that no caption ends in.
+        text: what a row of tokens says; captions that say the same count as one. None = tokens say themselves.
+    """
+
+    banned: tuple[Phrase, ...] = ()
+    required: tuple[Phrase, ...] = ()
+    no_end_after: frozenset[int] = frozenset()
+    text: Callable[[Sequence[int]], Hashable] | None = None
+
+
+def token_rules(options: DecodingOptions, tokenizer: Tokenizer) -> TokenRules:
+    """Returns the options' words and phrases in a tokenizer's ids.
+
+    A banned phrase with a word that the vocabulary lacks cannot be said anyway, and is passed over.
+
+    Raises:
+        ConfigError: a required word is not in the vocabulary (the nearest are named), is banned too, or nothing is
+            left of it after cleaning; or a vocabulary of characters is to mind function words.
+    """
+    banned = tuple(dict.fromkeys(ids for text in options.ban if UNK_ID not in (ids := _ids("ban", text, tokenizer))))
+    required = tuple(dict.fromkeys(_known(text, tokenizer) for text in options.require))
+    for phrase in required:
+        for barred in banned:
+            if _holds(phrase, barred):
+                raise ConfigError(
+                    f"decoding.require {tokenizer.decode(phrase)!r} holds {tokenizer.decode(barred)!r}, "
+                    "which decoding.ban bars; drop one of them"
+                )
+    if options.complete_endings and tokenizer.config.level == "character":
+        raise ConfigError("decoding.complete_endings needs a vocabulary of words; this one holds characters")
+    function_words = frozenset(
+        token
+        for token, word in enumerate(tokenizer.vocabulary)
+        if options.complete_endings and word.lower() in FUNCTION_WORDS
+    )
+    return TokenRules(banned, required, function_words, lambda tokens: _said(tokens, tokenizer))
+
+
+def _said(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    return tokenizer.clean(tokenizer.decode(tokens)).casefold()
+
+
+def _ids(name: str, text: str, tokenizer: Tokenizer) -> Phrase:
+    ids = tuple(tokenizer.encode(text)[1:-1])
+    if not ids:
+        raise ConfigError(f"decoding.{name}: nothing is left of {text!r} after cleaning; name a word or a phrase")
+    return ids
+
+
+def _known(text: str, tokenizer: Tokenizer) -> Phrase:
+    """Returns the ids of a required phrase, all of whose words the vocabulary must hold."""
+    ids = _ids("require", text, tokenizer)
+    if UNK_ID not in ids:
+        return ids
+    cleaned = tokenizer.clean(text)
+    units = list(cleaned) if tokenizer.config.level == "character" else cleaned.split()
+    word = next((unit for unit, token in zip(units, ids, strict=False) if token == UNK_ID), UNK)
+    near = difflib.get_close_matches(word, tokenizer.vocabulary[UNK_ID + 1 :], n=3, cutoff=0.6)
+    hint = f"near are {', '.join(near)}" if near else "no word of it is like that"
+    raise ConfigError(f"decoding.require: {word!r} is not in the vocabulary of {len(tokenizer)} words; {hint}")
+
+
+def _holds(phrase: Phrase, part: Phrase) -> bool:
+    return any(phrase[place : place + len(part)] == part for place in range(len(phrase) - len(part) + 1))

@@ -1,0 +1,227 @@
+"""The loop of every search: a step of the decoder, scores, choice, and what has ended.
+
+Pictures and their hypotheses are one tensor (B, R); what a picture alone decides (memory, attention keys) is shared
+by its hypotheses. The device waits for Python only once in `_CHECK_EVERY` steps, when what is done leaves.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from seesay.config import DecodingOptions
+from seesay.decoding.choosing import (
+    Choice,
+    best_of_banks,
+    best_of_beam,
+    best_of_groups,
+    best_word,
+    drawn_word,
+    finite,
+    sample,
+)
+from seesay.decoding.finished import FAILED, Finished, Result
+from seesay.decoding.frontier import Frontier, History, split
+from seesay.decoding.rules import TokenRules
+from seesay.decoding.scoring import NO, Scorer, Scores
+from seesay.decoding.trace import SearchTrace
+from seesay.models.protocol import Decoder, DecoderState, StepOutput
+from seesay.tokenizer import END_ID, START_ID
+
+_CHECK_EVERY = 4
+# A step of few hypotheses costs about as much as this many in a larger one; a graphics card is filled by many more.
+_LEAST_SAVED = {"cpu": 16}
+_LEAST_SAVED_ELSEWHERE = 4096
+
+
+class Search:
+    """One search over a batch.
+
+    A hypothesis that has ended keeps its place in the beam, so that a beam of one is greedy decoding. An open one is
+    dropped as soon as it could not come among the best `num_captions` even if all its further words were certain:
+    sums only fall, so sum / (max_length + 1) ** length_penalty bounds what it may reach. All that could take its
+    place is still worse, so that nothing else changes: the results are those of a search that never stops early.
+
+    Args:
+        decoder: anything with `init_state` and `step`.
+        options: with the maximum length filled in.
+        rules: phrases in ids.
+        memory: (B, N, D).
+        draws: uniform numbers of sampling, (B, num_captions, max_length + 1); None in other searches.
+        keep_attention: gather where each word looked.
+        trace: told of every step; None = nobody is.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        options: DecodingOptions,
+        rules: TokenRules,
+        memory: Tensor,
+        draws: Tensor | None,
+        keep_attention: bool,
+        trace: SearchTrace | None,
+    ) -> None:
+        self.decoder, self.options, self.rules = decoder, options, rules
+        self.draws, self.keep_attention, self.trace = draws, keep_attention, trace
+        self.beam = options.strategy == "beam"
+        self.penalty = options.length_penalty if self.beam else 0.0
+        self.groups = options.beam_groups if self.beam else 1
+        # Added up in float32, or in the decoder's type if that is wider.
+        self.zero = torch.zeros((), dtype=torch.promote_types(memory.dtype, torch.float32), device=memory.device)
+        size = options.beam_size if self.beam else options.num_captions
+        self.finished = Finished(len(memory), size, options.max_length + 1, self.zero, self.groups > 1)
+        self.scorer: Scorer | None = None
+
+    def run(self, state: DecoderState, images: int) -> list[Result]:
+        """Returns the hypotheses of every picture, best first."""
+        pending = [self._first(state, images)]
+        while pending:
+            frontier = pending.pop()
+            while frontier.step < self.options.max_length:
+                frontier = self._advance(frontier)
+                if frontier.step % _CHECK_EVERY == 0:
+                    break
+            if frontier.step < self.options.max_length:
+                saved = _LEAST_SAVED.get(self.zero.device.type, _LEAST_SAVED_ELSEWHERE)
+                pending += split(frontier, by_rows=self.beam and self.groups == 1, least_saved=saved)
+            else:
+                self._close(frontier)
+        return self.finished.collect()
+
+    def _first(self, state: DecoderState, images: int) -> Frontier:
+        """Returns one empty hypothesis a picture, or one for each group or drawn caption."""
+        device, options = self.zero.device, self.options
+        rows = options.num_captions if options.strategy == "sample" else self.groups
+        if rows > 1:
+            state = state.pick(torch.zeros((images, rows), dtype=torch.int64, device=device))
+        width = options.beam_size // self.groups if self.beam else options.num_captions
+        empty = torch.zeros((images, rows, 0), dtype=torch.int64, device=device)
+        return Frontier(
+            images=torch.arange(images, device=device),
+            state=state,
+            words=torch.full((images, rows), START_ID, device=device),
+            sums=self.zero.expand(images, rows),
+            places=torch.full((images, self.groups), width, device=device),
+            history=History(empty, empty.to(self.zero.dtype), None),
+            phrases=None,
+            nodes=None if self.trace is None else empty.new_zeros(images, rows),
+            width=width,
+        )
+
+    def _step(self, frontier: Frontier) -> tuple[StepOutput, Scores, Frontier]:
+        output = self.decoder.step(frontier.words, frontier.state)
+        if self.scorer is None:
+            self.scorer = Scorer(self.options, self.rules, output.logits.shape[-1], self.zero.device)
+        if frontier.step == 0:
+            frontier = replace(frontier, phrases=self.scorer.first_states(frontier.words))
+        if not self.keep_attention:
+            output = output._replace(attention=None)
+        return output, self.scorer(output.logits, frontier.history.tokens, frontier.phrases), frontier
+
+    def _advance(self, frontier: Frontier) -> Frontier:
+        """Returns the frontier one word on; what has ended is put away."""
+        output, scores, frontier = self._step(frontier)
+        choice = self._choose(frontier, scores)
+        moved = self.beam or choice.words.shape != frontier.words.shape  # else every row continues itself
+        parents, words, sums = choice.parents, choice.words, choice.sums.to(self.zero.dtype)
+        log_probs = scores.log_probs(words, parents).to(self.zero.dtype)
+        history = frontier.history.pick(parents) if moved else frontier.history
+        attention = output.attention
+        if attention is not None and moved:
+            attention = attention[torch.arange(len(words), device=words.device)[:, None], parents]
+        history = history.scored(log_probs, attention)
+        ended = (words == END_ID) & torch.isfinite(sums)
+        self._put_away(frontier.images, torch.where(ended, sums, NO), history, torch.ones_like(ended))
+        self._put_away_failed(frontier, scores, output.attention, sums, moved)
+        nodes = frontier.nodes
+        if self.trace is not None and nodes is not None:
+            nodes = self.trace.note(frontier, scores, choice, self.options)
+        phrases = frontier.phrases
+        if phrases is not None and self.scorer is not None and self.scorer.automaton is not None:
+            phrases = self.scorer.automaton.advance(phrases.gather(1, parents), words)
+        history = history._replace(tokens=torch.cat([history.tokens, words[..., None]], -1))
+        places = frontier.places - ended.view(len(ended), self.groups, -1).sum(-1)
+        sums = sums.masked_fill(ended, NO)
+        return replace(
+            frontier,
+            state=output.state.pick(parents) if moved else output.state,
+            words=words,
+            sums=sums.masked_fill(self._hopeless(frontier.images, sums), NO),
+            places=places,
+            history=history,
+            phrases=phrases,
+            nodes=nodes,
+        )
+
+    def _choose(self, frontier: Frontier, scores: Scores) -> Choice:
+        options, sums = self.options, frontier.sums
+        if self.draws is not None:
+            return drawn_word(scores, sums, self.draws[frontier.images, :, frontier.step], options)
+        if not self.beam:
+            first = frontier.step == 0 and options.num_captions > 1
+            return best_of_beam(scores, sums, frontier.width, frontier.places) if first else best_word(scores, sums)
+        if self.groups > 1:
+            return best_of_groups(scores, sums, frontier.width, frontier.places, options.diversity_strength)
+        automaton = self.scorer.automaton if self.scorer else None
+        if automaton is not None and automaton.banks > 1 and frontier.phrases is not None:
+            return best_of_banks(scores, sums, frontier.width, frontier.places, frontier.phrases, automaton)
+        return best_of_beam(scores, sums, frontier.width, frontier.places)
+
+    def _close(self, frontier: Frontier) -> None:
+        """Ends all hypotheses at the maximum length; those end by themselves of which the end is chosen freely."""
+        output, scores, frontier = self._step(frontier)
+        assert self.scorer is not None
+        log_probs = scores.end_log_probs().to(self.zero.dtype)
+        if self.draws is not None:
+            draws = self.draws[frontier.images, :, frontier.step]
+            freely = sample(scores.model, draws, self.options) == END_ID
+        else:
+            freely = scores.model.argmax(-1) == END_ID
+        may_end = self.scorer.may_end(frontier.phrases, frontier.sums)
+        sums = torch.where(may_end, finite(frontier.sums + log_probs), NO)
+        history = frontier.history.scored(log_probs, output.attention)
+        self._put_away(frontier.images, sums, history, freely)
+        self._put_away_failed(frontier, scores, output.attention, sums, moved=self.beam)
+        if self.trace is not None:
+            self.trace.note_end(frontier, scores, sums)
+
+    def _put_away(self, images: Tensor, sums: Tensor, history: History, finished: Tensor) -> None:
+        """Puts hypotheses (b, k) that have ended, whose sums are numbers, among the finished."""
+        if _surely_none(torch.isfinite(sums)):
+            return
+        score = sums / history.log_probs.shape[-1] ** self.penalty
+        rank = score
+        if not self.beam and self.draws is None:
+            # The caption of greedy decoding stays the first, whatever the alternatives score.
+            greedy = torch.arange(score.shape[1], device=score.device) == 0
+            rank = torch.where(greedy & torch.isfinite(score), 0.0 - FAILED, score)
+        self.finished.add(images, rank, score, history, finished)
+
+    def _put_away_failed(
+        self, frontier: Frontier, scores: Scores, attention: Tensor | None, sums: Tensor, moved: bool
+    ) -> None:
+        """Keeps the best open hypothesis of a picture of which none can go on and none has ended."""
+        can_go_on = torch.isfinite(sums)
+        can_go_on = can_go_on.any(1, keepdim=True) if moved else can_go_on
+        lost = torch.isfinite(frontier.sums) & ~can_go_on & ~torch.isfinite(self.finished.rank[frontier.images, :1])
+        if _surely_none(lost):
+            return
+        best = frontier.sums == frontier.sums.max(1, keepdim=True).values
+        log_probs = scores.end_log_probs().to(self.zero.dtype)
+        score = (frontier.sums + log_probs) / (frontier.step + 1) ** self.penalty
+        rank = torch.where(lost & best, FAILED, NO).to(self.zero.dtype)
+        history = frontier.history.scored(log_probs, attention)
+        self.finished.add(frontier.images, rank, score, history, torch.zeros_like(lost))
+
+    def _hopeless(self, images: Tensor, sums: Tensor) -> Tensor:
+        """Returns which open hypotheses (b, k) cannot come among the captions asked for any more."""
+        if not self.beam:
+            return torch.zeros_like(sums, dtype=torch.bool)
+        reachable: Tensor = sums / (self.options.max_length + 1) ** self.penalty
+        return reachable <= self.finished.bar(self.options.num_captions)[images, None]
+
+
+def _surely_none(found: Tensor) -> bool:
+    """Returns whether none is True, where asking costs nothing: elsewhere the device would wait for Python."""
+    return found.device.type == "cpu" and not bool(found.any())

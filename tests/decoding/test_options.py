@@ -1,0 +1,147 @@
+"""Every option with every other: ten thousand random sets, and contradictions named in one line."""
+
+import dataclasses
+import math
+import random
+import re
+
+import pytest
+import torch
+
+from seesay.config import resolve_config
+from seesay.decoding import DecodingOptions, Hypothesis, TokenRules, decode
+from seesay.errors import ConfigError
+from tests.decoding.oracles import TableDecoder, holds, may_be_said, numbered
+
+WORDS = range(4, 10)
+
+
+def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
+    """Options that do not contradict each other, and rules to go with them."""
+    strategy = draw.choice(("greedy", "sample", "beam"))
+    length, groups = draw.choice((1, 1, 2, 3)), draw.choice((1, 1, 2, 3))
+    values: dict[str, object] = {
+        "strategy": strategy,
+        "max_length": length,
+        "min_length": draw.choice((0, draw.randint(0, length))),
+        "length_penalty": draw.choice((0.0, 0.7, 3.0)),
+        "allow_unk": draw.random() < 0.3,
+        "num_captions": draw.choice((1, 1, 1, 1, 2, 3)),
+        "block_ngrams": draw.choice((0, 0, 1, 2, 3)),
+        "repetition_penalty": draw.choice((1.0, 1.0, 2.0)),
+        "sampling_seed": draw.randint(-5, 5),
+    }
+    required: tuple[tuple[int, ...], ...] = ()
+    if strategy == "beam":
+        beam = groups * draw.randint(1, 3)
+        values |= {"beam_size": beam, "beam_groups": groups, "diversity_strength": draw.choice((0.0, 0.5, 9.0))}
+        values["num_captions"] = min(beam, int(str(values["num_captions"])))
+        if groups == 1 and draw.random() < 0.4:
+            required = tuple(any_phrase(draw) for _ in range(draw.randint(1, 2)))
+    if strategy == "sample":
+        values |= {
+            "temperature": draw.choice((1e-9, 0.5, 1.0, 50.0)),
+            "top_k": draw.choice((0, 1, 3, 99)),
+            "top_p": draw.choice((1.0, 0.9, 1e-6)),
+            "min_p": draw.choice((0.0, 0.2, 1.0)),
+        }
+    barred = tuple(any_phrase(draw) for _ in range(draw.choice((0, 0, 1, 3))))
+    ends = frozenset(draw.sample(WORDS, 3)) if draw.random() < 0.3 else frozenset()
+    return DecodingOptions(**values), TokenRules(barred, required, ends)  # type: ignore[arg-type]
+
+
+def any_phrase(draw: random.Random) -> tuple[int, ...]:
+    return tuple(draw.choice(WORDS) for _ in range(draw.randint(1, 2)))
+
+
+def check(found: list[Hypothesis], options: DecodingOptions, rules: TokenRules) -> None:
+    """What holds of every result, whatever the options."""
+    assert 1 <= len(found) <= options.num_captions
+    assert len({hypothesis.tokens for hypothesis in found}) == len(found)
+    scores = [hypothesis.score for hypothesis in found][options.strategy == "greedy" :]
+    assert scores == sorted(scores, reverse=True)
+    for hypothesis in found:
+        tokens = hypothesis.tokens
+        assert len(tokens) <= options.max_length
+        assert len(hypothesis.log_probs) == len(tokens) + 1
+        assert all(-math.inf < value < 1e-9 for value in hypothesis.log_probs)
+        assert all(token in WORDS or (token == 3 and options.allow_unk) for token in tokens)
+        assert may_be_said(tokens, options, rules)
+        if options.repetition_penalty == 1:
+            penalty = options.length_penalty if options.strategy == "beam" else 0.0
+            assert hypothesis.score == pytest.approx(sum(hypothesis.log_probs) / (len(tokens) + 1) ** penalty)
+        if hypothesis.finished:
+            assert len(tokens) >= options.min_length
+            assert not tokens or tokens[-1] not in rules.no_end_after
+            assert all(holds(tokens, phrase) for phrase in rules.required)
+
+
+def test_ten_thousand_random_sets_of_options_break_nothing() -> None:
+    draw = random.Random(0)
+    decoders = [TableDecoder(seed, words=len(WORDS), end=float(seed % 3 + 1)) for seed in range(5)]
+    memory = numbered([0, 1])
+    finished = refused = several = 0
+    for turn in range(10_000):
+        options, rules = any_options(draw)
+        try:
+            results = decode(decoders[turn % 5], memory[: 1 + (turn % 9 == 0)], None, options, rules=rules)
+        except ConfigError:
+            assert rules.required  # too many or barred words
+            refused += 1
+            continue
+        assert len(results) == 1 + (turn % 9 == 0)
+        for found in results:
+            check(found, options, rules)
+            finished += found[0].finished
+            several += len(found) > 1
+    assert finished > 4000
+    assert several > 2000
+    assert 100 < refused < 2000
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beam_size": 0}, "decoding.beam_size is 0; it must be at least 1"),
+        ({"top_p": 1.5, "strategy": "sample"}, "decoding.top_p is 1.5; it must be at most 1"),
+        ({"top_p": 0.0, "strategy": "sample"}, "decoding.top_p is 0.0; it must be above 0"),
+        ({"min_p": 1.1, "strategy": "sample"}, "decoding.min_p is 1.1; it must be at most 1"),
+        ({"min_length": 9, "max_length": 8}, "decoding.min_length is 9, above max_length, which is 8"),
+        ({"temperature": 0.7, "strategy": "beam"}, "decoding.temperature is 0.7, which only sampling reads"),
+        ({"top_k": 5}, "decoding.top_k is 5, which only sampling reads; add --strategy sample"),
+        ({"top_p": 0.9}, "decoding.top_p is 0.9, which only sampling reads"),
+        (
+            {"beam_size": 4, "beam_groups": 3, "strategy": "beam"},
+            "decoding.beam_groups is 3, which does not divide beam_size, 4",
+        ),
+        ({"beam_size": 4, "beam_groups": 2}, "decoding.beam_groups is 2, which only a beam search reads"),
+        ({"require": ("dog",)}, "decoding.require is ('dog',), which only a beam search reads; add --strategy beam"),
+        (
+            {"require": ("dog",), "strategy": "beam", "beam_size": 4, "beam_groups": 2},
+            "decoding.require is ('dog',), which needs beam_groups 1, not 2",
+        ),
+        (
+            {"num_captions": 4, "strategy": "beam"},
+            "decoding.num_captions is 4, but a beam of 3 ends in as many at most",
+        ),
+        ({"num_captions": 0}, "decoding.num_captions is 0; it must be at least 1"),
+        ({"repetition_penalty": 0.5}, "decoding.repetition_penalty is 0.5; it must be at least 1"),
+    ],
+)
+def test_contradictions_are_named_in_one_line(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        DecodingOptions(**values)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve_config(overrides=values)
+
+
+def test_options_stay_as_they_are() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DecodingOptions().beam_size = 5  # type: ignore[misc]
+
+
+def test_the_default_maximum_length_makes_room_for_the_minimum() -> None:
+    ((found,),) = decode(TableDecoder(0, end=5.0), numbered([0]), None, DecodingOptions(min_length=40))
+    assert len(found.tokens) >= 40
+    assert torch.isfinite(torch.tensor(found.score))

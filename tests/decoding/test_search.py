@@ -1,0 +1,233 @@
+"""The search against exhaustive search and a plain slow beam, over decoders made by hand."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+import seesay.decoding.search
+from seesay.decoding import DEFAULT_MAX_LENGTH, DecodingOptions, decode
+from seesay.tokenizer import END_ID, UNK_ID
+from tests.decoding.oracles import (
+    ConstantDecoder,
+    TableDecoder,
+    check_same,
+    every_caption,
+    numbered,
+    plain_beam,
+    same,
+)
+
+STRATEGIES: tuple[Literal["greedy", "sample", "beam"], ...] = ("greedy", "sample", "beam")
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize(("words", "length"), [(5, 1), (5, 2), (5, 3), (3, 4), (2, 4)])
+def test_a_beam_that_holds_every_prefix_is_exhaustive_search(words: int, length: int, penalty: float) -> None:
+    most = sum(words**t for t in range(length + 1))
+    options = DecodingOptions("beam", most, length, penalty, num_captions=most)
+    for seed in range(3):
+        decoder = TableDecoder(seed, words)
+        (found,) = decode(decoder, numbered([seed]), None, options)
+        expected = every_caption(decoder, seed, options)
+        assert len(found) == len(expected) == most
+        for hypothesis, whole in zip(found, expected, strict=True):
+            check_same(decoder, seed, hypothesis, whole, options)
+
+
+def test_five_words_and_four_steps_are_searched_exhaustively() -> None:
+    options = DecodingOptions("beam", 781, 4, num_captions=781)
+    decoder = TableDecoder(11, words=5)
+    (found,) = decode(decoder, numbered([3]), None, options)
+    for hypothesis, whole in zip(found, every_caption(decoder, 3, options), strict=True):
+        check_same(decoder, 3, hypothesis, whole, options)
+
+
+def test_exhaustive_search_over_captions_with_unk() -> None:
+    options = DecodingOptions("beam", 85, 3, allow_unk=True, num_captions=85)
+    decoder = TableDecoder(0, words=3)
+    (found,) = decode(decoder, numbered([0]), None, options)
+    for hypothesis, whole in zip(found, every_caption(decoder, 0, options), strict=True):
+        check_same(decoder, 0, hypothesis, whole, options)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("beam", [1, 2, 3, 6])
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.5])
+def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) -> None:
+    # Pictures of one batch end at different times, so that they leave it, and some are stopped early.
+    if beam % groups:
+        return
+    fewer = stopped = 0
+    for seed in range(40):
+        random = np.random.default_rng([seed, beam])
+        length = int(random.integers(1, 14))
+        options = DecodingOptions(
+            "beam",
+            beam,
+            length,
+            penalty,
+            allow_unk=bool(seed % 2),
+            beam_groups=groups,
+            diversity_strength=float(random.uniform(0, 2)),
+            num_captions=1 if groups > 1 else int(random.integers(1, beam + 1)),
+            min_length=int(random.integers(0, length + 1)) if seed % 3 == 0 else 0,
+            block_ngrams=3 if seed % 4 == 1 else 0,
+            repetition_penalty=1.3 if seed % 5 == 2 else 1.0,
+        )
+        decoder = TableDecoder(seed, int(random.integers(3, 7)), end=float(random.uniform(-3, 2)))
+        images = random.integers(0, 1000, int(random.integers(1, 9))).tolist()
+        results = decode(decoder, numbered(images), None, options)
+        fewer += max(decoder.rows_seen) > decoder.rows_seen[-1]
+        stopped += len(decoder.rows_seen) <= length
+        for image, found in zip(images, results, strict=True):
+            expected = plain_beam(decoder, image, options)
+            if len(expected) < options.num_captions:  # then it is done again, wider
+                continue
+            assert len(found) == options.num_captions
+            for hypothesis, whole in zip(found, expected, strict=False):
+                check_same(decoder, image, hypothesis, whole, options)
+    assert fewer > 1
+    assert fewer + stopped > 3
+
+
+def test_what_is_computed_apart_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures whose beams have mostly ended are computed apart from the rest, by fewer hypotheses."""
+    options = DecodingOptions("beam", 5, 16, num_captions=2)
+    images = numbered(range(40))
+    found = {}
+    for saved in (1, 10**9):
+        monkeypatch.setitem(seesay.decoding.search._LEAST_SAVED, "cpu", saved)
+        decoder = TableDecoder(5, words=6, end=-0.5)
+        found[saved] = decode(decoder, images, None, options, keep_attention=True), decoder.rows_seen
+    assert all(same(one, other) for one, other in zip(found[1][0], found[10**9][0], strict=True))
+    assert sum(found[1][1]) < 0.9 * sum(found[10**9][1])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_one_beam_is_greedy(penalty: float) -> None:
+    for seed in range(20):
+        decoder = TableDecoder(seed, end=-1.0)
+        images = numbered(range(5))
+        greedy = decode(decoder, images, None, DecodingOptions("greedy", 1, 9), keep_attention=True)
+        beam = decode(decoder, images, None, DecodingOptions("beam", 1, 9, penalty), keep_attention=True)
+        for image, (one, other) in enumerate(zip(greedy, beam, strict=True)):
+            assert same(one, other)
+            check_same(
+                decoder,
+                image,
+                one[0],
+                plain_beam(decoder, image, DecodingOptions("beam", 1, 9, 0.0))[0],
+                DecodingOptions("beam", 1, 9, 0.0),
+            )
+            # Bug: a single beam's score was not divided by the length, so it could not be compared with two's.
+            assert other[0].score == pytest.approx(sum(other[0].log_probs) / len(other[0].log_probs) ** penalty)
+
+
+def test_a_beam_leaves_the_greedy_path_where_it_leads_nowhere() -> None:
+    decoder = TableDecoder(0, words=2)
+    decoder.table[:] = 0.0
+    a, b = UNK_ID + 1, UNK_ID + 2
+    decoder.table[decoder.place(0, ())] = torch.tensor([0, 0, -9.0, 0, 0.1, 0.0])  # a is a little likelier
+    decoder.table[decoder.place(0, (b,))] = torch.tensor([0, 0, 9.0, 0, 0.0, 0.0])  # but only b surely ends
+    greedy = decode(decoder, numbered([0]), None, DecodingOptions(max_length=3))[0][0]
+    beam = decode(decoder, numbered([0]), None, DecodingOptions("beam", 2, 3))[0][0]
+    assert greedy.tokens[0] == a
+    assert beam.tokens == (b,)
+    assert beam.score > greedy.score
+
+
+def test_a_poor_caption_that_ended_does_not_beat_a_better_one_of_the_maximum_length() -> None:
+    # Bug: whatever had ended, however unlikely, was preferred to all that were open at the maximum length.
+    decoder = TableDecoder(0, words=2)
+    a, b = UNK_ID + 1, UNK_ID + 2
+    decoder.table[:] = torch.tensor([0, 0, -12.0, 0, -12.0, -12.0])
+    decoder.table[decoder.place(0, ())] = torch.tensor([0, 0, -8.0, 0, 8.0, -20.0])
+    decoder.table[decoder.place(0, (a,))] = torch.tensor([0, 0, -20.0, 0, -20.0, 8.0])
+    decoder.table[decoder.place(0, (a, b))] = torch.tensor([0, 0, 8.0, 0, -8.0, 8.0])
+    (best,) = decode(decoder, numbered([0]), None, DecodingOptions("beam", 2, 2))[0]
+    assert best.tokens == (a, b)
+    assert len(best.log_probs) == 3
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_caption_of_just_the_maximum_length_may_end_by_itself(strategy: Literal["greedy", "sample", "beam"]) -> None:
+    # Bug: the end would have been one word more, so that every such caption counted as cut.
+    decoder = TableDecoder(0, words=2)
+    a = UNK_ID + 1
+    decoder.table[:] = torch.tensor([0, 0, -50.0, 0, 50.0, -50.0])
+    decoder.table[decoder.place(0, (a, a))] = torch.tensor([0, 0, 50.0, 0, -50.0, -50.0])
+    for length, finished in ((1, False), (2, True), (3, True)):
+        ((found,),) = decode(decoder, numbered([0]), None, DecodingOptions(strategy, 1, length))
+        assert (found.tokens, found.finished) == ((a,) * min(length, 2), finished)
+
+
+# What may be said, and for how long.
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_padding_and_start_are_never_said_and_unk_only_where_allowed(
+    strategy: Literal["greedy", "sample", "beam"],
+) -> None:
+    decoder = ConstantDecoder([90.0, 80.0, 2.0, 2.5, 1.0, 1.5])
+    for allow in (True, False):
+        options = DecodingOptions(strategy, 4, 6, allow_unk=allow, num_captions=2)
+        results = decode(decoder, numbered(range(40)), None, options)
+        said = {word for found in results for h in found for word in h.tokens}
+        assert said <= {UNK_ID, 4, 5}
+        assert (UNK_ID in said) is allow
+        assert all(math.isfinite(h.score) for found in results for h in found)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 8])
+def test_captions_stop_at_the_maximum_length(strategy: Literal["greedy", "sample", "beam"], length: int) -> None:
+    decoder = TableDecoder(0, end=-50.0)
+    options = DecodingOptions(strategy, 3, length)
+    for image, found in enumerate(decode(decoder, numbered(range(4)), None, options)):
+        (hypothesis,) = found
+        assert len(hypothesis.tokens) == len(hypothesis.log_probs) - 1 == (length or DEFAULT_MAX_LENGTH)
+        assert not hypothesis.finished
+        if strategy == "beam" and length:
+            check_same(decoder, image, hypothesis, plain_beam(decoder, image, options)[0], options)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_caption_may_be_empty(strategy: Literal["greedy", "sample", "beam"]) -> None:
+    decoder = ConstantDecoder([0.0, 0.0, 50.0, 0.0, 0.0, 0.0])
+    for found, *_ in decode(decoder, numbered([0, 1]), None, DecodingOptions(strategy, 2, 5)):
+        assert found.tokens == ()
+        assert found.finished
+        assert len(found.log_probs) == 1
+
+
+def test_a_search_stops_when_the_best_has_ended() -> None:
+    decoder = TableDecoder(0, end=-50.0)
+    decoder.table[decoder.place(0, ()), END_ID] = 20.0
+    ((best, *_),) = decode(decoder, numbered([0]), None, DecodingOptions("beam", 4, 40))
+    assert (best.tokens, best.finished) == ((), True)
+    assert decoder.rows_seen == [1, 4, 4, 4]  # the first time it looks
+
+
+def test_pictures_that_are_done_leave_the_batch() -> None:
+    for options in (DecodingOptions("greedy", max_length=40), DecodingOptions("beam", 2, 40)):
+        decoder = TableDecoder(0)
+        decode(decoder, numbered(range(50)), None, options)
+        assert min(decoder.rows_seen) < 25
+        assert sum(decoder.rows_seen) < 50 * 12
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scores_of_any_precision_are_added_up_in_float32(
+    strategy: Literal["greedy", "sample", "beam"], dtype: torch.dtype
+) -> None:
+    decoder = ConstantDecoder([0.0, 0.0, 1.0, 0.0, 1.0, 2.0], dtype)
+    memory = numbered([0]).to(dtype)
+    (found, *_) = decode(decoder, memory, None, DecodingOptions(strategy, 3, 20))[0]
+    exact = {END_ID: 1.0, 4: 1.0, 5: 2.0}
+    total = math.log(sum(math.exp(x) for x in exact.values()))
+    words = [*found.tokens, END_ID][: len(found.log_probs)]
+    assert found.log_probs == pytest.approx([exact[word] - total for word in words], rel=1e-6)
