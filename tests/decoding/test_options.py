@@ -27,7 +27,7 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
         "length_penalty": draw.choice((0.0, 0.7, 3.0)),
         "allow_unk": draw.random() < 0.3,
         "num_captions": draw.choice((1, 1, 1, 1, 2, 3)),
-        "block_ngrams": draw.choice((0, 0, 1, 2, 3)),
+        "block_ngrams": draw.choice((0, 0, 0, 0, 1, 2, 3)),
         "repetition_penalty": draw.choice((1.0, 1.0, 2.0)),
         "sampling_seed": draw.randint(-5, 5),
     }
@@ -36,7 +36,7 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
         beam = groups * draw.randint(1, 3)
         values |= {"beam_size": beam, "beam_groups": groups, "diversity_strength": draw.choice((0.0, 0.5, 9.0))}
         values["num_captions"] = min(beam, int(str(values["num_captions"])))
-        if groups == 1 and draw.random() < 0.4:
+        if groups == 1 and draw.random() < 0.25:
             required = tuple(any_phrase(draw) for _ in range(draw.randint(1, 2)))
     if strategy == "sample":
         values |= {
@@ -45,7 +45,7 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
             "top_p": draw.choice((1.0, 0.9, 1e-6)),
             "min_p": draw.choice((0.0, 0.2, 1.0)),
         }
-    barred = tuple(any_phrase(draw) for _ in range(draw.choice((0, 0, 1, 3))))
+    barred = tuple(any_phrase(draw) for _ in range(draw.choice((0, 0, 0, 0, 1, 3))))
     ends = frozenset(draw.sample(WORDS, 3)) if draw.random() < 0.3 else frozenset()
     return DecodingOptions(**values), TokenRules(barred, required, ends)  # type: ignore[arg-type]
 

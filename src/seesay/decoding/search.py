@@ -202,9 +202,11 @@ class Search:
         self, frontier: Frontier, scores: Scores, attention: Tensor | None, sums: Tensor, moved: bool
     ) -> None:
         """Keeps the best open hypothesis of a picture of which none can go on and none has ended."""
-        can_go_on = torch.isfinite(sums)
-        can_go_on = can_go_on.any(1, keepdim=True) if moved else can_go_on
-        lost = torch.isfinite(frontier.sums) & ~can_go_on & ~torch.isfinite(self.finished.rank[frontier.images, :1])
+        stuck = ~torch.isfinite(sums)
+        stuck = stuck.all(1, keepdim=True) if moved else stuck
+        if _surely_none(stuck):
+            return
+        lost = torch.isfinite(frontier.sums) & stuck & ~torch.isfinite(self.finished.rank[frontier.images, :1])
         if _surely_none(lost):
             return
         best = frontier.sums == frontier.sums.max(1, keepdim=True).values
