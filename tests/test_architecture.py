@@ -19,7 +19,7 @@ TIERS = (
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),
     ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
-    ("flags", "console", "cli"),
+    ("flags", "console", "commands", "cli"),
 )
 
 

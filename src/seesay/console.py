@@ -23,13 +23,13 @@ def complain(line: str) -> None:
     errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table; every column but the first stands to the right."""
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> None:
+    """Prints a table; columns of numbers, which are all but the first, stand to the right."""
     if title:
         console.print(title, highlight=False, markup=False, soft_wrap=True)
     table = Table()
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left")
+        table.add_column(name, justify="right" if numbers and number else "left")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

@@ -1,0 +1,105 @@
+"""Data sets: looked at, drawn, fetched, converted."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from seesay import config as configuration
+from seesay.commands.parameters import NOT_GIVEN, DataFlags, Flat
+from seesay.console import complain, console, download_progress, progress
+from seesay.flags import given
+
+data_app = App(name="data", help="Check, make, download and convert captioned pictures.")
+
+
+@data_app.command(name="check")
+def data_check(
+    data: Path,
+    *,
+    open_pictures: bool = True,
+    json_out: Annotated[Path | None, Parameter(name="--json")] = None,
+    flags: Annotated[DataFlags, Flat] = NOT_GIVEN["DataFlags"],
+) -> int:
+    """Say what a data set holds and what is wrong with it; exit 0 if one can train on it.
+
+    Args:
+        data: captions and pictures.
+        open_pictures: read every picture, to find damage and duplicates.
+        json_out: write the findings as JSON too.
+    """
+    from seesay.data import check_data, load_annotations
+
+    settings = configuration.resolve_config(overrides=given(flags))
+    annotations = load_annotations(data, settings.data.format)
+    with progress("reading", "pictures") as advance:
+        report = check_data(annotations, settings.text, open_pictures=open_pictures, progress=advance)
+    for line in report.lines():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if json_out is not None:
+        json_out.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0 if report.trainable else 1
+
+
+@data_app.command(name="scenes")
+def data_scenes(
+    folder: Path, *, train: int = 3000, val: int = 200, test: int = 200, seed: int = 0, size: int = 96
+) -> None:
+    """Draw a data set of simple scenes with captions and boxes.
+
+    Args:
+        folder: where to.
+        train: pictures of the train split.
+        val: pictures of the val split.
+        test: pictures of the test split.
+        seed: the same seed gives the same bytes.
+        size: side of a picture in pixels.
+    """
+    from seesay.data import make_scenes
+
+    made = make_scenes(folder, train, val, test, seed, size)
+    console.print(f"{len(made)} scenes in {folder}", highlight=False)
+
+
+@data_app.command(name="download")
+def data_download(
+    name: str, folder: Path | None = None, *, mirror: str | None = None, keep_archives: bool = False
+) -> None:
+    """Fetch a public data set: flickr8k, coco2014 or coco2017.
+
+    Args:
+        name: which.
+        folder: where to [default: data/NAME].
+        mirror: address that has the same paths.
+        keep_archives: keep the zips after unpacking.
+    """
+    from seesay.data import download_dataset
+
+    with download_progress() as advance:
+        target = download_dataset(
+            name,
+            folder or Path("data") / name,
+            base_url=mirror,
+            keep_archives=keep_archives,
+            progress=advance,
+        )
+    console.print(f"{name} is in {target}; look at it with: seesay data check {target}", highlight=False)
+
+
+@data_app.command(name="convert")
+def data_convert(data: Path, out: Path, *, format: str = "auto") -> None:
+    """Write any readable captions in seesay's own form, one JSON line a picture.
+
+    Args:
+        data: captions and pictures.
+        out: the .jsonl file.
+        format: reader of the captions.
+    """
+    from seesay.data import load_annotations, write_annotations
+
+    annotations = load_annotations(data, format)
+    write_annotations(annotations, out)
+    for problem in annotations.problems:
+        complain(problem)
+    console.print(f"{len(annotations)} pictures written to {out}", highlight=False)

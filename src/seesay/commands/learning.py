@@ -1,0 +1,109 @@
+"""Training, and the features that it reads."""
+
+from pathlib import Path
+from typing import Annotated
+
+from seesay import config as configuration
+from seesay.commands.parameters import NOT_GIVEN, ConfigFile, ExtractFlags, Features, Flat, Preset, Stores, TrainFlags
+from seesay.console import complain, console, progress
+from seesay.errors import ConfigError
+from seesay.flags import given
+
+
+def train(
+    data: Path,
+    *,
+    preset: Preset = "attention-gru",
+    out: Path | None = None,
+    config: ConfigFile = None,
+    features: Features = Path("features"),
+    store: Stores = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    flags: Annotated[TrainFlags, Flat] = NOT_GIVEN["TrainFlags"],
+) -> None:
+    """Train a captioner; features are extracted first where there are none.
+
+    A run that was stopped goes on by the same command.
+
+    Args:
+        data: captions and pictures in any form `seesay data check` can read.
+        out: run folder [default: runs/PRESET, of a second stage the first's with -scst after it].
+        resume: go on with the run in --out by its own settings.
+        overwrite: throw away the run in --out.
+    """
+    from seesay.checkpoint import load_run
+    from seesay.training.fit import train as fit
+    from seesay.training.stages import second_stage, settings_of_first
+
+    overrides = given(flags)
+    if overrides.get("scst"):
+        first, second = second_stage(preset, overrides)
+        out = out or second
+        if not resume:
+            overrides["init_from"] = str(first)
+            config = config or settings_of_first(first)
+    out = out or Path("runs") / preset
+    if resume:
+        if config is not None:
+            raise ConfigError("--resume goes on by the settings of the run itself; leave --config out")
+        settings = configuration.replace(load_run(out).config, **overrides)
+    else:
+        settings = configuration.resolve_config(preset, config, overrides)
+    with progress("encoding", "pictures") as advance:
+        result = fit(
+            settings,
+            data,
+            out,
+            features=features,
+            stores=store or (),
+            overwrite=overwrite,
+            progress=advance,
+        )
+    console.print(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}", highlight=False)
+
+
+def extract(
+    data: Path,
+    *,
+    preset: Preset = "attention-gru",
+    config: ConfigFile = None,
+    features: Features = Path("features"),
+    import_from: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    flags: Annotated[ExtractFlags, Flat] = NOT_GIVEN["ExtractFlags"],
+) -> int:
+    """Run the encoder over every picture once and keep its features.
+
+    Args:
+        data: captions and pictures.
+        import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file.
+        out: the store's file [default: a name of its own in --features].
+        device: auto, cpu, cuda or mps.
+    """
+    from seesay.data.annotations import load_dataset
+    from seesay.devices import choose_device
+    from seesay.features import extract_features, import_features, store_path
+    from seesay.models.encoders import build_encoder
+
+    settings = configuration.resolve_config(preset, config, given(flags))
+    annotations = load_dataset(data, settings.data)
+    images = {item.id: item.image for item in annotations if item.split is not None}
+    if import_from is not None:
+        target = out or features / f"{data.resolve().stem}-{import_from.stem}.safetensors"
+        count = import_features(import_from, images, target)
+        console.print(f"{count} of {len(images)} pictures imported into {target}", highlight=False)
+        return 0 if count == len(images) else 1
+    encoder = build_encoder(settings.encoder)
+    target = out or store_path(features, data, encoder)
+    with progress("encoding", "pictures") as advance:
+        report = extract_features(images, encoder, target, device=choose_device(device), progress=advance)
+    for line in report.unreadable:
+        complain(line)
+    console.print(
+        f"{report.images} pictures in {target}; {report.extracted} encoded now in {report.seconds:.0f} s: "
+        f"{report.rate:.1f} pictures/s, the encoder alone {report.encoder_rate:.1f}",
+        highlight=False,
+    )
+    return 1 if report.unreadable else 0

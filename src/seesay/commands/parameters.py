@@ -1,0 +1,49 @@
+"""What several commands take: the flags made of the configuration, and the parameters of one meaning."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from cyclopts import Parameter
+
+from seesay import config as configuration
+from seesay.errors import ConfigError
+from seesay.flags import flags_of, given
+
+if TYPE_CHECKING:
+    TrainFlags: TypeAlias = Any  # made below, out of the type checker's sight
+    ExtractFlags: TypeAlias = Any
+    DecodingFlags: TypeAlias = Any
+    DataFlags: TypeAlias = Any
+else:
+    TrainFlags = flags_of("TrainFlags", "data", "text", "encoder", "model", "training", "decoding")
+    ExtractFlags = flags_of("ExtractFlags", "data", "encoder")
+    DecodingFlags = flags_of("DecodingFlags", "decoding")
+    DataFlags = flags_of("DataFlags", "data", "text")
+
+NOT_GIVEN: dict[str, Any] = {kind.__name__: kind() for kind in (TrainFlags, ExtractFlags, DecodingFlags, DataFlags)}
+
+Preset = Annotated[str, Parameter(help="a system of `seesay presets`")]
+ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file of settings, as runs save it")]
+Features = Annotated[Path, Parameter(help="folder of feature stores")]
+Stores = Annotated[list[Path] | None, Parameter(name="--store", help="given feature stores, joined along F")]
+Model = Annotated[str, Parameter(help="run folder; empty = the latest under runs/")]
+Models = Annotated[
+    list[str] | None,
+    Parameter(name="--model", help="run folder, or several of one vocabulary that speak as one; none = the latest"),
+]
+Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+Flat = Parameter(name="*")
+
+
+def decoding_options(config: configuration.Config, flags: Any) -> configuration.DecodingOptions:
+    """Returns a run's decoding options with the flags that were given; another strategy leaves the run's own behind."""
+    values = given(flags)
+    strategy = values.get("strategy", config.decoding.strategy)
+    unread = configuration.unread_fields(strategy)
+    for name in values:
+        if name in unread:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is read by --strategy {unread[name]} only; the strategy is {strategy}"
+            )
+    defaults = {name: getattr(configuration.DecodingOptions(), name) for name in unread}
+    return configuration.replace(config, **defaults, **values).decoding
