@@ -66,8 +66,8 @@ def test_a_preset_extends_another() -> None:
     for section, values in child.items():
         for name, value in values.items():
             assert value == own.get(section, {}).get(name, parent[section][name])
-    assert child["training"]["lr_drop_epochs"] == []
-    assert parent["training"]["lr_drop_epochs"] == [8, 11]
+    assert child["training"]["lr_schedule"] == "constant"
+    assert parent["training"]["lr_schedule"] == "cosine"
 
 
 def test_a_list_is_replaced_not_joined(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_second_stage_replaces_what_the_first_had_but_not_what_is_said_with_it
     them, and the file of a second stage does not."""
     first = resolve_config("attention-gru").training
     second = resolve_config("attention-gru", overrides={"scst": True, "init_from": "run"})
-    assert second.training == dataclasses.replace(
-        first, scst=True, init_from="run", patience=0, epochs=5, learning_rate=1e-4, lr_drop_epochs=()
-    )
+    stage: dict[str, Any] = {"epochs": 5, "learning_rate": 1e-4, "lr_schedule": "constant", "warmup_steps": 0}
+    assert (first.lr_schedule, first.warmup_steps) == ("cosine", 200)
+    assert second.training == dataclasses.replace(first, scst=True, init_from="run", **stage)
     assert second.model == resolve_config("attention-gru").model
     told = resolve_config("attention-gru", overrides={"learning_rate": 3e-4, "scst": True}).training
     assert (told.learning_rate, told.epochs) == (3e-4, 5)
