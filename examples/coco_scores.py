@@ -19,6 +19,7 @@ from seesay.config import DataConfig
 from seesay.data import load_dataset
 from seesay.evaluation import read_predictions
 from seesay.metrics import compute_metrics
+from seesay.metrics.java import jar_scores
 
 
 def main() -> None:
@@ -32,7 +33,10 @@ def main() -> None:
         item.id: list(item.captions) for item in load_dataset(arguments.data, DataConfig()).split(arguments.split)
     }
     theirs = reference_scores(predictions, references)
-    ours = compute_metrics([predictions[name] for name in references], list(references.values())).corpus
+    metrics = ("BLEU", "ROUGE-L", "CIDEr", "METEOR")
+    ours = compute_metrics(
+        [predictions[name] for name in references], list(references.values()), metrics=metrics
+    ).corpus
     table = Table("score", "pycocoevalcap", "seesay", "difference")
     for name, value in theirs.items():
         table.add_row(name, f"{100 * value:.4f}", f"{100 * ours[name]:.4f}", f"{abs(value - ours[name]):.1e}")
@@ -54,8 +58,9 @@ def reference_scores(predictions: dict[str, str], references: dict[str, list[str
         bleu, _ = Bleu(4).compute_score(meant, said)
         rouge, _ = Rouge().compute_score(meant, said)
         cider, _ = Cider().compute_score(meant, said)
+    meteor, _ = jar_scores("METEOR-jar", [said[name][0] for name in references], [meant[name] for name in references])
     scores = {f"BLEU-{order}": float(value) for order, value in enumerate(bleu, 1)}
-    return {**scores, "ROUGE-L": float(rouge), "CIDEr": float(cider)}
+    return {**scores, "ROUGE-L": float(rouge), "CIDEr": float(cider), "METEOR": meteor}
 
 
 if __name__ == "__main__":
