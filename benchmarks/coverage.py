@@ -5,7 +5,9 @@ for the population; its scores are the truth. Samples of pictures are drawn from
 share of intervals that hold the truth is printed, beside the share that should (95 %) and its standard error. Prints
 a table, then one line of JSON.
 
-CIDEr keeps the document frequencies of the whole population, as seesay's bootstrap keeps those of its set.
+CIDEr weighs words by how many pictures of the scored set have them. The row `CIDEr` keeps the document frequencies of
+the whole population; the row `CIDEr, own` takes each sample's own, as every evaluation of a split does: that is another
+number, which depends on how many pictures there are, and its intervals do not hold the population's.
 """
 
 import argparse
@@ -16,29 +18,45 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from seesay.data.annotations import load_annotations
-from seesay.metrics import Scores, bootstrap_intervals, compute_metrics
+from seesay.metrics import Scores, bootstrap_intervals, compute_metrics, tokenize
 from seesay.metrics.scores import NEED_NOTHING, missing_meteor
 
+OWN = "CIDEr, own"
+Ints = npt.NDArray[np.int64]
 
-def population(data: Path | None) -> Scores:
-    """Returns scores of every picture's first caption against its others, or of made-up captions."""
+
+def population(data: Path | None) -> tuple[Scores, list[str], list[list[str]]]:
+    """Returns scores of every picture's first caption against its others, or of made-up captions, and both."""
     if data is not None:
         items = [item for item in load_annotations(data, require_images=False) if len(item.captions) > 1]
         metrics = (*NEED_NOTHING, *(() if missing_meteor("ptb") else ("METEOR",)))
-        hypotheses = [item.captions[0] for item in items]
-        return compute_metrics(hypotheses, [list(item.captions[1:]) for item in items], metrics=metrics)
+        hypotheses, others = [item.captions[0] for item in items], [list(item.captions[1:]) for item in items]
+        return compute_metrics(hypotheses, others, metrics=metrics), tokenize(hypotheses), list(map(tokenize, others))
     draw = random.Random(0)
     words = [f"w{number}" for number in range(60)]
     references = [[" ".join(draw.choices(words[:12], k=draw.randint(4, 12))) for _ in range(4)] for _ in range(2000)]
     hypotheses = [" ".join(draw.sample(image[0].split(), 3) + draw.choices(words[:20], k=5)) for image in references]
-    return compute_metrics(hypotheses, references, tokenization="whitespace", metrics=NEED_NOTHING)
+    scores = compute_metrics(hypotheses, references, tokenization="whitespace", metrics=NEED_NOTHING)
+    return scores, hypotheses, references
 
 
-def sample(scores: Scores, pictures: int, generator: np.random.Generator) -> Scores:
-    """Returns the scores of pictures drawn with replacement, from the statistics of the whole."""
-    drawn = generator.integers(0, len(scores.ids), pictures)
+def own_cider(drawn: Ints, hypotheses: list[str], references: list[list[str]]) -> Scores:
+    """Returns CIDEr of drawn pictures with their own document frequencies."""
+    pictures = drawn.tolist()
+    return compute_metrics(
+        [hypotheses[place] for place in pictures],
+        [references[place] for place in pictures],
+        tokenization="whitespace",  # they are tokens already
+        metrics=["CIDEr"],
+    )
+
+
+def sample(scores: Scores, drawn: Ints) -> Scores:
+    """Returns the scores of drawn pictures, from the statistics of the whole."""
+    pictures = len(drawn)
     statistics = {name: values[drawn] for name, values in scores.statistics.items()}
     return replace(scores, ids=tuple(map(str, range(pictures))), statistics=statistics)
 
@@ -52,18 +70,25 @@ def main() -> None:
     options = parser.parse_args()
     samples, draws = (100, 200) if options.quick else (500, 1000)
     pictures = 300 if options.quick else options.pictures
-    whole = population(options.data)
+    whole, hypotheses, references = population(options.data)
     generator = np.random.default_rng(0)
-    held = dict.fromkeys(whole.corpus, 0)
+    held = dict.fromkeys([*whole.corpus, OWN], 0)
+    shift = 0.0
     for seed in range(samples):
-        intervals = bootstrap_intervals(sample(whole, pictures, generator), draws=draws, seed=seed)
+        drawn = generator.choice(len(whole.ids), pictures, replace=False)
+        intervals = bootstrap_intervals(sample(whole, drawn), draws=draws, seed=seed)
+        own = own_cider(drawn, hypotheses, references)
+        intervals[OWN] = bootstrap_intervals(own, draws=draws, seed=seed)["CIDEr"]
+        shift += (own.corpus["CIDEr"] - float(whole.per_image["CIDEr"][drawn].mean())) / samples
         for name, interval in intervals.items():
-            held[name] += interval.low <= whole.corpus[name] <= interval.high
+            held[name] += interval.low <= whole.corpus[name.partition(",")[0]] <= interval.high
     shares = {name: count / samples for name, count in held.items()}
     print(f"{samples} samples of {pictures} pictures from {len(whole.ids)}, {draws} draws each")
     for name, share in shares.items():
         print(f"{name:10} {100 * share:6.1f} %  (95.0 +- {100 * math.sqrt(0.95 * 0.05 / samples):.1f})")
-    print(json.dumps({"benchmark": "coverage", "samples": samples, "pictures": pictures, "held": shares}))
+    print(f"CIDEr with a sample's own document frequencies is {100 * shift:+.2f} from that with the population's")
+    result = {"benchmark": "coverage", "samples": samples, "pictures": pictures, "held": shares, "cider_shift": shift}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,10 @@ def read_judgements(data: Path) -> Judged:
     annotations = load_annotations(data, require_images=False)
     captions_of = {Path(item.image).name: item.captions for item in annotations}
     captions, references, judgements, left_out = [], [], [], 0
-    for line in next(data.glob("**/ExpertAnnotations.txt")).read_text().splitlines():
+    found = next(data.glob("**/ExpertAnnotations.txt"), None)
+    if found is None:
+        raise SystemExit(f"{data} has no ExpertAnnotations.txt; it comes with the captions of Flickr8k")
+    for line in found.read_text().splitlines():
         image, caption_id, *scores = line.split()
         source, _, number = caption_id.rpartition("#")
         if image not in captions_of or source not in captions_of:

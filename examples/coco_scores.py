@@ -58,7 +58,9 @@ def reference_scores(predictions: dict[str, str], references: dict[str, list[str
         bleu, _ = Bleu(4).compute_score(meant, said)
         rouge, _ = Rouge().compute_score(meant, said)
         cider, _ = Cider().compute_score(meant, said)
-    meteor, _ = jar_scores("METEOR-jar", [said[name][0] for name in references], [meant[name] for name in references])
+    meteor, _, _ = jar_scores(
+        "METEOR-jar", [said[name][0] for name in references], [meant[name] for name in references]
+    )
     scores = {f"BLEU-{order}": float(value) for order, value in enumerate(bleu, 1)}
     return {**scores, "ROUGE-L": float(rouge), "CIDEr": float(cider), "METEOR": meteor}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from seesay.devices import choose_device
@@ -57,9 +58,12 @@ class ClipScorer:
         except ImportError as error:
             raise MissingDependencyError("transformers", "hub", CLIP_SCORE) from error
         try:
-            network = CLIPModel.from_pretrained(model)
+            both: Any = CLIPModel.from_pretrained(model, output_loading_info=True)
+            network, loading = both
+            if loading["missing_keys"]:  # transformers would draw them at random, and say so only in its log
+                raise ValueError(f"it lacks {len(loading['missing_keys'])} of the network's tensors")
             processor = CLIPProcessor.from_pretrained(model)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(
                 f"{CLIP_SCORE} needs the CLIP weights {model}, which cannot be had: {reason}"

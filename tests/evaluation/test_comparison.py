@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seesay.data.annotations import Annotations, load_annotations, write_annotations
@@ -89,8 +91,12 @@ def test_three_systems_are_compared_with_the_first(
     assert not any(difference.real for difference in found.differences[1].values())
     save_comparison(found, tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert saved["differences"][str(tmp_path / "b.json")]["CIDEr"]["real"] is True
-    assert saved["scores"][str(tmp_path / "c.json")] == found.systems[2].scores.corpus
+    assert saved["against_the_first"][0]["differences"]["CIDEr"]["real"] is True
+    assert saved["systems"][2] == {
+        "name": str(tmp_path / "c.json"),
+        "signature": found.systems[2].signature,
+        "scores": found.systems[2].scores.corpus,
+    }
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "nobody knows" in page
     assert page.count("<article") == len(found.apart[0][1])
@@ -114,6 +120,17 @@ class TestRefused:
     def test_run_without_scores(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"has no scores on val yet; run first: seesay evaluate .* --split val"):
             compare([tmp_path, tmp_path], split="val")
+
+    def test_what_does_not_exist(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="gone does not exist"):
+            compare([tmp_path / "gone", tmp_path])
+
+    def test_other_splits(
+        self, write: Callable[[str, Predictions], Path], right: Predictions, colours: Path, tmp_path: Path
+    ) -> None:
+        save_evaluation(evaluate(write("a", right), colours), tmp_path / "a")
+        with pytest.raises(DataError, match="is of split test, not of val; evaluate it on val"):
+            compare([tmp_path / "a", tmp_path / "a"], split="val")
 
     def test_predictions_without_data(self, write: Callable[[str, Predictions], Path], right: Predictions) -> None:
         path = write("a", right)
@@ -151,11 +168,27 @@ class TestRefused:
         with pytest.raises(DataError, match=r"was scored on characters tokens, .* on ptb; evaluate both in one way"):
             compare([tmp_path / "a", tmp_path / "b"])
 
+    def test_table_of_another_program(self, tmp_path: Path) -> None:
+        table = pa.table({"id": ["a"], "image": ["a"], "caption": ["a"], "references": [["a"]]})
+        pq.write_table(table.replace_schema_metadata({b"seesay": b'{"split": "test"}'}), tmp_path / "per_image.parquet")
+        with pytest.raises(DataError, match="is no table of scores"):
+            compare([tmp_path, tmp_path])
+
     @pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
     def test_table_that_is_none(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "per_image.parquet").write_bytes(content)
         with pytest.raises(DataError, match="is no table of scores of `seesay evaluate`; evaluate again"):
             compare([tmp_path, tmp_path])
+
+
+def test_scores_that_cannot_be_had_are_told_of(
+    write: Callable[[str, Predictions], Path], right: Predictions, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no java
+    path = write("a", right)
+    found = compare([path, path], data=colours, metrics=("BLEU", "SPICE"))
+    assert found.missing.keys() == {"SPICE"}
+    assert "SPICE" not in found.differences[0]
 
 
 def test_rows_say_which_differences_are_real(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from seesay.captioner import Captioner
+from seesay.checkpoint import load_run
 from seesay.clipscore import ClipScorer
 from seesay.config import DecodingOptions
 from seesay.data.annotations import Annotation, Annotations, Box, load_annotations, write_annotations
@@ -16,6 +17,7 @@ from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreE
 from seesay.evaluation import captioning, evaluate, evaluate_human, read_predictions, save_evaluation
 from seesay.features import JoinedStores, extract_features
 from seesay.metrics import compute_metrics
+from seesay.metrics.meteor import Meteor
 from seesay.metrics.scores import missing_meteor
 from seesay.training.fit import train
 from tests import tiny
@@ -116,8 +118,26 @@ class TestRuns:
         broken.write_bytes(b"no picture")
         result = evaluate(request.getfixturevalue(run), data, features=tmp_path / "f", device="cpu")
         assert len(result.predictions) == 5
-        told = [line for line in result.problems if "are not in the scores" in line]
-        assert told == [f"1 pictures could not be read and are not in the scores: {broken.stem}"]
+        assert result.left_out == (broken.stem,)
+        assert f"1 pictures of the split are not in the scores: {broken.stem}" in result.problems
+
+    def test_picture_that_is_gone_is_named_and_left_out(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
+        """Its absence was found while the data was read, and not passed on."""
+        data = shutil.copytree(colours, tmp_path / "data")
+        gone = Path(load_annotations(data).split("test")[2].image)
+        gone.unlink()
+        result = evaluate(cached_run, data, features=tmp_path / "f", device="cpu")
+        assert (len(result.predictions), result.left_out) == (5, (gone.stem,))
+        assert not result.whole
+
+    def test_limits_of_training_do_not_cut_the_split(
+        self, cached_run: Path, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        run = shutil.copytree(cached_run, tmp_path / "run")
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("limit_images: 0", "limit_images: 3"))
+        assert load_run(run).config.data.limit_images == 3
+        assert len(evaluate(run, colours, features=features, device="cpu").predictions) == 6
 
     def test_given_stores_must_be_those_of_training(
         self,
@@ -176,7 +196,8 @@ class TestPredictions:
         assert result.predictions == said
         assert result.scores.corpus == wanted.corpus
         assert result.decoding is None
-        assert result.problems == (f"1 captions are empty and score 0, such as that of {list(said)[1]}",)
+        assert result.problems == (f"1 captions are empty and score 0: of {list(said)[1]}",)
+        assert not result.whole
 
     def test_pictures_need_not_be_there(self, said: dict[str, str], annotations: Annotations, tmp_path: Path) -> None:
         """Only their captions are compared."""
@@ -184,13 +205,56 @@ class TestPredictions:
         write_annotations(items, tmp_path / "data.jsonl")
         assert evaluate(as_coco(tmp_path / "p.json", said), tmp_path / "data.jsonl").predictions == said
 
-    def test_data_without_splits_is_dealt_as_in_training(self, annotations: Annotations, tmp_path: Path) -> None:
+    def test_data_without_splits_is_scored_whole_unless_a_split_is_asked_for(
+        self, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        """A tenth of it was scored, dealt as for training, where somebody else's predictions knew of no deal."""
         items = [Annotation(item.id, item.image, item.captions) for item in annotations]
         write_annotations(items, tmp_path / "data.jsonl")
-        everything = {item.id: item.captions[0] for item in items}
-        result = evaluate(as_coco(tmp_path / "p.json", everything), tmp_path / "data.jsonl")
-        assert len(result.predictions) == 4
-        assert result.problems == ("32 predictions are of pictures outside the split",)
+        path = as_coco(tmp_path / "p.json", {item.id: item.captions[0] for item in items})
+        result = evaluate(path, tmp_path / "data.jsonl")
+        assert (len(result.predictions), result.split, result.problems) == (36, "all", ())
+        dealt = evaluate(path, tmp_path / "data.jsonl", split="test")
+        assert len(dealt.predictions) == 4
+        assert dealt.split == "test(dealt 80/10/10 by seed 0)"
+        assert "|split:test(dealt 80/10/10 by seed 0)|" in dealt.signature
+        assert dealt.problems == ("32 predictions are of pictures outside the split",)
+
+    def test_a_prediction_serves_one_picture_only(self, tmp_path: Path) -> None:
+        """Pictures of one name in two folders shared a caption, and clip.0 took that of clip.1."""
+        for ids, given in (
+            (["cat/0", "dog/0"], ["cat/0.png"]),
+            (["cat/0", "dog/0"], ["0"]),
+            (["clip.0", "clip.1"], ["clip.1"]),
+        ):
+            items = [Annotation(name, f"images/{name}.png", ("a cat",), "test") for name in ids]
+            write_annotations(items, tmp_path / "data.jsonl")
+            path = as_coco(tmp_path / "p.json", dict.fromkeys(given, "a cat"))
+            with pytest.raises(DataError, match=rf"no caption of {len(ids) - (given != ['0'])} of the 2 pictures"):
+                evaluate(path, tmp_path / "data.jsonl")
+
+    def test_entries_of_coco_are_matched_by_their_picture(
+        self, said: dict[str, str], colours: Path, tmp_path: Path
+    ) -> None:
+        """An annotation's own id stands beside the picture's, and was taken for it."""
+        rows = [{"id": place, "image_id": name, "caption": text} for place, (name, text) in enumerate(said.items())]
+        (tmp_path / "p.json").write_text(json.dumps(rows))
+        assert evaluate(tmp_path / "p.json", colours).predictions == said
+
+    def test_pictures_without_references_are_left_out_by_name(self, tmp_path: Path) -> None:
+        lines = [{"id": name, "image": f"{name}.png", "captions": ["a cat"], "split": "test"} for name in "abc"]
+        lines[1]["captions"] = []
+        (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = evaluate(as_coco(tmp_path / "p.json", dict.fromkeys("abc", "a cat")), tmp_path / "data.jsonl")
+        assert result.left_out == ("b",)
+        assert not result.whole
+        assert "1 pictures of the split are not in the scores: b" in result.problems
+
+    def test_references_without_words_are_told_of(self, tmp_path: Path) -> None:
+        items = [Annotation("x", "x.png", ("a cat", "..."), "test")]
+        write_annotations(items, tmp_path / "data.jsonl")
+        result = evaluate(as_coco(tmp_path / "p.json", {"x": "a cat"}), tmp_path / "data.jsonl")
+        assert "1 pictures have references without any word: x" in result.problems
 
     def test_missing_picture_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
         first, *rest = said
@@ -228,7 +292,7 @@ class TestPredictions:
             ("p.json", b"[5]", "entry 1 is not an object"),
             ("p.json", b"[]", "holds no predictions"),
             ("p.json", b"{}", "holds no predictions"),
-            ("p.jsonl", b'{"id": 1}\n', "entry 1 has the fields id; wanted one of id, image_id"),
+            ("p.jsonl", b'{"id": 1}\n', "entry 1 has the fields id; wanted one of image_id, id"),
             ("p.jsonl", b"\xff\xfe", "cannot be read as predictions"),
             ("p.txt", b"some words\n", "cannot be read as predictions"),
             ("p.csv", b"a,b\n1,2\n", "entry 1 has the fields a, b"),
@@ -239,6 +303,8 @@ class TestPredictions:
             ("p.json", b'[{"image_id": 7, "caption": NaN}]', "the caption of picture 7 is nan, not a text"),
             ("p.json", b'[{"image_id": 7, "caption": 3}]', "the caption of picture 7 is 3, not a text"),
             ("p.json", b'[{"image_id": 7, "caption": null}]', "entry 1 has the fields image_id, caption; wanted"),
+            ("p.json", b'[{"image_id": 7, "caption": "\\ud800"}]', "picture 7 holds half a character"),
+            ("p.json", b"[" * 100_000, "cannot be read as predictions"),
             ("p.json", b'{"a": "x", "a": "y"}', "name 'a' twice in one object"),
         ],
     )
@@ -368,9 +434,36 @@ class TestScoresThatCannotBeHad:
         with pytest.raises(ConfigError, match="unknown metric 'BLUE'; choose from BLEU"):
             evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("BLUE",))
 
-    def test_one_that_needs_nothing_is_wanted(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="name at least one of BLEU"):
-            evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("SPICE",))
+    def test_where_none_can_be_had_the_reason_is_the_error(
+        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("seesay.metrics.meteor.tables.find_spec", lambda name: None)
+        monkeypatch.setattr("seesay.metrics.scores._meteor", Meteor.load)
+        with pytest.raises(DataError, match=r"METEOR needs pycocoevalcap.*seesay\[coco\]"):
+            evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("METEOR",))
+
+    def test_damaged_tables_of_meteor_take_no_other_along(
+        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def damaged() -> Meteor:
+            raise DataError("METEOR's paraphrase-en.gz is cut short")
+
+        monkeypatch.setattr("seesay.metrics.scores._meteor", damaged)
+        result = evaluate(as_coco(tmp_path / "p.json", said), colours)
+        assert result.missing_scores == {"METEOR": "METEOR's paraphrase-en.gz is cut short"}
+        assert result.scores.corpus["CIDEr"] > 0
+
+    @pytest.mark.parametrize("name", ["METEOR", "METEOR-jar", "SPICE"])
+    def test_english_ones_are_not_computed_of_other_tokens(
+        self, name: str, said: dict[str, str], colours: Path, tmp_path: Path
+    ) -> None:
+        path = as_coco(tmp_path / "p.json", said)
+        result = evaluate(path, colours, tokenization="characters", metrics=("CIDEr", name))
+        assert result.missing_scores == {
+            name: f"{name} is for English in PTB tokens, not for characters; it is left out"
+        }
+        assert (result.diversity.cut, result.diversity.repeats) == (None, None)
+        assert result.lengths[-1] == len("".join(list(said.values())[-1].split()))
 
 
 def test_large_splits_are_captioned_in_several_batches(

@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from seesay.errors import ConfigError, DataError
 from seesay.metrics.cider import Cider
 from seesay.metrics.ngrams import number_tokens
 from seesay.metrics.rouge import common_subsequence
@@ -87,3 +88,15 @@ def test_common_subsequence_equals_the_table_of_the_textbook(seed: int) -> None:
         for j, other in enumerate(second):
             table[i + 1, j + 1] = table[i, j] + 1 if one == other else max(table[i, j + 1], table[i + 1, j])
     assert common_subsequence(first, second) == table[-1, -1]
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    """A picture without references gave NaN, an unknown variant plain CIDEr, a picture -1 that of the last."""
+    with pytest.raises(DataError, match="picture 1 has no references"):
+        Cider([[[1, 2]], []])
+    with pytest.raises(ConfigError, match="unknown variant of CIDEr 'X'"):
+        Cider([[[1, 2]]], variant="X")  # type: ignore[arg-type]
+    scorer = Cider([[[1, 2]], [[3]]])
+    for hypotheses, images in (([[1]], None), ([[1]], [-1]), ([[1]], [2]), ([[1], [2]], [0])):
+        with pytest.raises(DataError, match="name one of them for each"):
+            scorer.score(hypotheses, images)

@@ -18,7 +18,7 @@ def test_counts_on_a_set_small_enough_to_count_by_hand() -> None:
     assert found.seen == 2 / 4
     assert found.cut == found.repeats == found.unknown == 1 / 4
     assert found.empty == 0
-    assert (found.commonest, found.commonest_share) == ("a dog runs", 2 / 4)
+    assert (found.commonest, found.commonest_share) == ("A dog runs.", 2 / 4)
 
 
 def test_without_training_captions_nothing_is_said_about_them() -> None:

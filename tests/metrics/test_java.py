@@ -11,7 +11,7 @@ import pytest
 
 from seesay.errors import DataError, MissingDependencyError
 from seesay.metrics import java
-from seesay.metrics.java import METEOR, SPICE, jar_scores, require_jar
+from seesay.metrics.java import METEOR_JAR, SPICE, jar_scores, require_jar
 
 SAID, MEANT = ["a dog runs", "two men sit"], [["a dog is running"], ["three men are sitting"]]
 
@@ -32,18 +32,18 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_all_there(package: Path) -> None:
-    require_jar(METEOR)
+    require_jar(METEOR_JAR)
     require_jar(SPICE)
 
 
-@pytest.mark.parametrize("metric", [METEOR, SPICE])
+@pytest.mark.parametrize("metric", [METEOR_JAR, SPICE])
 def test_without_the_package_the_extra_is_named(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(java, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=rf"{metric} needs pycocoevalcap.*seesay\[coco\]"):
         jar_scores(metric, SAID, MEANT)
 
 
-@pytest.mark.parametrize("metric", [METEOR, SPICE])
+@pytest.mark.parametrize("metric", [METEOR_JAR, SPICE])
 def test_without_java_it_is_named(metric: str, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DataError, match=f"{metric} needs Java, and no java is on PATH"):
@@ -59,10 +59,10 @@ def test_files_of_spice_that_are_missing_are_named_and_not_fetched(package: Path
 
 
 def test_files_of_meteor_that_are_missing_are_named(package: Path) -> None:
-    for name in java._NEEDED[METEOR]:
+    for name in java._NEEDED[METEOR_JAR]:
         (package / name).unlink()
     with pytest.raises(DataError, match=r"needs meteor-1.5.jar and paraphrase-en.gz in .*; reinstall pycocoevalcap"):
-        jar_scores(METEOR, SAID, MEANT)
+        jar_scores(METEOR_JAR, SAID, MEANT)
 
 
 def with_spice(monkeypatch: pytest.MonkeyPatch, outcome: object) -> None:
@@ -83,7 +83,8 @@ def with_spice(monkeypatch: pytest.MonkeyPatch, outcome: object) -> None:
 
 def test_what_java_says_is_taken_over(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_spice(monkeypatch, (0.3, [{"All": {"f": 0.2}}, {"All": {"f": 0.4}}]))
-    corpus, per_image = jar_scores(SPICE, SAID, MEANT)
+    corpus, per_image, release = jar_scores(SPICE, SAID, MEANT)
+    assert release.startswith("spice-1.0:pycocoevalcap-")
     assert corpus == 0.3
     np.testing.assert_array_equal(per_image, [0.2, 0.4])
 
@@ -107,12 +108,12 @@ def test_a_java_that_dies_is_told_of_and_waits_for_nothing(tmp_path: Path, monke
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(DataError, match="METEOR-jar was not computed: its Java program failed"):
-        jar_scores(METEOR, SAID, MEANT)
+        jar_scores(METEOR_JAR, SAID, MEANT)
 
 
 @pytest.mark.oracle
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 def test_the_jar_scores() -> None:
-    corpus, per_image = jar_scores(METEOR, SAID, MEANT)
+    corpus, per_image, _ = jar_scores(METEOR_JAR, SAID, MEANT)
     assert per_image.shape == (2,)
     assert 0 < per_image.min() <= corpus <= per_image.max() < 1

@@ -139,7 +139,9 @@ def test_characters_are_the_words_of_languages_without_spaces() -> None:
         (["a"], ["a"], None, "picture 0: references must be a list of texts"),
         (["a"], [["a", 3]], None, "picture 0: a reference is 3"),
         ([], [], None, "no hypotheses"),
-        ("a dog", [["a"]], None, "got a single string"),
+        ("a dog", [["a"]], None, "got str and list"),
+        (["a dog"], None, None, "got list and NoneType"),
+        (["a dog"], [None], None, "picture 0: references must be a list of texts, not None"),
     ],
 )
 def test_bad_input_is_named(hypotheses: list[str], references: list[list[str]], ids: list[str], message: str) -> None:

@@ -1,95 +1,126 @@
 """Scores of systems, and systems against each other."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Features, Flat, Metrics, Stores, decoding_options
 from seesay.console import complain, console, progress, show_table
 from seesay.errors import ConfigError, DataError
+from seesay.flags import given
+
+if TYPE_CHECKING:
+    from seesay.evaluation import Evaluation
 
 
 def evaluate(
     model: str,
     data: Path | None = None,
     *,
-    split: str = "test",
+    split: str = "",
     out: Path | None = None,
     human: bool = False,
-    human_caption: str = "1",
+    human_caption: str = "",
     metrics: Metrics = None,
     tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
+    clip_model: str = "",
     features: Features = Path("features"),
     store: Stores = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> int:
     """Score a run, a file of predictions, or people (--human DATA), on a split of a data set.
 
+    The exit code is 1 if a picture of the split could not be scored, a caption is empty, or a score that was asked
+    for by name cannot be had.
+
     Args:
         model: run folder, or predictions as COCO results JSON, JSONL or CSV.
         data: captions and pictures.
-        split: which pictures.
-        out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, for a run].
+        split: which pictures; all takes every one [default: test, or all where data of predictions has no splits].
+        out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
         human: score one human caption of each picture against the others; then name only DATA.
-        human_caption: which: its number from 1, or longest.
+        human_caption: which: its number from 1, or longest [default: 1].
         metrics: of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
             three and METEOR].
         tokenization: how captions are cut into words for scoring.
+        clip_model: hub name or folder of the weights of CLIPScore.
     """
     from seesay.checkpoint import is_run, load_run
+    from seesay.clipscore import DEFAULT_CLIP
     from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
     from seesay.evaluation import evaluate as score
-    from seesay.evaluation.report import diversity_rows, score_rows, write_evaluation_report
+    from seesay.evaluation.report import write_evaluation_report
 
-    wanted = tuple(metrics or DEFAULT_SCORES)
+    common: dict[str, Any] = {
+        "split": split or None,
+        "tokenization": tokenization,
+        "metrics": tuple(metrics or DEFAULT_SCORES),
+        "clip_model": clip_model or DEFAULT_CLIP,
+    }
+    run = not human and is_run(model)
+    idle = [] if run else [*given(flags), *(["store"] if store else [])]
+    _refuse_idle(human, data is not None, human_caption, idle)
     if human:
-        if data is not None:
-            raise ConfigError("--human scores the data's own captions; name only DATA")
-        result = evaluate_human(model, split=split, which=human_caption, tokenization=tokenization, metrics=wanted)
+        result = evaluate_human(model, which=human_caption or "1", **common)
     elif data is None:
         raise DataError(f"name the data set that {model} is scored on: seesay evaluate {model} DATA")
     else:
-        options = decoding_options(load_run(model).config, flags) if is_run(model) else None
+        options = decoding_options(load_run(model).config, flags) if run else None
         with progress("encoding", "pictures") as advance:
             result = score(
-                model,
-                data,
-                split=split,
-                options=options,
-                tokenization=tokenization,
-                metrics=wanted,
-                features=features,
-                stores=store or (),
-                progress=advance,
+                model, data, options=options, features=features, stores=store or (), progress=advance, **common
             )
+    _show(result)
+    target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split, run)
+    save_evaluation(result, target)
+    write_evaluation_report(result, target / "report.html", Path(model) / "metrics.csv")
+    console.print(f"saved in {target}", highlight=False, soft_wrap=True)
+    return 0 if result.whole and not (metrics and result.missing_scores) else 1
+
+
+def _refuse_idle(human: bool, data: bool, human_caption: str, idle: list[str]) -> None:
+    """Refuses what would be passed over: `idle` are flags of runs that were given for something else."""
+    if human and data:
+        raise ConfigError("--human scores the data's own captions; name only DATA")
+    if human_caption and not human:
+        raise ConfigError("--human-caption says which human caption is scored; add --human or leave it")
+    if idle:
+        raise ConfigError(f"--{idle[0].replace('_', '-')} is for runs; these captions are there already")
+
+
+def _default_folder(model: str, human: str, split: str, run: bool) -> Path:
+    split = split.partition("(")[0]
+    return Path(model) / "predictions" / split if run else Path("evaluations") / f"{human or Path(model).stem}-{split}"
+
+
+def _show(result: "Evaluation") -> None:
+    """Prints what was found: scores before anything is written, so that a full disk loses none of them."""
+    from seesay.evaluation.report import diversity_rows, score_rows
+
     for problem in result.problems:
         complain(problem)
-    target = out or (Path(model) / "predictions" / split if not human and is_run(model) else None)
-    if target is not None:
-        save_evaluation(result, target)
-        write_evaluation_report(result, target / "report.html", Path(model) / "metrics.csv")
-    title = f"{result.system} on {split}: {len(result.predictions)} pictures"
+    title = f"{result.system} on {result.split}: {len(result.predictions)} pictures"
     show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
     show_table("", ("beside the scores", "value"), diversity_rows(result))
     if result.verdict:
         complain(result.verdict)
-    console.print(f"{result.signature}{f'; saved in {target}' if target else ''}", highlight=False, soft_wrap=True)
-    asked_and_missing = metrics is not None and bool(result.missing_scores)
-    return 1 if asked_and_missing or any("could not be read" in problem for problem in result.problems) else 0
+    console.print(result.signature, highlight=False, soft_wrap=True)
 
 
 def compare(
     *systems: str,
     data: Path | None = None,
-    split: str = "test",
+    split: str = "",
+    tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
     metrics: Metrics = None,
     out: Path | None = None,
-) -> None:
+) -> int:
     """Compare systems on the same pictures with the first one: which differences are real, and where they lie.
 
     Args:
         systems: evaluated runs, folders of evaluations, or files of predictions (with --data).
         data: captions that files of predictions are scored against.
-        split: which pictures.
+        split: which pictures [default: those that were evaluated].
+        tokenization: of files of predictions.
         metrics: as of `seesay evaluate`.
         out: folder for comparison.json and comparison.html.
     """
@@ -97,7 +128,10 @@ def compare(
     from seesay.evaluation.comparison import compare as compare_systems
     from seesay.evaluation.comparison import difference_rows, save_comparison
 
-    found = compare_systems(systems, data=data, split=split, metrics=tuple(metrics or DEFAULT_SCORES))
+    wanted = tuple(metrics or DEFAULT_SCORES)
+    found = compare_systems(systems, data=data, split=split or None, tokenization=tokenization, metrics=wanted)
+    for reason in found.missing.values():
+        complain(reason)
     first, *others = found.systems
     header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "real")
     for system, each, (gains, losses) in zip(others, found.differences, found.apart, strict=True):
@@ -106,10 +140,12 @@ def compare(
             console.print(f"{system.name} {kind} most in {found.ranked_by} on:", highlight=False)
             for image_id in ids:
                 console.print(f"  {image_id}", highlight=False, markup=False)
-                for each_system in (first, system):
-                    line = f"    {each_system.name}: {each_system.predictions[image_id]}"
+                for one in (first, system):
+                    line = f"    {one.name}: {one.predictions[image_id]}"
                     console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(first.scores.signature, highlight=False, soft_wrap=True)
+    for system in found.systems:
+        console.print(f"{system.name}: {system.signature}", highlight=False, soft_wrap=True)
     if out is not None:
         save_comparison(found, out)
         console.print(f"written {out / 'comparison.html'} and comparison.json", highlight=False)
+    return 1 if metrics and found.missing else 0

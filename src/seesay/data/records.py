@@ -61,6 +61,7 @@ class Annotations:
         format: The name of the reader.
         problems: One line a kind of defect, naming the first few cases.
         missing: Pictures that captions name and nobody can find; they are not in `items`.
+        silent: Pictures without any caption; they are not in `items` either.
     """
 
     items: tuple[Annotation, ...]
@@ -68,6 +69,7 @@ class Annotations:
     format: str
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)

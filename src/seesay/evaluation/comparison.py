@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.evaluation.report import open_or_blank, ranking_score
-from seesay.evaluation.result import PER_IMAGE_FILE, Evaluation, read_per_image
-from seesay.evaluation.scoring import DEFAULT_SCORES, score_captions
+from seesay.evaluation.result import PER_IMAGE_FILE, read_per_image
+from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
 from seesay.evaluation.systems import evaluate
 from seesay.files import write_atomically
 from seesay.metrics import Difference, Scores, paired_bootstrap
@@ -23,12 +23,25 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class System:
-    """One set of captions to compare."""
+    """One set of captions to compare.
+
+    Attributes:
+        name: as it was given.
+        items: the pictures with their references.
+        predictions: caption by picture id.
+        scores: computed anew.
+        split: which pictures they are.
+        signature: that of the evaluation it comes from.
+        missing: why a score that was asked for is absent.
+    """
 
     name: str
     items: tuple[Annotation, ...]
     predictions: dict[str, str]
     scores: Scores
+    split: str
+    signature: str
+    missing: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,22 +60,30 @@ class Comparison:
     ranked_by: str
     apart: tuple[tuple[list[str], list[str]], ...]
 
+    @property
+    def missing(self) -> dict[str, str]:
+        """Returns why each score that was asked for and is absent of one of them cannot be had."""
+        return {name: reason for system in self.systems for name, reason in system.missing.items()}
+
     def to_dict(self) -> dict[str, object]:
         """Returns what `comparison.json` holds."""
         first, *others = self.systems
         return {
-            "first": first.name,
             "pictures": len(first.items),
-            "signature": first.scores.signature,
-            "scores": {system.name: system.scores.corpus for system in self.systems},
-            "differences": {
-                system.name: {name: {**asdict(found), "real": found.real} for name, found in each.items()}
-                for system, each in zip(others, self.differences, strict=True)
-            },
-            "apart": {
-                system.name: {"gains": gains, "losses": losses}
-                for system, (gains, losses) in zip(others, self.apart, strict=True)
-            },
+            "systems": [
+                {"name": system.name, "signature": system.signature, "scores": system.scores.corpus}
+                for system in self.systems
+            ],
+            "against_the_first": [
+                {
+                    "name": system.name,
+                    "differences": {name: {**asdict(found), "real": found.real} for name, found in each.items()},
+                    "gains_most_on": gains,
+                    "loses_most_on": losses,
+                }
+                for system, each, (gains, losses) in zip(others, self.differences, self.apart, strict=True)
+            ],
+            "missing_scores": self.missing,
         }
 
 
@@ -70,7 +91,8 @@ def compare(
     names: Sequence[str | Path],
     *,
     data: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
+    tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
     draws: int = 1000,
 ) -> Comparison:
@@ -80,7 +102,8 @@ def compare(
         names: two or more of: run folders that were evaluated, folders or `per_image.parquet` of evaluations,
             files of predictions (these need `data`).
         data: the annotations that files of predictions are scored against.
-        split: which pictures.
+        split: which pictures; None = those that were evaluated, for files of predictions see `read_subject`.
+        tokenization: of files of predictions; evaluations keep theirs.
         metrics: which scores; see `score_captions`.
         draws: sets of pictures drawn.
 
@@ -89,7 +112,8 @@ def compare(
     """
     if len(names) < 2:
         raise DataError("name at least two systems to compare")
-    loaded = [_load(Path(name), data, split, metrics) for name in names]
+    check_scores(metrics)
+    loaded = [_load(Path(name), data, split, tokenization, metrics) for name in names]
     first, *others = loaded
     systems = (first, *(_aligned(system, first, metrics) for system in others))
     differences = tuple(paired_bootstrap(first.scores, system.scores, draws=draws) for system in systems[1:])
@@ -103,7 +127,8 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
     content = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / "comparison.json", content.encode())
     first, *others = comparison.systems
-    sections: list[Section] = [Text(first.scores.signature)]
+    signatures = [f"{system.name}: {system.signature}" for system in comparison.systems]
+    sections: list[Section] = [Text("\n\n".join([*signatures, *comparison.missing.values()]))]
     for system, each, (gains, losses) in zip(others, comparison.differences, comparison.apart, strict=True):
         header = ("score, times 100", "first", "second", "difference", "95 % interval", "p", "real")
         title = f"{system.name} against {first.name}"
@@ -130,21 +155,37 @@ def difference_rows(differences: dict[str, Difference]) -> list[tuple[str, ...]]
     ]
 
 
-def _load(path: Path, data: str | Path | None, split: str, metrics: Sequence[str]) -> System:
+def _load(path: Path, data: str | Path | None, split: str | None, tokenization: str, metrics: Sequence[str]) -> System:
     """Returns a system from where its captions lie."""
-    places = (path, path / PER_IMAGE_FILE, path / "predictions" / split / PER_IMAGE_FILE)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; name a run, the folder of an evaluation, or a file of predictions")
+    places = (path, path / PER_IMAGE_FILE, path / "predictions" / (split or "test") / PER_IMAGE_FILE)
     table = next((place for place in places if place.name.endswith(".parquet") and place.is_file()), None)
     if table is not None:
         items, predictions, about = read_per_image(table)
-        tokenization = about["tokenization"]
-        scores, _ = score_captions(items, list(predictions.values()), tokenization=tokenization, metrics=metrics)
-        return System(str(path), tuple(items), predictions, scores)
+        if split is not None and about["split"] != split:
+            raise DataError(f"{path} is of split {about['split']}, not of {split}; evaluate it on {split}, or leave it")
+        scores, missing = score_captions(
+            items, list(predictions.values()), tokenization=about["tokenization"], metrics=metrics
+        )
+        return System(str(path), tuple(items), predictions, scores, about["split"], about["signature"], missing)
     if path.is_dir():
-        raise DataError(f"{path} has no scores on {split} yet; run first: seesay evaluate {path} DATA --split {split}")
+        raise DataError(
+            f"{path} has no scores on {split or 'test'} yet; run first: seesay evaluate {path} DATA"
+            + (f" --split {split}" if split else "")
+        )
     if data is None:
         raise DataError(f"{path} is a file of predictions; name what it is scored against with --data DATA")
-    found: Evaluation = evaluate(path, data, split=split, metrics=metrics)
-    return System(str(path), found.items, found.predictions, found.scores)
+    found = evaluate(path, data, split=split, tokenization=tokenization, metrics=metrics)
+    return System(
+        str(path),
+        found.items,
+        found.predictions,
+        found.scores,
+        found.split,
+        found.signature,
+        found.missing_scores,
+    )
 
 
 def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
@@ -160,6 +201,8 @@ def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
             f"{system.name} and {first.name} are not of the same pictures: {len(different)} are in one only, "
             f"such as {different[0]}"
         )
+    if system.split != first.split:
+        raise DataError(f"{system.name} is of split {system.split}, {first.name} of {first.split}; compare on one")
     if system.scores.tokenization != first.scores.tokenization:
         raise DataError(
             f"{system.name} was scored on {system.scores.tokenization} tokens, {first.name} on "
@@ -171,8 +214,9 @@ def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
     if system.scores.ids == first.scores.ids:
         return system
     texts = [system.predictions[item.id] for item in first.items]
-    scores, _ = score_captions(first.items, texts, tokenization=first.scores.tokenization, metrics=metrics)
-    return System(system.name, first.items, dict(zip(first.scores.ids, texts, strict=True)), scores)
+    scores, missing = score_captions(first.items, texts, tokenization=first.scores.tokenization, metrics=metrics)
+    predictions = dict(zip(first.scores.ids, texts, strict=True))
+    return replace(system, items=first.items, predictions=predictions, scores=scores, missing=missing)
 
 
 def _apart(first: System, system: System, name: str) -> tuple[list[str], list[str]]:

@@ -2,14 +2,16 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seesay.data.readers.pictures import is_picture_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 
-_ID_NAMES = ("id", "image_id", "image", "file_name", "filename", "name")
+_ID_NAMES = ("image_id", "id", "image", "file_name", "filename", "name")
 _TEXT_NAMES = ("caption", "prediction", "text", "hypothesis")
 
 
@@ -26,7 +28,7 @@ def read_predictions(path: Path) -> dict[str, str]:
     predictions: dict[str, str] = {}
     try:
         rows = _READERS.get(path.suffix.lower(), _jsonl_rows)(path)
-    except (ValueError, csv.Error, OSError) as error:
+    except (ValueError, csv.Error, OSError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as predictions: {error}") from error
@@ -45,18 +47,25 @@ def match_predictions(
 ) -> tuple[dict[str, str], list[str]]:
     """Returns the predictions by the split's own ids, and a line on those of other pictures.
 
-    File names with or without suffix are understood.
+    A prediction may name its picture by its id, with or without a picture's suffix, or by the file's name alone where
+    only one picture of the split has that name.
 
     Raises:
-        DataError: a picture of the split has no prediction.
+        DataError: a picture of the split has no prediction, or two.
     """
-    by_stem: dict[str, list[str]] = {}
+    whole: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
     for name in predictions:
-        by_stem.setdefault(Path(name).stem, []).append(name)
-    matched, used = {}, set()
+        whole.setdefault(_plain(name), []).append(name)
+        files.setdefault(_file(name), []).append(name)
+    shared = Counter(_file(item.id) for item in items) + Counter(_file(item.image) for item in items)
+    matched: dict[str, str] = {}
+    used: set[str] = set()
     for item in items:
-        names = [name for name in dict.fromkeys((item.id, Path(item.image).name)) if name in predictions]
-        names = names or by_stem.get(Path(item.id).stem, [])
+        names = list(whole.get(_plain(item.id), []))
+        for form in {_file(item.id), _file(item.image)}:
+            alone = shared[form] == (_file(item.id) == form) + (_file(item.image) == form)
+            names += [name for name in files.get(form, []) if alone and name not in names]
         if len(names) > 1:
             raise DataError(f"{path} has two captions of picture {item.id}: as {names[0]} and as {names[1]}; keep one")
         if names:
@@ -65,11 +74,21 @@ def match_predictions(
     missing = [item.id for item in items if item.id not in matched]
     if missing:
         raise DataError(
-            f"{path} has no caption of {len(missing)} of the {len(items)} pictures, such as {missing[0]}; "
-            "a score over fewer pictures would not be comparable"
+            f"{path} has no caption of {len(missing)} of the {len(items)} pictures, such as "
+            f"{', '.join(missing[:3])}; a score over fewer pictures would not be comparable"
         )
     others = len(predictions) - len(used)
     return matched, [f"{others} predictions are of pictures outside the split"] if others > 0 else []
+
+
+def _plain(name: str) -> str:
+    """Returns the name of a picture without a picture's suffix."""
+    return name.rpartition(".")[0] if is_picture_name(name) else name
+
+
+def _file(name: str) -> str:
+    """Returns the last part of a picture's name, without a picture's suffix."""
+    return _plain(name.replace("\\", "/").rpartition("/")[2])
 
 
 def _entry(row: Any, path: Path, number: int) -> tuple[str, str]:
@@ -85,6 +104,10 @@ def _entry(row: Any, path: Path, number: int) -> tuple[str, str]:
         )
     if not isinstance(row[field], str):
         raise DataError(f"{path}: the {field} of picture {name} is {row[field]!r}, not a text")
+    try:
+        row[field].encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: the {field} of picture {name} holds half a character (a lone surrogate)") from None
     return str(name), row[field]
 
 

@@ -44,13 +44,13 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
     name = ranking_score(evaluation.scores)
     order = np.argsort(-evaluation.scores.per_image[name], kind="stable")
     middle = max(0, (len(order) - SHOWN) // 2)
-    words = [len(text.split()) for text in evaluation.predictions.values()]
+    told = [part for part in (evaluation.verdict, *evaluation.problems) if part]
     sections: list[Section] = [
-        Text("\n\n".join(part for part in (evaluation.verdict, *evaluation.problems) if part)),
+        *([Text("\n\n".join(told))] if told else []),
         Table(("score, times 100", "value", "95 % interval"), score_rows(evaluation), evaluation.signature, "Scores"),
         Table(("beside the scores", "value"), diversity_rows(evaluation), heading="What no score tells"),
         Picture(
-            draw_score_against_length(words, evaluation.scores.per_image[name].tolist(), name),
+            draw_score_against_length(evaluation.lengths, evaluation.scores.per_image[name].tolist(), name),
             f"mean {name} at each caption length",
             heading="Score against length",
         ),
@@ -85,15 +85,19 @@ def diversity_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("distinct-1, distinct-2", f"{found.distinct_1:.4f}, {found.distinct_2:.4f}"),
         ("words used", str(found.vocabulary)),
         ("words a caption", f"{found.mean_length:.2f}"),
-        ("seen in training, word for word", "–" if found.seen is None else f"{100 * found.seen:.1f} %"),
-        ("ending in a function word (cut)", f"{100 * found.cut:.1f} %"),
-        ("with a repeat", f"{100 * found.repeats:.1f} %"),
+        ("seen in training, word for word", _share(found.seen)),
+        ("ending in a function word (cut)", _share(found.cut)),
+        ("with a repeat", _share(found.repeats)),
         ("with <unk>", f"{100 * found.unknown:.1f} %"),
         ("empty", f"{100 * found.empty:.1f} %"),
     ]
     if evaluation.absent_objects is not None:
         rows.append(("naming an object that is not there", f"{100 * evaluation.absent_objects:.1f} %"))
     return rows
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def open_or_blank(item: Annotation) -> Image.Image:

@@ -35,6 +35,7 @@ class Evaluation:
         scores: corpus and per-picture scores with their signature.
         intervals: 95 % bootstrap interval of each score that has one.
         diversity: what no score against references tells.
+        lengths: tokens of each caption.
         split: the split's name.
         decoding: how the captions were searched for; None if no model of ours said them here.
         origin: where they come from if so, for the signature: `file`, or which human captions.
@@ -42,6 +43,7 @@ class Evaluation:
         absent_objects: share of captions that name an object which is not there; None without boxes.
         problems: one line a defect: pictures left out, predictions of other pictures, scores not computed.
         missing_scores: why each score that was asked for is absent.
+        left_out: pictures of the split that could not be scored.
     """
 
     system: str
@@ -50,6 +52,7 @@ class Evaluation:
     scores: Scores
     intervals: dict[str, Interval]
     diversity: Diversity
+    lengths: tuple[int, ...]
     split: str
     decoding: DecodingOptions | None = None
     origin: str = "file"
@@ -57,6 +60,12 @@ class Evaluation:
     absent_objects: float | None = None
     problems: tuple[str, ...] = ()
     missing_scores: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Returns whether every picture of the split was scored, and every caption says something."""
+        return not self.left_out and not self.scores.empty
 
     @property
     def verdict(self) -> str:
@@ -83,6 +92,7 @@ class Evaluation:
             "verdict": self.verdict,
             "signature": self.signature,
             "decoding": None if self.decoding is None else asdict(self.decoding),
+            "left_out": list(self.left_out),
             "problems": list(self.problems),
             "missing_scores": self.missing_scores,
         }
@@ -109,8 +119,10 @@ def read_per_image(path: Path) -> tuple[list[Annotation], dict[str, str], dict[s
     try:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[b"seesay"])
+        if not all(isinstance(about[name], str) for name in ("split", "tokenization", "signature")):
+            raise KeyError("split")
         columns = [table[name].to_pylist() for name in ("id", "image", "caption", "references")]
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} is no table of scores of `seesay evaluate`; evaluate again") from error
     items, predictions = [], {}
     for image_id, image, caption, references in zip(*columns, strict=True):
@@ -122,13 +134,12 @@ def read_per_image(path: Path) -> tuple[list[Annotation], dict[str, str], dict[s
 def _per_image(evaluation: Evaluation) -> bytes:
     """Returns the table of pictures as Parquet: caption, references and every score."""
     said = [evaluation.captions.get(item.id) for item in evaluation.items]
-    words = [len(text.split()) for text in evaluation.predictions.values()]
     columns: dict[str, Any] = {
         "id": [item.id for item in evaluation.items],
         "image": [item.image for item in evaluation.items],
         "caption": list(evaluation.predictions.values()),
         "references": [list(item.captions) for item in evaluation.items],
-        "words": words,
+        "words": list(evaluation.lengths),
         **evaluation.scores.per_image,
     }
     if any(said):

@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 
 from seesay.clipscore import CLIP_SCORE, DEFAULT_CLIP, REF_CLIP_SCORE, ClipScorer
 from seesay.data.records import Annotation
-from seesay.errors import ConfigError, SeesayError
+from seesay.errors import ConfigError, DataError, SeesayError
 from seesay.metrics import Scores, compute_metrics, tokenize
-from seesay.metrics.java import METEOR, SPICE, jar_scores
+from seesay.metrics.java import METEOR_JAR, SPICE, jar_scores
 from seesay.metrics.scores import COLUMNS, NEED_NOTHING, missing_meteor
 
 DEFAULT_SCORES = (*NEED_NOTHING, "METEOR")
-JAR_SCORES = (METEOR, SPICE)
-ALL_SCORES = (*COLUMNS, *JAR_SCORES, CLIP_SCORE)
+ALL_SCORES = (*COLUMNS, METEOR_JAR, SPICE, CLIP_SCORE)
 
 
 def score_captions(
@@ -33,30 +32,36 @@ def score_captions(
         clip_model: hub name or folder of the network of CLIPScore.
 
     Raises:
-        ConfigError: there is no such score, or none is asked for that needs nothing more.
-        DataError: the captions do not fit the pictures.
+        ConfigError: there is no such score or tokenization.
+        DataError: the captions do not fit the pictures, or not one of the scores can be had.
     """
     check_scores(metrics)
-    missing: dict[str, str] = {}
-    own = [name for name in metrics if name in COLUMNS]
-    if "METEOR" in own and (reason := missing_meteor(tokenization)):
-        missing["METEOR"] = reason
-        own.remove("METEOR")
-    if not own:
-        raise ConfigError("name at least one of BLEU, ROUGE-L and CIDEr, which need nothing more")
     references = [list(item.captions) for item in items]
-    scores = compute_metrics(texts, references, tokenization=tokenization, ids=[item.id for item in items], metrics=own)
-    added: dict[str, Callable[[Scores], Scores]] = {
-        METEOR: lambda found: _with_jar(found, METEOR, texts, references),
+    ids = [item.id for item in items]
+
+    def own(*names: str) -> Scores:
+        return compute_metrics(texts, references, tokenization=tokenization, ids=ids, metrics=names)
+
+    # Those that need nothing are computed together, the others each by itself, for any of them may fail.
+    alone: dict[str, Callable[[Scores], Scores]] = {
+        "METEOR": lambda found: found.joined(own("METEOR")),
+        METEOR_JAR: lambda found: _with_jar(found, METEOR_JAR, texts, references),
         SPICE: lambda found: _with_jar(found, SPICE, texts, references),
         CLIP_SCORE: lambda found: _with_clip(found, items, texts, clip_model),
     }
-    for name, add in added.items():
-        if name in metrics:
-            try:
-                scores = add(scores)
-            except SeesayError as error:
-                missing[name] = str(error)
+    scores = own(*(name for name in metrics if name not in alone))
+    missing: dict[str, str] = {}
+    for name, add in alone.items():
+        if name not in metrics:
+            continue
+        try:
+            if name in ("METEOR", METEOR_JAR, SPICE) and tokenization != "ptb":
+                raise ConfigError(missing_meteor(tokenization).replace("METEOR", name, 1))
+            scores = add(scores)
+        except SeesayError as error:
+            missing[name] = str(error)
+    if not scores.corpus:
+        raise DataError("; ".join(missing.values()) or "name at least one score to compute")
     return scores, missing
 
 
@@ -73,11 +78,14 @@ def check_scores(metrics: Sequence[str]) -> None:
 
 def _with_jar(scores: Scores, name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Returns the scores with one of a jar; the jars read PTB tokens, as coco-caption gives them."""
-    corpus, per_image = jar_scores(name, tokenize(texts), [tokenize(image) for image in references])
-    return scores.with_score(name, per_image, corpus)
+    corpus, per_image, release = jar_scores(name, tokenize(texts), [tokenize(image) for image in references])
+    mean = float(per_image.mean())
+    # SPICE's value is the mean over pictures, whose draws can be resampled; METEOR's is none.
+    return scores.with_score(name, per_image, None if abs(mean - corpus) < 1e-9 else corpus, recipe=release)
 
 
 def _with_clip(scores: Scores, items: Sequence[Annotation], texts: Sequence[str], model: str) -> Scores:
     scorer = ClipScorer.load(model)
     plain, with_references = scorer.score([item.image for item in items], texts, [item.captions for item in items])
-    return scores.with_score(CLIP_SCORE, plain).with_score(REF_CLIP_SCORE, with_references)
+    found = scores.with_score(CLIP_SCORE, plain, recipe=f"clip:{model}")
+    return found.with_score(REF_CLIP_SCORE, with_references)

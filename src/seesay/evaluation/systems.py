@@ -6,15 +6,16 @@ from pathlib import Path
 
 from seesay.captioner import Caption, Captioner
 from seesay.checkpoint import is_run
-from seesay.config import DataConfig, DecodingOptions
-from seesay.data.annotations import load_annotations, load_dataset, split_annotations
-from seesay.data.records import Annotation, Annotations
+from seesay.clipscore import DEFAULT_CLIP
+from seesay.config import DecodingOptions
+from seesay.data.records import Annotation
 from seesay.data.scenes import names_only_scenes, unfounded_mentions
 from seesay.errors import DataError
 from seesay.evaluation.captioning import caption_split, feature_source
 from seesay.evaluation.predictions import match_predictions, read_predictions
 from seesay.evaluation.result import Evaluation
 from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
+from seesay.evaluation.subject import read_subject
 from seesay.features.extraction import Progress
 from seesay.metrics import absent_objects, bootstrap_intervals, measure_diversity, tokenize
 
@@ -23,10 +24,11 @@ def evaluate(
     model: str | Path,
     data: str | Path,
     *,
-    split: str = "test",
+    split: str | None = None,
     options: DecodingOptions | None = None,
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
+    clip_model: str = DEFAULT_CLIP,
     features: str | Path = "features",
     stores: Sequence[str | Path] = (),
     device: str = "auto",
@@ -37,10 +39,11 @@ def evaluate(
     Args:
         model: a run folder, or predictions as JSON (COCO results), JSONL or CSV.
         data: anything `load_annotations` reads.
-        split: which pictures.
+        split: which pictures; see `read_subject`.
         options: how a run searches; None = as it says itself.
         tokenization: ptb, whitespace or characters.
         metrics: which scores; see `score_captions`.
+        clip_model: hub name or folder of the network of CLIPScore.
         features: folder of feature stores; the encoder's for this data is filled where pictures are missing.
         stores: given stores to use instead.
         device: where a run computes.
@@ -55,58 +58,59 @@ def evaluate(
     captions: Mapping[str, Caption] = {}
     if is_run(model) or Path(model).is_dir():
         captioner = Captioner.load(model, device)
-        annotations = load_dataset(data, captioner.run.config.data)
-        items = _pictures(annotations, split)
-        options = captioner.options(options)
+        subject = read_subject(data, split, captioner.run.config.data)
+        items, options = subject.items, captioner.options(options)
         source = feature_source(captioner, items, data, features, stores, progress)
         usable = [item for item in items if item.id in source] if source else items
-        captions, unread = caption_split(captioner, usable, source, options)
-        left_out = [item.id for item in items if item.id not in captions]
-        problems = [*unread, *([_left_out(left_out)] if left_out else [])]
+        captions, problems = caption_split(captioner, usable, source, options)
         predictions = {image_id: caption.text for image_id, caption in captions.items()}
     else:
-        annotations, options = _references(data), None
-        items = _pictures(annotations, split)
-        predictions, problems = match_predictions(read_predictions(Path(model)), items, Path(model))
+        subject, options = read_subject(data, split), None
+        predictions, problems = match_predictions(read_predictions(Path(model)), subject.items, Path(model))
     return evaluate_captions(
-        [item for item in items if item.id in predictions],
+        [item for item in subject.items if item.id in predictions],
         predictions,
         system=str(model),
-        split=split,
-        training=_training_captions(annotations, split),
+        split=subject.split,
+        training=subject.training,
         tokenization=tokenization,
         metrics=metrics,
+        clip_model=clip_model,
         decoding=options,
         captions=captions,
-        problems=problems,
+        problems=[*subject.problems, *problems],
+        left_out=[*subject.silent, *(item.id for item in subject.items if item.id not in predictions)],
     )
 
 
 def evaluate_human(
     data: str | Path,
     *,
-    split: str = "test",
+    split: str | None = None,
     which: str = "1",
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
+    clip_model: str = DEFAULT_CLIP,
 ) -> Evaluation:
     """Returns the scores of one human caption of each picture against its others.
 
     Args:
         data: anything `load_annotations` reads.
-        split: which pictures.
+        split: which pictures; see `read_subject`.
         which: the caption that is scored: its number from 1, or `longest` (most characters of its tokens; the
             first of several).
         tokenization: ptb, whitespace or characters.
         metrics: which scores; see `score_captions`.
+        clip_model: hub name or folder of the network of CLIPScore.
 
     Raises:
         DataError: a picture has no such caption, or no other one.
+        ConfigError: there is no such score or tokenization.
     """
     check_scores(metrics)
-    annotations = _references(data)
+    subject = read_subject(data, split)
     items, predictions = [], {}
-    for item in _pictures(annotations, split):
+    for item in subject.items:
         place = _chosen(item, which, tokenization)
         predictions[item.id] = item.captions[place]
         items.append(replace(item, captions=item.captions[:place] + item.captions[place + 1 :]))
@@ -114,11 +118,14 @@ def evaluate_human(
         items,
         predictions,
         system=f"human caption ({which})",
-        split=split,
-        training=_training_captions(annotations, split),
+        split=subject.split,
+        training=subject.training,
         tokenization=tokenization,
         metrics=metrics,
+        clip_model=clip_model,
         origin=f"human({which})",
+        problems=subject.problems,
+        left_out=subject.silent,
     )
 
 
@@ -131,10 +138,12 @@ def evaluate_captions(
     training: Sequence[str] | None = None,
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
+    clip_model: str = DEFAULT_CLIP,
     decoding: DecodingOptions | None = None,
     origin: str = "file",
     captions: Mapping[str, Caption] | None = None,
     problems: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> Evaluation:
     """Returns the evaluation of captions that are there already.
 
@@ -146,16 +155,23 @@ def evaluate_captions(
         training: the captions that the system was trained on, if they are known.
         tokenization: ptb, whitespace or characters.
         metrics: which scores; see `score_captions`.
+        clip_model: hub name or folder of the network of CLIPScore.
         decoding: how they were searched for.
         origin: where they come from if they were not.
         captions: the captions with their evidence.
         problems: what was wrong so far.
+        left_out: pictures of the split that are not among `items`.
     """
     texts = [predictions[item.id] for item in items]
-    scores, missing = score_captions(items, texts, tokenization=tokenization, metrics=metrics)
+    scores, missing = score_captions(items, texts, tokenization=tokenization, metrics=metrics, clip_model=clip_model)
     told = list(problems)
+    if left_out:
+        told.append(f"{len(left_out)} pictures of the split are not in the scores: {', '.join(left_out[:5])}")
     if scores.empty:
-        told.append(f"{len(scores.empty)} captions are empty and score 0, such as that of {scores.empty[0]}")
+        told.append(f"{len(scores.empty)} captions are empty and score 0: of {', '.join(scores.empty[:5])}")
+    silent = _wordless(items, tokenization)
+    if silent:
+        told.append(f"{len(silent)} pictures have references without any word: {', '.join(silent[:5])}")
     return Evaluation(
         system=system,
         items=tuple(items),
@@ -167,36 +183,19 @@ def evaluate_captions(
         decoding=decoding,
         origin=origin,
         captions=captions or {},
+        lengths=tuple(len(text.split()) for text in tokenize(texts, tokenization)),
         absent_objects=_absent_share(items, texts),
         problems=(*told, *missing.values()),
+        left_out=tuple(left_out),
         missing_scores=missing,
     )
 
 
-def _pictures(annotations: Annotations, split: str) -> Sequence[Annotation]:
-    items = annotations.split(split).items
-    if not items:
-        raise DataError(
-            f"{annotations.source} has no picture in split {split!r}; it has {', '.join(annotations.splits) or 'none'}"
-        )
-    return items
-
-
-def _references(data: str | Path) -> Annotations:
-    """Returns the captions that predictions are compared with, for which no picture has to be there."""
-    annotations = load_annotations(data, require_images=False)
-    if annotations.splits:
-        return annotations
-    settings = DataConfig()
-    return split_annotations(annotations, settings.split_fractions, settings.split_seed)
-
-
-def _training_captions(annotations: Annotations, split: str) -> list[str] | None:
-    """Returns the captions of the training split; None where there is none, or where it is what is scored."""
-    items = [item for item in annotations if item.split in ("train", "restval")]
-    if not items or split in ("train", "training", "restval"):
-        return None
-    return [caption for item in items for caption in item.captions]
+def _wordless(items: Sequence[Annotation], tokenization: str) -> list[str]:
+    """Returns the pictures one of whose references has no word to be compared with."""
+    owners = [item.id for item in items for _ in item.captions]
+    tokens = tokenize([text for item in items for text in item.captions], tokenization)
+    return list(dict.fromkeys(owner for owner, text in zip(owners, tokens, strict=True) if not text))
 
 
 def _chosen(item: Annotation, which: str, tokenization: str) -> int:
@@ -223,7 +222,3 @@ def _absent_share(items: Sequence[Annotation], texts: Sequence[str]) -> float | 
         labels = [{box.label for box in item.boxes} for item in items]
         wrong = [bool(names) for names in absent_objects(texts, labels)]
     return sum(wrong) / len(wrong)
-
-
-def _left_out(ids: Sequence[str]) -> str:
-    return f"{len(ids)} pictures could not be read and are not in the scores: {', '.join(ids[:5])}"

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from seesay.errors import ConfigError, DataError
 from seesay.metrics.ngrams import MAX_ORDER, Matches, ReferenceNgrams
 
 Floats = npt.NDArray[np.float64]
@@ -23,6 +24,10 @@ class Cider:
         references: token ids of each reference of each picture, or their table.
         variant: `D` or `plain`.
         sigma: standard deviation of the penalty in words.
+
+    Raises:
+        DataError: a picture has no references.
+        ConfigError: there is no such variant.
     """
 
     def __init__(
@@ -32,6 +37,10 @@ class Cider:
         sigma: float = 6.0,
     ) -> None:
         table = references if isinstance(references, ReferenceNgrams) else ReferenceNgrams(references)
+        if variant not in ("D", "plain"):
+            raise ConfigError(f"unknown variant of CIDEr {variant!r}; choose D or plain")
+        if not table.per_image.all():
+            raise DataError(f"picture {int(np.argmin(table.per_image))} has no references; leave it out")
         self.references = table
         self.variant = variant
         self.sigma = sigma
@@ -54,9 +63,16 @@ class Cider:
         Args:
             hypotheses: token ids, without padding or marks of start and end (unless the references have them).
             images: index of each hypothesis' picture in the references; by default every picture in order.
+
+        Raises:
+            DataError: there is not one picture, of those there are references of, for each hypothesis.
         """
         table = self.references
         image = np.arange(table.images) if images is None else np.asarray(images, np.int64)
+        if len(image) != len(hypotheses) or not ((image >= 0) & (image < table.images)).all():
+            raise DataError(
+                f"{len(hypotheses)} hypotheses for {len(image)} pictures of {table.images}; name one of them for each"
+            )
         pairs = table.per_image[image]
         # A pair is a hypothesis with one of its references; those of hypothesis h start at offset[h].
         offset = np.cumsum(pairs) - pairs

@@ -35,11 +35,11 @@ class Diversity:
         vocabulary: different words used.
         mean_length: words a caption.
         seen: share that stand word for word in the training captions; None where these were not given.
-        cut: share that end in a function word, as a sentence that was cut does.
-        repeats: share with a word, or a pair of words, said twice in a row.
+        cut: share that end in an English function word, as a sentence that was cut does; None unless tokens are ptb.
+        repeats: share with a word, or a pair of words, said twice in a row; None where tokens are characters.
         unknown: share that contain `<unk>`.
         empty: share without any word.
-        commonest: the caption said most often.
+        commonest: the caption said most often, as it stands.
         commonest_share: share of pictures for which it is said.
     """
 
@@ -50,8 +50,8 @@ class Diversity:
     vocabulary: int
     mean_length: float
     seen: float | None
-    cut: float
-    repeats: float
+    cut: float | None
+    repeats: float | None
     unknown: float
     empty: float
     commonest: str
@@ -80,6 +80,8 @@ def measure_diversity(
     pairs = Counter(pair for caption in captions for pair in pairwise(caption))
     known = None if training is None else set(tokenize(training, tokenization))
     commonest, times = Counter(texts).most_common(1)[0]
+    cut = sum(bool(caption) and caption[-1] in FUNCTION_WORDS for caption in captions) / total
+    repeats = sum(map(has_repeat, captions)) / total
     return Diversity(
         captions=total,
         unique=len(set(texts)) / total,
@@ -88,11 +90,11 @@ def measure_diversity(
         vocabulary=len(words),
         mean_length=words.total() / total,
         seen=None if known is None else sum(text in known for text in texts) / total,
-        cut=sum(bool(caption) and caption[-1] in FUNCTION_WORDS for caption in captions) / total,
-        repeats=sum(map(has_repeat, captions)) / total,
+        cut=cut if tokenization == "ptb" else None,
+        repeats=None if tokenization == "characters" else repeats,
         unknown=sum(any(mark in text.lower().split() for mark in UNKNOWN) for text in hypotheses) / total,
         empty=sum(not caption for caption in captions) / total,
-        commonest=commonest,
+        commonest=hypotheses[texts.index(commonest)],
         commonest_share=times / total,
     )
 
@@ -153,7 +155,7 @@ def verdict(diversity: Diversity) -> str:
             f"{diversity.empty:.0%} of the captions are empty: the model ends at once. Likely: training stopped far "
             "too early, or the length penalty or the end token is set wrong."
         )
-    same = diversity.captions >= 2 and diversity.unique * diversity.captions == 1
+    same = diversity.captions >= 2 and diversity.commonest_share == 1
     few = diversity.captions >= MANY and (diversity.unique < COLLAPSED_SHARE or diversity.commonest_share > 0.5)
     if same or few:
         return (
@@ -161,12 +163,12 @@ def verdict(diversity: Diversity) -> str:
             "pictures prepared otherwise than the encoder expects (size, scale, mean), features that are constant or "
             "not connected to the decoder, a learning rate that is too high, or too little training."
         )
-    if diversity.cut > 0.2:
+    if diversity.cut is not None and diversity.cut > 0.2:
         return (
             f"{diversity.cut:.0%} of the captions end in a function word: sentences are cut. Likely: max_length is too "
             "small, or a reward that does not count the end of the sentence."
         )
-    if diversity.repeats > 0.2:
+    if diversity.repeats is not None and diversity.repeats > 0.2:
         return (
             f"{diversity.repeats:.0%} of the captions say a word or a pair of words twice in a row. Likely: too little "
             "training, or a decoder that loses its state between words."

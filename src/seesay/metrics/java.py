@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from seesay.errors import DataError, MissingDependencyError
 
 Floats = npt.NDArray[np.float64]
 
-METEOR, SPICE = "METEOR-jar", "SPICE"
+METEOR_JAR, SPICE = "METEOR-jar", "SPICE"
 _NEEDED = {
-    METEOR: ("meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"),
+    METEOR_JAR: ("meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"),
     SPICE: (
         "spice/spice-1.0.jar",
         "spice/lib/stanford-corenlp-3.6.0.jar",
@@ -53,8 +54,10 @@ def require_jar(metric: str) -> None:
         raise DataError(f"{metric} needs {' and '.join(missing)} in {place}{hint}")
 
 
-def jar_scores(metric: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, Floats]:
-    """Returns the corpus value of a jar's score and its value for each picture, (B,).
+def jar_scores(
+    metric: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float, Floats, str]:
+    """Returns the corpus value of a jar's score, its value for each picture, (B,), and its release for a signature.
 
     Args:
         metric: `METEOR-jar` or `SPICE`.
@@ -68,7 +71,7 @@ def jar_scores(metric: str, hypotheses: Sequence[str], references: Sequence[Sequ
     require_jar(metric)
     truth = {number: list(image) for number, image in enumerate(references)}
     said = {number: [caption] for number, caption in enumerate(hypotheses)}
-    run = _meteor if metric == METEOR else _spice
+    run = _meteor if metric == METEOR_JAR else _spice
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of pycocoevalcap's own code
         try:
@@ -80,7 +83,7 @@ def jar_scores(metric: str, hypotheses: Sequence[str], references: Sequence[Sequ
     values = np.asarray(per_image, np.float64)
     if values.shape != (len(hypotheses),) or not np.isfinite(values).all() or not np.isfinite(corpus):
         raise DataError(f"{metric} was not computed: its Java program gave no number for some pictures")
-    return float(corpus), values
+    return float(corpus), values, f"{Path(_NEEDED[metric][0]).stem}:pycocoevalcap-{version('pycocoevalcap')}"
 
 
 def _meteor(truth: dict[int, list[str]], said: dict[int, list[str]]) -> tuple[float, list[float]]:

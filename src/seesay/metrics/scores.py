@@ -65,7 +65,18 @@ class Scores:
             values |= _named(metric, _finish(metric, sums, count))
         return values
 
-    def with_score(self, name: str, per_image: Floats, corpus: float | None = None) -> "Scores":
+    def joined(self, other: "Scores") -> "Scores":
+        """Returns these scores and others of the same captions."""
+        recipes = [part for part in other.signature.split("|") if part not in self.signature.split("|")]
+        return replace(
+            self,
+            corpus=self.corpus | other.corpus,
+            per_image=self.per_image | other.per_image,
+            statistics=self.statistics | other.statistics,
+            signature="|".join([self.signature, *recipes]),
+        )
+
+    def with_score(self, name: str, per_image: Floats, corpus: float | None = None, recipe: str = "") -> "Scores":
         """Returns these scores and one more, which was computed elsewhere.
 
         Args:
@@ -73,6 +84,7 @@ class Scores:
             per_image: its value for each picture, (B,).
             corpus: its value over all pictures; None = the mean. One that is given and no mean has no statistics
                 here, so that `resample` leaves it out.
+            recipe: what else it depends on, for the signature.
 
         Raises:
             DataError: there are not as many values as pictures, or one is no number.
@@ -86,6 +98,7 @@ class Scores:
             corpus={**self.corpus, name: value},
             per_image={**self.per_image, name: per_image},
             statistics=statistics,
+            signature=f"{self.signature}|{recipe}" if recipe else self.signature,
         )
 
 
@@ -107,7 +120,8 @@ def compute_metrics(
         metrics: which of BLEU, ROUGE-L, CIDEr, CIDEr-plain and METEOR to compute; None = all that the literature
             prints: the first three, and METEOR where it can be had (English, and the tables of the extra `coco`),
             whose table of paraphrases takes seconds to read. The document frequencies of CIDEr are those of the
-            references given, as in the literature.
+            references given, as in the literature: its value depends on how many pictures there are, and of a single
+            picture it is 0.
 
     Raises:
         DataError: The lists do not fit together, or hold something that is no caption; the picture is named.
@@ -135,7 +149,7 @@ def compute_metrics(
     return Scores(
         corpus=corpus,
         per_image=per_image,
-        signature=_signature(tokenization, references),
+        signature=_signature(tokenization, references) + ("|meteor:1.5" if "METEOR" in metrics else ""),
         ids=names,
         empty=tuple(name for name, words in zip(names, said, strict=True) if not words),
         tokenization=tokenization,
@@ -196,8 +210,9 @@ def _checked_ids(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], ids: Sequence[str] | None
 ) -> tuple[str, ...]:
     """Returns the name of each picture, after checking that everything fits together."""
-    if isinstance(hypotheses, str) or isinstance(references, str):
-        raise DataError("hypotheses and references are lists with one entry a picture; got a single string")
+    if not all(isinstance(each, Sequence) and not isinstance(each, str) for each in (hypotheses, references)):
+        kinds = f"{type(hypotheses).__name__} and {type(references).__name__}"
+        raise DataError(f"hypotheses and references are lists with one entry a picture; got {kinds}")
     if len(hypotheses) != len(references):
         raise DataError(
             f"{len(hypotheses)} hypotheses but references of {len(references)} pictures; give one hypothesis a picture"
@@ -213,8 +228,8 @@ def _checked_ids(
     for name, hypothesis, image in zip(names, hypotheses, references, strict=True):
         if not isinstance(hypothesis, str):
             raise DataError(f"picture {name}: the hypothesis is {hypothesis!r}, not a text")
-        if isinstance(image, str):
-            raise DataError(f"picture {name}: references must be a list of texts, not one text")
+        if isinstance(image, str) or not isinstance(image, Sequence):
+            raise DataError(f"picture {name}: references must be a list of texts, not {image!r}")
         if not len(image):
             raise DataError(f"picture {name} has no references; leave it out or give it at least one")
         for reference in image:

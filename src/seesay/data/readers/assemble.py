@@ -36,7 +36,7 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
         DataError: Not one caption, or not one of the pictures, is there.
     """
     problems = list(reading.problems)
-    pictures = _without_silent(_group(reading.records, root, problems), problems)
+    pictures, silent = _without_silent(_group(reading.records, root, problems), problems)
     if not pictures:
         raise DataError("; ".join([f"{source} holds no caption that the {format} reader understands", *problems[:3]]))
     _deal_by_lists(pictures, reading, problems)
@@ -52,7 +52,7 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
     stray = [item.id for item in items if item.split is None]
     if stray and len(stray) < len(items):
         problems.append(f"{count(len(stray), 'picture')} in no split, kept out of training: {name_some(stray)}")
-    return Annotations(items, str(source), format, tuple(problems), tuple(missing))
+    return Annotations(items, str(source), format, tuple(problems), tuple(missing), tuple(silent))
 
 
 def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Picture]:
@@ -103,12 +103,12 @@ def _with_distinct_ids(pictures: list[_Picture], root: Path) -> list[_Picture]:
     return pictures
 
 
-def _without_silent(pictures: list[_Picture], problems: list[str]) -> list[_Picture]:
-    """Returns the pictures that have a caption; the others are noted."""
+def _without_silent(pictures: list[_Picture], problems: list[str]) -> tuple[list[_Picture], list[str]]:
+    """Returns the pictures that have a caption, and the names of the others, which are noted."""
     silent = [picture.id for picture in pictures if not any(picture.captions.values())]
     if silent:
         problems.append(f"{count(len(silent), 'picture')} without any caption, left out: {name_some(silent)}")
-    return [picture for picture in pictures if any(picture.captions.values())]
+    return [picture for picture in pictures if any(picture.captions.values())], silent
 
 
 def _deal_by_lists(pictures: list[_Picture], reading: Reading, problems: list[str]) -> None:

@@ -1,0 +1,83 @@
+"""What a system is scored on: the pictures and references of a split, and what is wrong with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seesay.config import DataConfig
+from seesay.data.annotations import load_annotations, split_annotations
+from seesay.data.records import Annotation, Annotations
+from seesay.errors import DataError
+
+ALL = "all"
+"""The name of the split that takes every picture."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The pictures that a system is scored on.
+
+    Attributes:
+        items: the pictures with their references; a picture need not be there.
+        split: the split's name, with how it was dealt where the data has none of its own.
+        training: the captions of the training split; None where there is none, or where it is what is scored.
+        problems: what is wrong with the data, a line each.
+        silent: pictures that have no references and cannot be scored.
+    """
+
+    items: tuple[Annotation, ...]
+    split: str
+    training: list[str] | None
+    problems: tuple[str, ...]
+    silent: tuple[str, ...]
+
+
+def read_subject(data: str | Path, split: str | None, config: DataConfig | None = None) -> Subject:
+    """Returns the pictures and references of a split.
+
+    The limits that a run was trained under (so many pictures, so many captions) do not hold here.
+
+    Args:
+        data: anything `load_annotations` reads.
+        split: its name, `all`, or None: the test split, or all of the data where it has no splits.
+        config: how a run deals data that has no splits, so that its test pictures are those it did not see; None =
+            by the defaults, and only if a split is asked for.
+
+    Raises:
+        DataError: the data cannot be read, or the split is empty.
+    """
+    settings = config or DataConfig()
+    annotations = load_annotations(data, settings.format, require_images=False)
+    dealt = ""
+    if not annotations.splits and (config is not None or split not in (None, ALL)):
+        annotations = split_annotations(annotations, settings.split_fractions, settings.split_seed)
+        dealt = f"(dealt {settings.split_fractions} by seed {settings.split_seed})"
+    name = split or ("test" if annotations.splits else ALL)
+    items = annotations.items if name == ALL else annotations.split(name).items
+    if not items:
+        raise DataError(
+            f"{annotations.source} has no picture in split {name!r}; it has {', '.join(annotations.splits) or 'none'}"
+        )
+    return Subject(
+        items=_once(items) if name == ALL else items,
+        split=name + (dealt if name != ALL else ""),
+        training=_training_captions(annotations, name),
+        problems=annotations.problems,
+        silent=annotations.silent,
+    )
+
+
+def _once(items: Sequence[Annotation]) -> tuple[Annotation, ...]:
+    """Returns one annotation a picture: one that is in two splits counts once, with the references of both."""
+    found: dict[str, Annotation] = {}
+    for item in items:
+        before = found.get(item.id)
+        found[item.id] = item if before is None else replace(before, captions=before.captions + item.captions)
+    return tuple(found.values())
+
+
+def _training_captions(annotations: Annotations, split: str) -> list[str] | None:
+    items = [item for item in annotations if item.split in ("train", "restval")]
+    if not items or split in (ALL, "train", "training", "restval"):
+        return None
+    return [caption for item in items for caption in item.captions]
