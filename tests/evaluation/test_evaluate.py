@@ -220,6 +220,12 @@ class TestPredictions:
         assert "|split:test(dealt 80/10/10 by seed 0)|" in dealt.signature
         assert dealt.problems == ("32 predictions are of pictures outside the split",)
 
+    def test_the_only_split_is_meant_where_none_is_named(self, annotations: Annotations, tmp_path: Path) -> None:
+        items = annotations.split("val").items
+        write_annotations(items, tmp_path / "data.jsonl")
+        path = as_coco(tmp_path / "p.json", {item.id: item.captions[0] for item in items})
+        assert evaluate(path, tmp_path / "data.jsonl").split == "val"
+
     def test_a_prediction_serves_one_picture_only(self, tmp_path: Path) -> None:
         """Pictures of one name in two folders shared a caption, and clip.0 took that of clip.1."""
         for ids, given in (

@@ -35,7 +35,7 @@ def evaluate(
     Args:
         model: run folder, or predictions as COCO results JSON, JSONL or CSV.
         data: captions and pictures.
-        split: which pictures; all takes every one [default: test, or all where data of predictions has no splits].
+        split: which pictures; all takes every one [default: test, or the only one, or all where there are none].
         out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
         human: score one human caption of each picture against the others; then name only DATA.
         human_caption: which: its number from 1, or longest [default: 1].
