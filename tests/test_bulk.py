@@ -1,10 +1,13 @@
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from seesay.bulk import as_json, caption_to_jsonl, find_pictures
+from seesay.bulk import caption_to_jsonl, find_pictures, json_line
 from seesay.captioner import Caption, Captioner
+from seesay.config import DecodingOptions
 from seesay.errors import DataError, ImageError
 from tests import tiny
 
@@ -61,7 +64,8 @@ class TestWriting:
         assert (report.captioned, report.skipped, report.unreadable) == (3, 0, 0)
         captions = captioner.caption(pictures[:3])
         lines = read(tmp_path / "new" / "out.jsonl")
-        assert lines == [as_json(picture, caption) for picture, caption in zip(pictures, captions, strict=False)]
+        written = [json_line(picture, caption, False) for picture, caption in zip(pictures, captions, strict=False)]
+        assert lines == [json.loads(line) for line in written]
         assert lines[0]["image"] == pictures[0]
         assert lines[0]["caption"] == captions[0].text
 
@@ -91,7 +95,7 @@ class TestWriting:
         assert out.read_bytes().startswith(kept)
         # Captioned alone this time, not in a batch of three: the last digits of its numbers may differ.
         before, after = json.loads(whole[len(kept) :]), read(out)[2]
-        assert after == {**before, "score": after["score"], "log_probs": after["log_probs"]}
+        assert after == {**before, **{name: after[name] for name in ("score", "log_probs", "end_log_prob")}}
         assert after["log_probs"] == pytest.approx(before["log_probs"], abs=1e-4)
 
     def test_unreadable_pictures_are_told_and_tried_again(
@@ -132,3 +136,43 @@ class TestWriting:
         with pytest.raises(DataError, match="not a file of captions; choose another --out"):
             caption_to_jsonl(captioner, pictures[:1], out)
         assert out.read_bytes() == content
+
+    def test_score_can_be_computed_from_a_line(self, captioner: Captioner, pictures: list[str], tmp_path: Path) -> None:
+        # Bug: the end's log-probability, which the score counts, was nowhere to be found.
+        caption_to_jsonl(captioner, pictures[:3], tmp_path / "c.jsonl", DecodingOptions("beam", length_penalty=1.3))
+        for line in map(json.loads, (tmp_path / "c.jsonl").read_text().splitlines()):
+            total = sum(line["log_probs"]) + line["end_log_prob"]
+            assert line["score"] == pytest.approx(total / (len(line["log_probs"]) + 1) ** 1.3, abs=1e-5)
+
+    def test_scores_that_are_no_numbers_are_null(self, captioner: Captioner, pictures: list[str]) -> None:
+        # Bug: they were written as NaN and Infinity, which JSON does not have.
+        caption = replace(captioner.caption(pictures[0]), score=math.nan, end_log_prob=-math.inf, log_probs=(math.inf,))
+        line = json.loads(json_line("a", caption, True), parse_constant=pytest.fail)
+        assert (line["score"], line["end_log_prob"], line["log_probs"]) == (None, None, [None])
+        assert line["captions"][0]["score"] is None
+
+    def test_single_captions_are_not_taken_for_several(
+        self, captioner: Captioner, pictures: list[str], tmp_path: Path
+    ) -> None:
+        # Bug: pictures with a caption counted as done though three were asked for.
+        out = tmp_path / "c.jsonl"
+        caption_to_jsonl(captioner, pictures[:2], out)
+        before = out.read_bytes() + b'{"image'
+        out.write_bytes(before)
+        three = DecodingOptions(num_captions=3)
+        with pytest.raises(DataError, match=r"c\.jsonl holds one caption, not 3, of 2 of the pictures; choose another"):
+            caption_to_jsonl(captioner, pictures[:3], out, three)
+        assert out.read_bytes() == before
+        assert caption_to_jsonl(captioner, pictures[2:4], out, three).captioned == 2
+        assert caption_to_jsonl(captioner, pictures[:4], out).skipped == 4
+
+    def test_lists_are_there_also_where_only_one_caption_was_found(
+        self, captioner: Captioner, pictures: list[str], tmp_path: Path
+    ) -> None:
+        # Bug: such a line had no list, as if one had been asked for, and was refused the next time.
+        out = tmp_path / "c.jsonl"
+        words = captioner.run.tokenizer.vocabulary
+        options = DecodingOptions(num_captions=3, max_length=1, ban=tuple(words[5:]), min_length=1)
+        for report in (caption_to_jsonl(captioner, pictures[:2], out, options) for _ in range(2)):
+            assert report.captioned + report.skipped == 2
+        assert [len(line["captions"]) for line in map(json.loads, out.read_text().splitlines())] == [1, 1]

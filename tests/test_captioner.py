@@ -202,7 +202,7 @@ class TestLoading:
 class TestSeveralCaptions:
     @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
     def test_alternatives_are_other_texts(self, captioner: Captioner, pictures: list[str], strategy: str) -> None:
-        options = DecodingOptions(strategy, 4, num_captions=3)  # type: ignore[arg-type]
+        options = DecodingOptions("beam", 4, num_captions=3).with_strategy(strategy)  # type: ignore[arg-type]
         for caption in captioner.caption(pictures[:5], options):
             texts = [caption.text, *(each.text for each in caption.alternatives)]
             assert len(set(texts)) == len(texts) == 3
@@ -242,6 +242,16 @@ class TestEnsemble:
         with pytest.raises(ImageError, match="no such file"):
             both.caption("gone.png")
 
+    def test_members_of_other_encoders_share_no_features(
+        self, cached_run: Path, loop_run: Path, store: JoinedStores, annotations: Annotations
+    ) -> None:
+        # Bug: all were given the same, whatever they were made by.
+        features = torch.from_numpy(store.read([annotations.items[0].id])[0])
+        with pytest.raises(ConfigError, match=r"run and .*run were trained on features of different encoders"):
+            Captioner.load([cached_run, loop_run], "cpu").caption_features(features)
+        twice = Captioner.load([cached_run, cached_run], "cpu").caption_features(features)
+        assert_same(twice, Captioner.load(cached_run, "cpu").caption_features(features))
+
     def test_other_vocabularies_are_refused_by_name(
         self, cached_run: Path, weights: Path, colours: Path, tmp_path: Path, features: Path
     ) -> None:
@@ -252,6 +262,13 @@ class TestEnsemble:
     def test_nobody_is_no_ensemble(self) -> None:
         with pytest.raises(ConfigError, match="at least one captioner"):
             CaptionerEnsemble([])
+
+
+def test_misspelt_bans_are_told_once(cached_run: Path, pictures: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    options = DecodingOptions(ban=("purpel",))
+    list(Captioner.load(cached_run, "cpu").caption_each(pictures[:6], options, batch_size=2))
+    (message,) = [line for line in caplog.messages if "purpel" in line]
+    assert message.startswith("decoding.ban: 'purpel' is not in the vocabulary of ")
 
 
 def test_the_trace_holds_the_caption(captioner: Captioner, pictures: list[str]) -> None:

@@ -255,7 +255,7 @@ class TestCaption:
         (row,) = map(json.loads, printed.out)
         assert [each["caption"] for each in row["captions"]] == alone.out
         assert row["caption"] == alone.out[0]
-        assert row["captions"][0] == {name: row[name] for name in ("caption", "score", "log_probs", "finished")}
+        assert row["captions"][0] == {name: row[name] for name in row if name not in ("image", "captions")}
 
     def test_several_runs_speak_as_one(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
         once = seesay("caption", pictures[0], "--model", cached_run)
@@ -273,6 +273,12 @@ class TestCaption:
                 "--strategy beam --temperature 2",
                 "--temperature is read by --strategy sample only; the strategy is beam",
             ),
+            (
+                "--strategy beam --diversity-strength 0.5",
+                "--diversity-strength is read by --beam-groups above 1 only; the strategy is beam",
+            ),
+            ("--strategy beam --length-penalty 500", "decoding.length_penalty is 500.0; it must be at most 10"),
+            ("--strategy sample --temperature inf", "decoding.temperature is inf; it must be finite"),
         ],
     )
     def test_bad_options_get_one_line(
@@ -308,6 +314,25 @@ class TestExplain:
         assert result.out == [pictures[0], f"model   {text}", "written new/t.png"]
         with Image.open(tmp_path / "new" / "t.png") as image:
             assert image.width > 300
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            (
+                "--num-captions 3",
+                "explain shows one caption; leave --num-captions, or draw their search with --beam-tree",
+            ),
+            ("--beam-tree --save-arrays", "--save-arrays writes attention, which --beam-tree does not show"),
+        ],
+    )
+    def test_what_it_does_not_show_is_refused(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path, flags: str, told: str
+    ) -> None:
+        # Bug: it was passed over.
+        result = seesay("explain", pictures[0], "--model", cached_run, *flags.split())
+        assert (result.code, result.out, len(result.err)) == (2, [], 1)
+        assert told in result.err[0]
+        assert list(tmp_path.iterdir()) == []
 
     def test_picture_and_numbers_are_written(
         self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path

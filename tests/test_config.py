@@ -108,11 +108,11 @@ def test_a_plain_name_and_a_dotted_one_are_the_same() -> None:
 
 def test_replace_leaves_the_rest_and_the_original() -> None:
     config = resolve_config("pooled-gru")
-    changed = replace(config, beam_size=7, lr_drop_epochs=[1, 2])
-    assert changed.decoding == dataclasses.replace(config.decoding, beam_size=7)
+    changed = replace(config, num_captions=7, lr_drop_epochs=[1, 2])
+    assert changed.decoding == dataclasses.replace(config.decoding, num_captions=7)
     assert changed.training == dataclasses.replace(config.training, lr_drop_epochs=(1, 2))
     assert changed.model == config.model
-    assert config.decoding.beam_size == 3
+    assert config.decoding.num_captions == 1
 
 
 # What is refused, and how.

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,8 +63,13 @@ def caption_to_jsonl(
     """Appends a line a picture to a JSONL file, leaving out the pictures it holds already.
 
     A line is written whole; half a line that a killed job left is cut off first.
+
+    Raises:
+        DataError: the file holds something else than captions, or a caption alone of pictures of which several are
+            asked for; it is left as it is.
     """
-    done = _captioned(out)
+    wanted = captioner.options(options).num_captions
+    done = _captioned(out, pictures, wanted)
     todo = [picture for picture in pictures if picture not in done]
     captioned = unreadable = 0
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,28 +80,40 @@ def caption_to_jsonl(
                 unreadable += 1
             else:
                 captioned += 1
-                file.write(json.dumps(as_json(picture, caption), ensure_ascii=False) + "\n")
+                file.write(json_line(picture, caption, wanted > 1) + "\n")
                 file.flush()
             if report:
                 report(picture, caption)
     return BulkReport(captioned, len(pictures) - len(todo), unreadable)
 
 
-def as_json(picture: str, caption: Caption) -> dict[str, object]:
-    """Returns what a line of output says of a picture; of several captions, `captions` are all, the first included."""
+def json_line(picture: str, caption: Caption, several: bool) -> str:
+    """Returns the line of output, without its end, that tells of a picture.
+
+    Args:
+        picture: its name.
+        caption: of it.
+        several: more than one were asked for: `captions` are all, the first included, also where there is but one.
+    """
     found = {"image": picture, **_said(caption)}
-    if caption.alternatives:
+    if several:
         found["captions"] = [_said(each) for each in (caption, *caption.alternatives)]
-    return found
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)
 
 
 def _said(caption: Caption) -> dict[str, object]:
     return {
         "caption": caption.text,
-        "score": round(caption.score, 6),
-        "log_probs": [round(value, 6) for value in caption.log_probs],
+        "score": _number(caption.score),
+        "log_probs": [_number(value) for value in caption.log_probs],
+        "end_log_prob": _number(caption.end_log_prob),
         "finished": caption.finished,
     }
+
+
+def _number(value: float) -> float | None:
+    """Returns a number as JSON can hold it; it has none for infinity and for what is no number."""
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def _pairs(
@@ -105,11 +123,12 @@ def _pairs(
         yield str(picture), caption
 
 
-def _captioned(out: Path) -> set[str]:
+def _captioned(out: Path, pictures: Sequence[str], wanted: int) -> set[str]:
     """Returns the pictures a JSONL file holds, after cutting off an unfinished last line.
 
     Raises:
-        DataError: the file holds something else than captions; it is left as it is.
+        DataError: the file holds something else than captions, or one caption of pictures of which more are wanted;
+            it is left as it is.
     """
     if not out.exists():
         return set()
@@ -120,9 +139,13 @@ def _captioned(out: Path) -> set[str]:
         if not begun.startswith(_LINE_START[: len(begun)]):
             raise ValueError("its last line is not half a caption")
         # Not splitlines: a name may hold one of the characters that it takes for line ends, which JSON does not.
-        pictures = {json.loads(line)["image"] for line in content[:whole].decode().split("\n") if line.strip()}
+        lines = [json.loads(line) for line in content[:whole].decode().split("\n") if line.strip()]
+        several = {line["image"]: "captions" in line for line in lines}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{out} exists and is not a file of captions; choose another --out") from error
+    single = sum(not several.get(picture, True) for picture in pictures)
+    if wanted > 1 and single:
+        raise DataError(f"{out} holds one caption, not {wanted}, of {single} of the pictures; choose another --out")
     if begun:
         os.truncate(out, whole)
-    return pictures
+    return set(several)

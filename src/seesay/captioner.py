@@ -14,7 +14,7 @@ from PIL import Image
 
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
-from seesay.decoding import Hypothesis, SearchTrace, decode, token_rules
+from seesay.decoding import Hypothesis, SearchTrace, TokenRules, decode, token_rules
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError, ImageError
 from seesay.features.extraction import round_features
@@ -39,7 +39,9 @@ class Caption:
         text: the caption.
         words: the same, word by word.
         log_probs: natural log-probability of each word.
-        score: what the search maximised.
+        end_log_prob: that of the end after them, which the score counts too.
+        score: what the search maximised: the sum of all these log-probabilities (those of repeated words times
+            `repetition_penalty`), in a beam search divided by (words + 1) ** `length_penalty`.
         finished: False if the caption was cut at the maximum length.
         attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
         grid: (rows, columns) of the N regions, None where they form no grid.
@@ -49,6 +51,7 @@ class Caption:
     text: str
     words: tuple[str, ...]
     log_probs: tuple[float, ...]
+    end_log_prob: float
     score: float
     finished: bool
     attention: NDArray[np.float32] | None = None
@@ -73,6 +76,7 @@ class Captioner:
         self.run = run
         self.model = model
         self.device = device
+        self._latest_rules: tuple[DecodingOptions, TokenRules] | None = None
 
     @classmethod
     def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "Captioner":
@@ -191,8 +195,12 @@ class Captioner:
             features: (B, N, F).
             memory_mask: (B, N), True = a real region; None = all are.
             options: how to search; None = as the run says.
-            keys: a name a picture, for sampling.
+            keys: a name a picture, for sampling and messages.
             attention: keep where the model looked at each word.
+
+        Raises:
+            ConfigError: not as many keys as pictures; or of an ensemble, its members look through other encoders.
+            DataError: a picture has no region.
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
         memory, mask = self._remember(features.to(self.device), mask)
@@ -237,7 +245,7 @@ class Captioner:
             memory,
             mask,
             options,
-            rules=token_rules(options, self.run.tokenizer),
+            rules=self._rules(options),
             keys=keys,
             keep_attention=attention,
             trace=trace,
@@ -247,6 +255,12 @@ class Captioner:
             best, *others = map(self._describe, hypotheses)
             captions.append(replace(best, alternatives=tuple(others)))
         return captions
+
+    def _rules(self, options: DecodingOptions) -> TokenRules:
+        """Returns the options' words and phrases in ids; what is wrong with them is told once, not in every batch."""
+        if self._latest_rules is None or self._latest_rules[0] != options:
+            self._latest_rules = options, token_rules(options, self.run.tokenizer)
+        return self._latest_rules[1]
 
     def _caption_pixels(
         self,
@@ -290,6 +304,7 @@ class Captioner:
             text=tokenizer.decode(hypothesis.tokens),
             words=tuple(tokenizer.words(hypothesis.tokens)),
             log_probs=hypothesis.log_probs[:words],
+            end_log_prob=hypothesis.log_probs[words],
             score=hypothesis.score,
             finished=hypothesis.finished,
             attention=None if maps is None else maps[:words],

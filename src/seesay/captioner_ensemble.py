@@ -44,6 +44,13 @@ class CaptionerEnsemble(Captioner):
         return self._joined
 
     def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        first = self.members[0].run
+        for other in (member.run for member in self.members[1:]):
+            if other.info.features != first.info.features:
+                raise ConfigError(
+                    f"{first.folder} and {other.folder} were trained on features of different encoders, "
+                    "so that none fit both; give the ensemble pictures instead"
+                )
         memories = [member.model.remember(features) for member in self.members]
         return join_memories(memories, [mask] * len(memories))
 

@@ -17,6 +17,7 @@ import yaml
 from seesay.errors import ConfigError
 from seesay.files import write_atomically
 from seesay.settings import (
+    KIND_NAMES,
     SECOND_STAGE,
     Config,
     DataConfig,
@@ -26,6 +27,7 @@ from seesay.settings import (
     TextConfig,
     TrainingConfig,
     check_bounds,
+    check_kind,
     field_paths,
     field_types,
     unread_fields,
@@ -169,9 +171,7 @@ def _coerce(where: str, value: Any, kind: Any) -> Any:
     """Returns `value` as the field's type: YAML's ints for floats, lists for tuples; refuses the rest."""
     origin = typing.get_origin(kind)
     if origin is Literal:
-        if value not in typing.get_args(kind):
-            choices = [str(choice) for choice in typing.get_args(kind)]
-            raise ConfigError(f"{where} is {value!r}; choose one of {', '.join(choices)}")
+        check_kind(where, value, kind)
         return value
     if origin is tuple:
         items = [value] if isinstance(value, (str, int, float)) else value
@@ -187,11 +187,7 @@ def _coerce(where: str, value: Any, kind: Any) -> Any:
             pass
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where} must be {_type_name(kind)}, not {value!r}")
-
-
-def _type_name(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, str(kind))
+    raise ConfigError(f"{where} must be {KIND_NAMES[kind]}, not {value!r}")
 
 
 def _locate(key: str) -> tuple[str, str]:

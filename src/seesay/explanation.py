@@ -87,7 +87,8 @@ def explain_search(
     chosen = captioner.options(options)
     vocabulary = captioner.run.tokenizer.vocabulary
     penalty = chosen.length_penalty if chosen.strategy == "beam" else 0.0
-    return caption, draw_beam_tree(trace, vocabulary.__getitem__, penalty, caption.text)
+    shown = [vocabulary.index(word) for word in caption.words]
+    return caption, draw_beam_tree(trace, vocabulary.__getitem__, shown, penalty, caption.text)
 
 
 def save_explanation(explanation: Explanation, out: Path, arrays: bool = False) -> list[Path]:

@@ -6,9 +6,11 @@ each of them is also a flag of the command line.
 
 import dataclasses
 import functools
+import math
 import operator
 import typing
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from seesay.errors import ConfigError
@@ -33,23 +35,54 @@ def setting(default: Any, help: str, **bounds: float) -> Any:
 
 
 class _Section:
-    """Part of the configuration; refuses numbers outside their bounds, however it is made."""
+    """Part of the configuration; refuses values of other kinds or outside their bounds, however it is made."""
 
     def __post_init__(self) -> None:
+        kinds = field_types(typing.cast("Any", type(self)))
         for leaf in dataclasses.fields(typing.cast("Any", self)):
-            check_bounds(leaf, getattr(self, leaf.name))
+            value = getattr(self, leaf.name)
+            check_kind(f"{field_paths()[leaf.name][0]}.{leaf.name}", value, kinds[leaf.name])
+            check_bounds(leaf, value)
+
+
+def check_kind(where: str, value: Any, kind: Any) -> None:
+    """Refuses a value that is none of a field's choices, no number, or no tuple of what it should hold.
+
+    Raises:
+        ConfigError: it is; field, value and kind are named.
+    """
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ConfigError(f"{where} is {value!r}; choose one of {', '.join(map(str, choices))}")
+    elif typing.get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            raise ConfigError(f"{where} must be a tuple, not {value!r}")
+        for item in value:
+            check_kind(where, item, typing.get_args(kind)[0])
+    elif not isinstance(value, _KINDS[kind]):
+        raise ConfigError(f"{where} must be {KIND_NAMES[kind]}, not {value!r}")
+
+
+_KINDS: dict[type, type] = {int: Integral, float: Real, str: str, bool: bool}
+KIND_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+"""What messages call the types of fields."""
 
 
 def check_bounds(leaf: dataclasses.Field[Any], value: Any) -> None:
-    """Refuses a number outside its field's bounds.
+    """Refuses a number outside its field's bounds, or one that is infinite or not a number.
 
     Raises:
         ConfigError: it is; field, value and bound are named.
     """
+    where = f"{field_paths()[leaf.name][0]}.{leaf.name}"
     for bound, limit in leaf.metadata["bounds"].items():
         holds, words = _BOUNDS[bound]
         if not holds(value, limit):
-            raise ConfigError(f"{field_paths()[leaf.name][0]}.{leaf.name} is {value}; it must be {words} {limit}")
+            raise ConfigError(f"{where} is {value}; it must be {words} {limit}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ConfigError(f"{where} is {value}; it must be finite")
 
 
 @dataclass(frozen=True)
@@ -230,7 +263,7 @@ class DecodingOptions(_Section):
     strategy: Literal["greedy", "sample", "beam"] = setting("greedy", "how words are chosen")
     beam_size: int = setting(3, "open hypotheses of a beam search", least=1)
     max_length: int = setting(0, "most words of a caption; 0 = the longest training caption's", least=0)
-    length_penalty: float = setting(0.7, "beam scores are divided by length to this power; 0 = none", least=0)
+    length_penalty: float = setting(0.7, "beam scores are divided by length to this power; 0 = none", least=0, most=10)
     temperature: float = setting(1.0, "sampling: above 1 flattens, below 1 sharpens", above=0)
     top_k: int = setting(0, "sampling: only the so many likeliest words; 0 = all", least=0)
     sampling_seed: int = setting(0, "sampling: seed, combined with the picture's place")
@@ -239,12 +272,14 @@ class DecodingOptions(_Section):
     min_p: float = setting(0.0, "sampling: only words this likely, measured by the likeliest", least=0, most=1)
     beam_groups: int = setting(1, "groups of a diverse beam search, which divide the beam; 1 = plain", least=1)
     diversity_strength: float = setting(
-        0.5, "diverse beam: taken off a word's log-probability for each earlier group that said it", least=0
+        0.5, "diverse beam: taken off a word's log-probability for each earlier group that said it", least=0, most=1000
     )
     num_captions: int = setting(1, "different captions a picture", least=1)
     min_length: int = setting(0, "fewest words of a caption", least=0)
     block_ngrams: int = setting(0, "no run of so many words is said twice; 0 = anything may be", least=0)
-    repetition_penalty: float = setting(1.0, "log-probabilities of words already said are multiplied by this", least=1)
+    repetition_penalty: float = setting(
+        1.0, "log-probabilities of words already said are multiplied by this", least=1, most=100
+    )
     ban: tuple[str, ...] = setting((), "words and phrases that are never said")
     require: tuple[str, ...] = setting((), "words and phrases that every caption holds (beam search)")
     complete_endings: bool = setting(False, "no caption ends in a function word, as in: a man on a")
@@ -255,25 +290,26 @@ class DecodingOptions(_Section):
             if refused:
                 raise ConfigError(f"decoding.{words}")
 
+    def with_strategy(self, strategy: Literal["greedy", "sample", "beam"]) -> "DecodingOptions":
+        """Returns these options for another strategy; those that it does not read go back to their defaults.
+
+        Raises:
+            ConfigError: what is left contradicts the strategy, as more `num_captions` than `beam_size`.
+        """
+        defaults = {name: getattr(DecodingOptions, name) for name in unread_fields(strategy, self.beam_groups)}
+        return dataclasses.replace(self, strategy=strategy, **defaults)
+
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
         """Returns every pair of options that cannot go together: whether they do here, and what to say of it."""
         by = self.strategy
         return (
             *(
                 (
-                    by != "sample" and getattr(self, name) != default,
-                    f"{name} is {getattr(self, name)}, "
-                    f"which only sampling reads; add --strategy sample or leave it (strategy is {by})",
+                    getattr(self, name) != getattr(DecodingOptions, name),
+                    f"{name} is {getattr(self, name)!r}, which only {_READERS[reader]} reads; "
+                    f"add --{reader} or leave it (strategy is {by})",
                 )
-                for name, default in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
-            ),
-            *(
-                (
-                    by != "beam" and getattr(self, name) != default,
-                    f"{name} is {getattr(self, name)!r}, "
-                    f"which only a beam search reads; add --strategy beam or leave it (strategy is {by})",
-                )
-                for name, default in (("beam_groups", 1), ("require", ()))
+                for name, reader in unread_fields(by, self.beam_groups).items()
             ),
             (
                 0 < self.max_length < self.min_length,
@@ -295,37 +331,46 @@ class DecodingOptions(_Section):
         )
 
 
+_GROUPS = "beam-groups above 1"
+_READERS = {"strategy sample": "sampling", "strategy beam": "a beam search", _GROUPS: "a diverse beam search"}
 _READ_BY = {
-    "temperature": "sample",
-    "top_k": "sample",
-    "top_p": "sample",
-    "min_p": "sample",
-    "sampling_seed": "sample",
-    "beam_size": "beam",
-    "length_penalty": "beam",
-    "beam_groups": "beam",
-    "diversity_strength": "beam",
-    "require": "beam",
+    "temperature": "strategy sample",
+    "top_k": "strategy sample",
+    "top_p": "strategy sample",
+    "min_p": "strategy sample",
+    "sampling_seed": "strategy sample",
+    "beam_groups": "strategy beam",
+    "require": "strategy beam",
+    "beam_size": "strategy beam",
+    "length_penalty": "strategy beam",
+    "diversity_strength": _GROUPS,
 }
 
 
-def unread_fields(strategy: str) -> dict[str, str]:
-    """Returns the decoding fields that a strategy does not read -> the one that does."""
-    return {name: reader for name, reader in _READ_BY.items() if reader != strategy}
+def unread_fields(strategy: str, groups: int) -> dict[str, str]:
+    """Returns the decoding fields that a search does not read -> the flag, without dashes, of one that does.
+
+    Args:
+        strategy: of the search.
+        groups: its `beam_groups`, which count in a beam search alone.
+    """
+    read = {f"strategy {strategy}"} | ({_GROUPS} if strategy == "beam" and groups > 1 else set())
+    return {name: reader for name, reader in _READ_BY.items() if reader not in read}
 
 
 @dataclass(frozen=True)
 class Config:
     """The whole of a run: everything needed to do it again."""
 
-    data: DataConfig = DataConfig()
-    text: TextConfig = TextConfig()
-    encoder: EncoderConfig = EncoderConfig()
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    decoding: DecodingOptions = DecodingOptions()
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
 
+@functools.cache
 def field_paths() -> dict[str, tuple[str, dataclasses.Field[Any], Any]]:
     """Returns every leaf name of `Config` -> (its section, its field, its resolved type)."""
     leaves: dict[str, tuple[str, dataclasses.Field[Any], Any]] = {}

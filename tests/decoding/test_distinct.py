@@ -40,7 +40,7 @@ def said(tokens: Sequence[int]) -> str:
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
 def test_captions_that_read_the_same_count_once(strategy: str) -> None:
     decoder = TableDecoder(1, words=9, end=-1.0)
-    options = DecodingOptions(strategy, 5, 6, num_captions=5)  # type: ignore[arg-type]
+    options = DecodingOptions("beam", 5, 6, num_captions=5).with_strategy(strategy)  # type: ignore[arg-type]
     rules = TokenRules(text=said)
     doubled = 0
     for image, found in enumerate(decode(decoder, numbered(range(20)), None, options, rules=rules)):
@@ -67,8 +67,8 @@ def test_the_first_caption_of_greedy_decoding_and_of_a_beam_stays_the_first() ->
     decoder = TableDecoder(2, words=6, end=-0.5)
     memory = numbered(range(30))
     for strategy in ("greedy", "beam"):
-        one = decode(decoder, memory, None, DecodingOptions(strategy, 4, 9))
-        four = decode(decoder, memory, None, DecodingOptions(strategy, 4, 9, num_captions=4))
+        one = decode(decoder, memory, None, DecodingOptions("beam", 4, 9).with_strategy(strategy))
+        four = decode(decoder, memory, None, DecodingOptions("beam", 4, 9, num_captions=4).with_strategy(strategy))
         assert [found[0].tokens for found in one] == [found[0].tokens for found in four]
 
 

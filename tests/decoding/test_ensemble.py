@@ -29,7 +29,7 @@ def joined(decoders: list[TableDecoder], mean: Mean) -> TableDecoder:
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
 def test_an_ensemble_is_the_mean_of_its_members(strategy: str, mean: Mean) -> None:
     members = [TableDecoder(seed, words=3) for seed in range(3)]
-    options = DecodingOptions(strategy, 3, 8, num_captions=2)  # type: ignore[arg-type]
+    options = DecodingOptions("beam", 3, 8, num_captions=2).with_strategy(strategy)  # type: ignore[arg-type]
     memory, mask = join_memories([numbered(range(9))] * 3, [None] * 3)
     found = decode(EnsembleDecoder(members, [1, 1, 1], mean), memory, mask, options, keep_attention=True)
     expected = decode(joined(members, mean), numbered(range(9)), None, options, keep_attention=True)

@@ -24,17 +24,17 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
         "strategy": strategy,
         "max_length": length,
         "min_length": draw.choice((0, draw.randint(0, length))),
-        "length_penalty": draw.choice((0.0, 0.7, 3.0)),
         "allow_unk": draw.random() < 0.3,
         "num_captions": draw.choice((1, 1, 1, 1, 2, 3)),
         "block_ngrams": draw.choice((0, 0, 0, 0, 1, 2, 3)),
         "repetition_penalty": draw.choice((1.0, 1.0, 2.0)),
-        "sampling_seed": draw.randint(-5, 5),
     }
     required: tuple[tuple[int, ...], ...] = ()
     if strategy == "beam":
         beam = groups * draw.randint(1, 3)
-        values |= {"beam_size": beam, "beam_groups": groups, "diversity_strength": draw.choice((0.0, 0.5, 9.0))}
+        values |= {"beam_size": beam, "beam_groups": groups, "length_penalty": draw.choice((0.0, 0.7, 3.0))}
+        if groups > 1:
+            values["diversity_strength"] = draw.choice((0.0, 0.5, 9.0))
         values["num_captions"] = min(beam, int(str(values["num_captions"])))
         if groups == 1 and draw.random() < 0.25:
             required = tuple(any_phrase(draw) for _ in range(draw.randint(1, 2)))
@@ -44,6 +44,7 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
             "top_k": draw.choice((0, 1, 3, 99)),
             "top_p": draw.choice((1.0, 0.9, 1e-6)),
             "min_p": draw.choice((0.0, 0.2, 1.0)),
+            "sampling_seed": draw.randint(-5, 5),
         }
     barred = tuple(any_phrase(draw) for _ in range(draw.choice((0, 0, 0, 0, 1, 3))))
     ends = frozenset(draw.sample(WORDS, 3)) if draw.random() < 0.3 else frozenset()
@@ -58,7 +59,7 @@ def check(found: list[Hypothesis], options: DecodingOptions, rules: TokenRules) 
     """What holds of every result, whatever the options."""
     assert 1 <= len(found) <= options.num_captions
     assert len({hypothesis.tokens for hypothesis in found}) == len(found)
-    scores = [hypothesis.score for hypothesis in found][options.strategy == "greedy" :]
+    scores = [hypothesis.score for hypothesis in found][options.strategy != "beam" :]
     assert scores == sorted(scores, reverse=True)
     for hypothesis in found:
         tokens = hypothesis.tokens

@@ -92,7 +92,7 @@ def test_every_strategy_keeps_what_forbids(
     strategy: Literal["greedy", "sample", "beam"], case: tuple[TokenRules, DecodingOptions], seed: int
 ) -> None:
     rules, options = replace(case[0], required=()), case[1]
-    options = replace(options, strategy=strategy, beam_size=3, max_length=8, num_captions=3)
+    options = replace(options, beam_size=3, max_length=8, num_captions=3).with_strategy(strategy)
     decoder = TableDecoder(seed, words=len(WORDS) + 3)
     for found in decode(decoder, numbered([seed, seed + 1]), None, options, rules=rules):
         assert found

@@ -71,7 +71,7 @@ def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) ->
             penalty,
             allow_unk=bool(seed % 2),
             beam_groups=groups,
-            diversity_strength=float(random.uniform(0, 2)),
+            diversity_strength=(0.5, float(random.uniform(0, 2)))[groups > 1],
             num_captions=1 if groups > 1 else int(random.integers(1, beam + 1)),
             min_length=int(random.integers(0, length + 1)) if seed % 3 == 0 else 0,
             block_ngrams=3 if seed % 4 == 1 else 0,
@@ -111,7 +111,7 @@ def test_one_beam_is_greedy(penalty: float) -> None:
     for seed in range(20):
         decoder = TableDecoder(seed, end=-1.0)
         images = numbered(range(5))
-        greedy = decode(decoder, images, None, DecodingOptions("greedy", 1, 9), keep_attention=True)
+        greedy = decode(decoder, images, None, DecodingOptions("greedy", max_length=9), keep_attention=True)
         beam = decode(decoder, images, None, DecodingOptions("beam", 1, 9, penalty), keep_attention=True)
         for image, (one, other) in enumerate(zip(greedy, beam, strict=True)):
             assert same(one, other)
@@ -160,7 +160,7 @@ def test_a_caption_of_just_the_maximum_length_may_end_by_itself(strategy: Litera
     decoder.table[:] = torch.tensor([0, 0, -50.0, 0, 50.0, -50.0])
     decoder.table[decoder.place(0, (a, a))] = torch.tensor([0, 0, 50.0, 0, -50.0, -50.0])
     for length, finished in ((1, False), (2, True), (3, True)):
-        ((found,),) = decode(decoder, numbered([0]), None, DecodingOptions(strategy, 1, length))
+        ((found,),) = decode(decoder, numbered([0]), None, DecodingOptions("beam", 1, length).with_strategy(strategy))
         assert (found.tokens, found.finished) == ((a,) * min(length, 2), finished)
 
 
@@ -173,7 +173,7 @@ def test_padding_and_start_are_never_said_and_unk_only_where_allowed(
 ) -> None:
     decoder = ConstantDecoder([90.0, 80.0, 2.0, 2.5, 1.0, 1.5])
     for allow in (True, False):
-        options = DecodingOptions(strategy, 4, 6, allow_unk=allow, num_captions=2)
+        options = DecodingOptions("beam", 4, 6, allow_unk=allow, num_captions=2).with_strategy(strategy)
         results = decode(decoder, numbered(range(40)), None, options)
         said = {word for found in results for h in found for word in h.tokens}
         assert said <= {UNK_ID, 4, 5}
@@ -185,7 +185,7 @@ def test_padding_and_start_are_never_said_and_unk_only_where_allowed(
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 8])
 def test_captions_stop_at_the_maximum_length(strategy: Literal["greedy", "sample", "beam"], length: int) -> None:
     decoder = TableDecoder(0, end=-50.0)
-    options = DecodingOptions(strategy, 3, length)
+    options = DecodingOptions("beam", 3, length).with_strategy(strategy)
     for image, found in enumerate(decode(decoder, numbered(range(4)), None, options)):
         (hypothesis,) = found
         assert len(hypothesis.tokens) == len(hypothesis.log_probs) - 1 == (length or DEFAULT_MAX_LENGTH)
@@ -197,7 +197,7 @@ def test_captions_stop_at_the_maximum_length(strategy: Literal["greedy", "sample
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_caption_may_be_empty(strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = ConstantDecoder([0.0, 0.0, 50.0, 0.0, 0.0, 0.0])
-    for found, *_ in decode(decoder, numbered([0, 1]), None, DecodingOptions(strategy, 2, 5)):
+    for found, *_ in decode(decoder, numbered([0, 1]), None, DecodingOptions("beam", 2, 5).with_strategy(strategy)):
         assert found.tokens == ()
         assert found.finished
         assert len(found.log_probs) == 1
@@ -226,7 +226,7 @@ def test_scores_of_any_precision_are_added_up_in_float32(
 ) -> None:
     decoder = ConstantDecoder([0.0, 0.0, 1.0, 0.0, 1.0, 2.0], dtype)
     memory = numbered([0]).to(dtype)
-    (found, *_) = decode(decoder, memory, None, DecodingOptions(strategy, 3, 20))[0]
+    (found, *_) = decode(decoder, memory, None, DecodingOptions("beam", 3, 20).with_strategy(strategy))[0]
     exact = {END_ID: 1.0, 4: 1.0, 5: 2.0}
     total = math.log(sum(math.exp(x) for x in exact.values()))
     words = [*found.tokens, END_ID][: len(found.log_probs)]

@@ -81,7 +81,7 @@ class TestRuns:
         assert result.decoding == options
         pictures = [item.image for item in load_annotations(colours).split("train")]
         captioner = Captioner.load(cached_run, "cpu")
-        beam, greedy = (captioner.caption(pictures, replace(options, strategy=name)) for name in ("beam", "greedy"))
+        beam, greedy = (captioner.caption(pictures, each) for each in (options, options.with_strategy("greedy")))
         assert list(result.predictions.values()) == [caption.text for caption in beam]
         assert [caption.text for caption in beam] != [caption.text for caption in greedy]
         assert sum(a.score >= b.score - 1e-4 for a, b in zip(beam, greedy, strict=True)) >= len(pictures) - 1

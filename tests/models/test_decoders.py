@@ -59,7 +59,7 @@ def test_it_is_searched_by_the_one_engine_with_the_scores_of_teacher_forcing(nam
     made, memory = decoder(name), memories()
     for parameter in made.parameters():
         parameter.data.mul_(2.0)  # captions that differ
-    options = DecodingOptions(strategy=strategy, max_length=6, allow_unk=True, length_penalty=0.0)
+    options = DecodingOptions("beam", max_length=6, allow_unk=True, length_penalty=0.0).with_strategy(strategy)
     for image, hypotheses in enumerate(decode(made, memory, MASK, options, keep_attention=True)):
         best = hypotheses[0]
         tokens = torch.tensor([[[1, *best.tokens, 2]]])  # the end is scored also where a caption was cut

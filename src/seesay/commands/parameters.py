@@ -36,14 +36,18 @@ Flat = Parameter(name="*")
 
 
 def decoding_options(config: configuration.Config, flags: Any) -> configuration.DecodingOptions:
-    """Returns a run's decoding options with the flags that were given; another strategy leaves the run's own behind."""
+    """Returns a run's decoding options with the flags that were given; another strategy leaves the run's own behind.
+
+    Raises:
+        ConfigError: a flag that the search does not read, or an unfit value.
+    """
     values = given(flags)
     strategy = values.get("strategy", config.decoding.strategy)
-    unread = configuration.unread_fields(strategy)
+    unread = configuration.unread_fields(strategy, values.get("beam_groups", config.decoding.beam_groups))
     for name in values:
         if name in unread:
             raise ConfigError(
-                f"--{name.replace('_', '-')} is read by --strategy {unread[name]} only; the strategy is {strategy}"
+                f"--{name.replace('_', '-')} is read by --{unread[name]} only; the strategy is {strategy}"
             )
-    defaults = {name: getattr(configuration.DecodingOptions(), name) for name in unread}
+    defaults = {name: getattr(configuration.DecodingOptions, name) for name in unread}
     return configuration.replace(config, **defaults, **values).decoding

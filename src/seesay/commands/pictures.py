@@ -1,12 +1,12 @@
 """Captions of pictures, and where the model looked."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
 from seesay.console import choose_run, complain, console, progress
-from seesay.errors import DataError, ImageError
+from seesay.errors import ConfigError, DataError, ImageError
+from seesay.flags import given
 
 
 def caption(
@@ -51,7 +51,7 @@ def caption(
             unreadable += 1
             complain(str(found))
         elif format == "jsonl":
-            print(json.dumps(bulk.as_json(str(picture), found), ensure_ascii=False), flush=True)
+            print(bulk.json_line(str(picture), found, options.num_captions > 1), flush=True)
         else:
             for each in (found, *found.alternatives):
                 print(f"{picture}\t{each.text}" if len(pictures) > 1 else each.text, flush=True)
@@ -79,6 +79,11 @@ def explain(
         held_out: data set of which a random unseen picture is taken, with its human captions.
         seed: makes that choice repeatable.
     """
+    if beam_tree and save_arrays:
+        raise ConfigError("--save-arrays writes attention, which --beam-tree does not show; leave one of them")
+    if not beam_tree and given(flags).get("num_captions", 1) > 1:
+        raise ConfigError("explain shows one caption; leave --num-captions, or draw their search with --beam-tree")
+
     from seesay.captioner import Captioner
     from seesay.explanation import explain as explain_picture
     from seesay.explanation import explain_search, held_out_picture, save_explanation

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +12,10 @@ from torch import Tensor
 from seesay.config import DecodingOptions
 from seesay.decoding.finished import Result
 from seesay.decoding.hypothesis import Hypothesis
-from seesay.decoding.rules import TokenRules
+from seesay.decoding.rules import TokenRules, check_repeats
 from seesay.decoding.search import Search
 from seesay.decoding.trace import SearchTrace
-from seesay.errors import ConfigError
+from seesay.errors import ConfigError, DataError
 from seesay.models.protocol import Decoder
 
 DEFAULT_MAX_LENGTH = 30
@@ -38,7 +39,10 @@ def decode(
 ) -> list[list[Hypothesis]]:
     """Returns `options.num_captions` hypotheses of each picture that say different things, best first.
 
-    There is always one. Where there are fewer than asked for though the search was made wider, a warning is logged.
+    Greedy decoding's own caption, and in sampling the first drawn, come before better ones, so that the first is the
+    same however many are asked for. There is always one. Warnings are logged, each with one of the pictures, where
+    there are fewer than asked for though the search was made wider, where the rules could not be kept, and where
+    scores are no finite numbers.
 
     Args:
         decoder: anything with `init_state` and `step`; `EnsembleDecoder` for several.
@@ -52,7 +56,9 @@ def decode(
         trace: told of every candidate of the (first) search.
 
     Raises:
-        ConfigError: words are banned or required but no rules are given, or the rules cannot be kept.
+        ConfigError: words are banned or required but no rules are given, or the rules cannot be kept; or there are
+            not as many keys as pictures.
+        DataError: a picture has no region to look at.
     """
     options = options or DecodingOptions()
     options = replace(options, max_length=options.max_length or max(DEFAULT_MAX_LENGTH, options.min_length))
@@ -63,9 +69,12 @@ def decode(
             )
         rules = TokenRules()
     _check(options, rules)
-    if memory.shape[0] == 0:
-        return []
     names = list(keys) if keys is not None else [str(place) for place in range(len(memory))]
+    if len(names) != len(memory):
+        raise ConfigError(f"{len(names)} keys were given for {len(memory)} pictures; decode needs one for each")
+    if not names:
+        return []
+    _check_regions(memory, memory_mask, names)
     job = _Job(decoder, memory, memory_mask, options, rules, names, keep_attention)
     wanted = options.num_captions
     with torch.inference_mode():
@@ -79,17 +88,27 @@ def decode(
                     found[image] = _different([], more, options, rules)
                 elif not more.failed:
                     found[image] = _different(found[image].hypotheses, more, options, rules)
-    short = [image for image, result in enumerate(found) if len(result.hypotheses) < wanted]
-    if short:
-        logger.warning(
-            "%d of %d pictures have fewer than the %d different captions asked for, such as %s with %d",
-            len(short),
-            len(found),
-            wanted,
-            names[short[0]],
-            len(found[short[0]].hypotheses),
-        )
+    _warn(found, names, wanted)
     return [result.hypotheses[:wanted] for result in found]
+
+
+def _warn(found: Sequence[Result], names: Sequence[str], wanted: int) -> None:
+    """Logs what is wrong with results, each picture under the worst that is."""
+    unscored, broken, short = [], [], []
+    for name, result in zip(names, found, strict=True):
+        if not all(math.isfinite(hypothesis.score) for hypothesis in result.hypotheses[:wanted]):
+            unscored.append(name)
+        elif result.failed:
+            broken.append(name)
+        elif len(result.hypotheses) < wanted:
+            short.append(f"{name} with {len(result.hypotheses)}")
+    for pictures, words in (
+        (unscored, "have captions whose scores are no finite numbers"),
+        (broken, "have captions that break the rules (block_ngrams, require, ban and the like), which left no other"),
+        (short, f"have fewer than the {wanted} different captions asked for"),
+    ):
+        if pictures:
+            logger.warning("%d of %d pictures %s, such as %s", len(pictures), len(names), words, pictures[0])
 
 
 @dataclass(frozen=True)
@@ -125,16 +144,34 @@ def _check(options: DecodingOptions, rules: TokenRules) -> None:
     """Refuses rules that the options' way of searching cannot keep."""
     if rules.required and (options.strategy != "beam" or options.beam_groups > 1):
         raise ConfigError("required words need a beam search without groups; add --strategy beam")
+    check_repeats(rules, options.block_ngrams)
+
+
+def _check_regions(memory: Tensor, mask: Tensor | None, names: Sequence[str]) -> None:
+    """Refuses pictures of which there is nothing to look at, whose scores would be no numbers."""
+    seen = [memory.shape[1] > 0] * len(names) if mask is None else mask.any(1).view(len(names), -1).all(1).tolist()
+    if not all(seen):
+        raise DataError(
+            f"{seen.count(False)} of {len(seen)} pictures have no region to look at, "
+            f"such as {names[seen.index(False)]}; leave them out, or mend memory_mask (True = may attend)"
+        )
 
 
 def _different(before: list[Hypothesis], result: Result, options: DecodingOptions, rules: TokenRules) -> Result:
-    """Returns the hypotheses of two searches, the narrower first, that say different things; best first."""
+    """Returns the hypotheses of two searches, the narrower first, that say different things; best first.
+
+    Only the first of greedy decoding (its own caption) and of sampling (the first drawn) stays before better ones.
+    """
     said = rules.text or tuple
+    later = result.hypotheses
+    lead = 0 if options.strategy == "beam" else 1
+    if lead and not before:
+        own = min(range(len(later)), key=lambda place: result.rows[place])
+        later = [later[own], *later[:own], *later[own + 1 :]]
     first: dict[object, Hypothesis] = {}
-    for hypothesis in (*before, *result.hypotheses):
+    for hypothesis in (*before, *later):
         first.setdefault(said(hypothesis.tokens), hypothesis)
     found = list(first.values())
-    lead = 1 if options.strategy == "greedy" else 0  # greedy decoding's own caption stays the first
     return Result([*found[:lead], *sorted(found[lead:], key=lambda each: -each.score)], result.failed)
 
 
@@ -143,7 +180,7 @@ def _uniform_draws(names: Sequence[str], options: DecodingOptions, device: torch
     rows = []
     for name in names:
         for place in range(options.num_captions):
-            # The first caption is the same however many there are.
+            # The n-th draw is the same however many there are.
             text = f"{options.sampling_seed}\n{name}" + (f"\n{place}" if place else "")
             generator = torch.Generator().manual_seed(
                 int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")

@@ -19,10 +19,13 @@ class Result(NamedTuple):
     Attributes:
         hypotheses: best first; at least one.
         failed: the only one is a hypothesis that the rules let neither go on nor end.
+        rows: in which row of the search each of them ended: in sampling, which draw it is. None once searches are
+            merged.
     """
 
     hypotheses: list[Hypothesis]
     failed: bool
+    rows: tuple[int, ...] = ()
 
 
 class Finished:
@@ -46,6 +49,7 @@ class Finished:
             "log_probs": like.new_zeros(*shape, steps),
             "length": torch.zeros(shape, dtype=torch.int64, device=like.device),
             "finished": torch.zeros(shape, dtype=torch.bool, device=like.device),
+            "row": torch.zeros(shape, dtype=torch.int64, device=like.device),
         }
 
     def add(self, images: Tensor, rank: Tensor, score: Tensor, history: History, finished: Tensor) -> None:
@@ -65,6 +69,7 @@ class Finished:
             "log_probs": _padded(history.log_probs, self.steps),
             "length": torch.full_like(rank, steps, dtype=torch.int64),
             "finished": finished,
+            "row": torch.arange(rank.shape[1], device=rank.device).expand_as(rank),
         }
         if history.attention is not None:
             new["attention"] = _padded(history.attention, self.steps)
@@ -115,7 +120,8 @@ class Finished:
                         attention=maps,
                     )
                 )
-            results.append(Result(found, ranks[0] <= FAILED))
+            held = tuple(rows["row"][image][place] for place in kept)
+            results.append(Result(found, ranks[0] <= FAILED, held))
         return results
 
 

@@ -1,8 +1,10 @@
 """The words and phrases of the options as token ids."""
 
 import difflib
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError
@@ -10,6 +12,8 @@ from seesay.metrics.diversity import FUNCTION_WORDS
 from seesay.tokenizer import UNK, UNK_ID, Tokenizer
 
 Phrase = tuple[int, ...]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,13 @@ class TokenRules:
 def token_rules(options: DecodingOptions, tokenizer: Tokenizer) -> TokenRules:
     """Returns the options' words and phrases in a tokenizer's ids.
 
-    A banned phrase with a word that the vocabulary lacks cannot be said anyway, and is passed over.
+    A banned phrase with a word that the vocabulary lacks cannot be said anyway; it is passed over with a warning.
 
     Raises:
         ConfigError: a required word is not in the vocabulary (the nearest are named), is banned too, or nothing is
             left of it after cleaning; or a vocabulary of characters is to mind function words.
     """
-    banned = tuple(dict.fromkeys(ids for text in options.ban if UNK_ID not in (ids := _ids("ban", text, tokenizer))))
+    banned = tuple(dict.fromkeys(ids for text in options.ban if (ids := _sayable(text, tokenizer))))
     required = tuple(dict.fromkeys(_known(text, tokenizer) for text in options.require))
     for phrase in required:
         for barred in banned:
@@ -68,17 +72,62 @@ def _ids(name: str, text: str, tokenizer: Tokenizer) -> Phrase:
     return ids
 
 
+def _sayable(text: str, tokenizer: Tokenizer) -> Phrase:
+    """Returns the ids of a banned phrase; none, with a warning, of one that can never be said."""
+    ids = _ids("ban", text, tokenizer)
+    if UNK_ID not in ids:
+        return ids
+    logger.warning("decoding.ban: %s; it is never said, with or without the ban", _unknown(text, ids, tokenizer))
+    return ()
+
+
 def _known(text: str, tokenizer: Tokenizer) -> Phrase:
     """Returns the ids of a required phrase, all of whose words the vocabulary must hold."""
     ids = _ids("require", text, tokenizer)
-    if UNK_ID not in ids:
-        return ids
+    if UNK_ID in ids:
+        raise ConfigError(f"decoding.require: {_unknown(text, ids, tokenizer)}")
+    return ids
+
+
+def _unknown(text: str, ids: Phrase, tokenizer: Tokenizer) -> str:
+    """Returns a sentence about the first word of a phrase that the vocabulary lacks."""
     cleaned = tokenizer.clean(text)
     units = list(cleaned) if tokenizer.config.level == "character" else cleaned.split()
     word = next((unit for unit, token in zip(units, ids, strict=False) if token == UNK_ID), UNK)
     near = difflib.get_close_matches(word, tokenizer.vocabulary[UNK_ID + 1 :], n=3, cutoff=0.6)
     hint = f"near are {', '.join(near)}" if near else "no word of it is like that"
-    raise ConfigError(f"decoding.require: {word!r} is not in the vocabulary of {len(tokenizer)} words; {hint}")
+    return f"{word!r} is not in the vocabulary of {len(tokenizer)} words; {hint}"
+
+
+def check_repeats(rules: TokenRules, block_ngrams: int) -> None:
+    """Refuses required phrases that no caption without a repeated run of `block_ngrams` words can hold.
+
+    Such a caption says each run once, so that one other comes next after it and one other next before it. Phrases
+    that need more cannot be kept, nor can runs that lead back to themselves. Of runs of one word nothing else can
+    stand in the way, so that all impossible phrases are found; of longer ones, not all.
+
+    Raises:
+        ConfigError: there are such; a run that they need twice is named.
+    """
+    if not block_ngrams:
+        return
+    pairs: dict[tuple[Phrase, Phrase], None] = {}
+    for phrase in rules.required:
+        runs = [phrase[place : place + block_ngrams] for place in range(len(phrase) - block_ngrams + 1)]
+        pairs.update(dict.fromkeys(pairwise(runs)))
+    after, before = dict(pairs.keys()), {second: first for first, second in pairs}
+    twice = [first for first, second in pairs if after[first] != second]
+    twice += [second for first, second in pairs if before[second] != first]
+    for first, second in () if twice else pairs:  # now each has one place, unless they stand in a circle
+        while second in after and second != first:
+            second = after[second]
+        twice += [first] if second == first else []
+    if twice:
+        run = repr(rules.text(twice[0]) if rules.text else twice[0])
+        raise ConfigError(
+            f"decoding.require needs {run} twice, which decoding.block_ngrams {block_ngrams} bars; "
+            "drop a phrase that holds it"
+        )
 
 
 def _holds(phrase: Phrase, part: Phrase) -> bool:

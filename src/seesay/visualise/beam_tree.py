@@ -15,19 +15,28 @@ if TYPE_CHECKING:
 BEST, KEPT, DROPPED = "#d55e00", "#0072b2", "#8a8f98"  # told apart also by colour-blind readers
 SHOWN = 4
 """Candidates that were not kept, shown in each step: the best of them."""
+NOT_HERE = "this search did not end in it; it was done again, wider"
+"""What is said of a caption that the trace does not hold."""
 
 
 def draw_beam_tree(
-    trace: SearchTrace, word_of: Callable[[int], str], length_penalty: float, title: str = "", picture: int = 0
+    trace: SearchTrace,
+    word_of: Callable[[int], str],
+    shown: Sequence[int],
+    length_penalty: float,
+    title: str = "",
+    picture: int = 0,
 ) -> bytes:
     """Returns a PNG of a search: a column of candidates a step, best sum on top, with lines to what each continues.
 
     Under a word stand its log-probability and the sum with it; under an end the score. What the search kept is in
-    colour, the way to the best caption in another; a doubled frame marks an end.
+    colour, the way to the caption shown in another; a thick frame marks an end. Where the search did not end in that
+    caption (a wider one, done after it, found it), the line above says so and no way is marked.
 
     Args:
         trace: of `decode`.
         word_of: a token's word.
+        shown: tokens of the caption shown, without the end.
         length_penalty: by which the search ranked what ended; 0 for greedy decoding and sampling.
         title: a line above, such as the caption.
         picture: which of the batch.
@@ -41,7 +50,9 @@ def draw_beam_tree(
     candidates = trace.pictures.get(picture, [])
     if not candidates:
         raise DataError("the trace of the search is empty; give the one that a search was told to fill")
-    way = _way_to_best(candidates, length_penalty)
+    way = way_to(candidates, shown)
+    if not way:
+        title = f"{title} ({NOT_HERE})".lstrip()
     columns = _columns(candidates)
     tallest = max(map(len, columns))
     figure = Figure(figsize=(1.15 * len(columns) + 1.2, 0.5 * tallest + 1.1), layout="constrained", facecolor="white")
@@ -70,15 +81,17 @@ def _columns(candidates: Sequence[Candidate]) -> list[list[int]]:
     return columns
 
 
-def _way_to_best(candidates: Sequence[Candidate], length_penalty: float) -> set[int]:
-    """Returns the numbers of the candidates that the best caption consists of."""
-    ends = [number for number, each in enumerate(candidates) if each.kept and each.ended]
-    number = max(ends, key=lambda end: _score(candidates[end], length_penalty), default=-1)
-    way = set()
-    while number >= 0:
-        way.add(number)
-        number = candidates[number].parent
-    return way
+def way_to(candidates: Sequence[Candidate], tokens: Sequence[int]) -> set[int]:
+    """Returns the numbers of the candidates that a caption consists of, its end included; none if it is not there."""
+    for end, found in enumerate(candidates):
+        if not (found.kept and found.ended and found.step == len(tokens)):
+            continue
+        way = [end]
+        while candidates[way[-1]].parent >= 0:
+            way.append(candidates[way[-1]].parent)
+        if [candidates[number].token for number in way[:0:-1]] == list(tokens):
+            return set(way)
+    return set()
 
 
 def _score(candidate: Candidate, length_penalty: float) -> float:
