@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seesay.config import ModelConfig
-from seesay.decoding import DecodingOptions, decode
+from seesay.decoding import DecodingOptions, TokenRules, decode
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
@@ -63,16 +63,30 @@ def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["gr
         assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+SEARCHES = {
+    "greedy": DecodingOptions("greedy", max_length=11),
+    "greedy, several": DecodingOptions("greedy", max_length=11, num_captions=3, block_ngrams=2),
+    "sample": DecodingOptions("sample", max_length=11),
+    "sample, several": DecodingOptions("sample", max_length=11, num_captions=3, repetition_penalty=1.3),
+    "beam": DecodingOptions("beam", 3, 11),
+    "beam, several": DecodingOptions("beam", 4, 11, num_captions=3, block_ngrams=2),
+    "groups": DecodingOptions("beam", 4, 11, num_captions=2, beam_groups=2, diversity_strength=1.0),
+    "required": DecodingOptions("beam", 3, 11),
+    "required, several": DecodingOptions("beam", 4, 11, num_captions=2, block_ngrams=2),
+}
+
+
+@pytest.mark.usefixtures("asking")
+@pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("kind", [*KINDS, "table"])
-def test_a_batch_is_its_pictures_one_by_one(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
-    decoder = TableDecoder(1, end=-1.0) if kind == "table" else real_decoder(kind)
+def test_a_batch_is_its_pictures_one_by_one(kind: str, name: str) -> None:
+    decoder = TableDecoder(1, words=7, end=-1.0) if kind == "table" else real_decoder(kind)
     memory = numbered(range(6)) if kind == "table" else MEMORY
-    options = DecodingOptions("beam", 3, 11).with_strategy(strategy)
-    batch = decode(decoder, memory, MASK, options, keys=KEYS, keep_attention=True)
+    options, rules = SEARCHES[name], TokenRules(required=((5,), (9, 4)) if name.startswith("required") else ())
+    batch = decode(decoder, memory, MASK, options, rules=rules, keys=KEYS, keep_attention=True)
     for order in ([5, 4, 3, 2, 1, 0], [2, 2, 0], [4]):
         names = [KEYS[image] for image in order]
-        again = decode(decoder, memory[order], MASK[order], options, keys=names, keep_attention=True)
+        again = decode(decoder, memory[order], MASK[order], options, rules=rules, keys=names, keep_attention=True)
         assert all(same(batch[image], found) for image, found in zip(order, again, strict=True))
 
 

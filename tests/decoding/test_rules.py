@@ -9,13 +9,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import seesay.decoding.search
 from seesay.config import TextConfig
 from seesay.decoding import DecodingOptions, TokenRules, decode, token_rules
 from seesay.decoding.automaton import IMPOSSIBLE, build_automaton
 from seesay.errors import ConfigError
 from seesay.metrics.diversity import FUNCTION_WORDS
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID, Tokenizer
-from tests.decoding.oracles import TableDecoder, every_caption, holds, may_be_all, may_be_said, numbered, score_of
+from tests.decoding.oracles import (
+    TableDecoder,
+    every_caption,
+    holds,
+    may_be_all,
+    may_be_said,
+    numbered,
+    same,
+    score_of,
+)
 
 WORDS = (4, 5, 6)
 phrases = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(tuple)
@@ -42,6 +52,7 @@ def rules_and_options(draw: st.DrawFn) -> tuple[TokenRules, DecodingOptions]:
     return rules, options
 
 
+@pytest.mark.usefixtures("asking")
 @settings(max_examples=150, deadline=None)
 @given(rules_and_options(), st.integers(0, 50))
 def test_constrained_search_is_exhaustive_search_over_what_keeps_the_rules(
@@ -67,6 +78,7 @@ def test_constrained_search_is_exhaustive_search_over_what_keeps_the_rules(
         assert hypothesis.log_probs == pytest.approx(whole.probs, rel=1e-9)
 
 
+@pytest.mark.usefixtures("asking")
 @settings(max_examples=120, deadline=None)
 @given(rules_and_options(), st.integers(1, 3), st.integers(4, 9), st.integers(0, 50))
 def test_a_narrow_beam_keeps_every_rule(
@@ -101,6 +113,30 @@ def test_every_strategy_keeps_what_forbids(
             assert len(hypothesis.tokens) <= 8
             if options.block_ngrams != 1:  # then words may run out before there are enough
                 assert may_be_all(hypothesis.tokens, options, rules)
+
+
+@pytest.mark.usefixtures("asking")
+def test_a_required_word_is_searched_for_by_beams_that_stay_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Bug: once captions had ended, the beams that lacked words yet became narrower with those that did not, at the
+    # next check and by the widest picture of the batch; where the device is not asked, they became empty, and the
+    # search broke with an IndexError.
+    draw = np.random.default_rng(7)
+    longer = 0
+    for _ in range(40):
+        rules = TokenRules(required=((int(draw.integers(4, 9)),),))
+        options = DecodingOptions("beam", int(draw.integers(1, 5)), 20)
+        decoder = TableDecoder(int(draw.integers(0, 10**6)), 6, end=float(draw.uniform(-2, 2)))
+        images = draw.integers(0, 900, 6).tolist()
+        batch = decode(decoder, numbered(images), None, options, rules=rules)
+        alone = [decode(decoder, numbered([image]), None, options, rules=rules)[0] for image in images]
+        with monkeypatch.context() as patch:
+            patch.setattr(seesay.decoding.search, "_CHECK_EVERY", 10**9)
+            unchecked = decode(decoder, numbered(images), None, options, rules=rules)
+        for found, other, last in zip(batch, alone, unchecked, strict=True):
+            assert same(found, other)
+            assert same(found, last)
+            longer += len(found[0].tokens) > 4  # than what is said before the first check
+    assert longer > 20
 
 
 def test_required_words_come_where_they_fit() -> None:

@@ -9,6 +9,7 @@ import torch
 
 import seesay.decoding.search
 from seesay.decoding import DEFAULT_MAX_LENGTH, DecodingOptions, decode
+from seesay.decoding.choosing import greatest
 from seesay.tokenizer import END_ID, UNK_ID
 from tests.decoding.oracles import (
     ConstantDecoder,
@@ -53,6 +54,7 @@ def test_exhaustive_search_over_captions_with_unk() -> None:
         check_same(decoder, 0, hypothesis, whole, options)
 
 
+@pytest.mark.usefixtures("asking")
 @pytest.mark.parametrize("groups", [1, 2, 3])
 @pytest.mark.parametrize("beam", [1, 2, 3, 6])
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.5])
@@ -106,6 +108,7 @@ def test_what_is_computed_apart_is_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(found[1][1]) < 0.9 * sum(found[10**9][1])
 
 
+@pytest.mark.usefixtures("asking")
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_one_beam_is_greedy(penalty: float) -> None:
     for seed in range(20):
@@ -124,6 +127,56 @@ def test_one_beam_is_greedy(penalty: float) -> None:
             )
             # Bug: a single beam's score was not divided by the length, so it could not be compared with two's.
             assert other[0].score == pytest.approx(sum(other[0].log_probs) / len(other[0].log_probs) ** penalty)
+
+
+@pytest.mark.usefixtures("asking")
+def test_of_equally_good_words_every_search_takes_the_first() -> None:
+    # Bug: greedy decoding took the first, topk whichever: a beam of one said something else, and with num_captions
+    # above 1 greedy decoding's own caption was not the first.
+    for logits in ([0.0] * 12, [0.0, 0.0, -1.0, 0.0, *[0.0] * 8], [0.0, 0.0, -1.0, 0.0, 0.0, *[1.0] * 7]):
+        decoder = ConstantDecoder(logits)
+        ((greedy,),) = decode(decoder, numbered([0]), None, DecodingOptions(max_length=5))
+        first = min(range(2, 12), key=lambda word: (-logits[word] if word != UNK_ID else 9.0, word))
+        assert greedy.tokens == (() if first == END_ID else (first,) * 5)
+        for options in (
+            DecodingOptions(max_length=5, num_captions=2),
+            DecodingOptions(max_length=5, num_captions=9),
+            DecodingOptions("beam", 1, 5),
+            DecodingOptions("sample", max_length=5, top_k=1),
+            DecodingOptions("beam", 2, 5, beam_groups=2, diversity_strength=0.0),
+        ):
+            ((found, *_),) = decode(decoder, numbered([0]), None, options)
+            assert found.tokens == greedy.tokens, options
+
+
+@pytest.mark.usefixtures("asking")
+def test_the_greatest_are_those_of_a_stable_sort() -> None:
+    random = torch.Generator().manual_seed(0)
+    for size in (1, 2, 7, 300):
+        for count in (1, 2, 5, 299, 400):
+            values = torch.randint(0, 6, (20, size), generator=random).double()
+            values[values == 0] = float("-inf")
+            found, places = greatest(values, count)
+            ordered = sorted_first(values, count)
+            assert torch.equal(found, values.gather(1, ordered))
+            real = torch.isfinite(found)  # of what is no hypothesis any will do
+            assert torch.equal(places[real], ordered[real])
+            assert all(len(set(row)) == len(row) for row in places.tolist())
+
+
+def sorted_first(values: torch.Tensor, count: int) -> torch.Tensor:
+    rows = [sorted(range(len(row)), key=lambda place: (-row[place], place))[:count] for row in values.tolist()]
+    return torch.tensor(rows)
+
+
+@pytest.mark.usefixtures("asking")
+def test_a_group_that_cannot_win_still_keeps_later_ones_from_its_words() -> None:
+    # Bug: its hypotheses were dropped as soon as they could not win, and later groups were free to say their words.
+    decoder = TableDecoder(215458, 3, end=0.14101752809198853, scale=2)
+    options = DecodingOptions("beam", 6, 7, 0.0, beam_groups=2, diversity_strength=6.0)
+    ((best,),) = decode(decoder, numbered([383]), None, options)
+    assert best.score == pytest.approx(-2.2157, abs=5e-5)
+    check_same(decoder, 383, best, plain_beam(decoder, 383, options)[0], options)
 
 
 def test_a_beam_leaves_the_greedy_path_where_it_leads_nowhere() -> None:

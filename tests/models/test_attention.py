@@ -1,10 +1,11 @@
 """Each attention against its formula, written out region by region in float64."""
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seesay.config import ModelConfig
 from seesay.models.attention import (
@@ -97,6 +98,71 @@ def test_hypotheses_share_the_keys_of_their_picture(score: str) -> None:
         alone = attention(query[:, beam], attention.keys(memory), memory, mask)
         torch.testing.assert_close(context[:, beam], alone[0])
         torch.testing.assert_close(weights[:, beam], alone[1])
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_search_is_forward_for_all_hypotheses_of_a_picture(score: str) -> None:
+    attention = build(score)
+    query, memory = torch.randn(3, 7, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
+    mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
+    for given in (None, mask):
+        found = attention.search(query, attention.search_keys(memory), memory, given)
+        for beam in range(7):
+            context, weights = attention(query[:, beam], attention.keys(memory), memory, given)
+            torch.testing.assert_close(found[0][:, beam], context, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(found[1][:, beam], weights, rtol=1e-10, atol=1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most memory, in bytes, that one result of any operation takes; views take what they look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        found = [each for each in (result if isinstance(result, tuple | list) else [result]) if torch.is_tensor(each)]
+        self.bytes = max(self.bytes, *(each.untyped_storage().nbytes() for each in found), 0)
+        return result
+
+
+@pytest.mark.parametrize("score", ["dot", "general", "multihead"])
+def test_search_copies_neither_keys_nor_memory_for_each_hypothesis(score: str) -> None:
+    # Bug: all attentions but the additive one broadcast keys and memory to (B, K, N, A), and matmul copied them.
+    images, beams, regions, width = 4, 6, 40, 32
+    config = ModelConfig(
+        projection_size=width,
+        hidden_size=width,
+        attention_size=width,
+        heads=4,
+        attention_score=score,  # type: ignore[arg-type]
+    )
+    attention = build_attention(config, width).eval()
+    query, memory = torch.randn(images, beams, width), torch.randn(images, regions, width)
+    mask = torch.ones(images, regions, dtype=torch.bool)
+    copied = 4 * images * beams * regions * width
+    with torch.no_grad():  # inference mode would hide what matmul does inside
+        keys = attention.search_keys(memory)
+        with Largest() as broadcast:
+            attention(query, attention.keys(memory)[:, None], memory[:, None], mask[:, None])
+        with Largest() as search:
+            attention.search(query, keys, memory, mask)
+    assert broadcast.bytes >= copied  # so that the measure would see it
+    assert search.bytes <= max(keys.untyped_storage().nbytes(), memory.untyped_storage().nbytes())
+
+
+def test_additive_search_is_exact_up_to_its_bound_and_beyond_it_where_tanh_is_flat() -> None:
+    # Bug: a comment said that it was exact everywhere; near opposite bounds it is not.
+    attention = AdditiveAttention(1, 1, 1).eval()
+    for parameter in attention.parameters():
+        nn.init.ones_(parameter)
+    nn.init.zeros_(attention.key.bias)
+    for keys, query in (([-43.0, -40.0, 0.0], 42.0), ([-9.0, 43.0, 8.5], 0.5), ([-80.0, 90.0, -9.5], 10.0)):
+        memory, asked = torch.tensor(keys)[None, :, None], torch.tensor([[[query]]])
+        weights = attention.search(asked, attention.search_keys(memory), memory, None)[1]
+        exact = torch.tanh(torch.tensor(keys, dtype=torch.float64) + query).softmax(0)
+        torch.testing.assert_close(weights[0, 0].double(), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_multihead_is_torchs() -> None:

@@ -1,7 +1,8 @@
 """How the hypotheses of the next step are chosen from the scores: the best, drawn ones, a beam's, a beam's by groups.
 
 Every way takes `Scores` of hypotheses (b, R) with their sums, and gives `Choice` (b, K). Only `topk` orders, but for
-nucleus sampling, which is defined by an order.
+nucleus sampling, which is defined by an order, and where scores are equal: then the first hypothesis, and of its
+words the first in the vocabulary, is the better in every search.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from seesay.config import DecodingOptions
 from seesay.decoding.automaton import PhraseAutomaton
+from seesay.decoding.frontier import surely_none
 from seesay.decoding.scoring import NO, Scores
 from seesay.tokenizer import END_ID
 
@@ -31,7 +33,7 @@ class Choice(NamedTuple):
 
 def best_word(scores: Scores, sums: Tensor) -> Choice:
     """Returns every hypothesis with its best word."""
-    values, words = scores.choice.max(-1)
+    values, words = scores.choice.max(-1)  # the first of equal ones
     return Choice(_itself(sums), words, finite(sums + values - scores.total[..., 0]))
 
 
@@ -53,10 +55,10 @@ def sample(logits: Tensor, draws: Tensor, options: DecodingOptions) -> Tensor:
     best = logits.max(-1, keepdim=True).values
     scaled = (logits - best).to(draws.dtype) / options.temperature  # 0 at the best: no temperature is too low
     if 0 < options.top_k < scaled.shape[-1]:
-        values, kept = scaled.topk(options.top_k, dim=-1)
+        values, kept = greatest(scaled, options.top_k)
         scaled = torch.full_like(scaled, NO).scatter(-1, kept, values)
     if options.top_p < 1:
-        ordered, place = torch.softmax(scaled, -1).sort(-1, descending=True)
+        ordered, place = torch.softmax(scaled, -1).sort(dim=-1, descending=True, stable=True)
         beyond = ordered.cumsum(-1) - ordered >= options.top_p  # the words before it make up enough already
         scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(-1, place, beyond), NO)
     probabilities = torch.softmax(scaled, dim=-1)
@@ -74,7 +76,7 @@ def sample(logits: Tensor, draws: Tensor, options: DecodingOptions) -> Tensor:
 def best_of_beam(scores: Scores, sums: Tensor, width: int, places: Tensor) -> Choice:
     """Returns the best `width` continuations of all hypotheses of a picture, as many as it has `places` (b, 1)."""
     words, totals = _candidates(scores, sums, width)
-    best, flat = totals.flatten(1).topk(min(width, totals[0].numel()), dim=1)
+    best, flat = greatest(totals.flatten(1), width)
     ranks = torch.arange(best.shape[1], device=best.device)
     parents = torch.div(flat, words.shape[-1], rounding_mode="floor")
     return Choice(parents, words.flatten(1).gather(1, flat), best.masked_fill(ranks >= places, NO))
@@ -107,7 +109,7 @@ def best_of_groups(scores: Scores, sums: Tensor, width: int, places: Tensor, str
             earlier = torch.cat([torch.where(torch.isfinite(c.sums), c.words, -1) for c in chosen], 1)
             shared = (said[..., None] == earlier[:, None]).sum(-1) * (said != END_ID)
             ranked = total - strength * shared
-        best, flat = ranked.topk(min(width, ranked.shape[1]), dim=1)
+        best, flat = greatest(ranked, width)
         empty = torch.arange(best.shape[1], device=best.device) >= places[:, group, None]
         parents = torch.div(flat, words.shape[-1], rounding_mode="floor") + group * rows
         chosen.append(Choice(parents, said.gather(1, flat), total.gather(1, flat).masked_fill(empty, NO)))
@@ -140,13 +142,32 @@ def best_of_banks(
     reached = torch.where(words == END_ID, automaton.banks - 1, automaton.bank[following]).flatten(1)
     parts = []
     for bank in range(automaton.banks):
-        best, flat = totals.masked_fill(reached != bank, NO).topk(min(width, totals.shape[1]), dim=1)
+        best, flat = greatest(totals.masked_fill(reached != bank, NO), width)
         if bank == automaton.banks - 1:
             best = best.masked_fill(torch.arange(best.shape[1], device=best.device) >= places, NO)
         parts.append((best, flat))
     best, flat = (torch.cat(part, 1) for part in zip(*parts, strict=True))
     parents = torch.div(flat, words.shape[-1], rounding_mode="floor")
     return Choice(parents, words.flatten(1).gather(1, flat), best)
+
+
+def greatest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns the greatest `count` of values (..., M), or all if there are fewer, and their places; each (..., count).
+
+    Of equal numbers the first come first. `topk` takes any of them, and which hangs on how many there are.
+    """
+    size = values.shape[-1]
+    count = min(count, size)
+    found, places = values.topk(min(count + 1, size), dim=-1)  # with the first that is left out
+    if surely_none((found[..., 1:] == found[..., :-1]) & torch.isfinite(found[..., 1:])):
+        return found[..., :count], places[..., :count]
+    least = found[..., count - 1 : count]
+    above, equal = values > least, values == least
+    kept = above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+    earliest = torch.arange(size, 0, -1, device=values.device)
+    places = torch.where(kept, earliest, 0).topk(count, dim=-1).indices
+    found, order = values.gather(-1, places).sort(dim=-1, descending=True, stable=True)
+    return found, places.gather(-1, order)
 
 
 def finite(sums: Tensor) -> Tensor:
@@ -156,7 +177,7 @@ def finite(sums: Tensor) -> Tensor:
 
 def _candidates(scores: Scores, sums: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Returns the best words of each hypothesis (b, R, W) and the sums with them; only these are normalised."""
-    values, words = scores.choice.topk(min(width, scores.choice.shape[-1]), dim=-1)
+    values, words = greatest(scores.choice, width)
     return words, finite(sums[..., None] + (values - scores.total))
 
 

@@ -88,35 +88,44 @@ class Frontier:
         )
 
     def narrow(self, rows: int, width: int) -> "Frontier":
-        """Returns the part of the best `rows` hypotheses of each picture, which may become `width` again."""
-        sums, best = self.sums.topk(rows, dim=1)
+        """Returns the part of the open hypotheses, at most `rows` a picture, which may become `width` again.
+
+        They stay in their order, so that of equally good ones the same comes first whatever else is in the batch.
+        """
+        count = self.sums.shape[1]
+        early = torch.arange(count, 0, -1, device=self.sums.device)
+        first = torch.where(torch.isfinite(self.sums), early + count, early).topk(rows, dim=1).indices
         return replace(
             self,
-            state=self.state.pick(best),
-            words=self.words.gather(1, best),
-            sums=sums,
-            history=self.history.pick(best),
-            phrases=None if self.phrases is None else self.phrases.gather(1, best),
-            nodes=None if self.nodes is None else self.nodes.gather(1, best),
+            state=self.state.pick(first),
+            words=self.words.gather(1, first),
+            sums=self.sums.gather(1, first),
+            history=self.history.pick(first),
+            phrases=None if self.phrases is None else self.phrases.gather(1, first),
+            nodes=None if self.nodes is None else self.nodes.gather(1, first),
             width=width,
         )
 
 
-def split(frontier: Frontier, *, by_rows: bool, least_saved: int) -> list[Frontier]:
+def split(frontier: Frontier, *, by_rows: bool, by_width: bool, least_saved: int) -> list[Frontier]:
     """Returns the frontier without pictures that are done, in parts of pictures with as many open hypotheses.
 
     A picture whose beam has mostly ended would else be computed as wide as the others. This is where the device
-    waits for Python: for one small table.
+    waits for Python: for one small table. A picture without a free place is done, whatever is open: all that ends
+    needs one.
 
     Args:
         frontier: what is open.
         by_rows: whether hypotheses may change their rows, so that the empty ones can be left out.
+        by_width: whether a picture needs no more hypotheses than it has places. In constrained search it does:
+            captions end in the last bank alone, and a bank that lacks words yet is as wide as before.
         least_saved: hypotheses that a part must save to be worth a step of its own.
     """
     counts = torch.stack([torch.isfinite(frontier.sums).sum(1), frontier.places.sum(1)], 1).tolist()
-    left = [(rows, image) for image, (rows, _) in enumerate(counts) if rows > 0]
+    left = [(rows, image) for image, (rows, places) in enumerate(counts) if rows > 0 and places > 0]
+    widths = [places if by_width else frontier.width for _, places in counts]
     if not by_rows:
-        return [_part(frontier, [image for _, image in left], counts, None)] if left else []
+        return [_part(frontier, [image for _, image in left], None, frontier.width)] if left else []
     left.sort()
     parts = []
     while left:
@@ -128,14 +137,19 @@ def split(frontier: Frontier, *, by_rows: bool, least_saved: int) -> list[Fronti
         cut = most if saved[best] < least_saved else best
         part = [pair for pair in left if pair[0] > cut] or left
         left = [] if part is left else [pair for pair in left if pair[0] <= cut]
-        parts.append(_part(frontier, sorted(image for _, image in part), counts, part[-1][0]))
+        images = sorted(image for _, image in part)
+        parts.append(_part(frontier, images, part[-1][0], min(frontier.width, max(widths[image] for image in images))))
     return parts
 
 
-def _part(frontier: Frontier, images: list[int], counts: list[list[int]], rows: int | None) -> Frontier:
-    if len(images) < len(counts):
+def surely_none(found: Tensor) -> bool:
+    """Returns whether none is True, where asking costs nothing: elsewhere the device would wait for Python."""
+    return found.device.type == "cpu" and not bool(found.any())
+
+
+def _part(frontier: Frontier, images: list[int], rows: int | None, width: int) -> Frontier:
+    if len(images) < len(frontier.sums):
         frontier = frontier.keep(torch.tensor(images, device=frontier.sums.device))
     if rows is None:
         return frontier
-    width = min(frontier.width, max(counts[image][1] for image in images))
     return frontier if rows == frontier.sums.shape[1] and width == frontier.width else frontier.narrow(rows, width)

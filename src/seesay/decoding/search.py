@@ -21,7 +21,7 @@ from seesay.decoding.choosing import (
     sample,
 )
 from seesay.decoding.finished import FAILED, Finished, Result
-from seesay.decoding.frontier import Frontier, History, split
+from seesay.decoding.frontier import Frontier, History, split, surely_none
 from seesay.decoding.rules import TokenRules
 from seesay.decoding.scoring import NO, Scorer, Scores
 from seesay.decoding.trace import SearchTrace
@@ -41,6 +41,7 @@ class Search:
     dropped as soon as it could not come among the best `num_captions` even if all its further words were certain:
     sums only fall, so sum / (max_length + 1) ** length_penalty bounds what it may reach. All that could take its
     place is still worse, so that nothing else changes: the results are those of a search that never stops early.
+    Groups shun each other's words, so that theirs are dropped all at once or not at all.
 
     Args:
         decoder: anything with `init_state` and `step`.
@@ -84,7 +85,8 @@ class Search:
                     break
             if frontier.step < self.options.max_length:
                 saved = _LEAST_SAVED.get(self.zero.device.type, _LEAST_SAVED_ELSEWHERE)
-                pending += split(frontier, by_rows=self.beam and self.groups == 1, least_saved=saved)
+                by_rows = self.beam and self.groups == 1
+                pending += split(frontier, by_rows=by_rows, by_width=not self.rules.required, least_saved=saved)
             else:
                 self._close(frontier)
         return self.finished.collect()
@@ -188,7 +190,7 @@ class Search:
 
     def _put_away(self, images: Tensor, sums: Tensor, history: History, finished: Tensor) -> None:
         """Puts hypotheses (b, k) that have ended, whose sums are numbers, among the finished."""
-        if _surely_none(torch.isfinite(sums)):
+        if surely_none(torch.isfinite(sums)):
             return
         score = sums / history.log_probs.shape[-1] ** self.penalty
         rank = score
@@ -204,10 +206,10 @@ class Search:
         """Keeps the best open hypothesis of a picture of which none can go on and none has ended."""
         stuck = ~torch.isfinite(sums)
         stuck = stuck.all(1, keepdim=True) if moved else stuck
-        if _surely_none(stuck):
+        if surely_none(stuck):
             return
         lost = torch.isfinite(frontier.sums) & stuck & ~torch.isfinite(self.finished.rank[frontier.images, :1])
-        if _surely_none(lost):
+        if surely_none(lost):
             return
         best = frontier.sums == frontier.sums.max(1, keepdim=True).values
         log_probs = scores.end_log_probs().to(self.zero.dtype)
@@ -221,9 +223,6 @@ class Search:
         if not self.beam:
             return torch.zeros_like(sums, dtype=torch.bool)
         reachable: Tensor = sums / (self.options.max_length + 1) ** self.penalty
-        return reachable <= self.finished.bar(self.options.num_captions)[images, None]
-
-
-def _surely_none(found: Tensor) -> bool:
-    """Returns whether none is True, where asking costs nothing: elsewhere the device would wait for Python."""
-    return found.device.type == "cpu" and not bool(found.any())
+        hopeless = reachable <= self.finished.bar(self.options.num_captions)[images, None]
+        # What a group says keeps later ones from saying it: none is dropped while any of its picture may still win.
+        return hopeless if self.groups == 1 else hopeless.all(1, keepdim=True).expand_as(hopeless)

@@ -55,24 +55,33 @@ class Attention(nn.Module):
         return weighted_sum(self.dropout(weights), memory), weights
 
     def search_keys(self, memory: Tensor) -> Tensor:
-        """Returns what `search` takes as keys, (B, N, A), from memory (B, N, D); once a picture."""
+        """Returns what `search` takes as keys, (B, ...), from memory (B, N, D); once a picture."""
         return self.keys(memory)
+
+    def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Returns how well each region suits each hypothesis of its picture, before the softmax, (B, K, N).
+
+        Args:
+            query: of hypotheses, (B, K, Q).
+            keys: from `search_keys`, never repeated for the K hypotheses.
+        """
+        raise NotImplementedError
 
     def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns what `forward` does, for the hypotheses of a search, without dropout's chances.
 
         Args:
             query: of hypotheses, (B, K, Q).
-            keys: from `search_keys`, (B, N, A), shared by the hypotheses of a picture.
+            keys: from `search_keys`, (B, ...), shared by the hypotheses of a picture.
             memory: (B, N, D).
             memory_mask: (B, N), True = may attend; None = all.
 
         Returns:
             context (B, K, D) and weights (B, K, N) that sum to 1.
         """
-        mask = None if memory_mask is None else memory_mask[:, None]
-        found: tuple[Tensor, Tensor] = self(query, keys[:, None], memory[:, None], mask)
-        return found
+        mask = None if memory_mask is None else memory_mask.unsqueeze(1)
+        weights = masked_softmax(self.search_energies(query, keys), mask)
+        return torch.bmm(weights.to(memory.dtype), memory), weights
 
 
 class AdditiveAttention(Attention):
@@ -108,8 +117,8 @@ class AdditiveAttention(Attention):
         """Returns exp(2 key) of the regions, (..., N, A) in float32 or better, for `search`; once a picture."""
         return _doubled_exponential(self.keys(memory))
 
-    def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns what `forward` does, for the hypotheses of a search, in a fraction of the time.
+    def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Returns the scores (B, K, N) but for what is the same for all regions, in a fraction of the time.
 
         tanh(k + q) = 1 - 2 / (1 + exp(2 k) exp(2 q)), and the exponentials are taken of each side alone, before
         they meet: a multiplication and a reciprocal are left where tanh took most of a step's time. The 1 adds the
@@ -127,8 +136,7 @@ class AdditiveAttention(Attention):
             shape = (len(part), query.shape[1], *keys.shape[1:])
             out = None if room is None else room[: math.prod(shape)].view(shape)
             energies.append(torch.addcmul(one, part, factor, out=out).reciprocal_().matmul(weight))
-        weights = masked_softmax(torch.cat(energies), None if memory_mask is None else memory_mask.unsqueeze(1))
-        return torch.bmm(weights.to(memory.dtype), memory), weights
+        return torch.cat(energies)
 
 
 class DotAttention(Attention):
@@ -144,6 +152,10 @@ class DotAttention(Attention):
     def energies(self, query: Tensor, keys: Tensor) -> Tensor:
         """Returns the scores (..., N)."""
         return torch.matmul(keys, query.to(keys.dtype).unsqueeze(-1)).squeeze(-1)
+
+    def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Returns the scores (B, K, N)."""
+        return torch.bmm(query.to(keys.dtype), keys.transpose(1, 2))
 
 
 class GeneralAttention(DotAttention):
@@ -206,6 +218,22 @@ class MultiHeadAttention(Attention):
         context: Tensor = self.merge(heads.flatten(-2))
         return context, weights.mean(-2)
 
+    def search_keys(self, memory: Tensor) -> Tensor:
+        """Returns the keys beside the values of each head, (B, H, N, 2A / H)."""
+        halves = self.keys(memory).chunk(2, dim=-1)
+        return torch.cat([split_heads(half, self.heads) for half in halves], dim=-1)
+
+    def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the context (B, K, D) and the mean weights (B, K, N), every head a picture of its own."""
+        key, value = keys.flatten(0, 1).chunk(2, dim=-1)  # (B * H, N, A / H)
+        asked = split_heads(self.query(query), self.heads).flatten(0, 1)  # (B * H, K, A / H)
+        scores = torch.bmm(asked, key.transpose(1, 2)) / key.shape[-1] ** 0.5
+        by_head = torch.unflatten(scores, 0, (-1, self.heads))  # (B, H, K, N)
+        weights = masked_softmax(by_head, None if memory_mask is None else memory_mask[:, None, None])
+        heads = torch.bmm(weights.flatten(0, 1).to(value.dtype), value)
+        context: Tensor = self.merge(torch.unflatten(heads, 0, (-1, self.heads)).transpose(1, 2).flatten(2))
+        return context, weights.mean(1)
+
     def _by_head(self, query: Tensor, keys: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns weights (..., H, N) and values (..., H, N, A / H)."""
         key, value = (split_heads(half, self.heads) for half in keys.chunk(2, dim=-1))
@@ -244,7 +272,12 @@ def build_attention(config: ModelConfig, query_size: int) -> Attention:
 
 
 def _doubled_exponential(values: Tensor) -> Tensor:
-    """Returns exp(2 x) in float32 or better; beyond the bound, where tanh is 1 to all digits, that of the bound."""
+    """Returns exp(2 x) in float32 or better, of x clamped to where that is a number: 43, or 350 in float64.
+
+    A side beyond the bound counts as the bound, which tanh(k + q) = +-1 does not show unless the other side is near
+    or beyond the opposite bound: k = -60 and q = 50 give tanh(0), not tanh(-10). Nothing cheap mends that, as the
+    exponents can no longer be added once each is taken alone.
+    """
     wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    bound = 43.0 if wide.dtype == torch.float32 else 350.0  # the largest whose exponential is still a number
+    bound = 43.0 if wide.dtype == torch.float32 else 350.0
     return torch.exp(2.0 * wide.clamp(-bound, bound))

@@ -1,0 +1,18 @@
+"""Search as it runs where asking the device costs nothing, and where it does."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import seesay.decoding.choosing
+import seesay.decoding.search
+
+
+@pytest.fixture(params=["asks", "never asks"], scope="module")
+def asking(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways through a search: with the short cuts of a processor, and as on a graphics card without them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "never asks":
+            for module in (seesay.decoding.search, seesay.decoding.choosing):
+                patch.setattr(module, "surely_none", lambda found: False)
+        yield request.param
