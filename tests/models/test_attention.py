@@ -113,11 +113,11 @@ def test_search_is_forward_for_all_hypotheses_of_a_picture(score: str) -> None:
             torch.testing.assert_close(found[1][:, beam], weights, rtol=1e-10, atol=1e-12)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the most memory, in bytes, that one result of any operation takes; views take what they look at."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
