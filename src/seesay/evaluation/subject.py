@@ -39,7 +39,8 @@ def read_subject(data: str | Path, split: str | None, config: DataConfig | None 
 
     Args:
         data: anything `load_annotations` reads.
-        split: its name, `all`, or None: the test split, or the only one there is, or all of the data where it has none.
+        split: its name, `all`, or None: the test split, or the only one there is (unless that is for training), or all
+            of the data where it has none.
         config: how a run deals data that has no splits, so that its test pictures are those it did not see; None =
             by the defaults, and only if a split is asked for.
 
@@ -53,6 +54,8 @@ def read_subject(data: str | Path, split: str | None, config: DataConfig | None 
         annotations = split_annotations(annotations, settings.split_fractions, settings.split_seed)
         dealt = f"(dealt {settings.split_fractions} by seed {settings.split_seed})"
     only = annotations.splits[0] if len(annotations.splits) == 1 else "test"
+    if only in ("train", "restval"):  # scores on what was trained on are asked for by name
+        only = "test"
     name = split or (only if annotations.splits else ALL)
     items = annotations.items if name == ALL else annotations.split(name).items
     if not items:
