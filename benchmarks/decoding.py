@@ -210,7 +210,8 @@ class Bench:
 
     def ours(self, beam: int, images: int, length: int = LENGTH) -> list[list[Hypothesis]]:
         """Returns our captions of the first pictures; beam 1 is greedy."""
-        options = DecodingOptions("beam" if beam > 1 else "greedy", max(1, beam), length, PENALTY)
+        greedy = DecodingOptions(max_length=length)
+        options = DecodingOptions("beam", beam, length, PENALTY) if beam > 1 else greedy
         mask = None if self.mask is None else self.mask[:images]
         return decode(self.decoder, self.memory[:images], mask, options)
 
