@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seesay.captioner import Captioner
@@ -14,7 +15,7 @@ from seesay.config import DecodingOptions
 from seesay.data.annotations import Annotation, Annotations, Box, load_annotations, write_annotations
 from seesay.data.scenes import make_scenes
 from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
-from seesay.evaluation import captioning, evaluate, evaluate_human, read_predictions, save_evaluation
+from seesay.evaluation import captioning, evaluate, evaluate_human, read_predictions, save_evaluation, scoring
 from seesay.features import JoinedStores, extract_features
 from seesay.metrics import compute_metrics
 from seesay.metrics.meteor import Meteor
@@ -435,6 +436,17 @@ class TestScoresThatCannotBeHad:
         plain = evaluate(path, colours, metrics=("BLEU", "CIDEr"))
         assert result.scores.corpus == plain.scores.corpus
         assert set(result.missing_scores.values()) <= set(result.problems)
+
+    def test_spice_is_not_printed_without_a_word_on_it(
+        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = np.linspace(0.1, 0.6, 6)
+        monkeypatch.setattr(scoring, "jar_scores", lambda *_: (float(values.mean()), values, "spice-1.0:x"))
+        result = evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("CIDEr", "SPICE"))
+        assert result.scores.corpus["SPICE"] == pytest.approx(0.35)
+        assert result.intervals["SPICE"].low < 0.35 < result.intervals["SPICE"].high  # a mean, whose draws are known
+        assert "|spice-1.0:x|" in result.signature
+        assert any("has not been compared with published values" in problem for problem in result.problems)
 
     def test_unknown_one_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="unknown metric 'BLUE'; choose from BLEU"):

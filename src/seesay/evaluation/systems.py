@@ -18,6 +18,7 @@ from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captio
 from seesay.evaluation.subject import read_subject
 from seesay.features.extraction import Progress
 from seesay.metrics import absent_objects, bootstrap_intervals, measure_diversity, tokenize
+from seesay.metrics.java import SPICE
 
 
 def evaluate(
@@ -169,6 +170,8 @@ def evaluate_captions(
         told.append(f"{len(left_out)} pictures of the split are not in the scores: {', '.join(left_out[:5])}")
     if scores.empty:
         told.append(f"{len(scores.empty)} captions are empty and score 0: of {', '.join(scores.empty[:5])}")
+    if SPICE in scores.corpus:
+        told.append("SPICE is what its jar gives; our call of it has not been compared with published values")
     silent = _wordless(items, tokenization)
     if silent:
         told.append(f"{len(silent)} pictures have references without any word: {', '.join(silent[:5])}")
