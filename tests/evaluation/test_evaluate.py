@@ -481,7 +481,7 @@ class TestScoresThatCannotBeHad:
             name: f"{name} is for English in PTB tokens, not for characters; it is left out"
         }
         assert (result.diversity.cut, result.diversity.repeats) == (None, None)
-        assert result.lengths[-1] == len("".join(list(said.values())[-1].split()))
+        assert result.scores.lengths[-1] == len("".join(list(said.values())[-1].split()))
 
 
 def test_large_splits_are_captioned_in_several_batches(

@@ -50,7 +50,7 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
         Table(("score, times 100", "value", "95 % interval"), score_rows(evaluation), evaluation.signature, "Scores"),
         Table(("beside the scores", "value"), diversity_rows(evaluation), heading="What no score tells"),
         Picture(
-            draw_score_against_length(evaluation.lengths, evaluation.scores.per_image[name].tolist(), name),
+            draw_score_against_length(evaluation.scores.lengths, evaluation.scores.per_image[name].tolist(), name),
             f"mean {name} at each caption length",
             heading="Score against length",
         ),

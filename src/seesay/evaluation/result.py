@@ -35,7 +35,6 @@ class Evaluation:
         scores: corpus and per-picture scores with their signature.
         intervals: 95 % bootstrap interval of each score that has one.
         diversity: what no score against references tells.
-        lengths: tokens of each caption.
         split: the split's name.
         decoding: how the captions were searched for; None if no model of ours said them here.
         origin: where they come from if so, for the signature: `file`, or which human captions.
@@ -52,7 +51,6 @@ class Evaluation:
     scores: Scores
     intervals: dict[str, Interval]
     diversity: Diversity
-    lengths: tuple[int, ...]
     split: str
     decoding: DecodingOptions | None = None
     origin: str = "file"
@@ -139,7 +137,7 @@ def _per_image(evaluation: Evaluation) -> bytes:
         "image": [item.image for item in evaluation.items],
         "caption": list(evaluation.predictions.values()),
         "references": [list(item.captions) for item in evaluation.items],
-        "words": list(evaluation.lengths),
+        "words": list(evaluation.scores.lengths),
         **evaluation.scores.per_image,
     }
     if any(said):

@@ -172,9 +172,9 @@ def evaluate_captions(
         told.append(f"{len(scores.empty)} captions are empty and score 0: of {', '.join(scores.empty[:5])}")
     if SPICE in scores.corpus:
         told.append("SPICE is what its jar gives; our call of it has not been compared with published values")
-    silent = _wordless(items, tokenization)
-    if silent:
-        told.append(f"{len(silent)} pictures have references without any word: {', '.join(silent[:5])}")
+    if scores.wordless:
+        names = ", ".join(scores.wordless[:5])
+        told.append(f"{len(scores.wordless)} pictures have references without any word: {names}")
     return Evaluation(
         system=system,
         items=tuple(items),
@@ -186,19 +186,11 @@ def evaluate_captions(
         decoding=decoding,
         origin=origin,
         captions=captions or {},
-        lengths=tuple(len(text.split()) for text in tokenize(texts, tokenization)),
         absent_objects=_absent_share(items, texts),
         problems=(*told, *missing.values()),
         left_out=tuple(left_out),
         missing_scores=missing,
     )
-
-
-def _wordless(items: Sequence[Annotation], tokenization: str) -> list[str]:
-    """Returns the pictures one of whose references has no word to be compared with."""
-    owners = [item.id for item in items for _ in item.captions]
-    tokens = tokenize([text for item in items for text in item.captions], tokenization)
-    return list(dict.fromkeys(owner for owner, text in zip(owners, tokens, strict=True) if not text))
 
 
 def _chosen(item: Annotation, which: str, tokenization: str) -> int:

@@ -42,6 +42,8 @@ class Scores:
         empty: ids of the pictures whose hypothesis has no words; they score 0.
         tokenization: how captions were cut into words.
         statistics: what each metric averages over pictures before its last step, (B, columns).
+        lengths: tokens of each hypothesis, (B,).
+        wordless: ids of the pictures one of whose references has no words.
     """
 
     corpus: dict[str, float]
@@ -51,6 +53,8 @@ class Scores:
     empty: tuple[str, ...]
     tokenization: str
     statistics: dict[str, Floats]
+    lengths: tuple[int, ...] = ()
+    wordless: tuple[str, ...] = ()
 
     def resample(self, pictures: npt.NDArray[np.int64]) -> dict[str, Floats]:
         """Returns the corpus values, (R,), over R draws of picture indices, (R, B), as a bootstrap has.
@@ -154,6 +158,8 @@ def compute_metrics(
         empty=tuple(name for name, words in zip(names, said, strict=True) if not words),
         tokenization=tokenization,
         statistics=statistics,
+        lengths=tuple(len(words.split()) for words in said),
+        wordless=tuple(name for name, image in zip(names, meant, strict=True) if not all(image)),
     )
 
 
