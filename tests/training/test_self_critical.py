@@ -1,14 +1,16 @@
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seesay.checkpoint import load_run
 from seesay.config import Config, DecodingOptions, ModelConfig, TrainingConfig
 from seesay.data.batches import Batch, Example, pad_captions
+from seesay.decoding import Hypothesis
 from seesay.errors import ConfigError
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import pack_captions
@@ -16,7 +18,7 @@ from seesay.tokenizer import END_ID, START_ID
 from seesay.training import self_critical
 from seesay.training.fit import train
 from seesay.training.objectives import policy_gradient
-from seesay.training.self_critical import Criticism, SelfCritic, make_critic
+from seesay.training.self_critical import Criticism, SelfCritic, make_critic, without_dropout
 from tests import tiny
 from tests.training.outcomes import epochs, rows
 
@@ -27,7 +29,7 @@ EXAMPLES = (
 )
 SAID = [END_ID, 4, 5]
 LONGEST = 2
-"""Words of a caption here; a third token may only be its end."""
+"""Words of a caption here."""
 
 
 def a_model(decoder: str = "attention") -> CaptionModel:
@@ -50,9 +52,14 @@ def a_critic(baseline: str, samples: int = 2) -> SelfCritic:
 
 
 def every_caption() -> list[tuple[int, ...]]:
-    """Every row of at most three tokens that sampling can give of the words 4 and 5."""
+    """Every caption that sampling can give of the words 4 and 5, with its end unless it was cut."""
     ended = [(*words, END_ID) for length in range(LONGEST + 1) for words in itertools.product((4, 5), repeat=length)]
-    return [*ended, *itertools.product((4, 5), repeat=LONGEST + 1)]
+    return [*ended, *itertools.product((4, 5), repeat=LONGEST)]
+
+
+def drawn_as(captions: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+    """The captions of one picture, as sampling gives them."""
+    return [[Hypothesis(tuple(w for w in row if w != END_ID), (), 0.0, END_ID in row) for row in captions]]
 
 
 def chances(model: CaptionModel, features: Tensor, captions: list[tuple[int, ...]]) -> Tensor:
@@ -64,6 +71,9 @@ def chances(model: CaptionModel, features: Tensor, captions: list[tuple[int, ...
             logits, state, _ = model.search.step(torch.tensor([[last]]), state)
             chance = chance * torch.softmax(logits[0, 0, SAID], 0)[SAID.index(word)]
             last = word
+        if END_ID not in caption:  # another word was drawn after it, and which does not matter
+            logits, state, _ = model.search.step(torch.tensor([[last]]), state)
+            chance = chance * (1 - torch.softmax(logits[0, 0, SAID], 0)[SAID.index(END_ID)])
         found.append(chance)
     return torch.stack(found)
 
@@ -87,8 +97,8 @@ def test_gradient_is_on_average_that_of_the_expected_reward(
     """Every pair of samples there can be, each weighed by its probability, against the enumerated expectation."""
     model, (batch, features), critic = a_model(decoder), a_batch(), a_critic(baseline)
     captions = every_caption()
-    assert len(captions) == 1 + 2 + 4 + 8
-    padded = pad_captions([captions])  # (1, 15, 3)
+    assert len(captions) == 1 + 2 + 4 + 4
+    padded = pad_captions([captions])  # (1, 11, 3)
     rewards = torch.from_numpy(critic.reward(("a",), padded.numpy())[0])
     model.eval()
     chance = chances(model, features, captions)
@@ -99,8 +109,8 @@ def test_gradient_is_on_average_that_of_the_expected_reward(
     average = torch.zeros_like(wanted)
     deviations = []
     for first, second in itertools.combinations_with_replacement(range(len(captions)), 2):
-        drawn = padded[:, [first, second]]
-        monkeypatch.setattr(self_critical, "sample_captions", lambda *_, drawn=drawn: drawn)
+        drawn = drawn_as([captions[first], captions[second]])
+        monkeypatch.setattr(self_critical, "draw_captions", lambda *_, drawn=drawn: drawn)
         found = gradient(critic(model, features, batch).loss, model)
         weight = float(chance[first] * chance[second]) * (1 if first == second else 2)  # in either order
         average += weight * found
@@ -108,7 +118,7 @@ def test_gradient_is_on_average_that_of_the_expected_reward(
     mean_length = 5 / 2  # of the human captions, with their ends
     torch.testing.assert_close(average * mean_length, wanted, rtol=1e-6, atol=1e-9)
     assert float(wanted.norm()) > 1e-3
-    assert sum(deviations) > 4 * float((average**2).sum()), "each single draw is far from the mean"
+    assert sum(deviations) > 3 * float((average**2).sum()), "each single draw is far from the mean"
 
 
 def test_what_is_drawn_at_random_averages_to_the_same() -> None:
@@ -125,8 +135,8 @@ def test_what_is_drawn_at_random_averages_to_the_same() -> None:
 
 def test_others_are_the_mean_of_the_picture_s_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=3)
-    drawn = torch.tensor([[[4, 5, END_ID], [5, END_ID, 0], [5, 5, 5]]])
-    monkeypatch.setattr(self_critical, "sample_captions", lambda *_: drawn)
+    drawn = [[4, 5, END_ID], [5, END_ID], [5, 5]]
+    monkeypatch.setattr(self_critical, "draw_captions", lambda *_: drawn_as(drawn))
     seen = {}
 
     def spy(log_probs: Tensor, advantages: Tensor, samples: int) -> Tensor:
@@ -135,7 +145,7 @@ def test_others_are_the_mean_of_the_picture_s_other_samples(monkeypatch: pytest.
 
     monkeypatch.setattr(self_critical, "policy_gradient", spy)
     found = critic(model, features, batch)
-    rewards = critic.reward(("a",), drawn.numpy())[0]
+    rewards = critic.reward(("a",), pad_captions([drawn]).numpy())[0]
     assert len(set(rewards)) == 3
     wanted = [rewards[k] - (rewards.sum() - rewards[k]) / 2 for k in range(3)]
     order = [0, 2, 1, 0, 2, 1, 0, 2]  # three steps, the longest rows first
@@ -151,10 +161,11 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption() -> None:
     captions = every_caption()
     walked: list[int] = []
     state, last = model.search.init_state(model.remember(features), None), START_ID
-    while last != END_ID and len(walked) < LONGEST + 1:
+    while last != END_ID and len(walked) <= LONGEST:
         logits, state, _ = model.search.step(torch.tensor([[last]]), state)
         last = SAID[int(logits[0, 0, SAID].argmax())]
         walked.append(last)
+    walked = walked if walked[-1] == END_ID else walked[:LONGEST]
     assert tuple(walked) in captions
     assert found.baseline == pytest.approx(critic.reward(("a",), np.array([[walked]]))[0, 0])
 
@@ -180,10 +191,10 @@ def second_stage(weights: Path, first: Path, **overrides: object) -> Config:
 def test_a_second_stage_raises_its_reward(
     cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, baseline: str
 ) -> None:
-    config = second_stage(weights, cached_run, scst_baseline=baseline, scst_weight=1.0, learning_rate=3e-3, epochs=6)
+    config = second_stage(weights, cached_run, scst_baseline=baseline, scst_weight=1.0, learning_rate=3e-3, epochs=20)
     train(config, colours, tmp_path / "run", features=features)
     rewards = epochs(tmp_path / "run", "reward")
-    assert rewards[-1] > rewards[0] + 0.25
+    assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.25
     steps = [row for row in rows(tmp_path / "run") if not row["val_loss"]]
     assert all(row["reward"] and row["baseline"] for row in steps)
     if baseline == "others":
@@ -209,3 +220,34 @@ def test_a_second_stage_starts_from_the_best_weights_of_the_first(
     config = second_stage(weights, cached_run, learning_rate=1e-12, epochs=1)
     result = train(config, colours, tmp_path / "run", features=features)
     assert result.best == pytest.approx(load_run(cached_run).info.progress["best"], abs=1e-9)
+
+
+@pytest.mark.parametrize("decoder", ["attention", "pooled"])
+def test_without_dropout_a_model_is_as_it_is_used_learns_and_gets_its_modes_back(decoder: str) -> None:
+    config = ModelConfig(
+        decoder=decoder,
+        projection_size=8,
+        hidden_size=8,
+        embedding_size=8,
+        attention_size=8,
+        output_size=0,
+        layers=2 if decoder == "pooled" else 1,
+        feature_dropout=0.5,
+        embedding_dropout=0.5,
+        output_dropout=0.5,
+    )
+    model = build_model(config, 9, 5).train()
+    model.projection.eval()  # a mode of its own must come back too
+    modes = {name: module.training for name, module in model.named_modules()}
+    features, tokens = torch.randn(2, 3, 5), torch.tensor([[[1, 4, 5, 2]], [[1, 6, 2, 0]]])
+    captions = pack_captions(tokens)
+    with without_dropout(model):
+        found = model(features, None, captions)
+        recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+        assert all(module.training for module in recurrent)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert [module.dropout for module in recurrent] == [0.5] * len(recurrent)
+    assert not torch.allclose(model(features, None, captions), found)
+    found.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    torch.testing.assert_close(model.eval()(features, None, captions), found)

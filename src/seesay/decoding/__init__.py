@@ -6,7 +6,7 @@ these), `choosing` (greedy, sampling, beam, groups), `search` (the loop), `finis
 """
 
 from seesay.config import DecodingOptions
-from seesay.decoding.engine import DEFAULT_MAX_LENGTH, decode
+from seesay.decoding.engine import DEFAULT_MAX_LENGTH, decode, draw_captions
 from seesay.decoding.ensemble import EnsembleDecoder
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.decoding.rules import TokenRules, token_rules
@@ -20,5 +20,6 @@ __all__ = [
     "SearchTrace",
     "TokenRules",
     "decode",
+    "draw_captions",
     "token_rules",
 ]

@@ -92,6 +92,32 @@ def decode(
     return [result.hypotheses[:wanted] for result in found]
 
 
+def draw_captions(
+    decoder: Decoder, memory: Tensor, memory_mask: Tensor | None, options: DecodingOptions, draws: Tensor
+) -> list[list[Hypothesis]]:
+    """Returns the captions that sampling draws of each picture, in their order, equal ones too.
+
+    For training by reward and the like; `decode` gives what differs.
+
+    Args:
+        decoder: anything with `init_state` and `step`.
+        memory: (B, N, D).
+        memory_mask: (B, N), True = may attend; None = all.
+        options: `strategy` "sample", `num_captions` and `max_length` above all; words of its own are not asked for.
+        draws: uniform numbers in 0..1, (B, num_captions, max_length + 1), which decide all.
+    """
+    search = Search(decoder, options, TokenRules(), memory, draws, keep_attention=False, trace=None)
+    with torch.inference_mode():
+        results = search.run(decoder.init_state(memory, memory_mask), len(memory))
+    # A draw whose scores are no numbers has nothing that could be ranked.
+    lost = Hypothesis((), (), math.nan, finished=False)
+    found = []
+    for result in results:
+        by_row = dict(zip(result.rows, result.hypotheses, strict=True))
+        found.append([by_row.get(row, lost) for row in range(options.num_captions)])
+    return found
+
+
 def _warn(found: Sequence[Result], names: Sequence[str], wanted: int) -> None:
     """Logs what is wrong with results, each picture under the worst that is."""
     unscored, broken, short = [], [], []

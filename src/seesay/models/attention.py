@@ -1,22 +1,21 @@
 """Attention of a decoder's query over the regions of a picture: one interface, four ways to score a region."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
+from seesay.models.additive import AdditiveTerm, doubled_exponential, energies
+from seesay.models.loop import LoopLinear, LoopPart, PictureTerm, TimeLoop
 
-# Numbers of a temporary that stay in a processor's cache between two passes over them.
-_CACHED = 1 << 18
 
-
-class Attention(nn.Module):
+class Attention(LoopPart):
     """What a recurrent decoder asks of its attention.
 
-    The leading dimensions of all arguments broadcast: in training query (R, Q) with keys (R, N, A); in decoding
-    query (B, K, Q) with keys (B, 1, N, A) that the K hypotheses of a picture share.
+    `forward` says what is computed, of any leading dimensions that broadcast. Two cheaper ways give the same: for
+    the time loop of training `enter`, `loop_weigh` and `loop_context`, which work on what `enter` has told the
+    loop; for search `search_keys` and `search`.
 
     Args:
         dropout: share of the weights dropped in training when the context is formed; the weights that are
@@ -53,6 +52,31 @@ class Attention(nn.Module):
         """
         weights = self.weigh(query, keys, memory_mask)
         return weighted_sum(self.dropout(weights), memory), weights
+
+    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
+        """Tells a time loop what its steps use of the pictures, memory (B, N, D) above all."""
+        loop.add(self, "memory", PictureTerm(memory, loop))
+
+    def loop_energies(self, query: Tensor) -> Tensor:
+        """Returns the energies (R, N) of the running captions' queries (R, Q), but for what is equal in a row."""
+        raise NotImplementedError
+
+    def loop_weigh(self, query: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """Returns the weights (R, N) alone, of the running captions."""
+        return masked_softmax(self.loop_energies(query), memory_mask)
+
+    def loop_context(self, weights: Tensor) -> Tensor:
+        """Returns the context (R, D) of weights (R, N) of the running captions."""
+        return self._loop_term("memory").product(weights)
+
+    def loop_look(self, query: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` does, of the running captions."""
+        weights = self.loop_weigh(query, memory_mask)
+        return self.loop_context(self.dropout(weights)), weights
+
+    def _loop_term(self, name: str) -> PictureTerm:
+        assert self.loop is not None
+        return self.loop.term(self, name, PictureTerm)
 
     def search_keys(self, memory: Tensor) -> Tensor:
         """Returns what `search` takes as keys, (B, ...), from memory (B, N, D); once a picture."""
@@ -100,7 +124,7 @@ class AdditiveAttention(Attention):
     def __init__(self, memory_size: int, query_size: int, attention_size: int, dropout: float = 0.0) -> None:
         super().__init__(dropout)
         self.key = nn.Linear(memory_size, attention_size)
-        self.query = nn.Linear(query_size, attention_size, bias=False)  # its bias would add to the key's
+        self.query = LoopLinear(query_size, attention_size, bias=False)  # its bias would add to the key's
         self.score = nn.Linear(attention_size, 1, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:
@@ -113,30 +137,23 @@ class AdditiveAttention(Attention):
         scores: Tensor = self.score(torch.tanh(keys + self.query(query).unsqueeze(-2)))
         return scores.squeeze(-1)
 
+    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
+        """Tells the loop of the memory, the keys and the score's weights."""
+        super().enter(memory, loop)
+        loop.add(self, "keys", AdditiveTerm(self.keys(memory), self.score.weight, loop))
+
+    def loop_energies(self, query: Tensor) -> Tensor:
+        """Returns the energies (R, N)."""
+        assert self.loop is not None
+        return self.loop.term(self, "keys", AdditiveTerm).energies(self.query(query))
+
     def search_keys(self, memory: Tensor) -> Tensor:
         """Returns exp(2 key) of the regions, (..., N, A) in float32 or better, for `search`; once a picture."""
-        return _doubled_exponential(self.keys(memory))
+        return doubled_exponential(self.keys(memory))
 
     def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Returns the scores (B, K, N) but for what is the same for all regions, in a fraction of the time.
-
-        tanh(k + q) = 1 - 2 / (1 + exp(2 k) exp(2 q)), and the exponentials are taken of each side alone, before
-        they meet: a multiplication and a reciprocal are left where tanh took most of a step's time. The 1 adds the
-        same to every region's score, which the softmax takes away again.
-        """
-        factors = _doubled_exponential(self.query(query)).unsqueeze(2)  # (B, K, 1, A)
-        one, weight = keys.new_ones(()), -2.0 * self.score.weight[0].to(keys.dtype)
-        size = query.shape[1] * math.prod(keys.shape[1:])
-        images = max(1, _CACHED // max(1, size)) if keys.device.type == "cpu" else max(1, len(keys))
-        # One piece of memory for all parts: to get a fresh one from the system takes longer than to fill it.
-        room = None if torch.is_grad_enabled() else keys.new_empty(images * size)
-        energies = []
-        for begin in range(0, len(keys), images):
-            part, factor = keys[begin : begin + images].unsqueeze(1), factors[begin : begin + images]
-            shape = (len(part), query.shape[1], *keys.shape[1:])
-            out = None if room is None else room[: math.prod(shape)].view(shape)
-            energies.append(torch.addcmul(one, part, factor, out=out).reciprocal_().matmul(weight))
-        return torch.cat(energies)
+        """Returns the energies (B, K, N), in a fraction of the time; see `seesay.models.additive`."""
+        return energies(doubled_exponential(self.query(query)), keys, self.score.weight[0].to(keys.dtype))
 
 
 class DotAttention(Attention):
@@ -152,6 +169,15 @@ class DotAttention(Attention):
     def energies(self, query: Tensor, keys: Tensor) -> Tensor:
         """Returns the scores (..., N)."""
         return torch.matmul(keys, query.to(keys.dtype).unsqueeze(-1)).squeeze(-1)
+
+    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
+        """Tells the loop of the memory and the keys."""
+        super().enter(memory, loop)
+        loop.add(self, "keys", PictureTerm(self.keys(memory).transpose(-1, -2), loop))
+
+    def loop_energies(self, query: Tensor) -> Tensor:
+        """Returns the energies (R, N)."""
+        return self._loop_term("keys").product(query)
 
     def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
         """Returns the scores (B, K, N)."""
@@ -199,8 +225,8 @@ class MultiHeadAttention(Attention):
         super().__init__(dropout)
         self.heads = heads
         self.key_value = nn.Linear(memory_size, 2 * attention_size)
-        self.query = nn.Linear(query_size, attention_size)
-        self.merge = nn.Linear(attention_size, memory_size)
+        self.query = LoopLinear(query_size, attention_size)
+        self.merge = LoopLinear(attention_size, memory_size)
 
     def keys(self, memory: Tensor) -> Tensor:
         """Returns the keys, then the values, (..., N, 2A)."""
@@ -217,6 +243,28 @@ class MultiHeadAttention(Attention):
         heads = torch.matmul(self.dropout(weights).to(values.dtype).unsqueeze(-2), values).squeeze(-2)
         context: Tensor = self.merge(heads.flatten(-2))
         return context, weights.mean(-2)
+
+    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
+        """Tells the loop of the keys and values of each head, and of the memory for `loop_context`."""
+        super().enter(memory, loop)
+        keys, values = (split_heads(half, self.heads) for half in self.keys(memory).chunk(2, dim=-1))
+        loop.add(self, "keys", PictureTerm(keys.transpose(-1, -2) / keys.shape[-1] ** 0.5, loop))
+        loop.add(self, "values", PictureTerm(values, loop))
+
+    def loop_weigh(self, query: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """Returns the weights (R, N), the mean over the heads."""
+        return self._loop_heads(query, memory_mask).mean(-2)
+
+    def loop_look(self, query: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the context (R, D) and the mean weights (R, N)."""
+        weights = self._loop_heads(query, memory_mask)
+        context: Tensor = self.merge(self._loop_term("values").product(self.dropout(weights)).flatten(-2))
+        return context, weights.mean(-2)
+
+    def _loop_heads(self, query: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """Returns the weights of each head, (R, H, N)."""
+        scores = self._loop_term("keys").product(torch.unflatten(self.query(query), -1, (self.heads, -1)))
+        return masked_softmax(scores, None if memory_mask is None else memory_mask.unsqueeze(-2))
 
     def search_keys(self, memory: Tensor) -> Tensor:
         """Returns the keys beside the values of each head, (B, H, N, 2A / H)."""
@@ -269,15 +317,3 @@ def build_attention(config: ModelConfig, query_size: int) -> Attention:
         "multihead": lambda: MultiHeadAttention(memory_size, query_size, units, config.heads, dropout),
     }
     return builders[config.attention_score]()
-
-
-def _doubled_exponential(values: Tensor) -> Tensor:
-    """Returns exp(2 x) in float32 or better, of x clamped to where that is a number: 43, or 350 in float64.
-
-    A side beyond the bound counts as the bound, which tanh(k + q) = +-1 does not show unless the other side is near
-    or beyond the opposite bound: k = -60 and q = 50 give tanh(0), not tanh(-10). Nothing cheap mends that, as the
-    exponents can no longer be added once each is taken alone.
-    """
-    wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    bound = 43.0 if wide.dtype == torch.float32 else 350.0
-    return torch.exp(2.0 * wide.clamp(-bound, bound))

@@ -1,10 +1,12 @@
 """Recurrent updates with their gates already summed, so that a decoder decides when each part is computed."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from seesay.models.loop import LoopLinear
 
 
-class LSTMGates(nn.Linear):
+class LSTMGates(LoopLinear):
     """A linear layer to the four gates of an LSTM, (..., I) -> (..., 4H), that holds their bias.
 
     Its type tells `initialise_like_keras` where the forget gate's bias is.

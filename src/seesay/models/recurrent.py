@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.attention import build_attention
+from seesay.models.loop import TimeLoop, looping
 from seesay.models.packing import PackedCaptions
 from seesay.models.protocol import DecoderState, StepOutput, Taught
 
@@ -109,7 +110,7 @@ class RecurrentDecoder(nn.Module):
         Args:
             words: from `words`, (..., G).
             state: from `start` or the step before, (..., H) each.
-            fixed: `memory` (..., N, D), `keys`, `memory_mask` if there is one, and what `picture` and `chances` gave.
+            fixed: `memory_mask` (..., N) if there is one, what `picture` and `chances` gave, and what `look` needs.
         """
         raise NotImplementedError
 
@@ -119,7 +120,7 @@ class RecurrentDecoder(nn.Module):
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the state before the start token over memory (B, N, D), one row a picture."""
-        keys = {"search_keys": self.attention.search_keys(memory)}
+        keys = {"search_keys": self.attention.search_keys(memory), "memory": memory}
         fixed, state = keys | self._seen(memory, memory_mask), self.start(memory, memory_mask)
         return DecoderState(*({name: tensor[:, None] for name, tensor in part.items()} for part in (fixed, state)))
 
@@ -140,14 +141,16 @@ class RecurrentDecoder(nn.Module):
         """
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
         words = self.words(embedded)
-        seen = {"keys": self.attention.keys(memory)} | self._seen(memory, memory_mask)
-        fixed = _rows_of(seen, captions) | self.chances(captions.rows)
+        fixed = _rows_of(self._seen(memory, memory_mask), captions) | self.chances(captions.rows)
         state = _rows_of(self.start(memory, memory_mask), captions)
+        loop = TimeLoop(captions, len(memory), memory.device.type)
+        self.attention.enter(memory, loop)
         steps = []
-        for size, word in zip(captions.sizes, torch.split(words, captions.sizes), strict=True):
-            new = self.advance(word, _first(state, size), _first(fixed, size))
-            state = new.state
-            steps.append(new)
+        with looping(self, loop):
+            for size, word in zip(captions.sizes, torch.split(words, captions.sizes), strict=True):
+                new = self.advance(word, _first(state, size), _first(fixed, size))
+                state = new.state
+                steps.append(new)
         logits = self.read_out(torch.cat([new.output for new in steps]), embedded)
         return Taught(logits, self.penalty(Lesson(captions, logits, steps, fixed)) if self.training else 0.0)
 
@@ -169,15 +172,15 @@ class RecurrentDecoder(nn.Module):
     def look(self, query: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""
         mask = fixed.get("memory_mask")
-        if "search_keys" in fixed:  # what the hypotheses of a picture share stands once, (B, 1, ...)
-            shared = None if mask is None else mask[:, 0]
-            return self.attention.search(query, fixed["search_keys"][:, 0], fixed["memory"][:, 0], shared)
-        found: tuple[Tensor, Tensor] = self.attention(query, fixed["keys"], fixed["memory"], mask)
-        return found
+        if self.attention.loop is not None:
+            return self.attention.loop_look(query, mask)
+        # What the hypotheses of a picture share stands once, (B, 1, ...).
+        shared = None if mask is None else mask[:, 0]
+        return self.attention.search(query, fixed["search_keys"][:, 0], fixed["memory"][:, 0], shared)
 
     def _seen(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns everything of the picture but its keys that does not change from word to word, (B, ...) each."""
-        fixed = {"memory": memory, **self.picture(memory, memory_mask)}
+        """Returns what of the picture, memory and keys aside, does not change from word to word, (B, ...) each."""
+        fixed = self.picture(memory, memory_mask)
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
 
 
@@ -207,4 +210,5 @@ def _rows_of(tensors: Tensors, captions: PackedCaptions) -> Tensors:
 
 def _first(tensors: Tensors, rows: int) -> Tensors:
     """Returns the first rows of each tensor: the captions that are still running."""
-    return {name: tensor[:rows] for name, tensor in tensors.items()}
+    # Of a slice autograd makes zeros as large as the whole; most steps need none.
+    return {name: tensor if len(tensor) == rows else tensor[:rows] for name, tensor in tensors.items()}

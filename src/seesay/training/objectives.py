@@ -1,7 +1,10 @@
 """What training minimises."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from seesay.tokenizer import PAD_ID, START_ID, UNK_ID
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -13,6 +16,27 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
         label_smoothing: probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
     return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+
+def policy(logits: Tensor, allow_unk: bool) -> Tensor:
+    """Returns the log-probabilities (..., V) that samples are drawn by and learn by, in float32 or better.
+
+    Of logits (..., V) without padding and the start token, which are never said, and without the unknown word
+    unless it may be.
+    """
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    never = torch.tensor([PAD_ID, START_ID] if allow_unk else [PAD_ID, START_ID, UNK_ID], device=logits.device)
+    return torch.log_softmax(scores.index_fill(-1, never, float("-inf")), dim=-1)
+
+
+def log_chances(log_probs: Tensor, cut: Tensor) -> Tensor:
+    """Returns the log-chances (M,) of what was drawn, of the log-probabilities (M,) of its words.
+
+    A caption that was cut at the longest drew one more time, and anything but the end: where `cut` (M,) is True,
+    log(1 - p) instead of the end's log p.
+    """
+    safe = torch.where(cut, log_probs.clamp(max=-1e-7), -1.0)  # what is not taken must have a slope, too
+    return torch.where(cut, torch.log(-torch.expm1(safe)), log_probs)
 
 
 def policy_gradient(log_probs: Tensor, advantages: Tensor, samples: int) -> Tensor:

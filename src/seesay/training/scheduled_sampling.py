@@ -9,7 +9,6 @@ from seesay.config import TrainingConfig
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PackedCaptions
 from seesay.tokenizer import SPECIALS
-from seesay.training.sampling import draw
 
 
 def guess_probability(training: TrainingConfig, epoch: int) -> float:
@@ -51,3 +50,13 @@ def mix_in_guesses(
     taken = torch.rand(len(before), device=inputs.device) < probability
     inputs[begin:] = torch.where(taken, guesses[before], inputs[begin:])
     return replace(captions, inputs=inputs)
+
+
+def draw(log_probs: Tensor) -> Tensor:
+    """Returns words (...) drawn with the probabilities of log_probs (..., V), which need not be normalised.
+
+    Of exponential waiting times with the rates p the shortest is the word's with probability p, and a word of
+    probability 0 never comes first.
+    """
+    waiting = torch.empty_like(log_probs, memory_format=torch.contiguous_format).exponential_()
+    return (log_probs - waiting.log()).argmax(-1)

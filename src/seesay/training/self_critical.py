@@ -1,23 +1,23 @@
 """Self-critical sequence training: captions are sampled, scored, and made likelier the better they score."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from seesay.config import DecodingOptions, TrainingConfig
 from seesay.data.batches import Batch, Example, pad_captions
-from seesay.decoding import decode
+from seesay.decoding import Hypothesis, decode, draw_captions
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import pack_captions
 from seesay.tokenizer import END_ID, START_ID
-from seesay.training.objectives import policy_gradient
+from seesay.training.objectives import log_chances, policy, policy_gradient
 from seesay.training.rewards import CaptionReward
-from seesay.training.sampling import policy, sample_captions, without_dropout
 
 
 class Criticism(NamedTuple):
@@ -65,25 +65,28 @@ class SelfCritic:
         with without_dropout(model):
             with torch.no_grad():
                 memory = model.remember(features)
-                tokens = sample_captions(
-                    model.search,
-                    memory,
-                    batch.memory_mask,
-                    self.samples,
-                    self.options.max_length,
-                    self.options.allow_unk,
-                ).cpu()
-            rewards = self.reward(batch.ids, tokens.numpy())
+            drawn = self._draw(model, memory, batch)
+            rewards = self.reward(batch.ids, _rewarded(drawn))
             baselines = self._baselines(model, memory, batch, rewards)
-            started = torch.cat([torch.full_like(tokens[..., :1], START_ID), tokens], dim=-1)
-            captions = pack_captions(started).to(features.device)
+            sampled = [[[START_ID, *sample.tokens, END_ID] for sample in samples] for samples in drawn]
+            captions = pack_captions(pad_captions(sampled)).to(features.device)
             logits = model(features, batch.memory_mask, captions)
         log_probs = policy(logits, self.options.allow_unk).gather(1, captions.targets[:, None])[:, 0]
+        place = captions.caption_of_row[captions.row_of_token()]  # of every token's sample among the B * K
+        cut = torch.tensor([not sample.finished for samples in drawn for sample in samples]).to(place.device)
         advantages = torch.from_numpy(rewards - baselines).to(log_probs.device, log_probs.dtype).flatten()
-        each = advantages[captions.caption_of_row][captions.row_of_token()]
+        log_probs = log_chances(log_probs, cut[place] & (captions.targets == END_ID))
         mean_length = len(batch.captions.targets) / max(1, batch.captions.rows)
-        loss = policy_gradient(log_probs, each, captions.rows) / mean_length
+        loss = policy_gradient(log_probs, advantages[place], captions.rows) / mean_length
         return Criticism(loss, float(rewards.mean()), float(baselines.mean()))
+
+    def _draw(self, model: CaptionModel, memory: Tensor, batch: Batch) -> list[list[Hypothesis]]:
+        """Returns K independent samples of every picture, from torch's global generator."""
+        options = replace(self.options.with_strategy("sample"), num_captions=self.samples)
+        shape = (len(memory), self.samples, options.max_length + 1)
+        kind = torch.float32 if memory.device.type == "mps" else torch.float64  # Apple's devices have no float64
+        draws = torch.rand(shape, dtype=kind).to(memory.device)
+        return draw_captions(model.search, memory, batch.memory_mask, options, draws)
 
     def _baselines(
         self, model: CaptionModel, memory: Tensor, batch: Batch, rewards: NDArray[np.float64]
@@ -92,9 +95,8 @@ class SelfCritic:
         if self.baseline == "others":
             others: NDArray[np.float64] = rewards.sum(1, keepdims=True) - rewards
             return others / (self.samples - 1)
-        found = decode(model.search, memory, batch.memory_mask, self.options)
-        greedy = [[[*best.tokens, *([END_ID] if best.finished else [])]] for best, *_ in found]
-        earned: NDArray[np.float64] = self.reward(batch.ids, pad_captions(greedy).numpy())
+        best = decode(model.search, memory, batch.memory_mask, self.options)
+        earned: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
         return earned.repeat(self.samples, axis=1)
 
 
@@ -109,5 +111,34 @@ def make_critic(
         max_length: of the longest training caption in words, which bounds samples where `options` does not.
         examples: the training pictures.
     """
-    options = DecodingOptions(max_length=(options.max_length or max_length) + 1, allow_unk=options.allow_unk)
+    options = DecodingOptions(max_length=options.max_length or max_length, allow_unk=options.allow_unk)
     return SelfCritic(CaptionReward(examples), training.scst_samples, training.scst_baseline, options)
+
+
+def _rewarded(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:
+    """Returns captions (B, K) as the reward takes them, (B, K, T): with the end where they reached it."""
+    return pad_captions(
+        [[[*one.tokens, *([END_ID] if one.finished else [])] for one in of_picture] for of_picture in captions]
+    ).numpy()
+
+
+@contextlib.contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Holds the model as it is used, not as it is trained; gradients still pass.
+
+    Recurrent layers of torch stay in training mode, in which alone cuDNN computes their gradients, with the
+    dropout between them set to 0.
+    """
+    modes = {module: module.training for module in model.modules()}
+    between = {module: module.dropout for module in modes if isinstance(module, nn.RNNBase)}
+    try:
+        for module in modes:
+            module.training = module in between
+        for module in between:
+            module.dropout = 0.0
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for module, dropout in between.items():
+            module.dropout = dropout

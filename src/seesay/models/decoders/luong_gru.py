@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.cells import gru_update, masked_mean
+from seesay.models.loop import LoopLinear
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
@@ -29,10 +30,10 @@ class LuongGRUDecoder(RecurrentDecoder):
         self.wide = wide
         self.first_hidden = nn.Linear(config.projection_size, config.hidden_size)
         self.word_gates = nn.Linear(config.embedding_size, gates)
-        self.fed_gates = nn.Linear(wide, gates, bias=False)
-        self.state_gates = nn.Linear(config.hidden_size, gates)
-        self.context_part = nn.Linear(config.projection_size, wide, bias=False)
-        self.state_part = nn.Linear(config.hidden_size, wide)
+        self.fed_gates = LoopLinear(wide, gates, bias=False)
+        self.state_gates = LoopLinear(config.hidden_size, gates)
+        self.context_part = LoopLinear(config.projection_size, wide, bias=False)
+        self.state_part = LoopLinear(config.hidden_size, wide)
         self.output = vocabulary_layer(config, wide, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
-from seesay.models.attention import weighted_sum
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
 from seesay.models.hard_attention import HardAttentionLoss, draw_regions
+from seesay.models.loop import LoopLinear
 from seesay.models.recurrent import Advance, Lesson, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
@@ -36,9 +36,9 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.first_hidden = nn.Linear(memory, hidden)
         self.first_cell = nn.Linear(memory, hidden)
         self.word_gates = LSTMGates(words, 4 * hidden)
-        self.context_gates = nn.Linear(memory, 4 * hidden, bias=False)
-        self.state_gates = nn.Linear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
-        self.beta = nn.Linear(hidden, 1)
+        self.context_gates = LoopLinear(memory, 4 * hidden, bias=False)
+        self.state_gates = LoopLinear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
+        self.beta = LoopLinear(hidden, 1)
         self.hidden_output = nn.Linear(hidden, words)
         self.context_output = nn.Linear(memory, words, bias=False)
         self.output = vocabulary_layer(config, words, self.embedding)
@@ -67,10 +67,10 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         hidden = self.recurrent(state["hidden"], fixed)
         draw = None
         if "is_drawn" in fixed:
-            weights = self.attention.weigh(hidden, fixed["keys"], fixed.get("memory_mask"))
+            weights = self.attention.loop_weigh(hidden, fixed.get("memory_mask"))
             region, draw = draw_regions(weights)
             seen = torch.where(fixed["is_drawn"][..., None], region, self.attention.dropout(weights))
-            context = weighted_sum(seen, fixed["memory"])
+            context = self.attention.loop_context(seen)
         else:
             context, weights = self.look(hidden, fixed)
         context = torch.sigmoid(self.beta(hidden)) * context

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
+from seesay.models.loop import LoopLinear
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
@@ -26,11 +27,11 @@ class UpDownDecoder(RecurrentDecoder):
         # Each LSTM's matrices in parts, so that what does not change in the loop is multiplied outside of it.
         self.word_gates = LSTMGates(config.embedding_size, gates)
         self.mean_gates = nn.Linear(memory, gates, bias=False)
-        self.language_gates = nn.Linear(hidden, gates, bias=False)
-        self.attention_state_gates = nn.Linear(hidden, gates, bias=False)
+        self.language_gates = LoopLinear(hidden, gates, bias=False)
+        self.attention_state_gates = LoopLinear(hidden, gates, bias=False)
         self.context_gates = LSTMGates(memory, gates)
-        self.attended_gates = nn.Linear(hidden, gates, bias=False)
-        self.language_state_gates = nn.Linear(hidden, gates, bias=False)
+        self.attended_gates = LoopLinear(hidden, gates, bias=False)
+        self.language_state_gates = LoopLinear(hidden, gates, bias=False)
         self.output = output_layers(config, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:

@@ -1,0 +1,133 @@
+"""The arithmetic of additive attention without tanh: one exponential a side, then a product and a reciprocal."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seesay.models.loop import LoopTerm, TimeLoop
+
+# Numbers of a temporary: on a processor, those that stay in its cache between two passes over them.
+_CACHED = 1 << 18
+_DEVICE_NUMBERS = 1 << 26
+
+
+def doubled_exponential(values: Tensor) -> Tensor:
+    """Returns exp(2 x) in float32 or better, of x clamped to where that is a number: 43, or 350 in float64.
+
+    A side beyond the bound counts as the bound, which tanh(k + q) = +-1 does not show unless the other side is near
+    or beyond the opposite bound: k = -60 and q = 50 give tanh(0), not tanh(-10). Nothing cheap mends that, as the
+    exponents can no longer be added once each is taken alone.
+    """
+    wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    bound = 43.0 if wide.dtype == torch.float32 else 350.0
+    return torch.exp(2.0 * wide.clamp(-bound, bound))
+
+
+def energies(factors: Tensor, keys: Tensor, score: Tensor) -> Tensor:
+    """Returns the energies (..., N) of additive attention but for what is the same for all regions.
+
+    tanh(k + q) = 1 - 2 r with r = 1 / (1 + exp(2 k) exp(2 q)). The 1 adds sum(v) to every region's energy, which the
+    softmax takes away again; left are a multiplication, a reciprocal and the product with -2 v.
+
+    Args:
+        factors: exp(2 q) of the queries, (I, ..., A).
+        keys: exp(2 k) of the regions, (I, N, A), shared by all queries of the row.
+        score: v, (A,).
+    """
+    shape = (*factors.shape[:-1], keys.shape[1])
+    if torch.is_grad_enabled():  # room is written over and over, which autograd could not follow
+        return _reciprocals(factors, keys).matmul(-2.0 * score)
+    found = factors.new_empty(shape)
+    for rows, part in _parts(factors, keys):
+        torch.matmul(part, -2.0 * score, out=found[rows])
+    return found
+
+
+def _reciprocals(factors: Tensor, keys: Tensor, out: Tensor | None = None) -> Tensor:
+    """Returns r, (I, ..., N, A)."""
+    between = (1,) * (factors.ndim - 2)
+    seen = keys.view(len(keys), *between, *keys.shape[1:])
+    return torch.addcmul(keys.new_ones(()), seen, factors.unsqueeze(-2), out=out).reciprocal_()
+
+
+def _parts(factors: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yields r of as many rows I as stay in the cache, each part in the memory of the one before.
+
+    To get fresh memory from the system takes longer than to fill it.
+    """
+    shape = (*factors.shape[1:-1], *keys.shape[1:])
+    size = math.prod(shape)
+    count = max(1, (_CACHED if keys.device.type == "cpu" else _DEVICE_NUMBERS) // max(1, size))
+    room = keys.new_empty(min(count, len(keys)) * size)
+    for begin in range(0, len(keys), count):
+        rows = slice(begin, min(begin + count, len(keys)))
+        taken = rows.stop - rows.start
+        yield rows, _reciprocals(factors[rows], keys[rows], room[: taken * size].view(taken, *shape))
+
+
+class AdditiveTerm(LoopTerm):
+    """The keys of a batch's pictures and the score's weights in a time loop.
+
+    No step keeps anything as large as (R, N, A) for its backward pass: what it needs is quicker to compute again
+    than to fetch.
+
+    Args:
+        keys: k, (B, N, A).
+        score: v, (1, A).
+        loop: the loop.
+    """
+
+    def __init__(self, keys: Tensor, score: Tensor, loop: TimeLoop) -> None:
+        super().__init__(keys, score)
+        self.loop = loop
+        self.keys = doubled_exponential(keys.detach())
+        self.rows = loop.rows(self.keys)
+        self.score = score.detach()[0].to(self.keys.dtype)
+
+    def energies(self, query: Tensor) -> Tensor:
+        """Returns the energies (R, N) of queries (R, A), but for what is the same for all regions."""
+        found: Tensor = _AdditiveStep.apply(query, self.loop.anchor, self)
+        return found
+
+    def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of keys and score from every token's query and gradient of its energies."""
+        queries, grads = (self.loop.by_image.pad(factor) for factor in factors)  # (B, S, A), (B, S, N)
+        images, places, units = queries.shape
+        keys, score = torch.zeros_like(self.keys), torch.zeros_like(self.score)
+        size = math.prod(self.keys.shape[1:])
+        budget = _CACHED if self.keys.device.type == "cpu" else _DEVICE_NUMBERS
+        count = max(1, budget // max(1, size))
+        for image in range(images):
+            for begin in range(0, places, count):
+                grad = grads[image, begin : begin + count]  # (S, N)
+                r = _reciprocals(queries[image, None, begin : begin + count], self.keys[image, None])[0]  # (S, N, A)
+                score += torch.mv(r.view(-1, units).T, grad.reshape(-1))
+                slope = torch.addcmul(r, r, r, value=-1.0)
+                keys[image] += slope.mul_(grad.unsqueeze(-1)).sum(0)
+        keys *= 4.0 * self.score
+        return keys.to(self.inputs[0].dtype), (-2.0 * score)[None].to(self.inputs[1].dtype)
+
+
+class _AdditiveStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, anchor: Tensor, term: AdditiveTerm) -> Tensor:
+        factors = doubled_exponential(query)
+        ctx.save_for_backward(factors)
+        ctx.term, ctx.call, ctx.dtype = term, term.call(), query.dtype
+        return energies(factors, term.rows[: len(factors)], term.score)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (factors,) = ctx.saved_tensors
+        term: AdditiveTerm = ctx.term
+        term.note(ctx.call, factors, grad)
+        slopes = torch.empty_like(factors)
+        for rows, r in _parts(factors, term.rows[: len(factors)]):
+            slope = torch.addcmul(r, r, r, value=-1.0)  # r (1 - r)
+            torch.matmul(grad[rows].unsqueeze(-2), slope, out=slopes[rows].unsqueeze(-2))
+        return (4.0 * term.score * slopes).to(ctx.dtype), None, None

@@ -1,0 +1,212 @@
+"""What stays the same in a time loop: its gradient is worked out once, after the last step, not added up in each."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from seesay.models.packing import PackedCaptions
+
+Factors = tuple[Tensor, ...]
+Term = TypeVar("Term", bound="LoopTerm")
+
+
+class LoopTerm:
+    """Tensors that every step uses, with what each step's backward pass leaves for their gradients.
+
+    Attributes:
+        inputs: the tensors, whose gradients `gradients` returns.
+    """
+
+    def __init__(self, *inputs: Tensor) -> None:
+        self.inputs = inputs
+        self._notes: dict[int, Factors] = {}
+        self._calls = 0
+
+    def call(self) -> int:
+        """Returns the number of this use of the term."""
+        self._calls += 1
+        return self._calls
+
+    def note(self, call: int, *factors: Tensor) -> None:
+        """Keeps the factors of a use's part of the gradient; a second backward pass takes the first's place."""
+        self._notes[call] = factors
+
+    def settle(self) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of the inputs, and forgets the notes."""
+        notes, self._notes = [self._notes[call] for call in sorted(self._notes)], {}
+        if not notes:
+            return (None,) * len(self.inputs)
+        return self.gradients([torch.cat(factors) for factors in zip(*notes, strict=True)])
+
+    def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of the inputs from the factors of all tokens, (M, ...) each, packed."""
+        raise NotImplementedError
+
+
+class TimeLoop:
+    """The loop over the words of a batch under teacher forcing.
+
+    Autograd adds up the gradient of what every step uses (weights, keys, memory) step by step: a product as large
+    as the tensor itself each time, and a sum. Here a step's backward pass only notes the factors of its product;
+    when the last of them is through, one product over all tokens gives the same gradient.
+
+    Args:
+        captions: the batch.
+        images: pictures B of the batch.
+        device_type: where it runs, for the precision that autocast asks for.
+    """
+
+    def __init__(self, captions: PackedCaptions, images: int, device_type: str) -> None:
+        self.captions = captions
+        self.by_image = captions.by_image(images)
+        asked = torch.is_autocast_enabled(device_type)
+        self.dtype = torch.get_autocast_dtype(device_type) if asked else None
+        self.anchor = torch.zeros(())
+        self._terms: dict[tuple[nn.Module, str], LoopTerm] = {}
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        """Returns a tensor in the precision of the loop's products."""
+        return tensor if self.dtype is None else tensor.to(self.dtype)
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """Returns a tensor (B, ...), one a picture, as (R, ...), one a caption, without gradient."""
+        return tensor.detach().index_select(0, self.captions.image_of_row)
+
+    def add(self, owner: nn.Module, name: str, term: LoopTerm) -> None:
+        """Takes in a term of a module; all of them before `begin`."""
+        self._terms[owner, name] = term
+
+    def term(self, owner: nn.Module, name: str, kind: type[Term]) -> Term:
+        """Returns the term that a module has added under a name."""
+        found = self._terms[owner, name]
+        assert isinstance(found, kind)
+        return found
+
+    def begin(self) -> None:
+        """Ties the terms' gradients to the end of the backward pass through the steps."""
+        terms = list(self._terms.values())
+        self.anchor = _Settlement.apply(terms, *[tensor for term in terms for tensor in term.inputs])
+
+
+class _Settlement(torch.autograd.Function):
+    """Gives the terms' gradients once every step that took the anchor has had its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, terms: list[LoopTerm], *inputs: Tensor) -> Tensor:
+        ctx.terms = terms
+        ctx.set_materialize_grads(False)
+        return torch.zeros((), device=inputs[0].device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *[gradient for term in ctx.terms for gradient in term.settle()])
+
+
+class LoopPart(nn.Module):
+    """A module that knows the time loop it is in; `loop` is None outside of any."""
+
+    loop: TimeLoop | None = None
+
+
+@contextlib.contextmanager
+def looping(module: nn.Module, loop: TimeLoop) -> Iterator[None]:
+    """Puts all parts of a module into a time loop; its linear layers add their weights to those it holds."""
+    parts = [part for part in module.modules() if isinstance(part, LoopPart)]
+    try:
+        for part in parts:
+            part.loop = loop
+            if isinstance(part, LoopLinear):
+                loop.add(part, "weights", LinearTerm(part, loop))
+        loop.begin()
+        yield
+    finally:
+        for part in parts:
+            part.loop = None
+
+
+class LoopLinear(nn.Linear, LoopPart):
+    """A linear layer that is applied at each step of a time loop."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns W x + b, (..., O), of x (..., I); in a loop (R, I), R running captions."""
+        if self.loop is None:
+            return F.linear(x, self.weight, self.bias)
+        return self.loop.term(self, "weights", LinearTerm).product(x)
+
+
+class LinearTerm(LoopTerm):
+    """A layer's weight (O, I) and bias (O,)."""
+
+    def __init__(self, layer: nn.Linear, loop: TimeLoop) -> None:
+        super().__init__(*([layer.weight] if layer.bias is None else [layer.weight, layer.bias]))
+        self.loop = loop
+        self.weight = loop.cast(layer.weight.detach())
+        self.bias = None if layer.bias is None else loop.cast(layer.bias.detach())
+
+    def product(self, x: Tensor) -> Tensor:
+        """Returns W x + b, (R, O), of x (R, I)."""
+        found: Tensor = _LinearStep.apply(self.loop.cast(x), self.loop.anchor, self)
+        return found
+
+    def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of weight and bias from every token's input and gradient."""
+        x, grad = factors
+        weight = torch.mm(grad.T, x).to(self.inputs[0].dtype)
+        return (weight,) if self.bias is None else (weight, grad.sum(0, dtype=self.inputs[1].dtype))
+
+
+class _LinearStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, term: LinearTerm) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.term, ctx.call = term, term.call()
+        return F.linear(x, term.weight, term.bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        ctx.term.note(ctx.call, x, grad)
+        return (torch.mm(grad, ctx.term.weight) if ctx.needs_input_grad[0] else None), None, None
+
+
+class PictureTerm(LoopTerm):
+    """A matrix a picture (B, ..., K, L), by which the steps multiply vectors of their captions (R, ..., K)."""
+
+    def __init__(self, matrix: Tensor, loop: TimeLoop) -> None:
+        super().__init__(matrix)
+        self.loop = loop
+        self.rows = loop.rows(loop.cast(matrix))
+
+    def product(self, x: Tensor) -> Tensor:
+        """Returns x times the matrix of its caption's picture, (R, ..., L), of x (R, ..., K)."""
+        found: Tensor = _PictureStep.apply(self.loop.cast(x), self.loop.anchor, self)
+        return found
+
+    def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """Returns the gradient of the matrix from every token's vector and gradient."""
+        x, grad = (self.loop.by_image.pad(factor).movedim(1, -2) for factor in factors)
+        return (torch.matmul(x.transpose(-1, -2), grad).to(self.inputs[0].dtype),)
+
+
+class _PictureStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, term: PictureTerm) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.term, ctx.call = term, term.call()
+        return torch.matmul(x.unsqueeze(-2), term.rows[: len(x)]).squeeze(-2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        ctx.term.note(ctx.call, x, grad)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return torch.matmul(ctx.term.rows[: len(x)], grad.unsqueeze(-1)).squeeze(-1), None, None
