@@ -107,3 +107,24 @@ def test_caption_that_does_not_end_is_cut() -> None:
 def test_scores_that_are_no_numbers_lose_no_row() -> None:
     found = said(Unchecked(torch.full((1, 6, 6), float("nan"))), 1, 3, 4)
     assert found == [[()] * 3]
+
+
+def test_draws_that_have_ended_are_computed_no_further() -> None:
+    table = torch.full((1, 6, 6), -50.0)
+    table[0, START_ID, [END_ID, 4]] = 0.0
+    table[0, 4, 4] = 0.0
+    fed: list[int] = []
+
+    class Counted(Unchecked):
+        def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
+            fed.append(tokens.numel())
+            return super().step(tokens, state)
+
+    options = DecodingOptions(strategy="sample", num_captions=40, max_length=12)
+    draws = torch.full((1, 40, 13), 0.1, dtype=torch.float64)
+    draws[0, 17, 0] = 0.9  # the only one that says a word; the end comes first in the vocabulary
+    (found,) = draw_captions(Counted(table), torch.zeros(1, 1, 1), None, options, draws)
+    assert [len(one.tokens) for one in found] == [0] * 17 + [12] + [0] * 22
+    assert fed[0] == 40
+    assert fed[-1] == 1
+    assert sum(fed) < 40 * 5 + 12

@@ -52,7 +52,15 @@ class Finished:
             "row": torch.zeros(shape, dtype=torch.int64, device=like.device),
         }
 
-    def add(self, images: Tensor, rank: Tensor, score: Tensor, history: History, finished: Tensor) -> None:
+    def add(
+        self,
+        images: Tensor,
+        rank: Tensor,
+        score: Tensor,
+        history: History,
+        finished: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
         """Merges hypotheses (b, k) of the pictures `images` (b,).
 
         Args:
@@ -61,6 +69,7 @@ class Finished:
             score: their scores.
             history: their tokens, without the end, and log-probabilities, with the end's.
             finished: whether they ended by themselves.
+            rows: which row of the search each is, (b, k); None = its place.
         """
         steps = history.log_probs.shape[-1]
         new = {
@@ -69,7 +78,7 @@ class Finished:
             "log_probs": _padded(history.log_probs, self.steps),
             "length": torch.full_like(rank, steps, dtype=torch.int64),
             "finished": finished,
-            "row": torch.arange(rank.shape[1], device=rank.device).expand_as(rank),
+            "row": torch.arange(rank.shape[1], device=rank.device).expand_as(rank) if rows is None else rows,
         }
         if history.attention is not None:
             new["attention"] = _padded(history.attention, self.steps)

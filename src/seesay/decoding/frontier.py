@@ -55,6 +55,7 @@ class Frontier:
         history: what they have said.
         phrases: state of the automaton, (b, R); None without one.
         nodes: number in the trace, (b, R); None without one.
+        rows: which of the captions drawn each is, (b, R); None but in sampling.
         width: hypotheses a picture (in diverse search a group, in constrained search a bank) has at most.
     """
 
@@ -66,6 +67,7 @@ class Frontier:
     history: History
     phrases: Tensor | None
     nodes: Tensor | None
+    rows: Tensor | None
     width: int
 
     @property
@@ -85,6 +87,7 @@ class Frontier:
             history=self.history.keep(images),
             phrases=None if self.phrases is None else self.phrases[images],
             nodes=None if self.nodes is None else self.nodes[images],
+            rows=None if self.rows is None else self.rows[images],
         )
 
     def narrow(self, rows: int, width: int) -> "Frontier":
@@ -103,6 +106,7 @@ class Frontier:
             history=self.history.pick(first),
             phrases=None if self.phrases is None else self.phrases.gather(1, first),
             nodes=None if self.nodes is None else self.nodes.gather(1, first),
+            rows=None if self.rows is None else self.rows.gather(1, first),
             width=width,
         )
 
@@ -116,7 +120,7 @@ def split(frontier: Frontier, *, by_rows: bool, by_width: bool, least_saved: int
 
     Args:
         frontier: what is open.
-        by_rows: whether hypotheses may change their rows, so that the empty ones can be left out.
+        by_rows: whether hypotheses may change their places, so that the empty ones can be left out.
         by_width: whether a picture needs no more hypotheses than it has places. In constrained search it does:
             captions end in the last bank alone, and a bank that lacks words yet is as wide as before.
         least_saved: hypotheses that a part must save to be worth a step of its own.

@@ -85,7 +85,7 @@ class Search:
                     break
             if frontier.step < self.options.max_length:
                 saved = _LEAST_SAVED.get(self.zero.device.type, _LEAST_SAVED_ELSEWHERE)
-                by_rows = self.beam and self.groups == 1
+                by_rows = self.draws is not None or (self.beam and self.groups == 1)
                 pending += split(frontier, by_rows=by_rows, by_width=not self.rules.required, least_saved=saved)
             else:
                 self._close(frontier)
@@ -99,6 +99,7 @@ class Search:
             state = state.pick(torch.zeros((images, rows), dtype=torch.int64, device=device))
         width = options.beam_size // self.groups if self.beam else options.num_captions
         empty = torch.zeros((images, rows, 0), dtype=torch.int64, device=device)
+        draw = None if self.draws is None else torch.arange(rows, device=device).expand(images, rows)
         return Frontier(
             images=torch.arange(images, device=device),
             state=state,
@@ -108,6 +109,7 @@ class Search:
             history=History(empty, empty.to(self.zero.dtype), None),
             phrases=None,
             nodes=None if self.trace is None else empty.new_zeros(images, rows),
+            rows=draw,
             width=width,
         )
 
@@ -134,7 +136,7 @@ class Search:
             attention = attention[torch.arange(len(words), device=words.device)[:, None], parents]
         history = history.scored(log_probs, attention)
         ended = (words == END_ID) & torch.isfinite(sums)
-        self._put_away(frontier.images, torch.where(ended, sums, NO), history, torch.ones_like(ended))
+        self._put_away(frontier, torch.where(ended, sums, NO), history, torch.ones_like(ended))
         self._put_away_failed(frontier, scores, output.attention, sums, moved)
         nodes = frontier.nodes
         if self.trace is not None and nodes is not None:
@@ -159,7 +161,7 @@ class Search:
     def _choose(self, frontier: Frontier, scores: Scores) -> Choice:
         options, sums = self.options, frontier.sums
         if self.draws is not None:
-            return drawn_word(scores, sums, self.draws[frontier.images, :, frontier.step], options)
+            return drawn_word(scores, sums, self._draws_of(frontier, self.draws), options)
         if not self.beam:
             first = frontier.step == 0 and options.num_captions > 1
             return best_of_beam(scores, sums, frontier.width, frontier.places) if first else best_word(scores, sums)
@@ -170,25 +172,30 @@ class Search:
             return best_of_banks(scores, sums, frontier.width, frontier.places, frontier.phrases, automaton)
         return best_of_beam(scores, sums, frontier.width, frontier.places)
 
+    @staticmethod
+    def _draws_of(frontier: Frontier, draws: Tensor) -> Tensor:
+        """Returns the uniform numbers (b, R) of the next words."""
+        here = draws[frontier.images, :, frontier.step]
+        return here if frontier.rows is None else here.gather(1, frontier.rows)
+
     def _close(self, frontier: Frontier) -> None:
         """Ends all hypotheses at the maximum length; those end by themselves of which the end is chosen freely."""
         output, scores, frontier = self._step(frontier)
         assert self.scorer is not None
         log_probs = scores.end_log_probs().to(self.zero.dtype)
         if self.draws is not None:
-            draws = self.draws[frontier.images, :, frontier.step]
-            freely = sample(scores.model, draws, self.options) == END_ID
+            freely = sample(scores.model, self._draws_of(frontier, self.draws), self.options) == END_ID
         else:
             freely = scores.model.argmax(-1) == END_ID
         may_end = self.scorer.may_end(frontier.phrases, frontier.sums)
         sums = torch.where(may_end, finite(frontier.sums + log_probs), NO)
         history = frontier.history.scored(log_probs, output.attention)
-        self._put_away(frontier.images, sums, history, freely)
+        self._put_away(frontier, sums, history, freely)
         self._put_away_failed(frontier, scores, output.attention, sums, moved=self.beam)
         if self.trace is not None:
             self.trace.note_end(frontier, scores, sums)
 
-    def _put_away(self, images: Tensor, sums: Tensor, history: History, finished: Tensor) -> None:
+    def _put_away(self, frontier: Frontier, sums: Tensor, history: History, finished: Tensor) -> None:
         """Puts hypotheses (b, k) that have ended, whose sums are numbers, among the finished."""
         if surely_none(torch.isfinite(sums)):
             return
@@ -198,7 +205,7 @@ class Search:
             # The caption of greedy decoding stays the first, whatever the alternatives score.
             greedy = torch.arange(score.shape[1], device=score.device) == 0
             rank = torch.where(greedy & torch.isfinite(score), 0.0 - FAILED, score)
-        self.finished.add(images, rank, score, history, finished)
+        self.finished.add(frontier.images, rank, score, history, finished, frontier.rows)
 
     def _put_away_failed(
         self, frontier: Frontier, scores: Scores, attention: Tensor | None, sums: Tensor, moved: bool
@@ -216,7 +223,7 @@ class Search:
         score = (frontier.sums + log_probs) / (frontier.step + 1) ** self.penalty
         rank = torch.where(lost & best, FAILED, NO).to(self.zero.dtype)
         history = frontier.history.scored(log_probs, attention)
-        self.finished.add(frontier.images, rank, score, history, torch.zeros_like(lost))
+        self.finished.add(frontier.images, rank, score, history, torch.zeros_like(lost), frontier.rows)
 
     def _hopeless(self, images: Tensor, sums: Tensor) -> Tensor:
         """Returns which open hypotheses (b, k) cannot come among the captions asked for any more."""
