@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.additive import AdditiveTerm, doubled_exponential, energies
+from seesay.models.dropout import Dropout
 from seesay.models.loop import LoopLinear, LoopPart, PictureTerm, TimeLoop
 
 
@@ -24,7 +25,7 @@ class Attention(LoopPart):
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def keys(self, memory: Tensor) -> Tensor:
         """Returns the picture's side of the score, (..., N, A), from memory (..., N, D); once a picture."""

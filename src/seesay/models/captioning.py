@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
 from seesay.models.contradictions import refuse_contradictions
+from seesay.models.dropout import Dropout
 from seesay.models.encoders import Encoder
 from seesay.models.initialisation import initialise_like_keras
 from seesay.models.packing import PackedCaptions
@@ -35,7 +36,7 @@ class CaptionModel(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.feature_dropout = nn.Dropout(feature_dropout)
+        self.feature_dropout = Dropout(feature_dropout)
         self.projection = projection
         self.decoder = decoder
 

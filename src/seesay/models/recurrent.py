@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.attention import build_attention
+from seesay.models.dropout import Dropout
 from seesay.models.loop import TimeLoop, looping
 from seesay.models.packing import PackedCaptions
 from seesay.models.protocol import DecoderState, StepOutput, Taught
@@ -78,9 +79,9 @@ class RecurrentDecoder(nn.Module):
         self.doubly_stochastic = config.doubly_stochastic
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
         self.attention = build_attention(config, config.hidden_size)
-        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
-        self.state_dropout = nn.Dropout(config.state_dropout)
-        self.output_dropout = nn.Dropout(config.output_dropout)
+        self.embedding_dropout = Dropout(config.embedding_dropout)
+        self.state_dropout = Dropout(config.state_dropout)
+        self.output_dropout = Dropout(config.output_dropout)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Returns the state before the first word by name, (B, H) each."""

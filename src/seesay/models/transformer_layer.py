@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.attention import masked_softmax, split_heads
+from seesay.models.dropout import Dropout
 from seesay.models.packing import Padding
 
 
@@ -29,7 +30,7 @@ class TransformerLayer(nn.Module):
         self.cross_output = nn.Linear(width, width)
         self.feed_input = nn.Linear(width, config.feedforward_size)
         self.feed_output = nn.Linear(config.feedforward_size, width)
-        self.dropout = nn.Dropout(config.state_dropout)
+        self.dropout = Dropout(config.state_dropout)
 
     def memory_keys(self, memory: Tensor) -> Tensor:
         """Returns keys, then values, of the regions, (B, N, 2 width), from memory (B, N, D); once a picture."""

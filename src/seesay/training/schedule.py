@@ -11,7 +11,7 @@ from seesay.config import TrainingConfig
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # AdamW without decay is Adam. The smoothing constants are Keras', which the tutorials' results rest on.
-    "adam": partial(torch.optim.AdamW, eps=1e-7),
+    "adam": partial(torch.optim.AdamW, eps=1e-7, fused=True),
     "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
 }
 
@@ -29,7 +29,10 @@ def build_optimizer(training: TrainingConfig, model: nn.Module) -> torch.optim.O
             groups[name.startswith("encoder.")].append(parameter)
     rates = {False: training.learning_rate, True: training.encoder_learning_rate or training.learning_rate}
     listed = [{"params": groups[own], "lr": rates[own]} for own in (False, True) if groups[own]]
-    return _OPTIMIZERS[training.optimizer](listed, lr=training.learning_rate, weight_decay=training.weight_decay)
+    made = _OPTIMIZERS[training.optimizer](listed, lr=training.learning_rate, weight_decay=training.weight_decay)
+    # Lightning clips no gradients of an optimizer that says it unscales them, as fused ones do. Ours are never scaled.
+    made._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return made
 
 
 def rate_factor(training: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.cells import masked_mean
+from seesay.models.dropout import Dropout
 from seesay.models.packing import PackedCaptions
 from seesay.models.protocol import DecoderState, StepOutput, Taught
 from seesay.models.registry import register_decoder
@@ -28,8 +29,8 @@ class PooledGRUDecoder(nn.Module):
         between = config.output_dropout if config.layers > 1 else 0.0
         self.gru = nn.GRU(config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=between)
         self.output = output_layers(config, self.embedding)
-        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
-        self.output_dropout = nn.Dropout(config.output_dropout)
+        self.embedding_dropout = Dropout(config.embedding_dropout)
+        self.output_dropout = Dropout(config.output_dropout)
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the first state from memory (B, N, D), whose regions are averaged to one vector."""

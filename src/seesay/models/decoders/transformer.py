@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
+from seesay.models.dropout import Dropout
 from seesay.models.packing import PackedCaptions
 from seesay.models.protocol import DecoderState, StepOutput, Taught
 from seesay.models.registry import register_decoder
@@ -31,8 +32,8 @@ class TransformerDecoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(self.width)
         self.output = vocabulary_layer(config, self.width, self.embedding)
-        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
-        self.output_dropout = nn.Dropout(config.output_dropout)
+        self.embedding_dropout = Dropout(config.embedding_dropout)
+        self.output_dropout = Dropout(config.output_dropout)
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the state before the start token: each layer's keys of the memory (B, N, D), and no words yet."""
