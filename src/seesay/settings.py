@@ -236,6 +236,9 @@ class TrainingConfig(_Section):
         "others",
         "second stage: a sample is held against the picture's other samples, or its greedy caption",
     )
+    scst_dropout: bool = setting(
+        False, "second stage: samples are learnt from with dropout on, against learning the pictures by heart"
+    )
 
 
 SECOND_STAGE: dict[str, Any] = {

@@ -183,6 +183,19 @@ def test_dropout_is_off_for_the_reward_and_on_again_after() -> None:
     assert model.feature_dropout.training
 
 
+def test_with_dropout_the_samples_are_the_same_and_their_scores_are_not() -> None:
+    model, (batch, features) = a_model(), a_batch()
+    found = {}
+    for dropout in (False, True):
+        torch.manual_seed(5)
+        training = TrainingConfig(scst_samples=5, scst_dropout=dropout)
+        critic = make_critic(training, DecodingOptions(), LONGEST, EXAMPLES)
+        found[dropout] = critic(model, features, batch)
+        assert model.training
+    assert found[True].reward == found[False].reward
+    assert found[True].loss.item() != found[False].loss.item()
+
+
 def second_stage(weights: Path, first: Path, **overrides: object) -> Config:
     return tiny.cached(weights, scst=True, init_from=str(first), **overrides)
 

@@ -38,8 +38,8 @@ class Criticism(NamedTuple):
 class SelfCritic:
     """The second stage's loss (Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning").
 
-    The network is taken as it is used, dropout off, both where it samples and where its samples are scored
-    under gradient, so that the gradient is that of its expected reward and of nothing else.
+    The network is taken as it is used, dropout off, where it samples; and, unless `dropout` is True, where its
+    samples are scored under gradient, so that the gradient is that of its expected reward and of nothing else.
 
     Attributes:
         reward: the worth of captions.
@@ -47,12 +47,15 @@ class SelfCritic:
         baseline: "others", the mean reward of the K - 1 other samples of the picture (Luo 2020, "A Better
             Variant of Self-Critical Sequence Training"), or "greedy", that of the greedy caption.
         options: the longest caption, and whether the unknown word may be said.
+        dropout: the samples are scored under gradient with dropout on. The gradient is then that of networks
+            near the one that sampled, which learn the training pictures less by heart.
     """
 
     reward: CaptionReward
     samples: int
     baseline: str
     options: DecodingOptions
+    dropout: bool = False
 
     def __call__(self, model: CaptionModel, features: Tensor, batch: Batch) -> Criticism:
         """Returns the loss of a batch, whose random samples come from torch's global generator.
@@ -68,8 +71,9 @@ class SelfCritic:
             drawn = self._draw(model, memory, batch)
             rewards = self.reward(batch.ids, _rewarded(drawn))
             baselines = self._baselines(model, memory, batch, rewards)
-            sampled = [[[START_ID, *sample.tokens, END_ID] for sample in samples] for samples in drawn]
-            captions = pack_captions(pad_captions(sampled)).to(features.device)
+        sampled = [[[START_ID, *sample.tokens, END_ID] for sample in samples] for samples in drawn]
+        captions = pack_captions(pad_captions(sampled)).to(features.device)
+        with contextlib.nullcontext() if self.dropout else without_dropout(model):
             logits = model(features, batch.memory_mask, captions)
         log_probs = policy(logits, self.options.allow_unk).gather(1, captions.targets[:, None])[:, 0]
         place = captions.caption_of_row[captions.row_of_token()]  # of every token's sample among the B * K
@@ -106,13 +110,14 @@ def make_critic(
     """Returns the loss that a configuration describes.
 
     Args:
-        training: samples and baseline.
+        training: samples, baseline and dropout.
         options: whose longest caption and unknown word hold for samples too; the rest does not.
         max_length: of the longest training caption in words, which bounds samples where `options` does not.
         examples: the training pictures.
     """
     options = DecodingOptions(max_length=options.max_length or max_length, allow_unk=options.allow_unk)
-    return SelfCritic(CaptionReward(examples), training.scst_samples, training.scst_baseline, options)
+    reward = CaptionReward(examples)
+    return SelfCritic(reward, training.scst_samples, training.scst_baseline, options, training.scst_dropout)
 
 
 def _rewarded(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:
