@@ -14,7 +14,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 TIERS = (
     ("errors",),
-    ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices"),
+    ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices", "durations", "descriptions"),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),

@@ -13,10 +13,10 @@ from seesay.captioner import Caption, Captioner
 from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation
 from seesay.data.scenes import make_scenes, mentions, unfounded_mentions
+from seesay.durations import readable_time
 from seesay.evaluation import Evaluation, caption_split, evaluate_captions, save_evaluation
 from seesay.explanation import Explanation
 from seesay.images import image_size, read_image
-from seesay.training.callbacks import readable_time
 from seesay.training.fit import TrainingResult, train
 from seesay.visualise import (
     Card,

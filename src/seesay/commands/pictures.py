@@ -1,28 +1,55 @@
 """Captions of pictures, and where the model looked."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
-from seesay.console import choose_run, complain, console, progress
+from seesay.config import DecodingOptions
+from seesay.console import choose_run, complain, console, few, progress
+from seesay.durations import readable_time
 from seesay.errors import ConfigError, DataError, ImageError
 from seesay.flags import given
+
+if TYPE_CHECKING:
+    from seesay.bulk import BulkReport, Destination, Found
+    from seesay.captioner import Captioner
+
+SHOWN_FAILURES = 10
+"""Pictures whose failure is printed; all are listed in a file."""
 
 
 def caption(
     *sources: str,
     model: Models = None,
     out: Path | None = None,
+    sidecar: str = "",
+    embed: Literal["", "xmp", "exif", "both"] = "",
+    existing: Literal["skip", "overwrite", "append", "prefix", "suffix"] = "skip",
+    before: str = "",
+    after: str = "",
+    errors: Path | None = None,
+    column: str = "",
     format: Literal["text", "jsonl"] = "text",
+    batch_size: int = 32,
+    threads: int = 0,
     device: str = "auto",
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> int:
-    """Caption pictures: files, folders, globs or URLs; several captions each with --num-captions.
+    """Caption pictures: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some could not be.
 
     Args:
-        sources: what to caption.
-        out: JSONL file to append to; pictures it holds already are skipped.
-        format: how captions are printed where there is no --out.
+        sources: what to caption; - reads names from the standard input.
+        out: file to add to, by its suffix .jsonl, .csv, .tsv or .parquet (a folder); what it holds is skipped.
+        sidecar: suffix of a text file beside each picture, such as .txt or .caption.
+        embed: write the description inside each picture's file; the picture itself stays the same.
+        existing: what becomes of a text that is beside or inside a picture already.
+        before: text before each caption beside or inside a picture.
+        after: text after it.
+        errors: list of pictures without a caption, and why [default: beside --out, named .errors.jsonl].
+        column: column of pictures in tables [default: the first of a usual name].
+        format: how captions are printed where they are not written.
+        batch_size: pictures the network sees at once.
+        threads: that open pictures; 0 = one a processor core.
         device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
@@ -30,32 +57,64 @@ def caption(
 
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
-    pictures = bulk.find_pictures(sources)
+    if batch_size < 1 or threads < 0:
+        raise ConfigError(f"--batch-size is {batch_size}, at least 1; --threads is {threads}, at least 0")
+    written = out is not None or sidecar or embed
+    destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
+    found = bulk.find_pictures(sources, column)
     captioner = Captioner.load([choose_run(name) for name in model or [""]], device)
     options = decoding_options(captioner.run.config, flags)
-    unreadable = 0
-    if out is not None:
-        with progress("captioning", "pictures") as advance:
-            seen = iter(range(1, len(pictures) + 1))
+    if destination is None:
+        return _print_captions(captioner, found, options, format, batch_size, threads)
+    with progress("captioning", "pictures") as advance:
+        done = bulk.caption_collection(
+            captioner,
+            found.pictures,
+            destination,
+            options,
+            broken=found.broken,
+            batch_size=batch_size,
+            threads=threads,
+            progress=advance,
+            complain=few(complain, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}"),
+        )
+    _summarise(done, destination)
+    return 1 if done.failed else 0
 
-            def note(picture: str, found: object) -> None:
-                if isinstance(found, ImageError):
-                    complain(str(found))
-                advance(next(seen), len(pictures))
 
-            done = bulk.caption_to_jsonl(captioner, pictures, out, options, note)
-        console.print(f"{done.captioned} captioned, {done.skipped} already there, {done.unreadable} unreadable: {out}")
-        return 1 if done.unreadable else 0
-    for picture, found in captioner.caption_each(pictures, options):
-        if isinstance(found, ImageError):
-            unreadable += 1
-            complain(str(found))
+def _print_captions(
+    captioner: "Captioner", found: "Found", options: DecodingOptions, format: str, batch_size: int, threads: int
+) -> int:
+    """Prints the captions of pictures; returns the exit code."""
+    from seesay import bulk
+    from seesay.prefetch import usable_cores
+
+    for reason in found.broken.values():
+        complain(reason)
+    failed = bool(found.broken)
+    several = len(found.pictures) > 1
+    workers = threads or usable_cores()
+    for picture, said in captioner.caption_each(found.pictures, options, batch_size=batch_size, workers=workers):
+        if isinstance(said, ImageError):
+            failed = True
+            complain(str(said))
         elif format == "jsonl":
-            print(bulk.json_line(str(picture), found, options.num_captions > 1), flush=True)
+            print(bulk.json_line(str(picture), said, options.num_captions > 1), flush=True)
         else:
-            for each in (found, *found.alternatives):
-                print(f"{picture}\t{each.text}" if len(pictures) > 1 else each.text, flush=True)
-    return 1 if unreadable else 0
+            for each in (said, *said.alternatives):
+                print(f"{picture}\t{each.text}" if several else each.text, flush=True)
+    return 1 if failed else 0
+
+
+def _summarise(done: "BulkReport", destination: "Destination") -> None:
+    """Prints what a job did."""
+    where = destination.out or "beside or inside the pictures"
+    listed = f" (reasons in {destination.failures})" if done.failed else ""
+    line = f"{done.captioned} captioned, {done.skipped} already there, {done.failed} failed{listed}: {where}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if done.captioned:
+        rate = f"{done.rate:.1f} pictures/s, {readable_time(done.seconds)}"
+        console.print(rate, highlight=False, markup=False, soft_wrap=True)
 
 
 def explain(

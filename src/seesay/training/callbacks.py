@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
+from seesay.durations import readable_time
 from seesay.errors import CheckpointError, ConfigError
 from seesay.files import write_atomically
 from seesay.models.encoders import Encoder
@@ -248,13 +249,3 @@ def run_weights(module: CaptioningModule, encoder: Encoder | None) -> dict[str, 
     if encoder is not None and module.model.encoder is None:
         weights |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     return weights
-
-
-def readable_time(seconds: float) -> str:
-    """Returns a duration as people say it: 42 s, 3 min 5 s, 2 h 10 min."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

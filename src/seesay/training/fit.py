@@ -15,13 +15,14 @@ from seesay.config import Config
 from seesay.data.annotations import load_dataset
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
+from seesay.durations import readable_time
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
 from seesay.models.captioning import build_model, check_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
 from seesay.models.vocabulary import start_from_frequencies
 from seesay.tokenizer import Tokenizer
-from seesay.training.callbacks import BestModel, MetricsLog, readable_time
+from seesay.training.callbacks import BestModel, MetricsLog
 from seesay.training.inputs import Inputs, build_tokenizer, count_words, make_inputs, prepare_features
 from seesay.training.module import CaptioningModule
 from seesay.training.self_critical import make_critic
