@@ -14,7 +14,19 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 TIERS = (
     ("errors",),
-    ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices", "durations", "descriptions"),
+    (
+        "config",
+        "settings",
+        "images",
+        "sources",
+        "upright",
+        "tokenizer",
+        "prefetch",
+        "files",
+        "devices",
+        "durations",
+        "descriptions",
+    ),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),

@@ -73,7 +73,14 @@ class TestEveryForm:
 
     def test_file_of_anything_else_is_refused_and_left_as_it_is(self, form: str, tmp_path: Path) -> None:
         path = MAKE[form](tmp_path, 1).path
-        for content in (b"shopping list\nmilk", b"\x89PNG\r\n\x1a\nbytes", b"milk", b'{"id": 1}\n', b"[1]\n", b"\xff\n"):
+        for content in (
+            b"shopping list\nmilk",
+            b"\x89PNG\r\n\x1a\nbytes",
+            b"milk",
+            b'{"id": 1}\n',
+            b"[1]\n",
+            b"\xff\n",
+        ):
             path.write_bytes(content)
             with pytest.raises(DataError, match="choose another --out"):
                 opened(form, tmp_path)

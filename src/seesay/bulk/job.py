@@ -7,9 +7,9 @@ next job finishes what such a note tells of, and captions the pictures that the 
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seesay.bulk.deposits import Deposit
@@ -41,12 +41,14 @@ class BulkReport:
         skipped: pictures that had been captioned before.
         failed: pictures that could not be read, or whose caption could not be put beside or inside them.
         seconds: wall time of this job.
+        workers: tasks that each worker did, where there were several.
     """
 
     captioned: int
     skipped: int
     failed: int
     seconds: float = 0.0
+    workers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:

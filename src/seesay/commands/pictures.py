@@ -1,7 +1,7 @@
 """Captions of pictures, and where the model looked."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
 from seesay.config import DecodingOptions
@@ -32,6 +32,9 @@ def caption(
     format: Literal["text", "jsonl"] = "text",
     batch_size: int = 32,
     threads: int = 0,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str = "",
+    ray_workers: int = 0,
     device: str = "auto",
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> int:
@@ -50,34 +53,46 @@ def caption(
         format: how captions are printed where they are not written.
         batch_size: pictures the network sees at once.
         threads: that open pictures; 0 = one a processor core.
+        engine: local, or Ray Data on this machine or a cluster (into a folder of Parquet files).
+        ray_address: of a running Ray cluster [default: one of this machine's own, for the time of the job].
+        ray_workers: models at work; 0 = one a GPU, or one for every four cores.
         device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
     from seesay.captioner import Captioner
+    from seesay.checkpoint import load_run
 
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
-    if batch_size < 1 or threads < 0:
-        raise ConfigError(f"--batch-size is {batch_size}, at least 1; --threads is {threads}, at least 0")
-    written = out is not None or sidecar or embed
+    if batch_size < 1 or threads < 0 or ray_workers < 0:
+        raise ConfigError("--batch-size must be at least 1, --threads and --ray-workers at least 0")
+    if engine == "local" and (ray_address or ray_workers):
+        raise ConfigError("--ray-address and --ray-workers are about --engine ray; add it or leave them")
+    written = out is not None or sidecar or embed or engine == "ray"
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
     found = bulk.find_pictures(sources, column)
-    captioner = Captioner.load([choose_run(name) for name in model or [""]], device)
-    options = decoding_options(captioner.run.config, flags)
+    runs = [choose_run(name) for name in model or [""]]
+    options = decoding_options(load_run(runs[0]).config, flags)
     if destination is None:
+        captioner = Captioner.load(runs, device)
         return _print_captions(captioner, found, options, format, batch_size, threads)
     with progress("captioning", "pictures") as advance:
-        done = bulk.caption_collection(
-            captioner,
-            found.pictures,
-            destination,
-            options,
-            broken=found.broken,
-            batch_size=batch_size,
-            threads=threads,
-            progress=advance,
-            complain=few(complain, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}"),
-        )
+        shared: dict[str, Any] = {
+            "broken": found.broken,
+            "batch_size": batch_size,
+            "progress": advance,
+            "complain": few(complain, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}"),
+        }
+        if engine == "ray":
+            from seesay.bulk.ray_engine import Cluster, caption_on_ray
+
+            cluster = Cluster(ray_address, ray_workers)
+            done = caption_on_ray(runs, found.pictures, destination, options, cluster, device=device, **shared)
+        else:
+            captioner = Captioner.load(runs, device)
+            done = bulk.caption_collection(
+                captioner, found.pictures, destination, options, threads=threads, **shared
+            )
     _summarise(done, destination)
     return 1 if done.failed else 0
 
@@ -114,7 +129,8 @@ def _summarise(done: "BulkReport", destination: "Destination") -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     if done.captioned:
         rate = f"{done.rate:.1f} pictures/s, {readable_time(done.seconds)}"
-        console.print(rate, highlight=False, markup=False, soft_wrap=True)
+        tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
+        console.print(rate + tasks, highlight=False, markup=False, soft_wrap=True)
 
 
 def explain(
