@@ -30,7 +30,7 @@ TIERS = (
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),
-    ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
+    ("evaluation", "training", "bulk", "serve", "export", "explanation", "pointing", "demo", "doctor"),
     ("flags", "console", "commands", "cli"),
 )
 

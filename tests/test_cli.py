@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import shutil
 import struct
 import zlib
@@ -17,6 +18,7 @@ from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, preset_names, resolve_config, save_config, to_dict
 from seesay.data.annotations import Annotations, load_annotations, write_annotations
+from seesay.descriptions import read_description
 from seesay.features import FeatureStore, extract_features
 from tests import tiny
 
@@ -396,6 +398,8 @@ class TestExplain:
         result = seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
         (item,) = (item for item in annotations.split("test") if item.image == result.out[0])
         assert [line[8:] for line in result.out if line.startswith("human")] == list(item.captions)
+        assert result.out[-1] == f"written {item.id}.explain.html {item.id}.explain.png"
+        assert (tmp_path / f"{item.id}.explain.html").is_file()
         assert (tmp_path / f"{item.id}.explain.png").is_file()
         assert result == seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
 

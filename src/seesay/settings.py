@@ -227,9 +227,7 @@ class TrainingConfig(_Section):
     devices: int = setting(
         1, "processes that share every batch, each with a GPU of its own where there are any", least=1
     )
-    num_nodes: int = setting(
-        1, "machines that run so many processes each", least=1
-    )
+    num_nodes: int = setting(1, "machines that run so many processes each", least=1)
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "arithmetic of training")
     loggers: tuple[str, ...] = setting((), "further Lightning loggers, by class name (such as WandbLogger)")
     init_from: str = setting("", "run whose best weights training starts from; words are matched by their text")

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from seesay.config import Config
 from seesay.data.batches import CaptionBatches, make_examples
 from seesay.data.records import Annotations
-from seesay.errors import SeesayError
+from seesay.errors import ConfigError, SeesayError
 from seesay.features import JoinedStores
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
@@ -146,8 +146,8 @@ class TestLaunching:
     def test_counts_come_from_torchrun_or_slurm_or_else_the_configuration(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        training = tiny.in_loop(devices=3, num_nodes=2).training
-        assert (process_counts(training), rank()) == ((3, 2), 0)
+        training = tiny.in_loop(devices=3).training
+        assert (process_counts(training), rank()) == ((3, 1), 0)
         with monkeypatch.context() as patch:
             patch.setenv("LOCAL_RANK", "1")
             assert rank() == 1
@@ -159,6 +159,9 @@ class TestLaunching:
         slurm = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
         for name, value in {**slurm, "SLURM_JOB_NAME": "train", "SLURM_NODEID": "1"}.items():
             monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigError, match=r"SLURM: .*Use `--ntasks-per-node=8` instead"):
+            rank()
+        monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
         assert (process_counts(training), rank()) == ((4, 2), 5)
 
     def test_one_process_waits_for_nobody(self) -> None:
@@ -182,5 +185,5 @@ def _fail(folder: Path) -> None:
 
 
 def test_run_may_go_on_with_another_number_of_processes(weights: Path) -> None:
-    there = fit.configuration.to_dict(settings(weights, devices=2, num_nodes=2))
+    there = fit.configuration.to_dict(settings(weights, devices=2))
     assert fit._differences(there, fit.configuration.to_dict(settings(weights))) == []

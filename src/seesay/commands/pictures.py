@@ -13,6 +13,7 @@ from seesay.flags import given
 if TYPE_CHECKING:
     from seesay.bulk import BulkReport, Destination, Found
     from seesay.captioner import Captioner
+    from seesay.data.records import Box
 
 SHOWN_FAILURES = 10
 """Pictures whose failure is printed; all are listed in a file."""
@@ -90,9 +91,7 @@ def caption(
             done = caption_on_ray(runs, found.pictures, destination, options, cluster, device=device, **shared)
         else:
             captioner = Captioner.load(runs, device)
-            done = bulk.caption_collection(
-                captioner, found.pictures, destination, options, threads=threads, **shared
-            )
+            done = bulk.caption_collection(captioner, found.pictures, destination, options, threads=threads, **shared)
     _summarise(done, destination)
     return 1 if done.failed else 0
 
@@ -142,17 +141,19 @@ def explain(
     beam_tree: bool = False,
     held_out: Path | None = None,
     seed: int | None = None,
+    boxes: Path | None = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> None:
-    """Show where the model looks at each word of a picture's caption.
+    """Show where the model looks at each word of a picture's caption: a page to point at, and a strip for papers.
 
     Args:
         photo: the picture.
-        out: PNG to write [default: PHOTO.explain.png, or PHOTO.tree.png, in this folder].
+        out: page to write, with a PNG beside it, or a .png alone [default: PHOTO.explain.html in this folder].
         save_arrays: write the attention as .npz too.
         beam_tree: draw the candidates of the search and their scores at each word instead.
         held_out: data set of which a random unseen picture is taken, with its human captions.
         seed: makes that choice repeatable.
+        boxes: file of COCO instances, to see whether the model looks at what it names.
     """
     if beam_tree and save_arrays:
         raise ConfigError("--save-arrays writes attention, which --beam-tree does not show; leave one of them")
@@ -160,26 +161,30 @@ def explain(
         raise ConfigError("explain shows one caption; leave --num-captions, or draw their search with --beam-tree")
 
     from seesay.captioner import Captioner
+    from seesay.data.objects import read_instances
     from seesay.explanation import explain as explain_picture
     from seesay.explanation import explain_search, held_out_picture, save_explanation
     from seesay.files import write_atomically
 
     captioner = Captioner.load(choose_run(model))
     references: tuple[str, ...] = ()
+    objects: tuple[Box, ...] = ()
     if held_out is not None:
         item = held_out_picture(captioner, held_out, seed)
-        photo, references = item.image, item.captions
+        photo, references, objects = item.image, item.captions, item.boxes
     elif not photo:
         raise DataError("name a picture, or a data set with --held-out DATA")
     options = decoding_options(captioner.run.config, flags)
-    target = out or Path(f"{Path(photo).stem}.{'tree' if beam_tree else 'explain'}.png")
+    if boxes is not None:
+        objects = read_instances(boxes, photo)
+    target = out or Path(f"{Path(photo).stem}.{'tree.png' if beam_tree else 'explain.html'}")
     if beam_tree:
         said, png = explain_search(captioner, photo, options)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, png)
         files = [target]
     else:
-        explanation = explain_picture(captioner, photo, options, references)
+        explanation = explain_picture(captioner, photo, options, references, objects)
         said, files = explanation.caption, save_explanation(explanation, target, save_arrays)
     print(f"{photo}\nmodel   {said.text}")
     for reference in references:

@@ -218,7 +218,7 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
         f"{section}.{name} is {there[section][name]!r} there, {value!r} here"
         for section, values in here.items()
         for name, value in values.items()
-        if there[section][name] != value and name not in ("devices", "num_nodes")
+        if there[section][name] != value and name != "devices"
     ]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seesay.config import TrainingConfig
 from seesay.devices import choose_device
-from seesay.errors import SeesayError
+from seesay.errors import ConfigError, SeesayError
 from seesay.metrics import CaptionMetrics
 
 
@@ -32,10 +32,8 @@ def process_counts(training: TrainingConfig) -> tuple[int, int]:
     """Returns the processes on each machine, and how many machines there are: as launched, else as configured."""
     launched = _launcher()
     if launched is None:
-        return training.devices, training.num_nodes
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 0)
-    nodes = int(os.environ.get("SLURM_NNODES") or os.environ.get("SLURM_JOB_NUM_NODES") or 1)
-    here = here or launched.world_size() // nodes
+        return training.devices, 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
     return here, launched.world_size() // here
 
 
@@ -67,10 +65,17 @@ def leader_first(training: TrainingConfig) -> Iterator[None]:
 
 
 def _launcher() -> ClusterEnvironment | None:
-    """Returns what has started the processes from outside, None where nothing has."""
-    for environment in (TorchElasticEnvironment, SLURMEnvironment):
-        if environment.detect():
-            return environment()
+    """Returns what has started the processes from outside, None where nothing has.
+
+    Raises:
+        ConfigError: SLURM was told how many tasks there are, but not how many on each machine.
+    """
+    try:
+        for environment in (TorchElasticEnvironment, SLURMEnvironment):
+            if environment.detect():
+                return environment()
+    except RuntimeError as error:
+        raise ConfigError(f"SLURM: {' '.join(str(error).split())}") from error
     return None
 
 
