@@ -115,7 +115,8 @@ def _sections(
     intro = (
         "Scenes of shapes were drawn, and a small convolutional network and an attention decoder learned "
         f"together to describe them, in {readable_time(seconds)} in all. The scenes below were never seen in "
-        "training. Point at the words of a caption, or walk through them with the arrow keys, to see where the model looked."
+        "training. Point at the words of a caption, or walk through them with the arrow keys, to see where the model "
+        "looked."
     )
     rows = [(name, f"{value:.3f}") for name, value in evaluation.scores.corpus.items()]
     rows += [

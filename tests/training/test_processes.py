@@ -22,6 +22,7 @@ from seesay.training import fit
 from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
 from seesay.training.ranks import leader_first, process_counts, rank
+from seesay.training.trainer import _require_devices
 from tests import processes, tiny
 from tests.training.outcomes import rows
 
@@ -182,6 +183,16 @@ def _fail(folder: Path) -> None:
             raise SeesayError("the leader's own error")
     except SeesayError as error:
         (folder / name).write_text(str(error))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    _require_devices("cuda", 2)
+    _require_devices("cpu", 9)
+    with pytest.raises(ConfigError, match=r"training\.devices is 3, but there are only 2 of cuda"):
+        _require_devices("cuda", 3)
+    with pytest.raises(ConfigError, match="only 1 of mps"):
+        _require_devices("mps", 2)
 
 
 def test_run_may_go_on_with_another_number_of_processes(weights: Path) -> None:

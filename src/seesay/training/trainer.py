@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -35,6 +36,7 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Tr
     devices, nodes = process_counts(training)
     several = devices * nodes > 1
     device = choose_device(training.device)
+    _require_devices(device, devices)
     mode = "min" if training.monitor == "val_loss" else "max"
     if training.patience:
         callbacks.append(EarlyStopping(training.monitor, patience=training.patience, mode=mode))
@@ -76,6 +78,17 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Tr
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def _require_devices(device: str, wanted: int) -> None:
+    """Refuses more processes than there are devices for.
+
+    Raises:
+        ConfigError: each process needs a GPU, and there are fewer.
+    """
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.partition(":")[0], wanted)
+    if wanted > there:
+        raise ConfigError(f"training.devices is {wanted}, but there are only {there} of {device}; lower it")
 
 
 def _more_loggers(names: Sequence[str], out: Path) -> list[Logger]:
