@@ -65,10 +65,7 @@ def caption(
 
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
-    if batch_size < 1 or threads < 0 or ray_workers < 0:
-        raise ConfigError("--batch-size must be at least 1, --threads and --ray-workers at least 0")
-    if engine == "local" and (ray_address or ray_workers):
-        raise ConfigError("--ray-address and --ray-workers are about --engine ray; add it or leave them")
+    _refuse_contradictions(batch_size, threads, engine, ray_address, ray_workers)
     written = out is not None or sidecar or embed or engine == "ray"
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
     found = bulk.find_pictures(sources, column)
@@ -77,13 +74,10 @@ def caption(
     if destination is None:
         captioner = Captioner.load(runs, device)
         return _print_captions(captioner, found, options, format, batch_size, threads)
+    told = few(complain, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}")
     with progress("captioning", "pictures") as advance:
-        shared: dict[str, Any] = {
-            "broken": found.broken,
-            "batch_size": batch_size,
-            "progress": advance,
-            "complain": few(complain, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}"),
-        }
+        shared: dict[str, Any] = {"broken": found.broken, "progress": advance, "complain": told}
+        shared["batch_size"] = batch_size
         if engine == "ray":
             from seesay.bulk.ray_engine import Cluster, caption_on_ray
 
@@ -92,8 +86,14 @@ def caption(
         else:
             captioner = Captioner.load(runs, device)
             done = bulk.caption_collection(captioner, found.pictures, destination, options, threads=threads, **shared)
-    _summarise(done, destination)
-    return 1 if done.failed else 0
+    return _summarise(done, destination)
+
+
+def _refuse_contradictions(batch_size: int, threads: int, engine: str, ray_address: str, ray_workers: int) -> None:
+    if batch_size < 1 or threads < 0 or ray_workers < 0:
+        raise ConfigError("--batch-size must be at least 1, --threads and --ray-workers at least 0")
+    if engine == "local" and (ray_address or ray_workers):
+        raise ConfigError("--ray-address and --ray-workers are about --engine ray; add it or leave them")
 
 
 def _print_captions(
@@ -120,8 +120,8 @@ def _print_captions(
     return 1 if failed else 0
 
 
-def _summarise(done: "BulkReport", destination: "Destination") -> None:
-    """Prints what a job did."""
+def _summarise(done: "BulkReport", destination: "Destination") -> int:
+    """Prints what a job did; returns the exit code."""
     where = destination.out or "beside or inside the pictures"
     listed = f" (reasons in {destination.failures})" if done.failed else ""
     line = f"{done.captioned} captioned, {done.skipped} already there, {done.failed} failed{listed}: {where}"
@@ -130,6 +130,7 @@ def _summarise(done: "BulkReport", destination: "Destination") -> None:
         rate = f"{done.rate:.1f} pictures/s, {readable_time(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
         console.print(rate + tasks, highlight=False, markup=False, soft_wrap=True)
+    return 1 if done.failed else 0
 
 
 def explain(
