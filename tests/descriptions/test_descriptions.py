@@ -110,7 +110,7 @@ def test_animations_and_pages_keep_every_frame() -> None:
         file = io.BytesIO()
         frames[0].save(file, name, save_all=True, append_images=frames[1:])
         for field in ("xmp", "exif"):
-            with Image.open(io.BytesIO(with_description(file.getvalue(), "a", field))) as image:  # type: ignore[arg-type]
+            with Image.open(io.BytesIO(with_description(file.getvalue(), "a", field))) as image:
                 assert getattr(image, "n_frames", 1) == 3
 
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_written_is_told(data: bytes, field: Field, told: str) ->
 def test_text_too_long_for_a_jpeg_is_refused() -> None:
     for field in ("xmp", "exif"):
         with pytest.raises(DescriptionError, match=r"data would be \d+ bytes; a JPEG holds 65533"):
-            with_description(encoded("JPEG"), "x" * 70_000, field)  # type: ignore[arg-type]
+            with_description(encoded("JPEG"), "x" * 70_000, field)
 
 
 def test_orientation_read_by_training_stays() -> None:

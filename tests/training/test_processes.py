@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 
-from seesay.config import Config
+from seesay.config import Config, to_dict
 from seesay.data.batches import CaptionBatches, make_examples
 from seesay.data.records import Annotations
 from seesay.errors import ConfigError, SeesayError
@@ -196,5 +196,5 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_run_may_go_on_with_another_number_of_processes(weights: Path) -> None:
-    there = fit.configuration.to_dict(settings(weights, devices=2))
-    assert fit._differences(there, fit.configuration.to_dict(settings(weights))) == []
+    there = to_dict(settings(weights, devices=2))
+    assert fit._differences(there, to_dict(settings(weights))) == []
