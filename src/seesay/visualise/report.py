@@ -280,8 +280,8 @@ td.number { white-space: nowrap; }
 dl { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0 0 .75rem; }
 dd { margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; }
 .strip { overflow-x: auto; }
-.looks { position: relative; max-width: var(--width); }
-.stage { aspect-ratio: var(--shape); margin-bottom: 2.5rem; }
+.looks { position: relative; }
+.stage { margin-bottom: 2.5rem; }
 .looks fieldset { display: flex; flex-wrap: wrap; gap: .3rem; margin: 0; padding: 0; border: 0; }
 .looks legend { color: var(--muted); font-size: .875rem; margin-bottom: .4rem; }
 .looks input { position: absolute; opacity: 0; }

@@ -60,9 +60,9 @@ class WordByWord:
         for word, heat, fact in zip(self.words, maps, facts, strict=True):
             look = overlay(picture, heat, peak=max(floor, float(heat.max())))
             buttons.append(_button(group, word, img_element(look, ""), fact))
-        shape = f"--width: {picture.width}px; --shape: {picture.width} / {picture.height}"
+        shape = f"aspect-ratio: {picture.width} / {picture.height}"
         return (
-            f'<div class="looks" style="{shape}"><div class="stage"></div>\n'
+            f'<div class="looks" style="max-width: {picture.width}px"><div class="stage" style="{shape}"></div>\n'
             f'<fieldset dir="auto"><legend>The words; arrow keys walk through them</legend>\n'
             + "\n".join(buttons)
             + "\n</fieldset></div>"
