@@ -14,11 +14,23 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 TIERS = (
     ("errors",),
-    ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices"),
+    (
+        "config",
+        "settings",
+        "images",
+        "sources",
+        "upright",
+        "tokenizer",
+        "prefetch",
+        "files",
+        "devices",
+        "durations",
+        "descriptions",
+    ),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
     ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),
-    ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
+    ("evaluation", "training", "bulk", "serve", "export", "explanation", "pointing", "demo", "doctor"),
     ("flags", "console", "commands", "cli"),
 )
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import shutil
 import struct
 import zlib
@@ -17,6 +18,7 @@ from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, preset_names, resolve_config, save_config, to_dict
 from seesay.data.annotations import Annotations, load_annotations, write_annotations
+from seesay.descriptions import read_description
 from seesay.features import FeatureStore, extract_features
 from tests import tiny
 
@@ -230,7 +232,8 @@ class TestCaption:
         printed = seesay("caption", *pictures[:3], "--model", cached_run, "--format", "jsonl")
         assert [json.loads(line)["image"] for line in printed.out] == pictures[:3]
         written = seesay("caption", *pictures[:3], "--model", cached_run, "--out", "captions.jsonl")
-        assert written.out == ["3 captioned, 0 already there, 0 unreadable: captions.jsonl"]
+        assert written.out[0] == "3 captioned, 0 already there, 0 failed: captions.jsonl"
+        assert re.fullmatch(r"[\d.]+ pictures/s, .+", written.out[1])
         assert (tmp_path / "captions.jsonl").read_text().splitlines() == printed.out
 
     def test_what_is_there_is_skipped(
@@ -239,8 +242,53 @@ class TestCaption:
         seesay("caption", *pictures[:3], "--model", cached_run, "--out", "c.jsonl")
         before = (tmp_path / "c.jsonl").read_bytes()
         again = seesay("caption", *pictures[:3], "--model", cached_run, "--out", "c.jsonl")
-        assert (again.code, again.out) == (0, ["0 captioned, 3 already there, 0 unreadable: c.jsonl"])
+        assert (again.code, again.out) == (0, ["0 captioned, 3 already there, 0 failed: c.jsonl"])
         assert (tmp_path / "c.jsonl").read_bytes() == before
+
+    def test_failures_are_listed_in_a_file_and_only_the_first_are_printed(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        broken = [tmp_path / f"{number:02d}.jpg" for number in range(13)]
+        for path in broken:
+            path.touch()
+        result = seesay("caption", *broken, pictures[0], "--model", cached_run, "--out", "c.csv")
+        assert result.code == 1
+        assert result.out[0] == "1 captioned, 0 already there, 13 failed (reasons in c.errors.jsonl): c.csv"
+        assert len(result.err) == 11
+        assert result.err[-1] == "seesay: further ones are only listed in c.errors.jsonl"
+        listed = [json.loads(line)["image"] for line in (tmp_path / "c.errors.jsonl").read_text().splitlines()]
+        assert listed == list(map(str, broken))
+
+    def test_texts_beside_and_inside_pictures(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        shutil.copy(pictures[0], tmp_path / "a.png")
+        result = seesay("caption", "a.png", "--model", cached_run, "--sidecar", ".txt", "--embed", "xmp")
+        assert (result.code, result.out[0]) == (
+            0,
+            "1 captioned, 0 already there, 0 failed: beside or inside the pictures",
+        )
+        text = Captioner.load(cached_run, "cpu").caption(pictures[0]).text
+        assert (tmp_path / "a.txt").read_text() == f"{text}\n"
+        assert read_description((tmp_path / "a.png").read_bytes(), "xmp") == text
+
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ("--engine ray --out c.jsonl", "--engine ray writes a folder of Parquet files"),
+            ("--ray-workers 2", "about --engine ray; add it or leave them"),
+            ("--batch-size 0", "--batch-size must be at least 1"),
+            ("--sidecar .txt --existing append", "add --out FILE, which remembers"),
+            ("--column x --out c.csv t.csv", "t.csv has no column 'x'"),
+        ],
+    )
+    def test_flags_that_contradict_each_other(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path, flags: str, told: str
+    ) -> None:
+        (tmp_path / "t.csv").write_text("image\na.png\n")
+        result = seesay("caption", pictures[0], "--model", cached_run, *flags.split())
+        assert (result.code, len(result.err)) == (2, 1)
+        assert told in result.err[0]
 
     def test_flags_reach_the_search(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
         result = seesay("caption", pictures[0], "--model", cached_run, "--strategy", "beam", "--max-length", 2)
@@ -350,6 +398,8 @@ class TestExplain:
         result = seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
         (item,) = (item for item in annotations.split("test") if item.image == result.out[0])
         assert [line[8:] for line in result.out if line.startswith("human")] == list(item.captions)
+        assert result.out[-1] == f"written {item.id}.explain.html {item.id}.explain.png"
+        assert (tmp_path / f"{item.id}.explain.html").is_file()
         assert (tmp_path / f"{item.id}.explain.png").is_file()
         assert result == seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
 

@@ -32,6 +32,8 @@ def test_report_shows_six_unseen_scenes_with_their_captions(demo: tuple[Path, De
     for entry in shown:
         assert entry["caption"] in page
         assert all(reference in page for reference in references[entry["id"]])
+    words = sum(len(entry["caption"].split()) for entry in shown)
+    assert page.count('type="radio"') == words + 6
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
 

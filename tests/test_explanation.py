@@ -7,9 +7,11 @@ from PIL import Image
 
 from seesay.captioner import Captioner
 from seesay.data.annotations import Annotations, write_annotations
+from seesay.data.records import Box
 from seesay.errors import ConfigError, DataError, ImageError
 from seesay.explanation import explain, held_out_picture, save_explanation
 from seesay.training.fit import train
+from seesay.visualise import attention_entropy
 from tests import tiny
 
 
@@ -60,13 +62,45 @@ def test_files_hold_the_strip_and_the_numbers(captioner: Captioner, pictures: li
         assert arrays["log_probs"].tolist() == list(explanation.caption.log_probs)
 
 
+def test_page_stands_alone_and_the_strip_lies_beside_it(
+    captioner: Captioner, pictures: list[str], tmp_path: Path
+) -> None:
+    explanation = explain(captioner, pictures[0], references=("two <colours>",))
+    files = save_explanation(explanation, tmp_path / "e.html", arrays=True)
+    assert files == [tmp_path / "e.html", tmp_path / "e.png", tmp_path / "e.npz"]
+    page = files[0].read_text()
+    assert "<script" not in page
+    assert "two &lt;colours&gt;" in page
+    assert page.count('type="radio"') == len(explanation.caption.words) + 1
+    spread = attention_entropy(np.asarray(explanation.caption.attention))
+    for log_prob, bits in zip(explanation.caption.log_probs, spread, strict=True):
+        assert f"probability {np.exp(log_prob):.2f}, attention spread over {bits:.1f} of 2.0 bits" in page
+    with np.load(files[2]) as arrays:
+        np.testing.assert_allclose(arrays["entropy"], spread, rtol=1e-6)
+
+
+def test_page_says_whether_the_named_object_was_looked_at(captioner: Captioner, pictures: list[str]) -> None:
+    first = explain(captioner, pictures[0])
+    word = next(word for word in first.caption.words if len(word) > 2)
+    everywhere = Box(word, 0, 0, *map(float, first.image.size))
+    explanation = explain(captioner, pictures[0], boxes=(everywhere,))
+    (pointed,) = explanation.pointed
+    assert (pointed.label, pointed.hit) == (word, True)
+    assert pointed.ratio == pytest.approx(1)
+    table = explanation.sections()[1].html()
+    assert "the strongest look is on the named object in 1 of 1 words (1.0 by chance)" in table
+    assert first.pointed == ()
+
+
 def test_model_that_sees_a_crop_shows_the_crop(
     colours: Path, weights: Path, tmp_path: Path, pictures: list[str]
 ) -> None:
     train(tiny.cached(weights, resize="crop", epochs=1), colours, tmp_path / "run", features=tmp_path / "features")
-    explanation = explain(Captioner.load(tmp_path / "run", "cpu"), pictures[0])
+    boxes = (Box("a", 0, 0, 44, 32), Box("b", 0, 0, 5, 32))
+    explanation = explain(Captioner.load(tmp_path / "run", "cpu"), pictures[0], boxes=boxes)
     assert explanation.image.size == (48, 48)
     assert explanation.strip().width > 0
+    assert explanation.boxes == (Box("a", 0, 0, 48, 48),), "the second lies outside the middle square"
 
 
 def test_decoder_without_attention_is_refused(

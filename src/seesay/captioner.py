@@ -1,7 +1,7 @@
 """`Captioner`: a trained model with everything a picture needs, from file to sentence."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -163,7 +163,7 @@ class Captioner:
 
     def caption_each(
         self,
-        pictures: Sequence[Picture],
+        pictures: Iterable[Picture],
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
@@ -171,13 +171,49 @@ class Captioner:
         workers: int = 2,
     ) -> Iterator[tuple[Picture, Caption | ImageError]]:
         """Yields every picture with its caption, or with the error that kept it from being read, in order."""
+        for batch in self.caption_batches(
+            pictures, options, attention=attention, batch_size=batch_size, workers=workers
+        ):
+            yield from batch
+
+    def caption_batches(
+        self,
+        pictures: Iterable[Picture],
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+        batch_size: int = 32,
+        workers: int = 2,
+    ) -> Iterator[list[tuple[Picture, Caption | ImageError]]]:
+        """Yields the pictures of a batch with their captions, or the errors that kept them from being read, in order.
+
+        Opening pictures, encoding and the search run beside each other: while a batch is searched, the next one is
+        encoded, and the pictures after it are opened.
+
+        Args:
+            pictures: what to caption.
+            options: how to search; None = as the run says.
+            attention: keep where the model looked at each word.
+            batch_size: pictures the network sees at once.
+            workers: threads that open pictures.
+        """
         loaded = prefetch(self._load, pictures, workers, ahead=2 * batch_size)
-        while batch := list(islice(loaded, batch_size)):
-            pixels = [found for _, found in batch if not isinstance(found, ImageError)]
+        batches = iter(lambda: list(islice(loaded, batch_size)), [])
+        for batch, memory, mask in prefetch(self._see_batch, batches, workers=1, ahead=1):
             names = [_name(picture, found) for picture, found in batch if not isinstance(found, ImageError)]
-            captions = iter(self._caption_pixels(pixels, names, options, attention) if pixels else [])
-            for picture, found in batch:
-                yield picture, found if isinstance(found, ImageError) else next(captions)
+            with torch.inference_mode():
+                captions = [] if memory is None else self._say(memory, mask, options, names, attention)
+            said = iter(captions)
+            yield [(picture, found if isinstance(found, ImageError) else next(said)) for picture, found in batch]
+
+    def _see_batch(
+        self, batch: list[tuple[Picture, Views | ImageError]]
+    ) -> tuple[list[tuple[Picture, Views | ImageError]], torch.Tensor | None, torch.Tensor | None]:
+        """Returns a batch with the memory of its pictures that could be read, None where there are none."""
+        pixels = [found for _, found in batch if not isinstance(found, ImageError)]
+        with torch.inference_mode():
+            memory, mask = self._see(pixels) if pixels else (None, None)
+        return batch, memory, mask
 
     @torch.inference_mode()
     def caption_features(

@@ -83,10 +83,11 @@ def save_info(folder: Path, info: RunInfo) -> None:
     write_atomically(folder / INFO_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def update_progress(folder: Path, info: RunInfo, **progress: Any) -> RunInfo:
-    """Returns `info` with its progress changed, after writing it."""
+def update_progress(folder: Path | None, info: RunInfo, **progress: Any) -> RunInfo:
+    """Returns `info` with its progress changed, after writing it, unless there is no folder to write to."""
     info = replace(info, progress={**info.progress, **progress})
-    save_info(folder, info)
+    if folder is not None:
+        save_info(folder, info)
     return info
 
 

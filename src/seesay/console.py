@@ -1,6 +1,7 @@
 """What the commands of the command line share: where they print, progress bars, and the run they mean."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +13,32 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from seesay.durations import readable_time
 from seesay.errors import DataError
 
 console = Console()
 errors = Console(stderr=True)
 
+PLAIN_PROGRESS = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+
 
 def complain(line: str) -> None:
     """Prints a line of what is wrong on the error stream, under the program's name."""
     errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def few(tell: Callable[[str], None], most: int, then: str) -> Callable[[str], None]:
+    """Returns a function that tells the first lines it is given, then once that there are more, then nothing."""
+    told = 0
+
+    def tell_few(line: str) -> None:
+        nonlocal told
+        told += 1
+        if told <= most + 1:
+            tell(line if told <= most else then)
+
+    return tell_few
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> None:
@@ -46,7 +64,10 @@ def log_handler() -> logging.Handler:
 
 @contextmanager
 def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that is told what is done of how many, and shows it with rate and time left."""
+    """Yields a function that is told what is done of how many, and shows it with rate and time left.
+
+    On a terminal as a bar that goes when all is done, else as a line every `PLAIN_PROGRESS` seconds.
+    """
     columns = (
         TextColumn(f"{verb} {{task.completed:.0f}}/{{task.total:.0f}} {noun}"),
         BarColumn(),
@@ -56,14 +77,20 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task: Any = None
         first = 0
+        begun = told = time.monotonic()
 
         def advance(done: int, total: int) -> None:
-            nonlocal task, first
+            nonlocal task, first, begun, told
+            now = time.monotonic()
             if task is None:
                 first, task = done, bar.add_task(verb, total=total, completed=done, rate="")
-            elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{(done - first) / elapsed:.0f}" if elapsed > 0 else ""
-            bar.update(task, completed=done, rate=rate, visible=done < total)
+                begun = told = now
+            rate = (done - first) / (now - begun) if now > begun else 0.0
+            bar.update(task, completed=done, rate=f"{rate:.0f}" if rate else "", visible=done < total)
+            if not errors.is_terminal and rate and now - told >= PLAIN_PROGRESS:
+                told = now
+                left = readable_time((total - done) / rate)
+                complain(f"{verb} {done:,}/{total:,} {noun}, {rate:.1f} {noun}/s, {left} left")
 
         yield advance
 

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from seesay.captioner import Caption, Captioner
 from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation
-from seesay.data.scenes import make_scenes, mentions, unfounded_mentions
+from seesay.data.scenes import make_scenes
+from seesay.durations import readable_time
 from seesay.evaluation import Evaluation, caption_split, evaluate_captions, save_evaluation
 from seesay.explanation import Explanation
-from seesay.images import image_size, read_image
-from seesay.training.callbacks import readable_time
+from seesay.images import read_image
+from seesay.pointing import Pointing, measure_pointing
 from seesay.training.fit import TrainingResult, train
 from seesay.visualise import (
     Card,
@@ -26,7 +25,6 @@ from seesay.visualise import (
     Table,
     Text,
     draw_training_curves,
-    pointing_ratio,
     write_report,
 )
 
@@ -34,22 +32,6 @@ log = logging.getLogger("seesay")
 
 SHOWN = 6
 """Unseen scenes in the report."""
-
-
-@dataclass(frozen=True)
-class Pointing:
-    """How well attention finds what the words name.
-
-    Attributes:
-        ratio: share of a noun's attention inside its object's box over the box's share of the area, the mean
-            over all nouns that name exactly one object; 1 is chance.
-        nouns: how many nouns that is.
-        unfounded: share of all named objects that are not in the picture.
-    """
-
-    ratio: float
-    nouns: int
-    unfounded: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +49,8 @@ class DemoResult:
             f"BLEU-4 {self.scores['BLEU-4']:.3f}, CIDEr {self.scores['CIDEr']:.2f} on unseen scenes",
             f"attention inside the named object's box over the box's share of the area: "
             f"{self.pointing.ratio:.2f} on average over {self.pointing.nouns} nouns (1 is chance)",
+            f"the strongest look in the named object's box: {100 * self.pointing.accuracy:.0f} % of the nouns "
+            f"({100 * self.pointing.chance:.0f} % by chance)",
             f"named objects that are not in the picture: {100 * self.pointing.unfounded:.0f} %",
             f"done in {readable_time(self.seconds)}; open {self.report} in a browser",
         ]
@@ -120,28 +104,6 @@ def run_demo(
     return DemoResult(report, evaluation.scores.corpus, pointing, seconds)
 
 
-def measure_pointing(captions: dict[str, Caption], items: Sequence[Annotation]) -> Pointing:
-    """Returns how much of each noun's attention falls on the object it names.
-
-    Args:
-        captions: with attention, by picture id.
-        items: the pictures, with boxes.
-    """
-    ratios, named, unfounded = [], 0, 0
-    for item in items:
-        caption = captions[item.id]
-        assert caption.attention is not None
-        assert caption.grid is not None
-        size = image_size(item.image)
-        for word, box in mentions(caption.text, item):
-            frame = (box.x, box.y, box.width, box.height)
-            ratios.append(pointing_ratio(caption.attention[word], caption.grid, frame, size))
-        wrong = len(unfounded_mentions(caption.text, item))
-        unfounded += wrong
-        named += wrong + len(mentions(caption.text, item))
-    return Pointing(float(np.mean(ratios)) if ratios else 0.0, len(ratios), unfounded / max(1, named))
-
-
 def _sections(
     evaluation: Evaluation,
     pointing: Pointing,
@@ -153,11 +115,15 @@ def _sections(
     intro = (
         "Scenes of shapes were drawn, and a small convolutional network and an attention decoder learned "
         f"together to describe them, in {readable_time(seconds)} in all. The scenes below were never seen in "
-        "training. Under each caption is where the model looked at each word."
+        "training. Point at the words of a caption, or walk through them with the arrow keys, to see where the model "
+        "looked."
     )
     rows = [(name, f"{value:.3f}") for name, value in evaluation.scores.corpus.items()]
     rows += [
         ("attention on the named object, over chance", f"{pointing.ratio:.2f}"),
+        ("strongest look on the named object", f"{100 * pointing.accuracy:.0f} %"),
+        ("that by chance", f"{100 * pointing.chance:.0f} %"),
+        ("spread of a word's attention, bits", f"{pointing.entropy:.2f}"),
         ("named objects that are not there", f"{100 * pointing.unfounded:.0f} %"),
         ("epochs", str(trained.epochs)),
     ]
@@ -178,7 +144,7 @@ def _card(item: Annotation, caption: Caption, evaluation: Evaluation) -> Card:
         image=image,
         caption=caption.text,
         references=item.captions,
-        attention=Explanation(image, caption).strip(tile=110),
+        attention=Explanation(image, caption).looks(side=320),
         scores={"CIDEr": float(evaluation.scores.per_image["CIDEr"][place])},
         name=item.id,
     )

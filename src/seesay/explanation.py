@@ -1,7 +1,9 @@
-"""Where a captioner looks: one picture, its caption, and an overlay a word."""
+"""Where a captioner looks: one picture, its caption, and an overlay a word, as a page and as a strip."""
 
 import io
+import math
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +13,23 @@ from PIL import Image
 from seesay.captioner import Caption, Captioner, Picture
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
-from seesay.data.records import Annotation
+from seesay.data.records import Annotation, Box
 from seesay.errors import ConfigError, DataError
 from seesay.files import write_atomically
 from seesay.images import read_image, resize_image, upright_rgb
-from seesay.visualise import attention_strip
+from seesay.pointing import Pointed, point
+from seesay.visualise import (
+    Section,
+    Table,
+    Text,
+    WordByWord,
+    attention_entropy,
+    attention_strip,
+    frame_of_crop,
+    write_report,
+)
 from seesay.visualise.beam_tree import draw_beam_tree
+from seesay.visualise.report import Cell
 
 
 @dataclass(frozen=True)
@@ -27,11 +40,67 @@ class Explanation:
         image: the picture; cropped where the model sees a crop.
         caption: with attention (T, N).
         references: what people said, where that is known.
+        boxes: the objects in the picture, in its pixels, where they are known.
     """
 
     image: Image.Image
     caption: Caption
     references: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def pointed(self) -> tuple[Pointed, ...]:
+        """The words that name an object with a box, and whether the model looked at it."""
+        return point(self.caption, self.boxes, self.image.size) if self.boxes else ()
+
+    def looks(self, side: int = 560) -> WordByWord:
+        """Returns the section of a page in which each word shows where the model looked.
+
+        Args:
+            side: longer side of the picture in pixels.
+        """
+        assert self.caption.attention is not None
+        assert self.caption.grid is not None
+        facts = [
+            f"probability {row[1]:.2f}, attention spread over {row[2]:.1f} of {row[3]:.1f} bits" for row in self._rows()
+        ]
+        words = list(self.caption.words)
+        return WordByWord(self.image, words, self.caption.attention, self.caption.grid, facts, side=side)
+
+    def sections(self) -> list[Section]:
+        """Returns the page: the picture word by word, the numbers, and what people said."""
+        pointed = {each.word: each for each in self.pointed}
+        header = ["word", "probability", "spread, bits", "at most"]
+        rows: list[list[Cell]] = [list(row) for row in self._rows()]
+        if pointed:
+            header += ["object", "attention over chance", "strongest look inside"]
+            for place, row in enumerate(rows):
+                found = pointed.get(place)
+                row += [None] * 3 if found is None else [found.label, found.ratio, "yes" if found.hit else "no"]
+        sections: list[Section] = [self.looks(), Table(header, rows, self._summary(), heading="Word by word")]
+        if self.references:
+            sections.append(Text("\n\n".join(self.references), "People said"))
+        return sections
+
+    def _rows(self) -> list[tuple[str, float, float, float]]:
+        """Returns each word with its probability, its attention's entropy in bits, and the most that could be."""
+        assert self.caption.attention is not None
+        spread = attention_entropy(self.caption.attention).tolist()
+        most = math.log2(self.caption.attention.shape[1])
+        return [
+            (word, math.exp(log_prob), bits, most)
+            for word, log_prob, bits in zip(self.caption.words, self.caption.log_probs, spread, strict=True)
+        ]
+
+    def _summary(self) -> str:
+        bits = [row[2] for row in self._rows()]
+        told = f"attention spread over {sum(bits) / max(1, len(bits)):.2f} bits a word on average"
+        if found := self.pointed:
+            hits, chance = sum(each.hit for each in found), sum(each.chance for each in found)
+            told += (
+                f"; the strongest look is on the named object in {hits} of {len(found)} words ({chance:.1f} by chance)"
+            )
+        return told
 
     def strip(self, tile: int = 160) -> Image.Image:
         """Returns the picture followed by one overlay a word."""
@@ -52,8 +121,16 @@ def explain(
     picture: Picture,
     options: DecodingOptions | None = None,
     references: tuple[str, ...] = (),
+    boxes: tuple[Box, ...] = (),
 ) -> Explanation:
     """Returns a picture's caption with the attention behind each word.
+
+    Args:
+        captioner: the model.
+        picture: a path, URL or opened picture.
+        options: how to search; None = as the run says.
+        references: what people said.
+        boxes: labelled objects, in the picture's pixels.
 
     Raises:
         ImageError: the picture cannot be read.
@@ -71,8 +148,16 @@ def explain(
     assert captioner.model.encoder is not None
     preprocessing = captioner.model.encoder.preprocessing
     if preprocessing.resize == "crop":
-        image = Image.fromarray(resize_image(image, preprocessing))
-    return Explanation(image, caption, references)
+        cropped = Image.fromarray(resize_image(image, preprocessing))
+        boxes = tuple(_boxes_of_crop(boxes, image.size, cropped.size))
+        image = cropped
+    return Explanation(image, caption, references, boxes)
+
+
+def _boxes_of_crop(boxes: Sequence[Box], size: tuple[int, int], crop: tuple[int, int]) -> Iterator[Box]:
+    for box in boxes:
+        if (frame := frame_of_crop((box.x, box.y, box.width, box.height), size, crop)) is not None:
+            yield Box(box.label, *frame)
 
 
 def explain_search(
@@ -92,24 +177,36 @@ def explain_search(
 
 
 def save_explanation(explanation: Explanation, out: Path, arrays: bool = False) -> list[Path]:
-    """Writes the strip as PNG, and beside it the arrays as .npz; returns the files."""
+    """Writes what was found; returns the files.
+
+    Args:
+        explanation: what was found.
+        out: the page, with the strip as PNG beside it; or the strip alone, if its name ends in .png.
+        arrays: write the numbers too, as .npz beside them.
+    """
+    files = [] if out.suffix.lower() == ".png" else [out]
+    if files:
+        write_report(out, explanation.caption.text or "(an empty caption)", explanation.sections())
+    strip = out.with_suffix(".png")
     buffer = io.BytesIO()
     explanation.strip().save(buffer, "PNG")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, buffer.getvalue())
-    if not arrays:
-        return [out]
-    buffer = io.BytesIO()
-    caption = explanation.caption
-    np.savez_compressed(
-        buffer,
-        words=np.array(caption.words),
-        attention=np.asarray(caption.attention, np.float32),
-        grid=np.array(caption.grid),
-        log_probs=np.array(caption.log_probs),
-    )
-    write_atomically(out.with_suffix(".npz"), buffer.getvalue())
-    return [out, out.with_suffix(".npz")]
+    write_atomically(strip, buffer.getvalue())
+    files.append(strip)
+    if arrays:
+        buffer = io.BytesIO()
+        caption = explanation.caption
+        attention = np.asarray(caption.attention, np.float32)
+        np.savez_compressed(
+            buffer,
+            words=np.array(caption.words),
+            attention=attention,
+            grid=np.array(caption.grid),
+            log_probs=np.array(caption.log_probs),
+            entropy=attention_entropy(attention),
+        )
+        files.append(out.with_suffix(".npz"))
+        write_atomically(files[-1], buffer.getvalue())
+    return files
 
 
 def held_out_picture(captioner: Captioner, data: str | Path, seed: int | None = None) -> Annotation:

@@ -1,5 +1,6 @@
 """Work done a little ahead of its use, by threads, in order."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,3 +25,10 @@ def prefetch(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, a
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def usable_cores() -> int:
+    """Returns how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

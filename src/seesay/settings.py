@@ -224,6 +224,10 @@ class TrainingConfig(_Section):
     checkpoint_every: int = setting(200, "steps between two saves of the resumable state", least=1)
     log_every: int = setting(50, "steps between two log lines", least=1)
     device: str = setting("auto", "auto, cpu, cuda or mps")
+    devices: int = setting(
+        1, "processes that share every batch, each with a GPU of its own where there are any", least=1
+    )
+    num_nodes: int = setting(1, "machines that run so many processes each", least=1)
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "arithmetic of training")
     loggers: tuple[str, ...] = setting((), "further Lightning loggers, by class name (such as WandbLogger)")
     init_from: str = setting("", "run whose best weights training starts from; words are matched by their text")

@@ -113,14 +113,20 @@ def _read_tar(archive: Path, member: str, source: str) -> bytes:
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int, int]]:
-    """Returns name -> (offset, bytes) of a tar's files; time and size are there so that a change is seen."""
+    """Returns name -> (offset, bytes) of a tar's files; time and size are there so that a change is seen.
+
+    Of an archive that is cut short, those before the cut.
+    """
+    members: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(archive, "r:") as tar:
-            return {
-                member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()
-            }
+            for member in tar:
+                if member.isreg():
+                    members[member.name.removeprefix("./")] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
-        raise source_error(archive, f"cannot be read as an uncompressed tar ({error}); unpack it") from error
+        if not members:
+            raise source_error(archive, f"cannot be read as an uncompressed tar ({error}); unpack it") from error
+    return members
 
 
 def _read_parquet(archive: Path, reference: str, source: str) -> bytes:

@@ -20,7 +20,7 @@ from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreE
 from seesay.features import JoinedStores, extract_features, import_features
 from seesay.models.encoders import build_encoder
 from seesay.training import callbacks
-from seesay.training.callbacks import COLUMNS, readable_time
+from seesay.training.callbacks import COLUMNS
 from seesay.training.fit import train
 from tests import tiny
 from tests.training.outcomes import epochs, outcome, rows
@@ -386,13 +386,6 @@ def test_encoder_is_named_in_the_run_and_nothing_of_it_executes(cached_run: Path
     info = json.loads((cached_run / "captioner.json").read_text())
     assert info["features"] == build_encoder(tiny.cached(weights).encoder).identity
     torch.load(cached_run / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
-)
-def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
-    assert readable_time(seconds) == text
 
 
 def test_config_is_saved_whole(cached_run: Path, weights: Path) -> None:

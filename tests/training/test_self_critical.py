@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seesay.checkpoint import load_run
 from seesay.config import Config, DecodingOptions, ModelConfig, TrainingConfig
-from seesay.data.batches import Batch, Example, pad_captions
+from seesay.data.batches import Batch, Example, Whole, pad_captions
 from seesay.decoding import Hypothesis
 from seesay.errors import ConfigError
 from seesay.models.captioning import CaptionModel, build_model
@@ -43,7 +43,7 @@ def a_model(decoder: str = "attention") -> CaptionModel:
 def a_batch() -> tuple[Batch, Tensor]:
     features = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     captions = pack_captions(pad_captions([EXAMPLES[0].tokens]))
-    return Batch(("a",), features, None, None, captions), features
+    return Batch(("a",), features, None, None, captions, Whole(1, captions.rows, len(captions.targets))), features
 
 
 def a_critic(baseline: str, samples: int = 2) -> SelfCritic:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.errors import ConfigError, DataError
-from seesay.visualise import attention_entropy, attention_strip, overlay, pointing_ratio, upsample_attention
+from seesay.visualise import attention_entropy, attention_strip, overlay, upsample_attention
 
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))
 Pixels = NDArray[np.int64]
@@ -309,63 +309,7 @@ def test_a_layout_that_cannot_work_is_refused(options: LayoutOptions) -> None:
 # --- numbers --------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
-@given(GRIDS, st.integers(1, 6), st.integers(1, 6), st.data())
-def test_pointing_ratio_is_what_counting_pixels_gives(
-    grid: tuple[int, int], across: int, down: int, data: st.DataObject
-) -> None:
-    rows, columns = grid
-    width, height = columns * across, rows * down
-    weights = random_weights(1, rows * columns, seed=data.draw(st.integers(0, 99)))[0]
-    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    box = (left, top, data.draw(st.integers(1, width - left)), data.draw(st.integers(1, height - top)))
-    spread = np.kron(weights.reshape(grid), np.full((down, across), 1 / (down * across)))
-    inside = spread[top : top + box[3], left : left + box[2]]
-    expected = inside.sum() / (inside.size / spread.size)
-    assert pointing_ratio(weights, grid, box, (width, height)) == pytest.approx(expected)
-
-
-@given(
-    st.floats(0, 90),
-    st.floats(0, 90),
-    st.floats(1, 200),
-    st.floats(1, 200),
-    st.sampled_from([(1, 1), (7, 7), (3, 5)]),
-)
-def test_undecided_attention_points_at_every_box_by_chance(
-    x: float, y: float, width: float, height: float, grid: tuple[int, int]
-) -> None:
-    flat = np.full(grid[0] * grid[1], 1 / (grid[0] * grid[1]))
-    assert pointing_ratio(flat, grid, (x, y, width, height), (100, 91)) == pytest.approx(1)
-
-
-def test_pointing_ratio_of_one_region() -> None:
-    weights = np.eye(12)[6]  # second row, third column of 3 x 4 cells of 10 x 20 pixels
-    assert pointing_ratio(weights, (3, 4), (20, 20, 10, 20), (40, 60)) == pytest.approx(12)
-    assert pointing_ratio(weights, (3, 4), (20, 20, 20, 20), (40, 60)) == pytest.approx(6)
-    assert pointing_ratio(weights, (3, 4), (25, 20, 10, 20), (40, 60)) == pytest.approx(6)
-    assert pointing_ratio(weights, (3, 4), (0, 0, 10, 60), (40, 60)) == 0
-
-
-def test_pointing_ratio_cuts_boxes_at_the_border_and_takes_unnormalised_weights() -> None:
-    weights = random_weights(1, 12)[0]
-    whole = pointing_ratio(weights, (3, 4), (20, 40, 20, 20), (40, 60))
-    assert pointing_ratio(weights, (3, 4), (20, 40, 500, 500), (40, 60)) == pytest.approx(whole)
-    assert pointing_ratio(weights * 3, (3, 4), (20, 40, 20, 20), (40, 60)) == pytest.approx(whole)
-    assert pointing_ratio(weights.astype(np.float16), (3, 4), (20, 40, 20, 20), (40, 60)) == pytest.approx(
-        whole, rel=1e-2
-    )
-
-
-@pytest.mark.parametrize("box", [(40, 0, 5, 5), (0, 0, 0, 5), (-9, 0, 5, 5), (0, 0, math.nan, 5)])
-def test_a_box_without_area_in_the_picture_is_refused(box: tuple[float, float, float, float]) -> None:
-    with pytest.raises(DataError, match="no area inside a picture of 40 x 60"):
-        pointing_ratio(np.ones(12), (3, 4), box, (40, 60))
-
-
 def test_a_word_without_attention_has_no_share() -> None:
-    with pytest.raises(DataError, match="without any attention"):
-        pointing_ratio(np.zeros(4), (2, 2), (0, 0, 1, 1), (2, 2))
     with pytest.raises(DataError, match="without any attention"):
         attention_entropy(np.zeros((1, 4)))
 

@@ -1,61 +1,136 @@
 """Captions of pictures, and where the model looked."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
-from seesay.console import choose_run, complain, console, progress
+from seesay.config import DecodingOptions
+from seesay.console import choose_run, complain, console, few, progress
+from seesay.durations import readable_time
 from seesay.errors import ConfigError, DataError, ImageError
 from seesay.flags import given
+
+if TYPE_CHECKING:
+    from seesay.bulk import BulkReport, Destination, Found
+    from seesay.captioner import Captioner
+    from seesay.data.records import Box
+
+SHOWN_FAILURES = 10
+"""Pictures whose failure is printed; all are listed in a file."""
 
 
 def caption(
     *sources: str,
     model: Models = None,
     out: Path | None = None,
+    sidecar: str = "",
+    embed: Literal["", "xmp", "exif", "both"] = "",
+    existing: Literal["skip", "overwrite", "append", "prefix", "suffix"] = "skip",
+    before: str = "",
+    after: str = "",
+    errors: Path | None = None,
+    column: str = "",
     format: Literal["text", "jsonl"] = "text",
+    batch_size: int = 32,
+    threads: int = 0,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str = "",
+    ray_workers: int = 0,
     device: str = "auto",
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> int:
-    """Caption pictures: files, folders, globs or URLs; several captions each with --num-captions.
+    """Caption pictures: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some could not be.
 
     Args:
-        sources: what to caption.
-        out: JSONL file to append to; pictures it holds already are skipped.
-        format: how captions are printed where there is no --out.
+        sources: what to caption; - reads names from the standard input.
+        out: file to add to, by its suffix .jsonl, .csv, .tsv or .parquet (a folder); what it holds is skipped.
+        sidecar: suffix of a text file beside each picture, such as .txt or .caption.
+        embed: write the description inside each picture's file; the picture itself stays the same.
+        existing: what becomes of a text that is beside or inside a picture already.
+        before: text before each caption beside or inside a picture.
+        after: text after it.
+        errors: list of pictures without a caption, and why [default: beside --out, named .errors.jsonl].
+        column: column of pictures in tables [default: the first of a usual name].
+        format: how captions are printed where they are not written.
+        batch_size: pictures the network sees at once.
+        threads: that open pictures; 0 = one a processor core.
+        engine: local, or Ray Data on this machine or a cluster (into a folder of Parquet files).
+        ray_address: of a running Ray cluster [default: one of this machine's own, for the time of the job].
+        ray_workers: models at work; 0 = one a GPU, or one for every four cores.
         device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
     from seesay.captioner import Captioner
+    from seesay.checkpoint import load_run
 
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
-    pictures = bulk.find_pictures(sources)
-    captioner = Captioner.load([choose_run(name) for name in model or [""]], device)
-    options = decoding_options(captioner.run.config, flags)
-    unreadable = 0
-    if out is not None:
-        with progress("captioning", "pictures") as advance:
-            seen = iter(range(1, len(pictures) + 1))
+    _refuse_contradictions(batch_size, threads, engine, ray_address, ray_workers)
+    written = out is not None or sidecar or embed or engine == "ray"
+    destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
+    found = bulk.find_pictures(sources, column)
+    runs = [choose_run(name) for name in model or [""]]
+    options = decoding_options(load_run(runs[0]).config, flags)
+    if destination is None:
+        captioner = Captioner.load(runs, device)
+        return _print_captions(captioner, found, options, format, batch_size, threads)
+    told = few(complain, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}")
+    with progress("captioning", "pictures") as advance:
+        shared: dict[str, Any] = {"broken": found.broken, "progress": advance, "complain": told}
+        shared["batch_size"] = batch_size
+        if engine == "ray":
+            from seesay.bulk.ray_engine import Cluster, caption_on_ray
 
-            def note(picture: str, found: object) -> None:
-                if isinstance(found, ImageError):
-                    complain(str(found))
-                advance(next(seen), len(pictures))
-
-            done = bulk.caption_to_jsonl(captioner, pictures, out, options, note)
-        console.print(f"{done.captioned} captioned, {done.skipped} already there, {done.unreadable} unreadable: {out}")
-        return 1 if done.unreadable else 0
-    for picture, found in captioner.caption_each(pictures, options):
-        if isinstance(found, ImageError):
-            unreadable += 1
-            complain(str(found))
-        elif format == "jsonl":
-            print(bulk.json_line(str(picture), found, options.num_captions > 1), flush=True)
+            cluster = Cluster(ray_address, ray_workers)
+            done = caption_on_ray(runs, found.pictures, destination, options, cluster, device=device, **shared)
         else:
-            for each in (found, *found.alternatives):
-                print(f"{picture}\t{each.text}" if len(pictures) > 1 else each.text, flush=True)
-    return 1 if unreadable else 0
+            captioner = Captioner.load(runs, device)
+            done = bulk.caption_collection(captioner, found.pictures, destination, options, threads=threads, **shared)
+    return _summarise(done, destination)
+
+
+def _refuse_contradictions(batch_size: int, threads: int, engine: str, ray_address: str, ray_workers: int) -> None:
+    if batch_size < 1 or threads < 0 or ray_workers < 0:
+        raise ConfigError("--batch-size must be at least 1, --threads and --ray-workers at least 0")
+    if engine == "local" and (ray_address or ray_workers):
+        raise ConfigError("--ray-address and --ray-workers are about --engine ray; add it or leave them")
+
+
+def _print_captions(
+    captioner: "Captioner", found: "Found", options: DecodingOptions, format: str, batch_size: int, threads: int
+) -> int:
+    """Prints the captions of pictures; returns the exit code."""
+    from seesay import bulk
+    from seesay.prefetch import usable_cores
+
+    for reason in found.broken.values():
+        complain(reason)
+    failed = bool(found.broken)
+    several = len(found.pictures) > 1
+    workers = threads or usable_cores()
+    for picture, said in captioner.caption_each(found.pictures, options, batch_size=batch_size, workers=workers):
+        if isinstance(said, ImageError):
+            failed = True
+            complain(str(said))
+        elif format == "jsonl":
+            print(bulk.json_line(str(picture), said, options.num_captions > 1), flush=True)
+        else:
+            for each in (said, *said.alternatives):
+                print(f"{picture}\t{each.text}" if several else each.text, flush=True)
+    return 1 if failed else 0
+
+
+def _summarise(done: "BulkReport", destination: "Destination") -> int:
+    """Prints what a job did; returns the exit code."""
+    where = destination.out or "beside or inside the pictures"
+    listed = f" (reasons in {destination.failures})" if done.failed else ""
+    line = f"{done.captioned} captioned, {done.skipped} already there, {done.failed} failed{listed}: {where}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if done.captioned:
+        rate = f"{done.rate:.1f} pictures/s, {readable_time(done.seconds)}"
+        tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
+        console.print(rate + tasks, highlight=False, markup=False, soft_wrap=True)
+    return 1 if done.failed else 0
 
 
 def explain(
@@ -67,17 +142,19 @@ def explain(
     beam_tree: bool = False,
     held_out: Path | None = None,
     seed: int | None = None,
+    boxes: Path | None = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> None:
-    """Show where the model looks at each word of a picture's caption.
+    """Show where the model looks at each word of a picture's caption: a page to point at, and a strip for papers.
 
     Args:
         photo: the picture.
-        out: PNG to write [default: PHOTO.explain.png, or PHOTO.tree.png, in this folder].
+        out: page to write, with a PNG beside it, or a .png alone [default: PHOTO.explain.html in this folder].
         save_arrays: write the attention as .npz too.
         beam_tree: draw the candidates of the search and their scores at each word instead.
         held_out: data set of which a random unseen picture is taken, with its human captions.
         seed: makes that choice repeatable.
+        boxes: file of COCO instances, to see whether the model looks at what it names.
     """
     if beam_tree and save_arrays:
         raise ConfigError("--save-arrays writes attention, which --beam-tree does not show; leave one of them")
@@ -85,26 +162,30 @@ def explain(
         raise ConfigError("explain shows one caption; leave --num-captions, or draw their search with --beam-tree")
 
     from seesay.captioner import Captioner
+    from seesay.data.objects import read_instances
     from seesay.explanation import explain as explain_picture
     from seesay.explanation import explain_search, held_out_picture, save_explanation
     from seesay.files import write_atomically
 
     captioner = Captioner.load(choose_run(model))
     references: tuple[str, ...] = ()
+    objects: tuple[Box, ...] = ()
     if held_out is not None:
         item = held_out_picture(captioner, held_out, seed)
-        photo, references = item.image, item.captions
+        photo, references, objects = item.image, item.captions, item.boxes
     elif not photo:
         raise DataError("name a picture, or a data set with --held-out DATA")
     options = decoding_options(captioner.run.config, flags)
-    target = out or Path(f"{Path(photo).stem}.{'tree' if beam_tree else 'explain'}.png")
+    if boxes is not None:
+        objects = read_instances(boxes, photo)
+    target = out or Path(f"{Path(photo).stem}.{'tree.png' if beam_tree else 'explain.html'}")
     if beam_tree:
         said, png = explain_search(captioner, photo, options)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, png)
         files = [target]
     else:
-        explanation = explain_picture(captioner, photo, options, references)
+        explanation = explain_picture(captioner, photo, options, references, objects)
         said, files = explanation.caption, save_explanation(explanation, target, save_arrays)
     print(f"{photo}\nmodel   {said.text}")
     for reference in references:

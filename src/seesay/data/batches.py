@@ -30,8 +30,23 @@ class FeatureReader(Protocol):
 
 
 @dataclass(frozen=True)
+class Whole:
+    """What a batch holds over all processes that share it.
+
+    Attributes:
+        pictures: how many.
+        captions: of these pictures.
+        tokens: words to be predicted in these captions.
+    """
+
+    pictures: int
+    captions: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Pictures with all of their captions.
+    """Pictures with all of their captions; of several processes each has its share of them.
 
     Attributes:
         ids: picture ids, B of them.
@@ -39,6 +54,9 @@ class Batch:
         pixels: (B, height, width, 3) uint8, or None where features are given.
         memory_mask: (B, N), True = a real region; None = all are real.
         captions: every caption of the pictures, packed.
+        whole: the batch that this is a share of, the batch itself in one process.
+        idle: fewer pictures than processes: this one has none of its own and holds one of another's, which does
+            not count.
     """
 
     ids: tuple[str, ...]
@@ -46,6 +64,13 @@ class Batch:
     pixels: Tensor | None
     memory_mask: Tensor | None
     captions: PackedCaptions
+    whole: Whole
+    idle: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Words to be predicted that count."""
+        return 0 if self.idle else len(self.captions.targets)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Returns the same batch with its tensors on `device`."""
@@ -134,8 +159,10 @@ class CaptionBatches:
         self.shuffle = shuffle
         self.augmentation = augmentation
         self.epoch = 0
+        self.rank, self.ranks = 0, 1
         self._position = 0
         self._captions = np.array([len(example.tokens) for example in self.examples])
+        self._tokens = np.array([sum(len(caption) - 1 for caption in example.tokens) for example in self.examples])
         self._lengths = np.array([example.length for example in self.examples])
         self._count = max(1, round(int(self._captions.sum()) / batch_captions))
         self._count = min(self._count, len(self.examples))
@@ -147,6 +174,15 @@ class CaptionBatches:
     def captions(self) -> int:
         """Captions of an epoch."""
         return int(self._captions.sum())
+
+    def share(self, rank: int, ranks: int) -> None:
+        """Takes every `ranks`-th picture of each batch from the `rank`-th on; the batches stay those of one process.
+
+        Args:
+            rank: which of the processes this is, from 0.
+            ranks: how many there are.
+        """
+        self.rank, self.ranks = rank, ranks
 
     def set_epoch(self, epoch: int) -> None:
         """Starts an epoch from its first batch."""
@@ -203,8 +239,12 @@ class CaptionBatches:
         return np.split(order, cuts)
 
     def load(self, places: NDArray[np.int64]) -> Batch:
-        """Returns the batch of the examples at `places`, on the CPU."""
-        chosen = [self.examples[place] for place in places]
+        """Returns this process's share of the batch of the examples at `places`, on the CPU."""
+        whole = Whole(len(places), int(self._captions[places].sum()), int(self._tokens[places].sum()))
+        own = places[self.rank :: self.ranks]
+        idle = not len(own)
+        own = places[:1] if idle else own
+        chosen = [self.examples[place] for place in own]
         features = pixels = mask = None
         ids = tuple(example.id for example in chosen)
         if self.features is not None:
@@ -212,9 +252,9 @@ class CaptionBatches:
             features = torch.from_numpy(array)
             mask = None if regions is None else torch.from_numpy(regions)
         else:
-            pixels = torch.from_numpy(np.stack([self._pixels(place) for place in places]))
+            pixels = torch.from_numpy(np.stack([self._pixels(place) for place in own]))
         tokens = pad_captions([example.tokens for example in chosen])
-        return Batch(ids, features, pixels, mask, pack_captions(tokens))
+        return Batch(ids, features, pixels, mask, pack_captions(tokens), whole, idle)
 
     def _pixels(self, place: int) -> NDArray[np.uint8]:
         assert self.preprocessing is not None

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
+from seesay.data.batches import CaptionBatches
+from seesay.durations import readable_time
 from seesay.errors import CheckpointError, ConfigError
 from seesay.files import write_atomically
 from seesay.models.encoders import Encoder
 from seesay.training.module import CaptioningModule
+from seesay.training.ranks import sum_over_ranks
 
 log = logging.getLogger("seesay")
 
@@ -114,6 +118,8 @@ class MetricsLog(Callback):
         """Begins the file, or cuts off what comes after the step that training resumes from."""
         assert isinstance(pl_module, CaptioningModule)
         self._captions, self._since = 0, (0, pl_module.seconds)
+        if not trainer.is_global_zero:
+            return
         rows: list[dict[str, str]] = []
         if self.path.is_file() and trainer.global_step > 0:
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -129,14 +135,14 @@ class MetricsLog(Callback):
     ) -> None:
         """Logs a step if it is time."""
         assert isinstance(pl_module, CaptioningModule)
-        self._captions += batch.captions.rows
+        self._captions += batch.whole.captions
         if trainer.global_step % self.every:
             return
         pl_module.count_time()
         captions, seconds = self._captions, pl_module.seconds
         rate = (captions - self._since[0]) / max(1e-9, seconds - self._since[1])
         self._since = (captions, seconds)
-        loss = float(pl_module.last_loss)
+        loss = _mean_loss(pl_module.last_loss)
         steps = trainer.num_training_batches
         _refuse_divergence(loss, trainer.global_step)
         left = (
@@ -144,7 +150,7 @@ class MetricsLog(Callback):
             / max(1, trainer.global_step)
             * (pl_module.config.training.epochs * float(steps) - trainer.global_step)
         )
-        rewards = _rewards(pl_module, pl_module.last_rewards)
+        rewards = _rewards(pl_module, epoch=False)
         log.info(
             "epoch %d step %d/%d  loss %.3f%s  %.0f captions/s  at most %s left",
             trainer.current_epoch + 1,
@@ -161,11 +167,10 @@ class MetricsLog(Callback):
         """Logs an epoch."""
         assert isinstance(pl_module, CaptioningModule)
         values = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_cider")}
-        total, tokens = pl_module.epoch_loss.tolist()
-        mean = total / max(1.0, tokens)
+        mean = _mean_loss(pl_module.epoch_loss)
         _refuse_divergence(mean, trainer.global_step)
         _refuse_divergence(values["val_loss"], trainer.global_step)
-        rewards = _rewards(pl_module, pl_module.mean_rewards())
+        rewards = _rewards(pl_module, epoch=True)
         log.info(
             "epoch %d done  loss %.3f%s  val loss %.3f  val CIDEr %.1f  %s of training",
             trainer.current_epoch + 1,
@@ -178,6 +183,8 @@ class MetricsLog(Callback):
         self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
 
     def _write(self, trainer: pl.Trainer, module: CaptioningModule, **values: float) -> None:
+        if not trainer.is_global_zero:
+            return
         row = {"learning_rate": module.learning_rate, "seconds": round(module.seconds, 3), **values}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
@@ -203,9 +210,10 @@ class BestModel(Checkpoint):
         better = self.best is None or (value < self.best if self.monitor == "val_loss" else value > self.best)
         if better:
             self.best, self.best_epoch = value, trainer.current_epoch + 1
-            save_weights(self.folder, run_weights(pl_module, self.encoder))
+            if trainer.is_global_zero:
+                save_weights(self.folder, run_weights(pl_module, self.encoder))
         self.info = update_progress(
-            self.folder,
+            self.folder if trainer.is_global_zero else None,
             self.info,
             finished=False,
             epochs=trainer.current_epoch + 1,
@@ -225,9 +233,31 @@ class BestModel(Checkpoint):
         self.info = replace(self.info, progress=state["progress"])
 
 
-def _rewards(module: CaptioningModule, found: tuple[float, float]) -> dict[str, float]:
+class ShareBatches(Callback):
+    """Gives each process its share of every batch.
+
+    Args:
+        batches: those of training and of validation.
+    """
+
+    def __init__(self, batches: Sequence[CaptionBatches]) -> None:
+        self.batches = batches
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tells them which process this is, and of how many."""
+        for batches in self.batches:
+            batches.share(trainer.global_rank, trainer.world_size)
+
+
+def _mean_loss(counted: torch.Tensor) -> float:
+    """Returns the mean of the nats and words (2,) that every process has counted; all of them must ask."""
+    total, tokens = sum_over_ranks(counted).tolist()
+    return float(total / max(1.0, tokens))
+
+
+def _rewards(module: CaptioningModule, epoch: bool) -> dict[str, float]:
     """Returns the columns that a second stage adds: CIDEr-D of the samples and of their baseline, in 0 to 10."""
-    return {} if module.critic is None else dict(zip(("reward", "baseline"), found, strict=True))
+    return {} if module.critic is None else dict(zip(("reward", "baseline"), module.rewards(epoch), strict=True))
 
 
 def _readable_rewards(rewards: dict[str, float]) -> str:
@@ -248,13 +278,3 @@ def run_weights(module: CaptioningModule, encoder: Encoder | None) -> dict[str, 
     if encoder is not None and module.model.encoder is None:
         weights |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     return weights
-
-
-def readable_time(seconds: float) -> str:
-    """Returns a duration as people say it: 42 s, 3 min 5 s, 2 h 10 min."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -15,15 +15,17 @@ from seesay.config import Config
 from seesay.data.annotations import load_dataset
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
+from seesay.durations import readable_time
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
 from seesay.models.captioning import build_model, check_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
 from seesay.models.vocabulary import start_from_frequencies
 from seesay.tokenizer import Tokenizer
-from seesay.training.callbacks import BestModel, MetricsLog, readable_time
+from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches
 from seesay.training.inputs import Inputs, build_tokenizer, count_words, make_inputs, prepare_features
 from seesay.training.module import CaptioningModule
+from seesay.training.ranks import leader_first, rank
 from seesay.training.self_critical import make_critic
 from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
 from seesay.training.warm_start import warm_start
@@ -84,10 +86,27 @@ def train(
     check_model(config.model)
     out = Path(out)
     _refuse_contradictions(config, out)
+    with leader_first(config.training):
+        prepared = _prepare(config, data, out, features, stores, overwrite and rank() == 0, progress)
+    if prepared is None:
+        log.info("%s is finished already; --overwrite trains it anew", out)
+        return _result(out, load_run(out).info, "nothing to do")
+    return _fit(config, out, *prepared)
+
+
+def _prepare(
+    config: Config,
+    data: str | Path,
+    out: Path,
+    features: str | Path,
+    stores: Sequence[str | Path],
+    overwrite: bool,
+    progress: Progress | None,
+) -> tuple[RunInfo, Tokenizer, Inputs] | None:
+    """Returns what training starts or goes on from, after making the run folder and features; None if it is done."""
     resumed = _existing_run(out, config, overwrite)
     if resumed is not None and resumed.info.progress.get("finished"):
-        log.info("%s is finished already; --overwrite trains it anew", out)
-        return _result(out, resumed.info, "nothing to do")
+        return None
     annotations = load_dataset(data, config.data)
     for problem in annotations.problems:
         log.warning("%s", problem)
@@ -102,7 +121,7 @@ def train(
         info = resumed.info
         if store is not None:
             store.require(info.features)
-    return _fit(config, out, info, tokenizer, inputs)
+    return info, tokenizer, inputs
 
 
 def _refuse_contradictions(config: Config, out: Path) -> None:
@@ -132,15 +151,6 @@ def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs:
     in_loop = inputs.store is None
     stored = inputs.encoder if info.encoder_stored and not in_loop else None
     best = BestModel(out, info, stored, config.training.monitor)
-    with quiet_lightning():
-        trainer = build_trainer(config, out, [MetricsLog(out / "metrics.csv", config.training.log_every), best])
-    log.info(
-        "training %s parameters on %d captions of %d pictures%s",
-        f"{count_parameters(module.model):,}",
-        module.batches.captions,
-        len(inputs.train),
-        ", going on from a saved state" if last.is_file() else "",
-    )
     validation = CaptionBatches(
         inputs.val,
         inputs.store,
@@ -148,12 +158,24 @@ def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs:
         VALIDATION_CAPTIONS,
         shuffle=False,
     )
+    shared = ShareBatches([module.batches, validation])
+    with quiet_lightning():
+        trainer = build_trainer(config, out, [shared, MetricsLog(out / "metrics.csv", config.training.log_every), best])
+    log.info(
+        "training %s parameters on %d captions of %d pictures%s",
+        f"{count_parameters(module.model):,}",
+        module.batches.captions,
+        len(inputs.train),
+        ", going on from a saved state" if last.is_file() else "",
+    )
     with quiet_lightning(), interruptible(trainer):
         trainer.fit(module, module.batches, validation, ckpt_path=last if last.is_file() else None)
     epochs = int(best.info.progress["epochs"])
     stopped_by = "epochs" if epochs >= config.training.epochs else "patience"
-    training_curves(out / "metrics.csv", out / "curves.png")
-    final = update_progress(out, best.info, finished=True, stopped_by=stopped_by)
+    leads = trainer.is_global_zero
+    if leads:
+        training_curves(out / "metrics.csv", out / "curves.png")
+    final = update_progress(out if leads else None, best.info, finished=True, stopped_by=stopped_by)
     log.info(
         "best %s %.4f at epoch %d; stopped by %s after %s of training",
         config.training.monitor,
@@ -191,11 +213,12 @@ def _existing_run(out: Path, config: Config, overwrite: bool) -> Run | None:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Returns the settings that differ and matter: a run may go on with another number of processes."""
     return [
         f"{section}.{name} is {there[section][name]!r} there, {value!r} here"
         for section, values in here.items()
         for name, value in values.items()
-        if there[section][name] != value
+        if there[section][name] != value and name != "devices"
     ]
 
 

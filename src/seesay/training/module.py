@@ -21,6 +21,7 @@ from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
 from seesay.training.self_critical import SelfCritic
 
 _SEED_STRIDE = 1_000_003
+_RANK_STRIDE = 1 << 40
 
 
 class CaptioningModule(pl.LightningModule):
@@ -40,8 +41,9 @@ class CaptioningModule(pl.LightningModule):
 
     Attributes:
         learning_rate: the last step's, of the captioner.
-        last_loss: what the last step minimised, in nats a word.
-        last_rewards: mean reward of the last step's samples and of their baseline; 0 in the first stage.
+        last_loss: what the last step minimised, in nats, and over how many words, (2,); of this process.
+        epoch_loss: the same of the epoch so far.
+        last_rewards: reward of the last step's pictures, that of their baseline, and how many pictures, (3,).
         seconds: time spent in training steps.
     """
 
@@ -65,9 +67,9 @@ class CaptioningModule(pl.LightningModule):
         self.critic = critic
         self.metrics = CaptionMetrics(metrics=("CIDEr",))
         self._validation_loss = torch.zeros(2)
-        self.last_loss = torch.zeros(())
+        self.last_loss = torch.zeros(2)
         self.epoch_loss = torch.zeros(2)
-        self.last_rewards = (0.0, 0.0)
+        self.last_rewards = torch.zeros(3, dtype=torch.float64)
         self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
         self.learning_rate = 0.0
         self.seconds = 0.0
@@ -95,14 +97,18 @@ class CaptioningModule(pl.LightningModule):
         self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Ties the step's randomness to its number."""
-        torch.manual_seed(self.config.training.seed * _SEED_STRIDE + self.global_step)
+        """Ties the step's randomness to its number, and to the process where there are several."""
+        torch.manual_seed(self.config.training.seed * _SEED_STRIDE + self.global_step + _RANK_STRIDE * self.global_rank)
         self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if batch_idx == 0:
             self.restart_clock()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch: nats a real token, and the decoder's penalty, which the log leaves out."""
+        """Returns the loss of a batch: nats a real token, and the decoder's penalty, which the log leaves out.
+
+        Of several processes, each one's share of it: their mean, which is what their gradients are averaged to, is
+        the loss of the whole batch over its tokens, wherever these are.
+        """
         features = self._features(batch)
         captions = batch.captions
         guesses = guess_probability(self.config.training, self.current_epoch)
@@ -114,23 +120,30 @@ class CaptioningModule(pl.LightningModule):
             share = self.config.training.scst_weight
             loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)
             penalty = (1 - share) * penalty
-        self.last_loss = loss.detach()
-        tokens = len(batch.captions.targets)
+        self.last_loss = torch.stack([loss.detach() * batch.tokens, loss.new_tensor(batch.tokens)])
         # Kept on the device: reading it each step would make a GPU wait for Python.
-        self.epoch_loss[0] += self.last_loss * tokens
-        self.epoch_loss[1] += tokens
-        return loss + penalty
+        self.epoch_loss += self.last_loss
+        return (loss + penalty) * (batch.tokens * self.batches.ranks / batch.whole.tokens)
 
     def _criticise(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
         found = critic(self.model, features, batch)
-        self.last_rewards = (found.reward, found.baseline)
-        pictures = len(batch.ids)
-        self._epoch_rewards += torch.tensor([found.reward * pictures, found.baseline * pictures, pictures])
-        return found.loss
+        pictures = 0 if batch.idle else len(batch.ids)
+        counted = torch.tensor([found.reward * pictures, found.baseline * pictures, pictures], dtype=torch.float64)
+        self.last_rewards = counted
+        self._epoch_rewards += counted
+        # It is a mean over pictures, not tokens: undo what the share of the batch's tokens will make of it.
+        whole, captions = batch.whole, batch.captions
+        by_caption = (whole.captions / whole.pictures) / (captions.rows / len(batch.ids))
+        return found.loss * by_caption
 
-    def mean_rewards(self) -> tuple[float, float]:
-        """Returns the epoch's mean reward a sample so far, and that of its baseline."""
-        reward, baseline, pictures = self._epoch_rewards.tolist()
+    def rewards(self, epoch: bool) -> tuple[float, float]:
+        """Returns the mean reward a sample of all processes, and that of its baseline; all of them must ask.
+
+        Args:
+            epoch: of the whole epoch so far, else of the last step.
+        """
+        counted = self._epoch_rewards if epoch else self.last_rewards
+        reward, baseline, pictures = sum_over_ranks(counted).tolist()
         return reward / max(1.0, pictures), baseline / max(1.0, pictures)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -154,6 +167,8 @@ class CaptioningModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the loss (nats a token, unsmoothed) and decodes its captions."""
+        if batch.idle:
+            return
         features = self._features(batch)
         logits = self.model(features, batch.memory_mask, batch.captions)
         tokens = len(batch.captions.targets)
@@ -177,18 +192,19 @@ class CaptioningModule(pl.LightningModule):
         self.log("val_cider", scores.corpus["CIDEr"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what an exact resume needs beyond Lightning's own state."""
+        """Adds what an exact resume needs beyond Lightning's own state; of several processes, the sums of all."""
         checkpoint["seesay"] = {
-            "epoch_loss": self.epoch_loss.clone(),
-            "epoch_rewards": self._epoch_rewards.clone(),
+            "epoch_loss": sum_over_ranks(self.epoch_loss).clone(),
+            "epoch_rewards": sum_over_ranks(self._epoch_rewards).clone(),
             "seconds": self.seconds,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Takes it back; the sums go to the first process."""
         saved = checkpoint["seesay"]
-        self.epoch_loss = saved["epoch_loss"].to(self.device)
-        self._epoch_rewards = saved.get("epoch_rewards", self._epoch_rewards)
+        own = float(self.global_rank == 0)
+        self.epoch_loss = saved["epoch_loss"].to(self.device) * own
+        self._epoch_rewards = saved.get("epoch_rewards", self._epoch_rewards) * own
         self.seconds = float(saved["seconds"])
 
     def _features(self, batch: Batch) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -17,6 +18,7 @@ from seesay.devices import choose_device, computes_bfloat16
 from seesay.errors import ConfigError
 from seesay.training.averaging import AveragedWeights
 from seesay.training.callbacks import AtomicCheckpointIO, ResumePoint
+from seesay.training.ranks import process_counts
 
 
 def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Trainer:
@@ -31,6 +33,10 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Tr
         ConfigError: a logger that cannot be made, or a device that is not there.
     """
     training = config.training
+    devices, nodes = process_counts(training)
+    several = devices * nodes > 1
+    device = choose_device(training.device)
+    _require_devices(device, devices)
     mode = "min" if training.monitor == "val_loss" else "max"
     if training.patience:
         callbacks.append(EarlyStopping(training.monitor, patience=training.patience, mode=mode))
@@ -50,8 +56,13 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Tr
         callbacks.append(AveragedWeights(training.ema_decay))
     callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every))
     return pl.Trainer(
-        accelerator=_accelerator(choose_device(training.device)),
-        devices=1,
+        accelerator=_accelerator(device),
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if several else "auto",
+        # The batches share themselves out; normalisation layers of an encoder that learns see the whole batch.
+        use_distributed_sampler=False,
+        sync_batchnorm=several and device.startswith("cuda"),
         precision=_precision(config),  # type: ignore[arg-type]
         max_epochs=training.epochs,
         gradient_clip_val=training.clip_gradients or None,
@@ -67,6 +78,17 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Tr
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def _require_devices(device: str, wanted: int) -> None:
+    """Refuses more processes than there are devices for.
+
+    Raises:
+        ConfigError: each process needs a GPU, and there are fewer.
+    """
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.partition(":")[0], wanted)
+    if wanted > there:
+        raise ConfigError(f"training.devices is {wanted}, but there are only {there} of {device}; lower it")
 
 
 def _more_loggers(names: Sequence[str], out: Path) -> list[Logger]:

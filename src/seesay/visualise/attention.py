@@ -114,37 +114,11 @@ def attention_strip(
         raise DataError(f"{len(words)} words but attention for {len(rows)}; give one row of weights a word")
     if columns < 0 or tile < 16:
         raise ConfigError(f"a strip of {columns} columns with tiles of {tile} pixels; use 0 or more, and 16 or more")
-    picture = _fitted(image, tile)
+    picture = fitted(image, tile)
     floor = FULL_HEAT / rows.shape[1]
     maps = upsample_attention(rows, grid, picture.size)
     tiles = [picture, *(overlay(picture, heat, peak=max(floor, float(heat.max()))) for heat in maps)]
     return _arranged(tiles, ["", *words], title, columns or _even_columns(len(tiles)), tile, font)
-
-
-def pointing_ratio(
-    weights: ArrayLike, grid: tuple[int, int], box: tuple[float, float, float, float], size: tuple[int, int]
-) -> float:
-    """Returns the share of the attention inside a box over the box's share of the picture; 1 is chance.
-
-    Regions that the box cuts count by the part of them that lies inside.
-
-    Args:
-        weights: (N,), not negative, with a positive sum.
-        grid: rows and columns of the regions.
-        box: x, y of the top-left corner, width and height in pixels; parts outside are cut off.
-        size: width and height of the picture in pixels.
-
-    Raises:
-        DataError: if the weights do not fit the grid or sum to nothing, or no part of the box lies inside.
-    """
-    share = _shares(np.asarray(weights)[None], grid)[0].reshape(grid)
-    x, y, width, height = box
-    across = _covered(x, x + width, size[0], grid[1])
-    down = _covered(y, y + height, size[1], grid[0])
-    area = float(down.mean() * across.mean())
-    if not area > 0:
-        raise DataError(f"the box {box} has no area inside a picture of {size[0]} x {size[1]}; check its units")
-    return float(down @ share @ across) / area
 
 
 def attention_entropy(weights: ArrayLike) -> NDArray[np.float64]:
@@ -157,7 +131,7 @@ def attention_entropy(weights: ArrayLike) -> NDArray[np.float64]:
         DataError: if the weights are negative, not finite or a row sums to nothing.
     """
     array = np.asarray(weights)
-    shares = _shares(array, (1, array.shape[-1] if array.ndim else 0))
+    shares = attention_shares(array, (1, array.shape[-1] if array.ndim else 0))
     logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
     return np.asarray(np.maximum(-(shares * logs).sum(axis=1), 0.0))
 
@@ -176,7 +150,7 @@ def _checked(weights: ArrayLike, grid: tuple[int, int]) -> NDArray[np.float64]:
     return array
 
 
-def _shares(weights: ArrayLike, grid: tuple[int, int]) -> NDArray[np.float64]:
+def attention_shares(weights: ArrayLike, grid: tuple[int, int]) -> NDArray[np.float64]:
     """Returns the weights (T, N) with every row summing to one, also where half precision had rounded it."""
     rows = _checked(weights, grid)
     sums = rows.sum(axis=1, keepdims=True)
@@ -185,14 +159,7 @@ def _shares(weights: ArrayLike, grid: tuple[int, int]) -> NDArray[np.float64]:
     return np.asarray(rows / sums)
 
 
-def _covered(start: float, stop: float, length: int, cells: int) -> NDArray[np.float64]:
-    """Returns the part of each of the cells along one side that lies between start and stop, 0..1."""
-    edges = np.arange(cells + 1) * (length / cells)
-    overlap = np.minimum(edges[1:], stop) - np.maximum(edges[:-1], start)
-    return np.asarray(np.maximum(overlap, 0.0) * (cells / length))
-
-
-def _fitted(image: Image.Image, side: int) -> Image.Image:
+def fitted(image: Image.Image, side: int) -> Image.Image:
     """Returns the picture in RGB with its longer side of so many pixels."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

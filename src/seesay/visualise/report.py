@@ -100,7 +100,7 @@ class Picture:
     def html(self) -> str:
         """Returns a figure."""
         caption = f'\n<figcaption dir="auto">{escape(self.caption)}</figcaption>' if self.caption else ""
-        return f"<figure>{_img(self.image, self.alt)}{caption}</figure>"
+        return f"<figure>{img_element(self.image, self.alt)}{caption}</figure>"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Card:
         image: the picture.
         caption: what the model said.
         references: what people said.
-        attention: a strip of attention overlays.
+        attention: a strip of attention overlays, or a section such as `WordByWord` that shows them.
         scores: numbers by name, such as CIDEr.
         name: the picture's file or id.
     """
@@ -119,7 +119,7 @@ class Card:
     image: Pixels
     caption: str
     references: Sequence[str] = ()
-    attention: Pixels | None = None
+    attention: "Pixels | Section | None" = None
     scores: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
 
@@ -137,11 +137,14 @@ class Card:
             parts.append(f"<dl>{pairs}</dl>")
         if self.name:
             parts.append(f'<p class="name">{escape(self.name)}</p>')
-        body = _img(self.image, alt) + "\n<div>" + "\n".join(parts) + "</div>"
+        body = img_element(self.image, alt) + "\n<div>" + "\n".join(parts) + "</div>"
         if self.attention is None:
             return f'<article class="card">{body}</article>'
-        seen = _img(self.attention, f"where the model looked for each word of: {self.caption}")
-        strip = f'<div class="strip" role="region" aria-label="attention" tabindex="0">{seen}</div>'
+        if isinstance(self.attention, (Image.Image, bytes)):
+            seen = img_element(self.attention, f"where the model looked for each word of: {self.caption}")
+            strip = f'<div class="strip" role="region" aria-label="attention" tabindex="0">{seen}</div>'
+        else:
+            strip = f'<div class="strip">{self.attention.html()}</div>'
         return f'<article class="card wide">{body}\n{strip}</article>'
 
 
@@ -188,7 +191,7 @@ def _cell(value: Cell) -> str:
     return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
 
 
-def _img(pixels: Pixels, alt: str) -> str:
+def img_element(pixels: Pixels, alt: str) -> str:
     """Returns an image element that holds its picture."""
     kind, data, (width, height) = _encoded(pixels)
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
@@ -277,6 +280,22 @@ td.number { white-space: nowrap; }
 dl { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0 0 .75rem; }
 dd { margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; }
 .strip { overflow-x: auto; }
+.looks { position: relative; }
+.stage { margin-bottom: 2.5rem; }
+.looks fieldset { display: flex; flex-wrap: wrap; gap: .3rem; margin: 0; padding: 0; border: 0; }
+.looks legend { color: var(--muted); font-size: .875rem; margin-bottom: .4rem; }
+.looks input { position: absolute; opacity: 0; }
+.word {
+  display: block; padding: .2rem .6rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--card);
+  cursor: pointer;
+}
+.looks input:checked + .word, .looks label:hover .word { border-color: var(--accent); color: var(--accent); }
+.looks input:focus-visible + .word { outline: 3px solid var(--accent); outline-offset: 2px; }
+.look { position: absolute; inset: 0 0 auto; visibility: hidden; pointer-events: none; }
+.look img { width: 100%; }
+.fact { display: block; color: var(--muted); font-size: .875rem; padding-top: .4rem; }
+.looks input:checked ~ .look, .looks label:hover .look { visibility: visible; }
+.looks fieldset:has(label:hover) label:not(:hover) .look { visibility: hidden; }
 .strip img { max-width: none; }
 @media (min-width: 44rem) {
   .wide { grid-column: 1 / -1; grid-template-columns: 17rem 1fr; }

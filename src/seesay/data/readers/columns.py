@@ -16,6 +16,7 @@ IMAGE_COLUMNS = (
     *("image_name", "image_file", "image_filename", "img", "picture", "photo"),
     *("url", "image_url", "img_url", "image_id", "img_id"),
 )
+BYTES_COLUMNS = ("image_bytes", "bytes", "jpg", "png", "webp")
 CAPTION_COLUMNS = (
     *("captions", "caption", "texts", "text", "sentences", "sentence", "raw", "comments", "comment"),
     *("descriptions", "description", "caption_text", "caption_str", "alt_text", "title"),
@@ -46,6 +47,14 @@ def find_columns(names: Iterable[str]) -> Columns | None:
         return None
     others = {plain: name for plain, name in known.items() if name != image}
     return Columns(image, captions, _first(_SPLIT_COLUMNS, others), _first(_ID_COLUMNS, others))
+
+
+def find_image_column(names: Iterable[str], wanted: str = "") -> str | None:
+    """Returns the column that names or holds pictures: the wanted one, else the first of a usual name, or None."""
+    names = list(names)
+    if wanted:
+        return wanted if wanted in names else None
+    return _first((*IMAGE_COLUMNS, *BYTES_COLUMNS), {_plain(name): name for name in reversed(names)})
 
 
 def missing_columns(place: str, names: Iterable[str]) -> DataError:

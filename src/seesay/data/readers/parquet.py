@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seesay.data.readers.columns import IMAGE_COLUMNS, Columns, find_columns, make_record, missing_columns
+from seesay.data.readers.columns import (
+    BYTES_COLUMNS,
+    IMAGE_COLUMNS,
+    Columns,
+    find_columns,
+    make_record,
+    missing_columns,
+)
 from seesay.data.readers.text import read_split_lists
 from seesay.data.records import Reading, count, name_some, split_of_file
 from seesay.errors import DataError
 
-_EMBEDDED_COLUMNS = (*IMAGE_COLUMNS, "image_bytes", "bytes", "jpg", "png", "webp")
+_EMBEDDED_COLUMNS = (*IMAGE_COLUMNS, *BYTES_COLUMNS)
 # More rows than this with one and the same picture name: it is a placeholder, not a name.
 _MOST_CAPTIONS = 50
 
@@ -64,7 +71,7 @@ def has_caption_columns(path: Path) -> bool:
 def _layout(table: Any, path: Path) -> _Layout:
     """Returns which columns of a file are what."""
     names = table.schema_arrow.names
-    embedded, name = _embedded_column(table)
+    embedded, name = embedded_column(table)
     # The name of an embedded column matters as little as its bytes to find_columns.
     columns = find_columns(["image" if column == embedded else column for column in names])
     if columns is None:
@@ -76,14 +83,19 @@ def _layout(table: Any, path: Path) -> _Layout:
     return _Layout(columns, embedded, name)
 
 
-def _embedded_column(table: Any) -> tuple[str | None, str | None]:
-    """Returns the column of encoded pictures (bytes, or a struct of bytes and path) and its path field."""
+def embedded_column(table: Any, wanted: str = "") -> tuple[str | None, str | None]:
+    """Returns the column of encoded pictures (bytes, or a struct of bytes and path) and its path field.
+
+    Args:
+        table: an open `ParquetFile`.
+        wanted: the column to look at; empty = those of usual names.
+    """
     import pyarrow as pa
 
     schema = table.schema_arrow
     for column in schema.names:
         kind = schema.field(column).type
-        if column.lower() not in _EMBEDDED_COLUMNS:
+        if column != wanted if wanted else column.lower() not in _EMBEDDED_COLUMNS:
             continue
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             return column, None

@@ -6,7 +6,7 @@ tail of its path that names exactly one file below the data set's folder.
 """
 
 # Paths are strings here: an object for each of millions of names takes seconds.
-# ruff: noqa: PTH118, PTH119, PTH122
+# ruff: noqa: PTH114, PTH118, PTH119, PTH122
 import os
 import re
 from pathlib import Path
@@ -130,14 +130,28 @@ class PictureFinder:
         return shared, usual, -len(parts)
 
 
-def list_pictures(root: Path) -> list[str]:
-    """Returns the paths of all pictures below a folder, sorted; hidden folders and Mac litter left out."""
+def list_pictures(root: Path, depth: int | None = _MAX_DEPTH) -> list[str]:
+    """Returns the paths of all pictures below a folder, sorted; hidden folders and Mac litter left out.
+
+    Args:
+        root: the folder.
+        depth: folders below each other that are looked into; None = all. Links are followed, but for those that
+            lead back to a folder above them.
+    """
     found = []
     for folder, folders, names in os.walk(root, followlinks=True):
-        depth = os.path.relpath(folder, root).count(os.sep)
-        folders[:] = [] if depth >= _MAX_DEPTH else sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        deepest = depth is not None and os.path.relpath(folder, root).count(os.sep) >= depth
+        folders[:] = [] if deepest else sorted(f for f in folders if _is_entered(folder, f))
         found += [os.path.join(folder, n) for n in names if is_picture_name(n) and not n.startswith("._")]
     return sorted(os.path.normpath(path) for path in found)
+
+
+def _is_entered(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    if name.startswith((".", "__MACOSX")):
+        return False
+    # A link to itself or upwards would be walked round and round.
+    return not os.path.islink(path) or not f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(path)}/")
 
 
 def _deep_index(root: Path) -> dict[str, list[str]]:

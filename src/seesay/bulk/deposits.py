@@ -1,0 +1,143 @@
+"""Captions beside or inside each picture: side-car text files, and descriptions in XMP or EXIF."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from seesay.data.readers.pictures import is_url
+from seesay.descriptions import DescriptionError, Field, read_description, with_description
+from seesay.errors import DataError, SeesayError
+from seesay.files import write_atomically
+
+Existing = Literal["skip", "overwrite", "append", "prefix", "suffix"]
+"""What becomes of a text that is there: it stays, is replaced, gets a further line, or the caption before or after."""
+
+SEPARATOR = ", "
+"""Between a caption and the text that it is put before or after."""
+
+Place = Literal["xmp", "exif", "both"]
+
+
+class Deposit(Protocol):
+    """A place for the caption of one picture."""
+
+    def settled(self, picture: str) -> bool:
+        """Tells whether there is a text already, which `skip` leaves as it is."""
+
+    def put(self, picture: str, text: str) -> None:
+        """Puts a caption there; doing so twice is doing it once.
+
+        Raises:
+            SeesayError: it cannot be; the reason is in the message.
+        """
+
+
+class Sidecars:
+    """A text file beside each picture: `photo.txt` for `photo.jpg`.
+
+    Pictures of one folder that differ in their suffix alone would share it; theirs are called `photo.jpg.txt`.
+
+    Args:
+        suffix: of the texts, such as `.txt`.
+        existing: what becomes of a text that is there.
+        pictures: of the whole job.
+    """
+
+    def __init__(self, suffix: str, existing: Existing, pictures: Sequence[str]) -> None:
+        self.suffix = suffix
+        self.existing = existing
+        shared = Counter(os.path.splitext(picture)[0] for picture in pictures)  # noqa: PTH122
+        self._shared = frozenset(stem for stem, number in shared.items() if number > 1)
+
+    def path(self, picture: str) -> Path:
+        """Returns where a picture's text is."""
+        stem = os.path.splitext(picture)[0]  # noqa: PTH122
+        return Path((picture if stem in self._shared else stem) + self.suffix)
+
+    def settled(self, picture: str) -> bool:
+        """Tells whether the text is there and not blank."""
+        return bool(_read_text(self.path(picture)).strip())
+
+    def put(self, picture: str, text: str) -> None:
+        """Writes the text, whole or not at all."""
+        path = self.path(picture)
+        before = _read_text(path)
+        after = merged(before.rstrip("\r\n"), text, self.existing)
+        if after != before.rstrip("\r\n"):
+            write_atomically(path, f"{after}\n".encode("utf-8", "surrogateescape"))
+
+
+class Descriptions:
+    """The description inside each picture's file; the compressed picture stays the same, byte for byte.
+
+    Args:
+        place: XMP, EXIF or both.
+        existing: what becomes of a description that is there.
+    """
+
+    def __init__(self, place: Place, existing: Existing) -> None:
+        self.fields: tuple[Field, ...] = ("xmp", "exif") if place == "both" else (place,)
+        self.existing = existing
+
+    def settled(self, picture: str) -> bool:
+        """Tells whether every field has a description; a file without a place for it is told of when it is put."""
+        try:
+            data = Path(picture).read_bytes()
+            return all(read_description(data, field) for field in self.fields)
+        except (OSError, DescriptionError):
+            return False
+
+    def put(self, picture: str, text: str) -> None:
+        """Writes the file anew with its description, whole or not at all."""
+        path = Path(picture)
+        if path.is_symlink():
+            raise SeesayError(f"{picture}: is a link, whose file may not be meant; name the file itself")
+        try:
+            before = after = path.read_bytes()
+            for field in self.fields:
+                there = read_description(after, field)
+                wanted = merged(there, text, self.existing)
+                if wanted != there:
+                    after = with_description(after, wanted, field)
+        except DescriptionError as error:
+            raise SeesayError(f"{picture}: the description cannot be written: {error}") from error
+        except OSError as error:
+            raise SeesayError(f"{picture}: cannot be read ({error.strerror})") from error
+        if after != before:
+            write_atomically(path, after, durable=True)
+
+
+def merged(there: str, text: str, existing: Existing) -> str:
+    """Returns what a text becomes when a caption is added; a caption that was added already is not added again."""
+    if not there.strip() or existing == "overwrite":
+        return text
+    if existing == "append" and not f"\n{there}".endswith(f"\n{text}"):
+        return f"{there}\n{text}"
+    if existing == "prefix" and there != text and not there.startswith(f"{text}{SEPARATOR}"):
+        return f"{text}{SEPARATOR}{there}"
+    if existing == "suffix" and there != text and not there.endswith(f"{SEPARATOR}{text}"):
+        return f"{there}{SEPARATOR}{text}"
+    return there
+
+
+def require_files(pictures: Sequence[str], flag: str) -> None:
+    """Refuses pictures that have no file of their own.
+
+    Raises:
+        DataError: one is an address or inside an archive or table.
+    """
+    for picture in pictures:
+        if is_url(picture) or ("::" in picture and not Path(picture).exists()):
+            raise DataError(f"{flag} writes where the picture's file is, but {picture} is no file; use --out")
+
+
+def _read_text(path: Path) -> str:
+    """Returns a file's text, empty where there is none; bytes that are no UTF-8 are kept as they are."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise SeesayError(f"{path} cannot be read ({error.strerror})") from error

@@ -1,0 +1,100 @@
+"""Where a job's captions go: the options, and what contradicts what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from seesay.bulk.deposits import Deposit, Descriptions, Existing, Place, Sidecars, require_files
+from seesay.bulk.outputs import JsonLines, Needed, Output, Separated
+from seesay.bulk.parquet_parts import ParquetParts
+from seesay.errors import ConfigError
+
+SUFFIXES = {".jsonl": "JSON lines", ".csv": "CSV", ".tsv": "TSV", ".parquet": "a folder of Parquet files"}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where captions go; several places at once if several are given.
+
+    Attributes:
+        out: a file or folder for all captions, its kind by its suffix (`SUFFIXES`; any other is JSON lines).
+        sidecar: suffix of a text file beside each picture; empty = none.
+        embed: where in the picture's own file its description goes; empty = nowhere.
+        existing: what becomes of a text that is beside or inside a picture already.
+        before: put before every caption that goes beside or inside a picture.
+        after: put after it.
+        errors: list of pictures without a caption; None = beside `out`.
+
+    Raises:
+        ConfigError: nothing is given, or what contradicts itself.
+    """
+
+    out: Path | None = None
+    sidecar: str = ""
+    embed: Place | Literal[""] = ""
+    existing: Existing = "skip"
+    before: str = ""
+    after: str = ""
+    errors: Path | None = None
+
+    def __post_init__(self) -> None:
+        beside = bool(self.sidecar or self.embed)
+        if self.out is None and not beside:
+            raise ConfigError("captions have nowhere to go; give --out, --sidecar or --embed")
+        if self.sidecar and ("/" in self.sidecar or not self.sidecar.startswith(".")):
+            raise ConfigError(f"--sidecar is the suffix of a text file, such as .txt, not {self.sidecar!r}")
+        if not beside and (self.existing != "skip" or self.before or self.after):
+            raise ConfigError("--existing, --before and --after need --sidecar or --embed, whose texts they are about")
+        if self.existing != "skip" and self.out is None:
+            raise ConfigError(
+                f"--existing {self.existing} changes texts that are there; add --out FILE, which remembers whose were "
+                "changed, so that a second run does not change them again"
+            )
+
+    @property
+    def failures(self) -> Path:
+        """Where pictures without a caption are listed."""
+        if self.errors is not None:
+            return self.errors
+        return self.out.with_suffix(".errors.jsonl") if self.out is not None else Path("captions.errors.jsonl")
+
+    @property
+    def pending(self) -> Path | None:
+        """Where the batch stands whose captions are being put beside or inside their pictures."""
+        return None if self.out is None else self.out.with_name(f".{self.out.name}.pending")
+
+    def text(self, captions: list[str]) -> str:
+        """Returns what goes beside or inside a picture: a line a caption."""
+        return "\n".join(f"{self.before}{caption}{self.after}" for caption in captions)
+
+    def output(self, wanted: int, needed: Needed) -> Output | None:
+        """Returns the file or folder for all captions.
+
+        Args:
+            wanted: captions a picture.
+            needed: tells whether a picture, by its `plain` name, belongs to the job.
+        """
+        if self.out is None:
+            return None
+        suffix = self.out.suffix.lower()
+        if suffix in (".csv", ".tsv"):
+            return Separated(self.out, wanted)
+        if suffix == ".parquet":
+            return ParquetParts(self.out, wanted, needed)
+        return JsonLines(self.out, wanted, needed)
+
+    def deposits(self, pictures: Sequence[str]) -> list[Deposit]:
+        """Returns the places beside and inside pictures.
+
+        Raises:
+            DataError: a picture has no file of its own.
+        """
+        found: list[Deposit] = []
+        if self.sidecar:
+            require_files(pictures, "--sidecar")
+            found.append(Sidecars(self.sidecar, self.existing, pictures))
+        if self.embed:
+            require_files(pictures, "--embed")
+            found.append(Descriptions(self.embed, self.existing))
+        return found

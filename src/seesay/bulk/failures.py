@@ -1,0 +1,85 @@
+"""The list of pictures that got no caption, with the reason of each, a line of JSON a picture."""
+
+import json
+from collections.abc import Container
+from pathlib import Path
+
+from seesay.bulk.outputs import LINE_START, cut, no_captions, whole_lines
+from seesay.bulk.rows import plain
+from seesay.files import append, write_atomically
+
+
+class Failures:
+    """Pictures without a caption; a picture stands there once, however often a job was killed and started again.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        reasons: of each picture, by its `plain` name.
+        unplaced: those of them that have a caption, which could not be put beside or inside the picture.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reasons: dict[str, str] = {}
+        self.unplaced: set[str] = set()
+        self._stale = False
+
+    def open(self, done: Container[str]) -> None:
+        """Reads what earlier jobs noted, after cutting off an unfinished last line.
+
+        Args:
+            done: pictures that have a caption by now.
+
+        Raises:
+            DataError: the file is something else.
+        """
+        if not self.path.exists():
+            return
+        whole = 0
+        try:
+            for end, line in whole_lines(self.path, LINE_START):
+                whole, found = end, json.loads(line)
+                name = plain(found["image"])
+                unplaced = bool(found.get("captioned"))
+                if name in self.reasons or (name in done and not unplaced):
+                    self._stale = True
+                if name not in done or unplaced:
+                    self._keep(name, str(found["error"]), unplaced)
+        except (ValueError, KeyError, TypeError) as error:
+            raise no_captions(self.path) from error
+        cut(self.path, whole)
+
+    def note(self, picture: str, reason: str, unplaced: bool = False) -> None:
+        """Adds a picture; one that is there already with that reason is left."""
+        name = plain(picture)
+        before = self.reasons.get(name)
+        if before != reason:
+            self._stale |= before is not None
+            append(self.path, _line(picture, reason, unplaced))
+        self._keep(name, reason, unplaced)
+
+    def mended(self, picture: str) -> None:
+        """Takes out a picture that has its caption now, where it is to be."""
+        self.unplaced.discard(plain(picture))
+        self._stale |= self.reasons.pop(plain(picture), None) is not None
+
+    def close(self) -> None:
+        """Writes the list anew where pictures have gone from it; a list of none is no file."""
+        if not self._stale:
+            return
+        if self.reasons:
+            lines = (_line(name, reason, name in self.unplaced) for name, reason in self.reasons.items())
+            write_atomically(self.path, b"".join(lines))
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _keep(self, name: str, reason: str, unplaced: bool) -> None:
+        self.reasons[name] = reason
+        (self.unplaced.add if unplaced else self.unplaced.discard)(name)
+
+
+def _line(picture: str, reason: str, unplaced: bool) -> bytes:
+    found = {"image": picture, "error": reason, **({"captioned": True} if unplaced else {})}
+    return f"{json.dumps(found, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")

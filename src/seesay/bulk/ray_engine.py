@@ -1,0 +1,281 @@
+"""The same job on Ray Data, on this machine or a cluster: tasks of pictures, a model in each worker, a part a task.
+
+A task's part is named after its pictures and is whole or absent. A worker that dies is started again and its task
+done again, which writes the same part; a job that is killed leaves whole parts, and the next one does what they lack.
+Every machine must see the pictures, the run and the output under the same names, and have seesay installed.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from seesay.bulk.destination import Destination
+from seesay.bulk.failures import Failures
+from seesay.bulk.job import BATCH, BulkReport, Complain, Progress
+from seesay.bulk.parquet_parts import ParquetParts, write_part
+from seesay.bulk.rows import json_line, plain
+from seesay.captioner import Captioner
+from seesay.config import DecodingOptions
+from seesay.errors import ConfigError, ImageError, MissingDependencyError, SeesayError
+from seesay.files import only_writer
+from seesay.prefetch import usable_cores
+
+TASK_BATCHES = 8
+"""Batches of a task, and so of a part."""
+
+MOST_RESTARTS = 20
+"""Deaths after which a worker stays dead: a picture that kills whoever opens it must not do so for ever."""
+
+MOST_RETRIES = 3
+"""How often a task is done again after the death of its worker."""
+
+_OBJECT_STORE = 100_000_000  # bytes on this machine: only names and counts pass through it
+_START_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a job runs.
+
+    Attributes:
+        address: of a running cluster, such as `ray://head:10001` or `auto`; empty = one of this machine's own, which
+            ends with the job.
+        workers: models at work; 0 = one a GPU, or without any GPU one for every four cores.
+        task_batches: batches of a task.
+    """
+
+    address: str = ""
+    workers: int = 0
+    task_batches: int = TASK_BATCHES
+
+
+def caption_on_ray(
+    models: Sequence[str | Path],
+    pictures: Sequence[str],
+    destination: Destination,
+    options: DecodingOptions,
+    cluster: Cluster,
+    *,
+    broken: Mapping[str, str] | None = None,
+    batch_size: int = BATCH,
+    device: str = "auto",
+    progress: Progress | None = None,
+    complain: Complain | None = None,
+) -> BulkReport:
+    """Captions what has no caption yet and returns what was done, and by which workers.
+
+    Args:
+        models: the run folder, or those of an ensemble.
+        pictures: their names, as `find_pictures` gives them.
+        destination: a folder of Parquet files, and the list of failures.
+        options: how to search, whole: `num_captions` is read here, before any model is loaded.
+        cluster: where.
+        broken: sources of which a part could not be read, and why.
+        batch_size: pictures the network sees at once.
+        device: of the workers: auto, cpu or cuda.
+        progress: told of the pictures done.
+        complain: told of each picture that gets no caption.
+
+    Raises:
+        ConfigError: the destination is something else than a folder of Parquet files.
+        MissingDependencyError: Ray is not installed.
+        SeesayError: the model cannot be loaded, or workers keep dying.
+    """
+    started = time.perf_counter()
+    out = _parquet_folder(destination)
+    wanted = options.num_captions
+    output = ParquetParts(out, wanted, frozenset(map(plain, pictures)).__contains__)
+    output.create()
+    with only_writer(out):
+        done = output.open()
+        output.close()  # what the other engine may have left unfinished
+        failures = Failures(destination.failures)
+        failures.open(done)
+        todo = [picture for picture in pictures if plain(picture) not in done]
+        tally = _Tally(len(pictures), len(pictures) - len(todo), failures, progress, complain)
+        for source, reason in (broken or {}).items():
+            tally.fail(source, reason)
+        size = batch_size * cluster.task_batches
+        tasks = [todo[begin : begin + size] for begin in range(0, len(todo), size)]
+        work = _Work(tuple(str(Path(m).resolve()) for m in models), str(out.resolve()), options, batch_size, device)
+        with contextlib.closing(_run(tasks, work, cluster)) as results:
+            for result in results:
+                tally.take(result)
+        failures.close()
+    skipped = len(pictures) - len(todo)
+    return BulkReport(tally.captioned, skipped, tally.failed, time.perf_counter() - started, dict(tally.workers))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker must know."""
+
+    models: tuple[str, ...]
+    out: str
+    options: DecodingOptions
+    batch_size: int
+    device: str
+    folder: str = ""
+    threads: int = 1
+
+
+class _Worker:
+    """A captioner in a process of its own, loaded once, which does task after task."""
+
+    def __init__(self, work: _Work) -> None:
+        import torch
+
+        # Names are as the driver knows them: they stand in the output, and sampling is seeded by them.
+        with contextlib.suppress(OSError):
+            os.chdir(work.folder)
+        torch.set_num_threads(work.threads)
+        self.work = work
+        self.captioner = Captioner.load(work.models, work.device)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Captions the pictures of a task, writes their part and returns what came of it."""
+        pictures: list[str] = json.loads(row["pictures"])
+        work, me = self.work, f"{socket.gethostname()}:{os.getpid()}"
+        lines, failed = [], {}
+        for picture, found in self.captioner.caption_each(
+            pictures, work.options, batch_size=work.batch_size, workers=work.threads
+        ):
+            if isinstance(found, ImageError):
+                failed[str(picture)] = str(found)
+            else:
+                lines.append(json.loads(json_line(str(picture), found, work.options.num_captions > 1)))
+        if lines:
+            name = hashlib.sha256(row["pictures"].encode()).hexdigest()[:16]
+            write_part(Path(work.out) / f"part-{name}.parquet", lines, work.options.num_captions, worker=me)
+        return {"pictures": len(pictures), "captioned": len(lines), "failed": json.dumps(failed), "worker": me}
+
+
+class _Tally:
+    """What has come of the tasks so far."""
+
+    def __init__(
+        self, total: int, done: int, failures: Failures, progress: Progress | None, complain: Complain | None
+    ) -> None:
+        self.total = total
+        self.done = done
+        self.failures = failures
+        self.progress = progress
+        self.complain = complain
+        self.captioned = self.failed = 0
+        self.workers: Counter[str] = Counter()
+        if progress:
+            progress(done, total)
+
+    def take(self, result: Mapping[str, Any]) -> None:
+        """Counts a task."""
+        self.workers[str(result["worker"])] += 1
+        self.captioned += int(result["captioned"])
+        self.done += int(result["pictures"])
+        for picture, reason in json.loads(result["failed"]).items():
+            self.fail(picture, reason)
+        if self.progress:
+            self.progress(self.done, self.total)
+
+    def fail(self, picture: str, reason: str) -> None:
+        """Notes a picture without a caption."""
+        self.failed += 1
+        self.failures.note(picture, reason)
+        if self.complain:
+            self.complain(reason)
+
+
+def _parquet_folder(destination: Destination) -> Path:
+    if destination.out is None or destination.out.suffix.lower() != ".parquet" or destination.sidecar:
+        raise ConfigError("--engine ray writes a folder of Parquet files and nothing else: give --out FOLDER.parquet")
+    if destination.embed:
+        raise ConfigError("--engine ray does not write into pictures; leave --embed, or use --engine local")
+    return destination.out
+
+
+def _run(tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Iterator[dict[str, Any]]:
+    """Yields what came of each task, in the order in which they are done."""
+    if not tasks:
+        return
+    ray = _ray()
+    with _connected(ray, cluster):
+        try:
+            yield from _results(ray, tasks, work, cluster)
+        except ray.exceptions.RayError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, SeesayError):
+                cause = getattr(cause, "cause", None) or cause.__cause__
+            if cause is not None:
+                raise type(cause)(*cause.args) from error
+            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise SeesayError(f"the job on Ray failed ({reason[0]}); the same command goes on with the rest") from error
+
+
+def _results(ray: Any, tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Iterator[dict[str, Any]]:
+    import ray.data as ray_data
+
+    workers, cpus, gpus = _shares(ray.cluster_resources(), cluster.workers)
+    context = ray_data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.wait_for_min_actors_s = _START_SECONDS  # else the first to be ready takes more than its share
+    given = replace(work, folder=str(Path.cwd()), threads=cpus)
+    rows = [{"pictures": json.dumps(list(task))} for task in tasks]
+    results = ray_data.from_items(rows, override_num_blocks=len(rows)).map(
+        _Worker,
+        fn_constructor_args=(given,),
+        compute=ray_data.ActorPoolStrategy(size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=2),
+        num_cpus=cpus,
+        num_gpus=gpus,
+        ray_remote_args_fn=lambda: {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RETRIES},
+    )
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()
+
+
+def _shares(resources: Mapping[str, float], workers: int) -> tuple[int, int, int]:
+    """Returns how many workers there are, and the cores and GPUs of each."""
+    cores, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+    workers = workers or gpus or max(1, cores // 4)
+    return workers, max(1, cores // workers), 1 if gpus >= workers else 0
+
+
+@contextlib.contextmanager
+def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
+    """Connects to the cluster, or starts one on this machine; what was there before stays as it was."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on its own machinery
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if cluster.address:
+        try:
+            ray.init(address=cluster.address, **quiet)
+        except (ConnectionError, OSError, ValueError) as error:
+            raise ConfigError(f"no Ray cluster at {cluster.address!r} ({error}); check --ray-address") from error
+    else:
+        cores = max(usable_cores(), cluster.workers)
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingDependencyError("ray", "ray", "captioning with --engine ray") from error
+    return ray

@@ -1,0 +1,82 @@
+"""What an output says of a picture: one row, in the form of each kind of file."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from seesay.captioner import Caption
+
+Row = tuple[str, Caption]
+"""A picture's name and what the model says of it."""
+
+
+def json_line(picture: str, caption: Caption, several: bool) -> str:
+    """Returns the line of JSON, without its end, that tells of a picture.
+
+    Args:
+        picture: its name.
+        caption: of it.
+        several: more than one were asked for: `captions` are all, the first included, also where there is but one.
+    """
+    found = {"image": picture, **_said(caption)}
+    if several:
+        found["captions"] = [_said(each) for each in (caption, *caption.alternatives)]
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)
+
+
+def header(wanted: int) -> tuple[str, ...]:
+    """Returns the columns of a separated file for so many captions a picture."""
+    if wanted == 1:
+        return ("image", "caption", "score", "finished")
+    numbers = range(1, wanted + 1)
+    return ("image", *(f"caption_{number}" for number in numbers), *(f"score_{number}" for number in numbers))
+
+
+def separated_row(row: Row, wanted: int, delimiter: str) -> str:
+    """Returns a picture's line of a separated file, with its end; captions that were not found are blank."""
+    picture, caption = row
+    captions = [caption, *caption.alternatives][:wanted]
+    blank = [""] * (wanted - len(captions))
+    scores = [_number(each.score) for each in captions]
+    cells = [picture, *(each.text for each in captions), *blank, *scores, *blank]
+    return separated_line(cells if wanted > 1 else [*cells, str(caption.finished).lower()], delimiter)
+
+
+def separated_line(cells: Sequence[object], delimiter: str) -> str:
+    """Returns cells as a line of a separated file, with its end."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def texts(caption: Caption) -> list[str]:
+    """Returns every caption that was found, best first."""
+    return [caption.text, *(each.text for each in caption.alternatives)]
+
+
+def texts_of_json(found: dict[str, Any]) -> list[str]:
+    """Returns the captions in a parsed line of JSON, best first."""
+    return [each["caption"] for each in found.get("captions", [found])]
+
+
+def plain(name: str) -> str:
+    r"""Returns a picture's name as text that every file can hold: bytes that are no UTF-8 become `\udcff`."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _said(caption: Caption) -> dict[str, object]:
+    return {
+        "caption": caption.text,
+        "score": _number(caption.score),
+        "log_probs": [_number(value) for value in caption.log_probs],
+        "end_log_prob": _number(caption.end_log_prob),
+        "finished": caption.finished,
+    }
+
+
+def _number(value: float) -> float | None:
+    """Returns a number as JSON can hold it; it has none for infinity and for what is no number."""
+    return round(value, 6) if math.isfinite(value) else None

@@ -1,0 +1,78 @@
+"""A picture whose caption's words can be pointed at: each shows where the model looked when it said it.
+
+HTML and styles alone. The words are radio buttons, so that arrow keys walk through them and screen readers read them;
+a word under the pointer shows its own look while it is there.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from seesay.errors import DataError
+from seesay.visualise.attention import FULL_HEAT, fitted, overlay, upsample_attention
+from seesay.visualise.report import img_element
+
+SIDE = 560
+"""Longer side of the picture in pixels."""
+
+
+@dataclass(frozen=True)
+class WordByWord:
+    """A section of a page.
+
+    Attributes:
+        image: the picture.
+        words: T words.
+        weights: attention (T, N), a row a word.
+        grid: rows and columns of the regions.
+        facts: a line a word that is shown with its look, such as its probability; empty = none.
+        heading: of the section; empty = none.
+        side: longer side of the picture in pixels.
+
+    Raises:
+        DataError: words, weights, grid and facts do not fit together.
+    """
+
+    image: Image.Image
+    words: Sequence[str]
+    weights: ArrayLike
+    grid: tuple[int, int]
+    facts: Sequence[str] = ()
+    heading: str = ""
+    side: int = SIDE
+
+    def html(self) -> str:
+        """Returns the picture, and a button a word with its look."""
+        picture = fitted(self.image, self.side)
+        maps = upsample_attention(self.weights, self.grid, picture.size)
+        facts = self.facts or [""] * len(self.words)
+        if not len(self.words) == len(maps) == len(facts):
+            raise DataError(
+                f"{len(self.words)} words, attention for {len(maps)} and {len(facts)} facts; give one of each a word"
+            )
+        floor = FULL_HEAT / (self.grid[0] * self.grid[1])
+        group = "look-" + hashlib.sha256(picture.tobytes() + "\0".join(self.words).encode()).hexdigest()[:12]
+        buttons = [_button(group, "the picture", img_element(picture, ""), "", checked=True)]
+        for word, heat, fact in zip(self.words, maps, facts, strict=True):
+            look = overlay(picture, heat, peak=max(floor, float(heat.max())))
+            buttons.append(_button(group, word, img_element(look, ""), fact))
+        shape = f"aspect-ratio: {picture.width} / {picture.height}"
+        return (
+            f'<div class="looks" style="max-width: {picture.width}px"><div class="stage" style="{shape}"></div>\n'
+            f'<fieldset dir="auto"><legend>The words; arrow keys walk through them</legend>\n'
+            + "\n".join(buttons)
+            + "\n</fieldset></div>"
+        )
+
+
+def _button(group: str, word: str, look: str, fact: str, checked: bool = False) -> str:
+    """Returns a word's button with what it shows, which lies over the stage."""
+    told = f'<span class="fact">{escape(fact)}</span>' if fact else ""
+    return (
+        f'<label><input type="radio" name="{group}"{" checked" if checked else ""}>'
+        f'<span class="word">{escape(word)}</span><span class="look">{look}{told}</span></label>'
+    )

@@ -1,0 +1,126 @@
+"""The job on Ray: one local cluster of two workers, one of which is killed at its first task."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from seesay.bulk import Destination, caption_collection, ray_engine
+from seesay.bulk.ray_engine import Cluster, caption_on_ray
+from seesay.captioner import Captioner
+from seesay.errors import ConfigError, MissingDependencyError
+from tests import tiny
+from tests.bulk import said
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray warns of itself
+
+TASKS = 10
+
+
+@pytest.fixture(scope="module")
+def links(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The names of 80 pictures, every tenth broken."""
+    folder = tmp_path_factory.mktemp("links")
+    for number in range(10):
+        tiny.picture(number, 24, 20).save(folder / f"source{number}.jpg")
+    for number in range(80):
+        path = folder / f"link{number:02d}.jpg"
+        path.write_bytes(b"broken") if number % 10 == 3 else path.symlink_to(folder / f"source{number % 10}.jpg")
+    return sorted(map(str, folder.glob("link*")))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
+def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
+    cached_run: Path, links: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'seesay[ray]'")
+    captioner = Captioner.load(cached_run, "cpu")
+    local, out = Destination(tmp_path / "local.parquet"), Destination(tmp_path / "ray.parquet")
+    caption_collection(captioner, links, local, batch_size=4)
+    assert local.out is not None
+    assert out.out is not None
+    killed: list[str] = []
+    take = ray_engine._Tally.take
+
+    def kill_the_first(tally: Any, result: Mapping[str, Any]) -> None:
+        if not killed:
+            killed.append(result["worker"])
+            os.kill(int(result["worker"].rpartition(":")[2]), signal.SIGKILL)
+        take(tally, result)
+
+    monkeypatch.setattr(ray_engine._Tally, "take", kill_the_first)
+    seen: list[int] = []
+    report = caption_on_ray(
+        [cached_run],
+        links[:72],
+        out,
+        captioner.options(),
+        Cluster(workers=2, task_batches=2),
+        batch_size=4,
+        device="cpu",
+        progress=lambda done, _: seen.append(done),
+    )
+    assert (report.captioned, report.skipped, report.failed) == (65, 0, 7)
+    assert len(report.workers) == 3, "two, and the one that took the dead one's place"
+    assert sum(report.workers.values()) == 9
+    assert report.workers[killed[0]] < 9
+    assert seen[0] == 0
+    assert sorted(seen) == seen
+    assert seen[-1] == 72
+    rows = said.parts(out.out)
+    assert sorted(row["image"] for row in rows) == [name for place, name in enumerate(links[:72]) if place % 10 != 3]
+    whole = {row["image"]: row["caption"] for row in said.parts(local.out)}
+    assert all(whole[row["image"]] == row["caption"] for row in rows)
+    wrote = Counter(pq.read_schema(part).metadata[b"seesay.worker"].decode() for part in out.out.glob("*.parquet"))
+    assert set(wrote) == set(report.workers)
+
+    monkeypatch.setattr(ray_engine._Tally, "take", take)
+    monkeypatch.setattr(ray_engine, "_run", _here)  # what is left is one task: no second cluster for it
+    again = caption_on_ray([cached_run], links, out, captioner.options(), Cluster(workers=2), batch_size=4)
+    assert (again.captioned, again.skipped, again.failed) == (7, 65, 8)
+    assert {row["image"]: row["caption"] for row in said.parts(out.out)} == whole
+    assert len(said.parts(out.out)) == 72
+    assert len(said.lines(tmp_path / "ray.errors.jsonl")) == 8
+
+
+def _here(tasks: list[list[str]], work: Any, cluster: Cluster) -> Any:
+    import json
+
+    worker = ray_engine._Worker(work)
+    return (row for row in (worker({"pictures": json.dumps(task)}) for task in tasks))
+
+
+@pytest.mark.parametrize(
+    "destination", [Destination(Path("c.jsonl")), Destination(sidecar=".txt"), Destination(Path("c.parquet"), ".txt")]
+)
+def test_other_outputs_are_refused(cached_run: Path, destination: Destination) -> None:
+    with pytest.raises(ConfigError, match=r"--engine ray writes a folder of Parquet files and nothing else"):
+        caption_on_ray([cached_run], ["a.jpg"], destination, Captioner.load(cached_run).options(), Cluster())
+
+
+def test_ray_that_is_not_installed_names_its_extra(
+    cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    options = Captioner.load(cached_run).options()
+    with pytest.raises(MissingDependencyError, match=r"needs ray, which is not installed; run: .*seesay\[ray\]"):
+        caption_on_ray([cached_run], ["a.jpg"], Destination(tmp_path / "c.parquet"), options, Cluster())
+
+
+@pytest.mark.parametrize(
+    ("resources", "wanted", "shares"),
+    [
+        ({"CPU": 16.0}, 0, (4, 4, 0)),
+        ({"CPU": 2.0}, 0, (1, 2, 0)),
+        ({"CPU": 2.0}, 2, (2, 1, 0)),
+        ({"CPU": 32.0, "GPU": 4.0}, 0, (4, 8, 1)),
+        ({"CPU": 32.0, "GPU": 1.0}, 2, (2, 16, 0)),
+    ],
+)
+def test_workers_share_what_there_is(resources: dict[str, float], wanted: int, shares: tuple[int, int, int]) -> None:
+    assert ray_engine._shares(resources, wanted) == shares
