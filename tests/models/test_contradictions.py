@@ -26,7 +26,7 @@ TRANSFORMER = {"decoder": "transformer", "embedding_size": 512}
         ({"decoder": "transformer"}, ("model.embedding_size is 256", "model.hidden_size (512)")),
         ({**TRANSFORMER, "heads": 7}, ("model.heads is 7", "model.hidden_size (512)")),
         ({"attention_score": "multihead", "heads": 3}, ("model.heads is 3", "model.attention_size (512)")),
-        ({**LUONG, "attention_score": "dot"}, ("model.attention_score=dot", "256", "512", "or use general")),
+        ({**LUONG, "attention_score": "dot"}, ("model.attention_score=dot", "256", "512", "general")),
         ({**TRANSFORMER, "attention_score": "general"}, ("model.attention_score is general", "multihead")),
         ({**TRANSFORMER, "attention": "hard"}, ("model.attention=hard", "show-attend-tell", "transformer decoder")),
         ({"attention": "hard"}, ("model.attention=hard", "the attention decoder has none")),
