@@ -120,10 +120,6 @@ class Space:
         values = {name: value_of(self.base, name) for name in self.dimensions}
         return {name: value for name, value in values.items() if self.dimensions[name].holds(value)}
 
-    def settings(self, config: Config) -> dict[str, Any]:
-        """Returns what a trial's configuration has where the space has dimensions."""
-        return {name: value_of(config, name) for name in self.dimensions}
-
 
 def value_of(config: Config, name: str) -> Any:
     """Returns a setting by its unique name."""
