@@ -17,7 +17,7 @@ from seesay.training.callbacks import readable_time
 from seesay.training.inputs import Material, open_material
 from seesay.training.refusals import check_config
 from seesay.training.tuning_files import best_of, clear, settle, trial_folder
-from seesay.training.tuning_space import Space, build_space, value_of
+from seesay.training.tuning_space import Space, default_space, read_space, value_of
 from seesay.training.tuning_study import (
     Attempt,
     TrialRecord,
@@ -91,8 +91,9 @@ def tune(
         data: anything `load_annotations` reads.
         out: folder of the search.
         trials: how many in all, those of earlier calls among them.
-        timeout: minutes after which this call ends, in the midst of a trial that the next goes on with; 0 = never.
-        space: what is searched, see `build_space`; None = `default_space`.
+        timeout: minutes from the first trial on after which this call ends, in the midst of a trial that the next call
+            goes on with; 0 = never.
+        space: what is searched, see `read_space`; None = `default_space`.
         fixed: settings that the search leaves alone.
         prune: give up a trial that, after a quarter of its epochs, has done worse than half of the others had.
         features: folder of feature stores; the one for this data and encoder is made if it is absent.
@@ -108,12 +109,15 @@ def tune(
     require_optuna()
     folder = Path(out)
     _refuse(config, folder, trials, timeout)
-    searched = build_space(config, space, fixed)
+    searched = None if space is None else read_space(config, space, fixed)
 
     def open_() -> Material:
         return open_material(config, data, features, stores, progress)
 
     material = open_()
+    if searched is None:
+        captions = sum(len(item.captions) for item in material.annotations.split("train"))
+        searched = default_space(config, fixed, captions)
     in_loop = material.store is None  # then every trial needs an encoder of its own to train
     with alone_in(folder):
         if overwrite:
@@ -144,8 +148,8 @@ class _Search:
             attempt = begin(self.study, self.space, self.space.base.training.seed)
             config = self.space.config(attempt.trial.params)
             self._announce(attempt, config, trials)
-            run, prune = trial_folder(self.folder, attempt.number), self.prune and attempt.number > 0
-            run_trial(self.study, attempt, config, self.open_inputs, run, prune=prune, deadline=self.deadline)
+            run = trial_folder(self.folder, attempt.number)
+            run_trial(self.study, attempt, config, self.open_inputs, run, prune=self.prune, deadline=self.deadline)
             done = self._settle()
             if len(done) > attempt.number:
                 log.info("%s", _outcome(done))
@@ -160,9 +164,10 @@ class _Search:
         return done
 
     def _announce(self, attempt: Attempt, config: Config, trials: int) -> None:
-        values = ", ".join(f"{name} {value_of(config, name)}" for name in self.space.dimensions)
-        words = "the defaults" if attempt.number == 0 else values
-        log.info("trial %d of 0 to %d%s: %s", attempt.number, trials - 1, " again" * attempt.is_retry, words)
+        changed = [name for name in self.space.dimensions if value_of(config, name) != value_of(self.space.base, name)]
+        words = ", ".join(f"{name} {value_of(config, name)}" for name in changed) or "the defaults"
+        again = ", begun before" if attempt.is_retry else ""
+        log.info("trial %d (%d of %d%s): %s", attempt.number, attempt.number + 1, trials, again, words)
 
     def _result(self, done: Sequence[TrialRecord], stopped_by: str) -> TuningResult:
         best = best_of(done)

@@ -126,21 +126,19 @@ def value_of(config: Config, name: str) -> Any:
     return getattr(getattr(config, field_paths()[name][0]), name)
 
 
-def build_space(base: Config, given: str | Path | Mapping[str, Any] | None, fixed: Collection[str]) -> Space:
-    """Returns the space of a search.
+def read_space(base: Config, given: str | Path | Mapping[str, Any], fixed: Collection[str]) -> Space:
+    """Returns the space that a user has described.
 
     Args:
         base: a configuration that can be trained.
         given: a YAML file, or the same as a mapping: setting -> list of choices, or a mapping of low, high and, if
-            wanted, step or log. None = what suits the base.
+            wanted, step or log.
         fixed: settings that are not to be changed.
 
     Raises:
         ConfigError: a setting that does not exist, cannot be searched or is not read; a range that is none; a value
             that cannot be trained with. The message names it, and the file.
     """
-    if given is None:
-        return default_space(base, fixed)
     if isinstance(given, Mapping):
         return _given_space(base, given, fixed)
     values = read_yaml(Path(given), "settings to search")
@@ -150,16 +148,17 @@ def build_space(base: Config, given: str | Path | Mapping[str, Any] | None, fixe
         raise ConfigError(f"{given}: {error}") from error
 
 
-def default_space(base: Config, fixed: Collection[str] = ()) -> Space:
-    """Returns the documented space around a configuration: of `docs/tuning.md`, what its decoder reads.
+def default_space(base: Config, fixed: Collection[str], captions: int) -> Space:
+    """Returns the documented space around a configuration: of `docs/tuning.md`, what makes a difference to it.
 
     Args:
         base: a configuration that can be trained.
         fixed: settings that are not to be changed.
+        captions: of an epoch, by which warm-ups are left out that would take more than a quarter of a training.
     """
     read, following = fields_read(base.model), equal_widths(base.model)
     kept: dict[str, Dimension] = {}
-    for name, dimension in _candidates(base).items():
+    for name, dimension in _candidates(base, captions).items():
         makes_a_difference = field_paths()[name][0] != "model" or (name in read and name not in following)
         settled = name in fixed or (base.training.init_from and name in _SHAPES)
         if makes_a_difference and not settled and len(set(dimension.samples())) > 1:
@@ -172,14 +171,16 @@ def default_space(base: Config, fixed: Collection[str] = ()) -> Space:
     return Space(base, working, frozenset(fixed))
 
 
-def _candidates(base: Config) -> dict[str, Dimension]:
+def _candidates(base: Config, captions: int) -> dict[str, Dimension]:
     text, model, training = base.text, base.model, base.training
+    steps = training.epochs * captions / training.batch_captions
+    warmups = [warmup for warmup in (0, 200, 600) if warmup <= steps / 4]
     sizes = {name: _around(getattr(model, name), 0.5, 1, 1.5) for name in _SHAPES if name.endswith("_size")}
     decay = (0.0, 0.01, 0.1) if training.optimizer == "adam" else (0.0, 1e-5, 1e-4)  # the latter adds to gradients
     return {
         "learning_rate": Range(training.learning_rate / 4, training.learning_rate * 4, log=True),
         "batch_captions": _around(training.batch_captions, 0.5, 1, 2),
-        "warmup_steps": _with(training.warmup_steps, 0, 200, 600),
+        "warmup_steps": _with(training.warmup_steps, *warmups),
         "ema_decay": _with(training.ema_decay, 0.0, 0.99, 0.999),
         "weight_decay": _with(training.weight_decay, *decay),
         "label_smoothing": Range(0.0, 0.2, step=0.05),

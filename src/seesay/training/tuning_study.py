@@ -158,7 +158,7 @@ def _quiet_optuna() -> Iterator[None]:
 
 
 def hold_to(study: "optuna.Study", settings: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Keeps the settings of a new study with it, and refuses others later: trials would not be comparable.
+    """Keeps the settings of a study without trials with it, and refuses others later: trials would not be comparable.
 
     Args:
         study: new or to go on with.
@@ -168,7 +168,7 @@ def hold_to(study: "optuna.Study", settings: Mapping[str, Mapping[str, Any]], fo
     Raises:
         ConfigError: the study has others.
     """
-    if "settings" not in study.user_attrs:
+    if "settings" not in study.user_attrs or not study.get_trials(deepcopy=False):
         study.set_user_attr("settings", settings)
     if found := differences(study.user_attrs["settings"], settings):
         raise ConfigError(
