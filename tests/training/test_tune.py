@@ -4,10 +4,11 @@ import contextlib
 import csv
 import itertools
 import json
+import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,6 @@ from seesay.training.inputs import Material, open_material
 from seesay.training.module import CaptioningModule
 from seesay.training.tune import TuningResult, tune
 from seesay.training.tuning_study import STUDY_FILE, TrialRecord, alone_in, importances, open_study
-from seesay.training.tuning_trial import TrialWatch
 from tests import processes, tiny
 from tests.training.outcomes import epochs, outcome, rows
 
@@ -42,6 +42,14 @@ TRIALS = 4
 
 class KillError(BaseException):
     """Stands for a kill within the process."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Leaves the curves undrawn, which takes as long as a training does here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seesay.training.fit.training_curves", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +224,9 @@ class TestGoingOn:
         ("owner", "method", "call"),
         [
             (optuna.Study, "ask", 1),  # the defaults are in line, and not yet asked for
-            (optuna.Trial, "_suggest", 3),  # half of the first trial's settings are known
-            (optuna.Trial, "_suggest", 6),  # half of the second's
+            (optuna.Trial, "_suggest", 6),  # half of the second trial's settings are known
             (CaptioningModule, "training_step", 5),  # within the first trial, past a saved state
             (CaptioningModule, "training_step", 20),  # within the second, past an epoch that was told
-            (TrialWatch, "on_validation_end", 4),
             (BestModel, "on_validation_end", 4),  # told, but its weights not kept
             (optuna.Study, "tell", 2),  # trained to the end, and not told
             (tune_module, "settle", 3),  # told, but its files not brought in order
@@ -262,19 +268,22 @@ class TestGoingOn:
     def test_a_slice_of_time_after_the_other_comes_to_the_same(
         self, unbroken: TuningResult, config: Config, colours: Path, features: Path, tmp_path: Path
     ) -> None:
-        slices, stopped_by = [], "timeout"
-        while stopped_by == "timeout":
+        def slice_of(steps: int) -> TuningResult:
             clock = SimpleNamespace(monotonic=itertools.count().__next__)  # a second for each step
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(tuning_trial, "time", clock)
-                patch.setattr(tune_module, "time", clock)
-                over = pytest.raises(ConfigError, match="before a trial came to its end; the same command goes on")
-                with over if not slices else contextlib.nullcontext():
-                    options = {"trials": 2, "timeout": 7 / 60, "space": SPACE, "features": features}
-                    result = tune(config, colours, tmp_path / "s", **options)
-                    stopped_by = result.stopped_by
-                slices.append(len(result.trials) if slices else 0)
-        assert slices == [0, 1, 1, 2]
+                for module in (tuning_trial, tune_module):
+                    patch.setattr(module, "time", clock)
+                return tune(
+                    config, colours, tmp_path / "s", trials=2, timeout=steps / 60, space=SPACE, features=features
+                )
+
+        with pytest.raises(ConfigError, match="time was up before a trial came to its end; the same command goes on"):
+            slice_of(7)
+        for steps, done in ((10, 1), (7, 1)):
+            result = slice_of(steps)
+            assert (result.stopped_by, len(result.trials)) == ("timeout", done)
+        result = slice_of(100)
+        assert result.stopped_by == "trials"
         assert tuned(result.trials) == tuned(unbroken.trials[:2])
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
@@ -296,37 +305,66 @@ def tune_and_die(command: list[str], step: int) -> None:
     cli.main(command)
 
 
-class TestTrialsThatComeToNothing:
-    LEARNS = {"learning_rate": 0.01}  # noqa: RUF012
-    DOES_NOT = {"learning_rate": 1e-12}  # noqa: RUF012
-    SPACE = {"learning_rate": [1e-12, 0.01]}  # noqa: RUF012
+LEARNS = 0.05
+DOES_NOT = 1e-12
+RATES = {"learning_rate": [DOES_NOT, LEARNS]}
 
+
+@pytest.fixture(scope="module")
+def four_epochs(config: Config) -> Config:
+    return replace(config, epochs=4, learning_rate=LEARNS)
+
+
+@pytest.fixture(scope="module")
+def four_trials(tmp_path_factory: pytest.TempPathFactory, four_epochs: Config, colours: Path, features: Path) -> Path:
+    """The folder of a search that has had four trials, of which the third learned nothing."""
+    folder = tmp_path_factory.mktemp("four")
+    tune(four_epochs, colours, folder, trials=1, space=RATES, features=features)
+    propose(folder, *({"learning_rate": rate} for rate in (LEARNS, DOES_NOT, LEARNS)))
+    result = tune(four_epochs, colours, folder, trials=4, space=RATES, features=features)
+    assert [(trial.state, trial.epochs) for trial in result.trials] == [("complete", 4)] * 4
+    return folder
+
+
+class TestTrialsThatComeToNothing:
     @pytest.mark.parametrize("prune", [True, False])
     def test_one_that_is_behind_is_given_up(
-        self, config: Config, colours: Path, features: Path, tmp_path: Path, prune: bool
+        self, four_trials: Path, four_epochs: Config, colours: Path, features: Path, tmp_path: Path, prune: bool
     ) -> None:
-        longer = replace(config, epochs=5)
-        with open_study(tmp_path, 1):
-            pass
-        propose(tmp_path, {}, self.LEARNS, self.DOES_NOT, self.LEARNS, self.LEARNS, self.DOES_NOT, self.LEARNS)
-        result = tune(longer, colours, tmp_path, trials=7, space=self.SPACE, features=features, prune=prune)
-        states = [(trial.state, trial.epochs) for trial in result.trials]
-        # The third has too few before it; the sixth is given up once a quarter of five epochs is over.
-        assert states[:5] == [("complete", 5)] * 5
-        assert states[5] == (("pruned", 2) if prune else ("complete", 5))
-        assert states[6] == ("complete", 5), "it does as well as the others, and is not given up"
+        folder = shutil.copytree(four_trials, tmp_path / "s")
+        propose(folder, {"learning_rate": DOES_NOT}, {"learning_rate": LEARNS})
+        options: dict[str, Any] = {"space": RATES, "features": features, "prune": prune}
+        result = tune(four_epochs, colours, folder, trials=6 if prune else 5, **options)
+        behind, *others = result.trials[4:]
+        if not prune:
+            assert (behind.state, behind.epochs) == ("complete", 4)
+            return
+        assert (behind.state, behind.epochs) == ("pruned", 2), "in the first epoch to come after a quarter of four"
+        assert behind.value == max(epochs(folder / "trial-004", "val_cider"))
+        assert 0 < behind.seconds < 60
+        assert not (folder / "trial-004" / "captioner.json").exists()
+        assert [(trial.state, trial.epochs) for trial in others] == [("complete", 4)], "it is as good as the others"
         assert result.best.number == 0
-        if prune:
-            assert result.trials[5].value == max(epochs(tmp_path / "trial-005", "val_cider"))
-            assert 0 < result.trials[5].seconds < 60
-            assert not (tmp_path / "trial-005" / "captioner.json").exists()
+
+    def test_none_is_given_up_in_its_last_epoch(
+        self, four_epochs: Config, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        short = replace(four_epochs, epochs=1, batch_captions=1)
+        tune(short, colours, tmp_path, trials=1, space=RATES, features=features)
+        propose(tmp_path, *({"learning_rate": rate} for rate in (*[LEARNS] * 3, DOES_NOT)))
+        result = tune(short, colours, tmp_path, trials=5, space=RATES, features=features)
+        assert [trial.state for trial in result.trials] == ["complete"] * 5
+        assert result.default.value is not None
+        assert result.trials[4].value is not None
+        assert result.trials[4].value < result.default.value, "else it would not have been given up in any case"
 
     def test_one_that_diverges_is_recorded_and_the_search_goes_on(
         self, config: Config, colours: Path, features: Path, tmp_path: Path
     ) -> None:
         wild = replace(config, optimizer="rmsprop", clip_gradients=0.0, epochs=1)
         space = {"learning_rate": [1e30, 0.01]}
-        propose(tmp_path, {}, {"learning_rate": 1e30}, {"learning_rate": 0.01})
+        tune(wild, colours, tmp_path, trials=1, space=space, features=features)
+        propose(tmp_path, {"learning_rate": 1e30}, {"learning_rate": 0.01})
         result = tune(wild, colours, tmp_path, trials=3, space=space, features=features)
         assert [trial.state for trial in result.trials] == ["complete", "failed", "complete"]
         assert result.trials[1].reason.startswith("the loss is nan at step")
