@@ -253,6 +253,20 @@ class TestGoingOn:
             steps = [int(row["step"]) for row in rows(tmp_path / "s" / f"trial-{trial.number:03d}") if row["val_loss"]]
             assert steps == [6, 12]
 
+    def test_one_put_in_line_by_hand_does_not_go_on_with_the_run_of_one_broken_off(
+        self, config: Config, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        short = replace(config, epochs=1)
+        with pytest.MonkeyPatch.context() as patch:
+            fail_at(patch, CaptioningModule, "training_step", 11, KillError())
+            with pytest.raises(KillError):
+                tune(short, colours, tmp_path, trials=2, space=SPACE, features=features)
+        mine = {"learning_rate": 0.002, "output_dropout": 0.1, "hidden_size": 16, "min_count": 2}
+        propose(tmp_path, mine)
+        result = tune(short, colours, tmp_path, trials=2, space=SPACE, features=features)
+        assert [trial.state for trial in result.trials] == ["complete", "complete"]
+        assert result.trials[1].settings == mine
+
     def test_ctrl_c_keeps_what_is_done(
         self, unbroken: TuningResult, config: Config, colours: Path, features: Path, tmp_path: Path
     ) -> None:

@@ -191,7 +191,7 @@ def records(study: "optuna.Study", space: Space) -> list[TrialRecord]:
 
 
 def begin(study: "optuna.Study", space: Space, seed: int) -> Attempt:
-    """Returns the next trial: one that was broken off, or the defaults, or what the sampler proposes.
+    """Returns the next trial: one that waits in Optuna's line, or was broken off, the defaults, or a new proposal.
 
     The sampler is seeded for each trial anew, by the seed and the trial's number: one that was seeded once would,
     after a stop, propose again what it proposed at first.
@@ -214,9 +214,10 @@ def begin(study: "optuna.Study", space: Space, seed: int) -> Attempt:
     )
     trial = study.ask({name: _distribution(space.dimensions[name]) for name in names})
     told: dict[int, float] = {}
-    for earlier in broken:
+    same = [earlier for earlier in broken if earlier.params == trial.params]
+    for earlier in same:  # another may have been put in line by hand, and is then tried instead
         told |= earlier.intermediate_values
-    return Attempt(number, trial, told, bool(broken))
+    return Attempt(number, trial, told, bool(same))
 
 
 def importances(study: "optuna.Study") -> dict[str, float]:
