@@ -164,10 +164,12 @@ def default_space(base: Config, fixed: Collection[str], captions: int) -> Space:
         if makes_a_difference and not settled and len(set(dimension.samples())) > 1:
             kept[name] = dimension
     space = Space(base, kept, frozenset(fixed))
-    working = {name: kept[name] for name in kept if _works(space, name)}
+    sizes = [name for name in kept if field_paths()[name][0] == "model"]
+    refused = {name for name in sizes if not _works(space, name)}
     # Tied weights demand equal sizes, which sizes searched one by one would seldom have.
-    if "tie_weights" in working and not all(_works(space, name, tie_weights=True) for name in working):
-        del working["tie_weights"]
+    if "tie_weights" in kept and not all(_works(space, name, tie_weights=True) for name in {*sizes} - refused):
+        refused.add("tie_weights")
+    working = {name: dimension for name, dimension in kept.items() if name not in refused}
     return Space(base, working, frozenset(fixed))
 
 
