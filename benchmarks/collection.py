@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -66,7 +67,7 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Namespace) -> dict[str, object]:
+def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Namespace) -> dict[str, Any]:
     links = folder / "links"
     whole = _command(model, links, folder / f"whole.{arguments.form}")
     started = time.perf_counter()

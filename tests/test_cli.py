@@ -3,6 +3,7 @@ import logging
 import re
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ COMMANDS = [
     ["caption"],
     ["explain"],
     ["train"],
+    ["tune"],
     ["extract"],
     ["evaluate"],
     ["compare"],
@@ -573,6 +575,63 @@ class TestTraining:
         monkeypatch.setattr("seesay.training.fit.train", interrupt)
         result = seesay("train", colours, "--preset", "", "--config", settings, "--out", "run")
         assert (result.code, result.err) == (130, ["seesay: stopped; the same command goes on where it stopped"])
+
+
+class TestTuning:
+    def test_best_of_a_search_is_shown_and_trains(
+        self, seesay: Seesay, settings: Path, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "space.yaml").write_text("training.learning_rate: {low: 3e-3, high: 0.03, log: true}\n")
+        common = [colours, "--preset", "", "--config", settings, "--features", features, "--epochs", 1]
+        command = ["tune", *common, "--trials", 3, "--space", "space.yaml"]
+        found = seesay(*command)
+        assert found.code == 0, found.err
+        assert "3 of 3 trials" in found.out[0]
+        assert any("0 (defaults)" in line and "complete" in line for line in found.out)
+        assert any("learning_rate" in line and "0.01" in line for line in found.out)
+        again = seesay(*command)
+        assert (again.code, again.out) == (0, found.out)
+        (evaluate,) = [line.split() for line in found.out if line.startswith("  seesay evaluate")]
+        assert load_run(evaluate[2]).config == resolve_config(file=tmp_path / "runs/config-tune/best.yaml")
+        (train,) = [line.split() for line in found.out if line.startswith("  seesay train")]
+        result = seesay(*train[1:], "--features", features, "--out", "runs/best")
+        assert result.code == 0
+        assert load_run(tmp_path / "runs/best").config.training.seed == 1
+
+    def test_a_flag_is_not_searched(
+        self, seesay: Seesay, settings: Path, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        common = ["tune", colours, "--preset", "", "--config", settings, "--features", features]
+        result = seesay(*common, "--trials", 1, "--epochs", 1, "--hidden-size", 24, "--no-prune")
+        assert result.code == 0
+        assert not any("hidden_size" in line for line in result.out)
+        assert any("output_dropout" in line for line in result.out)
+        assert load_run(tmp_path / "runs/config-tune/trial-000").config.model.hidden_size == 24
+        (tmp_path / "space.yaml").write_text("hidden_size: [16, 32]\n")
+        refused = seesay(*common, "--hidden-size", 24, "--space", "space.yaml")
+        assert (refused.code, len(refused.err)) == (2, 1)
+        assert "model.hidden_size is to be searched, but also set by --hidden-size" in refused.err[0]
+
+    def test_a_space_that_cannot_be_is_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
+        for text, told in (
+            ("learning_rat: [1, 2]", "space.yaml: unknown configuration key 'learning_rat'; did you mean"),
+            ("learning_rate: {low: 0.1, high: 0.01}", "space.yaml: training.learning_rate: the range ends at 0.01"),
+            ("- learning_rate", "space.yaml holds no settings to search"),
+            ("a: [", "space.yaml is not valid YAML"),
+        ):
+            (tmp_path / "space.yaml").write_text(text)
+            result = seesay("tune", colours, "--space", "space.yaml")
+            assert (result.code, len(result.err), result.out) == (2, 1, [])
+            assert told in result.err[0]
+        assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+    def test_without_optuna_it_says_what_to_install(
+        self, seesay: Seesay, colours: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        result = seesay("tune", colours)
+        assert (result.code, len(result.err)) == (2, 1)
+        assert result.err[0].endswith("run: pip install 'seesay[tune]'")
 
 
 class TestPresets:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from seesay.metrics import Scores, bootstrap_intervals, compute_metrics, paired_bootstrap
     from seesay.tokenizer import Tokenizer
     from seesay.training.fit import TrainingResult, train
+    from seesay.training.tune import TuningResult, tune
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOMES = {
     "SeesayError": "seesay.errors",
     "Tokenizer": "seesay.tokenizer",
     "TrainingResult": "seesay.training.fit",
+    "TuningResult": "seesay.training.tune",
     "bootstrap_intervals": "seesay.metrics",
     "check_data": "seesay.data",
     "compare": "seesay.evaluation",
@@ -47,6 +49,7 @@ _HOMES = {
     "paired_bootstrap": "seesay.metrics",
     "resolve_config": "seesay.config",
     "train": "seesay.training.fit",
+    "tune": "seesay.training.tune",
 }
 
 __all__ = [
@@ -64,6 +67,7 @@ __all__ = [
     "SeesayError",
     "Tokenizer",
     "TrainingResult",
+    "TuningResult",
     "bootstrap_intervals",
     "check_data",
     "compare",
@@ -76,6 +80,7 @@ __all__ = [
     "paired_bootstrap",
     "resolve_config",
     "train",
+    "tune",
 ]
 
 

@@ -42,9 +42,11 @@ __all__ = [
     "TextConfig",
     "TrainingConfig",
     "field_paths",
+    "locate",
     "preset_description",
     "preset_names",
     "preset_values",
+    "read_yaml",
     "replace",
     "resolve_config",
     "save_config",
@@ -96,9 +98,9 @@ def resolve_config(
     Raises:
         ConfigError: an unknown preset, section or field (the nearest is named), or an unfit value.
     """
-    layers = [preset_values(preset) if preset else {}, _read_yaml(Path(file)) if file is not None else {}, {}]
+    layers = [preset_values(preset) if preset else {}, _read_sections(Path(file)) if file is not None else {}, {}]
     for key, value in (overrides or {}).items():
-        section, leaf = _locate(key)
+        section, leaf = locate(key)
         layers[-1] = _merge(layers[-1], {section: {leaf: value}})
     values: dict[str, Any] = {}
     staged = False
@@ -117,14 +119,49 @@ def replace(config: Config, **overrides: Any) -> Config:
     """
     values = to_dict(config)
     for key, value in overrides.items():
-        section, leaf = _locate(key)
+        section, leaf = locate(key)
         values[section][leaf] = value
     return _build(values)
+
+
+def locate(key: str) -> tuple[str, str]:
+    """Returns the section and the name of a setting, given as `section.field` or just `field`.
+
+    Raises:
+        ConfigError: there is no such setting; the nearest is named.
+    """
+    section, _, leaf = key.rpartition(".")
+    leaves = field_paths()
+    if leaf not in leaves or section not in ("", leaves[leaf][0]):
+        raise ConfigError(f"unknown configuration key {key!r}; {_suggest(leaf, list(leaves))}")
+    return leaves[leaf][0], leaf
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns the configuration as nested plain values that YAML and JSON can hold."""
     return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(config)))
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Returns a YAML file of named values.
+
+    Args:
+        path: the file.
+        what: the values are, for the message if there are none.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no {what}")
+    return values
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -190,14 +227,6 @@ def _coerce(where: str, value: Any, kind: Any) -> Any:
     raise ConfigError(f"{where} must be {KIND_NAMES[kind]}, not {value!r}")
 
 
-def _locate(key: str) -> tuple[str, str]:
-    section, _, leaf = key.rpartition(".")
-    leaves = field_paths()
-    if leaf not in leaves or section not in ("", leaves[leaf][0]):
-        raise ConfigError(f"unknown configuration key {key!r}; {_suggest(leaf, list(leaves))}")
-    return leaves[leaf][0], leaf
-
-
 def _suggest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
@@ -211,16 +240,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no configuration sections")
+def _read_sections(path: Path) -> dict[str, Any]:
+    values = read_yaml(path, "configuration sections")
     try:
         _checked(values)  # by itself, so that its faults are laid to it and not hidden by the layers above
     except ConfigError as error:

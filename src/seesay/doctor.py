@@ -3,7 +3,7 @@
 import platform
 from importlib import metadata, util
 
-_EXTRAS = {"pycocoevalcap": "coco", "transformers": "hub", "h5py": "hdf5", "ray": "ray"}
+_EXTRAS = {"pycocoevalcap": "coco", "transformers": "hub", "h5py": "hdf5", "optuna": "tune", "ray": "ray"}
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "tokenizers", "safetensors", "pyarrow")
 
 

@@ -294,6 +294,7 @@ class TestKills:
             assert now >= held, "a kill took back what was there"
             held = now
         assert run(captioner, many, Destination(out), batch_size=_BATCH)[2] == 20
+        assert output is not None
         output.open()
         captions = list(output.captions())
         broken = [picture for place, picture in enumerate(many) if place % 10 == 7]

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 
-from seesay.config import Config, to_dict
+from seesay.checkpoint import load_run
+from seesay.config import Config
 from seesay.data.batches import CaptionBatches, make_examples
 from seesay.data.records import Annotations
 from seesay.errors import ConfigError, SeesayError
 from seesay.features import JoinedStores
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
-from seesay.training import fit
 from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
 from seesay.training.ranks import leader_first, process_counts, rank
+from seesay.training.refusals import existing_run
 from seesay.training.trainer import _require_devices
 from tests import processes, tiny
 from tests.training.outcomes import rows
@@ -195,6 +197,12 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         _require_devices("mps", 2)
 
 
-def test_run_may_go_on_with_another_number_of_processes(weights: Path) -> None:
-    there = to_dict(settings(weights, devices=2))
-    assert fit._differences(there, to_dict(settings(weights))) == []
+def test_run_may_go_on_with_another_number_of_processes(cached_run: Path) -> None:
+    there = load_run(cached_run).config
+
+    def asked(**changes: Any) -> Config:
+        return replace(there, training=replace(there.training, **changes))
+
+    assert existing_run(cached_run, asked(devices=2), overwrite=False) is not None
+    with pytest.raises(ConfigError, match=r"training\.seed is 0 there, 7 here"):
+        existing_run(cached_run, asked(seed=7), overwrite=False)

@@ -7,13 +7,14 @@ Every machine must see the pictures, the run and the output under the same names
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def _parquet_folder(destination: Destination) -> Path:
     return destination.out
 
 
-def _run(tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Iterator[dict[str, Any]]:
+def _run(tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Generator[dict[str, Any], None, None]:
     """Yields what came of each task, in the order in which they are done."""
     if not tasks:
         return
@@ -219,8 +220,11 @@ def _run(tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Itera
             raise SeesayError(f"the job on Ray failed ({reason[0]}); the same command goes on with the rest") from error
 
 
-def _results(ray: Any, tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Iterator[dict[str, Any]]:
-    import ray.data as ray_data
+def _results(
+    ray: Any, tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster
+) -> Generator[dict[str, Any], None, None]:
+    # Of ray's own types for what is mapped and what comes back half are too narrow.
+    ray_data: Any = importlib.import_module("ray.data")
 
     workers, cpus, gpus = _shares(ray.cluster_resources(), cluster.workers)
     context = ray_data.DataContext.get_current()

@@ -310,11 +310,11 @@ def weighted_sum(weights: Tensor, memory: Tensor) -> Tensor:
 
 def build_attention(config: ModelConfig, query_size: int) -> Attention:
     """Returns the attention that `model.attention_score` names, for queries (..., Q) of the given width."""
-    memory_size, units, dropout = config.projection_size, config.attention_size, config.attention_dropout
+    memory_size, dropout = config.projection_size, config.attention_dropout
     builders: dict[str, Callable[[], Attention]] = {
-        "additive": lambda: AdditiveAttention(memory_size, query_size, units, dropout),
+        "additive": lambda: AdditiveAttention(memory_size, query_size, config.attention_size, dropout),
         "dot": lambda: DotAttention(dropout),
         "general": lambda: GeneralAttention(memory_size, query_size, dropout),
-        "multihead": lambda: MultiHeadAttention(memory_size, query_size, units, config.heads, dropout),
+        "multihead": lambda: MultiHeadAttention(memory_size, query_size, config.attention_size, config.heads, dropout),
     }
     return builders[config.attention_score]()

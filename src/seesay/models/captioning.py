@@ -1,5 +1,6 @@
 """The captioner's network: an encoder (where it is in the loop), a projection, and a decoder."""
 
+import dataclasses
 from typing import cast
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
-from seesay.models.contradictions import refuse_contradictions
+from seesay.models.contradictions import SHIPPED, refuse_contradictions
 from seesay.models.dropout import Dropout
 from seesay.models.encoders import Encoder
 from seesay.models.initialisation import initialise_like_keras
@@ -90,6 +91,10 @@ def build_model(
         ConfigError: there is no such decoder, or the settings contradict each other.
     """
     refuse_contradictions(config)
+    return _assemble(config, vocabulary_size, feature_size, encoder)
+
+
+def _assemble(config: ModelConfig, vocabulary_size: int, feature_size: int, encoder: Encoder | None) -> CaptionModel:
     activation = _ACTIVATIONS[config.projection_activation]()
     projection = nn.Sequential(nn.Linear(feature_size, config.projection_size), activation)
     decoder = decoder_builder(config.decoder)(config, vocabulary_size)
@@ -107,6 +112,34 @@ def check_model(config: ModelConfig) -> None:
     """
     with torch.device("meta"):  # sizes only: no memory, no time, no random numbers
         build_model(config, vocabulary_size=5, feature_size=1)
+
+
+def fields_read(config: ModelConfig) -> frozenset[str]:
+    """Returns the settings of the network that make a difference to it, found by watching it being built.
+
+    What a decoder of the user's own reads, and when, is not known: there every setting counts.
+
+    Args:
+        config: free of contradictions.
+    """
+    if config.decoder not in SHIPPED:
+        return frozenset(field.name for field in dataclasses.fields(config))
+    watched = _Watched(config)
+    with torch.device("meta"):
+        _assemble(cast("ModelConfig", watched), vocabulary_size=5, feature_size=1, encoder=None)
+    return frozenset({*watched.seen, "log_frequency_bias"})  # which training reads, after the network is there
+
+
+class _Watched:
+    """A configuration that keeps the names of the settings that were asked for."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.seen: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.seen.add(name)
+        return getattr(self.config, name)
 
 
 def count_parameters(model: nn.Module) -> int:

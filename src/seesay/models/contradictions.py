@@ -7,7 +7,8 @@ from seesay.errors import ConfigError
 
 _ONE_LAYER = ("attention", "show-attend-tell", "luong", "up-down")
 _LOOPS = _ONE_LAYER  # the decoders with a time loop of ours, which attends at every word
-_SHIPPED = (*_LOOPS, "pooled", "transformer")
+SHIPPED = (*_LOOPS, "pooled", "transformer")
+"""The decoders whose needs are known here."""
 
 Rule = Callable[[ModelConfig], str | None]
 
@@ -31,24 +32,25 @@ def _layers(config: ModelConfig) -> str | None:
     return None
 
 
-def _pooled_width(config: ModelConfig) -> str | None:
-    name = "hidden_size" if config.merge == "state" else "embedding_size"
-    wanted = config.hidden_size if config.merge == "state" else config.embedding_size
-    if config.decoder != "pooled" or config.projection_size == wanted:
-        return None
-    return (
-        f"model.projection_size is {config.projection_size}; with model.merge={config.merge} it must equal "
-        f"model.{name} ({wanted})"
-    )
+def equal_widths(config: ModelConfig) -> dict[str, tuple[str, str]]:
+    """Returns the widths that have to equal another -> (that other, what demands it)."""
+    pairs = {}
+    if config.attention_score == "dot":
+        pairs["projection_size"] = ("hidden_size", "with model.attention_score=dot (general has no such need)")
+    if config.decoder == "pooled":
+        other = "hidden_size" if config.merge == "state" else "embedding_size"
+        pairs["projection_size"] = (other, f"with model.merge={config.merge}")
+    if config.decoder == "transformer":
+        pairs["embedding_size"] = ("hidden_size", "in the transformer")
+    return pairs
 
 
-def _transformer_width(config: ModelConfig) -> str | None:
-    if config.decoder != "transformer" or config.embedding_size == config.hidden_size:
-        return None
-    return (
-        f"model.embedding_size is {config.embedding_size}; in the transformer it must equal model.hidden_size "
-        f"({config.hidden_size})"
-    )
+def _equal_widths(config: ModelConfig) -> str | None:
+    for name, (other, why) in equal_widths(config).items():
+        value, wanted = getattr(config, name), getattr(config, other)
+        if value != wanted:
+            return f"model.{name} is {value}; {why} it must equal model.{other} ({wanted})"
+    return None
 
 
 def _heads(config: ModelConfig) -> str | None:
@@ -58,15 +60,6 @@ def _heads(config: ModelConfig) -> str | None:
     if (transformer or config.attention_score == "multihead") and width % config.heads:
         return f"model.heads is {config.heads}, which does not divide model.{name} ({width})"
     return None
-
-
-def _dot_width(config: ModelConfig) -> str | None:
-    if config.attention_score != "dot" or config.projection_size == config.hidden_size:
-        return None
-    return (
-        f"model.attention_score=dot multiplies regions with the state, but model.projection_size is "
-        f"{config.projection_size} and model.hidden_size {config.hidden_size}: make them equal, or use general"
-    )
 
 
 def _score(config: ModelConfig) -> str | None:
@@ -87,7 +80,7 @@ def _hard(config: ModelConfig) -> str | None:
 
 def _no_loop(config: ModelConfig) -> str | None:
     """Settings of the attention inside our time loop, given to a shipped decoder without one."""
-    if config.decoder not in _SHIPPED or config.decoder in _LOOPS:
+    if config.decoder not in SHIPPED or config.decoder in _LOOPS:
         return None
     names = ["doubly_stochastic"]
     if config.decoder == "pooled":
@@ -106,10 +99,8 @@ def _luong_output(config: ModelConfig) -> str | None:
 
 _RULES: tuple[Rule, ...] = (
     _layers,
-    _pooled_width,
-    _transformer_width,
+    _equal_widths,
     _heads,
-    _dot_width,
     _score,
     _hard,
     _no_loop,

@@ -1,31 +1,30 @@
 """`train`: data, features, model and Lightning's trainer put together into a run folder."""
 
 import logging
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
-from seesay import config as configuration
-from seesay.checkpoint import LAST_FILE, Run, RunInfo, is_run, load_run, save_run, update_progress
+from seesay.checkpoint import LAST_FILE, RunInfo, load_run, save_run, update_progress
 from seesay.config import Config
-from seesay.data.annotations import load_dataset
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
 from seesay.durations import readable_time
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
-from seesay.models.captioning import build_model, check_model, count_parameters
+from seesay.models.captioning import build_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
 from seesay.models.vocabulary import start_from_frequencies
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches
-from seesay.training.inputs import Inputs, build_tokenizer, count_words, make_inputs, prepare_features
+from seesay.training.inputs import Inputs, Material, build_tokenizer, count_words, make_inputs, open_material
 from seesay.training.module import CaptioningModule
 from seesay.training.ranks import leader_first, rank
+from seesay.training.refusals import check_config, existing_run
 from seesay.training.self_critical import make_critic
 from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
 from seesay.training.warm_start import warm_start
@@ -83,67 +82,71 @@ def train(
     Raises:
         SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk.
     """
-    check_model(config.model)
+
+    def open_() -> Material:
+        return open_material(config, data, features, stores, progress)
+
+    return train_on(config, open_, out, overwrite=overwrite)
+
+
+def train_on(
+    config: Config,
+    open_inputs: Callable[[], Material],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> TrainingResult:
+    """Trains like `train`, on data and features that the caller opens, so that several trainings can share them.
+
+    Args:
+        config: the whole configuration.
+        open_inputs: returns what `open_material` would; not called where there is nothing to train.
+        out: the run folder.
+        overwrite: throw away a run that is there.
+        callbacks: of Lightning; called after a validation is written to metrics.csv, before its weights are kept.
+
+    Raises:
+        SeesayError: as by `train`.
+    """
+    check_config(config)
     out = Path(out)
-    _refuse_contradictions(config, out)
+    if config.training.init_from and Path(config.training.init_from).resolve() == out.resolve():
+        raise ConfigError(
+            f"training.init_from is {config.training.init_from}, the run folder itself; choose another --out"
+        )
     with leader_first(config.training):
-        prepared = _prepare(config, data, out, features, stores, overwrite and rank() == 0, progress)
+        prepared = _prepare(config, open_inputs, out, overwrite and rank() == 0)
     if prepared is None:
         log.info("%s is finished already; --overwrite trains it anew", out)
         return _result(out, load_run(out).info, "nothing to do")
-    return _fit(config, out, *prepared)
+    return _fit(config, out, *prepared, callbacks)
 
 
 def _prepare(
-    config: Config,
-    data: str | Path,
-    out: Path,
-    features: str | Path,
-    stores: Sequence[str | Path],
-    overwrite: bool,
-    progress: Progress | None,
+    config: Config, open_inputs: Callable[[], Material], out: Path, overwrite: bool
 ) -> tuple[RunInfo, Tokenizer, Inputs] | None:
     """Returns what training starts or goes on from, after making the run folder and features; None if it is done."""
-    resumed = _existing_run(out, config, overwrite)
+    resumed = existing_run(out, config, overwrite)
     if resumed is not None and resumed.info.progress.get("finished"):
         return None
-    annotations = load_dataset(data, config.data)
-    for problem in annotations.problems:
-        log.warning("%s", problem)
-    tokenizer = resumed.tokenizer if resumed else build_tokenizer(annotations, config)
-    encoder, store = prepare_features(config, annotations, data, features, stores, progress)
-    inputs = make_inputs(annotations, tokenizer, encoder, store)
+    material = open_inputs()
+    tokenizer = resumed.tokenizer if resumed else build_tokenizer(material.annotations, config)
+    inputs = make_inputs(material, tokenizer)
     if resumed is None:
-        info = _describe_run(config, data, tokenizer, inputs)
+        info = _describe_run(config, material.data, tokenizer, inputs)
         (out / LAST_FILE).unlink(missing_ok=True)  # a remnant of a run that was not wholly deleted
         save_run(out, config, info, tokenizer)
     else:
         info = resumed.info
-        if store is not None:
-            store.require(info.features)
+        if inputs.store is not None:
+            inputs.store.require(info.features)
     return info, tokenizer, inputs
 
 
-def _refuse_contradictions(config: Config, out: Path) -> None:
-    """Refuses a second stage of nothing, a run that starts from itself, and settings that would do nothing."""
-    training, mode = config.training, config.encoder.encoder_training
-    if training.scst and not training.init_from:
-        raise ConfigError("training.scst is a second stage; name the run of the first with --init-from RUN")
-    if training.init_from and Path(training.init_from).resolve() == out.resolve():
-        raise ConfigError(f"training.init_from is {training.init_from}, the run folder itself; choose another --out")
-    if mode == "cached" and (training.augment_flip or training.augment_crop):
-        raise ConfigError(
-            "training.augment_flip and training.augment_crop change pictures, which cached features never see again; "
-            "set encoder.encoder_training to frozen or full"
-        )
-    if mode != "full" and training.encoder_learning_rate:
-        raise ConfigError(
-            f"training.encoder_learning_rate is given, but with encoder.encoder_training={mode} the encoder does not "
-            "learn; set that to full"
-        )
-
-
-def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs) -> TrainingResult:
+def _fit(
+    config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs, callbacks: Sequence[Callback]
+) -> TrainingResult:
     module = _build_module(config, info, tokenizer, inputs)
     last = out / LAST_FILE
     if config.training.init_from and not last.is_file():
@@ -160,7 +163,8 @@ def _fit(config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs:
     )
     shared = ShareBatches([module.batches, validation])
     with quiet_lightning():
-        trainer = build_trainer(config, out, [shared, MetricsLog(out / "metrics.csv", config.training.log_every), best])
+        metrics = MetricsLog(out / "metrics.csv", config.training.log_every)
+        trainer = build_trainer(config, out, [shared, metrics, *callbacks, best])
     log.info(
         "training %s parameters on %d captions of %d pictures%s",
         f"{count_parameters(module.model):,}",
@@ -192,37 +196,7 @@ def _result(out: Path, info: RunInfo, stopped_by: str) -> TrainingResult:
     return TrainingResult(out, done["epochs"], done["best"], done["best_epoch"], stopped_by, done["seconds"])
 
 
-def _existing_run(out: Path, config: Config, overwrite: bool) -> Run | None:
-    """Returns the run in `out` that this training goes on with, if any.
-
-    Raises:
-        ConfigError: the run there has another configuration.
-    """
-    if overwrite and is_run(out):
-        shutil.rmtree(out)
-    if not is_run(out):
-        return None
-    run = load_run(out)
-    differing = _differences(configuration.to_dict(run.config), configuration.to_dict(config))
-    if differing:
-        raise ConfigError(
-            f"{out} holds a run with other settings ({'; '.join(differing[:3])}); "
-            "go on with it by --resume, choose another --out, or throw it away with --overwrite"
-        )
-    return run
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Returns the settings that differ and matter: a run may go on with another number of processes."""
-    return [
-        f"{section}.{name} is {there[section][name]!r} there, {value!r} here"
-        for section, values in here.items()
-        for name, value in values.items()
-        if there[section][name] != value and name != "devices"
-    ]
-
-
-def _describe_run(config: Config, data: str | Path, tokenizer: Tokenizer, inputs: Inputs) -> RunInfo:
+def _describe_run(config: Config, data: str, tokenizer: Tokenizer, inputs: Inputs) -> RunInfo:
     source: Any = inputs.store if inputs.store is not None else inputs.encoder
     identity = source.identity
     from_hub = config.encoder.encoder_weights == "pretrained" and config.encoder.encoder != SMALL_CNN
@@ -233,7 +207,7 @@ def _describe_run(config: Config, data: str | Path, tokenizer: Tokenizer, inputs
         max_length=max(example.length for example in inputs.train) - 2,
         features=identity,
         encoder_stored=inputs.encoder is not None and (inputs.store is None or not from_hub),
-        data=str(data),
+        data=data,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from seesay.config import Config
+from seesay.data.annotations import load_dataset
 from seesay.data.batches import Example, make_examples
 from seesay.data.records import Annotations
 from seesay.devices import choose_device
@@ -21,6 +22,23 @@ log = logging.getLogger("seesay")
 
 
 @dataclass(frozen=True)
+class Material:
+    """What trainings on the same data with the same encoder share, whatever their words and network are.
+
+    Attributes:
+        annotations: the captions.
+        encoder: None where given stores stand for it.
+        store: the features; None if the encoder is in the loop.
+        data: the data set, as it was named.
+    """
+
+    annotations: Annotations
+    encoder: Encoder | None
+    store: JoinedStores | None
+    data: str
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What training reads: examples of both splits and where their features come from."""
 
@@ -31,15 +49,40 @@ class Inputs:
     encoder: Encoder | None
 
 
+def open_material(
+    config: Config,
+    data: str | Path,
+    features: str | Path,
+    stores: Sequence[str | Path],
+    progress: Progress | None,
+) -> Material:
+    """Returns the captions, and the features or the encoder in the loop; pictures are encoded where it is due.
+
+    Args:
+        config: the whole configuration.
+        data: anything `load_annotations` reads.
+        features: folder of feature stores; the one for this data and encoder is made if it is absent.
+        stores: given stores to use instead, joined along F.
+        progress: told of pictures encoded, if any have to be.
+
+    Raises:
+        SeesayError: bad data, no captions to train on, an encoder that cannot be had, a store of another encoder.
+    """
+    annotations = load_dataset(data, config.data)
+    for problem in annotations.problems:
+        log.warning("%s", problem)
+    _training_captions(annotations)  # refuses here what has none: before pictures are encoded for hours
+    encoder, store = prepare_features(config, annotations, data, features, stores, progress)
+    return Material(annotations, encoder, store, str(data))
+
+
 def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
     """Returns the vocabulary of the training captions.
 
     Raises:
         DataError: there are none.
     """
-    captions = [caption for item in annotations.split("train") for caption in item.captions]
-    if not captions:
-        raise DataError(f"{annotations.source} has no training captions")
+    captions = _training_captions(annotations)
     tokenizer = Tokenizer.build(captions, config.text)
     log.info(
         "vocabulary of %d words; %.2f %% of the words of training captions are outside it",
@@ -47,6 +90,13 @@ def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
         100 * tokenizer.oov_rate(captions),
     )
     return tokenizer
+
+
+def _training_captions(annotations: Annotations) -> list[str]:
+    captions = [caption for item in annotations.split("train") for caption in item.captions]
+    if not captions:
+        raise DataError(f"{annotations.source} has no training captions")
+    return captions
 
 
 def count_words(examples: Sequence[Example], vocabulary_size: int) -> torch.Tensor:
@@ -103,14 +153,13 @@ def _given_stores(config: Config, paths: Sequence[Path]) -> tuple[Encoder | None
     return encoder, stores
 
 
-def make_inputs(
-    annotations: Annotations, tokenizer: Tokenizer, encoder: Encoder | None, store: JoinedStores | None
-) -> Inputs:
+def make_inputs(material: Material, tokenizer: Tokenizer) -> Inputs:
     """Returns the examples of both splits; pictures without features are left out, with a warning.
 
     Raises:
         DataError: a split has no usable picture.
     """
+    annotations, store = material.annotations, material.store
     examples = {}
     for split in ("train", "val"):
         annotated = annotations.split(split)
@@ -123,4 +172,4 @@ def make_inputs(
                 f"{annotations.source} has no usable {split} picture; it has the splits "
                 f"{', '.join(annotations.splits) or 'none'}"
             )
-    return Inputs(examples["train"], examples["val"], annotations, store, encoder)
+    return Inputs(examples["train"], examples["val"], annotations, store, material.encoder)

@@ -1,0 +1,84 @@
+"""The files of a search beside its study: the best settings, the table of trials, and a run folder a trial."""
+
+import csv
+import io
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from seesay.config import save_config
+from seesay.files import write_atomically
+from seesay.training.tuning_study import STUDY_FILE, TrialRecord
+
+BEST_FILE = "best.yaml"
+TRIALS_FILE = "trials.csv"
+_KEPT_OF_BEATEN = ("config.yaml", "metrics.csv", "curves.png", "tensorboard")
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Returns the run folder of a trial."""
+    return folder / f"trial-{number:03d}"
+
+
+def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Returns the best of the trials that came to their end, the first of several; None if none did."""
+    ended = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    return max(ended, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def settle(folder: Path, trials: Sequence[TrialRecord]) -> None:
+    """Brings a search's folder to what its trials say: best.yaml, trials.csv, and no weights but the best trial's.
+
+    Of the others their settings and curves stay.
+
+    Args:
+        folder: of the search.
+        trials: all that came to an end.
+
+    Raises:
+        SeesayError: a file cannot be written.
+    """
+    best = best_of(trials)
+    for trial in trials:
+        if trial is not best:
+            _slim(trial_folder(folder, trial.number))
+    if best is not None:
+        save_config(best.config, folder / BEST_FILE)
+    if trials:
+        _write_table(folder / TRIALS_FILE, trials)
+
+
+def clear(folder: Path) -> None:
+    """Throws a search away, and leaves alone what else there may be in its folder."""
+    for name in (BEST_FILE, TRIALS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for run in folder.glob("trial-[0-9][0-9][0-9]*"):
+        shutil.rmtree(run)
+    for part in folder.glob(f"{STUDY_FILE}*"):  # with the journal that a killed process may have left
+        part.unlink()
+
+
+def epoch_values(run: Path) -> list[tuple[float, float]]:
+    """Returns (CIDEr on validation, seconds of training so far) of every epoch of a run."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [(float(row["val_cider"]), float(row["seconds"])) for row in csv.DictReader(file) if row["val_cider"]]
+
+
+def _slim(run: Path) -> None:
+    for path in run.iterdir() if run.is_dir() else ():
+        if path.name in _KEPT_OF_BEATEN:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _write_table(path: Path, trials: Sequence[TrialRecord]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["trial", "state", "val_cider", "epochs", "best_epoch", "seconds", *trials[0].settings, "reason"])
+    for trial in trials:
+        row = [trial.number, trial.state, trial.value, trial.epochs, trial.best_epoch, trial.seconds]
+        writer.writerow([*row, *trial.settings.values(), trial.reason])
+    write_atomically(path, text.getvalue().encode())

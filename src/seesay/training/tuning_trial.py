@@ -1,0 +1,131 @@
+"""One trial of a search: a training that is watched, and may be given up."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from seesay.config import Config
+from seesay.errors import CheckpointError, SeesayError
+from seesay.training.fit import train_on
+from seesay.training.inputs import Material
+from seesay.training.tuning_files import epoch_values
+from seesay.training.tuning_study import Attempt
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger("seesay")
+
+
+class _PrunedError(Exception):
+    """A trial is given up."""
+
+
+class _TimeUpError(Exception):
+    """The search's time is up in the midst of a trial."""
+
+
+class TrialWatch(Callback):
+    """Tells the study of every validation, gives up a trial that is behind, and ends one whose time is up.
+
+    Args:
+        attempt: the trial; what an earlier attempt at it has told is told again as training gets past it.
+        prune: whether it may be given up.
+        deadline: `time.monotonic()` at which it is over; None = never.
+    """
+
+    def __init__(self, attempt: Attempt, prune: bool, deadline: float | None) -> None:
+        self.attempt = attempt
+        self.prune = prune
+        self.deadline = deadline
+
+    def catch_up(self, epochs: int) -> None:
+        """Tells of the first so many epochs, which an earlier attempt has done."""
+        for epoch, value in sorted(self.attempt.told.items()):
+            if epoch <= epochs:
+                self.attempt.trial.report(value, epoch)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tells of what training goes on from."""
+        self.catch_up(trainer.current_epoch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends the trial if the time is up."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise _TimeUpError
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tells of the epoch, and gives the trial up if it is behind and not at its end."""
+        epoch, trial = trainer.current_epoch + 1, self.attempt.trial
+        trial.report(float(trainer.callback_metrics["val_cider"]), epoch)
+        if self.prune and epoch < (trainer.max_epochs or 0) and trial.should_prune():
+            raise _PrunedError
+
+
+def run_trial(
+    study: "optuna.Study",
+    attempt: Attempt,
+    config: Config,
+    open_inputs: Callable[[], Material],
+    run: Path,
+    *,
+    prune: bool,
+    deadline: float | None,
+) -> None:
+    """Trains a trial and tells the study what came of it; nothing if the time was up before.
+
+    Args:
+        study: that the attempt is from.
+        attempt: the trial.
+        config: its settings.
+        open_inputs: as of `train_on`.
+        run: its run folder, which an earlier attempt at it may have left.
+        prune: whether it may be given up.
+        deadline: `time.monotonic()` at which it is broken off; None = never.
+
+    Raises:
+        CheckpointError: a full disk or a damaged file, which are no fault of the trial's settings.
+    """
+    from optuna.trial import TrialState
+
+    if not attempt.is_retry and run.exists():
+        shutil.rmtree(run)  # a remnant of a study that is not there any more
+    watch = TrialWatch(attempt, prune, deadline)
+    try:
+        result = train_on(config, open_inputs, run, callbacks=[watch])
+    except _TimeUpError:
+        return
+    except _PrunedError:
+        attempt.trial.set_user_attr("seconds", epoch_values(run)[-1][1])
+        study.tell(attempt.trial, state=TrialState.PRUNED)
+        return
+    except CheckpointError:
+        raise
+    except SeesayError as error:
+        _fail(study, attempt, str(error))
+        return
+    except torch.OutOfMemoryError:
+        _fail(study, attempt, "the device has not enough memory for it")
+        return
+    if result.stopped_by == "nothing to do":  # the last attempt was broken off between its end and the telling of it
+        watch.catch_up(result.epochs)
+    for name in ("epochs", "best_epoch", "seconds"):
+        attempt.trial.set_user_attr(name, getattr(result, name))
+    study.tell(attempt.trial, epoch_values(run)[result.best_epoch - 1][0])
+
+
+def _fail(study: "optuna.Study", attempt: Attempt, reason: str) -> None:
+    from optuna.trial import TrialState
+
+    log.warning("trial %d failed: %s", attempt.number, reason)
+    attempt.trial.set_user_attr("reason", reason)  # a trial without one would be tried again
+    study.tell(attempt.trial, state=TrialState.FAIL)
