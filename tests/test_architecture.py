@@ -17,8 +17,8 @@ TIERS = (
     ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices"),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
-    ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),
-    ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
+    ("training.objectives", "captioner", "captioner_ensemble", "captioner_mixed", "clipscore", "visualise", "hub"),
+    ("evaluation", "training", "bulk", "serving", "export", "explanation", "demo", "doctor"),
     ("flags", "console", "commands", "cli"),
 )
 

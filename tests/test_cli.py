@@ -27,6 +27,7 @@ COMMANDS = [
     ["extract"],
     ["evaluate"],
     ["compare"],
+    ["serve"],
     ["demo"],
     ["doctor"],
     ["data"],

@@ -134,6 +134,14 @@ class Captioner:
         length = chosen.max_length or self.run.config.decoding.max_length or self.run.info.max_length
         return replace(chosen, max_length=length)
 
+    def check(self, options: DecodingOptions) -> None:
+        """Refuses options whose words the vocabulary cannot keep, before anything is searched for.
+
+        Raises:
+            ConfigError: such as a required word that is not in the vocabulary.
+        """
+        self._rules(self.options(options))
+
     @overload
     def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
         self, pictures: Picture, options: DecodingOptions | None = None, *, attention: bool = False, likely: int = 0

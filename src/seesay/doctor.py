@@ -3,7 +3,7 @@
 import platform
 from importlib import metadata, util
 
-_EXTRAS = {"pycocoevalcap": "coco", "transformers": "hub", "h5py": "hdf5"}
+_EXTRAS = {"pycocoevalcap": "coco", "transformers": "hub", "h5py": "hdf5", "fastapi": "serve"}
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "tokenizers", "safetensors", "pyarrow")
 
 
