@@ -91,7 +91,9 @@ def upload(*contents: bytes, **fields: Any) -> dict[str, Any]:
 
 def raw_request(content: bytes, declared: int | None = None) -> tuple[bytes, bytes]:
     """Head and body of an upload, with the length it says it has."""
-    body = b'--b\r\nContent-Disposition: form-data; name="pictures"; filename="a.png"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="pictures"; filename="a.png"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    )
     head = (
         "POST /v1/caption HTTP/1.1\r\nHost: here\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         f"Content-Length: {declared or len(body)}\r\n\r\n"

@@ -1,7 +1,7 @@
 // Where the model looked, drawn over a picture.
 //
-// The weights are a grid, row by row, whose cells' centres lie at the centres of their shares of the frame; between
-// them the map is bilinear. Colour and opacity both follow the weight, on one scale for all words: full heat is the
+// The weights are a grid, row by row, whose cells' centres lie at the centres of their shares of the frame; from one to
+// the next the map goes without a corner, so that a single bright cell is a spot and not a star. Colour and opacity both follow the weight, on one scale for all words: full heat is the
 // word's largest weight, but never less than FULL_HEAT times the uniform one, so that an undecided look stays faint.
 
 export const FULL_HEAT = 5;
@@ -25,6 +25,9 @@ export function colourOf(strength) {
   return from.map((value, channel) => Math.round(value + share * (to[channel] - value)));
 }
 
+/** Returns the way from 0 to 1 with a level start and end. */
+const smooth = (share) => share * share * (3 - 2 * share);
+
 /** Returns the weight at a point of the frame, x and y from 0 to 1. */
 export function weightAt(weights, rows, columns, x, y) {
   const across = Math.min(columns - 1, Math.max(0, x * columns - 0.5));
@@ -32,9 +35,10 @@ export function weightAt(weights, rows, columns, x, y) {
   const left = Math.floor(across), top = Math.floor(down);
   const right = Math.min(columns - 1, left + 1), bottom = Math.min(rows - 1, top + 1);
   const at = (row, column) => weights[row * columns + column];
-  const upper = at(top, left) + (across - left) * (at(top, right) - at(top, left));
-  const lower = at(bottom, left) + (across - left) * (at(bottom, right) - at(bottom, left));
-  return upper + (down - top) * (lower - upper);
+  const along = smooth(across - left);
+  const upper = at(top, left) + along * (at(top, right) - at(top, left));
+  const lower = at(bottom, left) + along * (at(bottom, right) - at(bottom, left));
+  return upper + smooth(down - top) * (lower - upper);
 }
 
 /** Draws one word's weights on a canvas that lies over the model's frame, of the given width and height. */
@@ -42,8 +46,8 @@ export function draw(canvas, weights, [rows, columns], width, height) {
   const scale = LONGER_SIDE / Math.max(width, height);
   canvas.width = Math.max(1, Math.round(width * scale));
   canvas.height = Math.max(1, Math.round(height * scale));
-  const full = Math.max(FULL_HEAT / weights.length, ...weights);
-  const context = canvas.getContext("2d");
+  const full = Math.max(Math.min(1, FULL_HEAT / weights.length), ...weights);
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // drawn by the processor, a pixel at a time
   const image = context.createImageData(canvas.width, canvas.height);
   for (let y = 0, place = 0; y < canvas.height; y += 1) {
     for (let x = 0; x < canvas.width; x += 1, place += 4) {

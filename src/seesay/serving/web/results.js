@@ -104,8 +104,8 @@ export class Picture {
     });
     const numbers = element("div", { class: "numbers" },
       element("span", { text: `${percent(each)} a word`, title: "geometric mean over the words and the end" }),
-      element("span", { text: `${percent(caption.probability)} in all` }),
-      element("span", { text: caption.finished ? "" : "cut", hidden: caption.finished }), copy);
+      element("span", { text: `all of it ${percent(caption.probability)}` }),
+      element("span", { text: "cut", title: "at the most words allowed", hidden: caption.finished }), copy);
     return element("div", { class: "caption" }, words, numbers);
   }
 
