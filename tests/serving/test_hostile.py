@@ -139,6 +139,22 @@ def test_beyond_its_places_a_request_is_told_to_come_back(start: Start, gate: Ca
         assert_served(client)
 
 
+def test_beyond_the_bytes_that_are_held_a_request_is_told_to_come_back(
+    start: Start, gate: Callable[[], Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_PENDING_BYTES", 2 * len(GOOD))
+    server = start(max_batch=1)
+    held = gate()
+    with server.client() as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/caption", **upload(GOOD, GOOD))
+        wait_until(lambda: server.service.pending.taken == 2)
+        assert client.post("/v1/caption", **upload(GOOD)).status_code == 503
+        assert server.service.pending.taken == 2
+        held.open.set()
+        assert first.result().status_code == 200
+        assert_served(client)
+
+
 def test_a_client_that_goes_frees_its_place_and_is_not_worked_for(start: Start, gate: Callable[[], Gate]) -> None:
     server = start(max_pending=8, max_batch=1)
     held = gate()
@@ -290,6 +306,7 @@ def test_bounds_of_the_service_are_what_they_are_documented_as() -> None:
         f"{limits.RECEIVE_SECONDS:g} s",
         f"{limits.ANSWER_SECONDS:g} s",
         f"{Limits().max_pending} pictures",
+        f"{limits.MAX_PENDING_BYTES / 1e6:g} MB",
         ", ".join(limits.FORMATS),
     ):
         assert value in text, value

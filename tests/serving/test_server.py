@@ -20,7 +20,7 @@ from tests.serving.servers import PATIENCE, encoded, upload, wait_until
 
 
 def serve_and_end(run: str, port: int, told: str) -> None:
-    """Serves in this process until a thread of it, which is a client first, sends a signal; the exit code is its own."""
+    """Serves until a thread of this process, which is a client first, sends a signal; exits with a code of its own."""
 
     def client() -> None:
         url = f"http://127.0.0.1:{port}"

@@ -27,8 +27,9 @@ MAX_PHRASE_CHARACTERS = 60
 MAX_REQUIRED_WORDS = 8  # in all: the beam is kept once for every number of them said
 
 # The whole service.
+MAX_PENDING_BYTES = 500_000_000  # of files accepted and not yet answered, which are held in memory
 MAX_RECEIVING = 256  # requests whose bodies are on their way
-READERS = 2  # pictures decoded at a time, each of which may take a few hundred megabytes
+READERS = 2  # pictures decoded at a time, each of which may take up to a gigabyte
 RETRY_SECONDS = 1  # what a client that finds the queue full is told to wait
 CLOSE_SECONDS = 5.0  # for answers on their way at the end, beyond the seconds of a request
 

@@ -82,6 +82,9 @@ class CaptionService:
         self.pending = Places(
             bounds.max_pending, f"all {bounds.max_pending} places are taken; try again in {limits.RETRY_SECONDS} s"
         )
+        self.pending_bytes = Places(
+            limits.MAX_PENDING_BYTES, f"too many bytes wait already; try again in {limits.RETRY_SECONDS} s"
+        )
         self.receiving = Places(
             bounds.max_receiving, f"too many bodies are on their way; try again in {limits.RETRY_SECONDS} s"
         )
@@ -137,7 +140,8 @@ class CaptionService:
         Raises:
             RefusalError: no place is free, or the options cannot be kept.
         """
-        with self.pending.hold(len(pictures)):
+        size = sum(len(picture.content) for picture in pictures if isinstance(picture, PictureBytes))
+        with self.pending.hold(len(pictures)), self.pending_bytes.hold(size):
             await asyncio.get_running_loop().run_in_executor(self._readers, self.check, wish)
             return list(await asyncio.gather(*(self._caption_one(picture, wish) for picture in pictures)))
 
