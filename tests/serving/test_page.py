@@ -278,6 +278,20 @@ def test_captions_are_copied_and_downloaded(visit: Open, shared: Running, tmp_pa
     ]
 
 
+@pytest.mark.parametrize("size", [(60, 40), (40, 200), (900, 300)])
+@pytest.mark.parametrize("phone", [False, True])
+def test_pictures_keep_their_shape(visit: Open, size: tuple[int, int], phone: bool) -> None:
+    width, height = size
+    page = visit(viewport={"width": 360 if phone else 1100, "height": 740})
+    card = choose(page, encoded(0, "PNG", width, height)).first
+    card.locator(".word").first.click()
+    for part in (card.locator("img"), card.locator("canvas")):
+        box = part.bounding_box()
+        assert box is not None
+        assert box["width"] / box["height"] == pytest.approx(width / height, rel=0.02)
+        assert box["height"] <= 0.71 * 740
+
+
 @pytest.mark.parametrize("kind", ["paste", "drop"])
 def test_pictures_are_pasted_and_dropped(visit: Open, shared: Running, kind: str) -> None:
     page, content = visit(), encoded(8)

@@ -51,8 +51,8 @@ async function caption(picture) {
   form.append("attention", "true");
   form.append("alternatives", String(ALTERNATIVES));
   const reply = await ask("v1/caption", { method: "POST", body: form });
-  const answer = await reply.json();
-  if (!reply.ok) throw new Error(answer.error.message);
+  const answer = await reply.json().catch(() => null); // what stands before the service may answer in a form of its own
+  if (!reply.ok || !answer) throw new Error(answer?.error?.message ?? `The service answered ${reply.status}; try again`);
   return answer;
 }
 

@@ -31,7 +31,10 @@ export class Picture {
     this.result = null; // of the service, once it is there
     this.pinned = null;
     this.address = URL.createObjectURL(file);
-    this.image = element("img", { alt: "", src: this.address, onerror: () => this.showNoPreview() });
+    this.image = element("img", {
+      alt: "", src: this.address, onerror: () => this.showNoPreview(),
+      onload: () => this.view.style.setProperty("--ratio", this.image.naturalWidth / this.image.naturalHeight),
+    });
     this.canvas = element("canvas", { "aria-hidden": "true", hidden: true });
     this.view = element("div", { class: "view" }, this.image, this.canvas);
     this.body = element("div", { class: "body" });
