@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test lint types tests format oracle slow bench clean
+.PHONY: help install demo test lint types tests format oracle slow soak bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -34,7 +34,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 tests: $(READY)
-	$(BIN)/pytest -m 'not oracle and not slow'
+	$(BIN)/pytest -m 'not oracle and not slow and not soak'
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -47,6 +47,10 @@ oracle: $(READY)
 # Minutes, and real data.
 slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# An hour: thousands of hostile uploads and good requests, memory watched.
+soak: $(READY)
+	$(BIN)/pytest -m soak -s
 
 bench: $(READY)
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || exit 1; done

@@ -29,8 +29,8 @@ TIERS = (
     ),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
-    ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),
-    ("evaluation", "training", "bulk", "serve", "export", "explanation", "pointing", "demo", "doctor"),
+    ("training.objectives", "captioner", "captioner_ensemble", "captioner_mixed", "clipscore", "visualise", "hub"),
+    ("evaluation", "training", "bulk", "serving", "export", "explanation", "pointing", "demo", "doctor"),
     ("flags", "console", "commands", "cli"),
 )
 

@@ -31,6 +31,7 @@ COMMANDS = [
     ["extract"],
     ["evaluate"],
     ["compare"],
+    ["serve"],
     ["demo"],
     ["doctor"],
     ["data"],

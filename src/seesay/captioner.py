@@ -1,7 +1,8 @@
 """`Captioner`: a trained model with everything a picture needs, from file to sentence."""
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,21 +15,28 @@ from PIL import Image
 
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
-from seesay.decoding import Hypothesis, SearchTrace, TokenRules, decode, token_rules
+from seesay.decoding import Hypothesis, SearchTrace, token_rules
+from seesay.decoding.engine import searching
+from seesay.decoding.likely import LikelyWords, likely_words
+from seesay.decoding.stepping import Steps, run_alone
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError, ImageError
 from seesay.features.extraction import round_features
 from seesay.images import load_pixels, resize_image
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
-from seesay.models.protocol import Decoder
+from seesay.models.protocol import Decoder, DecoderState
 from seesay.prefetch import prefetch
+from seesay.sources import PictureBytes
+from seesay.tokenizer import END_ID
 
-Picture = str | Path | Image.Image
-"""What can be captioned: a path, an http(s) URL, or an opened picture."""
+Picture = str | Path | PictureBytes | Image.Image
+"""What can be captioned: a path, an http(s) URL, a file in memory, or an opened picture."""
 
 Views = tuple[NDArray[np.uint8], ...]
 """A picture as each encoder of a captioner is shown it."""
+
+_KEPT_RULES = 64  # sets of options whose words and phrases are kept in ids
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Caption:
         attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
         grid: (rows, columns) of the N regions, None where they form no grid.
         alternatives: the other captions asked for by `num_captions`, best first; none of them has alternatives.
+        likely: the likeliest words at each place and for the end after them, each with its natural log-probability
+            given the words before, likeliest first; the end is None, not a word. Empty if not asked for.
     """
 
     text: str
@@ -57,6 +67,7 @@ class Caption:
     attention: NDArray[np.float32] | None = None
     grid: tuple[int, int] | None = None
     alternatives: tuple["Caption", ...] = ()
+    likely: tuple[tuple[tuple[str | None, float], ...], ...] = ()
 
     @property
     def probability(self) -> float:
@@ -76,7 +87,8 @@ class Captioner:
         self.run = run
         self.model = model
         self.device = device
-        self._latest_rules: tuple[DecodingOptions, TokenRules] | None = None
+        # What is wrong with the words of the options is told once, not in every batch.
+        self._rules = functools.lru_cache(maxsize=_KEPT_RULES)(lambda options: token_rules(options, run.tokenizer))
 
     @classmethod
     def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "Captioner":
@@ -122,14 +134,27 @@ class Captioner:
         length = chosen.max_length or self.run.config.decoding.max_length or self.run.info.max_length
         return replace(chosen, max_length=length)
 
+    def check(self, options: DecodingOptions) -> None:
+        """Refuses options whose words the vocabulary cannot keep, before anything is searched for.
+
+        Raises:
+            ConfigError: such as a required word that is not in the vocabulary.
+        """
+        self._rules(self.options(options))
+
     @overload
     def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
-        self, pictures: Picture, options: DecodingOptions | None = None, *, attention: bool = False
+        self, pictures: Picture, options: DecodingOptions | None = None, *, attention: bool = False, likely: int = 0
     ) -> Caption: ...
 
     @overload
     def caption(
-        self, pictures: Sequence[Picture], options: DecodingOptions | None = None, *, attention: bool = False
+        self,
+        pictures: Sequence[Picture],
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+        likely: int = 0,
     ) -> list[Caption]: ...
 
     def caption(
@@ -138,6 +163,7 @@ class Captioner:
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
+        likely: int = 0,
     ) -> Caption | list[Caption]:
         """Returns the caption of a picture, or of each of several.
 
@@ -146,16 +172,17 @@ class Captioner:
             options: how to search; None = as the run says. With `num_captions` above 1 the others are the
                 caption's `alternatives`.
             attention: keep where the model looked at each word.
+            likely: how many of the likeliest words to give at each place; 0 = none.
 
         Raises:
             ImageError: a picture cannot be read; its name and the reason are in the message.
             ConfigError: the model was trained on imported or joined features and has no encoder of its own; or the
                 options cannot be kept, such as a required word outside the vocabulary.
         """
-        if isinstance(pictures, (str, Path, Image.Image)):
-            return self.caption([pictures], options, attention=attention)[0]
+        if isinstance(pictures, (str, Path, PictureBytes, Image.Image)):
+            return self.caption([pictures], options, attention=attention, likely=likely)[0]
         results = []
-        for _, found in self.caption_each(pictures, options, attention=attention):
+        for _, found in self.caption_each(pictures, options, attention=attention, likely=likely):
             if isinstance(found, ImageError):
                 raise found
             results.append(found)
@@ -167,12 +194,13 @@ class Captioner:
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
+        likely: int = 0,
         batch_size: int = 32,
         workers: int = 2,
     ) -> Iterator[tuple[Picture, Caption | ImageError]]:
         """Yields every picture with its caption, or with the error that kept it from being read, in order."""
         for batch in self.caption_batches(
-            pictures, options, attention=attention, batch_size=batch_size, workers=workers
+            pictures, options, attention=attention, likely=likely, batch_size=batch_size, workers=workers
         ):
             yield from batch
 
@@ -182,6 +210,7 @@ class Captioner:
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
+        likely: int = 0,
         batch_size: int = 32,
         workers: int = 2,
     ) -> Iterator[list[tuple[Picture, Caption | ImageError]]]:
@@ -194,6 +223,7 @@ class Captioner:
             pictures: what to caption.
             options: how to search; None = as the run says.
             attention: keep where the model looked at each word.
+            likely: how many of the likeliest words to give at each place; 0 = none.
             batch_size: pictures the network sees at once.
             workers: threads that open pictures.
         """
@@ -201,8 +231,7 @@ class Captioner:
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
         for batch, memory, mask in prefetch(self._see_batch, batches, workers=1, ahead=1):
             names = [_name(picture, found) for picture, found in batch if not isinstance(found, ImageError)]
-            with torch.inference_mode():
-                captions = [] if memory is None else self._say(memory, mask, options, names, attention)
+            captions = [] if memory is None else self._say(memory, mask, options, names, attention, likely)
             said = iter(captions)
             yield [(picture, found if isinstance(found, ImageError) else next(said)) for picture, found in batch]
 
@@ -212,7 +241,7 @@ class Captioner:
         """Returns a batch with the memory of its pictures that could be read, None where there are none."""
         pixels = [found for _, found in batch if not isinstance(found, ImageError)]
         with torch.inference_mode():
-            memory, mask = self._see(pixels) if pixels else (None, None)
+            memory, mask = self.see(pixels) if pixels else (None, None)
         return batch, memory, mask
 
     @torch.inference_mode()
@@ -256,28 +285,55 @@ class Captioner:
         if isinstance(pixels, ImageError):
             raise pixels
         trace = SearchTrace()
-        return self._caption_pixels([pixels], [_name(picture, pixels)], options, False, trace)[0], trace
+        return self._caption_pixels([pixels], [_name(picture, pixels)], options, False, 0, trace)[0], trace
+
+    def prepare(self, picture: Picture) -> tuple[Views, str]:
+        """Returns a picture as the encoder is shown it, and the name from which sampling draws its randomness.
+
+        Raises:
+            ImageError: it cannot be read.
+            ConfigError: the model has no encoder of its own.
+        """
+        _, views = self._load(picture)
+        if isinstance(views, ImageError):
+            raise views
+        return views, _name(picture, views)
 
     @property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """What says the words."""
         return self.model.search
 
     def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns what the decoder attends to, of features (B, N, F), and its mask."""
         return self.model.remember(features), mask
 
-    def _say(
+    def saying(
         self,
+        begin: Callable[[], DecoderState],
         memory: torch.Tensor,
         mask: torch.Tensor | None,
         options: DecodingOptions | None,
         keys: Sequence[str] | None,
         attention: bool,
+        likely: int = 0,
         trace: SearchTrace | None = None,
-    ) -> list[Caption]:
+    ) -> Steps[list[Caption]]:
+        """Asks for the steps of the search for pictures' captions, and returns these (see `decoding.stepping`).
+
+        Args:
+            begin: gives the decoder's state of these pictures before the start token.
+            memory: (B, N, D).
+            mask: (B, N), True = may attend; None = all.
+            options: how to search; None = as the run says.
+            keys: a name a picture.
+            attention: keep where the model looked at each word.
+            likely: of the likeliest words, how many to give at each place.
+            trace: told of every candidate.
+        """
         options = self.options(options)
-        found = decode(
-            self._decoder,
+        found = yield from searching(
+            begin,
             memory,
             mask,
             options,
@@ -286,17 +342,30 @@ class Captioner:
             keep_attention=attention,
             trace=trace,
         )
-        captions = []
-        for hypotheses in found:
-            best, *others = map(self._describe, hypotheses)
-            captions.append(replace(best, alternatives=tuple(others)))
-        return captions
+        said = [[self._describe(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
+        if likely:
+            tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
+            words = yield from likely_words(begin(), tokens, likely, allow_unk=options.allow_unk)
+            said = [
+                [replace(caption, likely=self._named(places)) for caption, places in zip(captions, rows, strict=True)]
+                for captions, rows in zip(said, words, strict=True)
+            ]
+        return [replace(best, alternatives=tuple(others)) for best, *others in said]
 
-    def _rules(self, options: DecodingOptions) -> TokenRules:
-        """Returns the options' words and phrases in ids; what is wrong with them is told once, not in every batch."""
-        if self._latest_rules is None or self._latest_rules[0] != options:
-            self._latest_rules = options, token_rules(options, self.run.tokenizer)
-        return self._latest_rules[1]
+    @torch.inference_mode()
+    def _say(
+        self,
+        memory: torch.Tensor,
+        mask: torch.Tensor | None,
+        options: DecodingOptions | None,
+        keys: Sequence[str] | None,
+        attention: bool,
+        likely: int = 0,
+        trace: SearchTrace | None = None,
+    ) -> list[Caption]:
+        decoder = self.decoder
+        begin = lambda: decoder.init_state(memory, mask)  # noqa: E731
+        return run_alone(decoder, self.saying(begin, memory, mask, options, keys, attention, likely, trace))
 
     def _caption_pixels(
         self,
@@ -304,13 +373,14 @@ class Captioner:
         names: Sequence[str],
         options: DecodingOptions | None,
         attention: bool,
+        likely: int = 0,
         trace: SearchTrace | None = None,
     ) -> list[Caption]:
         with torch.inference_mode():
-            memory, mask = self._see(pixels)
-            return self._say(memory, mask, options, names, attention, trace)
+            memory, mask = self.see(pixels)
+            return self._say(memory, mask, options, names, attention, likely, trace)
 
-    def _see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns what the decoder attends to, of pictures, and its mask."""
         return self._remember(self._encode([view for (view,) in pixels]), None)
 
@@ -347,7 +417,13 @@ class Captioner:
             grid=self.run.info.grid,
         )
 
+    def _named(self, places: list[LikelyWords]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
+        words = self.run.tokenizer.vocabulary
+        return tuple(
+            tuple((None if token == END_ID else words[token], value) for token, value in place) for place in places
+        )
+
 
 def _name(picture: Picture, views: Views) -> str:
-    """Returns what sampling draws its randomness from: the path, or what an opened picture shows."""
-    return hashlib.sha256(views[0].data).hexdigest() if isinstance(picture, Image.Image) else str(picture)
+    """Returns what sampling draws its randomness from: the path, or what a picture without one shows."""
+    return str(picture) if isinstance(picture, (str, Path)) else hashlib.sha256(views[0].data).hexdigest()

@@ -40,7 +40,8 @@ class CaptionerEnsemble(Captioner):
         self._joined = EnsembleDecoder([member.model.search for member in members], sizes, mean)
 
     @property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """The members' decoders as one."""
         return self._joined
 
     def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -54,7 +55,8 @@ class CaptionerEnsemble(Captioner):
         memories = [member.model.remember(features) for member in self.members]
         return join_memories(memories, [mask] * len(memories))
 
-    def _see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the decoders attend to, of pictures, and its mask."""
         memories = [
             member.model.remember(member._encode([views[place] for views in pixels]))
             for place, member in enumerate(self.members)

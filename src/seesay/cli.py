@@ -13,6 +13,7 @@ from seesay.commands.learning import extract, train
 from seesay.commands.pictures import caption, explain
 from seesay.commands.presets import presets_app
 from seesay.commands.scores import compare, evaluate
+from seesay.commands.serving import serve
 from seesay.commands.tuning import tune
 from seesay.console import complain, console, log_handler, show_table
 from seesay.errors import SeesayError
@@ -23,7 +24,7 @@ app = App(
     help="Train, evaluate, look inside and run image captioners.",
     suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
-for command in (caption, explain, train, tune, extract, evaluate, compare, data_app, presets_app):
+for command in (caption, explain, train, tune, extract, evaluate, compare, serve, data_app, presets_app):
     app.command(command)
 
 

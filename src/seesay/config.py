@@ -7,7 +7,7 @@ single overrides, in that order, and saved whole with the run.
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ __all__ = [
     "ModelConfig",
     "TextConfig",
     "TrainingConfig",
+    "changed_decoding",
     "field_paths",
     "locate",
     "preset_description",
@@ -135,6 +136,27 @@ def locate(key: str) -> tuple[str, str]:
     if leaf not in leaves or section not in ("", leaves[leaf][0]):
         raise ConfigError(f"unknown configuration key {key!r}; {_suggest(leaf, list(leaves))}")
     return leaves[leaf][0], leaf
+
+
+def changed_decoding(config: Config, values: Mapping[str, Any], written: Callable[[str], str] = str) -> DecodingOptions:
+    """Returns a run's decoding options with some changed; another strategy leaves the run's own behind.
+
+    Args:
+        config: of the run.
+        values: what is changed, by field.
+        written: how the caller's user writes a field, for messages.
+
+    Raises:
+        ConfigError: a value that the search does not read, or that is unfit.
+    """
+    strategy = values.get("strategy", config.decoding.strategy)
+    unread = unread_fields(strategy, values.get("beam_groups", config.decoding.beam_groups))
+    for name in values:
+        if name in unread:
+            reader = written(unread[name])
+            raise ConfigError(f"{written(name)} is read by {reader} only; the strategy is {strategy}")
+    defaults = {name: getattr(DecodingOptions, name) for name in unread}
+    return replace(config, **defaults, **values).decoding
 
 
 def to_dict(config: Config) -> dict[str, Any]:

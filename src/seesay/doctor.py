@@ -3,7 +3,14 @@
 import platform
 from importlib import metadata, util
 
-_EXTRAS = {"pycocoevalcap": "coco", "transformers": "hub", "h5py": "hdf5", "optuna": "tune", "ray": "ray"}
+_EXTRAS = {
+    "pycocoevalcap": "coco",
+    "transformers": "hub",
+    "h5py": "hdf5",
+    "optuna": "tune",
+    "ray": "ray",
+    "fastapi": "serve",
+}
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "tokenizers", "safetensors", "pyarrow")
 
 

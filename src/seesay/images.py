@@ -7,16 +7,15 @@ is decoded. All functions may be called from several threads.
 Limit: `MAX_PIXELS` of a picture.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from seesay.errors import ConfigError
-from seesay.sources import open_source, source_error
+from seesay.sources import Source, open_source, source_error
 from seesay.upright import exif_orientation, upright_rgb
 
 if TYPE_CHECKING:
@@ -101,11 +100,11 @@ class Preprocessing:
         return f"{self.resize} to {self.size} x {self.size}, {self.interpolation}, mean {mean}, std {std}"
 
 
-def read_image(source: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Returns a picture as upright 8-bit RGB; of an animation the first frame, transparency over white.
 
     Args:
-        source: a path, an http(s) address or an archive member (see `seesay.sources`).
+        source: a path, an http(s) address, an archive member or bytes (see `seesay.sources`).
         max_pixels: width x height above which a picture is refused before it is decoded.
 
     Raises:
@@ -117,7 +116,7 @@ def read_image(source: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def load_pixels(
-    source: str | Path, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+    source: Source, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Returns `resize_image(read_image(source))`, decoding large JPEGs at a fraction of their size.
 
@@ -134,16 +133,21 @@ def load_pixels(
     return resize_image(_read(source, max_pixels, least_side=2 * preprocessing.size), preprocessing)
 
 
-def image_size(source: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(source: Source, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> tuple[int, int]:
     """Returns (width, height) of the upright picture from its header alone, without decoding it.
 
     A file that is cut short after its header goes unnoticed here; `read_image` finds it.
+
+    Args:
+        source: as of `read_image`.
+        max_pixels: width x height above which a picture is refused.
+        formats: those of `FORMATS` that are taken.
 
     Raises:
         ImageError: missing, not a picture, a damaged header, or too large.
     """
     with open_source(source) as stream:
-        image = _open_header(stream, source, max_pixels)
+        image = _open_header(stream, source, max_pixels, formats)
         width, height = image.size
         # Pillow gives a TIFF's size turned already.
         turned = image.format != "TIFF" and exif_orientation(image) >= 5
@@ -185,7 +189,7 @@ def normalise(pixels: "torch.Tensor", preprocessing: Preprocessing) -> "torch.Te
     return images.mul_(1 / (255 * std)).sub_(mean / std)
 
 
-def _read(source: str | Path, max_pixels: int, least_side: int = 0) -> Image.Image:
+def _read(source: Source, max_pixels: int, least_side: int = 0) -> Image.Image:
     """Returns an upright RGB picture; with `least_side` a JPEG may shrink to no less than that a side."""
     with open_source(source) as stream:
         image = _open_header(stream, source, max_pixels)
@@ -199,7 +203,9 @@ def _read(source: str | Path, max_pixels: int, least_side: int = 0) -> Image.Ima
             ) from error
 
 
-def _open_header(stream: IO[bytes], source: str | Path, max_pixels: int) -> ImageFile.ImageFile:
+def _open_header(
+    stream: IO[bytes], source: Source, max_pixels: int, formats: Sequence[str] = FORMATS
+) -> ImageFile.ImageFile:
     """Returns the picture with its header read and its size checked, not yet decoded.
 
     Pillow's registry is used without `Image.open`, which warns of large pictures through the process-wide
@@ -209,7 +215,7 @@ def _open_header(stream: IO[bytes], source: str | Path, max_pixels: int) -> Imag
     prefix = stream.read(16)
     if not prefix:
         raise source_error(source, "the file is empty (0 bytes); replace it with a whole copy or remove it")
-    for name in FORMATS:
+    for name in formats:
         factory, accept = Image.OPEN.get(name, (None, None))
         # `accept` answers with a text where this Pillow was built without the format.
         if factory is None or accept is None or accept(prefix.ljust(16, b"\0")) is not True:
@@ -225,10 +231,10 @@ def _open_header(stream: IO[bytes], source: str | Path, max_pixels: int) -> Imag
             raise source_error(source, f"damaged {name} header ({error}); replace it or remove it") from error
         _check_size(image, source, max_pixels)
         return image
-    raise source_error(source, f"not a picture of a known format ({', '.join(FORMATS)}); convert it or remove it")
+    raise source_error(source, f"not a picture of a known format ({', '.join(formats)}); convert it or remove it")
 
 
-def _check_size(image: ImageFile.ImageFile, source: str | Path, max_pixels: int) -> None:
+def _check_size(image: ImageFile.ImageFile, source: Source, max_pixels: int) -> None:
     """Raises ImageError where a picture has more pixels than allowed."""
     if image.format not in ("JPEG", "PNG"):
         # Some of the other decoders check Pillow's own limit as they decode, and would warn.

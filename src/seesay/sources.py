@@ -1,8 +1,8 @@
 """Where the bytes of a picture come from: a file, an address, or a member of an archive.
 
 A source is a path, an http(s) address, or a member of an archive: `photos.tar::name.jpg` or
-`table.parquet::COLUMN::ROW`, where the column holds bytes or a {bytes, path} struct. What cannot be had is an
-`ImageError` of one line. All functions may be called from several threads.
+`table.parquet::COLUMN::ROW`, where the column holds bytes or a {bytes, path} struct; or `PictureBytes`, which are here
+already. What cannot be had is an `ImageError` of one line. All functions may be called from several threads.
 
 Limits: `URL_TIMEOUT`, `URL_DEADLINE` and `MAX_URL_BYTES` of a download.
 """
@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,8 +37,29 @@ _MEMBER = re.compile(r"(.+?\.(tar|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
 _archive_lock = threading.Lock()
 
 
-def open_source(source: str | Path) -> IO[bytes]:
+@dataclass(frozen=True)
+class PictureBytes:
+    """A picture's file in memory.
+
+    Attributes:
+        name: what messages call it.
+        content: the bytes of the file.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = str | Path | PictureBytes
+
+
+def open_source(source: Source) -> IO[bytes]:
     """Returns the bytes of a source as a stream that can seek."""
+    if isinstance(source, PictureBytes):
+        return io.BytesIO(source.content)
     name = str(source)
     if name.lower().startswith(("http://", "https://")):
         return io.BytesIO(_fetch(name))
@@ -53,7 +75,7 @@ def open_source(source: str | Path) -> IO[bytes]:
         raise source_error(source, f"cannot be opened ({error.strerror}); check its permissions") from error
 
 
-def source_error(source: str | Path, problem: str) -> ImageError:
+def source_error(source: Source, problem: str) -> ImageError:
     """Returns the error of one line, whatever stands in the name."""
     return ImageError(" ".join(f"{source}: {problem}".splitlines()))
 

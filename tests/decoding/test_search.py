@@ -101,7 +101,7 @@ def test_what_is_computed_apart_is_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     images = numbered(range(40))
     found = {}
     for saved in (1, 10**9):
-        monkeypatch.setitem(seesay.decoding.search._LEAST_SAVED, "cpu", saved)
+        monkeypatch.setitem(seesay.decoding.stepping._LEAST_SAVED, "cpu", saved)
         decoder = TableDecoder(5, words=6, end=-0.5)
         found[saved] = decode(decoder, images, None, options, keep_attention=True), decoder.rows_seen
     assert all(same(one, other) for one, other in zip(found[1][0], found[10**9][0], strict=True))

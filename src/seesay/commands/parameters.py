@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from seesay import config as configuration
-from seesay.errors import ConfigError
 from seesay.flags import flags_of, given
 
 if TYPE_CHECKING:
@@ -41,13 +40,4 @@ def decoding_options(config: configuration.Config, flags: Any) -> configuration.
     Raises:
         ConfigError: a flag that the search does not read, or an unfit value.
     """
-    values = given(flags)
-    strategy = values.get("strategy", config.decoding.strategy)
-    unread = configuration.unread_fields(strategy, values.get("beam_groups", config.decoding.beam_groups))
-    for name in values:
-        if name in unread:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} is read by --{unread[name]} only; the strategy is {strategy}"
-            )
-    defaults = {name: getattr(configuration.DecodingOptions, name) for name in unread}
-    return configuration.replace(config, **defaults, **values).decoding
+    return configuration.changed_decoding(config, given(flags), lambda name: f"--{name.replace('_', '-')}")

@@ -1,8 +1,9 @@
 """Captions searched for, many pictures at once, over any `Decoder`; `docs/decoding.md` defines every option.
 
 By role: `engine` (the one function), `rules` and `automaton` (what may be said), `scoring` (a step's scores under
-these), `choosing` (greedy, sampling, beam, groups), `search` (the loop), `finished` (ranking), `hypothesis` (results),
-`trace` (the search as a tree), `ensemble` (several decoders as one).
+these), `choosing` (greedy, sampling, beam, groups), `search` (the loop), `stepping` (steps that searches share),
+`finished` (ranking), `hypothesis` (results), `likely` (what else could have been said), `trace` (the search as a
+tree), `ensemble` (several decoders as one).
 """
 
 from seesay.config import DecodingOptions

@@ -1,9 +1,9 @@
-"""`decode`: the one way from a decoder and its memory to captions."""
+"""`decode`: the one way from a decoder and its memory to captions; `searching` is the same, step by step."""
 
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,9 +14,10 @@ from seesay.decoding.finished import Result
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.decoding.rules import TokenRules, check_repeats
 from seesay.decoding.search import Search
+from seesay.decoding.stepping import Steps, run_alone
 from seesay.decoding.trace import SearchTrace
 from seesay.errors import ConfigError, DataError
-from seesay.models.protocol import Decoder
+from seesay.models.protocol import Decoder, DecoderState
 
 DEFAULT_MAX_LENGTH = 30
 """Words a caption may have where neither the options nor the training captions say."""
@@ -60,6 +61,47 @@ def decode(
             not as many keys as pictures.
         DataError: a picture has no region to look at.
     """
+    with torch.inference_mode():
+        steps = searching(
+            lambda: decoder.init_state(memory, memory_mask),
+            memory,
+            memory_mask,
+            options,
+            rules=rules,
+            keys=keys,
+            keep_attention=keep_attention,
+            trace=trace,
+        )
+        return run_alone(decoder, steps)
+
+
+def searching(
+    begin: Callable[[], DecoderState],
+    memory: Tensor,
+    memory_mask: Tensor | None,
+    options: DecodingOptions | None,
+    *,
+    rules: TokenRules | None,
+    keys: Sequence[str] | None,
+    keep_attention: bool,
+    trace: SearchTrace | None = None,
+) -> Steps[list[list[Hypothesis]]]:
+    """Asks for the steps of the search that `decode` is, and returns what it returns; to be run in inference mode.
+
+    Args:
+        begin: gives the decoder's state of these pictures before the start token.
+        memory: (B, N, D).
+        memory_mask: (B, N), True = may attend; None = all.
+        options: as of `decode`, like all that follow.
+        rules: as of `decode`.
+        keys: as of `decode`.
+        keep_attention: as of `decode`.
+        trace: as of `decode`.
+
+    Raises:
+        ConfigError: as `decode`.
+        DataError: as `decode`.
+    """
     options = options or DecodingOptions()
     options = replace(options, max_length=options.max_length or max(DEFAULT_MAX_LENGTH, options.min_length))
     if rules is None:
@@ -75,19 +117,20 @@ def decode(
     if not names:
         return []
     _check_regions(memory, memory_mask, names)
-    job = _Job(decoder, memory, memory_mask, options, rules, names, keep_attention)
+    job = _Job(memory, begin(), options, rules, names, keep_attention)
     wanted = options.num_captions
-    with torch.inference_mode():
-        found = [_different([], result, options, rules) for result in job.search(list(range(len(memory))), 0, trace)]
-        for widening in range(1, _WIDENINGS + 1):
-            short = [image for image, result in enumerate(found) if result.failed or len(result.hypotheses) < wanted]
-            if not short:
-                break
-            for image, more in zip(short, job.search(short, widening, None), strict=True):
-                if found[image].failed:
-                    found[image] = _different([], more, options, rules)
-                elif not more.failed:
-                    found[image] = _different(found[image].hypotheses, more, options, rules)
+    results = yield from job.search(list(range(len(memory))), 0, trace)
+    found = [_different([], result, options, rules) for result in results]
+    for widening in range(1, _WIDENINGS + 1):
+        short = [image for image, result in enumerate(found) if result.failed or len(result.hypotheses) < wanted]
+        if not short:
+            break
+        results = yield from job.search(short, widening, None)
+        for image, more in zip(short, results, strict=True):
+            if found[image].failed:
+                found[image] = _different([], more, options, rules)
+            elif not more.failed:
+                found[image] = _different(found[image].hypotheses, more, options, rules)
     _warn(found, names, wanted)
     return [result.hypotheses[:wanted] for result in found]
 
@@ -106,9 +149,9 @@ def draw_captions(
         options: `strategy` "sample", `num_captions` and `max_length` above all; words of its own are not asked for.
         draws: uniform numbers in 0..1, (B, num_captions, max_length + 1), which decide all.
     """
-    search = Search(decoder, options, TokenRules(), memory, draws, keep_attention=False, trace=None)
+    search = Search(options, TokenRules(), memory, draws, keep_attention=False, trace=None)
     with torch.inference_mode():
-        results = search.run(decoder.init_state(memory, memory_mask), len(memory))
+        results = run_alone(decoder, search.steps(decoder.init_state(memory, memory_mask), len(memory)))
     # A draw whose scores are no numbers has nothing that could be ranked.
     lost = Hypothesis((), (), math.nan, finished=False)
     found = []
@@ -141,20 +184,19 @@ def _warn(found: Sequence[Result], names: Sequence[str], wanted: int) -> None:
 class _Job:
     """What is searched for, as often as it takes."""
 
-    decoder: Decoder
     memory: Tensor
-    memory_mask: Tensor | None
+    state: DecoderState
     options: DecodingOptions
     rules: TokenRules
     names: list[str]
     keep_attention: bool
 
-    def search(self, images: list[int], widening: int, trace: SearchTrace | None) -> list[Result]:
+    def search(self, images: list[int], widening: int, trace: SearchTrace | None) -> Steps[list[Result]]:
         """Returns all hypotheses that a search of some pictures ends in, 2 ** widening times as wide as asked."""
-        options, memory, mask = self.options, self.memory, self.memory_mask
+        options, memory, state = self.options, self.memory, self.state
         if widening:
             chosen = torch.tensor(images, device=memory.device)
-            memory, mask = memory[chosen], None if mask is None else mask[chosen]
+            memory, state = memory[chosen], state.keep(chosen)
             if options.strategy == "beam":
                 options = replace(options, beam_size=options.beam_size << widening)
             else:
@@ -162,8 +204,8 @@ class _Job:
         draws = None
         if options.strategy == "sample":
             draws = _uniform_draws([self.names[image] for image in images], options, memory.device)
-        search = Search(self.decoder, options, self.rules, memory, draws, self.keep_attention, trace)
-        return search.run(self.decoder.init_state(memory, mask), len(memory))
+        search = Search(options, self.rules, memory, draws, self.keep_attention, trace)
+        return (yield from search.steps(state, len(memory)))
 
 
 def _check(options: DecodingOptions, rules: TokenRules) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from seesay.decoding.scoring import widened
 from seesay.errors import ConfigError
 from seesay.models.protocol import Decoder, DecoderState, StepOutput
 
@@ -59,7 +60,7 @@ class EnsembleDecoder:
         sizes = [output.logits.shape[-1] for output in outputs]
         if len(set(sizes)) > 1:
             raise ConfigError(f"an ensemble needs one vocabulary; its members have {', '.join(map(str, sizes))} words")
-        log_probs = torch.stack([_widened(output.logits).log_softmax(-1) for output in outputs])
+        log_probs = torch.stack([widened(output.logits).log_softmax(-1) for output in outputs])
         logits = log_probs.mean(0)
         if self.mean == "probabilities":
             logits = log_probs.logsumexp(0) - math.log(len(outputs))
@@ -101,7 +102,3 @@ def _member(state: DecoderState, place: int) -> DecoderState:
         {name[len(start) :]: value for name, value in state.per_image.items() if name.startswith(start)},
         {name[len(start) :]: value for name, value in state.per_row.items() if name.startswith(start)},
     )
-
-
-def _widened(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

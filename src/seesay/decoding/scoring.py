@@ -79,7 +79,7 @@ class Scorer:
             said: words so far, (b, R, t).
             states: of the automaton, (b, R); None without one.
         """
-        model = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits  # its own from here on
+        model = widened(logits)  # its own from here on
         model.index_fill_(-1, self.silent, NO)
         total = model.logsumexp(-1, keepdim=True)
         options, step = self.options, said.shape[-1]
@@ -116,6 +116,11 @@ class Scorer:
         end = torch.where(automaton.may_end[states], choice[..., END_ID], NO)
         choice.masked_fill_(barred[..., automaton.symbol_of], NO)
         choice[..., END_ID] = end
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Returns scores in float32 where they came in half precision, in which their differences would be lost."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _check_tokens(rules: TokenRules, vocabulary: int) -> None:

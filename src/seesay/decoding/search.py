@@ -24,14 +24,12 @@ from seesay.decoding.finished import FAILED, Finished, Result
 from seesay.decoding.frontier import Frontier, History, split, surely_none
 from seesay.decoding.rules import TokenRules
 from seesay.decoding.scoring import NO, Scorer, Scores
+from seesay.decoding.stepping import StepInput, Steps, least_saved
 from seesay.decoding.trace import SearchTrace
-from seesay.models.protocol import Decoder, DecoderState, StepOutput
+from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, START_ID
 
 _CHECK_EVERY = 4
-# A step of few hypotheses costs about as much as this many in a larger one; a graphics card is filled by many more.
-_LEAST_SAVED = {"cpu": 16}
-_LEAST_SAVED_ELSEWHERE = 4096
 
 
 class Search:
@@ -43,8 +41,9 @@ class Search:
     place is still worse, so that nothing else changes: the results are those of a search that never stops early.
     Groups shun each other's words, so that theirs are dropped all at once or not at all.
 
+    The decoder itself is not known here: `steps` asks for what it gives (see `seesay.decoding.stepping`).
+
     Args:
-        decoder: anything with `init_state` and `step`.
         options: with the maximum length filled in.
         rules: phrases in ids.
         memory: (B, N, D).
@@ -55,7 +54,6 @@ class Search:
 
     def __init__(
         self,
-        decoder: Decoder,
         options: DecodingOptions,
         rules: TokenRules,
         memory: Tensor,
@@ -63,7 +61,7 @@ class Search:
         keep_attention: bool,
         trace: SearchTrace | None,
     ) -> None:
-        self.decoder, self.options, self.rules = decoder, options, rules
+        self.options, self.rules = options, rules
         self.draws, self.keep_attention, self.trace = draws, keep_attention, trace
         self.beam = options.strategy == "beam"
         self.penalty = options.length_penalty if self.beam else 0.0
@@ -74,21 +72,21 @@ class Search:
         self.finished = Finished(len(memory), size, options.max_length + 1, self.zero, self.groups > 1)
         self.scorer: Scorer | None = None
 
-    def run(self, state: DecoderState, images: int) -> list[Result]:
-        """Returns the hypotheses of every picture, best first."""
+    def steps(self, state: DecoderState, images: int) -> Steps[list[Result]]:
+        """Asks for the decoder's steps, from its first state on; returns each picture's hypotheses, best first."""
         pending = [self._first(state, images)]
         while pending:
             frontier = pending.pop()
             while frontier.step < self.options.max_length:
-                frontier = self._advance(frontier)
+                frontier = self._advance(frontier, (yield StepInput(frontier.words, frontier.state)))
                 if frontier.step % _CHECK_EVERY == 0:
                     break
             if frontier.step < self.options.max_length:
-                saved = _LEAST_SAVED.get(self.zero.device.type, _LEAST_SAVED_ELSEWHERE)
+                saved = least_saved(self.zero.device)
                 by_rows = self.draws is not None or (self.beam and self.groups == 1)
                 pending += split(frontier, by_rows=by_rows, by_width=not self.rules.required, least_saved=saved)
             else:
-                self._close(frontier)
+                self._close(frontier, (yield StepInput(frontier.words, frontier.state)))
         return self.finished.collect()
 
     def _first(self, state: DecoderState, images: int) -> Frontier:
@@ -113,8 +111,7 @@ class Search:
             width=width,
         )
 
-    def _step(self, frontier: Frontier) -> tuple[StepOutput, Scores, Frontier]:
-        output = self.decoder.step(frontier.words, frontier.state)
+    def _scored(self, frontier: Frontier, output: StepOutput) -> tuple[StepOutput, Scores, Frontier]:
         if self.scorer is None:
             self.scorer = Scorer(self.options, self.rules, output.logits.shape[-1], self.zero.device)
         if frontier.step == 0:
@@ -123,9 +120,9 @@ class Search:
             output = output._replace(attention=None)
         return output, self.scorer(output.logits, frontier.history.tokens, frontier.phrases), frontier
 
-    def _advance(self, frontier: Frontier) -> Frontier:
+    def _advance(self, frontier: Frontier, output: StepOutput) -> Frontier:
         """Returns the frontier one word on; what has ended is put away."""
-        output, scores, frontier = self._step(frontier)
+        output, scores, frontier = self._scored(frontier, output)
         choice = self._choose(frontier, scores)
         moved = self.beam or choice.words.shape != frontier.words.shape  # else every row continues itself
         parents, words, sums = choice.parents, choice.words, choice.sums.to(self.zero.dtype)
@@ -178,9 +175,9 @@ class Search:
         here = draws[frontier.images, :, frontier.step]
         return here if frontier.rows is None else here.gather(1, frontier.rows)
 
-    def _close(self, frontier: Frontier) -> None:
+    def _close(self, frontier: Frontier, output: StepOutput) -> None:
         """Ends all hypotheses at the maximum length; those end by themselves of which the end is chosen freely."""
-        output, scores, frontier = self._step(frontier)
+        output, scores, frontier = self._scored(frontier, output)
         assert self.scorer is not None
         log_probs = scores.end_log_probs().to(self.zero.dtype)
         if self.draws is not None:

@@ -1,0 +1,24 @@
+# A captioner as a service, on the processor:
+#   docker build -t seesay .
+#   docker run -p 127.0.0.1:8000:8000 -v "$PWD/runs/mine:/model:ro" seesay
+# For a graphics card: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128, and docker run --gpus all.
+FROM python:3.12-slim
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+RUN useradd --create-home --uid 10001 seesay
+WORKDIR /app
+# Torch first: it is the largest part, and changes least.
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision
+COPY pyproject.toml README.md LICENSE ./
+COPY src ./src
+RUN pip install --no-cache-dir '.[serve]'
+
+USER seesay
+EXPOSE 8000
+# Inside the container every address: which of them can be reached from outside, `docker run -p` says.
+ENTRYPOINT ["seesay", "serve", "--host", "0.0.0.0"]
+CMD ["/model"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+STOPSIGNAL SIGTERM

@@ -1,0 +1,65 @@
+"""The service."""
+
+import os
+from pathlib import Path
+
+from seesay.console import choose_run
+from seesay.errors import ConfigError, MissingDependencyError
+
+API_KEY_VARIABLE = "SEESAY_API_KEY"
+
+
+def serve(
+    *models: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    max_batch: int = 32,
+    max_wait: float = 0.01,
+    max_pending: int = 256,
+    api_key_file: Path | None = None,
+) -> None:
+    """Serve a captioner over HTTP, with a page to look through its eyes.
+
+    Ctrl-C, or SIGTERM, ends it when all that was accepted is answered.
+
+    Args:
+        models: run folder, or several of one vocabulary that speak as one; none = the latest under runs/.
+        host: address to listen on; 0.0.0.0 is every one of this machine.
+        port: 0 = any that is free.
+        device: auto, cpu, cuda or mps.
+        max_batch: pictures that pass through the network together, at most.
+        max_wait: seconds that a batch waits for more pictures, at most.
+        max_pending: pictures accepted and not yet answered, at most; beyond them requests are answered 503.
+        api_key_file: file with a key that requests must carry [default: the variable SEESAY_API_KEY, or no key].
+    """
+    if min(max_batch, max_pending) < 1 or not 0 <= max_wait <= 10:
+        raise ConfigError("--max-batch and --max-pending must be at least 1, --max-wait from 0 to 10 seconds")
+    try:
+        from seesay.serving.app import create_app
+        from seesay.serving.server import address, listen
+        from seesay.serving.server import serve as run
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "FastAPI", "serve", "seesay serve") from error
+    from seesay.captioner import Captioner
+    from seesay.serving.limits import Limits
+
+    key = _read_key(api_key_file)
+    listener = listen(host, port)
+    captioner = Captioner.load([choose_run(name) for name in models or [""]], device)
+    bounds = Limits(max_batch, max_wait, max_pending)
+    app = create_app(captioner, bounds, key)
+    where = address(listener)
+    run(app, listener, bounds, lambda: print(f"seesay serves at {where}", flush=True))
+
+
+def _read_key(path: Path | None) -> str:
+    if path is None:
+        return os.environ.get(API_KEY_VARIABLE, "")
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file {path} cannot be read ({error}); write the key into it") from error
+    if not key:
+        raise ConfigError(f"--api-key-file {path} is empty; write the key into it")
+    return key

@@ -1,0 +1,109 @@
+"""The service from its start to a clean end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from seesay.errors import SeesayError
+from seesay.serving import limits
+from seesay.serving.limits import Limits
+from seesay.serving.observing import JsonLines, say
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that ends cleanly at a signal: by finishing what it accepted, and without raising it again."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ends it; the second Ctrl-C at once."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def make_server(app: ASGIApp, bounds: Limits) -> Server:
+    """Returns a server that is not running yet."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=30,
+        # Nothing that was accepted takes longer, so that all of it is answered.
+        timeout_graceful_shutdown=round(bounds.receive_seconds + bounds.answer_seconds + limits.CLOSE_SECONDS),
+    )
+    return Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; port 0 takes any that is free.
+
+    Raises:
+        SeesayError: it cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SeesayError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from error
+
+
+def address(listener: socket.socket) -> str:
+    """Returns where a browser finds what listens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callable[[], None] = lambda: None) -> None:
+    """Serves until a signal ends it, then finishes what was accepted.
+
+    Args:
+        app: of `create_app`.
+        listener: of `listen`.
+        bounds: those of the app.
+        started: told when it takes requests.
+    """
+    server = make_server(app, bounds)
+
+    async def run() -> None:
+        async def watch() -> None:
+            while not server.started:
+                await asyncio.sleep(0.01)
+            started()
+
+        watcher = asyncio.ensure_future(watch())
+        await server.serve([listener])
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
+
+    with logging_json():
+        asyncio.run(run())
+        say("stopped")
+
+
+@contextlib.contextmanager
+def logging_json() -> Iterator[None]:
+    """Writes what seesay and uvicorn log as lines of JSON on the error stream."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    loggers = [(logging.getLogger(name), level) for name, level in (("seesay", "INFO"), ("uvicorn", "WARNING"))]
+    before = [(each, each.handlers[:], each.level, each.propagate) for each, _ in loggers]
+    for each, level in loggers:
+        each.handlers[:], each.propagate = [handler], False
+        each.setLevel(level)
+    try:
+        yield
+    finally:
+        for each, handlers, old, propagate in before:
+            each.handlers[:], each.propagate = handlers, propagate
+            each.setLevel(old)

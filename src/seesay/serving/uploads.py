@@ -1,0 +1,116 @@
+"""A request's body, read within bounds of size and time."""
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
+
+from seesay.errors import ImageError
+from seesay.images import image_size
+from seesay.serving import limits
+from seesay.serving.refusals import ClientGoneError, RefusalError
+from seesay.sources import PictureBytes
+
+PICTURES = "pictures"
+"""Name of the field that holds files."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a request holds: its pictures, and its other fields in their order."""
+
+    pictures: list[PictureBytes | RefusalError]
+    names: list[str]
+    fields: list[tuple[str, str]]
+
+
+async def read_form(request: Request, seconds: float) -> Form:
+    """Returns what a multipart request holds.
+
+    Raises:
+        RefusalError: no multipart form, malformed, too large, too slow, without a picture or with too many.
+        ClientGoneError: it was cut off.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise RefusalError("wrong_type", f"send multipart/form-data with pictures in the field {PICTURES!r}")
+    bounded = Request(request.scope, _bounded(request.receive))
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            bounded.form(
+                max_files=limits.MAX_PICTURES, max_fields=limits.MAX_FIELDS, max_part_size=limits.MAX_FIELD_BYTES
+            ) as form,
+        ):
+            pictures: list[PictureBytes | RefusalError] = []
+            names: list[str] = []
+            fields: list[tuple[str, str]] = []
+            for name, value in form.multi_items():
+                if isinstance(value, str):
+                    fields.append((name, value))
+                elif name == PICTURES:
+                    names.append(shown_name(value.filename or "", len(names)))
+                    pictures.append(_checked(names[-1], value.size or 0) or PictureBytes(names[-1], await value.read()))
+                else:
+                    raise RefusalError("bad_request", f"the file field {name[:50]!r} is unknown; use {PICTURES!r}")
+    except TimeoutError as error:
+        raise RefusalError("too_slow", f"the body did not arrive within {seconds:g} s; send less or faster") from error
+    except ClientDisconnect as error:
+        raise ClientGoneError from error
+    except HTTPException as error:
+        raise RefusalError("bad_request", f"the form cannot be read: {' '.join(str(error.detail).split())}") from error
+    if not pictures:
+        raise RefusalError("bad_request", f"no picture; send at least one file in the field {PICTURES!r}")
+    return Form(pictures, names, fields)
+
+
+def shown_name(name: str, number: int) -> str:
+    """Returns a file's name as answers and messages show it: one short line, without its folders."""
+    name = name.replace("\\", "/").rpartition("/")[2]
+    plain = "".join(character if character.isprintable() else " " for character in name)
+    return " ".join(plain.split())[-limits.MAX_NAME_CHARACTERS :] or f"picture {number + 1}"
+
+
+def check_header(picture: PictureBytes) -> tuple[int, int]:
+    """Returns the upright (width, height) of a picture that may be decoded, from its header alone.
+
+    Raises:
+        ImageError: empty, of no format that is taken, damaged, or of too many pixels.
+    """
+    width, height = image_size(picture, limits.MAX_PIXELS, limits.FORMATS)
+    if min(width, height) < 1:
+        raise ImageError(f"{picture}: {width} x {height} is no picture; send one with pixels")
+    return width, height
+
+
+def _checked(name: str, size: int) -> RefusalError | None:
+    if size <= limits.MAX_FILE_BYTES:
+        return None
+    return RefusalError(
+        "too_large",
+        f"{name}: {size / 1e6:.0f} MB, more than the {limits.MAX_FILE_BYTES / 1e6:g} allowed; make it smaller",
+    )
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Returns a `receive` that refuses a body of more than `MAX_BODY_BYTES`.
+
+    What is beyond is thrown away first, up to a bound: a client that is still sending would not read the answer.
+    """
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        while True:
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen <= limits.MAX_BODY_BYTES or message["type"] != "http.request":
+                return message
+            if not message.get("more_body") or seen > limits.MAX_DRAINED_BYTES:
+                raise RefusalError(
+                    "too_large",
+                    f"the body is larger than {limits.MAX_BODY_BYTES / 1e6:g} MB; send fewer or smaller pictures",
+                )
+
+    return bounded

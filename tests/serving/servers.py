@@ -1,0 +1,101 @@
+"""A real server on a port of its own, in a thread, and clients that misbehave."""
+
+import asyncio
+import contextlib
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from PIL import Image
+
+from seesay.serving.limits import Limits
+from seesay.serving.server import Server, address, listen, make_server
+from seesay.serving.service import CaptionService
+from tests import tiny
+
+PATIENCE = 300.0
+"""Seconds after which something that has not happened never will, however busy the machine is."""
+
+PATIENT = {"receive_seconds": PATIENCE, "answer_seconds": PATIENCE}
+"""Bounds of time that no test meets by the way."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs."""
+
+    url: str
+    server: Server
+    service: CaptionService
+    thread: threading.Thread
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, **options)
+
+    def open(self) -> socket.socket:
+        """A bare connection."""
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return socket.create_connection((host, int(port)), timeout=PATIENCE)
+
+
+@contextlib.contextmanager
+def running(app: FastAPI, bounds: Limits) -> Iterator[Running]:
+    """Runs a server, and ends it as a signal would."""
+    listener = listen("127.0.0.1", 0)
+    url, server = address(listener), make_server(app, bounds)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield Running(url, server, app.state.service, thread)
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "the server does not end"
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Returns when something holds; fails if it never does."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "what was waited for never came"
+        time.sleep(0.005)
+
+
+def encoded(seed: int, format: str = "PNG", width: int = 60, height: int = 40, **options: Any) -> bytes:
+    """The bytes of a picture of random colours."""
+    buffer = io.BytesIO()
+    tiny.picture(seed, width, height).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def blank(width: int, height: int, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, format)
+    return buffer.getvalue()
+
+
+def upload(*contents: bytes, **fields: Any) -> dict[str, Any]:
+    """What `httpx` sends of pictures and fields."""
+    return {
+        "files": [("pictures", (f"{number}.png", content)) for number, content in enumerate(contents)],
+        "data": fields,
+    }
+
+
+def raw_request(content: bytes, declared: int | None = None) -> tuple[bytes, bytes]:
+    """Head and body of an upload, with the length it says it has."""
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="pictures"; filename="a.png"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    )
+    head = (
+        "POST /v1/caption HTTP/1.1\r\nHost: here\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        f"Content-Length: {declared or len(body)}\r\n\r\n"
+    )
+    return head.encode(), body

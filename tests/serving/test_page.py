@@ -1,0 +1,407 @@
+"""The page in a real Chromium: everything that a person can do with it."""
+
+import importlib.util
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving.conftest import Start
+from tests.serving.servers import PATIENCE, Running, blank, encoded, upload
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}; install Debian's chromium"),
+]
+
+if importlib.util.find_spec("playwright") is not None:
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+
+Open = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"], timeout=1000 * PATIENCE
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: "Browser", shared: Running) -> Iterator[Open]:
+    """Opens the page; no request may leave for elsewhere, and nothing may be complained of."""
+    expect.set_options(timeout=1000 * PATIENCE)
+    contexts = []
+    asked: list[str] = []
+    complaints: list[str] = []
+
+    def note(message: "ConsoleMessage") -> None:
+        if "status of 4" not in message.text:  # Chromium's own line of a refused upload, which a test provokes
+            complaints.append(message.text)
+
+    def open_page(url: str = shared.url, ready: str = "html[data-ready]", **options: Any) -> "Page":
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(1000 * PATIENCE)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", note)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(url)
+        page.wait_for_selector(ready)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [url for url in asked if not re.match(r"(http://127\.0\.0\.1:|blob:http://127\.0\.0\.1:)", url)] == []
+    assert complaints == []
+
+
+def choose(page: "Page", *contents: bytes) -> "Locator":
+    """Chooses files by the button's dialog; returns their cards when all are done."""
+    files = [{"name": f"{place}.png", "mimeType": "image/png", "buffer": each} for place, each in enumerate(contents)]
+    with page.expect_file_chooser() as dialog:
+        page.get_by_role("button", name="Choose pictures").click()
+    dialog.value.set_files(files)  # type: ignore[arg-type]
+    cards = page.locator("article.picture:not([aria-busy])")
+    expect(cards).to_have_count(len(contents))
+    return cards
+
+
+def asked(server: Running, content: bytes, **fields: Any) -> dict[str, Any]:
+    """What the interface says of a picture with the page's own wishes."""
+    with server.client() as client:
+        answer = client.post("/v1/caption", **upload(content, attention=True, alternatives=5, **fields))
+    result: dict[str, Any] = answer.json()["results"][0]
+    return result
+
+
+def words_of(row: "Locator") -> str:
+    return " ".join(row.locator(".word:not(.end)").all_text_contents())
+
+
+def test_several_pictures_are_captioned_as_by_the_interface(visit: Open, shared: Running) -> None:
+    contents = [encoded(seed) for seed in range(5)]
+    cards = choose(visit(), *contents)
+    for place, content in enumerate(contents):
+        card, wanted = cards.nth(place), asked(shared, content)["captions"][0]
+        expect(card.get_by_role("heading")).to_have_text(f"{place}.png")
+        assert words_of(card) == wanted["text"]
+        expect(card.locator("img")).to_have_attribute("alt", wanted["text"])
+        probability = wanted["words"][0]["probability"]
+        shown = f"{round(100 * probability)} %" if probability >= 0.095 else f"{100 * probability:.1f} %"
+        label = f"{wanted['words'][0]['text']}, {shown}"
+        expect(card.locator(".word").first).to_have_attribute("aria-label", label)
+
+
+HEAT = ((0.0, (60, 20, 110)), (0.4, (170, 45, 110)), (0.75, (240, 125, 35)), (1.0, (255, 226, 120)))
+
+
+def spread(pixels: int, cells: int) -> "np.ndarray[Any, Any]":
+    """The share of each cell in each pixel along one side, (pixels, cells)."""
+    place = np.clip((np.arange(pixels) + 0.5) / pixels * cells - 0.5, 0, cells - 1)
+    away = np.clip(1 - np.abs(place[:, None] - np.arange(cells)), 0, 1)
+    return away**2 * (3 - 2 * away)
+
+
+def expected_overlay(weights: list[float], grid: tuple[int, int], width: int, height: int) -> "np.ndarray[Any, Any]":
+    """The drawing (height, width, RGBA) by NumPy: from the centre of each cell smoothly to the next."""
+    rows, columns = grid
+    smooth = spread(height, rows)[:, None, :, None] * spread(width, columns)[None, :, None, :]
+    smooth = (smooth * np.array(weights).reshape(rows, columns)).sum((-2, -1))
+    strength = np.minimum(1, smooth / max(min(1, 5 / len(weights)), max(weights)))
+    places = [place for place, _ in HEAT]
+    colours = [np.interp(strength, places, [colour[channel] for _, colour in HEAT]) for channel in range(3)]
+    return np.stack([*colours, 255 * 0.85 * strength], -1)
+
+
+def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Running) -> None:
+    content = encoded(3)
+    page = visit()
+    card = choose(page, content).first
+    result = asked(shared, content)
+    words = result["captions"][0]["words"]
+    canvas = card.locator("canvas")
+    expect(canvas).to_be_hidden()
+    seen = []
+    for place, word in enumerate(words):
+        card.locator(".word").nth(place).hover()
+        expect(canvas).to_be_visible()
+        width, height, data = canvas.evaluate(
+            "c => [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]"
+        )
+        pixels = np.array(data).reshape(height, width, 4)
+        assert width / height == pytest.approx(result["width"] / result["height"], rel=0.02)
+        wanted = expected_overlay(word["attention"], (2, 2), width, height)
+        np.testing.assert_allclose(pixels[..., 3], wanted[..., 3], atol=1)
+        strong = wanted[..., 3] > 60  # of what is hardly there the browser keeps no exact colour
+        assert strong.any()
+        np.testing.assert_allclose(pixels[strong], wanted[strong], atol=4)
+        seen.append(pixels[..., 3])
+    assert any(np.abs(seen[0] - other).max() > 20 for other in seen[1:]), "one map for all words would prove nothing"
+    image, drawn = card.locator("img").bounding_box(), canvas.bounding_box()
+    assert image is not None
+    assert drawn is not None
+    for side in ("x", "y", "width", "height"):
+        assert drawn[side] == pytest.approx(image[side], abs=1)  # type: ignore[literal-required]
+    page.mouse.move(0, 0)
+    expect(canvas).to_be_hidden()
+
+
+def test_what_is_seen_on_the_screen_is_brightest_where_the_model_looked(visit: Open, shared: Running) -> None:
+    """A black picture on the screen shows the drawing alone, stretched by the browser."""
+    page, content = visit(), blank(90, 60)
+    card = choose(page, content).first
+    (first, *_) = asked(shared, content)["captions"][0]["words"]
+    card.locator(".word").first.hover()
+    expect(card.locator("canvas")).to_be_visible()
+    page.wait_for_timeout(300)  # the picture's colours fade
+    shot = np.asarray(Image.open(io.BytesIO(card.locator(".view").screenshot())).convert("RGB")).astype(float).sum(-1)
+    height, width = shot.shape
+    centres = [shot[round((r + 0.5) * height / 2), round((c + 0.5) * width / 2)] for r in (0, 1) for c in (0, 1)]
+    assert np.argsort(centres).tolist() == np.argsort(first["attention"]).tolist()
+
+
+def test_words_are_walked_by_the_keyboard_and_told_to_screen_readers(visit: Open, shared: Running) -> None:
+    page, content = visit(), encoded(3)
+    card = choose(page, content).first
+    words = asked(shared, content)["captions"][0]["words"]
+    group = card.get_by_role("group", name=re.compile("^Caption 1: "))
+    group.locator("[tabindex='0']").focus()
+    status = page.get_by_role("status")
+    for word in words[1:]:
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(":focus")).to_have_text(word["text"])
+        expect(status).to_contain_text(f"“{word['text']}”: ")
+        expect(status).to_contain_text("looking at ")
+        expect(status).to_contain_text("Instead: ")
+        expect(card.locator("canvas")).to_be_visible()
+    page.keyboard.press("End")
+    expect(page.locator(":focus")).to_have_text("end")
+    expect(card.locator("canvas")).to_be_hidden()  # the end looks nowhere
+    page.keyboard.press("Home")
+    expect(page.locator(":focus")).to_have_text(words[0]["text"])
+    page.keyboard.press("Enter")
+    expect(page.locator(":focus")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    expect(page.locator("[aria-pressed='true']")).to_have_count(0)
+    expect(card.locator("canvas")).to_be_hidden()
+    assert group.locator("[tabindex='0']").count() == 1, "one stop of the tab key for a caption"
+
+
+def test_alternatives_of_a_word_are_shown_with_their_probabilities(visit: Open, shared: Running) -> None:
+    content = encoded(4)
+    card = choose(visit(), content).first
+    word = asked(shared, content)["captions"][0]["words"][1]
+    card.locator(".word").nth(1).click()
+    rows = card.locator(".detail li")
+    expect(rows).to_have_count(5)
+    shown = [text if text is not None else "(end)" for text in (each["text"] for each in word["alternatives"])]
+    assert rows.locator("span:first-child").all_text_contents() == shown
+    expect(rows.first).to_have_class("own")
+    best = word["alternatives"][0]["probability"]
+    assert rows.first.locator(".amount").text_content() == f"{round(100 * best)} %"
+    width = rows.first.locator(".share").evaluate("bar => bar.style.width")
+    assert float(width.rstrip("%")) == pytest.approx(100 * best, abs=0.01)
+
+
+def set_range(page: "Page", name: str, value: float) -> None:
+    page.locator(f"#{name}").evaluate(
+        "(field, value) => { field.value = value; field.dispatchEvent(new Event('input', {bubbles: true})); }",
+        str(value),
+    )
+
+
+def test_beam_temperature_and_number_of_captions_are_asked_for(visit: Open, shared: Running) -> None:
+    page, content = visit(), encoded(5)
+    card = choose(page, content).first
+    expect(page.locator("#beam-field")).to_be_hidden()
+    page.get_by_role("radio", name="Beam").check()
+    set_range(page, "beam", 4)
+    set_range(page, "captions", 3)
+    expect(page.locator("#temperature-field")).to_be_hidden()
+    with page.expect_response("**/v1/caption") as reply:
+        page.get_by_role("button", name="Caption again").click()
+    options = reply.value.json()["options"]
+    assert (options["strategy"], options["beam_size"], options["num_captions"]) == ("beam", 4, 3)
+    rows = card.locator(".caption")
+    expect(rows).to_have_count(3)
+    wanted = asked(shared, content, strategy="beam", beam_size=4, num_captions=3)["captions"]
+    assert [words_of(rows.nth(place)) for place in range(3)] == [caption["text"] for caption in wanted]
+    set_range(page, "captions", 6)
+    assert page.locator("#beam").input_value() == "6", "a beam holds as many captions as are asked for"
+    page.get_by_role("radio", name="Sampling").check()
+    set_range(page, "temperature", 1.7)
+    seeds = set()
+    for _ in range(2):
+        with page.expect_response("**/v1/caption") as reply:
+            page.get_by_role("button", name="Caption again").click()
+        options = reply.value.json()["options"]
+        seeds.add(options["sampling_seed"])
+        assert (options["strategy"], options["temperature"], options["num_captions"]) == ("sample", 1.7, 6)
+    assert len(seeds) == 2, "drawing again draws others"
+
+
+def test_captions_are_copied_and_downloaded(visit: Open, shared: Running, tmp_path: Path) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    contents = [encoded(6), encoded(7)]
+    cards = choose(page, *contents)
+    wanted = [asked(shared, content) for content in contents]
+    text = wanted[0]["captions"][0]["text"]
+    cards.first.get_by_role("button", name=f"Copy: {text}").click()
+    expect(cards.first.get_by_text("Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == text
+    with page.expect_download() as download:
+        cards.first.get_by_role("button", name="Download the captions of 0.png").click()
+    download.value.save_as(tmp_path / "one.json")
+    assert download.value.suggested_filename == "0.json"
+    one = json.loads((tmp_path / "one.json").read_text())
+    assert [each["captions"] for each in one["results"]] == [wanted[0]["captions"]]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all").click()
+    download.value.save_as(tmp_path / "all.json")
+    everything = json.loads((tmp_path / "all.json").read_text())
+    assert [each["results"][0]["captions"][0]["text"] for each in everything] == [
+        each["captions"][0]["text"] for each in wanted
+    ]
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 200), (900, 300)])
+@pytest.mark.parametrize("phone", [False, True])
+def test_pictures_keep_their_shape(visit: Open, size: tuple[int, int], phone: bool) -> None:
+    width, height = size
+    page = visit(viewport={"width": 360 if phone else 1100, "height": 740})
+    card = choose(page, encoded(0, "PNG", width, height)).first
+    card.locator(".word").first.click()
+    for part in (card.locator("img"), card.locator("canvas")):
+        box = part.bounding_box()
+        assert box is not None
+        assert box["width"] / box["height"] == pytest.approx(width / height, rel=0.02)
+        assert box["height"] <= 0.71 * 740
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_pictures_are_pasted_and_dropped(visit: Open, shared: Running, kind: str) -> None:
+    page, content = visit(), encoded(8)
+    page.evaluate(
+        """([kind, bytes]) => {
+            const held = new DataTransfer();
+            held.items.add(new File([new Uint8Array(bytes)], "held.png", {type: "image/png"}));
+            const event = kind === "paste"
+                ? new ClipboardEvent("paste", {clipboardData: held, bubbles: true})
+                : new DragEvent("drop", {dataTransfer: held, bubbles: true, cancelable: true});
+            document.body.dispatchEvent(event);
+        }""",
+        [kind, list(content)],
+    )
+    card = page.locator("article.picture:not([aria-busy])")
+    expect(card).to_have_count(1)
+    assert words_of(card) == asked(shared, content)["captions"][0]["text"]
+
+
+def test_refused_files_are_told_of_and_the_others_go_on(visit: Open) -> None:
+    page = visit()
+    cards = choose(page, encoded(0), b"no picture", encoded(1, "JPEG", 300, 200)[:900])
+    expect(cards.nth(0).locator(".caption")).to_have_count(1)
+    expect(cards.nth(1).get_by_role("alert")).to_contain_text("1.png: not a picture of a known format (JPEG, PNG")
+    expect(cards.nth(2).get_by_role("alert")).to_contain_text("2.png: damaged or cut short")
+    cards.nth(1).get_by_role("button", name="Remove 1.png").click()
+    expect(page.locator("article.picture")).to_have_count(2)
+
+
+def test_a_file_that_is_too_large_is_not_sent(visit: Open) -> None:
+    page = visit()
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if "caption" in request.url else None)
+    cards = choose(page, bytes(21_000_000))
+    expect(cards.get_by_role("alert")).to_contain_text("21 MB, more than the 20 allowed")
+    assert sent == []
+
+
+def test_a_name_that_looks_like_markup_is_text(visit: Open) -> None:
+    page = visit()
+    name = "<img src=x onerror=alert(1)>.png"
+    with page.expect_file_chooser() as dialog:
+        page.get_by_role("button", name="Choose pictures").click()
+    dialog.value.set_files([{"name": name, "mimeType": "image/png", "buffer": b"no picture"}])
+    expect(page.get_by_role("alert")).to_contain_text("onerror=alert(1)>.png: not a picture")
+    expect(page.get_by_role("heading", level=2)).to_have_text([name, "This service wants its key"])
+    assert page.locator("article img").count() <= 1
+
+
+def test_a_key_is_asked_for(visit: Open, start: Start) -> None:
+    server = start(api_key="sesame")
+    page = visit(server.url, ready="dialog[open]")
+    for key in ("wrong", "sesame"):  # the wrong one is asked for again
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Use it").click()
+    page.wait_for_selector("html[data-ready]")
+    expect(choose(page, encoded(0)).locator(".caption")).to_have_count(1)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_follows_the_colours_of_the_system_and_ones_own_choice(visit: Open, scheme: Any) -> None:
+    page = visit(color_scheme=scheme)
+
+    def brightness() -> float:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return float(np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]))
+
+    assert (brightness() > 128) == (scheme == "light")
+    theme = page.get_by_role("button", name=re.compile("^Colours: "))
+    theme.click()
+    assert brightness() > 128
+    theme.click()
+    assert brightness() < 128
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert brightness() < 128, "the choice is kept"
+
+
+def test_contrast_of_all_colours_is_enough(visit: Open) -> None:
+    """WCAG 2.1, 1.4.3: text has at least 4.5 times the luminance of what it stands on, or the other way round."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme)
+        names = ("ink", "soft", "accent", "on-accent", "bad", "paper", "card", "wash", "bad-wash")
+        colours = page.evaluate(
+            "names => names.map(n => getComputedStyle(document.documentElement).getPropertyValue(`--${n}`).trim())",
+            list(names),
+        )
+        held = dict(zip(names, map(luminance, colours), strict=True))
+        pairs = [("ink", "paper"), ("ink", "card"), ("soft", "paper"), ("soft", "card"), ("accent", "card")]
+        pairs += [("accent", "wash"), ("on-accent", "accent"), ("bad", "bad-wash")]
+        for text, ground in pairs:
+            low, high = sorted((held[text], held[ground]))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, text, ground)
+
+
+def test_on_a_phone_it_fits_and_words_are_tapped(visit: Open) -> None:
+    page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    cards = choose(page, encoded(3), encoded(4))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    word = cards.first.locator(".word").nth(1)
+    word.tap()
+    expect(cards.first.locator("canvas")).to_be_visible()
+    expect(cards.first.locator(".detail")).to_contain_text("looking at")
+    for button in page.locator("button:visible").all():
+        box = button.bounding_box()
+        assert box is not None
+        assert box["height"] >= 32, "too small for a finger"

@@ -1,0 +1,128 @@
+"""The long form: thousands of hostile uploads and good requests to a server in a process of its own, memory watched.
+
+`make soak` runs it. The server is the command itself, so that nothing of the clients counts in its memory.
+"""
+
+import asyncio
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving.hostile import uploads
+from tests.serving.servers import PATIENCE, encoded, raw_request, upload
+from tests.serving.test_hostile import assert_told, send
+
+pytestmark = pytest.mark.soak
+
+REQUESTS, CLIENTS = 20_000, 16
+UPLOADS = 2_000
+GROWTH = 1.05
+"""Memory at the end over that after the first tenth: what is kept grows with every request, what is cached does not."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A server in a process of its own."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    log: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+
+    def memory(self) -> float:
+        """MB that it holds."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        assert found
+        return int(found[1]) / 1024
+
+    def files(self) -> int:
+        """Open file descriptors."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+@pytest.fixture
+def alone(cached_run: Path, tmp_path: Path) -> Iterator[Alone]:
+    command = [sys.executable, "-m", "seesay.cli", "serve", str(cached_run), "--port", "0", "--device", "cpu"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+", process.stdout.readline())
+            assert found, (tmp_path / "log").read_text()
+            yield Alone(found[0], process, tmp_path / "log")
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            process.wait()
+    lines = (tmp_path / "log").read_text()
+    assert "Traceback" not in lines
+    assert '"status": 500' not in lines
+
+
+def test_hostile_uploads_leave_nothing_behind(alone: Alone) -> None:
+    random_ = random.Random(2)
+    memory: list[float] = []
+    with alone.client() as client:
+        for number, file in enumerate(uploads(seed=2, count=UPLOADS, largest=100_000_000)):
+            assert_told(send(client, file), file)
+            if number % 20 == 0:  # and clients that break off
+                head, body = raw_request(file.content[:100_000])
+                host, _, port = alone.url.removeprefix("http://").rpartition(":")
+                asyncio.run(break_off(host, int(port), (head + body)[: random_.randrange(1, len(head + body))]))
+            if number % 100 == 99:
+                memory.append(alone.memory())
+                assert client.post("/v1/caption", **upload(encoded(0))).status_code == 200
+    print("\nMB held after each 100 hostile uploads:", *(f"{value:.0f}" for value in memory))
+    assert memory[-1] <= GROWTH * max(memory[: len(memory) // 10 + 1])
+
+
+async def break_off(host: str, port: int, content: bytes) -> None:
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(content)
+    await asyncio.wait_for(writer.drain(), PATIENCE)
+    writer.close()
+
+
+def test_memory_is_flat_over_many_requests(alone: Alone) -> None:
+    memory = asyncio.run(many(alone))
+    print(f"\nMB held after each {REQUESTS // 20} requests:", *(f"{value:.0f}" for value in memory))
+    assert memory[-1] <= GROWTH * max(memory[:2])
+    assert alone.files() < 100
+
+
+async def many(alone: Alone) -> list[float]:
+    """Sends mixed requests; returns the memory held, twenty times."""
+    wishes: list[dict[str, Any]] = [
+        {},
+        {"attention": True, "alternatives": 5},
+        {"strategy": "beam", "beam_size": 4, "num_captions": 3},
+        {"strategy": "sample", "num_captions": 2},
+        {"strategy": "beam", "ban": ["red"], "max_length": 5},
+    ]
+    memory: list[float] = []
+    numbers = iter(range(REQUESTS))
+    contents = [encoded(seed) for seed in range(50)]
+
+    async def one(client: httpx.AsyncClient) -> None:
+        for number in numbers:
+            asked = upload(contents[number % len(contents)], **wishes[number % len(wishes)])
+            answer = await client.post("/v1/caption", **asked)
+            assert answer.status_code == 200, answer.text
+            if number % (REQUESTS // 20) == REQUESTS // 20 - 1:
+                memory.append(alone.memory())
+
+    async with httpx.AsyncClient(base_url=alone.url, timeout=PATIENCE, trust_env=False) as client:
+        await asyncio.gather(*(one(client) for _ in range(CLIENTS)))
+    return memory
