@@ -17,7 +17,16 @@ TIERS = (
     ("config", "settings", "images", "sources", "upright", "tokenizer", "prefetch", "files", "devices"),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
-    ("training.objectives", "captioner", "captioner_ensemble", "clipscore", "visualise", "hub"),
+    (
+        "training.objectives",
+        "caption",
+        "captioner",
+        "captioner_ensemble",
+        "onnx_runtime",
+        "clipscore",
+        "visualise",
+        "hub",
+    ),
     ("evaluation", "training", "bulk", "serve", "export", "explanation", "demo", "doctor"),
     ("flags", "console", "commands", "cli"),
 )
@@ -164,6 +173,8 @@ def test_models_know_neither_words_nor_stores() -> None:
     [
         ("seesay", ("torch", "lightning", "numpy")),
         ("seesay.metrics", ("torch", "lightning")),
+        ("seesay.caption", ("torch", "lightning", "safetensors")),
+        ("seesay.bulk", ("torch", "lightning")),
         ("seesay.cli", ("torch", "lightning", "timm", "matplotlib")),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seesay.captioner import Caption, Captioner
+from seesay.caption import Caption, PictureCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import DataError, ImageError
 
@@ -54,7 +54,7 @@ def find_pictures(sources: Sequence[str]) -> list[str]:
 
 
 def caption_to_jsonl(
-    captioner: Captioner,
+    captioner: PictureCaptioner,
     pictures: Sequence[str],
     out: Path,
     options: DecodingOptions | None = None,
@@ -117,7 +117,7 @@ def _number(value: float) -> float | None:
 
 
 def _pairs(
-    captioner: Captioner, pictures: Sequence[str], options: DecodingOptions | None
+    captioner: PictureCaptioner, pictures: Sequence[str], options: DecodingOptions | None
 ) -> Iterator[tuple[str, Caption | ImageError]]:
     for picture, caption in captioner.caption_each(pictures, options):
         yield str(picture), caption

@@ -1,70 +1,28 @@
 """`Captioner`: a trained model with everything a picture needs, from file to sentence."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
+from seesay.caption import Caption, Picture, PictureCaptioner, Views, picture_name
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
-from seesay.decoding import Hypothesis, SearchTrace, TokenRules, decode, token_rules
+from seesay.decoding import SearchTrace, decode
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError, ImageError
 from seesay.features.extraction import round_features
-from seesay.images import load_pixels, resize_image
+from seesay.images import Preprocessing
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.models.protocol import Decoder
-from seesay.prefetch import prefetch
 
-Picture = str | Path | Image.Image
-"""What can be captioned: a path, an http(s) URL, or an opened picture."""
-
-Views = tuple[NDArray[np.uint8], ...]
-"""A picture as each encoder of a captioner is shown it."""
+__all__ = ["Caption", "Captioner", "Picture", "Views"]
 
 
-@dataclass(frozen=True)
-class Caption:
-    """What the model says of a picture, with its evidence.
-
-    Attributes:
-        text: the caption.
-        words: the same, word by word.
-        log_probs: natural log-probability of each word.
-        end_log_prob: that of the end after them, which the score counts too.
-        score: what the search maximised: the sum of all these log-probabilities (those of repeated words times
-            `repetition_penalty`), in a beam search divided by (words + 1) ** `length_penalty`.
-        finished: False if the caption was cut at the maximum length.
-        attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
-        grid: (rows, columns) of the N regions, None where they form no grid.
-        alternatives: the other captions asked for by `num_captions`, best first; none of them has alternatives.
-    """
-
-    text: str
-    words: tuple[str, ...]
-    log_probs: tuple[float, ...]
-    end_log_prob: float
-    score: float
-    finished: bool
-    attention: NDArray[np.float32] | None = None
-    grid: tuple[int, int] | None = None
-    alternatives: tuple["Caption", ...] = ()
-
-    @property
-    def probability(self) -> float:
-        """Probability (0..1) of the words, each given those before it."""
-        return float(np.exp(sum(self.log_probs)))
-
-
-class Captioner:
+class Captioner(PictureCaptioner):
     """A trained captioner.
 
     Attributes:
@@ -73,10 +31,10 @@ class Captioner:
     """
 
     def __init__(self, run: Run, model: CaptionModel, device: torch.device) -> None:
+        super().__init__(run.config, run.tokenizer, run.info.max_length, run.info.grid)
         self.run = run
         self.model = model
         self.device = device
-        self._latest_rules: tuple[DecodingOptions, TokenRules] | None = None
 
     @classmethod
     def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "Captioner":
@@ -115,69 +73,6 @@ class Captioner:
             network.encoder = encoder
         chosen = torch.device(choose_device(device))
         return cls(run, network.to(chosen).eval(), chosen)
-
-    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
-        """Returns the run's decoding options, or the given ones, with the maximum length filled in."""
-        chosen = options or self.run.config.decoding
-        length = chosen.max_length or self.run.config.decoding.max_length or self.run.info.max_length
-        return replace(chosen, max_length=length)
-
-    @overload
-    def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
-        self, pictures: Picture, options: DecodingOptions | None = None, *, attention: bool = False
-    ) -> Caption: ...
-
-    @overload
-    def caption(
-        self, pictures: Sequence[Picture], options: DecodingOptions | None = None, *, attention: bool = False
-    ) -> list[Caption]: ...
-
-    def caption(
-        self,
-        pictures: Picture | Sequence[Picture],
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-    ) -> Caption | list[Caption]:
-        """Returns the caption of a picture, or of each of several.
-
-        Args:
-            pictures: a path, URL or opened picture, or a sequence of these.
-            options: how to search; None = as the run says. With `num_captions` above 1 the others are the
-                caption's `alternatives`.
-            attention: keep where the model looked at each word.
-
-        Raises:
-            ImageError: a picture cannot be read; its name and the reason are in the message.
-            ConfigError: the model was trained on imported or joined features and has no encoder of its own; or the
-                options cannot be kept, such as a required word outside the vocabulary.
-        """
-        if isinstance(pictures, (str, Path, Image.Image)):
-            return self.caption([pictures], options, attention=attention)[0]
-        results = []
-        for _, found in self.caption_each(pictures, options, attention=attention):
-            if isinstance(found, ImageError):
-                raise found
-            results.append(found)
-        return results
-
-    def caption_each(
-        self,
-        pictures: Sequence[Picture],
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-        batch_size: int = 32,
-        workers: int = 2,
-    ) -> Iterator[tuple[Picture, Caption | ImageError]]:
-        """Yields every picture with its caption, or with the error that kept it from being read, in order."""
-        loaded = prefetch(self._load, pictures, workers, ahead=2 * batch_size)
-        while batch := list(islice(loaded, batch_size)):
-            pixels = [found for _, found in batch if not isinstance(found, ImageError)]
-            names = [_name(picture, found) for picture, found in batch if not isinstance(found, ImageError)]
-            captions = iter(self._caption_pixels(pixels, names, options, attention) if pixels else [])
-            for picture, found in batch:
-                yield picture, found if isinstance(found, ImageError) else next(captions)
 
     @torch.inference_mode()
     def caption_features(
@@ -220,7 +115,7 @@ class Captioner:
         if isinstance(pixels, ImageError):
             raise pixels
         trace = SearchTrace()
-        return self._caption_pixels([pixels], [_name(picture, pixels)], options, False, trace)[0], trace
+        return self._caption_pixels([pixels], [picture_name(picture, pixels)], options, False, trace)[0], trace
 
     @property
     def _decoder(self) -> Decoder:
@@ -250,17 +145,7 @@ class Captioner:
             keep_attention=attention,
             trace=trace,
         )
-        captions = []
-        for hypotheses in found:
-            best, *others = map(self._describe, hypotheses)
-            captions.append(replace(best, alternatives=tuple(others)))
-        return captions
-
-    def _rules(self, options: DecodingOptions) -> TokenRules:
-        """Returns the options' words and phrases in ids; what is wrong with them is told once, not in every batch."""
-        if self._latest_rules is None or self._latest_rules[0] != options:
-            self._latest_rules = options, token_rules(options, self.run.tokenizer)
-        return self._latest_rules[1]
+        return self._captions(found)
 
     def _caption_pixels(
         self,
@@ -278,40 +163,15 @@ class Captioner:
         """Returns what the decoder attends to, of pictures, and its mask."""
         return self._remember(self._encode([view for (view,) in pixels]), None)
 
-    def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        features = self.model.encode(torch.from_numpy(np.stack(pixels)).to(self.device))
-        # Rounded as the store did in training.
-        return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features
-
-    def _load(self, picture: Picture) -> tuple[Picture, Views | ImageError]:
+    def _preprocessing(self) -> Preprocessing:
         if self.model.encoder is None:
             raise ConfigError(
                 f"{self.run.folder} was trained on imported or joined features and has no encoder of its own: "
                 "it can be evaluated with those features, but cannot look at pictures"
             )
-        preprocessing = self.model.encoder.preprocessing
-        try:
-            if isinstance(picture, Image.Image):
-                return picture, (resize_image(picture, preprocessing),)
-            return picture, (load_pixels(picture, preprocessing),)
-        except ImageError as error:
-            return picture, error
+        return self.model.encoder.preprocessing
 
-    def _describe(self, hypothesis: Hypothesis) -> Caption:
-        tokenizer, words = self.run.tokenizer, len(hypothesis.tokens)
-        maps = hypothesis.attention
-        return Caption(
-            text=tokenizer.decode(hypothesis.tokens),
-            words=tuple(tokenizer.words(hypothesis.tokens)),
-            log_probs=hypothesis.log_probs[:words],
-            end_log_prob=hypothesis.log_probs[words],
-            score=hypothesis.score,
-            finished=hypothesis.finished,
-            attention=None if maps is None else maps[:words],
-            grid=self.run.info.grid,
-        )
-
-
-def _name(picture: Picture, views: Views) -> str:
-    """Returns what sampling draws its randomness from: the path, or what an opened picture shows."""
-    return hashlib.sha256(views[0].data).hexdigest() if isinstance(picture, Image.Image) else str(picture)
+    def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        features = self.model.encode(torch.from_numpy(np.stack(pixels)).to(self.device))
+        # Rounded as the store did in training.
+        return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features
