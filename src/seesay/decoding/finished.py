@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from seesay.decoding.choosing import greatest
 from seesay.decoding.frontier import History
 from seesay.decoding.hypothesis import FAILED, Hypothesis, Result
 from seesay.tokenizer import PAD_ID
@@ -59,7 +60,7 @@ class Finished:
                 )
         if self.distinct:
             rank = rank.masked_fill(self._known(images, rank, new), float("-inf"))
-        best, place = torch.cat([self.rank[images], rank], 1).topk(self.size, dim=1)
+        best, place = greatest(torch.cat([self.rank[images], rank], 1), self.size)  # of equals what came first
         self.rank[images] = best
         batch = torch.arange(len(images), device=rank.device)[:, None]
         for name, value in new.items():
