@@ -1,12 +1,16 @@
 """Captions of pictures, and where the model looked."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
 from seesay.console import choose_run, complain, console, progress
 from seesay.errors import ConfigError, DataError, ImageError
 from seesay.flags import given
+
+if TYPE_CHECKING:
+    from seesay.caption import PictureCaptioner
 
 
 def caption(
@@ -26,13 +30,12 @@ def caption(
         device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
-    from seesay.captioner import Captioner
 
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
     pictures = bulk.find_pictures(sources)
-    captioner = Captioner.load([choose_run(name) for name in model or [""]], device)
-    options = decoding_options(captioner.run.config, flags)
+    captioner = _load_captioner(model or [""], device)
+    options = decoding_options(captioner.config, flags)
     unreadable = 0
     if out is not None:
         with progress("captioning", "pictures") as advance:
@@ -56,6 +59,26 @@ def caption(
             for each in (found, *found.alternatives):
                 print(f"{picture}\t{each.text}" if len(pictures) > 1 else each.text, flush=True)
     return 1 if unreadable else 0
+
+
+def _load_captioner(names: Sequence[str], device: str) -> "PictureCaptioner":
+    """Returns the captioner of run folders, or of one exported folder, for which torch is not needed.
+
+    Raises:
+        ConfigError: an export among several models, or on another device than the processor.
+    """
+    from seesay.onnx_runtime import OnnxCaptioner, is_export
+
+    folders = [choose_run(name) for name in names]
+    if not any(map(is_export, folders)):
+        from seesay.captioner import Captioner
+
+        return Captioner.load(folders, device)
+    if len(folders) > 1:
+        raise ConfigError("an exported captioner speaks alone; name one --model, or the runs themselves")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"an exported captioner runs on the processor; leave --device {device}, or name the run")
+    return OnnxCaptioner.load(folders[0])
 
 
 def explain(

@@ -95,10 +95,15 @@ class AdditiveAttention(Attention):
         query_size: width of the decoder's query.
         attention_size: units A inside the tanh.
         dropout: see `Attention`.
+
+    Attributes:
+        in_parts: a search computes as many pictures at a time as the processor's cache holds. Off where the steps
+            are written down as a graph, which must hold for any number of pictures.
     """
 
     def __init__(self, memory_size: int, query_size: int, attention_size: int, dropout: float = 0.0) -> None:
         super().__init__(dropout)
+        self.in_parts = True
         self.key = nn.Linear(memory_size, attention_size)
         self.query = nn.Linear(query_size, attention_size, bias=False)  # its bias would add to the key's
         self.score = nn.Linear(attention_size, 1, bias=False)
@@ -126,6 +131,8 @@ class AdditiveAttention(Attention):
         """
         factors = _doubled_exponential(self.query(query)).unsqueeze(2)  # (B, K, 1, A)
         one, weight = keys.new_ones(()), -2.0 * self.score.weight[0].to(keys.dtype)
+        if not self.in_parts:
+            return torch.addcmul(one, keys.unsqueeze(1), factors).reciprocal().matmul(weight)
         size = query.shape[1] * math.prod(keys.shape[1:])
         images = max(1, _CACHED // max(1, size)) if keys.device.type == "cpu" else max(1, len(keys))
         # One piece of memory for all parts: to get a fresh one from the system takes longer than to fill it.
