@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seesay.errors import ConfigError
-from seesay.models.attention import AdditiveAttention
+from seesay.export.layers import for_graph
 from seesay.models.captioning import CaptionModel
 from seesay.models.protocol import Decoder, DecoderState
 from seesay.onnx_runtime.graphs import ATTENTION, IMAGE, LOGITS, NEXT, PIXELS, ROW, TOKENS
@@ -71,7 +71,7 @@ class DecoderGraph(nn.Module):
 
 @torch.no_grad()
 def write_encoder(graph: EncoderGraph, picture_size: int, path: Path) -> DecoderState:
-    """Writes the graph of what is computed once a picture; returns the state of an example, two steps on.
+    """Writes the graph of what is computed once a picture; returns the state of an example.
 
     Raises:
         ConfigError: the network has parts that ONNX does not know.
@@ -96,9 +96,7 @@ def write_decoder(decoder: nn.Module, first: DecoderState, path: Path) -> None:
     Raises:
         ConfigError: the decoder has parts that ONNX does not know.
     """
-    for module in decoder.modules():
-        if isinstance(module, AdditiveAttention):
-            module.in_parts = False
+    decoder = for_graph(decoder)
     tokens = torch.full((_IMAGES, _ROWS), 4)
     state = first.pick(torch.zeros((_IMAGES, _ROWS), dtype=torch.int64))
     stepper = cast("Decoder", decoder)

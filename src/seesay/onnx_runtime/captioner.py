@@ -57,12 +57,33 @@ class OnnxCaptioner(PictureCaptioner):
     def _caption_pixels(
         self, pixels: Sequence[Views], names: Sequence[str], options: DecodingOptions | None, attention: bool
     ) -> list[Caption]:
+        return self.say(self.graphs.look(np.stack([view for (view,) in pixels])), names, options, attention=attention)
+
+    def say(
+        self,
+        state: State,
+        names: Sequence[str],
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+    ) -> list[Caption]:
+        """Returns the captions of pictures that the encoder has seen.
+
+        Args:
+            state: from `graphs.look`.
+            names: of the pictures, for warnings.
+            options: how to search; None = as the run says.
+            attention: keep where the model looked at each word.
+
+        Raises:
+            ConfigError: an option that only the run itself can follow.
+        """
         options = self.options(options)
         refuse_options(options)
-        rules, state = self._rules(options), self.graphs.look(np.stack([view for (view,) in pixels]))
+        rules = self._rules(options)
 
         def search(images: list[int], widening: int) -> list[Result]:
-            part: State = state.keep(np.array(images)) if widening else state
+            part = state.keep(np.array(images)) if widening else state
             return Search(self.graphs, widened(options, widening), rules, attention).run(part, len(images))
 
         return self._captions(different_captions(search, names, options, rules))
