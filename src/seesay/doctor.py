@@ -3,7 +3,14 @@
 import platform
 from importlib import metadata, util
 
-_EXTRAS = {"pycocoevalcap": "coco", "transformers": "hub", "h5py": "hdf5"}
+_EXTRAS = {
+    "pycocoevalcap": "coco",
+    "transformers": "hub",
+    "h5py": "hdf5",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+}
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "tokenizers", "safetensors", "pyarrow")
 
 

@@ -29,7 +29,8 @@ from seesay.tokenizer import START_ID
 _LARGEST_DIFFERENCE = 0.05  # nats; rounding gives about 0.0001, and 0.001 where features go through float16
 _README = """This folder holds an image captioner: {decoder} on {encoder}, of the run {source}.
 
-It needs Python with numpy, pillow, pyyaml, tokenizers, onnxruntime and seesay (see docs/export.md), but no torch:
+It needs seesay, numpy, pillow, pyyaml, tokenizers and onnxruntime, for the command line cyclopts and rich too, but no
+torch (docs/export.md tells how to install that):
 
     seesay caption --model {folder} photo.jpg
 

@@ -53,10 +53,14 @@ def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
             picture = next(self.left, None)
             return None if picture is None else {PIXELS: picture[None]}
 
-    nodes = [node.name for node in onnx.load(str(path)).graph.node if node.op_type in _OPERATIONS and _of_encoder(node)]
+    model = onnx.load(str(path))
+    nodes = [node.name for node in model.graph.node if node.op_type in _OPERATIONS and _of_encoder(node)]
+    # Torch's exporter has folded batch norms and constants, for which another program would have to be run before;
+    # without this note onnxruntime warns that it was not.
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     made = path.with_name(f"{path.stem}.int8{path.suffix}")
     quantize_static(
-        str(path),
+        model,
         str(made),
         Pictures(),
         quant_format=QuantFormat.QDQ,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seesay.config import Config, resolve_config
-from seesay.errors import CheckpointError, ConfigError
+from seesay.errors import CheckpointError
 from seesay.images import Preprocessing
 
 MANIFEST_FILE = "export.json"
@@ -57,7 +57,7 @@ class Manifest:
         Raises:
             ConfigError: an unknown option or an unfit value.
         """
-        return resolve_config(overrides={f"decoding.{name}": value for name, value in self.decoding.items()})
+        return resolve_config(overrides=self._overrides())
 
     def to_json(self) -> str:
         """Returns the content of `export.json`."""
@@ -78,18 +78,21 @@ class Manifest:
             raise CheckpointError(f"{folder} is no exported captioner: it has no {MANIFEST_FILE}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            version = content.pop("format")
+            if content.pop("format") != _FORMAT:
+                raise CheckpointError(f"{path} was written by another version of seesay; export the run again")
             content.pop("seesay")
-            preprocessing = Preprocessing.from_dict(content.pop("preprocessing"))
-            grid = content.pop("grid")
+            preprocessing, grid = Preprocessing.from_dict(content.pop("preprocessing")), content.pop("grid")
             manifest = cls(grid=tuple(grid) if grid else None, preprocessing=preprocessing, **content)
-            if version == _FORMAT and manifest.config:
-                return manifest
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, ConfigError) as error:
-            raise CheckpointError(
-                f"{path} is damaged ({' '.join(str(error).split())}); export the run again"
-            ) from error
-        raise CheckpointError(f"{path} was written by another version of seesay; export the run again")
+            resolve_config(overrides=manifest._overrides())
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path} is damaged ({reason}); export the run again") from error
+        return manifest
+
+    def _overrides(self) -> dict[str, Any]:
+        return {f"decoding.{name}": value for name, value in self.decoding.items()}
 
 
 def is_export(folder: str | Path) -> bool:
