@@ -13,7 +13,6 @@ from PIL import Image
 
 from seesay.caption import Caption
 from seesay.captioner import Captioner
-from seesay.cli import main
 from seesay.config import DecodingOptions
 from seesay.errors import CheckpointError, ConfigError, EncoderError, ImageError, MissingDependencyError
 from seesay.onnx_runtime import OnnxCaptioner, is_export
@@ -138,29 +137,6 @@ def test_the_command_line_captions_without_torch(exported: Path, run: Captioner,
     lines = python("-c", code, "caption", *photos[:4], "--model", str(exported), *flags).splitlines()
     wanted = [each.text for each in run.caption(photos[:4], SEARCHES["beam 3"])]
     assert [json.loads(line)["caption"] for line in lines] == wanted
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--device", "cuda"], "runs on the processor"),
-        (["--model", "another"], "speaks alone"),
-        (["--strategy", "sample"], "strategy sample needs the run itself"),
-    ],
-)
-def test_the_command_line_refuses_in_one_line(
-    flags: list[str], message: str, exported: Path, photos: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["caption", photos[0], "--model", str(exported), *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-
-
-def test_captions_go_to_a_file_as_those_of_a_run(exported: Path, photos: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "captions.jsonl"
-    for wanted in (3, 5):
-        assert main(["caption", *photos[:wanted], "--model", str(exported), "--out", str(out)]) == 0
-        assert len(out.read_text().splitlines()) == wanted
 
 
 @pytest.fixture
