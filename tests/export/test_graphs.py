@@ -1,5 +1,7 @@
 """Exported graphs against the networks they were made of: every decoder, every kind of encoder, any batch and beam."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,18 +16,31 @@ from seesay.errors import ConfigError
 from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import Encoder, build_encoder
-from seesay.models.protocol import DecoderState
+from seesay.models.protocol import DecoderState, StepOutput
 from seesay.onnx_runtime.graphs import Graphs, State
 from seesay.onnx_runtime.search import Search
 from tests.models.decoders import CONFIGS, sized
 
 SIZE, WORDS = 8, 23
 POOLED = ModelConfig("pooled", projection_size=8, embedding_size=8, hidden_size=8, layers=2, output_size=0)
-DECODERS = {name: sized(name) for name in CONFIGS if name != "show-attend-tell-hard"} | {
-    "show-attend-tell-hard": sized("show-attend-tell-hard", tie_weights=True),
-    "pooled": POOLED,
-    "pooled-add": ModelConfig("pooled", projection_size=6, embedding_size=6, hidden_size=7, merge="add", output_size=5),
+DECODERS = {
+    "attention-multihead": sized("attention-multihead"),
+    "show-attend-tell": sized("show-attend-tell", tie_weights=True),
+    "luong-dot": sized("luong-dot"),
+    "up-down-general": sized("up-down", attention_score="general"),
+    "transformer": sized("transformer", layers=1),
+    "pooled-add": replace(POOLED, projection_size=6, embedding_size=6, hidden_size=7, merge="add", output_size=5),
 }
+"""Every decoder and every score of regions at least once."""
+MORE_DECODERS = {name: sized(name) for name in CONFIGS if name not in DECODERS} | {
+    "pooled": POOLED,
+    "transformer of layers": sized("transformer"),
+}
+
+
+def some(quick: Collection[str], more: Collection[str]) -> list[Any]:
+    """Parameters of which all beyond the first are for the slow tests: an export takes seconds."""
+    return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in more)]
 
 
 class Patches(nn.Module):
@@ -49,14 +64,17 @@ def make(config: ModelConfig) -> CaptionModel:
     return model
 
 
-@pytest.fixture(scope="module", params=DECODERS)
+@pytest.fixture(scope="module", params=some(DECODERS, MORE_DECODERS))
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CaptionModel, Graphs]:
     """A model of random weights, and its graphs."""
-    model, folder = make(DECODERS[request.param]), tmp_path_factory.mktemp("graphs")
-    write_decoder(
-        model.decoder, write_encoder(EncoderGraph(model, False), SIZE, folder / "encoder.onnx"), folder / "decoder.onnx"
-    )
-    return model, Graphs(folder, threads=1)
+    model, folder = make((DECODERS | MORE_DECODERS)[request.param]), tmp_path_factory.mktemp("graphs")
+    return model, write(model, SIZE, folder)
+
+
+def write(model: CaptionModel, size: int, folder: Path) -> Graphs:
+    first = write_encoder(EncoderGraph(model, False), size, folder / "encoder.onnx")
+    write_decoder(model.decoder, first, folder / "decoder.onnx")
+    return Graphs(folder, threads=1)
 
 
 def pictures(seed: int, count: int, size: int = SIZE) -> Any:
@@ -123,20 +141,16 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", some(["a transformer"], [name for name in ENCODERS if name != "a transformer"]))
 def test_features_are_those_of_the_encoder(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(ENCODERS[name])
     model = build_model(POOLED, WORDS, encoder.feature_size, encoder).eval()
     model.decoder = _Keeps()
     size = encoder.preprocessing.size
-    write_decoder(
-        model.decoder,
-        write_encoder(EncoderGraph(model, False), size, tmp_path / "encoder.onnx"),
-        tmp_path / "decoder.onnx",
-    )
+    graphs = write(model, size, tmp_path)
     pixels = pictures(3, 2, size)
-    found = Graphs(tmp_path, threads=1).look(pixels).per_image["memory"]
+    found = graphs.look(pixels).per_image["memory"]
     with torch.no_grad():
         wanted = model.remember(model.encode(torch.from_numpy(pixels)))
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
@@ -150,8 +164,6 @@ class _Keeps(nn.Module):
         return DecoderState({"memory": memory}, {"sum": memory.sum((1, 2))[:, None, None]})
 
     def step(self, tokens: Tensor, state: DecoderState) -> Any:
-        from seesay.models.protocol import StepOutput
-
         scores = state.per_row["sum"] + tokens[..., None]
         return StepOutput(scores.expand(-1, -1, WORDS), DecoderState(state.per_image, {"sum": scores}), None)
 

@@ -15,7 +15,7 @@ from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
 from seesay.export.quantise import calibration_pixels, quantise_encoder
 from seesay.files import write_atomically
 from seesay.models.encoders import Encoder
-from seesay.onnx_runtime.graphs import Graphs
+from seesay.onnx_runtime.graphs import Graphs, load_onnxruntime
 from seesay.onnx_runtime.manifest import (
     DECODER_FILE,
     ENCODER_FILE,
@@ -108,7 +108,8 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
 
 def _require_libraries() -> None:
     """Refuses to begin without what is needed in the end."""
-    for library in ("onnx", "onnxscript", "onnxruntime"):
+    load_onnxruntime()
+    for library in ("onnx", "onnxscript"):
         try:
             __import__(library)
         except ImportError as error:

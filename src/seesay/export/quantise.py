@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from seesay.bulk import find_pictures
 from seesay.images import Preprocessing, load_pixels
-from seesay.onnx_runtime.graphs import PIXELS
+from seesay.onnx_runtime.graphs import PIXELS, load_onnxruntime
 
 _MOST_PICTURES = 128  # to calibrate with; scales hardly move beyond a hundred
 _OPERATIONS = ("Conv", "MatMul", "Gemm")
@@ -41,6 +41,8 @@ def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
         pixels: pictures (size, size, 3) to measure the activations on.
     """
     import onnx
+
+    load_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Pictures(CalibrationDataReader):  # type: ignore[misc]  # a class of an untyped library
