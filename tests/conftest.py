@@ -69,3 +69,13 @@ def loop_run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
 def pictures(annotations: Annotations) -> list[str]:
     """The paths of all pictures."""
     return [item.image for item in annotations]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a run of random weights was exported to, `onnx` in the run's."""
+    from seesay.cli import app
+
+    run = tiny.random_run(tmp_path_factory.mktemp("exported") / "run", tiny.untrained())
+    app(["export", str(run)], result_action="return_value")  # not by `main`, which sets up logging for good
+    return run / "onnx"

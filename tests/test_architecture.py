@@ -29,7 +29,17 @@ TIERS = (
     ),
     ("data", "features", "models", "metrics"),
     ("decoding", "checkpoint"),
-    ("training.objectives", "captioner", "captioner_ensemble", "captioner_mixed", "clipscore", "visualise", "hub"),
+    (
+        "training.objectives",
+        "caption",
+        "captioner",
+        "captioner_ensemble",
+        "captioner_mixed",
+        "onnx_runtime",
+        "clipscore",
+        "visualise",
+        "hub",
+    ),
     ("evaluation", "training", "bulk", "serving", "export", "explanation", "pointing", "demo", "doctor"),
     ("flags", "console", "commands", "cli"),
 )
@@ -176,6 +186,8 @@ def test_models_know_neither_words_nor_stores() -> None:
     [
         ("seesay", ("torch", "lightning", "numpy")),
         ("seesay.metrics", ("torch", "lightning")),
+        ("seesay.caption", ("torch", "lightning", "safetensors")),
+        ("seesay.bulk", ("torch", "lightning")),
         ("seesay.cli", ("torch", "lightning", "timm", "matplotlib")),
     ],
 )

@@ -32,6 +32,7 @@ COMMANDS = [
     ["evaluate"],
     ["compare"],
     ["serve"],
+    ["export"],
     ["demo"],
     ["doctor"],
     ["data"],
@@ -666,6 +667,39 @@ class TestData:
         result = seesay("data", "check", "scenes")
         assert result.code == 1
         assert not result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "cuda"], "runs on the processor"),
+        (["--model", "another"], "speaks alone"),
+        (["--strategy", "sample"], "strategy sample needs the run itself"),
+    ],
+)
+def test_an_export_refuses_in_one_line_what_it_cannot_do(
+    flags: list[str], message: str, exported: Path, pictures: list[str], seesay: Seesay
+) -> None:
+    result = seesay("caption", pictures[0], "--model", exported, *flags)
+    assert result.code == 2
+    (line,) = result.err
+    assert message in line
+
+
+def test_captions_of_an_export_go_to_a_file_as_those_of_a_run(
+    exported: Path, pictures: list[str], seesay: Seesay, tmp_path: Path
+) -> None:
+    out = tmp_path / "captions.jsonl"
+    for wanted in (3, 5):
+        assert seesay("caption", *pictures[:wanted], "--model", exported, "--out", out).code == 0
+        assert len(out.read_text().splitlines()) == wanted
+    alone = seesay("caption", pictures[0], "--model", exported.parent).out
+    assert [json.loads(out.read_text().splitlines()[0])["caption"]] == alone
+
+
+def test_export_says_in_one_line_what_is_no_run(seesay: Seesay, tmp_path: Path) -> None:
+    result = seesay("export", tmp_path / "nowhere")
+    assert (result.code, result.err) == (2, [f"seesay: error: no run folder at {tmp_path / 'nowhere'}"])
 
 
 def test_doctor_names_versions_and_device(seesay: Seesay) -> None:

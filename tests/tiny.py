@@ -10,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import Config, resolve_config
 from seesay.data.annotations import Annotation, Annotations, write_annotations
+from seesay.models.captioning import build_model
 from seesay.models.encoders import Encoder, build_encoder
+from seesay.tokenizer import Tokenizer
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -61,6 +64,11 @@ def cached_preset(preset: str, weights: Path, **overrides: Any) -> Config:
     return resolve_config(preset, overrides={**_SMALL, **values, **overrides})
 
 
+def untrained(**overrides: Any) -> Config:
+    """Returns settings like those of `cached`, of an encoder whose random weights are kept with the run."""
+    return resolve_config(overrides={**_SMALL, "encoder": ENCODER, "encoder_weights": "none", **overrides})
+
+
 def write_encoder(path: Path, seed: int = 0) -> Path:
     """Writes random weights of a small timm network, with a preprocessing that is not its own, as a file."""
     import timm
@@ -105,3 +113,18 @@ def picture(seed: int, width: int = 60, height: int = 40) -> Image.Image:
 def features(seed: int, *shape: int) -> NDArray[np.float16]:
     """Returns random numbers of a shape."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float16)
+
+
+def random_run(folder: Path, config: Config, words: int = 20, scale: float = 3.0) -> Path:
+    """Writes a run that was never trained, with weights large enough for captions that differ."""
+    torch.manual_seed(0)
+    encoder = build_encoder(config.encoder)
+    tokenizer = Tokenizer.build([f"word{chr(97 + number)}" for number in range(words)], config.text)
+    model = build_model(config.model, len(tokenizer), encoder.feature_size, encoder).eval()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(scale)
+    info = RunInfo(len(tokenizer), encoder.feature_size, encoder.grid, 12, encoder.identity, encoder_stored=True)
+    save_run(folder, config, info, tokenizer)
+    save_weights(folder, model.state_dict())
+    return folder

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seesay.captioner import Caption, Captioner
+    from seesay.caption import Caption
+    from seesay.captioner import Captioner
     from seesay.config import Config, DecodingOptions, resolve_config
     from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
     from seesay.errors import SeesayError
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Annotation": "seesay.data",
     "Annotations": "seesay.data",
-    "Caption": "seesay.captioner",
+    "Caption": "seesay.caption",
     "Captioner": "seesay.captioner",
     "Comparison": "seesay.evaluation",
     "Config": "seesay.config",

@@ -1,81 +1,33 @@
 """`Captioner`: a trained model with everything a picture needs, from file to sentence."""
 
-import functools
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
+from seesay.caption import Caption, Picture, PictureCaptioner, Views
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
-from seesay.decoding import Hypothesis, SearchTrace, token_rules
+from seesay.decoding import SearchTrace
 from seesay.decoding.engine import searching
 from seesay.decoding.likely import LikelyWords, likely_words
 from seesay.decoding.stepping import Steps, run_alone
 from seesay.devices import choose_device
-from seesay.errors import CheckpointError, ConfigError, ImageError
+from seesay.errors import CheckpointError, ConfigError
 from seesay.features.extraction import round_features
-from seesay.images import load_pixels, resize_image
+from seesay.images import Preprocessing
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.models.protocol import Decoder, DecoderState
-from seesay.prefetch import prefetch
-from seesay.sources import PictureBytes
 from seesay.tokenizer import END_ID
 
-Picture = str | Path | PictureBytes | Image.Image
-"""What can be captioned: a path, an http(s) URL, a file in memory, or an opened picture."""
-
-Views = tuple[NDArray[np.uint8], ...]
-"""A picture as each encoder of a captioner is shown it."""
-
-_KEPT_RULES = 64  # sets of options whose words and phrases are kept in ids
+__all__ = ["Caption", "Captioner", "Picture", "Views"]
 
 
-@dataclass(frozen=True)
-class Caption:
-    """What the model says of a picture, with its evidence.
-
-    Attributes:
-        text: the caption.
-        words: the same, word by word.
-        log_probs: natural log-probability of each word.
-        end_log_prob: that of the end after them, which the score counts too.
-        score: what the search maximised: the sum of all these log-probabilities (those of repeated words times
-            `repetition_penalty`), in a beam search divided by (words + 1) ** `length_penalty`.
-        finished: False if the caption was cut at the maximum length.
-        attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
-        grid: (rows, columns) of the N regions, None where they form no grid.
-        alternatives: the other captions asked for by `num_captions`, best first; none of them has alternatives.
-        likely: the likeliest words at each place and for the end after them, each with its natural log-probability
-            given the words before, likeliest first; the end is None, not a word. Empty if not asked for.
-    """
-
-    text: str
-    words: tuple[str, ...]
-    log_probs: tuple[float, ...]
-    end_log_prob: float
-    score: float
-    finished: bool
-    attention: NDArray[np.float32] | None = None
-    grid: tuple[int, int] | None = None
-    alternatives: tuple["Caption", ...] = ()
-    likely: tuple[tuple[tuple[str | None, float], ...], ...] = ()
-
-    @property
-    def probability(self) -> float:
-        """Probability (0..1) of the words, each given those before it."""
-        return float(np.exp(sum(self.log_probs)))
-
-
-class Captioner:
+class Captioner(PictureCaptioner):
     """A trained captioner.
 
     Attributes:
@@ -84,11 +36,10 @@ class Captioner:
     """
 
     def __init__(self, run: Run, model: CaptionModel, device: torch.device) -> None:
+        super().__init__(run.config, run.tokenizer, run.info.max_length, run.info.grid)
         self.run = run
         self.model = model
         self.device = device
-        # What is wrong with the words of the options is told once, not in every batch.
-        self._rules = functools.lru_cache(maxsize=_KEPT_RULES)(lambda options: token_rules(options, run.tokenizer))
 
     @classmethod
     def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "Captioner":
@@ -128,122 +79,6 @@ class Captioner:
         chosen = torch.device(choose_device(device))
         return cls(run, network.to(chosen).eval(), chosen)
 
-    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
-        """Returns the run's decoding options, or the given ones, with the maximum length filled in."""
-        chosen = options or self.run.config.decoding
-        length = chosen.max_length or self.run.config.decoding.max_length or self.run.info.max_length
-        return replace(chosen, max_length=length)
-
-    def check(self, options: DecodingOptions) -> None:
-        """Refuses options whose words the vocabulary cannot keep, before anything is searched for.
-
-        Raises:
-            ConfigError: such as a required word that is not in the vocabulary.
-        """
-        self._rules(self.options(options))
-
-    @overload
-    def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
-        self, pictures: Picture, options: DecodingOptions | None = None, *, attention: bool = False, likely: int = 0
-    ) -> Caption: ...
-
-    @overload
-    def caption(
-        self,
-        pictures: Sequence[Picture],
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-        likely: int = 0,
-    ) -> list[Caption]: ...
-
-    def caption(
-        self,
-        pictures: Picture | Sequence[Picture],
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-        likely: int = 0,
-    ) -> Caption | list[Caption]:
-        """Returns the caption of a picture, or of each of several.
-
-        Args:
-            pictures: a path, URL or opened picture, or a sequence of these.
-            options: how to search; None = as the run says. With `num_captions` above 1 the others are the
-                caption's `alternatives`.
-            attention: keep where the model looked at each word.
-            likely: how many of the likeliest words to give at each place; 0 = none.
-
-        Raises:
-            ImageError: a picture cannot be read; its name and the reason are in the message.
-            ConfigError: the model was trained on imported or joined features and has no encoder of its own; or the
-                options cannot be kept, such as a required word outside the vocabulary.
-        """
-        if isinstance(pictures, (str, Path, PictureBytes, Image.Image)):
-            return self.caption([pictures], options, attention=attention, likely=likely)[0]
-        results = []
-        for _, found in self.caption_each(pictures, options, attention=attention, likely=likely):
-            if isinstance(found, ImageError):
-                raise found
-            results.append(found)
-        return results
-
-    def caption_each(
-        self,
-        pictures: Iterable[Picture],
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-        likely: int = 0,
-        batch_size: int = 32,
-        workers: int = 2,
-    ) -> Iterator[tuple[Picture, Caption | ImageError]]:
-        """Yields every picture with its caption, or with the error that kept it from being read, in order."""
-        for batch in self.caption_batches(
-            pictures, options, attention=attention, likely=likely, batch_size=batch_size, workers=workers
-        ):
-            yield from batch
-
-    def caption_batches(
-        self,
-        pictures: Iterable[Picture],
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-        likely: int = 0,
-        batch_size: int = 32,
-        workers: int = 2,
-    ) -> Iterator[list[tuple[Picture, Caption | ImageError]]]:
-        """Yields the pictures of a batch with their captions, or the errors that kept them from being read, in order.
-
-        Opening pictures, encoding and the search run beside each other: while a batch is searched, the next one is
-        encoded, and the pictures after it are opened.
-
-        Args:
-            pictures: what to caption.
-            options: how to search; None = as the run says.
-            attention: keep where the model looked at each word.
-            likely: how many of the likeliest words to give at each place; 0 = none.
-            batch_size: pictures the network sees at once.
-            workers: threads that open pictures.
-        """
-        loaded = prefetch(self._load, pictures, workers, ahead=2 * batch_size)
-        batches = iter(lambda: list(islice(loaded, batch_size)), [])
-        for batch, memory, mask in prefetch(self._see_batch, batches, workers=1, ahead=1):
-            names = [_name(picture, found) for picture, found in batch if not isinstance(found, ImageError)]
-            captions = [] if memory is None else self._say(memory, mask, options, names, attention, likely)
-            said = iter(captions)
-            yield [(picture, found if isinstance(found, ImageError) else next(said)) for picture, found in batch]
-
-    def _see_batch(
-        self, batch: list[tuple[Picture, Views | ImageError]]
-    ) -> tuple[list[tuple[Picture, Views | ImageError]], torch.Tensor | None, torch.Tensor | None]:
-        """Returns a batch with the memory of its pictures that could be read, None where there are none."""
-        pixels = [found for _, found in batch if not isinstance(found, ImageError)]
-        with torch.inference_mode():
-            memory, mask = self.see(pixels) if pixels else (None, None)
-        return batch, memory, mask
-
     @torch.inference_mode()
     def caption_features(
         self,
@@ -268,8 +103,7 @@ class Captioner:
             DataError: a picture has no region.
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
-        memory, mask = self._remember(features.to(self.device), mask)
-        return self._say(memory, mask, options, keys, attention)
+        return self.say(self._remember(features.to(self.device), mask), keys, options, attention=attention)
 
     def trace(self, picture: Picture, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
         """Returns a picture's caption and every candidate that the search for it looked at.
@@ -281,32 +115,58 @@ class Captioner:
         Raises:
             ImageError: it cannot be read.
         """
-        _, pixels = self._load(picture)
-        if isinstance(pixels, ImageError):
-            raise pixels
+        views, name = self.prepare(picture)
         trace = SearchTrace()
-        return self._caption_pixels([pixels], [_name(picture, pixels)], options, False, 0, trace)[0], trace
-
-    def prepare(self, picture: Picture) -> tuple[Views, str]:
-        """Returns a picture as the encoder is shown it, and the name from which sampling draws its randomness.
-
-        Raises:
-            ImageError: it cannot be read.
-            ConfigError: the model has no encoder of its own.
-        """
-        _, views = self._load(picture)
-        if isinstance(views, ImageError):
-            raise views
-        return views, _name(picture, views)
+        return self._run(self.see([views]), [name], options, False, 0, trace)[0], trace
 
     @property
     def decoder(self) -> Decoder:
         """What says the words."""
         return self.model.search
 
-    def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns what the decoder attends to, of features (B, N, F), and its mask."""
-        return self.model.remember(features), mask
+    def preprocessing(self) -> Preprocessing:
+        """Returns how a picture becomes what the encoder is shown.
+
+        Raises:
+            ConfigError: the model has no encoder of its own.
+        """
+        if self.model.encoder is None:
+            raise ConfigError(
+                f"{self.run.folder} was trained on imported or joined features and has no encoder of its own: "
+                "it can be evaluated with those features, but cannot look at pictures"
+            )
+        return self.model.encoder.preprocessing
+
+    @torch.inference_mode()
+    def see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the decoder attends to, of pictures, (B, N, D), and its mask."""
+        return self._remember(self._encode([view for (view,) in pixels]), None)
+
+    def say(
+        self,
+        seen: tuple[torch.Tensor, torch.Tensor | None],
+        names: Sequence[str] | None,
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+        likely: int = 0,
+    ) -> list[Caption]:
+        """Returns the captions of pictures; see `PictureCaptioner.say`."""
+        return self._run(seen, names, options, attention, likely)
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        seen: tuple[torch.Tensor, torch.Tensor | None],
+        names: Sequence[str] | None,
+        options: DecodingOptions | None,
+        attention: bool,
+        likely: int,
+        trace: SearchTrace | None = None,
+    ) -> list[Caption]:
+        (memory, mask), decoder = seen, self.decoder
+        begin: Callable[[], DecoderState] = lambda: decoder.init_state(memory, mask)  # noqa: E731
+        return run_alone(decoder, self.saying(begin, memory, mask, options, names, attention, likely, trace))
 
     def saying(
         self,
@@ -342,88 +202,32 @@ class Captioner:
             keep_attention=attention,
             trace=trace,
         )
-        said = [[self._describe(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
-        if likely:
-            tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
-            words = yield from likely_words(begin(), tokens, likely, allow_unk=options.allow_unk)
-            said = [
-                [replace(caption, likely=self._named(places)) for caption, places in zip(captions, rows, strict=True)]
-                for captions, rows in zip(said, words, strict=True)
-            ]
-        return [replace(best, alternatives=tuple(others)) for best, *others in said]
+        captions = self._captions(found)
+        if not likely:
+            return captions
+        tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
+        words = yield from likely_words(begin(), tokens, likely, allow_unk=options.allow_unk)
+        return [self._with_likely(caption, rows) for caption, rows in zip(captions, words, strict=True)]
 
-    @torch.inference_mode()
-    def _say(
-        self,
-        memory: torch.Tensor,
-        mask: torch.Tensor | None,
-        options: DecodingOptions | None,
-        keys: Sequence[str] | None,
-        attention: bool,
-        likely: int = 0,
-        trace: SearchTrace | None = None,
-    ) -> list[Caption]:
-        decoder = self.decoder
-        begin = lambda: decoder.init_state(memory, mask)  # noqa: E731
-        return run_alone(decoder, self.saying(begin, memory, mask, options, keys, attention, likely, trace))
+    def _with_likely(self, caption: Caption, rows: Sequence[list[LikelyWords]]) -> Caption:
+        """Returns a caption with the likeliest words of its places, and its alternatives with theirs."""
+        best, *others = (self._named(places) for places in rows)
+        alternatives = (
+            replace(other, likely=places) for other, places in zip(caption.alternatives, others, strict=True)
+        )
+        return replace(caption, likely=best, alternatives=tuple(alternatives))
 
-    def _caption_pixels(
-        self,
-        pixels: Sequence[Views],
-        names: Sequence[str],
-        options: DecodingOptions | None,
-        attention: bool,
-        likely: int = 0,
-        trace: SearchTrace | None = None,
-    ) -> list[Caption]:
-        with torch.inference_mode():
-            memory, mask = self.see(pixels)
-            return self._say(memory, mask, options, names, attention, likely, trace)
+    def _named(self, places: list[LikelyWords]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
+        words = self.tokenizer.vocabulary
+        return tuple(
+            tuple((None if token == END_ID else words[token], value) for token, value in place) for place in places
+        )
 
-    def see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns what the decoder attends to, of pictures, and its mask."""
-        return self._remember(self._encode([view for (view,) in pixels]), None)
+    def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the decoder attends to, of features (B, N, F), and its mask."""
+        return self.model.remember(features), mask
 
     def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         features = self.model.encode(torch.from_numpy(np.stack(pixels)).to(self.device))
         # Rounded as the store did in training.
         return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features
-
-    def _load(self, picture: Picture) -> tuple[Picture, Views | ImageError]:
-        if self.model.encoder is None:
-            raise ConfigError(
-                f"{self.run.folder} was trained on imported or joined features and has no encoder of its own: "
-                "it can be evaluated with those features, but cannot look at pictures"
-            )
-        preprocessing = self.model.encoder.preprocessing
-        try:
-            if isinstance(picture, Image.Image):
-                return picture, (resize_image(picture, preprocessing),)
-            return picture, (load_pixels(picture, preprocessing),)
-        except ImageError as error:
-            return picture, error
-
-    def _describe(self, hypothesis: Hypothesis) -> Caption:
-        tokenizer, words = self.run.tokenizer, len(hypothesis.tokens)
-        maps = hypothesis.attention
-        return Caption(
-            text=tokenizer.decode(hypothesis.tokens),
-            words=tuple(tokenizer.words(hypothesis.tokens)),
-            log_probs=hypothesis.log_probs[:words],
-            end_log_prob=hypothesis.log_probs[words],
-            score=hypothesis.score,
-            finished=hypothesis.finished,
-            attention=None if maps is None else maps[:words],
-            grid=self.run.info.grid,
-        )
-
-    def _named(self, places: list[LikelyWords]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
-        words = self.run.tokenizer.vocabulary
-        return tuple(
-            tuple((None if token == END_ID else words[token], value) for token, value in place) for place in places
-        )
-
-
-def _name(picture: Picture, views: Views) -> str:
-    """Returns what sampling draws its randomness from: the path, or what a picture without one shows."""
-    return str(picture) if isinstance(picture, (str, Path)) else hashlib.sha256(views[0].data).hexdigest()

@@ -9,6 +9,7 @@ from cyclopts import App
 
 import seesay
 from seesay.commands.data import data_app
+from seesay.commands.export import export
 from seesay.commands.learning import extract, train
 from seesay.commands.pictures import caption, explain
 from seesay.commands.presets import presets_app
@@ -24,7 +25,7 @@ app = App(
     help="Train, evaluate, look inside and run image captioners.",
     suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
-for command in (caption, explain, train, tune, extract, evaluate, compare, serve, data_app, presets_app):
+for command in (caption, explain, train, tune, extract, evaluate, compare, export, serve, data_app, presets_app):
     app.command(command)
 
 

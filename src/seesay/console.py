@@ -118,10 +118,11 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
 def choose_run(name: str) -> Path:
     """Returns the run folder that was named, or the latest that can be used."""
-    from seesay.checkpoint import MODEL_FILE
-
     if name:
         return Path(name)
+
+    from seesay.checkpoint import MODEL_FILE
+
     runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise DataError(

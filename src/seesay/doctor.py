@@ -10,6 +10,9 @@ _EXTRAS = {
     "optuna": "tune",
     "ray": "ray",
     "fastapi": "serve",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
 }
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "tokenizers", "safetensors", "pyarrow")
 

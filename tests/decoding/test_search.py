@@ -129,6 +129,13 @@ def test_one_beam_is_greedy(penalty: float) -> None:
             assert other[0].score == pytest.approx(sum(other[0].log_probs) / len(other[0].log_probs) ** penalty)
 
 
+def test_of_equally_good_captions_the_first_stays_first() -> None:
+    # Bug: captions that had ended with the same score stood in any order.
+    decoder = TableDecoder(0, words=4, scale=0.0)
+    for found in decode(decoder, numbered(range(3)), None, DecodingOptions(num_captions=4, max_length=3)):
+        assert [each.tokens for each in found] == [(), (4,), (5,), (6,)]
+
+
 @pytest.mark.usefixtures("asking")
 def test_of_equally_good_words_every_search_takes_the_first() -> None:
     # Bug: greedy decoding took the first, topk whichever: a beam of one said something else, and with num_captions

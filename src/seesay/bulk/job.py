@@ -17,7 +17,7 @@ from seesay.bulk.destination import Destination
 from seesay.bulk.failures import Failures
 from seesay.bulk.outputs import Output
 from seesay.bulk.rows import Row, plain, texts
-from seesay.captioner import Caption, Captioner
+from seesay.caption import Caption, PictureCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import ImageError, SeesayError
 from seesay.files import only_writer, write_atomically
@@ -57,7 +57,7 @@ class BulkReport:
 
 
 def caption_collection(
-    captioner: Captioner,
+    captioner: PictureCaptioner,
     pictures: Sequence[str],
     destination: Destination,
     options: DecodingOptions | None = None,

@@ -1,5 +1,6 @@
 """Captions of pictures, and where the model looked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from seesay.flags import given
 
 if TYPE_CHECKING:
     from seesay.bulk import BulkReport, Destination, Found
-    from seesay.captioner import Captioner
+    from seesay.caption import PictureCaptioner
     from seesay.data.records import Box
 
 SHOWN_FAILURES = 10
@@ -60,7 +61,6 @@ def caption(
         device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
-    from seesay.captioner import Captioner
     from seesay.checkpoint import load_run
 
     if not sources:
@@ -70,9 +70,9 @@ def caption(
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
     found = bulk.find_pictures(sources, column)
     runs = [choose_run(name) for name in model or [""]]
-    options = decoding_options(load_run(runs[0]).config, flags)
     if destination is None:
-        captioner = Captioner.load(runs, device)
+        captioner = _load_captioner(runs, device)
+        options = decoding_options(captioner.config, flags)
         return _print_captions(captioner, found, options, format, batch_size, threads)
     told = few(complain, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}")
     with progress("captioning", "pictures") as advance:
@@ -81,10 +81,12 @@ def caption(
         if engine == "ray":
             from seesay.bulk.ray_engine import Cluster, caption_on_ray
 
+            options = decoding_options(load_run(runs[0]).config, flags)
             cluster = Cluster(ray_address, ray_workers)
             done = caption_on_ray(runs, found.pictures, destination, options, cluster, device=device, **shared)
         else:
-            captioner = Captioner.load(runs, device)
+            captioner = _load_captioner(runs, device)
+            options = decoding_options(captioner.config, flags)
             done = bulk.caption_collection(captioner, found.pictures, destination, options, threads=threads, **shared)
     return _summarise(done, destination)
 
@@ -97,7 +99,7 @@ def _refuse_contradictions(batch_size: int, threads: int, engine: str, ray_addre
 
 
 def _print_captions(
-    captioner: "Captioner", found: "Found", options: DecodingOptions, format: str, batch_size: int, threads: int
+    captioner: "PictureCaptioner", found: "Found", options: DecodingOptions, format: str, batch_size: int, threads: int
 ) -> int:
     """Prints the captions of pictures; returns the exit code."""
     from seesay import bulk
@@ -131,6 +133,25 @@ def _summarise(done: "BulkReport", destination: "Destination") -> int:
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
         console.print(rate + tasks, highlight=False, markup=False, soft_wrap=True)
     return 1 if done.failed else 0
+
+
+def _load_captioner(folders: Sequence[Path], device: str) -> "PictureCaptioner":
+    """Returns the captioner of run folders, or of one exported folder, for which torch is not needed.
+
+    Raises:
+        ConfigError: an export among several models, or on another device than the processor.
+    """
+    from seesay.onnx_runtime import OnnxCaptioner, is_export
+
+    if not any(map(is_export, folders)):
+        from seesay.captioner import Captioner
+
+        return Captioner.load(folders, device)
+    if len(folders) > 1:
+        raise ConfigError("an exported captioner speaks alone; name one --model, or the runs themselves")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"an exported captioner runs on the processor; leave --device {device}, or name the run")
+    return OnnxCaptioner.load(folders[0])
 
 
 def explain(

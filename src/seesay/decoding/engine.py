@@ -1,7 +1,6 @@
 """`decode`: the one way from a decoder and its memory to captions; `searching` is the same, step by step."""
 
 import hashlib
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from seesay.config import DecodingOptions
-from seesay.decoding.finished import Result
-from seesay.decoding.hypothesis import Hypothesis
+from seesay.decoding.distinct import different, widened
+from seesay.decoding.hypothesis import Hypothesis, Result
 from seesay.decoding.rules import TokenRules, check_repeats
 from seesay.decoding.search import Search
 from seesay.decoding.stepping import Steps, run_alone
@@ -21,10 +20,6 @@ from seesay.models.protocol import Decoder, DecoderState
 
 DEFAULT_MAX_LENGTH = 30
 """Words a caption may have where neither the options nor the training captions say."""
-
-_WIDENINGS = 3  # how often a search that gave too few different captions is done again, twice as wide
-
-logger = logging.getLogger(__name__)
 
 
 def decode(
@@ -118,21 +113,15 @@ def searching(
         return []
     _check_regions(memory, memory_mask, names)
     job = _Job(memory, begin(), options, rules, names, keep_attention)
-    wanted = options.num_captions
-    results = yield from job.search(list(range(len(memory))), 0, trace)
-    found = [_different([], result, options, rules) for result in results]
-    for widening in range(1, _WIDENINGS + 1):
-        short = [image for image, result in enumerate(found) if result.failed or len(result.hypotheses) < wanted]
-        if not short:
-            break
-        results = yield from job.search(short, widening, None)
-        for image, more in zip(short, results, strict=True):
-            if found[image].failed:
-                found[image] = _different([], more, options, rules)
-            elif not more.failed:
-                found[image] = _different(found[image].hypotheses, more, options, rules)
-    _warn(found, names, wanted)
-    return [result.hypotheses[:wanted] for result in found]
+    asking = different(names, options, rules)
+    images, widening = next(asking)
+    while True:
+        results = yield from job.search(images, widening, trace if widening == 0 else None)
+        try:
+            images, widening = asking.send(results)
+        except StopIteration as stop:
+            found: list[list[Hypothesis]] = stop.value
+            return found
 
 
 def draw_captions(
@@ -161,25 +150,6 @@ def draw_captions(
     return found
 
 
-def _warn(found: Sequence[Result], names: Sequence[str], wanted: int) -> None:
-    """Logs what is wrong with results, each picture under the worst that is."""
-    unscored, broken, short = [], [], []
-    for name, result in zip(names, found, strict=True):
-        if not all(math.isfinite(hypothesis.score) for hypothesis in result.hypotheses[:wanted]):
-            unscored.append(name)
-        elif result.failed:
-            broken.append(name)
-        elif len(result.hypotheses) < wanted:
-            short.append(f"{name} with {len(result.hypotheses)}")
-    for pictures, words in (
-        (unscored, "have captions whose scores are no finite numbers"),
-        (broken, "have captions that break the rules (block_ngrams, require, ban and the like), which left no other"),
-        (short, f"have fewer than the {wanted} different captions asked for"),
-    ):
-        if pictures:
-            logger.warning("%d of %d pictures %s, such as %s", len(pictures), len(names), words, pictures[0])
-
-
 @dataclass(frozen=True)
 class _Job:
     """What is searched for, as often as it takes."""
@@ -197,10 +167,7 @@ class _Job:
         if widening:
             chosen = torch.tensor(images, device=memory.device)
             memory, state = memory[chosen], state.keep(chosen)
-            if options.strategy == "beam":
-                options = replace(options, beam_size=options.beam_size << widening)
-            else:
-                options = replace(options, num_captions=options.num_captions << widening)
+            options = widened(options, widening)
         draws = None
         if options.strategy == "sample":
             draws = _uniform_draws([self.names[image] for image in images], options, memory.device)
@@ -223,24 +190,6 @@ def _check_regions(memory: Tensor, mask: Tensor | None, names: Sequence[str]) ->
             f"{seen.count(False)} of {len(seen)} pictures have no region to look at, "
             f"such as {names[seen.index(False)]}; leave them out, or mend memory_mask (True = may attend)"
         )
-
-
-def _different(before: list[Hypothesis], result: Result, options: DecodingOptions, rules: TokenRules) -> Result:
-    """Returns the hypotheses of two searches, the narrower first, that say different things; best first.
-
-    Only the first of greedy decoding (its own caption) and of sampling (the first drawn) stays before better ones.
-    """
-    said = rules.text or tuple
-    later = result.hypotheses
-    lead = 0 if options.strategy == "beam" else 1
-    if lead and not before:
-        own = min(range(len(later)), key=lambda place: result.rows[place])
-        later = [later[own], *later[:own], *later[own + 1 :]]
-    first: dict[object, Hypothesis] = {}
-    for hypothesis in (*before, *later):
-        first.setdefault(said(hypothesis.tokens), hypothesis)
-    found = list(first.values())
-    return Result([*found[:lead], *sorted(found[lead:], key=lambda each: -each.score)], result.failed)
 
 
 def _uniform_draws(names: Sequence[str], options: DecodingOptions, device: torch.device) -> Tensor:

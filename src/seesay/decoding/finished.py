@@ -1,31 +1,12 @@
 """The hypotheses of a search that have ended, ranked."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from seesay.decoding.choosing import greatest
 from seesay.decoding.frontier import History
-from seesay.decoding.hypothesis import Hypothesis
+from seesay.decoding.hypothesis import FAILED, Hypothesis, Result
 from seesay.tokenizer import PAD_ID
-
-FAILED = -1e30
-"""Rank of a hypothesis that the rules let neither go on nor end: below every other."""
-
-
-class Result(NamedTuple):
-    """What a search gives of one picture.
-
-    Attributes:
-        hypotheses: best first; at least one.
-        failed: the only one is a hypothesis that the rules let neither go on nor end.
-        rows: in which row of the search each of them ended: in sampling, which draw it is. None once searches are
-            merged.
-    """
-
-    hypotheses: list[Hypothesis]
-    failed: bool
-    rows: tuple[int, ...] = ()
 
 
 class Finished:
@@ -88,7 +69,7 @@ class Finished:
                 )
         if self.distinct:
             rank = rank.masked_fill(self._known(images, rank, new), float("-inf"))
-        best, place = torch.cat([self.rank[images], rank], 1).topk(self.size, dim=1)
+        best, place = greatest(torch.cat([self.rank[images], rank], 1), self.size)  # of equals what came first
         self.rank[images] = best
         batch = torch.arange(len(images), device=rank.device)[:, None]
         for name, value in new.items():

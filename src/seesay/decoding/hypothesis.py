@@ -1,9 +1,13 @@
 """What a search gives."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+FAILED = -1e30
+"""Rank of a hypothesis that the rules let neither go on nor end: below every other."""
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,18 @@ class Hypothesis:
     score: float
     finished: bool
     attention: NDArray[np.float32] | None = None
+
+
+class Result(NamedTuple):
+    """What a search gives of one picture.
+
+    Attributes:
+        hypotheses: best first; at least one.
+        failed: the only one is a hypothesis that the rules let neither go on nor end.
+        rows: in which row of the search each of them ended: in sampling, which draw it is. None once searches are
+            merged.
+    """
+
+    hypotheses: list[Hypothesis]
+    failed: bool
+    rows: tuple[int, ...] = ()

@@ -20,8 +20,9 @@ from seesay.decoding.choosing import (
     finite,
     sample,
 )
-from seesay.decoding.finished import FAILED, Finished, Result
+from seesay.decoding.finished import Finished
 from seesay.decoding.frontier import Frontier, History, split, surely_none
+from seesay.decoding.hypothesis import FAILED, Result
 from seesay.decoding.rules import TokenRules
 from seesay.decoding.scoring import NO, Scorer, Scores
 from seesay.decoding.stepping import StepInput, Steps, least_saved

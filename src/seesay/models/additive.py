@@ -27,7 +27,7 @@ def doubled_exponential(values: Tensor) -> Tensor:
     return torch.exp(2.0 * wide.clamp(-bound, bound))
 
 
-def energies(factors: Tensor, keys: Tensor, score: Tensor) -> Tensor:
+def energies(factors: Tensor, keys: Tensor, score: Tensor, in_parts: bool = True) -> Tensor:
     """Returns the energies (..., N) of additive attention but for what is the same for all regions.
 
     tanh(k + q) = 1 - 2 r with r = 1 / (1 + exp(2 k) exp(2 q)). The 1 adds sum(v) to every region's energy, which the
@@ -37,11 +37,12 @@ def energies(factors: Tensor, keys: Tensor, score: Tensor) -> Tensor:
         factors: exp(2 q) of the queries, (I, ..., A).
         keys: exp(2 k) of the regions, (I, N, A), shared by all queries of the row.
         score: v, (A,).
+        in_parts: as many rows at a time as stay in a processor's cache; False = all, such as for a graph.
     """
-    shape = (*factors.shape[:-1], keys.shape[1])
-    if torch.is_grad_enabled():  # room is written over and over, which autograd could not follow
+    # The parts' memory is written over and over, which autograd could not follow.
+    if not in_parts or torch.is_grad_enabled():
         return _reciprocals(factors, keys).matmul(-2.0 * score)
-    found = factors.new_empty(shape)
+    found = factors.new_empty(*factors.shape[:-1], keys.shape[1])
     for rows, part in _parts(factors, keys):
         torch.matmul(part, -2.0 * score, out=found[rows])
     return found
@@ -51,7 +52,8 @@ def _reciprocals(factors: Tensor, keys: Tensor, out: Tensor | None = None) -> Te
     """Returns r, (I, ..., N, A)."""
     between = (1,) * (factors.ndim - 2)
     seen = keys.view(len(keys), *between, *keys.shape[1:])
-    return torch.addcmul(keys.new_ones(()), seen, factors.unsqueeze(-2), out=out).reciprocal_()
+    found = torch.addcmul(keys.new_ones(()), seen, factors.unsqueeze(-2), out=out)
+    return found.reciprocal() if out is None else found.reciprocal_()
 
 
 def _parts(factors: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:

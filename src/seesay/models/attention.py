@@ -120,10 +120,15 @@ class AdditiveAttention(Attention):
         query_size: width of the decoder's query.
         attention_size: units A inside the tanh.
         dropout: see `Attention`.
+
+    Attributes:
+        in_parts: a search computes as many pictures at a time as the processor's cache holds. Off where the steps
+            are written down as a graph, which must hold for any number of pictures.
     """
 
     def __init__(self, memory_size: int, query_size: int, attention_size: int, dropout: float = 0.0) -> None:
         super().__init__(dropout)
+        self.in_parts = True
         self.key = nn.Linear(memory_size, attention_size)
         self.query = LoopLinear(query_size, attention_size, bias=False)  # its bias would add to the key's
         self.score = nn.Linear(attention_size, 1, bias=False)
@@ -154,7 +159,8 @@ class AdditiveAttention(Attention):
 
     def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
         """Returns the energies (B, K, N), in a fraction of the time; see `seesay.models.additive`."""
-        return energies(doubled_exponential(self.query(query)), keys, self.score.weight[0].to(keys.dtype))
+        factors, score = doubled_exponential(self.query(query)), self.score.weight[0].to(keys.dtype)
+        return energies(factors, keys, score, in_parts=self.in_parts)
 
 
 class DotAttention(Attention):

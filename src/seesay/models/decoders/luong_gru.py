@@ -39,7 +39,7 @@ class LuongGRUDecoder(RecurrentDecoder):
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Returns the first state from the mean region, with nothing attended yet."""
         hidden = torch.tanh(self.first_hidden(masked_mean(memory, memory_mask)))
-        nothing = self.embedding.weight.new_zeros(len(memory), self.wide)
+        nothing = self.embedding.weight.new_zeros(memory.shape[0], self.wide)
         return {"hidden": hidden.to(nothing.dtype), "fed": nothing}
 
     def words(self, embedded: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class PooledGRUDecoder(nn.Module):
         if self.merge == "state":
             first = vector[:, None, None].expand(-1, 1, self.layers, -1)  # (B, 1, L, H)
             return DecoderState({}, {"hidden": first})
-        zeros = vector.new_zeros(len(vector), 1, self.layers, self.gru.hidden_size)
+        zeros = vector.new_zeros(vector.shape[0], 1, self.layers, self.gru.hidden_size)
         return DecoderState({"vector": vector[:, None]}, {"hidden": zeros})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:

@@ -40,7 +40,7 @@ class TransformerDecoder(nn.Module):
         per_image = {f"keys_{place}": layer.memory_keys(memory) for place, layer in enumerate(self._layers())}
         if memory_mask is not None:
             per_image["memory_mask"] = memory_mask
-        empty = memory.new_zeros(len(memory), 1, 0, 2 * self.width)
+        empty = memory.new_zeros(memory.shape[0], 1, 0, 2 * self.width)
         return DecoderState(per_image, {f"cache_{place}": empty for place in range(len(self.layers))})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:

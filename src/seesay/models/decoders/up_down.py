@@ -36,7 +36,7 @@ class UpDownDecoder(RecurrentDecoder):
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Returns zeros for both LSTMs."""
-        zeros = self.zeros(len(memory))
+        zeros = self.zeros(memory.shape[0])
         return dict.fromkeys(("attention_hidden", "attention_cell", "language_hidden", "language_cell"), zeros)
 
     def picture(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:

@@ -1,0 +1,172 @@
+"""Times an exported captioner (onnxruntime) against the run itself (torch), one picture at a time.
+
+Run `python benchmarks/export.py --run RUN [--export FOLDER] [--data DATA]` for a trained run, or with nothing for
+random weights of the sizes of attention-gru on EfficientNet-Lite0; `--quick` does less. Prints a table, then one line
+of JSON. FOLDER is what `seesay export RUN` wrote; without it the run is exported for the time of the benchmark.
+
+Both are timed in one process, in turns, with as many threads; each figure is the median over rounds, and each ratio
+the median of the ratios inside a round. With --data the captions of its test pictures are compared, greedy and by a
+beam of 5; where two differ, it tells by how much their scores do: by rounding alone if that is next to nothing.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from seesay.caption import PictureCaptioner
+from seesay.captioner import Captioner
+from seesay.checkpoint import RunInfo, save_run, save_weights
+from seesay.config import DecodingOptions, resolve_config
+from seesay.data.annotations import load_dataset
+from seesay.errors import ImageError
+from seesay.export import export_onnx
+from seesay.export.graphs import EncoderGraph
+from seesay.images import resize_image
+from seesay.models.captioning import build_model
+from seesay.models.encoders import build_encoder
+from seesay.onnx_runtime import OnnxCaptioner
+from seesay.tokenizer import Tokenizer
+
+SEARCHES = {"greedy": DecodingOptions(), "beam 5": DecodingOptions("beam", 5)}
+
+Work = Callable[[], object]
+
+
+def random_run(folder: Path) -> Path:
+    """Writes a run of the sizes of attention-gru on EfficientNet-Lite0 with random weights."""
+    config = resolve_config(
+        "attention-gru",
+        overrides={"encoder": "tf_efficientnet_lite0", "encoder_weights": "none", "image_size": 256, "min_count": 1},
+    )
+    torch.manual_seed(0)
+    encoder = build_encoder(config.encoder)
+    words = [f"word{number}" for number in range(5000)]
+    tokenizer = Tokenizer.build(words, config.text)
+    model = build_model(config.model, len(tokenizer), encoder.feature_size, encoder)
+    info = RunInfo(len(tokenizer), encoder.feature_size, encoder.grid, 20, encoder.identity, encoder_stored=True)
+    save_run(folder, config, info, tokenizer)
+    save_weights(folder, model.state_dict())
+    return folder
+
+
+class Parts:
+    """What is timed: the same work by torch and by onnxruntime, on one picture."""
+
+    def __init__(self, run: Captioner, export: OnnxCaptioner, picture: Image.Image) -> None:
+        self.run, self.export, self.picture = run, export, picture
+        self.pixels = resize_image(picture, export.manifest.preprocessing)[None]
+        self.graph = EncoderGraph(run.model, run.config.encoder.encoder_training == "cached")
+        rows = np.zeros((1, 5), np.int64)
+        self.words = np.full((1, 5), 4)
+        self.before = self.graph.state(torch.from_numpy(self.pixels)).pick(torch.from_numpy(rows))
+        self.state = export.graphs.look(self.pixels).pick(rows)
+
+    def ways(self) -> dict[str, tuple[Work, Work]]:
+        """Returns each part by torch and by onnxruntime."""
+        step, pixels, words = self.run.model.search.step, torch.from_numpy(self.pixels), torch.from_numpy(self.words)
+        ways: dict[str, tuple[Work, Work]] = {
+            "encoder": (lambda: self.graph.state(pixels), lambda: self.export.graphs.look(self.pixels)),
+            "step of 5": (
+                lambda: step(words, self.before),
+                lambda: self.export.graphs.step(self.words, self.state),
+            ),
+        }
+        for name, options in SEARCHES.items():
+            ways[name] = (
+                lambda options=options: self.run.caption(self.picture, options),  # type: ignore[misc]
+                lambda options=options: self.export.caption(self.picture, options),  # type: ignore[misc]
+            )
+        return ways
+
+
+def milliseconds(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - start)
+
+
+def compare_speed(parts: Parts, rounds: int) -> dict[str, dict[str, float]]:
+    """Returns of each part the median times and the median of the ratios inside a round."""
+    found = {}
+    for name, ways in parts.ways().items():
+        times: list[list[float]] = []
+        for turn in range(rounds + 2):
+            both = [milliseconds(work) for work in ways]
+            if turn > 1:  # the first rounds prepare kernels and memory
+                times.append(both)
+        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(torch_ms / onnx_ms for torch_ms, onnx_ms in times)
+        found[name] = {"torch_ms": round(ours, 2), "onnx_ms": round(theirs, 2), "times_faster": round(ratio, 2)}
+    return found
+
+
+def compare_captions(
+    run: PictureCaptioner, export: PictureCaptioner, pictures: Sequence[str], options: DecodingOptions
+) -> dict[str, float]:
+    """Returns how many captions are the same, and the largest difference of scores: of the same, and of others."""
+    pairs = zip(run.caption_each(pictures, options), export.caption_each(pictures, options), strict=True)
+    same, apart = [0.0], [0.0]
+    count = 0
+    for (_, one), (_, other) in pairs:
+        if isinstance(one, ImageError) or isinstance(other, ImageError):
+            continue
+        count += 1
+        (same if one.text == other.text else apart).append(abs(one.score - other.score))
+    return {
+        "pictures": count,
+        "same_captions": len(same) - 1,
+        "largest_score_difference_of_same": round(max(same), 6),
+        "largest_score_difference_of_others": round(max(apart), 6),
+    }
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures")
+    parser.add_argument("--run", type=Path, help="run folder")
+    parser.add_argument("--export", type=Path, help="what it was exported to")
+    parser.add_argument("--data", type=Path, help="data set, whose test pictures are captioned by both")
+    parser.add_argument("--images", type=int, default=0, help="so many of them; 0 = all, or 20 when quick")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.run or random_run(Path(folder) / "run")
+        exported = options.export or export_onnx(path, Path(folder) / "onnx").folder
+        run, export = Captioner.load(path, "cpu"), OnnxCaptioner.load(exported, torch.get_num_threads())
+        sizes = {each.name: round(each.stat().st_size / 1e6, 2) for each in sorted(exported.glob("*.onnx"))}
+    result: dict[str, object] = {
+        "benchmark": "export",
+        "trained": bool(options.run),
+        "encoder": export.manifest.encoder["encoder"],
+        "encoder_precision": export.manifest.encoder_precision,
+        "decoder": export.manifest.decoder,
+        "threads": torch.get_num_threads(),
+        "megabytes": sizes,
+    }
+    noise = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        speed = compare_speed(Parts(run, export, Image.fromarray(noise)), 5 if options.quick else 50)
+    print(f"{'one picture':12}{'torch ms':>10}{'onnx ms':>10}{'ratio':>8}")
+    for name, row in speed.items():
+        print(f"{name:12}{row['torch_ms']:10.2f}{row['onnx_ms']:10.2f}{row['times_faster']:8.2f}")
+    result["speed"] = speed
+    if options.data is not None:
+        known = load_dataset(options.data, run.config.data).split("test")
+        pictures = [item.image for item in known][: options.images or (20 if options.quick else None)]
+        for name, search in SEARCHES.items():
+            found = compare_captions(run, export, pictures, search)
+            print(f"{name}: {found['same_captions']} of {found['pictures']} captions are the same")
+            result[name] = found
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The encoder's network in 8 bits: scales of its activations are measured on pictures, weights have one a channel."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seesay.bulk import find_pictures
+from seesay.images import Preprocessing, load_pixels
+from seesay.onnx_runtime.graphs import PIXELS, load_onnxruntime
+
+_MOST_PICTURES = 128  # to calibrate with; scales hardly move beyond a hundred
+_OPERATIONS = ("Conv", "MatMul", "Gemm")
+_ENCODER = "model.encoder"
+_SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes the modules that a node comes from
+
+
+def calibration_pixels(sources: Sequence[str], preprocessing: Preprocessing) -> list[NDArray[np.uint8]]:
+    """Returns at most `_MOST_PICTURES` of the pictures that sources name, evenly chosen, as the encoder sees them.
+
+    Raises:
+        DataError: a source names nothing.
+        ImageError: a picture cannot be read.
+    """
+    pictures = find_pictures(sources).pictures
+    places = np.unique(np.linspace(0, len(pictures) - 1, min(_MOST_PICTURES, len(pictures))).astype(int))
+    return [load_pixels(pictures[place], preprocessing) for place in places]
+
+
+def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
+    """Replaces the graph of an encoder by one whose network computes in 8 bits; what comes after it stays exact.
+
+    Scales are static and go around each operation (QDQ); activations are unsigned, as what convolutions give is
+    mostly positive.
+
+    Args:
+        path: the graph.
+        pixels: pictures (size, size, 3) to measure the activations on.
+    """
+    import onnx
+
+    load_onnxruntime()
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Pictures(CalibrationDataReader):  # type: ignore[misc]  # a class of an untyped library
+        """Gives one picture at a time."""
+
+        def __init__(self) -> None:
+            self.left: Iterator[NDArray[np.uint8]] = iter(pixels)
+
+        def get_next(self) -> dict[str, Any] | None:
+            picture = next(self.left, None)
+            return None if picture is None else {PIXELS: picture[None]}
+
+    model = onnx.load(str(path))
+    nodes = [node.name for node in model.graph.node if node.op_type in _OPERATIONS and _of_encoder(node)]
+    # Torch's exporter has folded batch norms and constants, for which another program would have to be run before;
+    # without this note onnxruntime warns that it was not.
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    made = path.with_name(f"{path.stem}.int8{path.suffix}")
+    quantize_static(
+        model,
+        str(made),
+        Pictures(),
+        quant_format=QuantFormat.QDQ,
+        nodes_to_quantize=nodes,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    made.replace(path)
+
+
+def _of_encoder(node: Any) -> bool:
+    """Tells whether a node comes from the encoder's network."""
+    scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "[]")
+    return any(scope.startswith(_ENCODER) for scope in ast.literal_eval(scopes))

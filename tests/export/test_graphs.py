@@ -1,0 +1,181 @@
+"""Exported graphs against the networks they were made of: every decoder, every kind of encoder, any batch and beam."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seesay.config import DecodingOptions, EncoderConfig, ModelConfig
+from seesay.decoding import TokenRules, decode
+from seesay.errors import ConfigError
+from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.encoders import Encoder, build_encoder
+from seesay.models.protocol import DecoderState, StepOutput
+from seesay.onnx_runtime.graphs import Graphs, State
+from seesay.onnx_runtime.search import Search
+from tests.models.decoders import CONFIGS, sized
+
+SIZE, WORDS = 8, 23
+POOLED = ModelConfig("pooled", projection_size=8, embedding_size=8, hidden_size=8, layers=2, output_size=0)
+DECODERS = {
+    "attention-multihead": sized("attention-multihead"),
+    "show-attend-tell": sized("show-attend-tell", tie_weights=True),
+    "luong-dot": sized("luong-dot"),
+    "up-down-general": sized("up-down", attention_score="general"),
+    "transformer": sized("transformer", layers=1),
+    "pooled-add": replace(POOLED, projection_size=6, embedding_size=6, hidden_size=7, merge="add", output_size=5),
+}
+"""Every decoder and every score of regions at least once."""
+MORE_DECODERS = {name: sized(name) for name in CONFIGS if name not in DECODERS} | {
+    "pooled": POOLED,
+    "transformer of layers": sized("transformer"),
+}
+
+
+def some(quick: Collection[str], more: Collection[str]) -> list[Any]:
+    """Parameters of which all beyond the first are for the slow tests: an export takes seconds."""
+    return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in more)]
+
+
+class Patches(nn.Module):
+    """An encoder of one layer: the four quarters of a picture through a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * SIZE * SIZE // 4, 5)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        quarters = pixels.float().div(127.5).sub(1).unflatten(1, (2, -1)).unflatten(3, (2, -1)).transpose(2, 3)
+        return cast("Tensor", self.layer(quarters.flatten(1, 2).flatten(2)))
+
+
+def make(config: ModelConfig) -> CaptionModel:
+    torch.manual_seed(0)
+    model = build_model(config, WORDS, 5, cast("Encoder", Patches())).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.5)
+    return model
+
+
+@pytest.fixture(scope="module", params=some(DECODERS, MORE_DECODERS))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CaptionModel, Graphs]:
+    """A model of random weights, and its graphs."""
+    model, folder = make((DECODERS | MORE_DECODERS)[request.param]), tmp_path_factory.mktemp("graphs")
+    return model, write(model, SIZE, folder)
+
+
+def write(model: CaptionModel, size: int, folder: Path) -> Graphs:
+    first = write_encoder(EncoderGraph(model, False), size, folder / "encoder.onnx")
+    write_decoder(model.decoder, first, folder / "decoder.onnx")
+    return Graphs(folder, threads=1)
+
+
+def pictures(seed: int, count: int, size: int = SIZE) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@torch.no_grad()
+def start(model: CaptionModel, pixels: Any) -> DecoderState:
+    return model.search.init_state(model.remember(model.encode(torch.from_numpy(pixels))), None)
+
+
+def assert_close(found: State, wanted: DecoderState) -> None:
+    for mine, theirs in ((found.per_image, wanted.per_image), (found.per_row, wanted.per_row)):
+        assert mine.keys() == theirs.keys()
+        for name, array in mine.items():
+            assert array.shape == theirs[name].shape
+            np.testing.assert_allclose(array, theirs[name].numpy(), rtol=2e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_each_step_gives_what_the_decoder_gives(exported: tuple[CaptionModel, Graphs]) -> None:
+    model, graphs = exported
+    random = np.random.default_rng(1)
+    for images, beam in ((1, 1), (5, 1), (1, 3), (4, 5)):
+        pixels, rows = pictures(images, images), np.zeros((images, beam), np.int64)
+        found, wanted = graphs.look(pixels), start(model, pixels)
+        assert_close(found, wanted)
+        found, wanted = found.pick(rows), wanted.pick(torch.from_numpy(rows))
+        for _ in range(4):
+            words, parents = random.integers(0, WORDS, (2, images, beam)) % np.array([[[WORDS]], [[beam]]])
+            output = graphs.step(words, found)
+            expected = model.search.step(torch.from_numpy(words), wanted)
+            np.testing.assert_allclose(output.logits, expected.logits.numpy(), rtol=1e-4, atol=1e-4)
+            assert (output.attention is None) == (expected.attention is None)
+            if output.attention is not None and expected.attention is not None:
+                np.testing.assert_allclose(output.attention, expected.attention.numpy(), rtol=1e-4, atol=1e-6)
+            found, wanted = output.state.pick(parents), expected.state.pick(torch.from_numpy(parents))
+            assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("beam", [1, 3, 5])
+def test_captions_of_many_pictures_are_the_same(exported: tuple[CaptionModel, Graphs], beam: int) -> None:
+    model, graphs = exported
+    options = DecodingOptions("beam", beam, 9) if beam > 1 else DecodingOptions(max_length=9)
+    pixels = pictures(9, 60)
+    with torch.no_grad():
+        wanted = decode(model.search, model.remember(model.encode(torch.from_numpy(pixels))), None, options)
+    found = Search(graphs, options, TokenRules(), keep_attention=True).run(graphs.look(pixels), len(pixels))
+    for mine, (theirs, *_) in zip(found, wanted, strict=True):
+        assert mine.hypotheses[0].tokens == theirs.tokens
+        assert mine.hypotheses[0].finished == theirs.finished
+        np.testing.assert_allclose(mine.hypotheses[0].score, theirs.score, rtol=1e-4, atol=1e-5)
+    assert len({one.tokens for one, *_ in wanted}) > 5
+
+
+ENCODERS = {
+    "small-cnn": EncoderConfig("small-cnn", "none"),
+    "a network's last map": EncoderConfig("test_efficientnet.r160_in1k", "none", image_size=64),
+    "a transformer": EncoderConfig("test_vit.r160_in1k", "none", image_size=64),
+    "pooled": EncoderConfig("test_resnet", "none", image_size=48, pool="pooled"),
+    "a layer, with TensorFlow's average pools": EncoderConfig(
+        "inception_v3.tf_in1k", "none", layer="Mixed_5b", image_size=96, tf_average_pooling=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", some(["a transformer"], [name for name in ENCODERS if name != "a transformer"]))
+def test_features_are_those_of_the_encoder(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(ENCODERS[name])
+    model = build_model(POOLED, WORDS, encoder.feature_size, encoder).eval()
+    model.decoder = _Keeps()
+    size = encoder.preprocessing.size
+    graphs = write(model, size, tmp_path)
+    pixels = pictures(3, 2, size)
+    found = graphs.look(pixels).per_image["memory"]
+    with torch.no_grad():
+        wanted = model.remember(model.encode(torch.from_numpy(pixels)))
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+    assert float(wanted.std()) > 0
+
+
+class _Keeps(nn.Module):
+    """A decoder that keeps the memory as it is, and says nothing of it."""
+
+    def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
+        return DecoderState({"memory": memory}, {"sum": memory.sum((1, 2))[:, None, None]})
+
+    def step(self, tokens: Tensor, state: DecoderState) -> Any:
+        scores = state.per_row["sum"] + tokens[..., None]
+        return StepOutput(scores.expand(-1, -1, WORDS), DecoderState(state.per_image, {"sum": scores}), None)
+
+
+def test_what_onnx_does_not_know_is_told_in_one_line(tmp_path: Path) -> None:
+    class Asks(_Keeps):
+        """A decoder whose steps hang on numbers that are known only as it runs."""
+
+        def step(self, tokens: Tensor, state: DecoderState) -> Any:
+            return super().step(tokens if bool(tokens.sum() > 3) else tokens + 1, state)
+
+    first = _Keeps().init_state(torch.ones(3, 4, 2), None)
+    with pytest.raises(ConfigError, match=r"^the decoder of this run cannot be written as ONNX: [^\n]+$"):
+        write_decoder(Asks(), first, tmp_path / "decoder.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,173 @@
+"""The runner against the run it was exported from, and without torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seesay.caption import Caption
+from seesay.captioner import Captioner
+from seesay.config import DecodingOptions
+from seesay.errors import CheckpointError, ConfigError, EncoderError, ImageError, MissingDependencyError
+from seesay.onnx_runtime import OnnxCaptioner, is_export
+from seesay.onnx_runtime.manifest import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE, TOKENIZER_FILE
+from tests import tiny
+
+WITHOUT_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'timm', 'lightning')))"
+SEARCHES = {
+    "the run's own": None,
+    "beam 3": DecodingOptions("beam", 3),
+    "beam 5, several": DecodingOptions("beam", 5, num_captions=4),
+    "rules": DecodingOptions("beam", 5, ban=("worda", "wordb wordc"), block_ngrams=2, min_length=4, max_length=8),
+    "greedy, several": DecodingOptions(num_captions=3, repetition_penalty=1.4, allow_unk=True),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Pictures of several sizes and modes, as files."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(40):
+        image = tiny.picture(number, 30 + 7 * number, 200 - 3 * number)
+        image = image.convert("L") if number % 8 == 7 else image
+        image.save(folder / f"{number:02}.{'png' if number % 3 else 'jpg'}")
+    return sorted(map(str, folder.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def run(exported: Path) -> Captioner:
+    return Captioner.load(exported.parent, "cpu")
+
+
+@pytest.fixture(scope="module")
+def captioner(exported: Path) -> OnnxCaptioner:
+    return OnnxCaptioner.load(exported, threads=1)
+
+
+def assert_same(found: list[Caption], wanted: list[Caption]) -> None:
+    assert [each.text for each in found] == [each.text for each in wanted]
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert (mine.words, mine.finished, mine.grid) == (theirs.words, theirs.finished, theirs.grid)
+        assert mine.log_probs == pytest.approx(theirs.log_probs, rel=2e-2, abs=2e-2)
+        assert mine.score == pytest.approx(theirs.score, rel=1e-2, abs=1e-2)
+        if mine.attention is not None and theirs.attention is not None:
+            np.testing.assert_allclose(mine.attention, theirs.attention, atol=1e-2)
+        assert (mine.attention is None) == (theirs.attention is None)
+        assert_same(list(mine.alternatives), list(theirs.alternatives))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_it_says_what_the_run_says(name: str, run: Captioner, captioner: OnnxCaptioner, photos: list[str]) -> None:
+    options = SEARCHES[name]
+    wanted = run.caption(photos, options, attention=True)
+    assert_same(captioner.caption(photos, options, attention=True), wanted)
+    assert len({caption.text for caption in wanted}) > 10
+    assert captioner.options(options) == run.options(options)
+
+
+def test_the_encoder_is_shown_the_same_pixels(run: Captioner, captioner: OnnxCaptioner, photos: list[str]) -> None:
+    for photo in photos[:10]:
+        for picture in (photo, Image.open(photo)):
+            (_, (mine,)), (_, (theirs,)) = captioner._load(picture), run._load(picture)  # type: ignore[misc]
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_picture_does_not_hang_on_its_batch(captioner: OnnxCaptioner, photos: list[str]) -> None:
+    together = captioner.caption(photos, SEARCHES["beam 3"])
+    assert_same([captioner.caption(photo, SEARCHES["beam 3"]) for photo in photos[:8]], together[:8])
+
+
+def test_an_unreadable_picture_is_told_beside_the_others(captioner: OnnxCaptioner, photos: list[str]) -> None:
+    pairs = list(captioner.caption_each([photos[0], "nowhere.jpg", photos[1]]))
+    assert [isinstance(found, ImageError) for _, found in pairs] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (DecodingOptions("sample"), "strategy sample"),
+        (DecodingOptions("beam", 4, beam_groups=2), "beam_groups"),
+        (DecodingOptions("beam", require=("worda",)), "require"),
+        (DecodingOptions(complete_endings=True), "complete_endings"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(
+    options: DecodingOptions, named: str, captioner: OnnxCaptioner, photos: list[str]
+) -> None:
+    with pytest.raises(ConfigError, match=f"decoding.{named} needs the run itself"):
+        captioner.caption(photos[0], options)
+
+
+def test_features_that_are_no_numbers_are_refused(captioner: OnnxCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        """Gives what an encoder gives whose weights are damaged."""
+
+        def run(self, names: Any, given: Any) -> list[Any]:
+            return [np.full((1, 1, 2), np.nan, np.float32) for _ in captioner.graphs._kept]
+
+    monkeypatch.setattr(captioner.graphs, "_encoder", Broken())
+    with pytest.raises(EncoderError, match="no finite numbers"):
+        captioner.caption(tiny.picture(0))
+
+
+def python(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_line_captions_without_torch_and_leaves_nothing_at_home(
+    exported: Path, run: Captioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"{WITHOUT_TORCH}; from seesay.cli import main; sys.exit(main())"
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = ["--strategy", "beam", "--beam-size", "3", "--format", "jsonl"]
+    lines = python("-c", code, "caption", *photos[:4], "--model", str(exported), *flags).splitlines()
+    wanted = [each.text for each in run.caption(photos[:4], SEARCHES["beam 3"])]
+    assert [json.loads(line)["caption"] for line in lines] == wanted
+    # onnxruntime keeps an identifier and a queue of events about its use in the user's cache, unless it is told not to.
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path.relative_to(tmp_path))]
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", [ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE, MANIFEST_FILE])
+def test_a_missing_or_cut_file_is_told(name: str, copy: Path) -> None:
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=rf"{name}.* damaged"):
+        OnnxCaptioner.load(copy)
+    (copy / name).unlink()
+    assert is_export(copy) is (name != MANIFEST_FILE)
+    with pytest.raises(CheckpointError, match=name):
+        OnnxCaptioner.load(copy)
+
+
+@pytest.mark.parametrize(("key", "value"), [("format", 2), ("vocabulary_size", 7), ("decoding", {"beam": 3})])
+def test_a_manifest_that_does_not_fit_is_told(key: str, value: Any, copy: Path) -> None:
+    content = json.loads((copy / MANIFEST_FILE).read_text())
+    (copy / MANIFEST_FILE).write_text(json.dumps({**content, key: value}))
+    with pytest.raises(CheckpointError, match=r"export the run again|not of one export"):
+        OnnxCaptioner.load(copy)
+
+
+def test_graphs_of_different_exports_are_refused(copy: Path) -> None:
+    (copy / DECODER_FILE).write_bytes((copy / ENCODER_FILE).read_bytes())
+    with pytest.raises(CheckpointError, match="not of one export"):
+        OnnxCaptioner.load(copy)
+
+
+def test_a_missing_onnxruntime_names_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"seesay\[onnx\]"):
+        OnnxCaptioner.load(exported)
