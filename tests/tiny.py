@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -13,6 +13,7 @@ from PIL import Image
 from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import Config, resolve_config
 from seesay.data.annotations import Annotation, Annotations, write_annotations
+from seesay.images import resize_image
 from seesay.models.captioning import build_model
 from seesay.models.encoders import Encoder, build_encoder
 from seesay.tokenizer import Tokenizer
@@ -116,12 +117,17 @@ def features(seed: int, *shape: int) -> NDArray[np.float16]:
 
 
 def random_run(folder: Path, config: Config, words: int = 20, scale: float = 3.0) -> Path:
-    """Writes a run that was never trained, with weights large enough for captions that differ."""
+    """Writes a run that was never trained, with weights by which pictures differ, and large enough for captions to."""
     torch.manual_seed(0)
     encoder = build_encoder(config.encoder)
+    shown = np.stack([resize_image(picture(seed), encoder.preprocessing) for seed in range(16)])
     tokenizer = Tokenizer.build([f"word{chr(97 + number)}" for number in range(words)], config.text)
     model = build_model(config.model, len(tokenizer), encoder.feature_size, encoder).eval()
+    first = cast("torch.nn.Linear", cast("torch.nn.Sequential", model.projection)[0])
     with torch.no_grad():
+        seen = model.encode(torch.from_numpy(shown)).flatten(0, 1)
+        first.weight.div_(seen.std(0).clamp(min=float(seen.std(0).mean())))
+        first.bias.sub_(first.weight @ seen.mean(0))
         for parameter in model.decoder.parameters():
             parameter.mul_(scale)
     info = RunInfo(len(tokenizer), encoder.feature_size, encoder.grid, 12, encoder.identity, encoder_stored=True)
