@@ -32,7 +32,7 @@ def main() -> None:
             print(f"\n{precision}, {threads} thread{'s' * (threads > 1)}, load {machine().get('load')}")
             found = [row for preset in options.presets for row in measure(options, preset, precision, threads)]
             show_table(HEADS, [cells(row) for row in found])
-            rows += [{"precision": precision, "threads_used": threads, **row} for row in found]
+            rows += [{"precision": precision, "threads": threads, **row} for row in found]
     print()
     given = {"data": options.data is not None, "store": options.store is not None, "pictures": options.pictures}
     print_result("training", **given, rounds=options.rounds, rows=rows)
@@ -40,7 +40,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 45 s: float32, two presets, the tutorial in torch")
+    parser.add_argument("--quick", action="store_true", help="under 45 s: float32, one preset, the tutorial in torch")
     parser.add_argument("--data", type=Path, help="data set, whose training captions are taken")
     parser.add_argument("--store", type=Path, help="its feature store")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if options.quick:
-        options.presets, options.precisions, options.threads = [PEER, "pooled-gru"], ["float32"], [min(2, cores())]
+        options.presets, options.precisions, options.threads = [PEER], ["float32"], [min(2, cores())]
         options.padding, options.pictures, options.tutorial_steps, options.rounds = [20], 39, 1, 1
     return options
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.metadata
 import json
 import math
 import os
@@ -89,9 +90,10 @@ def _status(name: str) -> int:
 def machine() -> dict[str, Any]:
     """Returns what a figure depends on: processor, cores, torch and its threads, and how busy the machine is."""
     found: dict[str, Any] = {"processor": _processor(), "cores": cores(), "python": platform.python_version()}
+    found["torch"] = importlib.metadata.version("torch")
     torch = sys.modules.get("torch")
     if torch is not None:
-        found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        found["threads"] = torch.get_num_threads()
     with contextlib.suppress(OSError, AttributeError):
         found["load"] = round(os.getloadavg()[0], 1)
     return found

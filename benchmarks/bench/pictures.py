@@ -79,7 +79,7 @@ def draw_photographs(folder: Path, kind: Kind, count: int) -> list[str]:
     random, files = np.random.default_rng(0), []
     pictures = (_photograph(random, kind.size) for _ in range(count))
     first = next(pictures)
-    quality = min(range(50, 96, 3), key=lambda level: abs(len(_jpeg(first, level)) - kind.bytes))
+    quality = min(range(50, 99), key=lambda level: abs(len(_jpeg(first, level)) - kind.bytes))
     for number, picture in enumerate([first, *pictures]):
         path = folder / f"{number:05}.jpg"
         path.write_bytes(_jpeg(picture, quality))
