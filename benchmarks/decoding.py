@@ -132,7 +132,7 @@ class Bench:
 
     def __init__(self, decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor | None, random: bool) -> None:
         self.layers = decoder
-        self.ending = EndingDecoder(decoder, VOCABULARY, *memory.shape[1:]) if random else None
+        self.ending = EndingDecoder(decoder, VOCABULARY, memory) if random else None
         self.decoder: AttentionGRUDecoder | EndingDecoder = self.ending or decoder
         self.memory, self.mask = memory, mask
 

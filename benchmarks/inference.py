@@ -11,7 +11,6 @@ turn. bfloat16 is torch's autocast on both sides.
 import argparse
 import statistics
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -75,11 +74,13 @@ class RandomCaptioner(Captioner):
 
     def __init__(self, encoder: Encoder) -> None:
         config = resolve_config("attention-gru")
-        regions = encoder.grid[0] * encoder.grid[1]
         model = build_model(config.model, VOCABULARY, encoder.feature_size, encoder).eval()
         info = RunInfo(VOCABULARY, encoder.feature_size, encoder.grid, LENGTH, encoder.identity, encoder_stored=True)
         super().__init__(Run(Path("random"), config, info, made_up_tokenizer()), model, torch.device("cpu"))
-        self._ending = EndingDecoder(model.search, VOCABULARY, regions, config.model.projection_size)
+        size = encoder.preprocessing.size
+        with torch.inference_mode():
+            noise = torch.randint(0, 256, (16, size, size, 3), dtype=torch.uint8)
+            self._ending = EndingDecoder(model.search, VOCABULARY, model.remember(model.encode(noise)))
 
     @property
     def _decoder(self) -> Decoder:
@@ -118,7 +119,7 @@ def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
     encoder = encoder_of(captioner)
     ready = iter(ready_batches(encoder, files, batch=1) * 2)
     pictures = iter([*files, *files])
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     run = encoder._run  # as it is: within `stages_timed` it would count as a stage of a caption
 
     @torch.inference_mode()
@@ -133,7 +134,7 @@ def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
     warm_up = min(5, len(files))
     with stages_timed(captioner, spent):
         alternate({"picture": caption, "network": network}, 0, warm_up)
-        spent.clear()
+        spent.update(dict.fromkeys(STAGES, 0.0))
         taken = alternate({"picture": caption, "network": network}, len(files), warm_up=0)
     spent["the rest"] = sum(taken["picture"]) - sum(spent.values())
     milliseconds = {name: 1000 * np.array(values) for name, values in taken.items()}
@@ -147,7 +148,7 @@ def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def stages_timed(captioner: Captioner, spent: Counter[str]) -> Iterator[None]:
+def stages_timed(captioner: Captioner, spent: dict[str, float]) -> Iterator[None]:
     """Adds up the seconds of each stage of a caption, in the very functions that make it."""
     places = {
         "read and decode": (seesay.images, "_read"),
@@ -161,7 +162,7 @@ def stages_timed(captioner: Captioner, spent: Counter[str]) -> Iterator[None]:
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             found: list[Any] = []
-            spent[stage] += seconds(lambda: found.append(work(*args, **kwargs)))  # type: ignore[assignment]
+            spent[stage] += seconds(lambda: found.append(work(*args, **kwargs)))
             return found[0]
 
         return wrapped

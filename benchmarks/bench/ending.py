@@ -21,13 +21,18 @@ class EndingDecoder:
     Random weights hardly ever say the end, and every word is about as likely as any other. Here the chance of the end
     after t words is that of a normal length of 10.5 words (3 either way), as human captions have, and logits are
     scaled until the likeliest word has about the chance (a third) that it has in a trained captioner.
+
+    Args:
+        decoder: the one of random weights.
+        vocabulary: V.
+        memory: of some pictures, (B, N, D), by which the scale is found.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: int, regions: int, memory_size: int) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: int, memory: Tensor) -> None:
         self.decoder = decoder
         with torch.inference_mode():
-            state = decoder.init_state(torch.randn(64, regions, memory_size), None)
-            logits = decoder.step(torch.randint(4, vocabulary, (64, 1)), state).logits
+            state = decoder.init_state(memory, None)
+            logits = decoder.step(torch.randint(4, vocabulary, (len(memory), 1)), state).logits
             self.scale = next(
                 scale
                 for scale in (1.1**power for power in range(200))

@@ -53,7 +53,8 @@ class OurSteps:
     """The training step of `seesay train` without Lightning around it.
 
     The step is `CaptioningModule.training_step`, its optimizer, schedule and average of weights those of the
-    preset; a test holds the weights after an epoch against those of the loop. Left out are Lightning's hooks, the seed of each step, log lines, TensorBoard, checkpoints, validation.
+    preset; a test holds the weights after an epoch against those of the loop. Left out are Lightning's hooks, the
+    seed of each step, log lines, TensorBoard, checkpoints and validation.
 
     Attributes:
         works: the necessary arithmetic of each step of the last epoch.

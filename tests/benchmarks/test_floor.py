@@ -23,11 +23,11 @@ PRESETS = [name for name in preset_names() if name != "scenes" and not name.ends
 SMALL = {"projection_size": 8, "embedding_size": 16, "hidden_size": 16, "attention_size": 12, "heads": 4}
 
 
-class VectorProducts(TorchDispatchMode):
+class VectorProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the multiply-adds of matrices and vectors, which torch's counter passes over."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,7 +94,7 @@ def test_our_training_step_multiplies_no_more_than_is_necessary() -> None:
     counts = Counts.of(captions, 2, regions)
     assert counts == Counts(2, regions, 2 * ROWS * WORDS, 2 * ROWS * WORDS * (WORDS + 1) // 2)
     with counting() as found:
-        model(torch.randn(2, regions, F), None, captions).logsumexp(-1).sum().backward()  # type: ignore[no-untyped-call]
+        model(torch.randn(2, regions, F), None, captions).logsumexp(-1).sum().backward()
     # The gradient of the first state, zero and nobody's, is counted like any other.
     less = 2 * ROWS * config.hidden_size * (3 * config.hidden_size + config.attention_size)
     # A query's gradient is a sum over the regions, which is a product with their energies' gradients here.

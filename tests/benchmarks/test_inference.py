@@ -1,5 +1,4 @@
 import argparse
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,13 @@ def test_random_captions_end_as_trained_ones_do(captioner: inference.RandomCapti
     assert 5 < sum(len(caption.words) for caption in captions) / len(captions) < 15
 
 
-def test_the_caption_is_made_without_the_clocks_afterwards(
+def test_a_captioner_works_without_the_clocks_afterwards(
     captioner: inference.RandomCaptioner, files: list[str]
 ) -> None:
-    spent: Counter[str] = Counter()
+    spent = dict.fromkeys(inference.STAGES, 0.0)
     with inference.stages_timed(captioner, spent):
         timed = captioner.caption(Path(files[0]), inference.BEAM)
     before = dict(spent)
-    assert set(before) == set(inference.STAGES) - {"the rest"}
+    assert [stage for stage, time in before.items() if time == 0] == ["the rest"]
     assert captioner.caption(Path(files[0]), inference.BEAM) == timed
     assert dict(spent) == before

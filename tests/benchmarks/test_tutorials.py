@@ -1,6 +1,7 @@
 """The tutorial that the training benchmark runs against is the network that we train."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,15 +32,21 @@ def pair() -> tuple[TorchTutorial, CaptionModel]:
     torch.manual_seed(0)
     plain = TorchTutorial(F, V, width=8, units=12).double()
     config = resolve_config("attention-gru-tutorial").model
-    sizes = {"projection_size": 8, "embedding_size": 8, "hidden_size": 12, "attention_size": 12, "output_size": 12}
+    sizes: dict[str, Any] = {
+        "projection_size": 8,
+        "embedding_size": 8,
+        "hidden_size": 12,
+        "attention_size": 12,
+        "output_size": 12,
+    }
     model = build_model(replace(config, **sizes), V, F).double()
     with torch.no_grad():
         plain.query.bias.zero_()
         plain.score.bias.zero_()
         for theirs, own in PARTS.items():
             source = plain.get_submodule(theirs)
-            for name, weight in model.get_submodule(own).named_parameters():
-                weight.copy_(source.get_parameter(name))
+            for name, copied in model.get_submodule(own).named_parameters():
+                copied.copy_(source.get_parameter(name))
         context, word = plain.gru.weight_ih.chunk(2, 1)
         decoder = model.decoder
         for own, weight, bias in (
