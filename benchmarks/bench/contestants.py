@@ -3,11 +3,15 @@
 import contextlib
 import importlib.util
 import multiprocessing
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from bench.material import Material
 
 Precision = Literal["float32", "bfloat16"]
 Round = dict[str, float]
@@ -67,31 +71,44 @@ class Contestant:
 
     def _receive(self) -> Any:
         try:
-            return self._connection.recv()
+            found = self._connection.recv()
         except EOFError:
             raise SystemExit("a process of the benchmark has ended; what it said is above") from None
+        if isinstance(found, str):
+            raise SystemExit(found)
+        return found
 
 
 def _serve(connection: Connection, entry: Entry) -> None:
+    if entry.system != "tensorflow":
+        sys.modules["tensorflow"] = cast("Any", None)  # TensorBoard would load it, and its memory would count as ours
     # Loaded here: whoever asks needs nothing of it.
     import torch
 
     from bench.material import load_material
     from bench.measuring import peak_memory
-    from bench.our_training import ours
-    from bench.tutorial import tutorial
     from seesay.errors import SeesayError
 
     torch.set_num_threads(entry.threads)
-    try:
-        material = load_material(entry.data, entry.store, entry.pictures)
-    except SeesayError as error:
-        raise SystemExit(str(error)) from error
-    work: Callable[[], Round] = ours(entry, material) if entry.system == "ours" else tutorial(entry, material)
     with contextlib.suppress(EOFError, BrokenPipeError):  # whoever asked is gone
+        try:
+            work = _prepare(entry, load_material(entry.data, entry.store, entry.pictures))
+        except (SeesayError, SystemExit) as error:
+            connection.send(str(error))
+            return
         connection.send(tuple(peak_memory(work)))  # libraries and data are there; model and optimizer are not
         while connection.recv() is not None:
             connection.send(work())
+
+
+def _prepare(entry: Entry, material: "Material") -> Callable[[], Round]:
+    if entry.system == "ours":
+        from bench.our_training import ours
+
+        return ours(entry, material)
+    from bench.tutorial import tutorial
+
+    return tutorial(entry, material)
 
 
 def has_tensorflow() -> bool:

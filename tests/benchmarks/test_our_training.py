@@ -1,10 +1,12 @@
 """What the training benchmark times is what `seesay train` does."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from bench.contestants import Entry
+from bench.contestants import Contestant, Entry
 from bench.material import KeptFeatures, Material, made_up_examples, made_up_tokenizer, random_features
 from bench.our_training import OurSteps, our_module, train_in_loop
 from bench.tutorial import tutorial
@@ -49,3 +51,8 @@ def test_a_round_of_the_tutorial_says_how_many_captions_it_took(material: Materi
     found = work()
     assert found["captions"] == 64
     assert found["seconds"] > 0
+
+
+def test_what_a_contestant_cannot_do_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^.*absent does not exist; [^\n]*$"):
+        Contestant(entry(data=tmp_path / "absent"))
