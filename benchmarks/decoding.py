@@ -11,13 +11,7 @@ figure is the median over rounds of the ratio inside a round.
 """
 
 import argparse
-import contextlib
-import ctypes
-import itertools
-import json
-import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -25,62 +19,20 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from bench.ending import LENGTH, SILENT, EndingDecoder
+from bench.measuring import alternate, median_ratio, peak_memory, print_result, seconds
 from seesay.config import ModelConfig
 from seesay.decoding import DecodingOptions, Hypothesis, decode
 from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import gru_update
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
-from seesay.models.protocol import DecoderState, StepOutput
-from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
+from seesay.models.protocol import DecoderState
+from seesay.tokenizer import END_ID, PAD_ID, START_ID
 
-SILENT = [PAD_ID, START_ID, UNK_ID]
-LENGTH = 20
 PENALTY = 0.7
+VOCABULARY = 5000
 
 Step = Callable[[Tensor, DecoderState], tuple[Tensor, DecoderState]]
-
-
-class EndingDecoder:
-    """A decoder of random weights made to end like one that was trained.
-
-    Random weights hardly ever say the end, and every word is about as likely as any other. Here the chance of the end
-    after t words is that of a normal length of 10.5 words (3 either way), as human captions have, and logits are
-    scaled until the likeliest word has about the chance (a third) that it has in a trained captioner.
-    """
-
-    def __init__(self, decoder: AttentionGRUDecoder, regions: int, memory_size: int) -> None:
-        self.decoder = decoder
-        with torch.inference_mode():
-            state = decoder.init_state(torch.randn(64, regions, memory_size), None)
-            logits = decoder.step(torch.randint(4, 5000, (64, 1)), state).logits
-            self.scale = next(
-                scale
-                for scale in (1.1**power for power in range(200))
-                if float((logits * scale).softmax(-1).amax(-1).mean()) > 1 / 3
-            )
-        survival = [0.5 * math.erfc((t - 0.5 - 10.5) / 3 / math.sqrt(2)) for t in range(LENGTH * 4)]
-        hazard = [min(0.999, max(1e-4, 1 - after / before)) for before, after in itertools.pairwise(survival)]
-        self.odds = torch.tensor([math.log(chance / (1 - chance)) for chance in hazard])
-
-    def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the decoder's state with the number of words said."""
-        state = self.decoder.init_state(memory, memory_mask)
-        return DecoderState(state.per_image, {**state.per_row, "said": memory.new_zeros(len(memory), 1).long()})
-
-    def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns the decoder's scores with the end's changed."""
-        output = self.decoder.step(tokens, state)
-        said = state.per_row["said"]
-        logits = self.ended(output.logits, said)
-        rows = {**output.state.per_row, "said": said + 1}
-        return StepOutput(logits, DecoderState(output.state.per_image, rows), output.attention)
-
-    def ended(self, logits: Tensor, said: Tensor) -> Tensor:
-        """Returns the logits (..., V) with the end as likely as it is after `said` words (...)."""
-        logits = logits * self.scale
-        logits[..., [END_ID, *SILENT]] = float("-inf")
-        logits[..., END_ID] = logits.logsumexp(-1) + self.odds[said]
-        return logits
 
 
 def plain_layers(decoder: AttentionGRUDecoder, ending: EndingDecoder | None) -> Step:
@@ -175,36 +127,12 @@ def sorted_beam(decoder: AttentionGRUDecoder | EndingDecoder, memory: Tensor, ma
     return said[torch.arange(images), best]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def peak_megabytes(work: Callable[[], object]) -> float:
-    """Returns by how much the process grows at most while it works, in MB; not a number where Linux is not there."""
-    try:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what was freed before would be used again
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-        work()
-        return (_status("VmHWM") - before) / 1024
-    except OSError:
-        return math.nan
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
 class Bench:
     """One decoder and the memory of some pictures."""
 
     def __init__(self, decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor | None, random: bool) -> None:
         self.layers = decoder
-        self.ending = EndingDecoder(decoder, *memory.shape[1:]) if random else None
+        self.ending = EndingDecoder(decoder, VOCABULARY, memory) if random else None
         self.decoder: AttentionGRUDecoder | EndingDecoder = self.ending or decoder
         self.memory, self.mask = memory, mask
 
@@ -251,16 +179,13 @@ def compare(bench: Bench, beam: int, images: int, few: int, rounds: int) -> dict
         "plain_own_step": (lambda: bench.plain(max(1, beam), few, ours=True), few),
         "sorted": (lambda: bench.sorted(max(1, beam), images), images),
     }
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, (work, count) in ways.items():
-            rate = count / seconds(work)
-            if turn:  # the first round prepares kernels and memory
-                rates[name].append(rate)
+    rates = alternate(
+        {name: lambda work=work, count=count: count / seconds(work) for name, (work, count) in ways.items()},  # type: ignore[misc]
+        rounds,
+    )
     result = {f"{name}_per_s": statistics.median(values) for name, values in rates.items()}
     for name in ("plain", "plain_own_step", "sorted"):
-        ratios = [ours / other for ours, other in zip(rates["ours"], rates[name], strict=True)]
-        result[f"times_{name}"] = statistics.median(ratios)
+        result[f"times_{name}"] = median_ratio(rates["ours"], rates[name])
     return result
 
 
@@ -279,7 +204,7 @@ def growth(bench: Bench, rounds: int) -> list[dict[str, float]]:
     rows = []
     for batch, beam, length in settings:
         work = cast("Callable[[], object]", lambda b=batch, k=beam, t=length: bench.ours(k, b, t))
-        peak = peak_megabytes(work)
+        peak = peak_memory(work).growth
         took = statistics.median(seconds(work) for _ in range(rounds))
         rows.append(
             {"batch": batch, "beam": beam, "length": length, "ms_per_picture": 1000 * took / batch, "peak_mb": peak}
@@ -290,7 +215,7 @@ def growth(bench: Bench, rounds: int) -> list[dict[str, float]]:
 def random_bench(images: int) -> Bench:
     """Returns a captioner of the sizes of attention-gru with random weights."""
     torch.manual_seed(0)
-    decoder = AttentionGRUDecoder(ModelConfig(), 5000).eval()  # the sizes of attention-gru are the defaults
+    decoder = AttentionGRUDecoder(ModelConfig(), VOCABULARY).eval()  # the sizes of attention-gru are the defaults
     return Bench(decoder, torch.randn(images, 64, 256).relu(), None, random=True)
 
 
@@ -331,10 +256,8 @@ def main() -> None:
     bench = trained_bench(options.run, options.store, options.data, images) if options.run else random_bench(images)
     images = len(bench.memory)
     result: dict[str, object] = {
-        "benchmark": "decoding",
         "trained": bool(options.run),
         "images": images,
-        "threads": torch.get_num_threads(),
         "max_length": LENGTH,
     }
     with torch.inference_mode():
@@ -358,7 +281,7 @@ def main() -> None:
             f"{each['batch']:6}{each['beam']:6}{each['length']:8}{each['ms_per_picture']:12.2f}{each['peak_mb']:9.1f}"
         )
     result["growth"] = [{name: round(value, 2) for name, value in each.items()} for each in rows]
-    print(json.dumps(result))
+    print_result("decoding", **result)
 
 
 if __name__ == "__main__":

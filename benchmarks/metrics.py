@@ -7,16 +7,14 @@ captions, no Java). Prints a table, then one line of JSON.
 import argparse
 import contextlib
 import io
-import json
 import random
 import shutil
 import statistics
-import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 
+from bench.measuring import median_ratio, print_result, seconds
 from seesay.metrics import Cider, compute_metrics, ptb
 from seesay.metrics.scores import NEED_NOTHING, missing_meteor
 from seesay.metrics.tokenize import tokenize
@@ -38,16 +36,6 @@ def make_captions(pictures: int, references: int, seed: int = 0) -> tuple[list[s
 
     themes = [(draw.choice(words), draw.choice(words)) for _ in range(pictures)]
     return [caption(theme) for theme in themes], [[caption(theme) for _ in range(references)] for theme in themes]
-
-
-def seconds(function: Callable[[], object], repeats: int = 1) -> float:
-    """Returns the least time of one call."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def peer_scores(hypotheses: list[str], references: list[list[str]], java: bool) -> dict[str, float]:
@@ -83,7 +71,7 @@ def reward_milliseconds(pictures: int) -> float:
 
     scorer = Cider([[ids() for _ in range(5)] for _ in range(pictures)])
     hypotheses, images = [ids() for _ in range(320)], draw.integers(0, pictures, 320)
-    return 1000 * seconds(lambda: scorer.score(hypotheses, images), repeats=10)
+    return 1000 * min(seconds(lambda: scorer.score(hypotheses, images)) for _ in range(10))
 
 
 def main() -> None:
@@ -96,7 +84,7 @@ def main() -> None:
     java = not options.quick and shutil.which("java") is not None
     hypotheses, references = make_captions(pictures, references=5)
 
-    result: dict[str, object] = {"benchmark": "metrics", "pictures": pictures, "references": 5, "java": java}
+    result: dict[str, object] = {"pictures": pictures, "references": 5, "java": java}
     result["reward_320_ms"] = round(reward_milliseconds(pictures), 2)
     ours: list[float] = []
     theirs: list[float] = []
@@ -113,13 +101,13 @@ def main() -> None:
         peer = result.pop("peer")
         assert isinstance(peer, dict)
         corpus = compute_metrics(hypotheses, references, metrics=NEED_NOTHING).corpus
-        result["times_faster"] = round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 1)
+        result["times_faster"] = round(median_ratio(theirs, ours), 1)
         result["largest_difference"] = max(abs(corpus[name] - peer[name]) for name in corpus)
     if not missing_meteor("ptb"):
         result["meteor_s"] = round(seconds(lambda: compute_metrics(hypotheses, references, metrics=["METEOR"])), 3)
     for name, value in result.items():
         print(f"{name:20} {value}")
-    print(json.dumps(result))
+    print_result("metrics", **result)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What the benchmarks share; each file beside this folder is one command."""

@@ -1,0 +1,247 @@
+"""The least time a training step can take: its necessary arithmetic at the best rates that the machine shows.
+
+Counted are the multiply-adds of the matrix products, forward and backward, and the evaluations of tanh. What depends
+on a picture alone counts once a picture, and captions count their real tokens. Not counted, so that the floor is
+lower than anything that can be reached: softmax and loss over the vocabulary, dropout, the optimizer and the average of
+weights, all sums and copies, and whatever moves through memory. `docs/performance.md` says the same in words.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.measuring import seconds
+from seesay.config import ModelConfig
+from seesay.models.attention import AdditiveAttention, Attention, DotAttention, MultiHeadAttention
+from seesay.models.captioning import CaptionModel
+from seesay.models.packing import PackedCaptions
+from seesay.models.transformer_layer import TransformerLayer
+
+# By the last part of a layer's name; all other layers are applied to every token.
+_ONCE_A_REGION = ("key", "key_value", "cross_keys")
+_ONCE_A_PICTURE = ("first_hidden", "first_cell", "mean_gates")
+_PROJECTION = "projection.0"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a batch holds.
+
+    Attributes:
+        images: pictures B.
+        regions: of a picture, N.
+        tokens: real tokens M, over all captions.
+        pairs: of a token and one that it may look back at, itself included, over all captions.
+    """
+
+    images: int
+    regions: int
+    tokens: int
+    pairs: int
+
+    @classmethod
+    def of(cls, captions: PackedCaptions, images: int, regions: int) -> "Counts":
+        """Returns those of a batch."""
+        pairs = sum((step + 1) * size for step, size in enumerate(captions.sizes))
+        return cls(images, regions, sum(captions.sizes), pairs)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product of a step.
+
+    Attributes:
+        name: of the layer.
+        rows: vectors that go through it.
+        inner: their length.
+        columns: the length of what comes out.
+        backward: as many products of the same size in the backward pass: one for the gradient of each factor.
+    """
+
+    name: str
+    rows: int
+    inner: int
+    columns: int
+    backward: int = 2
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the forward pass."""
+        return self.rows * self.inner * self.columns
+
+
+@dataclass(frozen=True)
+class NecessaryWork:
+    """The arithmetic of one step.
+
+    Attributes:
+        products: all of its matrix products.
+        tanh: evaluations of tanh, or of the logistic function, which is one of half the argument.
+    """
+
+    products: tuple[Product, ...]
+    tanh: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Forward and backward."""
+        return sum(product.multiply_adds * (1 + product.backward) for product in self.products)
+
+
+def necessary_work(model: CaptionModel, config: ModelConfig, counts: Counts) -> NecessaryWork:
+    """Returns the arithmetic that a training step of a captioner on given features cannot do without.
+
+    Args:
+        model: one of our decoders' captioners; only the sizes of its layers are used.
+        config: of the model.
+        counts: of the batch.
+    """
+    products, tanh = [], counts.tokens * _cell_activations(config)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            rows = _rows(name, counts)
+            products.append(Product(name, rows, module.in_features, module.out_features, _backward(name)))
+        elif isinstance(module, nn.GRU):
+            products += _stacked_gru(name, module, counts)
+        elif isinstance(module, Attention):
+            products += _attention(name, module, config, counts)
+            if isinstance(module, AdditiveAttention):
+                tanh += counts.tokens * counts.regions * config.attention_size
+        elif isinstance(module, TransformerLayer):
+            # Scores and weighted sum, of the words before and of the regions.
+            products += [Product(f"{name}.words", 2 * counts.pairs, 1, config.hidden_size)]
+            products += [Product(f"{name}.regions", 2 * counts.tokens, counts.regions, config.hidden_size)]
+    return NecessaryWork(tuple(products), tanh)
+
+
+def _backward(name: str) -> int:
+    """Returns how many products of its size the backward pass of a layer needs."""
+    # The features are given and want no gradient; that of a score's input is an outer product, which adds nothing up.
+    return 1 if name == _PROJECTION or name.endswith(".score") else 2
+
+
+def _rows(name: str, counts: Counts) -> int:
+    last = name.rpartition(".")[2]
+    if name == _PROJECTION or last in _ONCE_A_REGION:
+        return counts.images * counts.regions
+    if last == "score":  # of additive attention: every token scores every region
+        return counts.tokens * counts.regions
+    return counts.images if last in _ONCE_A_PICTURE else counts.tokens
+
+
+def _stacked_gru(name: str, gru: nn.GRU, counts: Counts) -> Iterator[Product]:
+    gates = 3 * gru.hidden_size
+    for layer in range(gru.num_layers):
+        inner = gru.hidden_size if layer else gru.input_size
+        yield Product(f"{name}.input.{layer}", counts.tokens, inner, gates)
+        yield Product(f"{name}.state.{layer}", counts.tokens, gru.hidden_size, gates)
+
+
+def _attention(name: str, attention: Attention, config: ModelConfig, counts: Counts) -> Iterator[Product]:
+    """Yields the products of the queries and their pictures' regions: scores, then the weighted sum."""
+    memory = config.projection_size
+    if isinstance(attention, MultiHeadAttention):
+        yield Product(f"{name}.scores", counts.tokens, config.attention_size, counts.regions)
+        memory = config.attention_size
+    elif isinstance(attention, DotAttention):
+        yield Product(f"{name}.scores", counts.tokens, config.hidden_size, counts.regions)
+    yield Product(f"{name}.context", counts.tokens, counts.regions, memory)
+
+
+def _cell_activations(config: ModelConfig) -> int:
+    """Returns the activations of a token's recurrent cells: 3 H of a GRU, 5 H of an LSTM."""
+    hidden = config.hidden_size
+    return {
+        "attention": 3 * hidden,
+        "luong": 3 * hidden + config.output_size,
+        "show-attend-tell": 5 * hidden + 1,
+        "up-down": 10 * hidden,
+        "pooled": 3 * hidden * config.layers,
+        "transformer": 0,
+    }[config.decoder]
+
+
+class MachineRates:
+    """The best rates of this process with its threads, measured again at each call.
+
+    Args:
+        products: of the step, the largest of whose shapes are tried beside squares.
+        dtype: of the products and the tanh.
+    """
+
+    def __init__(self, products: Iterable[Product], dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        shapes = [(size, size, size) for size in (512, 1024, 2048)]
+        for product in sorted(products, key=lambda each: -each.multiply_adds)[:3]:
+            rows, inner, columns = product.rows, product.inner, product.columns
+            shapes += [(rows, inner, columns), (rows, columns, inner), (columns, rows, inner)]
+        self._shapes = list(dict.fromkeys(shapes))
+        self._tanh_sizes = [1 << 14, 1 << 17, 1 << 20, 1 << 23]
+
+    def matrix(self) -> float:
+        """Returns multiply-adds a second of the best shape and layout."""
+        rates = {shape: max(self._product_rates(*shape)) for shape in self._shapes}
+        self._shapes = sorted(rates, key=lambda shape: -rates[shape])[:3]  # the others will not be the best
+        return rates[self._shapes[0]]
+
+    def _product_rates(self, rows: int, inner: int, columns: int) -> Iterator[float]:
+        """Yields the rate of (rows, inner) times (inner, columns), and with the one or the other factor transposed."""
+        left, right = _random(self.dtype, rows, inner), _random(self.dtype, inner, columns)
+        out = torch.empty(rows, columns, dtype=self.dtype)
+        other_left, other_right = left.T.contiguous().T, right.T.contiguous().T
+        for a, b in ((left, right), (left, other_right), (other_left, right)):
+            yield rows * inner * columns / _median(lambda a=a, b=b: torch.mm(a, b, out=out))  # type: ignore[misc]
+
+    def tanh(self) -> float:
+        """Returns evaluations a second of the best size."""
+        rates = {size: self._tanh_rate(size) for size in self._tanh_sizes}
+        self._tanh_sizes = sorted(rates, key=lambda size: -rates[size])[:2]
+        return rates[self._tanh_sizes[0]]
+
+    def _tanh_rate(self, size: int) -> float:
+        values = _random(self.dtype, size)
+        out, turns = torch.empty_like(values), max(1, (1 << 20) // size)
+
+        def work() -> None:
+            for _ in range(turns):
+                torch.tanh(values, out=out)
+
+        return size * turns / _median(work)
+
+
+def _random(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(shape).to(dtype)
+
+
+def _median(work: Callable[[], object], turns: int = 3) -> float:
+    work()
+    return statistics.median(seconds(work) for _ in range(turns))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a step needs at the least.
+
+    Attributes:
+        products: seconds of its matrix products.
+        tanh: seconds of its tanh.
+    """
+
+    products: float
+    tanh: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole."""
+        return self.products + self.tanh
+
+
+def floor_of(works: Iterable[NecessaryWork], matrix_rate: float, tanh_rate: float) -> Floor:
+    """Returns the least time of some steps at the given rates, in multiply-adds and evaluations a second."""
+    listed = list(works)
+    products = math.fsum(work.multiply_adds for work in listed) / matrix_rate
+    return Floor(products, math.fsum(work.tanh for work in listed) / tanh_rate)

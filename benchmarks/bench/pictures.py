@@ -1,0 +1,125 @@
+"""Picture files to read, and the same pictures ready for a network."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench.measuring import seconds
+from seesay.bulk import find_pictures
+from seesay.config import EncoderConfig
+from seesay.images import load_pixels, normalise
+from seesay.models.encoders import Encoder, build_encoder
+
+BATCH = 32
+"""Pictures a network is shown at once, in `extract_features` and in `Captioner.caption_each`."""
+
+
+class Kind(NamedTuple):
+    """A usual kind of picture file.
+
+    Attributes:
+        name: for tables.
+        size: (width, height).
+        bytes: of a file, on average.
+    """
+
+    name: str
+    size: tuple[int, int]
+    bytes: int
+
+
+SQUARE = Kind("224 x 224", (224, 224), 14_700)
+"""Flickr8k's pictures, squeezed to a square; the mean of 8,092 files."""
+COCO = Kind("COCO size", (640, 480), 161_000)
+"""COCO's; the mean of 159 files of val2017."""
+
+USUAL_ENCODERS = (("tf_efficientnet_lite0", 256), ("inception_v3.tf_in1k", 299))
+
+
+def encoder_configs(name: str, weights: str, size: int) -> list[EncoderConfig]:
+    """Returns the encoder that was named, or the usual ones, whose weights are random: the speed is the same."""
+    if not name:
+        return [EncoderConfig(each, "none", image_size=side) for each, side in USUAL_ENCODERS]
+    return [EncoderConfig(name, weights or "none", image_size=size)]
+
+
+def random_encoder(config: EncoderConfig) -> Encoder:
+    """Returns an encoder, its weights random where the configuration names none, and always the same."""
+    torch.manual_seed(0)
+    return build_encoder(config)
+
+
+def picture_files(folder: Path | None, kind: Kind, count: int, scratch: Path) -> list[str]:
+    """Returns picture files of a folder, or drawn ones of a kind.
+
+    Args:
+        folder: where they are; None = draw some.
+        kind: of the drawn ones.
+        count: how many at most.
+        scratch: where they are drawn.
+    """
+    if folder is not None:
+        return find_pictures([str(folder)])[:count]
+    return draw_photographs(scratch / kind.name, kind, count)
+
+
+def draw_photographs(folder: Path, kind: Kind, count: int) -> list[str]:
+    """Returns JPEG files of shapes, shades and grain, about as large as photographs of that size are.
+
+    How long a JPEG takes to decode depends on its size in bytes as much as on its pixels, so that the quality is
+    chosen to give the kind's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random, files = np.random.default_rng(0), []
+    pictures = (_photograph(random, kind.size) for _ in range(count))
+    first = next(pictures)
+    quality = min(range(50, 99), key=lambda level: abs(len(_jpeg(first, level)) - kind.bytes))
+    for number, picture in enumerate([first, *pictures]):
+        path = folder / f"{number:05}.jpg"
+        path.write_bytes(_jpeg(picture, quality))
+        files.append(str(path))
+    return files
+
+
+def _photograph(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    width, height = size
+    canvas = np.zeros((height, width, 3), np.float32)
+    for cells, strength in ((4, 160.0), (16, 70.0), (64, 35.0)):
+        rough = random.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
+        smooth = Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)
+        canvas += strength / 255 * np.asarray(smooth, np.float32)
+    canvas += random.normal(0, 5, canvas.shape).astype(np.float32)
+    return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def ready_batches(encoder: Encoder, files: Sequence[str], batch: int = BATCH) -> list[Tensor]:
+    """Returns pictures as the network takes them: normalised float32 (B, 3, height, width), channels last."""
+    batches = []
+    for begin in range(0, len(files), batch):
+        pixels = np.stack([load_pixels(path, encoder.preprocessing) for path in files[begin : begin + batch]])
+        images = normalise(torch.from_numpy(pixels), encoder.preprocessing)
+        batches.append(images.contiguous(memory_format=torch.channels_last))
+    return batches
+
+
+def network_rate(encoder: Encoder, batches: Sequence[Tensor]) -> Callable[[], float]:
+    """Returns a way to measure the pictures a second of the network alone, up to the layer that is used."""
+
+    @torch.inference_mode()
+    def rate() -> float:
+        taken = sum(seconds(lambda images=images: encoder._run(images)) for images in batches)  # type: ignore[misc]
+        return sum(map(len, batches)) / taken
+
+    return rate

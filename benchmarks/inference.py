@@ -1,0 +1,208 @@
+"""Times one picture from its file to its caption by beam 5, and a folder of them, and says where the time goes.
+
+Run `python benchmarks/inference.py [--run RUN] [--pictures-in FOLDER]`; without a run, captioners of random weights of
+attention-gru's sizes, made to end as captions do, on the two usual encoders; without a folder, JPEGs of COCO's size are
+drawn. `--quick` does a little of it. Prints tables, then one line of JSON.
+
+A picture's time is held against that of the encoder's network alone on a ready tensor, in the same precision, taken in
+turn. bfloat16 is torch's autocast on both sides.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+import seesay.captioner
+import seesay.images
+import seesay.models.encoders
+from bench.ending import LENGTH, EndingDecoder
+from bench.material import VOCABULARY, made_up_tokenizer
+from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
+from bench.pictures import COCO, encoder_configs, network_rate, picture_files, random_encoder, ready_batches
+from seesay.bulk import caption_to_jsonl
+from seesay.captioner import Captioner
+from seesay.checkpoint import Run, RunInfo
+from seesay.config import DecodingOptions, EncoderConfig, resolve_config
+from seesay.models.captioning import build_model
+from seesay.models.encoders import Encoder
+from seesay.models.protocol import Decoder
+
+BEAM = DecodingOptions("beam", beam_size=5)
+STAGES = ("read and decode", "resize", "normalise", "encode", "project", "search", "the rest")
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    options = parse()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = picture_files(options.pictures_in, COCO, options.pictures, Path(folder))
+        for captioner in captioners(options):
+            for precision in ("float32", "bfloat16"):
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                    rows.append({**describe(captioner), "precision": precision, **measure(captioner, files, options)})
+    show(rows)
+    print_result("inference", run=bool(options.run), beam=BEAM.beam_size, rows=rows)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="under 45 s: one encoder, few pictures")
+    parser.add_argument("--run", type=Path, help="run folder; without it random weights")
+    parser.add_argument("--pictures-in", type=Path, help="folder of pictures")
+    parser.add_argument("--encoder", default="", help="of the random weights: timm name; empty = the two usual ones")
+    parser.add_argument("--image-size", type=int, default=0, help="0 = what the encoder was made for")
+    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3, help="of the folder")
+    options = parser.parse_args()
+    options.encoders = None
+    if options.quick:
+        options.encoders, options.pictures, options.rounds = 1, 16, 1
+    return options
+
+
+class RandomCaptioner(Captioner):
+    """A captioner of attention-gru's sizes with random weights, which ends its captions as trained ones do."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        config = resolve_config("attention-gru")
+        model = build_model(config.model, VOCABULARY, encoder.feature_size, encoder).eval()
+        info = RunInfo(VOCABULARY, encoder.feature_size, encoder.grid, LENGTH, encoder.identity, encoder_stored=True)
+        super().__init__(Run(Path("random"), config, info, made_up_tokenizer()), model, torch.device("cpu"))
+        size = encoder.preprocessing.size
+        with torch.inference_mode():
+            noise = torch.randint(0, 256, (16, size, size, 3), dtype=torch.uint8)
+            self._ending = EndingDecoder(model.search, VOCABULARY, model.remember(model.encode(noise)))
+
+    @property
+    def _decoder(self) -> Decoder:
+        return self._ending
+
+
+def captioners(options: argparse.Namespace) -> Iterator[Captioner]:
+    """Yields the run's captioner, or random ones."""
+    if options.run:
+        yield Captioner.load(options.run, "cpu")
+        return
+    configs: list[EncoderConfig] = encoder_configs(options.encoder, "", options.image_size)
+    for config in configs[: options.encoders]:
+        yield RandomCaptioner(random_encoder(config))
+
+
+def encoder_of(captioner: Captioner) -> Encoder:
+    encoder = captioner.model.encoder
+    if encoder is None:
+        raise SystemExit(f"{captioner.run.folder} was trained on given features and cannot look at pictures")
+    return encoder
+
+
+def describe(captioner: Captioner) -> dict[str, Any]:
+    encoder = encoder_of(captioner)
+    return {"encoder": encoder.config.encoder, "size": encoder.preprocessing.size}
+
+
+def measure(captioner: Captioner, files: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Returns a captioner's times of one picture and of a folder."""
+    return {**one_by_one(captioner, files), **folder_rates(captioner, files, options.rounds)}
+
+
+def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
+    """Returns percentiles of a picture's time in ms, its ratio to the network's, and the mean of each stage."""
+    encoder = encoder_of(captioner)
+    ready = iter(ready_batches(encoder, files, batch=1) * 2)
+    pictures = iter([*files, *files])
+    spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    run = encoder._run  # as it is: within `stages_timed` it would count as a stage of a caption
+
+    @torch.inference_mode()
+    def network() -> float:
+        images = next(ready)
+        return seconds(lambda: run(images))
+
+    def caption() -> float:
+        picture = next(pictures)
+        return seconds(lambda: captioner.caption(picture, BEAM))
+
+    warm_up = min(5, len(files))
+    with stages_timed(captioner, spent):
+        alternate({"picture": caption, "network": network}, 0, warm_up)
+        spent.update(dict.fromkeys(STAGES, 0.0))
+        taken = alternate({"picture": caption, "network": network}, len(files), warm_up=0)
+    spent["the rest"] = sum(taken["picture"]) - sum(spent.values())
+    milliseconds = {name: 1000 * np.array(values) for name, values in taken.items()}
+    return {
+        "p50_ms": float(np.percentile(milliseconds["picture"], 50)),
+        "p95_ms": float(np.percentile(milliseconds["picture"], 95)),
+        "network_p50_ms": float(np.percentile(milliseconds["network"], 50)),
+        "of_network": median_ratio(taken["picture"], taken["network"]),
+        "stages_ms": {name: 1000 * spent[name] / len(files) for name in STAGES},
+    }
+
+
+@contextmanager
+def stages_timed(captioner: Captioner, spent: dict[str, float]) -> Iterator[None]:
+    """Adds up the seconds of each stage of a caption, in the very functions that make it."""
+    places = {
+        "read and decode": (seesay.images, "_read"),
+        "resize": (seesay.images, "resize_image"),
+        "normalise": (seesay.models.encoders, "normalise"),
+        "encode": (encoder_of(captioner), "_run"),
+        "project": (captioner.model, "remember"),
+        "search": (seesay.captioner, "decode"),
+    }
+
+    def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            found: list[Any] = []
+            spent[stage] += seconds(lambda: found.append(work(*args, **kwargs)))
+            return found[0]
+
+        return wrapped
+
+    with ExitStack() as stack:
+        for stage, (owner, name) in places.items():
+            stack.enter_context(patch.object(owner, name, timed(stage, getattr(owner, name))))
+        yield
+
+
+def folder_rates(captioner: Captioner, files: Sequence[str], rounds: int) -> dict[str, float]:
+    """Returns pictures a second from a folder to a file of captions, and how much of the network's alone that is."""
+    encoder = encoder_of(captioner)
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            taken = seconds(lambda: caption_to_jsonl(captioner, files, Path(folder) / "captions.jsonl", BEAM))
+        return len(files) / taken
+
+    rates = alternate({"ours": ours, "network": network_rate(encoder, ready_batches(encoder, files))}, rounds)
+    return {
+        "folder_per_s": statistics.median(rates["ours"]),
+        "network_per_s": statistics.median(rates["network"]),
+        "folder_of_network": median_ratio(rates["ours"], rates["network"]),
+    }
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints the tables."""
+    names = [f"{row['encoder']} at {row['size']}, {row['precision']}" for row in rows]
+    heads = ("one picture", "p50 ms", "p95 ms", "network ms", "times network", "folder/s", "of network")
+    figures = ("p50_ms", "p95_ms", "network_p50_ms", "of_network", "folder_per_s", "folder_of_network")
+    pairs = list(zip(names, rows, strict=True))
+    show_table(heads, [[name, *(f"{row[figure]:.2f}" for figure in figures)] for name, row in pairs])
+    print()
+    show_table(
+        ("mean ms in", *STAGES),
+        [[name, *(f"{row['stages_ms'][stage]:.2f}" for stage in STAGES)] for name, row in pairs],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Times our training step against the tutorial's and against the least time that its arithmetic could take.
+
+Run `python benchmarks/training.py [--data data/flickr8k --store features/NAME.safetensors]`; without data, captions of
+Flickr8k's lengths and random features of InceptionV3's shape (64 x 2048) stand in. With `pip install tensorflow-cpu`
+the tutorial runs in TensorFlow too. `--quick` does a little of it. Prints tables, then one line of JSON.
+
+Every contestant is a process of its own, for its memory; they take turns on the same captions, and a ratio is the
+median of those inside a round. What is compared, and what the floor counts, is in docs/performance.md.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from bench.contestants import Contestant, Entry, Precision, Round, has_tensorflow
+from bench.measuring import alternate, cores, machine, median_ratio, print_result, show_table
+
+PEER = "attention-gru"
+"""The preset of the tutorial's sizes, which is held against it."""
+PRESETS = (PEER, "attention-gru-tutorial", "luong-gru", "show-attend-tell", "up-down", "transformer", "pooled-gru")
+HEADS = ("", "captions/s", "of floor", "loop/s", "loop:step", "times", "peak MB", "whole MB")
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    options = parse()
+    rows: list[dict[str, Any]] = []
+    for threads in options.threads:
+        for precision in options.precisions:
+            print(f"\n{precision}, {threads} thread{'s' * (threads > 1)}, load {machine().get('load')}")
+            found = [row for preset in options.presets for row in measure(options, preset, precision, threads)]
+            show_table(HEADS, [cells(row) for row in found])
+            rows += [{"precision": precision, "threads": threads, **row} for row in found]
+    print()
+    given = {"data": options.data is not None, "store": options.store is not None, "pictures": options.pictures}
+    print_result("training", **given, rounds=options.rounds, rows=rows)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="under 45 s: float32, one preset, the tutorial in torch")
+    parser.add_argument("--data", type=Path, help="data set, whose training captions are taken")
+    parser.add_argument("--store", type=Path, help="its feature store")
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cores())}))
+    parser.add_argument("--padding", nargs="+", type=int, default=[50, 20], help="of the tutorial; 0 = longest caption")
+    parser.add_argument("--pictures", type=int, default=312, help="with five captions each: an epoch of 24 batches")
+    parser.add_argument("--tutorial-steps", type=int, default=4, help="of a round; it goes on where the last ended")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    if options.quick:
+        options.presets, options.precisions, options.threads = [PEER], ["float32"], [min(2, cores())]
+        options.padding, options.pictures, options.tutorial_steps, options.rounds = [20], 39, 1, 1
+    return options
+
+
+def measure(options: argparse.Namespace, preset: str, precision: Precision, threads: int) -> list[dict[str, Any]]:
+    """Returns a row for a preset, and rows for the tutorial's forms beside the one that has its sizes."""
+    entries = {preset: entry(options, "ours", precision, threads, preset=preset)}
+    systems = [] if preset != PEER else ["torch"] + ["tensorflow"] * (has_tensorflow() and not options.quick)
+    for system in systems:
+        for padding in options.padding:
+            arithmetic: Precision = "float32" if system == "tensorflow" else precision
+            name = f"  {system}, padded to {padding or 'the longest'}, {arithmetic}"
+            entries[name] = entry(options, system, arithmetic, threads, padding=padding)
+    contestants = {name: Contestant(each) for name, each in entries.items()}
+    told: dict[str, list[Round]] = {name: [] for name in contestants}
+
+    def rate(name: str) -> float:
+        told[name].append(contestants[name].round())
+        return told[name][-1]["captions"] / told[name][-1]["seconds"]
+
+    try:
+        # Each has trained a round when its memory was measured.
+        rates = alternate({name: lambda name=name: rate(name) for name in contestants}, options.rounds, warm_up=0)  # type: ignore[misc]
+    finally:
+        for contestant in contestants.values():
+            contestant.close()
+    return [
+        {
+            "name": name.strip(),
+            "captions_per_s": statistics.median(rates[name]),
+            "peak_mb": contestants[name].peak[0],
+            "whole_mb": contestants[name].peak[1],
+            **({"ours_times": median_ratio(rates[preset], rates[name])} if name != preset else against(told[name])),
+        }
+        for name in contestants
+    ]
+
+
+def entry(options: argparse.Namespace, system: str, precision: Precision, threads: int, **more: Any) -> Entry:
+    """Returns what a contestant is told."""
+    given = {"data": options.data, "store": options.store, "pictures": options.pictures}
+    chosen = {"preset": "", "padding": 0, "steps": options.tutorial_steps, **more}
+    return Entry(system=cast("Any", system), precision=precision, threads=threads, **given, **chosen)
+
+
+def against(told: Sequence[Round]) -> dict[str, Any]:
+    """Returns our steps against the floor, and the whole loop against the steps."""
+    taken, loop = [one["seconds"] for one in told], [one["loop"] for one in told]
+    floor = [one["floor"] for one in told]
+    return {
+        "of_floor": median_ratio(floor, taken),
+        "floor_captions_per_s": statistics.median(one["captions"] / one["floor"] for one in told),
+        "floor_share_of_tanh": statistics.median(one["floor_tanh"] / one["floor"] for one in told),
+        "matrix_gflops": statistics.median(2e-9 * one["matrix_rate"] for one in told),
+        "tanh_per_ns": statistics.median(1e-9 * one["tanh_rate"] for one in told),
+        "loop_captions_per_s": statistics.median(one["captions"] / one["loop"] for one in told),
+        "loop_of_step": median_ratio(taken, loop),
+    }
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Returns a row of the table."""
+
+    def shown(name: str, form: str) -> str:
+        return format(row[name], form) if name in row else ""
+
+    return [
+        ("  " if "ours_times" in row else "") + row["name"],
+        shown("captions_per_s", ".1f"),
+        shown("of_floor", ".3f"),
+        shown("loop_captions_per_s", ".1f"),
+        shown("loop_of_step", ".3f"),
+        shown("ours_times", ".2f"),
+        shown("peak_mb", ".0f"),
+        shown("whole_mb", ".0f"),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The floor's count against what torch counts in the same decoder said word by word, under autograd alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.floor import Counts, Floor, NecessaryWork, Product, floor_of, necessary_work
+from seesay.config import ModelConfig, preset_names, resolve_config
+from seesay.data.batches import pad_captions
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.packing import pack_captions
+from seesay.models.protocol import DecoderState
+
+V, F, N, WORDS, ROWS = 13, 10, 6, 5, 3
+PRESETS = [name for name in preset_names() if name != "scenes" and not name.endswith("-tutorial")]
+SMALL = {"projection_size": 8, "embedding_size": 16, "hidden_size": 16, "attention_size": 12, "heads": 4}
+
+
+class VectorProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the multiply-adds of matrices and vectors, which torch's counter passes over."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.multiply_adds = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.mv.default, torch.ops.aten.mv.out, torch.ops.aten.dot.default):
+            self.multiply_adds += args[0].numel()
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counting() -> Iterator[list[int]]:
+    """Gives a list that holds the multiply-adds done inside, once they are."""
+    found: list[int] = []
+    with VectorProducts() as vectors, FlopCounterMode(display=False) as matrices:
+        yield found
+    found.append(matrices.get_total_flops() // 2 + vectors.multiply_adds)
+
+
+def captioner(preset: str) -> tuple[CaptionModel, ModelConfig, int]:
+    """Returns a small captioner of a preset without dropout, its settings, and how many regions it sees."""
+    config = resolve_config(preset)
+    pooled = config.encoder.pool == "pooled"
+    output = 0 if config.model.output_size == 0 else 14
+    sizes: dict[str, Any] = {**SMALL, "output_size": output, "feedforward_size": 20}
+    sizes |= {"projection_size": 16} if pooled else {}
+    model = replace(config.model, **sizes)
+    torch.manual_seed(0)
+    return build_model(model, V, F).eval(), model, 1 if pooled else N
+
+
+def say(model: CaptionModel, regions: int) -> Tensor:
+    """Returns the surprise of captions of one picture, each of `WORDS` words, by one step a word."""
+    decoder = model.search
+    state = decoder.init_state(model.remember(torch.randn(1, regions, F)), None)
+    state = state.pick(torch.zeros(1, ROWS, dtype=torch.int64))
+    # Else autograd would leave out the gradients of a first state that is zero.
+    rows = {
+        name: value if value.requires_grad else value.clone().requires_grad_() for name, value in state.per_row.items()
+    }
+    state, total = DecoderState(state.per_image, rows), torch.zeros(())
+    for _ in range(WORDS):
+        output = decoder.step(torch.randint(4, V, (1, ROWS)), state)
+        state = output.state
+        total = total + output.logits.logsumexp(-1).sum()
+    return total
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_presets_multiply_adds_are_those_that_torch_counts(preset: str) -> None:
+    model, config, regions = captioner(preset)
+    counts = Counts(1, regions, ROWS * WORDS, ROWS * WORDS * (WORDS + 1) // 2)
+    work = necessary_work(model, config, counts)
+    with counting() as forward:
+        total = say(model, regions)
+    assert sum(product.multiply_adds for product in work.products) == forward[0]
+    with counting() as backward:
+        total.backward()  # type: ignore[no-untyped-call]
+    assert work.multiply_adds == forward[0] + backward[0]
+
+
+def test_our_training_step_multiplies_no_more_than_is_necessary() -> None:
+    """Of captions of one length, for our step pads a picture's captions where it multiplies them with the regions."""
+    model, config, regions = captioner("attention-gru")
+    captions = pack_captions(torch.randint(4, V, (2, ROWS, WORDS + 1)))
+    counts = Counts.of(captions, 2, regions)
+    assert counts == Counts(2, regions, 2 * ROWS * WORDS, 2 * ROWS * WORDS * (WORDS + 1) // 2)
+    with counting() as found:
+        model(torch.randn(2, regions, F), None, captions).logsumexp(-1).sum().backward()
+    # The gradient of the first state, zero and nobody's, is counted like any other.
+    less = 2 * ROWS * config.hidden_size * (3 * config.hidden_size + config.attention_size)
+    # A query's gradient is a sum over the regions, which is a product with their energies' gradients here.
+    more = counts.tokens * regions * config.attention_size
+    assert found[0] == necessary_work(model, config, counts).multiply_adds - less + more
+
+
+def test_counts_are_those_of_the_real_tokens_of_captions_of_different_lengths() -> None:
+    captions = pack_captions(pad_captions([((1, 4, 5, 2), (1, 6, 2)), ((1, 7, 8, 9, 2),)]))
+    assert Counts.of(captions, 2, 7) == Counts(2, 7, 3 + 2 + 4, (1 + 2 + 3) + (1 + 2) + (1 + 2 + 3 + 4))
+
+
+def test_a_floor_adds_the_time_of_products_and_of_tanh() -> None:
+    work = NecessaryWork((Product("a", 2, 3, 5, backward=1), Product("b", 1, 2, 2)), tanh=40)
+    assert work.multiply_adds == 2 * 30 + 3 * 4
+    assert floor_of([work, work], matrix_rate=36.0, tanh_rate=20.0) == Floor(4.0, 4.0)
+    assert floor_of([work], matrix_rate=36.0, tanh_rate=20.0).seconds == 4.0
