@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seesay.captioner import Caption
+from seesay.caption import Caption
 from seesay.data.objects import name_objects
 from seesay.data.records import Annotation, Box
 from seesay.data.scenes import mentions, names_only_scenes, unfounded_mentions

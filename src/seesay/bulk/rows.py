@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from seesay.captioner import Caption
+from seesay.caption import Caption
 
 Row = tuple[str, Caption]
 """A picture's name and what the model says of it."""

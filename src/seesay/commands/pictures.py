@@ -61,7 +61,6 @@ def caption(
         device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
-    from seesay.checkpoint import load_run
 
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
@@ -80,6 +79,7 @@ def caption(
         shared["batch_size"] = batch_size
         if engine == "ray":
             from seesay.bulk.ray_engine import Cluster, caption_on_ray
+            from seesay.checkpoint import load_run
 
             options = decoding_options(load_run(runs[0]).config, flags)
             cluster = Cluster(ray_address, ray_workers)

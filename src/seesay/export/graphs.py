@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seesay.errors import ConfigError
 from seesay.export.layers import for_graph
 from seesay.models.captioning import CaptionModel
+from seesay.models.encoders import Encoder
 from seesay.models.protocol import Decoder, DecoderState
 from seesay.onnx_runtime.graphs import ATTENTION, IMAGE, LOGITS, NEXT, PIXELS, ROW, TOKENS
 
@@ -80,7 +81,14 @@ def write_encoder(graph: EncoderGraph, picture_size: int, path: Path) -> Decoder
     pixels = torch.randint(0, 256, (_IMAGES, picture_size, picture_size, 3), generator=random, dtype=torch.uint8)
     state = graph.state(pixels)
     names = [IMAGE + name for name in state.per_image] + [ROW + name for name in state.per_row]
-    _write(graph, (pixels,), {"pixels": {0: torch.export.Dim.DYNAMIC}}, ([PIXELS], names), path)
+    encoder = graph.model.encoder
+    if isinstance(encoder, Encoder):
+        encoder.runs_through = True
+    try:
+        _write(graph, (pixels,), {"pixels": {0: torch.export.Dim.DYNAMIC}}, ([PIXELS], names), path)
+    finally:
+        if isinstance(encoder, Encoder):
+            encoder.runs_through = False
     return state
 
 

@@ -28,6 +28,8 @@ class Encoder(nn.Module):
         grid: (rows, columns) of the regions, (1, 1) where they are pooled.
         feature_size: width F of a region.
         identity: everything that decides the features: name, weights digest, layer, pooling, preprocessing.
+        runs_through: the layers above the wanted one are computed too, as where a graph is traced, which cannot
+            follow a forward pass that is broken off and leaves what nothing comes of away itself.
     """
 
     def __init__(self, config: EncoderConfig, network: nn.Module, preprocessing: Preprocessing) -> None:
@@ -38,7 +40,9 @@ class Encoder(nn.Module):
         self.config = config
         layer = _find_layer(network, config)
         if layer is not None:
-            layer.register_forward_hook(_end_here)
+            layer.register_forward_hook(self._layer_reached)
+        self.runs_through = False
+        self._reached: list[Tensor] = []
         self._prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
         if config.tf_average_pooling:
             _leave_padding_out_of_average_pools(network)
@@ -98,9 +102,17 @@ class Encoder(nn.Module):
             output = cast("Any", self.network).forward_features(images)
         except _LayerReached as reached:
             return reached.output
+        if self._reached:
+            return self._reached.pop()
         if self.config.layer:
             raise EncoderError(f"layer {self.config.layer!r} of {self.config.encoder} is not used by its forward pass")
         return cast("Tensor", output)
+
+    def _layer_reached(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        """Forward hook of the wanted layer: those above it would be computed for nothing."""
+        if not self.runs_through:
+            raise _LayerReached(output)
+        self._reached[:] = [output]
 
     @torch.no_grad()
     def _measure(self) -> tuple[tuple[int, int], int]:
@@ -129,11 +141,6 @@ class _LayerReached(Exception):  # noqa: N818 - a signal, not an error
     def __init__(self, output: Tensor) -> None:
         super().__init__()
         self.output = output
-
-
-def _end_here(module: nn.Module, inputs: object, output: Tensor) -> None:
-    """Forward hook of the wanted layer: those above it would be computed for nothing."""
-    raise _LayerReached(output)
 
 
 class SmallCNN(nn.Module):

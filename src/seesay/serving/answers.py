@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from seesay.captioner import Caption
+from seesay.caption import Caption
 from seesay.images import Preprocessing
 from seesay.serving.refusals import Problem, RefusalError
 from seesay.serving.service import Seen
