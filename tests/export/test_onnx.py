@@ -86,6 +86,27 @@ def test_only_the_network_is_in_eight_bits(exported: Path, eight_bits: Path) -> 
     assert sizes[1] < sizes[0]
 
 
+def test_what_an_activation_cuts_off_takes_no_part_of_the_eight_bits(eight_bits: Path) -> None:
+    # Bug: the scales were those of a convolution's whole output, of which an activation keeps a fraction; of
+    # EfficientNet-Lite0's features, which are clipped to 0..6 again and again, little was left.
+    nodes = onnx.load(eight_bits / "encoder.onnx").graph.node
+    maker = {name: node for node in nodes for name in node.output}
+
+    def comes_from(node: onnx.NodeProto, *kinds: str) -> bool:
+        for kind in kinds:
+            if not node.input or node.input[0] not in maker:
+                return False
+            node = maker[node.input[0]]
+            if node.op_type != kind:
+                return False
+        return True
+
+    quantised = [node for node in nodes if comes_from(node, "Conv")]
+    assert {node.op_type for node in quantised} == {"QuantizeLinear"}
+    activations = [node for node in nodes if node.op_type in ("Relu", "Clip")]
+    assert not [node for node in activations if comes_from(node, "DequantizeLinear", "QuantizeLinear", "Conv")]
+
+
 def test_eight_bits_look_almost_the_same(exported: Path, eight_bits: Path) -> None:
     pixels = np.stack([np.asarray(tiny.picture(number, tiny.SIZE, tiny.SIZE)) for number in range(20, 30)])
     exact, rough = (OnnxCaptioner.load(folder, 1).graphs.look(pixels) for folder in (exported, eight_bits))

@@ -13,7 +13,9 @@ from seesay.images import Preprocessing, load_pixels
 from seesay.onnx_runtime.graphs import PIXELS, load_onnxruntime
 
 _MOST_PICTURES = 128  # to calibrate with; scales hardly move beyond a hundred
-_OPERATIONS = ("Conv", "MatMul", "Gemm")
+# With the activations, so that scales are those of what they leave: clipped to 0..6, a convolution's output keeps few
+# of 256 steps if these reach over all that it was before.
+_OPERATIONS = ("Conv", "MatMul", "Gemm", "Clip", "Relu")
 _ENCODER = "model.encoder"
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes the modules that a node comes from
 
