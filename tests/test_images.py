@@ -300,6 +300,17 @@ def test_postscript_is_not_run(tmp_path: Path) -> None:
     refused(path, "not a picture of a known format")
 
 
+@pytest.mark.parametrize(
+    "exif", [b"II*\x00\xff\xff\xff\x7f", b"MM\x00*\x00\x00\x00\x08\xff\xff" + bytes(300), b"noise"]
+)
+def test_a_photo_with_broken_exif_is_read_without_a_warning(tmp_path: Path, exif: bytes) -> None:
+    # Bug: Pillow looked for its resolution there, and warned; where warnings are errors the picture was refused.
+    path = tmp_path / "photo.jpg"
+    gradient().save(path, exif=b"Exif\x00\x00" + exif)
+    assert read_image(path).size == image_size(path) == (48, 32)
+    assert load_pixels(path, PLAIN).shape == (PLAIN.size, PLAIN.size, 3)
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_picture_cut_short_is_refused(tmp_path: Path, format: str, share: float) -> None:

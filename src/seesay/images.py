@@ -203,6 +203,14 @@ def _read(source: Source, max_pixels: int, least_side: int = 0) -> Image.Image:
             ) from error
 
 
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG whose EXIF is not parsed: Pillow looks there for the resolution, and warns of all that is broken in it."""
+
+    def getexif(self) -> Image.Exif:
+        """Returns none; the orientation is read by `upright.exif_orientation`."""
+        return Image.Exif()
+
+
 def _open_header(
     stream: IO[bytes], source: Source, max_pixels: int, formats: Sequence[str] = FORMATS
 ) -> ImageFile.ImageFile:
@@ -221,7 +229,7 @@ def _open_header(
         if factory is None or accept is None or accept(prefix.ljust(16, b"\0")) is not True:
             continue
         # Pillow's JPEG factory warns of broken multi-picture files, whose first picture is all we want.
-        opener = JpegImagePlugin.JpegImageFile if name == "JPEG" else factory
+        opener = _JpegFile if name == "JPEG" else factory
         stream.seek(0)
         try:
             image = opener(stream, "")

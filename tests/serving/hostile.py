@@ -68,7 +68,7 @@ def uploads(seed: int, count: int, largest: int = 2_000_000) -> Iterator[Upload]
 _NAMES = (
     "../../etc/passwd",
     "C:\\windows\\system32\\a.png",
-    "a" * 5000 + ".png",
+    "a" * 1000 + ".png",
     "",
     ".",
     "a\x00b.png",

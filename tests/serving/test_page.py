@@ -1,5 +1,6 @@
 """The page in a real Chromium: everything that a person can do with it."""
 
+import base64
 import importlib.util
 import io
 import json
@@ -139,16 +140,15 @@ def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Runn
     for place, word in enumerate(words):
         card.locator(".word").nth(place).hover()
         expect(canvas).to_be_visible()
-        width, height, data = canvas.evaluate(
-            "c => [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]"
-        )
-        pixels = np.array(data).reshape(height, width, 4)
+        data = canvas.evaluate("canvas => canvas.toDataURL('image/png')").partition(",")[2]
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(int)
+        height, width = pixels.shape[:2]
         assert width / height == pytest.approx(result["width"] / result["height"], rel=0.02)
         wanted = expected_overlay(word["attention"], (2, 2), width, height)
         np.testing.assert_allclose(pixels[..., 3], wanted[..., 3], atol=1)
-        strong = wanted[..., 3] > 60  # of what is hardly there the browser keeps no exact colour
+        strong = wanted[..., 3] > 40  # of what is hardly there the browser keeps no exact colour
         assert strong.any()
-        np.testing.assert_allclose(pixels[strong], wanted[strong], atol=4)
+        np.testing.assert_allclose(pixels[strong], wanted[strong], atol=5)
         seen.append(pixels[..., 3])
     assert any(np.abs(seen[0] - other).max() > 20 for other in seen[1:]), "one map for all words would prove nothing"
     image, drawn = card.locator("img").bounding_box(), canvas.bounding_box()
@@ -160,7 +160,7 @@ def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Runn
     expect(canvas).to_be_hidden()
 
 
-def test_what_is_seen_on_the_screen_is_brightest_where_the_model_looked(visit: Open, shared: Running) -> None:
+def test_what_is_seen_on_the_screen_is_what_was_drawn(visit: Open, shared: Running) -> None:
     """A black picture on the screen shows the drawing alone, stretched by the browser."""
     page, content = visit(), blank(90, 60)
     card = choose(page, content).first
@@ -168,10 +168,12 @@ def test_what_is_seen_on_the_screen_is_brightest_where_the_model_looked(visit: O
     card.locator(".word").first.hover()
     expect(card.locator("canvas")).to_be_visible()
     page.wait_for_timeout(300)  # the picture's colours fade
-    shot = np.asarray(Image.open(io.BytesIO(card.locator(".view").screenshot())).convert("RGB")).astype(float).sum(-1)
-    height, width = shot.shape
-    centres = [shot[round((r + 0.5) * height / 2), round((c + 0.5) * width / 2)] for r in (0, 1) for c in (0, 1)]
-    assert np.argsort(centres).tolist() == np.argsort(first["attention"]).tolist()
+    shot = np.asarray(Image.open(io.BytesIO(card.locator(".view").screenshot())).convert("RGB")).astype(float)
+    drawn = expected_overlay(first["attention"], (2, 2), shot.shape[1], shot.shape[0])
+    wanted = drawn[..., :3] * drawn[..., 3:] / 255
+    inside = (slice(12, -12), slice(12, -12))  # the corners are round
+    np.testing.assert_allclose(shot[inside], wanted[inside], atol=6)
+    assert np.ptp(wanted[inside]) > 10
 
 
 def test_words_are_walked_by_the_keyboard_and_told_to_screen_readers(visit: Open, shared: Running) -> None:
@@ -180,7 +182,7 @@ def test_words_are_walked_by_the_keyboard_and_told_to_screen_readers(visit: Open
     words = asked(shared, content)["captions"][0]["words"]
     group = card.get_by_role("group", name=re.compile("^Caption 1: "))
     group.locator("[tabindex='0']").focus()
-    status = page.get_by_role("status")
+    status = page.locator("[role=status]")
     for word in words[1:]:
         page.keyboard.press("ArrowRight")
         expect(page.locator(":focus")).to_have_text(word["text"])
@@ -254,6 +256,15 @@ def test_beam_temperature_and_number_of_captions_are_asked_for(visit: Open, shar
     assert len(seeds) == 2, "drawing again draws others"
 
 
+def outline(result: Any) -> Any:
+    """A picture's entry with its numbers to the digits that do not depend on the batch."""
+    if isinstance(result, dict):
+        return {name: outline(value) for name, value in result.items() if name != "name"}
+    if isinstance(result, list):
+        return [outline(value) for value in result]
+    return pytest.approx(result, rel=1e-3, abs=1e-5) if isinstance(result, float) else result
+
+
 def test_captions_are_copied_and_downloaded(visit: Open, shared: Running, tmp_path: Path) -> None:
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     contents = [encoded(6), encoded(7)]
@@ -268,14 +279,12 @@ def test_captions_are_copied_and_downloaded(visit: Open, shared: Running, tmp_pa
     download.value.save_as(tmp_path / "one.json")
     assert download.value.suggested_filename == "0.json"
     one = json.loads((tmp_path / "one.json").read_text())
-    assert [each["captions"] for each in one["results"]] == [wanted[0]["captions"]]
+    assert [outline(each) for each in one["results"]] == [outline(wanted[0])]
     with page.expect_download() as download:
         page.get_by_role("button", name="Download all").click()
     download.value.save_as(tmp_path / "all.json")
     everything = json.loads((tmp_path / "all.json").read_text())
-    assert [each["results"][0]["captions"][0]["text"] for each in everything] == [
-        each["captions"][0]["text"] for each in wanted
-    ]
+    assert [outline(each["results"][0]) for each in everything] == [outline(each) for each in wanted]
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 200), (900, 300)])
@@ -321,11 +330,14 @@ def test_refused_files_are_told_of_and_the_others_go_on(visit: Open) -> None:
     expect(page.locator("article.picture")).to_have_count(2)
 
 
-def test_a_file_that_is_too_large_is_not_sent(visit: Open) -> None:
+def test_a_file_that_is_too_large_is_not_sent(visit: Open, tmp_path: Path) -> None:
     page = visit()
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(21_000_000)
     sent = []
     page.on("request", lambda request: sent.append(request.url) if "caption" in request.url else None)
-    cards = choose(page, bytes(21_000_000))
+    page.locator("#files").set_input_files(tmp_path / "large.png")
+    cards = page.locator("article.picture:not([aria-busy])")
     expect(cards.get_by_role("alert")).to_contain_text("21 MB, more than the 20 allowed")
     assert sent == []
 
@@ -337,7 +349,7 @@ def test_a_name_that_looks_like_markup_is_text(visit: Open) -> None:
         page.get_by_role("button", name="Choose pictures").click()
     dialog.value.set_files([{"name": name, "mimeType": "image/png", "buffer": b"no picture"}])
     expect(page.get_by_role("alert")).to_contain_text("onerror=alert(1)>.png: not a picture")
-    expect(page.get_by_role("heading", level=2)).to_have_text([name, "This service wants its key"])
+    expect(page.get_by_role("heading", level=2)).to_have_text([name])
     assert page.locator("article img").count() <= 1
 
 
@@ -345,7 +357,7 @@ def test_a_key_is_asked_for(visit: Open, start: Start) -> None:
     server = start(api_key="sesame")
     page = visit(server.url, ready="dialog[open]")
     for key in ("wrong", "sesame"):  # the wrong one is asked for again
-        page.get_by_label("Key").fill(key)
+        page.get_by_role("textbox", name="Key").fill(key)
         page.get_by_role("button", name="Use it").click()
     page.wait_for_selector("html[data-ready]")
     expect(choose(page, encoded(0)).locator(".caption")).to_have_count(1)

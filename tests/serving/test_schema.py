@@ -33,11 +33,12 @@ def test_it_tells_of_every_option_and_bound(shared: Running) -> None:
 
 
 def test_its_examples_are_what_the_service_says(shared: Running) -> None:
-    """The example of an answer has the very keys of an answer, at every depth."""
+    """The example of an answer has the very keys of an answer, at every depth; FastAPI leaves null out of it."""
 
     def keys(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: keys(held) for name, held in value.items() if name not in ("options", "attention")}
+            known = {name: held for name, held in value.items() if held is not None}
+            return {name: keys(held) for name, held in known.items() if name not in ("options", "attention")}
         return [keys(value[0])] if isinstance(value, list) and value else None
 
     responses = schema_of(shared)["paths"]["/v1/caption"]["post"]["responses"]
@@ -51,7 +52,7 @@ def test_its_examples_are_what_the_service_says(shared: Running) -> None:
 @pytest.mark.parametrize("path", ["/v1/caption", "/v1/models", "/healthz", "/readyz", "/metrics"])
 def test_fuzzed_fields_get_answers_that_the_schema_knows(shared: Running, path: str) -> None:
     """Whatever is sent: a status and a body that are documented, and never a 5xx."""
-    fuzz(shared, path, 60 if path == "/v1/caption" else 5)
+    fuzz(shared, path, 40 if path == "/v1/caption" else 3)
 
 
 def fuzz(server: Running, path: str, examples: int) -> None:

@@ -45,12 +45,12 @@ def serve(
     from seesay.serving.limits import Limits
 
     key = _read_key(api_key_file)
-    listener = listen(host, port)
-    captioner = Captioner.load([choose_run(name) for name in models or [""]], device)
-    bounds = Limits(max_batch, max_wait, max_pending)
-    app = create_app(captioner, bounds, key)
-    where = address(listener)
-    run(app, listener, bounds, lambda: print(f"seesay serves at {where}", flush=True))
+    with listen(host, port) as listener:  # first, so that nobody waits for the model to learn that the port is taken
+        captioner = Captioner.load([choose_run(name) for name in models or [""]], device)
+        bounds = Limits(max_batch, max_wait, max_pending)
+        app = create_app(captioner, bounds, key)
+        where = address(listener)
+        run(app, listener, bounds, lambda: print(f"seesay serves at {where}", flush=True))
 
 
 def _read_key(path: Path | None) -> str:

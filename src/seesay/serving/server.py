@@ -49,11 +49,13 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         SeesayError: it cannot be had.
     """
+    if not 0 <= port <= 65_535:
+        raise SeesayError(f"cannot listen on {host}:{port} (ports are from 0 to 65535); choose another --port")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise SeesayError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from error
 
 
