@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,7 @@ def _parquet_folder(destination: Destination) -> Path:
     return destination.out
 
 
-def _run(tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Iterator[dict[str, Any]]:
+def _run(tasks: Sequence[Sequence[str]], work: _Work, cluster: Cluster) -> Generator[dict[str, Any], None, None]:
     """Yields what came of each task, in the order in which they are done."""
     if not tasks:
         return
@@ -228,16 +228,18 @@ def _results(ray: Any, tasks: Sequence[Sequence[str]], work: _Work, cluster: Clu
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = _START_SECONDS  # else the first to be ready takes more than its share
     given = replace(work, folder=str(Path.cwd()), threads=cpus)
+    worker: Any = _Worker  # Ray's types know functions only
     rows = [{"pictures": json.dumps(list(task))} for task in tasks]
     results = ray_data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Worker,
+        worker,
         fn_constructor_args=(given,),
         compute=ray_data.ActorPoolStrategy(size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=2),
         num_cpus=cpus,
         num_gpus=gpus,
         ray_remote_args_fn=lambda: {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RETRIES},
     )
-    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    batches: Any = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for batch in batches:
         yield from batch.to_pylist()
 
 
