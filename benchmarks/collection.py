@@ -71,7 +71,7 @@ def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Na
     links = folder / "links"
     whole = _command(model, links, folder / f"whole.{arguments.form}")
     started = time.perf_counter()
-    watched = _watch(whole)
+    watched = _watch(whole, folder / f"whole.{arguments.form}")
     wall = time.perf_counter() - started
     assert watched.code == (1 if broken else 0), watched.said
     expected = _captions(folder / f"whole.{arguments.form}")
@@ -114,14 +114,17 @@ class _Watched:
     memory: list[float]
 
 
-def _watch(command: list[str]) -> _Watched:
-    """Runs a job and looks at its memory ten times a second; twenty numbers of it are kept, each a maximum."""
+def _watch(command: list[str], out: Path) -> _Watched:
+    """Runs a job and looks at its memory ten times a second; twenty numbers of it are kept, each a maximum.
+
+    The memory of the start, when libraries and the model are loaded, is left out: it counts from the first captions on.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seen: list[float] = []
 
     def look() -> None:
         while process.poll() is None:
-            if (memory := _memory(process.pid)) is not None:
+            if (memory := _memory(process.pid)) is not None and (seen or _has_captions(out)):
                 seen.append(memory)
             time.sleep(0.1)
 
@@ -135,6 +138,12 @@ def _watch(command: list[str]) -> _Watched:
     size = max(1, len(seen) // 20)
     memory = [max(seen[begin : begin + size]) for begin in range(0, len(seen), size)] or [0.0]
     return _Watched(process.returncode, said, rates[-1] if rates else 0.0, seconds, memory)
+
+
+def _has_captions(out: Path) -> bool:
+    """Tells whether a job has written its first batch (more than a header)."""
+    files = list(out.iterdir()) if out.is_dir() else [out]
+    return any(path.is_file() and path.stat().st_size > 200 for path in files)
 
 
 def _memory(process: int) -> float | None:

@@ -40,6 +40,12 @@ def photos(tmp_path: Path) -> list[str]:
     return sorted(map(str, folder.iterdir()))
 
 
+def _output(path: Path) -> outputs.Output:
+    output = Destination(path).output(1, lambda _: True)
+    assert output is not None
+    return output
+
+
 def run(captioner: Captioner, pictures: list[str], destination: Destination, **options: Any) -> tuple[int, int, int]:
     report: BulkReport = caption_collection(captioner, pictures, destination, **options)
     return report.captioned, report.skipped, report.failed
@@ -52,8 +58,7 @@ class TestOutput:
     ) -> None:
         destination = Destination(tmp_path / "new" / name)
         assert run(captioner, photos, destination, batch_size=2) == (3, 0, 2)
-        output = destination.output(1, lambda _: True)
-        assert output is not None
+        output = _output(tmp_path / "new" / name)
         output.open()
         wanted = {photos[place]: [captioner.caption(photos[place]).text] for place in (0, 1, 3)}
         assert dict(output.captions()) == wanted
@@ -288,13 +293,11 @@ class TestKills:
             place, call = chance.randrange(len(_MOMENTS)), chance.randint(1, 3)
             code = processes.run(_job_that_dies, cached_run, many, out, place, call)
             assert code in (-signal.SIGKILL, 0), f"at the {call}. {_MOMENTS[place][1]}, moment {moment}"
-            output = Destination(out).output(1, lambda _: True)
-            assert output is not None
-            now = len(output.open()) if out.exists() else 0
+            now = len(_output(out).open()) if out.exists() else 0
             assert now >= held, "a kill took back what was there"
             held = now
         assert run(captioner, many, Destination(out), batch_size=_BATCH)[2] == 20
-        assert output is not None
+        output = _output(out)
         output.open()
         captions = list(output.captions())
         broken = [picture for place, picture in enumerate(many) if place % 10 == 7]

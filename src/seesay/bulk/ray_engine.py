@@ -232,16 +232,18 @@ def _results(
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = _START_SECONDS  # else the first to be ready takes more than its share
     given = replace(work, folder=str(Path.cwd()), threads=cpus)
+    worker: Any = _Worker  # Ray's types know functions only
     rows = [{"pictures": json.dumps(list(task))} for task in tasks]
     results = ray_data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Worker,
+        worker,
         fn_constructor_args=(given,),
         compute=ray_data.ActorPoolStrategy(size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=2),
         num_cpus=cpus,
         num_gpus=gpus,
         ray_remote_args_fn=lambda: {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RETRIES},
     )
-    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    batches: Any = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for batch in batches:
         yield from batch.to_pylist()
 
 

@@ -34,6 +34,7 @@ def train(
     """
     from seesay.checkpoint import load_run
     from seesay.training.fit import train as fit
+    from seesay.training.ranks import rank
     from seesay.training.stages import second_stage, settings_of_first
 
     overrides = given(flags)
@@ -60,7 +61,8 @@ def train(
             overwrite=overwrite,
             progress=advance,
         )
-    console.print(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}", highlight=False)
+    if rank() == 0:
+        console.print(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}", highlight=False)
 
 
 def extract(
