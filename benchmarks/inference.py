@@ -27,7 +27,7 @@ from bench.ending import LENGTH, EndingDecoder
 from bench.material import VOCABULARY, made_up_tokenizer
 from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
 from bench.pictures import COCO, encoder_configs, network_rate, picture_files, random_encoder, ready_batches
-from seesay.bulk import caption_to_jsonl
+from seesay.bulk import Destination, caption_collection
 from seesay.captioner import Captioner
 from seesay.checkpoint import Run, RunInfo
 from seesay.config import DecodingOptions, EncoderConfig, resolve_config
@@ -179,7 +179,8 @@ def folder_rates(captioner: Captioner, files: Sequence[str], rounds: int) -> dic
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            taken = seconds(lambda: caption_to_jsonl(captioner, files, Path(folder) / "captions.jsonl", BEAM))
+            destination = Destination(Path(folder) / "captions.jsonl")
+            taken = seconds(lambda: caption_collection(captioner, files, destination, BEAM))
         return len(files) / taken
 
     rates = alternate({"ours": ours, "network": network_rate(encoder, ready_batches(encoder, files))}, rounds)

@@ -65,7 +65,7 @@ def picture_files(folder: Path | None, kind: Kind, count: int, scratch: Path) ->
         scratch: where they are drawn.
     """
     if folder is not None:
-        return find_pictures([str(folder)])[:count]
+        return [str(picture) for picture in find_pictures([str(folder)]).pictures[:count]]
     return draw_photographs(scratch / kind.name, kind, count)
 
 

@@ -22,7 +22,8 @@ def captioner(cached_run: Path) -> Captioner:
 @pytest.fixture(scope="session")
 def shared(captioner: Captioner) -> Iterator[Running]:
     """A server with its ordinary bounds, for tests that leave it as it was."""
-    bounds = Limits(**PATIENT)
+    patient: dict[str, Any] = dict(PATIENT)
+    bounds = Limits(**patient)
     with running(create_app(captioner, bounds), bounds) as found:
         yield found
 

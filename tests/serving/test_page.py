@@ -114,7 +114,8 @@ def spread(pixels: int, cells: int) -> "np.ndarray[Any, Any]":
     """The share of each cell in each pixel along one side, (pixels, cells)."""
     place = np.clip((np.arange(pixels) + 0.5) / pixels * cells - 0.5, 0, cells - 1)
     away = np.clip(1 - np.abs(place[:, None] - np.arange(cells)), 0, 1)
-    return away**2 * (3 - 2 * away)
+    smooth: np.ndarray[Any, Any] = away**2 * (3 - 2 * away)
+    return smooth
 
 
 def expected_overlay(weights: list[float], grid: tuple[int, int], width: int, height: int) -> "np.ndarray[Any, Any]":
@@ -155,7 +156,7 @@ def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Runn
     assert image is not None
     assert drawn is not None
     for side in ("x", "y", "width", "height"):
-        assert drawn[side] == pytest.approx(image[side], abs=1)  # type: ignore[literal-required]
+        assert drawn[side] == pytest.approx(image[side], abs=1)
     page.mouse.move(0, 0)
     expect(canvas).to_be_hidden()
 
@@ -347,7 +348,8 @@ def test_a_name_that_looks_like_markup_is_text(visit: Open) -> None:
     name = "<img src=x onerror=alert(1)>.png"
     with page.expect_file_chooser() as dialog:
         page.get_by_role("button", name="Choose pictures").click()
-    dialog.value.set_files([{"name": name, "mimeType": "image/png", "buffer": b"no picture"}])
+    refused: Any = {"name": name, "mimeType": "image/png", "buffer": b"no picture"}
+    dialog.value.set_files([refused])
     expect(page.get_by_role("alert")).to_contain_text("onerror=alert(1)>.png: not a picture")
     expect(page.get_by_role("heading", level=2)).to_have_text([name])
     assert page.locator("article img").count() <= 1
