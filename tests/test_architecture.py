@@ -25,6 +25,7 @@ TIERS = (
         "files",
         "devices",
         "durations",
+        "allocation",
         "descriptions",
     ),
     ("data", "features", "models", "metrics"),

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seesay.allocation import keep_freed_memory
     from seesay.caption import Caption
     from seesay.captioner import Captioner
     from seesay.config import Config, DecodingOptions, resolve_config
@@ -45,6 +46,7 @@ _HOMES = {
     "evaluate": "seesay.evaluation",
     "explain": "seesay.explanation",
     "extract_features": "seesay.features",
+    "keep_freed_memory": "seesay.allocation",
     "load_annotations": "seesay.data",
     "make_scenes": "seesay.data",
     "paired_bootstrap": "seesay.metrics",
@@ -76,6 +78,7 @@ __all__ = [
     "evaluate",
     "explain",
     "extract_features",
+    "keep_freed_memory",
     "load_annotations",
     "make_scenes",
     "paired_bootstrap",

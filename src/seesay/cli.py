@@ -8,6 +8,7 @@ from pathlib import Path
 from cyclopts import App
 
 import seesay
+from seesay.allocation import keep_freed_memory
 from seesay.commands.data import data_app
 from seesay.commands.export import export
 from seesay.commands.learning import extract, train
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _entry() -> None:
+    keep_freed_memory()  # the process is ours alone here
     sys.exit(main())
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from seesay.allocation import keep_freed_memory
 from seesay.bulk.destination import Destination
 from seesay.bulk.failures import Failures
 from seesay.bulk.job import BATCH, BulkReport, Complain, Progress
@@ -138,6 +139,7 @@ class _Worker:
         # Names are as the driver knows them: they stand in the output, and sampling is seeded by them.
         with contextlib.suppress(OSError):
             os.chdir(work.folder)
+        keep_freed_memory()
         torch.set_num_threads(work.threads)
         self.work = work
         self.captioner = Captioner.load(work.models, work.device)
