@@ -42,6 +42,7 @@ def settings(weights: Path, **overrides: Any) -> Config:
         "label_smoothing": 0.02,
         "hidden_size": 64,
         "learning_rate": 3e-2,
+        "seed": 1,
         "epochs": 4,
         "lr_drop_epochs": (2, 3),
         "lr_drop": 0.5,
