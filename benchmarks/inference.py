@@ -83,7 +83,8 @@ class RandomCaptioner(Captioner):
             self._ending = EndingDecoder(model.search, VOCABULARY, model.remember(model.encode(noise)))
 
     @property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """The decoder that ends."""
         return self._ending
 
 
@@ -156,7 +157,7 @@ def stages_timed(captioner: Captioner, spent: dict[str, float]) -> Iterator[None
         "normalise": (seesay.models.encoders, "normalise"),
         "encode": (encoder_of(captioner), "_run"),
         "project": (captioner.model, "remember"),
-        "search": (seesay.captioner, "decode"),
+        "search": (seesay.captioner, "run_alone"),
     }
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
