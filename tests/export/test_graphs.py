@@ -51,7 +51,8 @@ class Patches(nn.Module):
         self.layer = nn.Linear(3 * SIZE * SIZE // 4, 5)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        quarters = pixels.float().div(127.5).sub(1).unflatten(1, (2, -1)).unflatten(3, (2, -1)).transpose(2, 3)
+        half = SIZE // 2
+        quarters = pixels.float().div(127.5).sub(1).reshape(-1, 2, half, 2, half, 3).transpose(2, 3)
         return cast("Tensor", self.layer(quarters.flatten(1, 2).flatten(2)))
 
 

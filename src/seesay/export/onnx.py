@@ -102,8 +102,8 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
             quantise_encoder(part / ENCODER_FILE, pixels)
             difference = _difference(graph, encoder, part)
         _write_texts(part, target, captioner, encoder, "int8" if calibration else "float32")
-        sizes = [(part / name).stat().st_size for name in (ENCODER_FILE, DECODER_FILE)]
-    return ExportReport(target, *sizes, difference)
+    encoder_bytes, decoder_bytes = ((target / name).stat().st_size for name in (ENCODER_FILE, DECODER_FILE))
+    return ExportReport(target, encoder_bytes, decoder_bytes, difference)
 
 
 def _require_libraries() -> None:

@@ -197,8 +197,9 @@ class Search:
         self, frontier: Frontier, scores: Scores, attention: Floats | None, sums: Floats, moved: bool
     ) -> None:
         """Keeps the best open hypothesis of a picture of which none can go on and none has ended."""
-        stuck = ~np.isfinite(sums)
-        stuck = stuck.all(1, keepdims=True) if moved else stuck
+        stuck: Flags = np.logical_not(np.isfinite(sums))
+        if moved:
+            stuck = np.logical_and.reduce(stuck, axis=1, keepdims=True)
         if not stuck.any():
             return
         none = np.isneginf(self._bars(frontier.images, 1))
@@ -215,7 +216,8 @@ class Search:
         if not self.beam:
             return np.zeros(sums.shape, np.bool_)
         reachable = sums / (self.options.max_length + 1) ** self.penalty
-        return np.less_equal(reachable, self._bars(images, self.options.num_captions))
+        hopeless: Flags = reachable <= self._bars(images, self.options.num_captions)
+        return hopeless
 
     def _bars(self, images: Ints, count: int) -> NDArray[np.float64]:
         """Returns the rank that one of the best `count` of each picture has to beat, (b, 1)."""
