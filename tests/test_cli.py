@@ -596,9 +596,8 @@ class TestTuning:
         (evaluate,) = [line.split() for line in found.out if line.startswith("  seesay evaluate")]
         assert load_run(evaluate[2]).config == resolve_config(file=tmp_path / "runs/config-tune/best.yaml")
         (train,) = [line.split() for line in found.out if line.startswith("  seesay train")]
-        result = seesay(*train[1:], "--features", features, "--out", "runs/best")
-        assert result.code == 0
-        assert load_run(tmp_path / "runs/best").config.training.seed == 1
+        assert seesay(*train[1:], "--features", features).code == 0
+        assert load_run(tmp_path / "runs/config-tune-seed-1").config.training.seed == 1
 
     def test_a_flag_is_not_searched(
         self, seesay: Seesay, settings: Path, colours: Path, features: Path, tmp_path: Path

@@ -87,13 +87,14 @@ def _show(result: "TuningResult", data: Path) -> None:
         for name in names
     ]
     table.insert(0, ("val CIDEr", _score(default), _score(best), *(("",) if share else ())))
-    show_table(f"trial {best.number} against the defaults", header, table)
+    against = f"trial {best.number} against the defaults" if best.number else "no trial did better than the defaults"
+    show_table(against, header, table)
     stopped = "" if result.stopped_by == "trials" else "the time is up; the same command goes on\n"
     console.print(
         f"{stopped}the best of many on validation is better there than elsewhere: judge it on the test split with\n"
         f"  seesay evaluate {result.run} {data}\n"
         f"and with further seeds:\n"
-        f"  seesay train {data} --config {result.folder}/best.yaml --seed 1",
+        f"  seesay train {data} --config {result.folder}/best.yaml --seed 1 --out {result.folder}-seed-1",
         highlight=False,
         markup=False,
         soft_wrap=True,
