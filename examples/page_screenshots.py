@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, sync_playwright
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 600_000.0  # milliseconds
 VIEWS = (
-    ("serve-light.png", "light", 1120, 760, 1.0),
+    ("serve-light.png", "light", 1120, 860, 1.0),
     ("serve-phone.png", "dark", 390, 844, 1.5),
 )
 

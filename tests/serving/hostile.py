@@ -59,10 +59,11 @@ def uploads(seed: int, count: int, largest: int = 2_000_000) -> Iterator[Upload]
         largest: bytes of the large ones.
     """
     random_ = random.Random(seed)
-    makers: list[Callable[[random.Random], Upload]] = [
-        *_MAKERS,
-        lambda r: Upload("large", "large.png", r.randbytes(1000) * (largest // 1000)),
-    ]
+
+    def large(random_: random.Random) -> Upload:
+        return Upload("large", "large.png", random_.randbytes(1000) * (largest // 1000))
+
+    makers = [*_MAKERS, large]
     for number in range(count):
         made = makers[number % len(makers)](random_)
         yield Upload(made.kind, made.name if number % 5 else random_.choice(_NAMES), made.content, made.good)

@@ -22,7 +22,7 @@ from tests import tiny
 PATIENCE = 300.0
 """Seconds after which something that has not happened never will, however busy the machine is."""
 
-PATIENT = {"receive_seconds": PATIENCE, "answer_seconds": PATIENCE}
+PATIENT: dict[str, Any] = {"receive_seconds": PATIENCE, "answer_seconds": PATIENCE}
 """Bounds of time that no test meets by the way."""
 
 

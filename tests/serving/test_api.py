@@ -31,8 +31,11 @@ WISHES: tuple[dict[str, Any], ...] = (
 
 
 def options_of(wish: Mapping[str, Any]) -> DecodingOptions:
-    values: dict[str, Any] = {name: value for name, value in wish.items() if name not in ("attention", "alternatives")}
-    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in wish.items()
+        if name not in ("attention", "alternatives")
+    }
     return DecodingOptions(**values)
 
 
@@ -50,8 +53,8 @@ def assert_answers(answer: Mapping[str, Any], caption: Caption) -> None:
             assert word["attention"] is None
         else:
             np.testing.assert_allclose(word["attention"], caption.attention[place], atol=1e-4)
-    for likeliest, word in zip(caption.likely, (*answer["words"], answer["end"]), strict=False):
-        assert [each["text"] for each in word["alternatives"]] == [text for text, _ in likeliest]
+    for likely, word in zip(caption.likely, (*answer["words"], answer["end"]), strict=False):
+        assert [each["text"] for each in word["alternatives"]] == [text for text, _ in likely]
 
 
 def assert_alike(answer: Mapping[str, Any], captioner: Captioner, content: bytes, wish: Mapping[str, Any]) -> None:
@@ -195,7 +198,7 @@ def test_a_key_guards_the_interface_and_nothing_else(start: Start) -> None:
     server = start(api_key="sesame")
     with server.client() as client:
         for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic sesame"}, {"Authorization": "ö"}):
-            headers = {name.encode(): value.encode() for name, value in given.items()}
+            headers = [(name.encode(), value.encode()) for name, value in given.items()]
             answer = client.post("/v1/caption", headers=headers, **upload(encoded(0)))
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
             assert client.get("/v1/models", headers=headers).status_code == 401

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 if importlib.util.find_spec("playwright") is not None:
-    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+    from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Locator, Page, expect, sync_playwright
 
 Open = Callable[..., "Page"]
 
@@ -72,10 +72,10 @@ def visit(browser: "Browser", shared: Running) -> Iterator[Open]:
 
 def choose(page: "Page", *contents: bytes) -> "Locator":
     """Chooses files by the button's dialog; returns their cards when all are done."""
-    files = [{"name": f"{place}.png", "mimeType": "image/png", "buffer": each} for place, each in enumerate(contents)]
+    files = [FilePayload(name=f"{place}.png", mimeType="image/png", buffer=each) for place, each in enumerate(contents)]
     with page.expect_file_chooser() as dialog:
         page.get_by_role("button", name="Choose pictures").click()
-    dialog.value.set_files(files)  # type: ignore[arg-type]
+    dialog.value.set_files(files)
     cards = page.locator("article.picture:not([aria-busy])")
     expect(cards).to_have_count(len(contents))
     return cards
@@ -114,8 +114,8 @@ def spread(pixels: int, cells: int) -> "np.ndarray[Any, Any]":
     """The share of each cell in each pixel along one side, (pixels, cells)."""
     place = np.clip((np.arange(pixels) + 0.5) / pixels * cells - 0.5, 0, cells - 1)
     away = np.clip(1 - np.abs(place[:, None] - np.arange(cells)), 0, 1)
-    smooth: np.ndarray[Any, Any] = away**2 * (3 - 2 * away)
-    return smooth
+    share: np.ndarray[Any, Any] = away**2 * (3 - 2 * away)
+    return share
 
 
 def expected_overlay(weights: list[float], grid: tuple[int, int], width: int, height: int) -> "np.ndarray[Any, Any]":
@@ -126,7 +126,8 @@ def expected_overlay(weights: list[float], grid: tuple[int, int], width: int, he
     strength = np.minimum(1, smooth / max(min(1, 5 / len(weights)), max(weights)))
     places = [place for place, _ in HEAT]
     colours = [np.interp(strength, places, [colour[channel] for _, colour in HEAT]) for channel in range(3)]
-    return np.stack([*colours, 255 * 0.85 * strength], -1)
+    drawing: np.ndarray[Any, Any] = np.stack([*colours, 255 * 0.85 * strength], -1)
+    return drawing
 
 
 def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Running) -> None:
@@ -348,8 +349,7 @@ def test_a_name_that_looks_like_markup_is_text(visit: Open) -> None:
     name = "<img src=x onerror=alert(1)>.png"
     with page.expect_file_chooser() as dialog:
         page.get_by_role("button", name="Choose pictures").click()
-    refused: Any = {"name": name, "mimeType": "image/png", "buffer": b"no picture"}
-    dialog.value.set_files([refused])
+    dialog.value.set_files(FilePayload(name=name, mimeType="image/png", buffer=b"no picture"))
     expect(page.get_by_role("alert")).to_contain_text("onerror=alert(1)>.png: not a picture")
     expect(page.get_by_role("heading", level=2)).to_have_text([name])
     assert page.locator("article img").count() <= 1
