@@ -66,7 +66,9 @@ def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
         progress=lambda done, _: seen.append(done),
     )
     assert (report.captioned, report.skipped, report.failed) == (65, 0, 7)
-    assert len(report.workers) == 3, "two, and the one that took the dead one's place"
+    # A third one takes the dead one's place where it still had tasks to do.
+    assert len(report.workers) in (2, 3)
+    assert killed[0] in report.workers
     assert sum(report.workers.values()) == 9
     assert report.workers[killed[0]] < 9
     assert seen[0] == 0
