@@ -144,3 +144,12 @@ def test_every_default_can_be_typed() -> None:
     found = parse(*arguments)
     assert set(found) == set(field_paths())
     assert resolve_config(overrides=found) == Config()
+
+
+def test_flags_may_be_absent_where_another_library_has_loaded_pydantic() -> None:
+    """cyclopts then has every value checked against its type, those that were not given too."""
+    pytest.importorskip("pydantic")
+    assert parse() == {}
+    assert parse("--beam-size", "4", "--allow-unk") == {"beam_size": 4, "allow_unk": True}
+    with pytest.raises(CycloptsError):
+        parse("--beam-size", "four")

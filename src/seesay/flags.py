@@ -31,11 +31,20 @@ def flags_of(name: str, *sections: str) -> Any:
             converter=_whole_numbers if item is int else None,
         )
         # Not `| None`: then cyclopts would read the word none, which some fields take, as not given.
-        annotated: Any = Annotated[list[item] if several else item, parameter]  # type: ignore[valid-type]
+        annotated: Any = Annotated[list[item] if several else item, parameter, _MayBeNone()]  # type: ignore[valid-type]
         fields.append((leaf, annotated, dataclasses.field(default=None)))
     made = dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
     made.__module__ = __name__  # else it counts as Python's own `types`, which cyclopts does not look into
     return made
+
+
+class _MayBeNone:
+    """Tells pydantic, which cyclopts asks wherever another library has loaded it, that a flag may be not given."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.nullable_schema(handler(source))
 
 
 def given(flags: Any) -> dict[str, Any]:
