@@ -12,6 +12,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ def main() -> None:
         report = _measure(folder, model, broken, arguments)
     table = Table("job", "pictures/s", "largest memory, MB")
     table.add_row("in memory", f"{report['rate_in_memory']:.1f}", "")
-    table.add_row("written", f"{report['rate_written']:.1f}", f"{report['memory_mb'][-1]:.0f}")
+    table.add_row("written", f"{report['rate_written']:.1f}", f"{max(report['memory_mb']):.0f}")
     Console().print(table)
     print(json.dumps(report))
 
@@ -91,7 +92,7 @@ def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Na
         "ratio": watched.rate / rate,
         "wall_seconds": wall,
         "memory_mb": watched.memory,
-        "memory_growth_mb": watched.memory[-1] - watched.memory[len(watched.memory) // 4],
+        "memory_growth_mb": _growth(watched.memory),
         "kills": kills,
         "same_captions": same / max(1, len(found)),
         "cores": usable_cores(),
@@ -140,6 +141,12 @@ def _watch(command: list[str], out: Path) -> _Watched:
     return _Watched(process.returncode, said, rates[-1] if rates else 0.0, seconds, memory)
 
 
+def _growth(memory: Sequence[float]) -> float:
+    """Returns by how much the last quarter's median lies above the second quarter's."""
+    quarter = max(1, len(memory) // 4)
+    return statistics.median(memory[-quarter:]) - statistics.median(memory[quarter : 2 * quarter] or memory)
+
+
 def _has_captions(out: Path) -> bool:
     """Tells whether a job has written its first batch (more than a header)."""
     files = list(out.iterdir()) if out.is_dir() else [out]
@@ -152,7 +159,7 @@ def _memory(process: int) -> float | None:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except (OSError, IndexError):
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6 if pages else None  # one that has just ended has none
 
 
 def _kill_again_and_again(command: list[str], kills: int, whole: float, seed: int) -> int:
