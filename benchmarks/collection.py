@@ -2,9 +2,10 @@
 
 python benchmarks/collection.py --pictures data/flickr8k/images --model runs/attention-gru [--quick]
 
-Three jobs on the same links: captions in memory only (`Captioner.caption_each`), the job that writes them, and the job
-killed with SIGKILL at random moments and started again until it is done. What is checked must hold; the last line is
-JSON. Without --pictures and --model both are made: drawn scenes, and a tiny model of random weights.
+The command captions all links, watched for its memory; it is killed with SIGKILL at random moments and started again
+until it is done; and within this process captions in memory only (`Captioner.caption_each`) take turns with the job
+that writes them. What is checked must hold; the last line is JSON. Without --pictures and --model both are made: drawn
+scenes, and a tiny model of random weights.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from seesay.bulk import find_pictures
+from seesay.bulk import Destination, caption_collection, find_pictures
 from seesay.captioner import Captioner
 from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import resolve_config
@@ -39,6 +41,9 @@ from seesay.prefetch import usable_cores
 from seesay.tokenizer import Tokenizer
 
 BATCH = 32
+ROUNDS = 3
+RATED = 2000
+"""Links of a round in which speed is compared."""
 
 
 def main() -> None:
@@ -62,7 +67,7 @@ def main() -> None:
         report = _measure(folder, model, broken, arguments)
     table = Table("job", "pictures/s", "largest memory, MB")
     table.add_row("in memory", f"{report['rate_in_memory']:.1f}", "")
-    table.add_row("written", f"{report['rate_written']:.1f}", f"{report['memory_mb'][-1]:.0f}")
+    table.add_row("written", f"{report['rate_written']:.1f}", f"{max(report['memory_mb']):.0f}")
     Console().print(table)
     print(json.dumps(report))
 
@@ -70,13 +75,10 @@ def main() -> None:
 def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Namespace) -> dict[str, Any]:
     links = folder / "links"
     whole = _command(model, links, folder / f"whole.{arguments.form}")
-    started = time.perf_counter()
     watched = _watch(whole, folder / f"whole.{arguments.form}")
-    wall = time.perf_counter() - started
     assert watched.code == (1 if broken else 0), watched.said
     expected = _captions(folder / f"whole.{arguments.form}")
     _check(expected, links, broken, folder / "whole.errors.jsonl")
-    rate = _rate_in_memory(model, links)
     out = folder / f"killed.{arguments.form}"
     kills = _kill_again_and_again(_command(model, links, out), arguments.kills, watched.seconds, arguments.seed)
     found = _captions(out)
@@ -86,12 +88,11 @@ def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Na
     return {
         "links": arguments.links,
         "broken": len(broken),
-        "rate_in_memory": rate,
-        "rate_written": watched.rate,
-        "ratio": watched.rate / rate,
-        "wall_seconds": wall,
+        **_rates(model, links, folder),
+        "rate_of_the_command": watched.rate,
+        "wall_seconds": watched.seconds,
         "memory_mb": watched.memory,
-        "memory_growth_mb": watched.memory[-1] - watched.memory[len(watched.memory) // 4],
+        "memory_growth_mb": _growth(watched.memory),
         "kills": kills,
         "same_captions": same / max(1, len(found)),
         "cores": usable_cores(),
@@ -140,6 +141,12 @@ def _watch(command: list[str], out: Path) -> _Watched:
     return _Watched(process.returncode, said, rates[-1] if rates else 0.0, seconds, memory)
 
 
+def _growth(memory: Sequence[float]) -> float:
+    """Returns by how much the last quarter's median lies above the second quarter's."""
+    quarter = max(1, len(memory) // 4)
+    return statistics.median(memory[-quarter:]) - statistics.median(memory[quarter : 2 * quarter] or memory)
+
+
 def _has_captions(out: Path) -> bool:
     """Tells whether a job has written its first batch (more than a header)."""
     files = list(out.iterdir()) if out.is_dir() else [out]
@@ -152,7 +159,7 @@ def _memory(process: int) -> float | None:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except (OSError, IndexError):
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6 if pages else None  # one that has just ended has none
 
 
 def _kill_again_and_again(command: list[str], kills: int, whole: float, seed: int) -> int:
@@ -172,13 +179,33 @@ def _kill_again_and_again(command: list[str], kills: int, whole: float, seed: in
     return done
 
 
-def _rate_in_memory(model: Path, links: Path) -> float:
+def _rates(model: Path, links: Path, folder: Path) -> dict[str, Any]:
+    """Returns pictures a second, and per second of processor time, in memory and written, in turn; medians."""
     captioner = Captioner.load(model)
-    pictures = find_pictures([str(links)]).pictures
-    started = time.perf_counter()
-    for _ in captioner.caption_each(pictures, batch_size=BATCH, workers=usable_cores()):
-        pass
-    return len(pictures) / (time.perf_counter() - started)
+    pictures = find_pictures([str(links)]).pictures[:RATED]
+    wall: dict[str, list[float]] = {"memory": [], "written": []}
+    processor: dict[str, list[float]] = {"memory": [], "written": []}
+    for number in range(ROUNDS + 1):
+        order = ("memory", "written") if number % 2 else ("written", "memory")
+        for kind in order:
+            started, used = time.perf_counter(), time.process_time()
+            if kind == "memory":
+                for _ in captioner.caption_each(pictures, batch_size=BATCH, workers=usable_cores()):
+                    pass
+            else:
+                caption_collection(captioner, pictures, Destination(folder / f"rate{number}.jsonl"), batch_size=BATCH)
+            if number:  # the first round warms up
+                wall[kind].append(len(pictures) / (time.perf_counter() - started))
+                processor[kind].append(len(pictures) / (time.process_time() - used))
+    ratios = [b / a for a, b in zip(wall["memory"], wall["written"], strict=True)]
+    by_processor = [b / a for a, b in zip(processor["memory"], processor["written"], strict=True)]
+    return {
+        "rate_in_memory": statistics.median(wall["memory"]),
+        "rate_written": statistics.median(wall["written"]),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "ratio_of_processor_time": statistics.median(by_processor),
+    }
 
 
 def _captions(out: Path) -> list[tuple[str, str]]:
