@@ -54,6 +54,7 @@ def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
         take(tally, result)
 
     monkeypatch.setattr(ray_engine._Tally, "take", kill_the_first)
+    on_termination = signal.getsignal(signal.SIGTERM)
     seen: list[int] = []
     report = caption_on_ray(
         [cached_run],
@@ -66,6 +67,7 @@ def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
         progress=lambda done, _: seen.append(done),
     )
     assert (report.captioned, report.skipped, report.failed) == (65, 0, 7)
+    assert signal.getsignal(signal.SIGTERM) is on_termination
     # A third one takes the dead one's place where it still had tasks to do.
     assert len(report.workers) in (2, 3)
     assert killed[0] in report.workers

@@ -8,11 +8,15 @@ Every machine must see the pictures, the run and the output under the same names
 import contextlib
 import hashlib
 import importlib
+import inspect
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -234,19 +238,27 @@ def _results(
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = _START_SECONDS  # else the first to be ready takes more than its share
     given = replace(work, folder=str(Path.cwd()), threads=cpus)
-    worker: Any = _Worker  # Ray's types know functions only
     rows = [{"pictures": json.dumps(list(task))} for task in tasks]
-    results = ray_data.from_items(rows, override_num_blocks=len(rows)).map(
-        worker,
-        fn_constructor_args=(given,),
-        compute=ray_data.ActorPoolStrategy(size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=2),
-        num_cpus=cpus,
-        num_gpus=gpus,
-        ray_remote_args_fn=lambda: {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RETRIES},
-    )
-    batches: Any = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    for batch in batches:
+    names = ray_data.from_items(rows, override_num_blocks=len(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = names.map(
+            _Worker,
+            fn_constructor_args=(given,),
+            compute=ray_data.ActorPoolStrategy(size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=2),
+            num_cpus=cpus,
+            num_gpus=gpus,
+            **_bounded_deaths(names.map),
+        )
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
+
+
+def _bounded_deaths(map_: Any) -> dict[str, Any]:
+    """Returns what bounds restarts and retries; newer versions of Ray have no way to, and start workers for ever."""
+    if "ray_remote_args_fn" not in inspect.signature(map_).parameters:
+        return {}
+    return {"ray_remote_args_fn": lambda: {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RETRIES}}
 
 
 def _shares(resources: Mapping[str, float], workers: int) -> tuple[int, int, int]:
@@ -266,6 +278,7 @@ def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on its own machinery
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    on_termination = signal.getsignal(signal.SIGTERM)  # which Ray replaces
     if cluster.address:
         try:
             ray.init(address=cluster.address, **quiet)
@@ -278,6 +291,8 @@ def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)
 
 
 def _ray() -> Any:
