@@ -117,7 +117,7 @@ class Captioner(PictureCaptioner):
         """
         views, name = self.prepare(picture)
         trace = SearchTrace()
-        return self._run(self.see([views]), [name], options, False, 0, trace)[0], trace
+        return self.say(self.see([views]), [name], options, trace=trace)[0], trace
 
     @property
     def decoder(self) -> Decoder:
@@ -142,6 +142,7 @@ class Captioner(PictureCaptioner):
         """Returns what the decoder attends to, of pictures, (B, N, D), and its mask."""
         return self._remember(self._encode([view for (view,) in pixels]), None)
 
+    @torch.inference_mode()
     def say(
         self,
         seen: tuple[torch.Tensor, torch.Tensor | None],
@@ -150,20 +151,9 @@ class Captioner(PictureCaptioner):
         *,
         attention: bool = False,
         likely: int = 0,
-    ) -> list[Caption]:
-        """Returns the captions of pictures; see `PictureCaptioner.say`."""
-        return self._run(seen, names, options, attention, likely)
-
-    @torch.inference_mode()
-    def _run(
-        self,
-        seen: tuple[torch.Tensor, torch.Tensor | None],
-        names: Sequence[str] | None,
-        options: DecodingOptions | None,
-        attention: bool,
-        likely: int,
         trace: SearchTrace | None = None,
     ) -> list[Caption]:
+        """Returns the captions of pictures, and tells a trace of every candidate; see `PictureCaptioner.say`."""
         (memory, mask), decoder = seen, self.decoder
         begin: Callable[[], DecoderState] = lambda: decoder.init_state(memory, mask)  # noqa: E731
         return run_alone(decoder, self.saying(begin, memory, mask, options, names, attention, likely, trace))

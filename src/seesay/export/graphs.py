@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from seesay.errors import ConfigError
 from seesay.export.layers import for_graph
 from seesay.models.captioning import CaptionModel
-from seesay.models.encoders import Encoder
 from seesay.models.protocol import Decoder, DecoderState
 from seesay.onnx_runtime.graphs import ATTENTION, IMAGE, LOGITS, NEXT, PIXELS, ROW, TOKENS
 
@@ -82,13 +81,12 @@ def write_encoder(graph: EncoderGraph, picture_size: int, path: Path) -> Decoder
     state = graph.state(pixels)
     names = [IMAGE + name for name in state.per_image] + [ROW + name for name in state.per_row]
     encoder = graph.model.encoder
-    if isinstance(encoder, Encoder):
-        encoder.runs_through = True
+    assert encoder is not None, "an export looks at pictures"
+    encoder.runs_through = True
     try:
         _write(graph, (pixels,), {"pixels": {0: torch.export.Dim.DYNAMIC}}, ([PIXELS], names), path)
     finally:
-        if isinstance(encoder, Encoder):
-            encoder.runs_through = False
+        encoder.runs_through = False
     return state
 
 

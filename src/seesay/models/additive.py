@@ -56,6 +56,16 @@ def _reciprocals(factors: Tensor, keys: Tensor, out: Tensor | None = None) -> Te
     return found.reciprocal() if out is None else found.reciprocal_()
 
 
+def _slopes(r: Tensor) -> Tensor:
+    """Returns r (1 - r), a quarter of the derivative of tanh(k + q)."""
+    return torch.addcmul(r, r, r, value=-1.0)
+
+
+def _at_once(size: int, device: torch.device) -> int:
+    """Returns how many temporaries of `size` numbers are worked on together."""
+    return max(1, (_CACHED if device.type == "cpu" else _DEVICE_NUMBERS) // max(1, size))
+
+
 def _parts(factors: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yields r of as many rows I as stay in the cache, each part in the memory of the one before.
 
@@ -63,7 +73,7 @@ def _parts(factors: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """
     shape = (*factors.shape[1:-1], *keys.shape[1:])
     size = math.prod(shape)
-    count = max(1, (_CACHED if keys.device.type == "cpu" else _DEVICE_NUMBERS) // max(1, size))
+    count = _at_once(size, keys.device)
     room = keys.new_empty(min(count, len(keys)) * size)
     for begin in range(0, len(keys), count):
         rows = slice(begin, min(begin + count, len(keys)))
@@ -84,8 +94,7 @@ class AdditiveTerm(LoopTerm):
     """
 
     def __init__(self, keys: Tensor, score: Tensor, loop: TimeLoop) -> None:
-        super().__init__(keys, score)
-        self.loop = loop
+        super().__init__(loop, keys, score)
         self.keys = doubled_exponential(keys.detach())
         self.rows = loop.rows(self.keys)
         self.score = score.detach()[0].to(self.keys.dtype)
@@ -100,16 +109,13 @@ class AdditiveTerm(LoopTerm):
         queries, grads = (self.loop.by_image.pad(factor) for factor in factors)  # (B, S, A), (B, S, N)
         images, places, units = queries.shape
         keys, score = torch.zeros_like(self.keys), torch.zeros_like(self.score)
-        size = math.prod(self.keys.shape[1:])
-        budget = _CACHED if self.keys.device.type == "cpu" else _DEVICE_NUMBERS
-        count = max(1, budget // max(1, size))
+        count = _at_once(math.prod(self.keys.shape[1:]), self.keys.device)
         for image in range(images):
             for begin in range(0, places, count):
                 grad = grads[image, begin : begin + count]  # (S, N)
                 r = _reciprocals(queries[image, None, begin : begin + count], self.keys[image, None])[0]  # (S, N, A)
                 score += torch.mv(r.view(-1, units).T, grad.reshape(-1))
-                slope = torch.addcmul(r, r, r, value=-1.0)
-                keys[image] += slope.mul_(grad.unsqueeze(-1)).sum(0)
+                keys[image] += _slopes(r).mul_(grad.unsqueeze(-1)).sum(0)
         keys *= 4.0 * self.score
         return keys.to(self.inputs[0].dtype), (-2.0 * score)[None].to(self.inputs[1].dtype)
 
@@ -130,6 +136,5 @@ class _AdditiveStep(torch.autograd.Function):
         term.note(ctx.call, factors, grad)
         slopes = torch.empty_like(factors)
         for rows, r in _parts(factors, term.rows[: len(factors)]):
-            slope = torch.addcmul(r, r, r, value=-1.0)  # r (1 - r)
-            torch.matmul(grad[rows].unsqueeze(-2), slope, out=slopes[rows].unsqueeze(-2))
+            torch.matmul(grad[rows].unsqueeze(-2), _slopes(r), out=slopes[rows].unsqueeze(-2))
         return (4.0 * term.score * slopes).to(ctx.dtype), None, None

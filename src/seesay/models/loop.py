@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -19,10 +20,12 @@ class LoopTerm:
     """Tensors that every step uses, with what each step's backward pass leaves for their gradients.
 
     Attributes:
+        loop: the loop that they are used in.
         inputs: the tensors, whose gradients `gradients` returns.
     """
 
-    def __init__(self, *inputs: Tensor) -> None:
+    def __init__(self, loop: "TimeLoop", *inputs: Tensor) -> None:
+        self.loop = loop
         self.inputs = inputs
         self._notes: dict[int, Factors] = {}
         self._calls = 0
@@ -144,10 +147,17 @@ class LinearTerm(LoopTerm):
     """A layer's weight (O, I) and bias (O,)."""
 
     def __init__(self, layer: nn.Linear, loop: TimeLoop) -> None:
-        super().__init__(*([layer.weight] if layer.bias is None else [layer.weight, layer.bias]))
-        self.loop = loop
-        self.weight = loop.cast(layer.weight.detach())
-        self.bias = None if layer.bias is None else loop.cast(layer.bias.detach())
+        super().__init__(loop, *([layer.weight] if layer.bias is None else [layer.weight, layer.bias]))
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The weight in the loop's precision; made by the first step, as not every layer is used in the loop."""
+        return self.loop.cast(self.inputs[0].detach())
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """The bias, likewise."""
+        return self.loop.cast(self.inputs[1].detach()) if len(self.inputs) > 1 else None
 
     def product(self, x: Tensor) -> Tensor:
         """Returns W x + b, (R, O), of x (R, I)."""
@@ -180,9 +190,12 @@ class PictureTerm(LoopTerm):
     """A matrix a picture (B, ..., K, L), by which the steps multiply vectors of their captions (R, ..., K)."""
 
     def __init__(self, matrix: Tensor, loop: TimeLoop) -> None:
-        super().__init__(matrix)
-        self.loop = loop
-        self.rows = loop.rows(loop.cast(matrix))
+        super().__init__(loop, matrix)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The matrix of each caption, (R, ..., K, L); made by the first step, as not every attention needs all."""
+        return self.loop.rows(self.loop.cast(self.inputs[0]))
 
     def product(self, x: Tensor) -> Tensor:
         """Returns x times the matrix of its caption's picture, (R, ..., L), of x (R, ..., K)."""
