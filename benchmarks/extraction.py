@@ -32,6 +32,7 @@ from bench.pictures import (
     random_encoder,
     ready_batches,
 )
+from seesay.allocation import keep_freed_memory
 from seesay.features import extract_features
 from seesay.models.encoders import Encoder
 
@@ -40,6 +41,7 @@ HEADS = ("", "files", "KB", "ours/s", "encoder/s", "of encoder", "plain/s", "tim
 
 def main() -> None:
     """Runs the benchmark."""
+    keep_freed_memory()  # as the command line does
     options = parse()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ from bench.ending import LENGTH, EndingDecoder
 from bench.material import VOCABULARY, made_up_tokenizer
 from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
 from bench.pictures import COCO, encoder_configs, network_rate, picture_files, random_encoder, ready_batches
+from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection
 from seesay.captioner import Captioner
 from seesay.checkpoint import Run, RunInfo
@@ -41,6 +42,7 @@ STAGES = ("read and decode", "resize", "normalise", "encode", "project", "search
 
 def main() -> None:
     """Runs the benchmark."""
+    keep_freed_memory()  # as the command line does
     options = parse()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

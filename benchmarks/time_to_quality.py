@@ -100,6 +100,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Returns the curve, the test score and the times; everything is done in a folder that was empty."""
     # Loaded here, so that it is on the clock that the help above is not.
+    from seesay.allocation import keep_freed_memory
     from seesay.config import resolve_config
     from seesay.data.scenes import make_scenes
     from seesay.decoding import DecodingOptions
@@ -107,6 +108,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from seesay.evaluation import evaluate
     from seesay.training.fit import train
 
+    keep_freed_memory()  # as the command line does
     curve = Curve()
     log = logging.getLogger("seesay")
     log.addHandler(curve)

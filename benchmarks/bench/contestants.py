@@ -87,8 +87,10 @@ def _serve(connection: Connection, entry: Entry) -> None:
 
     from bench.material import load_material
     from bench.measuring import peak_memory
+    from seesay.allocation import keep_freed_memory
     from seesay.errors import SeesayError
 
+    keep_freed_memory()  # as `seesay train` does; for all contestants
     torch.set_num_threads(entry.threads)
     with contextlib.suppress(EOFError, BrokenPipeError):  # whoever asked is gone
         try:

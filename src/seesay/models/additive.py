@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seesay.models.kernels import Kernels, kernels_for
 from seesay.models.loop import LoopTerm, TimeLoop
 
 # Numbers of a temporary: on a processor, those that stay in its cache between two passes over them.
@@ -39,9 +41,11 @@ def energies(factors: Tensor, keys: Tensor, score: Tensor, in_parts: bool = True
         score: v, (A,).
         in_parts: as many rows at a time as stay in a processor's cache; False = all, such as for a graph.
     """
-    # The parts' memory is written over and over, which autograd could not follow.
+    # Autograd could follow neither C nor parts whose memory is written over and over.
     if not in_parts or torch.is_grad_enabled():
         return _reciprocals(factors, keys).matmul(-2.0 * score)
+    if len(keys) and (kernels := kernels_for(keys)) is not None:
+        return kernels.additive_energies(keys, factors.contiguous(), score.contiguous(), None)
     found = factors.new_empty(*factors.shape[:-1], keys.shape[1])
     for rows, part in _parts(factors, keys):
         torch.matmul(part, -2.0 * score, out=found[rows])
@@ -52,7 +56,7 @@ def _reciprocals(factors: Tensor, keys: Tensor, out: Tensor | None = None) -> Te
     """Returns r, (I, ..., N, A)."""
     between = (1,) * (factors.ndim - 2)
     seen = keys.view(len(keys), *between, *keys.shape[1:])
-    found = torch.addcmul(keys.new_ones(()), seen, factors.unsqueeze(-2), out=out)
+    found = torch.addcmul(torch.ones((), dtype=keys.dtype, device=keys.device), seen, factors.unsqueeze(-2), out=out)
     return found.reciprocal() if out is None else found.reciprocal_()
 
 
@@ -90,19 +94,36 @@ class AdditiveTerm(LoopTerm):
     Args:
         keys: k, (B, N, A).
         score: v, (1, A).
+        doubled: exp(2 k).
         loop: the loop.
     """
 
-    def __init__(self, keys: Tensor, score: Tensor, loop: TimeLoop) -> None:
+    def __init__(self, keys: Tensor, score: Tensor, doubled: Tensor, loop: TimeLoop) -> None:
         super().__init__(loop, keys, score)
-        self.keys = doubled_exponential(keys.detach())
-        self.rows = loop.rows(self.keys)
-        self.score = score.detach()[0].to(self.keys.dtype)
+        self.keys = doubled
+        self.score = score.detach()[0].to(self.keys.dtype).contiguous()
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """exp(2 k) of each caption, (R, N, A)."""
+        return self.loop.rows(self.keys)
 
     def energies(self, query: Tensor) -> Tensor:
         """Returns the energies (R, N) of queries (R, A), but for what is the same for all regions."""
         found: Tensor = _AdditiveStep.apply(query, self.loop.anchor, self)
         return found
+
+    def energies_of(self, factors: Tensor) -> Tensor:
+        """Returns the energies (R, N) of factors (R, A)."""
+        return energies(factors, self.rows[: len(factors)], self.score)
+
+    def slopes_of(self, call: int, factors: Tensor, grad: Tensor) -> Tensor:
+        """Returns sum_n g_n r_n (1 - r_n), (R, A), of energies' gradients (R, N), and notes what the inputs' need."""
+        self.note(call, factors, grad)
+        slopes = torch.empty_like(factors)
+        for rows, r in _parts(factors, self.rows[: len(factors)]):
+            torch.matmul(grad[rows].unsqueeze(-2), _slopes(r), out=slopes[rows].unsqueeze(-2))
+        return slopes
 
     def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
         """Returns the gradients of keys and score from every token's query and gradient of its energies."""
@@ -116,25 +137,64 @@ class AdditiveTerm(LoopTerm):
                 r = _reciprocals(queries[image, None, begin : begin + count], self.keys[image, None])[0]  # (S, N, A)
                 score += torch.mv(r.view(-1, units).T, grad.reshape(-1))
                 keys[image] += _slopes(r).mul_(grad.unsqueeze(-1)).sum(0)
+        return self._of_inputs(keys, score)
+
+    def _of_inputs(self, keys: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the gradients of the inputs from the sums of g r (1 - r), (B, N, A), and of g r, (A,)."""
         keys *= 4.0 * self.score
         return keys.to(self.inputs[0].dtype), (-2.0 * score)[None].to(self.inputs[1].dtype)
+
+
+class _CompiledTerm(AdditiveTerm):
+    """The same in C, where one pass over the keys gives all three gradients of a step."""
+
+    def __init__(self, keys: Tensor, score: Tensor, doubled: Tensor, loop: TimeLoop, kernels: Kernels) -> None:
+        super().__init__(keys, score, doubled, loop)
+        self._kernels = kernels
+        self._sums: tuple[Tensor, Tensor] | None = None
+        self._done: set[int] = set()
+
+    def energies_of(self, factors: Tensor) -> Tensor:
+        """Returns the energies (R, N)."""
+        return self._kernels.additive_energies(self.keys, factors, self.score, self.loop.captions.image_of_row)
+
+    def slopes_of(self, call: int, factors: Tensor, grad: Tensor) -> Tensor:
+        """Returns the slopes (R, A), and adds to the sums that the inputs' gradients are made of."""
+        if self._sums is None or call in self._done:  # another backward pass, which takes the place of the first
+            self._sums, self._done = (torch.zeros_like(self.keys), torch.zeros_like(self.score)), set()
+        self._done.add(call)
+        image_of_row = self.loop.captions.image_of_row
+        return self._kernels.additive_gradients(
+            self.keys, factors, grad.to(factors.dtype).contiguous(), image_of_row, self._sums
+        )
+
+    def settle(self) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of the inputs, and forgets the sums."""
+        sums, self._sums, self._done = self._sums, None, set()
+        return (None, None) if sums is None else self._of_inputs(*sums)
+
+
+def additive_term(keys: Tensor, score: Tensor, loop: TimeLoop) -> AdditiveTerm:
+    """Returns the term of keys (B, N, A) and a score's weights (1, A), in C if that can be."""
+    doubled = doubled_exponential(keys.detach()).contiguous()
+    kernels = kernels_for(doubled)
+    if kernels is None:
+        return AdditiveTerm(keys, score, doubled, loop)
+    return _CompiledTerm(keys, score, doubled, loop, kernels)
 
 
 class _AdditiveStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, anchor: Tensor, term: AdditiveTerm) -> Tensor:
-        factors = doubled_exponential(query)
+        factors = doubled_exponential(query).contiguous()
         ctx.save_for_backward(factors)
         ctx.term, ctx.call, ctx.dtype = term, term.call(), query.dtype
-        return energies(factors, term.rows[: len(factors)], term.score)
+        return term.energies_of(factors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (factors,) = ctx.saved_tensors
         term: AdditiveTerm = ctx.term
-        term.note(ctx.call, factors, grad)
-        slopes = torch.empty_like(factors)
-        for rows, r in _parts(factors, term.rows[: len(factors)]):
-            torch.matmul(grad[rows].unsqueeze(-2), _slopes(r), out=slopes[rows].unsqueeze(-2))
+        slopes = term.slopes_of(ctx.call, factors, grad)
         return (4.0 * term.score * slopes).to(ctx.dtype), None, None

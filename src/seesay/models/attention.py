@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seesay.config import ModelConfig
-from seesay.models.additive import AdditiveTerm, doubled_exponential, energies
+from seesay.models.additive import AdditiveTerm, additive_term, doubled_exponential, energies
 from seesay.models.dropout import Dropout
 from seesay.models.loop import LoopLinear, LoopPart, PictureTerm, TimeLoop
+from seesay.models.products import Linear
 
 
 class Attention(LoopPart):
@@ -129,9 +130,9 @@ class AdditiveAttention(Attention):
     def __init__(self, memory_size: int, query_size: int, attention_size: int, dropout: float = 0.0) -> None:
         super().__init__(dropout)
         self.in_parts = True
-        self.key = nn.Linear(memory_size, attention_size)
+        self.key = Linear(memory_size, attention_size)
         self.query = LoopLinear(query_size, attention_size, bias=False)  # its bias would add to the key's
-        self.score = nn.Linear(attention_size, 1, bias=False)
+        self.score = Linear(attention_size, 1, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:
         """Returns W_m memory, (..., N, A)."""
@@ -146,7 +147,7 @@ class AdditiveAttention(Attention):
     def enter(self, memory: Tensor, loop: TimeLoop) -> None:
         """Tells the loop of the memory, the keys and the score's weights."""
         super().enter(memory, loop)
-        loop.add(self, "keys", AdditiveTerm(self.keys(memory), self.score.weight, loop))
+        loop.add(self, "keys", additive_term(self.keys(memory), self.score.weight, loop))
 
     def loop_energies(self, query: Tensor) -> Tensor:
         """Returns the energies (R, N)."""
@@ -204,7 +205,7 @@ class GeneralAttention(DotAttention):
 
     def __init__(self, memory_size: int, query_size: int, dropout: float = 0.0) -> None:
         super().__init__(dropout)
-        self.key = nn.Linear(memory_size, query_size, bias=False)
+        self.key = Linear(memory_size, query_size, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:
         """Returns W memory, (..., N, Q)."""
@@ -231,7 +232,7 @@ class MultiHeadAttention(Attention):
     ) -> None:
         super().__init__(dropout)
         self.heads = heads
-        self.key_value = nn.Linear(memory_size, 2 * attention_size)
+        self.key_value = Linear(memory_size, 2 * attention_size)
         self.query = LoopLinear(query_size, attention_size)
         self.merge = LoopLinear(attention_size, memory_size)
 

@@ -13,6 +13,7 @@ from seesay.models.dropout import Dropout
 from seesay.models.encoders import Encoder
 from seesay.models.initialisation import initialise_like_keras
 from seesay.models.packing import PackedCaptions
+from seesay.models.products import Linear
 from seesay.models.protocol import Decoder, Taught
 from seesay.models.registry import decoder_builder
 
@@ -96,7 +97,7 @@ def build_model(
 
 def _assemble(config: ModelConfig, vocabulary_size: int, feature_size: int, encoder: Encoder | None) -> CaptionModel:
     activation = _ACTIVATIONS[config.projection_activation]()
-    projection = nn.Sequential(nn.Linear(feature_size, config.projection_size), activation)
+    projection = nn.Sequential(Linear(feature_size, config.projection_size), activation)
     decoder = decoder_builder(config.decoder)(config, vocabulary_size)
     if config.initialisation == "keras":
         for part in (projection, decoder):

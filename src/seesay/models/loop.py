@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from seesay.models.kernels import Kernels, kernels_for
 from seesay.models.packing import PackedCaptions
+from seesay.models.products import Linear, pack, product, quick
 
 Factors = tuple[Tensor, ...]
 Term = TypeVar("Term", bound="LoopTerm")
@@ -133,13 +135,13 @@ def looping(module: nn.Module, loop: TimeLoop) -> Iterator[None]:
             part.loop = None
 
 
-class LoopLinear(nn.Linear, LoopPart):
+class LoopLinear(Linear, LoopPart):
     """A linear layer that is applied at each step of a time loop."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b, (..., O), of x (..., I); in a loop (R, I), R running captions."""
         if self.loop is None:
-            return F.linear(x, self.weight, self.bias)
+            return super().forward(x)
         return self.loop.term(self, "weights", LinearTerm).product(x)
 
 
@@ -159,6 +161,26 @@ class LinearTerm(LoopTerm):
         """The bias, likewise."""
         return self.loop.cast(self.inputs[1].detach()) if len(self.inputs) > 1 else None
 
+    @cached_property
+    def _packed(self) -> tuple[Tensor, Tensor] | None:
+        """The weight and its transpose laid out for the products of all steps, where torch can do that."""
+        if not quick(self.weight, self.weight.dtype):
+            return None
+        rows = self.loop.captions.rows
+        return pack(self.weight, rows), pack(self.weight.T, rows)
+
+    def times(self, x: Tensor) -> Tensor:
+        """Returns W x + b, (R, O), of x (R, I), without gradient."""
+        if self._packed is None or not len(x):
+            return F.linear(x, self.weight, self.bias)
+        return product(x, self._packed[0], self.bias)
+
+    def times_back(self, grad: Tensor) -> Tensor:
+        """Returns grad W, (R, I), of grad (R, O)."""
+        if self._packed is None or not len(grad):
+            return torch.mm(grad, self.weight)
+        return product(grad, self._packed[1])
+
     def product(self, x: Tensor) -> Tensor:
         """Returns W x + b, (R, O), of x (R, I)."""
         found: Tensor = _LinearStep.apply(self.loop.cast(x), self.loop.anchor, self)
@@ -176,14 +198,14 @@ class _LinearStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, anchor: Tensor, term: LinearTerm) -> Tensor:
         ctx.save_for_backward(x)
         ctx.term, ctx.call = term, term.call()
-        return F.linear(x, term.weight, term.bias)
+        return term.times(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         ctx.term.note(ctx.call, x, grad)
-        return (torch.mm(grad, ctx.term.weight) if ctx.needs_input_grad[0] else None), None, None
+        return (ctx.term.times_back(grad) if ctx.needs_input_grad[0] else None), None, None
 
 
 class PictureTerm(LoopTerm):
@@ -197,14 +219,42 @@ class PictureTerm(LoopTerm):
         """The matrix of each caption, (R, ..., K, L); made by the first step, as not every attention needs all."""
         return self.loop.rows(self.loop.cast(self.inputs[0]))
 
+    @cached_property
+    def _compiled(self) -> tuple[Kernels, Tensor] | None:
+        """What multiplies by the picture's own matrix, (B, K, L) float32, where it can be and there is one a picture.
+
+        The copies of `rows`, one a caption, take longer to fetch than to multiply by.
+        """
+        matrix = self.inputs[0].detach()
+        if matrix.ndim != 3:
+            return None
+        matrix = (matrix if matrix.dtype == torch.float64 else matrix.float()).contiguous()
+        kernels = kernels_for(matrix)
+        return None if kernels is None else (kernels, matrix)
+
     def product(self, x: Tensor) -> Tensor:
         """Returns x times the matrix of its caption's picture, (R, ..., L), of x (R, ..., K)."""
-        found: Tensor = _PictureStep.apply(self.loop.cast(x), self.loop.anchor, self)
+        x = self.loop.cast(x) if self._compiled is None else x.float()
+        found: Tensor = _PictureStep.apply(x, self.loop.anchor, self)
         return found
+
+    def times(self, x: Tensor) -> Tensor:
+        """Returns the product without gradient."""
+        if self._compiled is None:
+            return torch.matmul(x.unsqueeze(-2), self.rows[: len(x)]).squeeze(-2)
+        kernels, matrix = self._compiled
+        return kernels.picture_product(matrix, x.contiguous(), self.loop.captions.image_of_row)
+
+    def times_back(self, grad: Tensor) -> Tensor:
+        """Returns grad (R, ..., L) times the transposed matrix, (R, ..., K)."""
+        if self._compiled is None:
+            return torch.matmul(self.rows[: len(grad)], grad.unsqueeze(-1)).squeeze(-1)
+        kernels, matrix = self._compiled
+        return kernels.picture_product_back(matrix, grad.contiguous(), self.loop.captions.image_of_row)
 
     def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
         """Returns the gradient of the matrix from every token's vector and gradient."""
-        x, grad = (self.loop.by_image.pad(factor).movedim(1, -2) for factor in factors)
+        x, grad = (self.loop.by_image.pad(self.loop.cast(factor)).movedim(1, -2) for factor in factors)
         return (torch.matmul(x.transpose(-1, -2), grad).to(self.inputs[0].dtype),)
 
 
@@ -213,13 +263,11 @@ class _PictureStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, anchor: Tensor, term: PictureTerm) -> Tensor:
         ctx.save_for_backward(x)
         ctx.term, ctx.call = term, term.call()
-        return torch.matmul(x.unsqueeze(-2), term.rows[: len(x)]).squeeze(-2)
+        return term.times(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         ctx.term.note(ctx.call, x, grad)
-        if not ctx.needs_input_grad[0]:
-            return None, None, None
-        return torch.matmul(ctx.term.rows[: len(x)], grad.unsqueeze(-1)).squeeze(-1), None, None
+        return (ctx.term.times_back(grad) if ctx.needs_input_grad[0] else None), None, None

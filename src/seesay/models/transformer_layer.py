@@ -8,6 +8,7 @@ from seesay.config import ModelConfig
 from seesay.models.attention import masked_softmax, split_heads
 from seesay.models.dropout import Dropout
 from seesay.models.packing import Padding
+from seesay.models.products import Linear
 
 
 class TransformerLayer(nn.Module):
@@ -23,13 +24,13 @@ class TransformerLayer(nn.Module):
         self.heads = config.heads
         self.attention_dropout = config.attention_dropout
         self.self_norm, self.cross_norm, self.feed_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.self_input = nn.Linear(width, 3 * width)  # queries, keys, values
-        self.self_output = nn.Linear(width, width)
-        self.cross_query = nn.Linear(width, width)
-        self.cross_keys = nn.Linear(config.projection_size, 2 * width)  # keys, values
-        self.cross_output = nn.Linear(width, width)
-        self.feed_input = nn.Linear(width, config.feedforward_size)
-        self.feed_output = nn.Linear(config.feedforward_size, width)
+        self.self_input = Linear(width, 3 * width)  # queries, keys, values
+        self.self_output = Linear(width, width)
+        self.cross_query = Linear(width, width)
+        self.cross_keys = Linear(config.projection_size, 2 * width)  # keys, values
+        self.cross_output = Linear(width, width)
+        self.feed_input = Linear(width, config.feedforward_size)
+        self.feed_output = Linear(config.feedforward_size, width)
         self.dropout = Dropout(config.state_dropout)
 
     def memory_keys(self, memory: Tensor) -> Tensor:

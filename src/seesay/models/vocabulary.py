@@ -1,14 +1,14 @@
 """The layer that scores every word of the vocabulary: tied to the embeddings, or started from word frequencies."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
+from seesay.models.products import Linear, linear
 
 
-class VocabularyLayer(nn.Linear):
+class VocabularyLayer(Linear):
     """A linear layer to the vocabulary, whose matrix may be the word embeddings'.
 
     Tied, it owns nothing but a bias: the matrix is looked up in the embedding at each call, so that it is one
@@ -29,7 +29,7 @@ class VocabularyLayer(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns the scores (..., V) of hidden (..., width)."""
-        return F.linear(hidden, self._tied[0].weight if self._tied else self.weight, self.bias)
+        return linear(hidden, self._tied[0].weight if self._tied else self.weight, self.bias)
 
 
 def vocabulary_layer(config: ModelConfig, width: int, embedding: nn.Embedding) -> VocabularyLayer:
@@ -54,7 +54,7 @@ def output_layers(config: ModelConfig, embedding: nn.Embedding) -> nn.Module:
     """
     if config.output_size == 0:
         return vocabulary_layer(config, config.hidden_size, embedding)
-    dense = nn.Linear(config.hidden_size, config.output_size)
+    dense = Linear(config.hidden_size, config.output_size)
     return nn.Sequential(dense, vocabulary_layer(config, config.output_size, embedding))
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.models.cells import gru_update
 from seesay.models.loop import LoopLinear
+from seesay.models.products import Linear
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
@@ -26,7 +27,7 @@ class AttentionGRUDecoder(RecurrentDecoder):
         gates = 3 * config.hidden_size
         # The GRU's input matrix in its two halves: the word's is applied to all steps at once before the
         # loop, the context's inside it.
-        self.word_gates = nn.Linear(config.embedding_size, gates)
+        self.word_gates = Linear(config.embedding_size, gates)
         self.context_gates = LoopLinear(config.projection_size, gates, bias=False)
         self.state_gates = LoopLinear(config.hidden_size, gates)
         self.output = output_layers(config, self.embedding)

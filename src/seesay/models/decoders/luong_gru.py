@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.models.cells import gru_update, masked_mean
 from seesay.models.loop import LoopLinear
+from seesay.models.products import Linear
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
@@ -28,8 +29,8 @@ class LuongGRUDecoder(RecurrentDecoder):
         super().__init__(config, vocabulary_size)
         gates, wide = 3 * config.hidden_size, config.output_size
         self.wide = wide
-        self.first_hidden = nn.Linear(config.projection_size, config.hidden_size)
-        self.word_gates = nn.Linear(config.embedding_size, gates)
+        self.first_hidden = Linear(config.projection_size, config.hidden_size)
+        self.word_gates = Linear(config.embedding_size, gates)
         self.fed_gates = LoopLinear(wide, gates, bias=False)
         self.state_gates = LoopLinear(config.hidden_size, gates)
         self.context_part = LoopLinear(config.projection_size, wide, bias=False)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
 from seesay.models.hard_attention import HardAttentionLoss, draw_regions
 from seesay.models.loop import LoopLinear
+from seesay.models.products import Linear
 from seesay.models.recurrent import Advance, Lesson, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
@@ -33,14 +34,14 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.hard = config.attention == "hard"
         self.hard_share = config.hard_share
         self.hard_loss = HardAttentionLoss(config.hard_reward, config.hard_entropy) if self.hard else None
-        self.first_hidden = nn.Linear(memory, hidden)
-        self.first_cell = nn.Linear(memory, hidden)
+        self.first_hidden = Linear(memory, hidden)
+        self.first_cell = Linear(memory, hidden)
         self.word_gates = LSTMGates(words, 4 * hidden)
         self.context_gates = LoopLinear(memory, 4 * hidden, bias=False)
         self.state_gates = LoopLinear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
         self.beta = LoopLinear(hidden, 1)
-        self.hidden_output = nn.Linear(hidden, words)
-        self.context_output = nn.Linear(memory, words, bias=False)
+        self.hidden_output = Linear(hidden, words)
+        self.context_output = Linear(memory, words, bias=False)
         self.output = vocabulary_layer(config, words, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:

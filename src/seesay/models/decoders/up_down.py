@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
 from seesay.models.loop import LoopLinear
+from seesay.models.products import Linear
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
@@ -26,7 +27,7 @@ class UpDownDecoder(RecurrentDecoder):
         memory, hidden, gates = config.projection_size, config.hidden_size, 4 * config.hidden_size
         # Each LSTM's matrices in parts, so that what does not change in the loop is multiplied outside of it.
         self.word_gates = LSTMGates(config.embedding_size, gates)
-        self.mean_gates = nn.Linear(memory, gates, bias=False)
+        self.mean_gates = Linear(memory, gates, bias=False)
         self.language_gates = LoopLinear(hidden, gates, bias=False)
         self.attention_state_gates = LoopLinear(hidden, gates, bias=False)
         self.context_gates = LSTMGates(memory, gates)

@@ -1,0 +1,88 @@
+"""Loops in C, compiled once by the system's compiler where it has one; without one torch's operations do the work."""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+SWITCH = "SEESAY_COMPILED"
+"""Environment variable: 0 leaves compiled code out."""
+_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+_SECONDS = 60
+_log = logging.getLogger(__name__)
+
+
+@functools.cache
+def compiled(source: Path) -> ctypes.CDLL | None:
+    """Returns the library of a C file, compiled for this very processor; None where that cannot be done.
+
+    It is kept in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`) under a name that tells of source,
+    compiler and processor.
+
+    Args:
+        source: a file without includes.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if os.environ.get(SWITCH) == "0" or compiler is None:
+        return None
+    try:
+        flags = [*_FLAGS, "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"]
+        threads = _threads_of_torch()
+        library = _folder() / f"{source.stem}-{_name(source, compiler, flags, threads)}.so"
+        if not library.exists():
+            _build(compiler, flags, threads, source, library)
+        return ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        # Slower, and the same result: nothing to stop for.
+        _log.debug("%s could not be compiled: %s", source.name, error)
+        return None
+
+
+def _folder() -> Path:
+    """Returns where libraries are kept, made if need be."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seesay" / "compiled"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _threads_of_torch() -> Path | None:
+    """Returns the OpenMP library that torch brings along: two sets of threads would fight for the cores."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return found[0] if found else None
+
+
+def _name(source: Path, compiler: str, flags: Sequence[str], threads: Path | None) -> str:
+    told = subprocess.run([compiler, "--version"], capture_output=True, timeout=_SECONDS, check=True).stdout
+    parts = (source.read_bytes(), told, *(text.encode() for text in (*flags, str(threads), *_processor())))
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _processor() -> Iterator[str]:
+    """Yields what the processor can do: a home folder may be shared by several."""
+    yield platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        yield from sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+
+
+def _build(compiler: str, flags: Sequence[str], threads: Path | None, source: Path, library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        part, made = Path(folder) / "part.o", Path(folder) / "made.so"
+        # Vectors without threads where torch's cannot be shared, such as on macOS.
+        openmp = "-fopenmp-simd" if threads is None else "-fopenmp"
+        for command in (
+            [compiler, *flags, openmp, "-c", str(source), "-o", str(part)],
+            [compiler, "-shared", str(part), *([] if threads is None else [str(threads)]), "-o", str(made)],
+        ):
+            subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)
+        made.replace(library)  # whole, also when several processes compile at once

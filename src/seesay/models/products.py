@@ -1,0 +1,89 @@
+"""Products with a layer's weight, by the quickest way that torch has for them on a processor."""
+
+import functools
+import platform
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, in half of its time where the width is odd and some tenths less elsewhere.
+
+    float32 products of torch go to a library that some processors are slow with; the library of its bfloat16
+    products has float32 as well.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns W x + b, (..., O), of x (..., I)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns what `torch.nn.functional.linear` does, (..., O).
+
+    Args:
+        x: (..., I).
+        weight: (O, I).
+        bias: (O,), or None.
+    """
+    asked = torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if asked else x.dtype
+    if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
+        return F.linear(x, weight, bias)
+    x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if not torch.is_grad_enabled():
+        return product(x, weight, bias)
+    found: Tensor = _Linear.apply(x, weight, bias)
+    return found
+
+
+def quick(x: Tensor, dtype: torch.dtype) -> bool:
+    """Tells whether `product` and `pack` are there for x (..., I) in a precision."""
+    if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return False
+    return dtype in _dtypes()
+
+
+@functools.cache
+def _dtypes() -> frozenset[torch.dtype]:
+    here = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
+    operations = torch.ops.mkldnn
+    if not here or not all(hasattr(operations, name) for name in ("_linear_pointwise", "_reorder_linear_weight")):
+        return frozenset()
+    bfloat16 = hasattr(operations, "_is_mkldnn_bf16_supported") and operations._is_mkldnn_bf16_supported()
+    return frozenset({torch.float32, torch.bfloat16} if bfloat16 else {torch.float32})
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns W x + b of `quick` precision, without gradient; the weight may come from `pack`."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+def pack(weight: Tensor, rows: int) -> Tensor:
+    """Returns a weight (O, I) laid out for many products with up to so many rows; of use to `product` alone."""
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            product(grad, weight.T) if needs_x else None,
+            torch.mm(rows.T, x.reshape(-1, x.shape[-1])) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
