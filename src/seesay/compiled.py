@@ -82,7 +82,7 @@ def _build(compiler: str, flags: Sequence[str], threads: Path | None, source: Pa
         openmp = "-fopenmp-simd" if threads is None else "-fopenmp"
         for command in (
             [compiler, *flags, openmp, "-c", str(source), "-o", str(part)],
-            [compiler, "-shared", str(part), *([] if threads is None else [str(threads)]), "-o", str(made)],
+            [compiler, "-shared", str(part), *([] if threads is None else [str(threads)]), "-lm", "-o", str(made)],
         ):
             subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)
         made.replace(library)  # whole, also when several processes compile at once

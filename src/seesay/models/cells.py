@@ -1,8 +1,12 @@
 """Recurrent updates with their gates already summed, so that a decoder decides when each part is computed."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from seesay.models.kernels import Kernels, kernels_for
 from seesay.models.loop import LoopLinear
 
 
@@ -25,11 +29,32 @@ def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tens
         hidden: previous state, (..., H).
     """
     size = hidden.shape[-1]
+    if input_gates.shape == state_gates.shape and kernels_for(hidden) is not None:
+        kernels = kernels_for(input_gates, state_gates, half=True)
+        if kernels is not None:
+            found: Tensor = _GRUUpdate.apply(input_gates, state_gates, hidden, kernels)
+            return found
     input_gates, state_gates = input_gates.to(hidden.dtype), state_gates.to(hidden.dtype)
     both = torch.sigmoid(input_gates[..., : 2 * size] + state_gates[..., : 2 * size])
     reset, update = both[..., :size], both[..., size:]
     candidate = torch.tanh(input_gates[..., 2 * size :] + reset * state_gates[..., 2 * size :])
     return torch.lerp(candidate, hidden, update)
+
+
+class _GRUUpdate(torch.autograd.Function):
+    """The same in C, in one pass each way."""
+
+    @staticmethod
+    def forward(ctx: Any, input_gates: Tensor, state_gates: Tensor, hidden: Tensor, kernels: Kernels) -> Tensor:
+        new, kept = kernels.gru(input_gates, state_gates, hidden)
+        ctx.save_for_backward(state_gates, hidden, kept)
+        ctx.kernels = kernels
+        return new
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*ctx.kernels.gru_back(grad.contiguous(), *ctx.saved_tensors), None)
 
 
 def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The functions of attention.c, where there is a compiler for them."""
+"""The functions of kernels.c, where there is a compiler for them."""
 
 import ctypes
 from pathlib import Path
@@ -10,10 +10,10 @@ from seesay.compiled import compiled
 
 
 class Kernels:
-    """Arithmetic in float32 on a processor, of contiguous tensors; each row's picture is named by `image_of_row`.
+    """Arithmetic on a processor, of contiguous tensors in float32, or bfloat16 where that is said.
 
     Args:
-        library: attention.c.
+        library: kernels.c.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -54,6 +54,53 @@ class Kernels:
         )
         return found
 
+    def surprise(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+        """Returns the cross-entropy of each token, (M,) in nats, and log sum_v e^logit, (M,), both float32.
+
+        Args:
+            logits: (M, V), float32 or bfloat16.
+            targets: (M,) int64.
+            smoothing: share of the probability that is spread over the words.
+        """
+        log_sums, losses = (torch.empty(len(logits), dtype=torch.float32) for _ in range(2))
+        sizes, results = map(ctypes.c_longlong, logits.shape), map(_address, (log_sums, losses))
+        self._library.surprise(
+            *map(_address, (logits, targets)), *sizes, ctypes.c_float(smoothing), *results, _half(logits)
+        )
+        return losses, log_sums
+
+    def surprise_back(
+        self, logits: Tensor, targets: Tensor, log_sums: Tensor, smoothing: float, scale: float
+    ) -> Tensor:
+        """Returns the gradient of `scale` times the sum of the cross-entropies, (M, V) like the logits."""
+        found = torch.empty_like(logits)
+        tensors, sizes = (logits, targets, log_sums), map(ctypes.c_longlong, logits.shape)
+        factors = map(ctypes.c_float, (smoothing, scale))
+        self._library.surprise_back(*map(_address, tensors), *sizes, *factors, _address(found), _half(logits))
+        return found
+
+    def gru(self, input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a GRU's next state like `hidden` (..., H) float32, and its three gates (..., 3H) float32.
+
+        Args:
+            input_gates: (..., 3H), float32 or bfloat16.
+            state_gates: the same.
+            hidden: (..., H).
+        """
+        new, kept = torch.empty_like(hidden), hidden.new_empty(state_gates.shape)
+        tensors, sizes = (input_gates, state_gates, hidden), _rows_and_width(hidden)
+        self._library.gru(*map(_address, tensors), *sizes, *map(_address, (new, kept)), _half(state_gates))
+        return new, kept
+
+    def gru_back(
+        self, grad: Tensor, state_gates: Tensor, hidden: Tensor, kept: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the gradients of input gates, state gates and state of that of the next state, (..., H)."""
+        results = torch.empty_like(state_gates), torch.empty_like(state_gates), torch.empty_like(hidden)
+        tensors, sizes = (grad, state_gates, hidden, kept), _rows_and_width(hidden)
+        self._library.gru_back(*map(_address, tensors), *sizes, *map(_address, results), _half(state_gates))
+        return results
+
     def picture_product(self, matrix: Tensor, x: Tensor, image_of_row: Tensor) -> Tensor:
         """Returns x (R, K) times the matrix (B, K, L) of its picture, (R, L)."""
         return self._product(self._library.picture_product, matrix, x, image_of_row, matrix.shape[2])
@@ -69,13 +116,32 @@ class Kernels:
         return found
 
 
-def kernels_for(tensor: Tensor) -> Kernels | None:
-    """Returns the compiled functions if there are any and they are of use for such a tensor."""
-    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+def kernels_for(*tensors: Tensor, half: bool = False) -> Kernels | None:
+    """Returns the compiled functions if there are any and they are of use for such tensors.
+
+    Args:
+        tensors: all of float32; of the same type among them if `half`.
+        half: bfloat16 will do as well.
+    """
+    dtypes = {torch.float32, torch.bfloat16} if half else {torch.float32}
+    first = tensors[0].dtype
+    if first not in dtypes or torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return None
-    library = compiled(Path(__file__).with_name("attention.c"))
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or tensor.dtype != first or not tensor.is_contiguous() or not tensor.numel():
+            return None
+    library = compiled(Path(__file__).with_name("kernels.c"))
     return None if library is None else Kernels(library)
 
 
 def _address(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _half(tensor: Tensor) -> ctypes.c_int:
+    return ctypes.c_int(tensor.dtype == torch.bfloat16)
+
+
+def _rows_and_width(tensor: Tensor) -> tuple[ctypes.c_longlong, ctypes.c_longlong]:
+    width = tensor.shape[-1]
+    return ctypes.c_longlong(tensor.numel() // width), ctypes.c_longlong(width)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from seesay.models.kernels import Kernels, kernels_for
 from seesay.models.packing import PackedCaptions
-from seesay.models.products import Linear, pack, product, quick
+from seesay.models.products import Linear, outer_product, pack, product, quick
 
 Factors = tuple[Tensor, ...]
 Term = TypeVar("Term", bound="LoopTerm")
@@ -189,7 +189,7 @@ class LinearTerm(LoopTerm):
     def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
         """Returns the gradients of weight and bias from every token's input and gradient."""
         x, grad = factors
-        weight = torch.mm(grad.T, x).to(self.inputs[0].dtype)
+        weight = outer_product(grad, x).to(self.inputs[0].dtype)
         return (weight,) if self.bias is None else (weight, grad.sum(0, dtype=self.inputs[1].dtype))
 
 

@@ -1,9 +1,13 @@
 """What training minimises."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from seesay.models.kernels import Kernels, kernels_for
 from seesay.tokenizer import PAD_ID, START_ID, UNK_ID
 
 
@@ -15,7 +19,30 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
         targets: the words that follow, (M,) int64.
         label_smoothing: probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
-    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    kernels = kernels_for(logits, half=True)
+    if kernels is None or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:  # which torch refuses
+        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    found: Tensor = _CrossEntropy.apply(logits, targets, label_smoothing, kernels)
+    return found
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The same in C, which makes nothing as large as the logits but their gradient, in their own precision."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, kernels: Kernels) -> Tensor:
+        losses, log_sums = kernels.surprise(logits, targets.contiguous(), label_smoothing)
+        ctx.save_for_backward(logits, targets, log_sums)
+        ctx.label_smoothing, ctx.kernels = label_smoothing, kernels
+        return losses.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        logits, targets, log_sums = ctx.saved_tensors
+        scale = float(grad) / len(targets)
+        found = ctx.kernels.surprise_back(logits, targets.contiguous(), log_sums, ctx.label_smoothing, scale)
+        return found, None, None, None
 
 
 def policy(logits: Tensor, allow_unk: bool) -> Tensor:

@@ -1,0 +1,306 @@
+/* What a step does besides its large products, each in one pass. What is computed, and of what, is said in kernels.py
+   and where it is called. All arrays are contiguous; image[row] is the picture of a row. */
+
+#define ROWS 16  /* of a block, which a thread takes whole */
+#define WIDE 128 /* units of which the keys of some pictures stay in a core's cache while their rows are gone through */
+#define PART 64  /* numbers of a row whose sums stay in registers */
+#define SMALL 32768 /* multiplications that are done sooner than a second thread has been woken */
+
+/* keys (images, regions, units), factors (rows, units), score (units), energies (rows, regions). Without `image` every
+   picture has `each` rows, one after the other. */
+void additive_energies(const float *keys, const float *factors, const float *score, const long long *image,
+                       long long each, long long rows, long long regions, long long units, float *energies)
+{
+    long long blocks = (rows + ROWS - 1) / ROWS, block;
+#pragma omp parallel for schedule(static) if (blocks > 1)
+    for (block = 0; block < blocks; block++) {
+        long long begin = block * ROWS, end = begin + ROWS < rows ? begin + ROWS : rows;
+        for (long long at = 0; at < units; at += WIDE) {
+            long long width = units - at < WIDE ? units - at : WIDE;
+            const float *v = score + at;
+            for (long long row = begin; row < end; row++) {
+                const float *f = factors + row * units + at;
+                const float *k = keys + (image ? image[row] : row / each) * regions * units + at;
+                float *out = energies + row * regions;
+                for (long long region = 0; region < regions; region++, k += units) {
+                    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+                    for (long long unit = 0; unit < width; unit++)
+                        sum += v[unit] / (1.0f + k[unit] * f[unit]);
+                    out[region] = (at ? out[region] : 0.0f) - 2.0f * sum;
+                }
+            }
+        }
+    }
+}
+
+/* Writes sum over regions of g r (1 - r) to slopes (rows, units), g being grad (rows, regions); adds the same over rows
+   to keys_grad (images, regions, units), and g r over both to score_grad (units). Threads share the units out, so that
+   no two of them write to one place. */
+void additive_gradients(const float *keys, const float *factors, const float *grad, const long long *image,
+                        long long rows, long long regions, long long units,
+                        float *slopes, float *keys_grad, float *score_grad)
+{
+    long long parts = (units + PART - 1) / PART, part;
+#pragma omp parallel for schedule(static) if (rows * regions * units > SMALL)
+    for (part = 0; part < parts; part++) {
+        long long at = part * PART, width = units - at < PART ? units - at : PART;
+        float factor[PART], slope[PART], seen[PART];
+        for (int unit = 0; unit < PART; unit++)
+            seen[unit] = 0.0f;
+        for (long long row = 0; row < rows; row++) {
+            long long first = image[row] * regions * units + at;
+            const float *k = keys + first, *g = grad + row * regions;
+            float *d = keys_grad + first;
+            for (int unit = 0; unit < PART; unit++) {
+                factor[unit] = unit < width ? factors[row * units + at + unit] : 0.0f;
+                slope[unit] = 0.0f;
+            }
+            for (long long region = 0; region < regions; region++, k += units, d += units) {
+                float here = g[region];
+                if (width == PART) { /* a length that the compiler knows keeps the sums in registers */
+#pragma omp simd
+                    for (int unit = 0; unit < PART; unit++) {
+                        float r = 1.0f / (1.0f + k[unit] * factor[unit]), t = here * (r - r * r);
+                        slope[unit] += t;
+                        d[unit] += t;
+                        seen[unit] += here * r;
+                    }
+                } else {
+                    for (long long unit = 0; unit < width; unit++) {
+                        float r = 1.0f / (1.0f + k[unit] * factor[unit]), t = here * (r - r * r);
+                        slope[unit] += t;
+                        d[unit] += t;
+                        seen[unit] += here * r;
+                    }
+                }
+            }
+            for (long long unit = 0; unit < width; unit++)
+                slopes[row * units + at + unit] = slope[unit];
+        }
+        for (long long unit = 0; unit < width; unit++)
+            score_grad[at + unit] += seen[unit];
+    }
+}
+
+/* out (rows, columns) = x (rows, inner) times matrix (images, inner, columns) of the row's picture. */
+void picture_product(const float *matrix, const float *x, const long long *image,
+                     long long rows, long long inner, long long columns, float *out)
+{
+    long long parts = (columns + PART - 1) / PART, job;
+#pragma omp parallel for schedule(static) if (rows * inner * columns > SMALL)
+    for (job = 0; job < rows * parts; job++) {
+        long long row = job / parts, at = job % parts * PART, width = columns - at < PART ? columns - at : PART;
+        const float *m = matrix + image[row] * inner * columns + at, *a = x + row * inner;
+        float sum[PART];
+        for (int column = 0; column < PART; column++)
+            sum[column] = 0.0f;
+        for (long long each = 0; each < inner; each++, m += columns) {
+            if (width == PART) {
+#pragma omp simd
+                for (int column = 0; column < PART; column++)
+                    sum[column] += a[each] * m[column];
+            } else {
+                for (long long column = 0; column < width; column++)
+                    sum[column] += a[each] * m[column];
+            }
+        }
+        for (long long column = 0; column < width; column++)
+            out[row * columns + at + column] = sum[column];
+    }
+}
+
+/* out (rows, inner) = grad (rows, columns) times the transpose of the same. */
+void picture_product_back(const float *matrix, const float *grad, const long long *image,
+                          long long rows, long long inner, long long columns, float *out)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * inner * columns > SMALL)
+    for (row = 0; row < rows; row++) {
+        const float *m = matrix + image[row] * inner * columns, *g = grad + row * columns;
+        for (long long each = 0; each < inner; each++, m += columns) {
+            float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+            for (long long column = 0; column < columns; column++)
+                sum += m[column] * g[column];
+            out[row * inner + each] = sum;
+        }
+    }
+}
+
+/* e^x, to a rounding or two: 2^n e^r with r within half a log 2 of zero. The standard library's is not always there as
+   vectors. */
+static inline float exponential(float x)
+{
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds, as 1.5 * 2^23 has no digits to spare */
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;      /* log 2 in two parts, of which the first is exact */
+    float y = 1.0f / 5040.0f;
+    y = y * r + 1.0f / 720.0f;
+    y = y * r + 1.0f / 120.0f;
+    y = y * r + 1.0f / 24.0f;
+    y = y * r + 1.0f / 6.0f;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    int power = ((int)n + 127) << 23;
+    float scale;
+    __builtin_memcpy(&scale, &power, sizeof scale);
+    return y * scale;
+}
+
+static inline float logistic(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+static inline float tangent(float x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
+
+/* Numbers of float32, or of bfloat16 if `half`: the upper half of a float32. */
+static inline float get(const void *numbers, long long at, int half)
+{
+    if (!half)
+        return ((const float *)numbers)[at];
+    unsigned int bits = (unsigned int)((const unsigned short *)numbers)[at] << 16;
+    float number;
+    __builtin_memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+static inline void put(void *numbers, long long at, int half, float number)
+{
+    if (!half) {
+        ((float *)numbers)[at] = number;
+        return;
+    }
+    unsigned int bits;
+    __builtin_memcpy(&bits, &number, sizeof bits);
+    unsigned int nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16; /* ties to even */
+    ((unsigned short *)numbers)[at] = number == number ? nearest : 0x7fc0u;
+}
+
+/* `half` is handed on as a constant, so that the loops have no question in them. */
+#define BOTH(function, ...)            \
+    do {                               \
+        if (half)                      \
+            function(__VA_ARGS__, 1);  \
+        else                           \
+            function(__VA_ARGS__, 0);  \
+    } while (0)
+
+static inline __attribute__((always_inline)) void surprise_of(
+    const void *logits, const long long *targets, long long row, long long words, float smoothing, float *log_sums,
+    float *losses, int half)
+{
+    long long first = row * words;
+    float top = get(logits, first, half), sum = 0.0f, total = 0.0f;
+#pragma omp simd reduction(max : top) reduction(+ : total)
+    for (long long word = 0; word < words; word++) {
+        float score = get(logits, first + word, half);
+        top = score > top ? score : top;
+        total += score;
+    }
+#pragma omp simd reduction(+ : sum)
+    for (long long word = 0; word < words; word++)
+        sum += exponential(get(logits, first + word, half) - top);
+    log_sums[row] = top + __builtin_logf(sum);
+    float spread = smoothing ? smoothing * (log_sums[row] - total / words) : 0.0f;
+    losses[row] = (1.0f - smoothing) * (log_sums[row] - get(logits, first + targets[row], half)) + spread;
+}
+
+/* logits (rows, words), targets (rows), log_sums (rows) = log sum e^logit, losses (rows). */
+void surprise(const void *logits, const long long *targets, long long rows, long long words, float smoothing,
+              float *log_sums, float *losses, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static)
+    for (row = 0; row < rows; row++)
+        BOTH(surprise_of, logits, targets, row, words, smoothing, log_sums, losses);
+}
+
+static inline __attribute__((always_inline)) void surprise_back_of(
+    const void *logits, const long long *targets, const float *log_sums, long long row, long long words,
+    float smoothing, float scale, void *grad, int half)
+{
+    long long first = row * words, target = first + targets[row];
+    float log_sum = log_sums[row], every = smoothing / words;
+#pragma omp simd
+    for (long long word = 0; word < words; word++)
+        put(grad, first + word, half, scale * (exponential(get(logits, first + word, half) - log_sum) - every));
+    float chance = exponential(get(logits, target, half) - log_sum);
+    put(grad, target, half, scale * (chance - every - (1.0f - smoothing)));
+}
+
+/* Writes scale times the gradient of the sum of the losses to grad (rows, words). */
+void surprise_back(const void *logits, const long long *targets, const float *log_sums, long long rows,
+                   long long words, float smoothing, float scale, void *grad, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static)
+    for (row = 0; row < rows; row++)
+        BOTH(surprise_back_of, logits, targets, log_sums, row, words, smoothing, scale, grad);
+}
+
+static inline __attribute__((always_inline)) void gru_of(
+    const void *input, const void *state, const float *hidden, long long row, long long size, float *next, float *kept,
+    int half)
+{
+    long long gates = 3 * row * size;
+    const float *h = hidden + row * size;
+    float *reset = kept + gates, *update = reset + size, *candidate = update + size, *out = next + row * size;
+#pragma omp simd
+    for (long long unit = 0; unit < size; unit++) {
+        long long r = gates + unit, z = r + size, n = z + size;
+        float a = logistic(get(input, r, half) + get(state, r, half));
+        float b = logistic(get(input, z, half) + get(state, z, half));
+        float c = tangent(get(input, n, half) + a * get(state, n, half));
+        reset[unit] = a;
+        update[unit] = b;
+        candidate[unit] = c;
+        out[unit] = c + b * (h[unit] - c);
+    }
+}
+
+/* input and state (rows, 3 size): the two sides of reset, update and candidate. Writes the next state (rows, size), and
+   the three gates (rows, 3 size) to kept. */
+void gru(const void *input, const void *state, const float *hidden, long long rows, long long size, float *next,
+         float *kept, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
+    for (row = 0; row < rows; row++)
+        BOTH(gru_of, input, state, hidden, row, size, next, kept);
+}
+
+static inline __attribute__((always_inline)) void gru_back_of(
+    const float *grad, const void *state, const float *hidden, const float *kept, long long row, long long size,
+    void *input_grad, void *state_grad, float *hidden_grad, int half)
+{
+    long long gates = 3 * row * size;
+    const float *h = hidden + row * size, *g = grad + row * size;
+    const float *reset = kept + gates, *update = reset + size, *candidate = update + size;
+    float *out = hidden_grad + row * size;
+#pragma omp simd
+    for (long long unit = 0; unit < size; unit++) {
+        long long r = gates + unit, z = r + size, n = z + size;
+        float a = reset[unit], b = update[unit], c = candidate[unit];
+        float inside = g[unit] * (1.0f - b) * (1.0f - c * c);
+        float to_reset = inside * get(state, n, half) * a * (1.0f - a);
+        float to_update = g[unit] * (h[unit] - c) * b * (1.0f - b);
+        put(input_grad, r, half, to_reset);
+        put(state_grad, r, half, to_reset);
+        put(input_grad, z, half, to_update);
+        put(state_grad, z, half, to_update);
+        put(input_grad, n, half, inside);
+        put(state_grad, n, half, inside * a);
+        out[unit] = g[unit] * b;
+    }
+}
+
+/* The gradients of both sides (rows, 3 size) and of the state (rows, size) of the next state's grad (rows, size). */
+void gru_back(const float *grad, const void *state, const float *hidden, const float *kept, long long rows,
+              long long size, void *input_grad, void *state_grad, float *hidden_grad, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
+    for (row = 0; row < rows; row++)
+        BOTH(gru_back_of, grad, state, hidden, kept, row, size, input_grad, state_grad, hidden_grad);
+}

@@ -1,0 +1,88 @@
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from seesay import compiled as module
+from seesay.compiled import SWITCH, compiled
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv(SWITCH, raising=False)
+    compiled.cache_clear()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "answer.c"
+    path.write_text("int answer(void) { return 42; }\n")
+    return path
+
+
+def test_a_file_is_compiled_once_and_kept_for_the_next_process(source: Path, cache: Path) -> None:
+    library = compiled(source)
+    assert library is not None
+    assert library.answer() == 42
+    (kept,) = cache.rglob("*.so")
+    changed = kept.stat().st_mtime_ns
+    compiled.cache_clear()
+    again = compiled(source)
+    assert again is not None
+    assert again.answer() == 42
+    assert kept.stat().st_mtime_ns == changed
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700  # nobody else puts code there
+
+
+def test_another_source_is_another_library(source: Path, cache: Path) -> None:
+    compiled(source)
+    source.write_text("int answer(void) { return 43; }\n")
+    compiled.cache_clear()
+    library = compiled(source)
+    assert library is not None
+    assert library.answer() == 43
+    assert len(list(cache.rglob("*.so"))) == 2
+
+
+@pytest.mark.parametrize("reason", ["switch", "no compiler", "refused", "no folder"])
+def test_without_a_library_nothing_is_raised(
+    reason: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason == "switch":
+        monkeypatch.setenv(SWITCH, "0")
+    elif reason == "no compiler":
+        monkeypatch.setenv("CC", "no-such-compiler")
+    elif reason == "refused":
+        source.write_text("this is not C\n")
+    else:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert compiled(source) is None
+
+
+def test_nothing_unfinished_is_left_behind(source: Path, cache: Path) -> None:
+    source.write_text("this is not C\n")
+    assert compiled(source) is None
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_threads_are_torchs_own() -> None:
+    """A second OpenMP library would have threads of its own, which would wait for work on the cores of the first."""
+    found = module._threads_of_torch()
+    if found is None:
+        pytest.skip("this torch brings no OpenMP library of GNU's along")
+    library = compiled(Path(module.__file__).parent / "models" / "kernels.c")
+    assert library is not None
+    loaded = {
+        Path(line.split()[-1]).resolve()
+        for line in Path(f"/proc/{os.getpid()}/maps").read_text().splitlines()
+        if "libgomp" in line
+    }
+    assert len(loaded) == 1
