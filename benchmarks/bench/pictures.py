@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.measuring import seconds
 from seesay.bulk import find_pictures
@@ -52,7 +52,23 @@ def encoder_configs(name: str, weights: str, size: int) -> list[EncoderConfig]:
 def random_encoder(config: EncoderConfig) -> Encoder:
     """Returns an encoder, its weights random where the configuration names none, and always the same."""
     torch.manual_seed(0)
-    return build_encoder(config)
+    encoder = build_encoder(config)
+    if config.encoder_weights == "none":
+        settle(encoder)
+    return encoder
+
+
+@torch.no_grad()
+def settle(encoder: Encoder) -> None:
+    """Sets the means and spreads of an encoder's normalisations by noise; else features grow beyond float16."""
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    size = encoder.preprocessing.size
+    encoder(torch.randint(0, 256, (8, size, size, 3), dtype=torch.uint8))
+    for norm in norms:
+        norm.eval()
 
 
 def picture_files(folder: Path | None, kind: Kind, count: int, scratch: Path) -> list[str]:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.floor import Counts, Floor, NecessaryWork, Product, floor_of, necessary_work
 from seesay.config import ModelConfig, preset_names, resolve_config
 from seesay.data.batches import pad_captions
+from seesay.models import kernels, products
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import pack_captions
 from seesay.models.protocol import DecoderState
@@ -21,6 +22,13 @@ from seesay.models.protocol import DecoderState
 V, F, N, WORDS, ROWS = 13, 10, 6, 5, 3
 PRESETS = [name for name in preset_names() if name != "scenes" and not name.endswith("-tutorial")]
 SMALL = {"projection_size": 8, "embedding_size": 16, "hidden_size": 16, "attention_size": 12, "heads": 4}
+
+
+@pytest.fixture(autouse=True)
+def torchs_own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counter knows no others."""
+    monkeypatch.setattr(products, "_dtypes", lambda: frozenset())
+    monkeypatch.setattr(kernels, "compiled", lambda source: None)
 
 
 class VectorProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
