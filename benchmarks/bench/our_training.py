@@ -97,12 +97,12 @@ class OurSteps:
         self.works = [necessary_work(module.model, module.config.model, each) for each in counts]
 
 
-def our_module(entry: Entry, material: Material) -> CaptioningModule:
-    """Returns a preset's captioner ready to be trained, its vocabulary `VOCABULARY` ids."""
+def our_module(entry: Entry, material: Material, vocabulary: int = VOCABULARY) -> CaptioningModule:
+    """Returns a preset's captioner ready to be trained, with so many word ids."""
     config = resolve_config(entry.preset, overrides={"precision": entry.precision, "device": "cpu", "epochs": 100})
     torch.manual_seed(config.training.seed)
     features = material.features.pooled() if config.encoder.pool == "pooled" else material.features
-    model = build_model(config.model, VOCABULARY, features.features.shape[2])
+    model = build_model(config.model, vocabulary, features.features.shape[2])
     batches = CaptionBatches(material.examples, features, None, config.training.batch_captions)
     references = {example.id: ["a picture"] for example in material.examples}
     module = CaptioningModule(model, config, material.tokenizer, batches, references, material.longest - 2)

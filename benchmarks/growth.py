@@ -1,0 +1,140 @@
+"""Times our training step as the vocabulary, the regions, the features, the captions or the data grow.
+
+Run `python benchmarks/growth.py [--precision float32] [--threads 1]`. One thing is changed at a time; what it costs is
+a caption's time as a multiple of that at the tutorial's sizes, taken in turn. `--quick` does a little of it. Prints a
+table, then one line of JSON.
+"""
+
+import argparse
+import statistics
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from bench.contestants import Entry
+from bench.material import (
+    GRID,
+    VOCABULARY,
+    KeptFeatures,
+    Material,
+    made_up_examples,
+    made_up_tokenizer,
+    random_features,
+)
+from bench.measuring import alternate, cores, median_ratio, print_result, seconds, show_table
+from bench.our_training import OurSteps, our_module
+from seesay.allocation import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the cost depends on.
+
+    Attributes:
+        vocabulary: word ids V.
+        regions: N.
+        features: width F of a region.
+        length: how often a caption's words are said over.
+        pictures: of the data set.
+    """
+
+    vocabulary: int = VOCABULARY
+    regions: int = GRID[0]
+    features: int = GRID[1]
+    length: int = 1
+    pictures: int = 104
+
+
+GROWN: dict[str, tuple[int, ...]] = {
+    "vocabulary": (2_500, 10_000, 20_000),
+    "regions": (16, 49, 100, 196),
+    "features": (576, 1_280, 3_328),
+    "length": (2, 3),
+    "pictures": (416, 1_664),
+}
+QUICK: dict[str, tuple[int, ...]] = {"regions": (16,)}
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    keep_freed_memory()  # as the command line does
+    options = parse()
+    torch.set_num_threads(options.threads)
+    base, rows = OurSteps(*trained(options, Sizes())), []
+    for name, values in (QUICK if options.quick else GROWN).items():
+        for value in values:
+            sizes = replace(Sizes(), **{name: value})
+            rows.append({"grown": name, "to": value, "from": getattr(Sizes(), name), **measure(options, base, sizes)})
+    heads = ("", "from", "to", "captions/s", "a caption's cost")
+    shown = ("grown", "from", "to", "captions_per_s", "cost")
+    show_table(heads, [[f"{row[name]:.2f}" if name == "cost" else _text(row[name]) for name in shown] for row in rows])
+    given = {"precision": options.precision, "preset": options.preset, "rounds": options.rounds}
+    print_result("growth", **given, rows=rows)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="under 45 s: one change")
+    parser.add_argument("--preset", default="attention-gru")
+    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=min(2, cores()))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds = 1
+    return options
+
+
+def trained(options: argparse.Namespace, sizes: Sizes) -> tuple[Any, bool]:
+    """Returns what `OurSteps` is made of."""
+    entry = Entry(
+        system="ours",
+        preset=options.preset,
+        precision=options.precision,
+        threads=options.threads,
+        padding=0,
+        steps=0,
+        data=None,
+        store=None,
+        pictures=sizes.pictures,
+    )
+    return our_module(entry, material(sizes), sizes.vocabulary), options.precision == "bfloat16"
+
+
+def material(sizes: Sizes) -> Material:
+    """Returns made-up pictures with captions of Flickr8k's lengths, said over as often as asked."""
+    last = sizes.vocabulary - 1  # rarer words count as the rarest that is left
+
+    def said(row: tuple[int, ...]) -> tuple[int, ...]:
+        return (row[0], *(min(word, last) for word in row[1:-1] * sizes.length), row[-1])
+
+    examples = [
+        replace(each, tokens=tuple(said(row) for row in each.tokens)) for each in made_up_examples(sizes.pictures)
+    ]
+    ids = [each.id for each in examples]
+    features = KeptFeatures(ids, random_features(len(ids), sizes.regions, sizes.features))
+    return Material(examples, features, made_up_tokenizer())
+
+
+def measure(options: argparse.Namespace, base: OurSteps, sizes: Sizes) -> dict[str, float]:
+    """Returns the rate at some sizes, and what a caption costs against the base."""
+    ways = {"base": base, "grown": OurSteps(*trained(options, sizes))}
+
+    def cost(steps: OurSteps) -> float:
+        return seconds(steps.epoch) / sum(len(each.tokens) for each in steps.module.batches.examples)
+
+    costs = alternate({name: partial(cost, steps) for name, steps in ways.items()}, options.rounds)
+    return {
+        "captions_per_s": 1 / statistics.median(costs["grown"]),
+        "cost": median_ratio(costs["grown"], costs["base"]),
+    }
+
+
+def _text(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
+
+
+if __name__ == "__main__":
+    main()
