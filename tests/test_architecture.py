@@ -26,6 +26,7 @@ TIERS = (
         "devices",
         "durations",
         "allocation",
+        "compiled",
         "descriptions",
     ),
     ("data", "features", "models", "metrics"),
