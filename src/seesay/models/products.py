@@ -35,12 +35,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     asked = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if asked else x.dtype
-    if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
+    learning = torch.is_grad_enabled()
+    # Without gradients autocast's own products keep the rounded weight from call to call.
+    fits = learning if asked else weight.dtype == dtype
+    if not fits or not quick(x, dtype):
         return F.linear(x, weight, bias)
-    x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if not torch.is_grad_enabled():
+    if not learning:
         return product(x, weight, bias)
-    found: Tensor = _Linear.apply(x, weight, bias)
+    found: Tensor = _Linear.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     return found
 
 
