@@ -1,10 +1,12 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seesay.models import products
-from seesay.models.products import Linear, linear, pack, product, quick
+from seesay.models.products import Linear, pack, product, quick
 
 needs_quick = pytest.mark.skipif(
     not quick(torch.zeros(1, 1), torch.float32), reason="torch has no oneDNN linear layer here"
@@ -48,7 +50,7 @@ def test_autocast_computes_in_bfloat16_and_hands_back_float32_gradients() -> Non
 
 def test_types_that_do_not_fit_are_refused_as_torch_refuses_them() -> None:
     with pytest.raises(RuntimeError):
-        linear(torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(4, 3), None)
+        Linear(3, 4)(torch.zeros(2, 3, dtype=torch.bfloat16))
 
 
 @needs_quick
@@ -68,6 +70,41 @@ def test_a_packed_weight_gives_the_same_for_any_number_of_rows(rows: int) -> Non
     torch.testing.assert_close(product(x, pack(weight, 16), bias), F.linear(x, weight, bias))
     across = torch.randn(20, 33).T
     torch.testing.assert_close(product(x, pack(across, 16)), F.linear(x, across))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["in place", "another tensor", "loaded"])
+def test_a_packed_weight_is_made_anew_when_the_weight_changes(change: str) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(20, 33).eval(), torch.randn(6, 20)
+    layer(x)
+    if change == "in place":
+        layer.weight.mul_(2)
+        layer.bias.add_(1)
+    elif change == "another tensor":
+        layer.weight.data = torch.randn(33, 20)
+    else:
+        layer.load_state_dict(Linear(20, 33).state_dict())
+    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(x)
+        assert rounded.dtype == torch.bfloat16
+        torch.testing.assert_close(rounded, F.linear(x, layer.weight, layer.bias))
+    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+@needs_quick
+@torch.no_grad()
+def test_what_is_packed_goes_with_its_layer_and_is_not_copied() -> None:
+    layer, x = Linear(4, 3).eval(), torch.randn(2, 4)
+    before = len(products._packed)
+    wanted = layer(x)
+    assert len(products._packed) == before + 1
+    twin = copy.deepcopy(layer)
+    torch.testing.assert_close(twin(x), wanted)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+    del layer, twin
+    assert len(products._packed) == before
 
 
 def test_where_torch_has_no_such_product_its_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 import functools
 import platform
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _MANY, _FEW = 32, 4  # rows that are filled up to: of a batch's tokens, of a step's captions
+_SEARCHED = 32  # hypotheses of a search, about
 _COPIED = 1 << 21  # numbers whose copy takes less time than compiling a product
 
 
@@ -22,27 +24,52 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b, (..., O), of x (..., I)."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+class _Packed(NamedTuple):
+    """A layer's weight as `product` likes it best, and what it was made of."""
+
+    made_of: tuple[object, ...]
+    weight: Tensor
+    bias: Tensor | None
+
+
+# Not in the layers themselves, so that these are copied and saved without.
+_packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, owner: nn.Module) -> Tensor:
     """Returns what `torch.nn.functional.linear` does, (..., O).
 
     Args:
         x: (..., I).
         weight: (O, I).
         bias: (O,), or None.
+        owner: the layer, whose weight is packed and rounded once for many calls where it is not being trained.
     """
     asked = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if asked else x.dtype
-    learning = torch.is_grad_enabled()
-    # Without gradients autocast's own products keep the rounded weight from call to call.
-    fits = learning if asked else weight.dtype == dtype
-    if not fits or not quick(x, dtype):
+    if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
         return F.linear(x, weight, bias)
+    learning = torch.is_grad_enabled()
+    if not learning and not owner.training and not weight.is_inference():
+        packed = _packed_once(owner, weight, bias, dtype)
+        return product(x.to(dtype), packed.weight, packed.bias)
+    x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if not learning:
         return product(x, weight, bias)
-    found: Tensor = _Linear.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    found: Tensor = _Linear.apply(x, weight, bias)
+    return found
+
+
+def _packed_once(owner: nn.Module, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> _Packed:
+    state = [(each.data_ptr(), each._version) for each in (weight, bias) if each is not None]
+    made_of = (dtype, *state)
+    found = _packed.get(owner)
+    if found is None or found.made_of != made_of:
+        found = _Packed(made_of, pack(weight.to(dtype), _SEARCHED), None if bias is None else bias.to(dtype))
+        _packed[owner] = found
     return found
 
 

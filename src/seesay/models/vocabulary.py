@@ -29,7 +29,8 @@ class VocabularyLayer(Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns the scores (..., V) of hidden (..., width)."""
-        return linear(hidden, self._tied[0].weight if self._tied else self.weight, self.bias)
+        weight = self._tied[0].weight if self._tied else self.weight
+        return linear(hidden, weight, self.bias, self)
 
 
 def vocabulary_layer(config: ModelConfig, width: int, embedding: nn.Embedding) -> VocabularyLayer:
