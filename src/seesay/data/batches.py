@@ -208,8 +208,8 @@ class CaptionBatches:
             )
         if state.get("mirrored", self._mirrored) != self._mirrored:  # older states do not say
             raise DataError(
-                f"the saved state is of a training with {state['mirrored']} pictures that may be mirrored, but now it is "
-                f"{self._mirrored}: put their features back as they were, or start again with --overwrite"
+                f"the saved state is of a training with {state['mirrored']} pictures that may be mirrored, but now "
+                f"they are {self._mirrored}: put their features back as they were, or start again with --overwrite"
             )
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
 

@@ -30,12 +30,13 @@ def read_some_mirrored(
         return plain.read(ids)
     if turned.all():
         return mirrored.read(ids)
-    places = np.flatnonzero(~turned), np.flatnonzero(turned)
-    parts = [reader.read([ids[place] for place in own]) for reader, own in zip((plain, mirrored), places, strict=True)]
-    features = np.empty((len(ids), *parts[0][0].shape[1:]), np.float16)
+    straight, straight_mask = plain.read([name for name, is_turned in zip(ids, turned, strict=True) if not is_turned])
+    flipped, flipped_mask = mirrored.read([name for name, is_turned in zip(ids, turned, strict=True) if is_turned])
+    features = np.empty((len(ids), *straight.shape[1:]), np.float16)
+    features[~turned], features[turned] = straight, flipped
+    if straight_mask is None and flipped_mask is None:
+        return features, None
     mask = np.ones(features.shape[:2], np.bool_)
-    for own, (part, regions) in zip(places, parts, strict=True):
-        features[own] = part
-        if regions is not None:
-            mask[own] = regions
-    return features, None if all(regions is None for _, regions in parts) else mask
+    mask[~turned] = True if straight_mask is None else straight_mask
+    mask[turned] = True if flipped_mask is None else flipped_mask
+    return features, mask

@@ -26,7 +26,7 @@ def part_stores(stores: Sequence[FeatureStore]) -> tuple[list[FeatureStore], lis
     mirrored = [store for store in stores if _MARK in store.identity]
     if mirrored and not plain:
         raise FeatureStoreError(
-            f"{mirrored[0].path} holds features of mirrored pictures only; name the store of the pictures as they are too"
+            f"{mirrored[0].path} holds features of mirrored pictures; name the store of the pictures as they are too"
         )
     return plain, mirrored
 
