@@ -553,6 +553,41 @@ class TestTraining:
         assert scored.code == int(any("captions are empty" in line for line in scored.err))
         assert any("CIDEr" in line for line in scored.out)
 
+    def test_mirrored_features_are_made_ahead_or_by_the_training_and_joined(
+        self, seesay: Seesay, settings: Path, colours: Path, tmp_path: Path
+    ) -> None:
+        common = [colours, "--preset", "", "--config", settings]
+        made = seesay("extract", *common, "--mirror")
+        (store,) = (tmp_path / "features").iterdir()
+        assert made.out[0].startswith(f"8 mirrored pictures in features/{store.name}; 8 encoded now")
+        before = store.read_bytes()
+        trained = seesay("train", *common, "--out", "one", "--augment-flip", 0.5, "--epochs", 1)
+        assert trained.code == 0, trained.err
+        assert store.read_bytes() == before
+        assert len(list((tmp_path / "features").iterdir())) == 2
+        given = []
+        for pool in ("grid", "pooled"):
+            for kind in ([], ["--mirror"]):
+                path = tmp_path / "-".join([pool, *kind])
+                assert seesay("extract", *common, "--pool", pool, *kind, "--out", path).code == 0
+                given += ["--store", path]
+        flags = ["--out", "two", "--augment-flip", 0.5, "--epochs", 1]
+        assert seesay("train", *common, *given, *flags).code == 0
+        assert seesay("train", *common, *given, *flags, "--overwrite").code == 0
+        scored = seesay("evaluate", "two", colours, *given[:2], *given[4:6])
+        assert any("CIDEr" in line for line in scored.out)
+        for told, command in (
+            ("mirrored is True, wanted None", ["evaluate", "two", colours, *given[:2], *given[6:]]),
+            ("4 feature stores are given", ["evaluate", "two", colours, *given]),
+            ("augment_flip=0 never shows", ["train", *common, *given, "--out", "three"]),
+            ("pooled has no counterpart", ["train", *common, *given[:6], *flags[2:], "--out", "three"]),
+            ("--mirror encodes pictures", ["extract", colours, "--mirror", "--import-from", "theirs"]),
+            ("mirrored is None, wanted True", ["extract", *common, "--mirror", "--out", given[1]]),
+        ):
+            result = seesay(*command)
+            assert (result.code, len(result.err)) == (2, 1), result.err
+            assert told in result.err[0]
+
     def test_unreadable_picture_is_told_of_by_every_command(
         self, seesay: Seesay, settings: Path, colours: Path, tmp_path: Path
     ) -> None:

@@ -76,15 +76,16 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task: Any = None
-        first = 0
+        first = last = 0
         begun = told = time.monotonic()
 
         def advance(done: int, total: int) -> None:
-            nonlocal task, first, begun, told
+            nonlocal task, first, last, begun, told
             now = time.monotonic()
-            if task is None:
+            if task is None or done < last:  # the first of all, or of further work
                 first, task = done, bar.add_task(verb, total=total, completed=done, rate="")
                 begun = told = now
+            last = done
             rate = (done - first) / (now - begun) if now > begun else 0.0
             bar.update(task, completed=done, rate=f"{rate:.0f}" if rate else "", visible=done < total)
             if not errors.is_terminal and rate and now - told >= PLAIN_PROGRESS:

@@ -215,7 +215,7 @@ def test_frozen_encoder_trains_like_its_cached_features_but_for_their_rounding(
     assert frozen != cached
 
 
-@pytest.mark.parametrize("name", ["augment_flip", "augment_crop", "encoder_learning_rate"])
+@pytest.mark.parametrize("name", ["augment_crop", "encoder_learning_rate"])
 def test_settings_of_an_encoder_in_the_loop_are_refused_on_cached_features(
     colours: Path, features: Path, weights: Path, tmp_path: Path, name: str
 ) -> None:

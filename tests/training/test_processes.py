@@ -58,17 +58,16 @@ def die_in_both(config: Config, data: Path, run: Path, features: Path) -> None:
     train(config, data, run, features=features)
 
 
-def test_two_processes_end_as_one_also_when_they_were_killed(
-    weights: Path, colours: Path, features: Path, tmp_path: Path
-) -> None:
-    config = settings(weights)
-    train(config, colours, tmp_path / "one", features=features)
+def test_two_processes_end_as_one_also_when_they_were_killed(weights: Path, colours: Path, tmp_path: Path) -> None:
+    config = settings(weights, augment_flip=0.5)
+    train(config, colours, tmp_path / "one", features=tmp_path / "ones")
     two = tmp_path / "two"
     # The features are made by the leader alone, while the other waits.
     own = tmp_path / "features"
     assert processes.run_together(die_in_both, launched(2), config, colours, two, own) == [-9, -9]
     assert torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
     assert processes.run_together(_train, launched(2), config, colours, two, own) == [0, 0]
+    assert sorted(path.name for path in own.iterdir()) == sorted(path.name for path in (tmp_path / "ones").iterdir())
     expected = weights_of(tmp_path / "one")
     found = weights_of(two)
     assert found.keys() == expected.keys()

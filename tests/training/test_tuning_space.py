@@ -153,7 +153,7 @@ class TestFile:
             ({"label_smoothing": {"low": 0, "high": 0.1, "step": 0.2}}, "step is 0.2; it must be a number that fits"),
             ({"min_count": {"low": 1, "high": 4, "step": 0.5}}, "step is 0.5; it must be a whole number that fits"),
             ({"feedforward_size": [256, 512]}, "but the attention decoder does not read it"),
-            ({"augment_flip": [0.0, 0.5]}, "training.augment_flip and training.augment_crop change pictures"),
+            ({"augment_crop": [0.0, 0.5]}, "training.augment_crop cuts pictures anew each time"),
             ({}, "there is no setting to search"),
         ],
     )

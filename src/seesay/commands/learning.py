@@ -71,6 +71,7 @@ def extract(
     preset: Preset = "attention-gru",
     config: ConfigFile = None,
     features: Features = Path("features"),
+    mirror: bool = False,
     import_from: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
@@ -80,31 +81,40 @@ def extract(
 
     Args:
         data: captions and pictures.
+        mirror: of the training pictures mirrored, for --augment-flip; those whose captions say left or right stay out.
         import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file.
         out: the store's file [default: a name of its own in --features].
         device: auto, cpu, cuda or mps.
     """
     from seesay.data.annotations import load_dataset
+    from seesay.data.augmentation import mirrorable_pictures
     from seesay.devices import choose_device
     from seesay.features import extract_features, import_features, store_path
     from seesay.models.encoders import build_encoder
 
+    if mirror and import_from is not None:
+        raise ConfigError("--mirror encodes pictures, and --import-from takes features as they are; leave one of them")
     settings = configuration.resolve_config(preset, config, given(flags))
     annotations = load_dataset(data, settings.data)
     images = {item.id: item.image for item in annotations if item.split is not None}
+    if mirror:
+        images = mirrorable_pictures(annotations)
     if import_from is not None:
         target = out or features / f"{data.resolve().stem}-{import_from.stem}.safetensors"
         count = import_features(import_from, images, target)
         console.print(f"{count} of {len(images)} pictures imported into {target}", highlight=False)
         return 0 if count == len(images) else 1
     encoder = build_encoder(settings.encoder)
-    target = out or store_path(features, data, encoder)
+    target = out or store_path(features, data, encoder, mirrored=mirror)
     with progress("encoding", "pictures") as advance:
-        report = extract_features(images, encoder, target, device=choose_device(device), progress=advance)
+        report = extract_features(
+            images, encoder, target, device=choose_device(device), progress=advance, mirrored=mirror
+        )
     for line in report.unreadable:
         complain(line)
+    pictures = f"{report.images} {'mirrored ' if mirror else ''}pictures"
     console.print(
-        f"{report.images} pictures in {target}; {report.extracted} encoded now in {report.seconds:.0f} s: "
+        f"{pictures} in {target}; {report.extracted} encoded now in {report.seconds:.0f} s: "
         f"{report.rate:.1f} pictures/s, the encoder alone {report.encoder_rate:.1f}",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""Pictures changed a little each time they are trained on, where the encoder is in the loop."""
+"""Pictures changed a little each time they are trained on."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from seesay.data.records import Annotations
+from seesay.errors import DataError
 from seesay.images import Preprocessing, read_image, resize_image
 
 SIDES = re.compile(r"\b(left|right)\w*", re.IGNORECASE)
@@ -15,7 +17,7 @@ SIDES = re.compile(r"\b(left|right)\w*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random mirroring and cropping of training pictures.
+    """Random mirroring and cropping of training pictures; of cached features, mirroring alone.
 
     Attributes:
         flip: how often a picture is mirrored, 0..1; one whose captions speak of left or right never is.
@@ -42,7 +44,8 @@ class Augmentation:
         Raises:
             ImageError: missing, not a picture, damaged or too large.
         """
-        chance, share, across, down = random.random(4)
+        turned = self.turns(random, mirrored)
+        share, across, down = random.random(3)
         image = read_image(source)
         if self.crop:
             scale = 1 - self.crop * share
@@ -51,9 +54,33 @@ class Augmentation:
             box = (round(left), round(top), max(1, round(left + width)), max(1, round(top + height)))
             image = image.crop(box)
         square = resize_image(image, preprocessing)
-        return np.ascontiguousarray(square[:, ::-1]) if mirrored and chance < self.flip else square
+        return np.ascontiguousarray(square[:, ::-1]) if turned else square
+
+    def turns(self, random: np.random.Generator, mirrored: bool) -> bool:
+        """Tells whether a picture is mirrored this time, as `pixels` does by the same chance.
+
+        Args:
+            random: decides; it is asked for one number, its first.
+            mirrored: may the picture be mirrored.
+        """
+        return bool(random.random() < self.flip) and mirrored
 
 
 def may_be_mirrored(captions: Sequence[str]) -> bool:
     """Tells whether captions would still be true of the mirrored picture: none names a side, in English."""
     return not any(SIDES.search(caption) for caption in captions)
+
+
+def mirrorable_pictures(annotations: Annotations) -> dict[str, str]:
+    """Returns ids and places of the training pictures that `may_be_mirrored`.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = {item.id: item.image for item in annotations.split("train") if may_be_mirrored(item.captions)}
+    if not found:
+        raise DataError(
+            f"{annotations.source} has no training picture to mirror: the captions of each say left or right; "
+            "leave training.augment_flip at 0"
+        )
+    return found

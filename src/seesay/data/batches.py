@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seesay.data.augmentation import Augmentation, may_be_mirrored
+from seesay.data.reading import FeatureReader, read_some_mirrored
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.images import Preprocessing, load_pixels
@@ -19,14 +20,6 @@ from seesay.prefetch import prefetch
 _AHEAD = 3
 _BUCKET_BATCHES = 24
 """Batches whose pictures are sorted by length together: more means equal lengths, fewer means more chance."""
-
-
-class FeatureReader(Protocol):
-    """What a batch needs of a feature store."""
-
-    def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ class Example:
         id: the picture's id.
         image: where the picture is.
         tokens: its captions as word ids, start and end included.
-        mirrored: would its captions be true of the mirrored picture too.
+        mirrored: may it be shown mirrored: its captions would be true of that too, and its features are at hand.
     """
 
     id: str
@@ -132,7 +125,8 @@ class CaptionBatches:
         batch_captions: captions a batch aims at; a batch holds whole pictures.
         seed: decides the order together with the epoch.
         shuffle: False keeps the given order, for validation.
-        augmentation: how pixels are changed at random, which the seed, the epoch and the picture decide.
+        augmentation: how pictures are changed at random, which the seed, the epoch and the picture decide.
+        mirrored: where the features of mirrored pictures are read; needed if `features` are given and to be flipped.
 
     Raises:
         DataError: there is nothing to batch, or neither features nor preprocessing are given.
@@ -147,6 +141,7 @@ class CaptionBatches:
         seed: int = 0,
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
+        mirrored: FeatureReader | None = None,
     ) -> None:
         if not examples:
             raise DataError("no picture with a caption is left to make batches of")
@@ -157,7 +152,8 @@ class CaptionBatches:
         self.preprocessing = preprocessing
         self.seed = seed
         self.shuffle = shuffle
-        self.augmentation = augmentation
+        self.augmentation = augmentation or Augmentation()
+        self.mirrored = mirrored
         self.epoch = 0
         self.rank, self.ranks = 0, 1
         self._position = 0
@@ -169,6 +165,11 @@ class CaptionBatches:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def _mirrored(self) -> int:
+        """Pictures that chance may mirror."""
+        return sum(example.mirrored for example in self.examples) if self.augmentation.flip else 0
 
     @property
     def captions(self) -> int:
@@ -190,7 +191,8 @@ class CaptionBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the place of the next batch."""
-        return {"epoch": self.epoch, "position": self._position, "of": [len(self.examples), self.captions]}
+        of = [len(self.examples), self.captions]
+        return {"epoch": self.epoch, "position": self._position, "of": of, "mirrored": self._mirrored}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to the place that `state_dict` gave.
@@ -203,6 +205,11 @@ class CaptionBatches:
             raise DataError(
                 f"the saved state is of a training on {there[0]} pictures with {there[1]} captions, but the data has "
                 f"{here[0]} with {here[1]}: put the data back as it was, or start again with --overwrite"
+            )
+        if state.get("mirrored", self._mirrored) != self._mirrored:  # older states do not say
+            raise DataError(
+                f"the saved state is of a training with {state['mirrored']} pictures that may be mirrored, but now "
+                f"they are {self._mirrored}: put their features back as they were, or start again with --overwrite"
             )
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
 
@@ -248,7 +255,7 @@ class CaptionBatches:
         features = pixels = mask = None
         ids = tuple(example.id for example in chosen)
         if self.features is not None:
-            array, regions = self.features.read(ids)
+            array, regions = self._read(self.features, own)
             features = torch.from_numpy(array)
             mask = None if regions is None else torch.from_numpy(regions)
         else:
@@ -256,13 +263,25 @@ class CaptionBatches:
         tokens = pad_captions([example.tokens for example in chosen])
         return Batch(ids, features, pixels, mask, pack_captions(tokens), whole, idle)
 
+    def _read(
+        self, features: FeatureReader, places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
+        ids = [self.examples[place].id for place in places]
+        if self.mirrored is None or not self.augmentation.flip:
+            return features.read(ids)
+        turned = [self.augmentation.turns(self._random(place), self.examples[place].mirrored) for place in places]
+        return read_some_mirrored(features, self.mirrored, ids, np.array(turned))
+
     def _pixels(self, place: int) -> NDArray[np.uint8]:
         assert self.preprocessing is not None
         example = self.examples[place]
         if not self.augmentation:
             return load_pixels(example.image, self.preprocessing)
-        random = np.random.default_rng([self.seed, self.epoch, int(place)])
-        return self.augmentation.pixels(example.image, self.preprocessing, random, example.mirrored)
+        return self.augmentation.pixels(example.image, self.preprocessing, self._random(place), example.mirrored)
+
+    def _random(self, place: int) -> np.random.Generator:
+        """Returns what decides how a picture is changed in this epoch, whichever process it comes to."""
+        return np.random.default_rng([self.seed, self.epoch, int(place)])
 
 
 def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> Tensor:

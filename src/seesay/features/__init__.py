@@ -3,6 +3,7 @@
 from seesay.features.extraction import ExtractionReport, extract_features, store_path
 from seesay.features.imports import import_features
 from seesay.features.joined import FeatureSource, JoinedStores
+from seesay.features.mirrored import match_mirrored, part_stores
 from seesay.features.store import FeatureStore
 
 __all__ = [
@@ -12,5 +13,7 @@ __all__ = [
     "JoinedStores",
     "extract_features",
     "import_features",
+    "match_mirrored",
+    "part_stores",
     "store_path",
 ]

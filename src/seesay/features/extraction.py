@@ -5,14 +5,17 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from seesay.errors import EncoderError, ImageError
+from seesay.features.mirrored import mirrored_identity
 from seesay.features.store import FeatureStore, create_store
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
@@ -53,12 +56,20 @@ class ExtractionReport:
         return self.extracted / self.encoder_seconds if self.encoder_seconds else 0.0
 
 
-def store_path(folder: str | Path, data: str | Path, encoder: Encoder) -> Path:
-    """Returns where the features of a data set by an encoder are kept: a name no other encoder gets."""
-    recipe = json.dumps(encoder.identity, sort_keys=True)
+def store_path(folder: str | Path, data: str | Path, encoder: Encoder, *, mirrored: bool = False) -> Path:
+    """Returns where the features of a data set by an encoder are kept: a name no other encoder gets.
+
+    Args:
+        folder: of feature stores.
+        data: the data set.
+        encoder: what makes the features.
+        mirrored: of the pictures mirrored, whose store has another name too.
+    """
+    recipe = json.dumps(_identity(encoder, mirrored), sort_keys=True)
     key = hashlib.sha256(f"{Path(data).resolve()}\n{recipe}".encode()).hexdigest()[:10]
     name = encoder.config.encoder.replace("/", "_")
-    return Path(folder) / f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}-{key}.safetensors"
+    kind = "-mirrored" if mirrored else ""
+    return Path(folder) / f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}{kind}-{key}.safetensors"
 
 
 def extract_features(
@@ -70,6 +81,7 @@ def extract_features(
     device: str = "cpu",
     workers: int = 2,
     progress: Progress | None = None,
+    mirrored: bool = False,
 ) -> ExtractionReport:
     """Fills the store at `path` with the features of every picture it does not hold yet.
 
@@ -84,19 +96,22 @@ def extract_features(
         device: where the network runs.
         workers: threads that open pictures.
         progress: told of the pictures done.
+        mirrored: show the network the pictures mirrored, left to right; the store is marked as one of these.
 
     Raises:
-        FeatureStoreError: the store was made by another encoder, is damaged, or the disk is full.
+        FeatureStoreError: the store was made by another encoder or of pictures turned otherwise, is damaged, or the
+            disk is full.
     """
     started = time.perf_counter()
-    _prepare_store(path, list(sources), encoder)
+    _prepare_store(path, list(sources), encoder, _identity(encoder, mirrored))
     encoder_seconds, extracted, unreadable = 0.0, 0, []
     with FeatureStore(path, writable=True) as store:
         encoder.to(device).eval()
         todo = [row for row in store.pending() if store.ids[row] in sources]
         done = len(sources) - len(todo)
         jobs = [(row, sources[store.ids[row]]) for row in todo]
-        loaded = prefetch(lambda job: _load(job, encoder), jobs, workers, ahead=4 * batch_size)
+        load = partial(_load, encoder=encoder, mirrored=mirrored)
+        loaded = prefetch(load, jobs, workers, ahead=4 * batch_size)
         # A batch is what lacks of a block of rows whose place is fixed: a picture's last bits depend on the batch
         # it is encoded in, and a broken extraction must come out as an unbroken one.
         for _, block in groupby(todo, lambda row: row // batch_size):
@@ -120,20 +135,25 @@ def extract_features(
     return ExtractionReport(path, images, extracted, tuple(unreadable), seconds, encoder_seconds)
 
 
-def _prepare_store(path: Path, ids: Sequence[str], encoder: Encoder) -> None:
+def _identity(encoder: Encoder, mirrored: bool) -> dict[str, Any]:
+    return mirrored_identity(encoder.identity) if mirrored else encoder.identity
+
+
+def _prepare_store(path: Path, ids: Sequence[str], encoder: Encoder, identity: Mapping[str, Any]) -> None:
     if path.exists():
         store = FeatureStore(path)
-        store.require(encoder.identity)
+        store.require(identity)
         if set(ids) <= set(store.ids):
             return
     regions = encoder.grid[0] * encoder.grid[1]
-    create_store(path, ids, regions, encoder.feature_size, encoder.grid, encoder.identity)
+    create_store(path, ids, regions, encoder.feature_size, encoder.grid, identity)
 
 
-def _load(job: tuple[int, str], encoder: Encoder) -> tuple[int, NDArray[np.uint8] | None, str]:
+def _load(job: tuple[int, str], encoder: Encoder, mirrored: bool) -> tuple[int, NDArray[np.uint8] | None, str]:
     row, source = job
     try:
-        return row, load_pixels(source, encoder.preprocessing), ""
+        pixels = load_pixels(source, encoder.preprocessing)
+        return row, pixels[:, ::-1] if mirrored else pixels, ""
     except ImageError as error:
         return row, None, str(error)
 

@@ -252,4 +252,5 @@ def describe_identity(identity: Mapping[str, Any]) -> str:
         return f"imported features {identity.get('imported')!r}"
     size = identity["preprocessing"]["size"]
     layer = f" layer {identity['layer']}" if identity["layer"] else ""
-    return f"{identity['encoder']}{layer} at {size} px, {identity['pool']}, weights {identity['digest'][:8]}"
+    mirrored = ", mirrored" if "mirrored" in identity else ""
+    return f"{identity['encoder']}{layer} at {size} px, {identity['pool']}, weights {identity['digest'][:8]}{mirrored}"

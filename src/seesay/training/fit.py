@@ -74,8 +74,8 @@ def train(
         config: the whole configuration.
         data: anything `load_annotations` reads.
         out: the run folder.
-        features: folder of feature stores; the one for this data and encoder is made if it is absent.
-        stores: given stores to use instead, joined along F.
+        features: folder of feature stores; those for this data and encoder are made if they are absent.
+        stores: given stores to use instead, joined along F, those of mirrored pictures among them.
         overwrite: throw away a run that is there.
         progress: told of pictures encoded, if any have to be.
 
@@ -225,6 +225,7 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
         config.training.batch_captions,
         seed=config.training.seed,
         augmentation=Augmentation(config.training.augment_flip, config.training.augment_crop),
+        mirrored=inputs.mirrored,
     )
     references = {item.id: item.captions for item in inputs.annotations.split("val")}
     critic = None

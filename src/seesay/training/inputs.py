@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,12 +11,12 @@ from seesay.config import Config
 from seesay.data.annotations import load_dataset
 from seesay.data.batches import Example, make_examples
 from seesay.data.records import Annotations
-from seesay.devices import choose_device
 from seesay.errors import DataError
-from seesay.features import FeatureStore, JoinedStores, extract_features, store_path
+from seesay.features import JoinedStores
 from seesay.features.extraction import Progress
-from seesay.models.encoders import Encoder, build_encoder
+from seesay.models.encoders import Encoder
 from seesay.tokenizer import Tokenizer
+from seesay.training.stores import open_sources
 
 log = logging.getLogger("seesay")
 
@@ -30,12 +30,14 @@ class Material:
         encoder: None where given stores stand for it.
         store: the features; None if the encoder is in the loop.
         data: the data set, as it was named.
+        mirrored: features of mirrored training pictures, where there are any.
     """
 
     annotations: Annotations
     encoder: Encoder | None
     store: JoinedStores | None
     data: str
+    mirrored: JoinedStores | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Inputs:
     annotations: Annotations
     store: JoinedStores | None
     encoder: Encoder | None
+    mirrored: JoinedStores | None = None
 
 
 def open_material(
@@ -61,8 +64,8 @@ def open_material(
     Args:
         config: the whole configuration.
         data: anything `load_annotations` reads.
-        features: folder of feature stores; the one for this data and encoder is made if it is absent.
-        stores: given stores to use instead, joined along F.
+        features: folder of feature stores; those for this data and encoder are made if they are absent.
+        stores: given stores to use instead, joined along F, those of mirrored pictures among them.
         progress: told of pictures encoded, if any have to be.
 
     Raises:
@@ -72,8 +75,8 @@ def open_material(
     for problem in annotations.problems:
         log.warning("%s", problem)
     _training_captions(annotations)  # refuses here what has none: before pictures are encoded for hours
-    encoder, store = prepare_features(config, annotations, data, features, stores, progress)
-    return Material(annotations, encoder, store, str(data))
+    sources = open_sources(config, annotations, data, features, stores, progress)
+    return Material(annotations, sources.encoder, sources.plain, str(data), sources.mirrored)
 
 
 def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
@@ -105,54 +108,6 @@ def count_words(examples: Sequence[Example], vocabulary_size: int) -> torch.Tens
     return torch.bincount(torch.tensor(words, dtype=torch.int64), minlength=vocabulary_size)
 
 
-def prepare_features(
-    config: Config,
-    annotations: Annotations,
-    data: str | Path,
-    folder: str | Path,
-    given: Sequence[str | Path],
-    progress: Progress | None,
-) -> tuple[Encoder | None, JoinedStores | None]:
-    """Returns the encoder (None where given stores stand for it) and the stores (None if it is in the loop)."""
-    torch.manual_seed(config.training.seed)  # for the weights of encoders that start from nothing
-    if given:
-        return _given_stores(config, [Path(path) for path in given])
-    encoder = build_encoder(config.encoder)
-    if config.encoder.encoder_training != "cached":
-        encoder.requires_grad_(config.encoder.encoder_training == "full")
-        return encoder, None
-    used = [item for split in ("train", "val", "test") for item in annotations.split(split)]
-    path = store_path(folder, data, encoder)
-    report = extract_features(
-        {item.id: item.image for item in used},
-        encoder,
-        path,
-        device=choose_device(config.training.device),
-        progress=progress,
-    )
-    if report.extracted:
-        log.info(
-            "%d pictures encoded into %s: %.0f pictures/s (%.0f of the encoder alone)",
-            report.extracted,
-            path,
-            report.rate,
-            report.encoder_rate,
-        )
-    for line in report.unreadable:
-        log.warning("left out: %s", line)
-    return encoder, JoinedStores([FeatureStore(path)])
-
-
-def _given_stores(config: Config, paths: Sequence[Path]) -> tuple[Encoder | None, JoinedStores]:
-    """Opens stores named by the user; a single one made by an encoder must be the configuration's."""
-    stores = JoinedStores([FeatureStore(path) for path in paths])
-    if len(paths) > 1 or "encoder" not in stores.identity:
-        return None, stores
-    encoder = build_encoder(config.encoder)
-    stores.stores[0].require(encoder.identity)
-    return encoder, stores
-
-
 def make_inputs(material: Material, tokenizer: Tokenizer) -> Inputs:
     """Returns the examples of both splits; pictures without features are left out, with a warning.
 
@@ -172,4 +127,7 @@ def make_inputs(material: Material, tokenizer: Tokenizer) -> Inputs:
                 f"{annotations.source} has no usable {split} picture; it has the splits "
                 f"{', '.join(annotations.splits) or 'none'}"
             )
-    return Inputs(examples["train"], examples["val"], annotations, store, material.encoder)
+    train, mirrored = examples["train"], material.mirrored
+    if mirrored is not None:
+        train = [replace(example, mirrored=example.mirrored and example.id in mirrored) for example in train]
+    return Inputs(train, examples["val"], annotations, store, material.encoder, mirrored)

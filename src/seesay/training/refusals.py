@@ -22,9 +22,9 @@ def check_config(config: Config) -> None:
     training, mode = config.training, config.encoder.encoder_training
     if training.scst and not training.init_from:
         raise ConfigError("training.scst is a second stage; name the run of the first with --init-from RUN")
-    if mode == "cached" and (training.augment_flip or training.augment_crop):
+    if mode == "cached" and training.augment_crop:
         raise ConfigError(
-            "training.augment_flip and training.augment_crop change pictures, which cached features never see again; "
+            "training.augment_crop cuts pictures anew each time, which cached features cannot follow; "
             "set encoder.encoder_training to frozen or full"
         )
     if mode != "full" and training.encoder_learning_rate:

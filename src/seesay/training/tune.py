@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seesay.checkpoint import is_run
-from seesay.config import Config, to_dict
+from seesay.config import Config, replace, to_dict
 from seesay.devices import choose_device
 from seesay.durations import readable_time
 from seesay.errors import ConfigError
@@ -96,8 +96,8 @@ def tune(
         space: what is searched, see `read_space`; None = `default_space`.
         fixed: settings that the search leaves alone.
         prune: give up a trial that, after a quarter of its epochs, has done worse than half of the others had.
-        features: folder of feature stores; the one for this data and encoder is made if it is absent.
-        stores: given stores to use instead, joined along F.
+        features: folder of feature stores; those for this data and encoder are made if they are absent.
+        stores: given stores to use instead, joined along F, those of mirrored pictures among them.
         overwrite: throw away a search that is there.
         progress: told of pictures encoded, if any have to be.
 
@@ -112,7 +112,7 @@ def tune(
     searched = None if space is None else read_space(config, space, fixed)
 
     def open_() -> Material:
-        return open_material(config, data, features, stores, progress)
+        return open_material(_reading_most(config, searched), data, features, stores, progress)
 
     material = open_()
     if searched is None:
@@ -193,6 +193,12 @@ def _refuse(config: Config, folder: Path, trials: int, timeout: float) -> None:
         raise ConfigError(f"a search takes 1 or more trials, not {trials}, and a timeout of 0 or more minutes")
     if is_run(folder):
         raise ConfigError(f"{folder} holds a run; choose another --out for the search")
+
+
+def _reading_most(config: Config, space: Space | None) -> Config:
+    """Returns settings that read all which any trial may: mirrored pictures, where only some trials show them."""
+    dimension = None if space is None else space.dimensions.get("augment_flip")
+    return config if dimension is None else replace(config, augment_flip=max(dimension.samples()))
 
 
 def _identity(space: Space, material: Material) -> dict[str, Any]:
