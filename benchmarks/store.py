@@ -20,7 +20,7 @@ from bench.measuring import alternate, median_ratio, print_result, show_table
 from seesay.config import resolve_config
 from seesay.data.batches import CaptionBatches, Example, FeatureReader
 from seesay.features import FeatureStore
-from seesay.features.store import create_store
+from seesay.features.creation import create_store
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.training.objectives import cross_entropy
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
+from seesay.features.creation import create_store
 from seesay.features.joined import JoinedStores, resample_grid
-from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore, create_store
+from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore
 from tests import tiny
 
 IDENTITY = {"imported": "made"}
@@ -125,7 +126,7 @@ def test_weights_are_no_store_and_neither_is_a_folder_or_nothing(tmp_path: Path,
 def test_store_of_a_later_format_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
     content = (tmp_path / "s").read_bytes()
-    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 3'))
     with pytest.raises(FeatureStoreError, match="another version"):
         FeatureStore(tmp_path / "s")
 

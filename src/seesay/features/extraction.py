@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from seesay.errors import EncoderError, ImageError
-from seesay.features.store import FeatureStore, create_store
+from seesay.features.creation import create_store
+from seesay.features.layout import FeatureDtype
+from seesay.features.store import FeatureStore
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
 from seesay.prefetch import prefetch
@@ -54,11 +56,20 @@ class ExtractionReport:
 
 
 def store_path(folder: str | Path, data: str | Path, encoder: Encoder) -> Path:
-    """Returns where the features of a data set by an encoder are kept: a name no other encoder gets."""
+    """Returns where the features of a data set by an encoder are kept: a name no other encoder gets.
+
+    `encoder.config.feature_dtype` is part of it.
+    """
     recipe = json.dumps(encoder.identity, sort_keys=True)
     key = hashlib.sha256(f"{Path(data).resolve()}\n{recipe}".encode()).hexdigest()[:10]
     name = encoder.config.encoder.replace("/", "_")
-    return Path(folder) / f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}-{key}.safetensors"
+    stem = f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}-{key}"
+    return Path(folder) / store_name(stem, encoder.config.feature_dtype)
+
+
+def store_name(stem: str, dtype: FeatureDtype) -> str:
+    """Returns the file name of a store; one in 8 bits is told by it."""
+    return f"{stem}-int8.safetensors" if dtype == "int8" else f"{stem}.safetensors"
 
 
 def extract_features(
@@ -78,7 +89,7 @@ def extract_features(
 
     Args:
         sources: picture ids and where their pictures are.
-        encoder: the network, in evaluation mode.
+        encoder: the network, in evaluation mode; its configuration says how the features are kept.
         path: the store's file.
         batch_size: pictures the network sees at once.
         device: where the network runs.
@@ -86,10 +97,13 @@ def extract_features(
         progress: told of the pictures done.
 
     Raises:
-        FeatureStoreError: the store was made by another encoder, is damaged, or the disk is full.
+        FeatureStoreError: the store was made by another encoder, keeps features in another form, is damaged, or
+            the disk is full.
     """
     started = time.perf_counter()
-    _prepare_store(path, list(sources), encoder)
+    regions = encoder.grid[0] * encoder.grid[1]
+    dtype = encoder.config.feature_dtype
+    create_store(path, list(sources), regions, encoder.feature_size, encoder.grid, encoder.identity, dtype)
     encoder_seconds, extracted, unreadable = 0.0, 0, []
     with FeatureStore(path, writable=True) as store:
         encoder.to(device).eval()
@@ -118,16 +132,6 @@ def extract_features(
         images = sum(image_id in store for image_id in sources)
     seconds = time.perf_counter() - started
     return ExtractionReport(path, images, extracted, tuple(unreadable), seconds, encoder_seconds)
-
-
-def _prepare_store(path: Path, ids: Sequence[str], encoder: Encoder) -> None:
-    if path.exists():
-        store = FeatureStore(path)
-        store.require(encoder.identity)
-        if set(ids) <= set(store.ids):
-            return
-    regions = encoder.grid[0] * encoder.grid[1]
-    create_store(path, ids, regions, encoder.feature_size, encoder.grid, encoder.identity)
 
 
 def _load(job: tuple[int, str], encoder: Encoder) -> tuple[int, NDArray[np.uint8] | None, str]:
