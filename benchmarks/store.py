@@ -45,7 +45,7 @@ def main() -> None:
         ids = [example.id for example in examples]
         features = read_features(store, ids)
         int8 = write_store(Path(folder) / "int8.safetensors", ids, features, "int8")
-        sides = {"store": store, "int8 store": int8, "memory": KeptFeatures(ids, features)}
+        sides: dict[str, FeatureReader] = {"store": store, "int8 store": int8, "memory": KeptFeatures(ids, features)}
 
         def rate(side: FeatureReader) -> float:
             return captions_per_second(CaptionBatches(examples, side, None, 64), model, optimizer)

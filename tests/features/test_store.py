@@ -151,19 +151,15 @@ def test_weights_are_no_store_and_neither_is_a_folder_or_nothing(tmp_path: Path,
         FeatureStore(tmp_path / "none")
 
 
-def test_store_of_a_later_format_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [(3, "was written by another version"), (2, "is not a feature store of seesay, or is damaged")],
+)
+def test_store_of_a_later_format_or_with_arrays_of_another_is_refused(tmp_path: Path, version: int, told: str) -> None:
     write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
     content = (tmp_path / "s").read_bytes()
-    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 3'))
-    with pytest.raises(FeatureStoreError, match="another version"):
-        FeatureStore(tmp_path / "s")
-
-
-def test_store_whose_arrays_are_not_those_of_its_format_is_refused(tmp_path: Path) -> None:
-    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
-    content = (tmp_path / "s").read_bytes()
-    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
-    with pytest.raises(FeatureStoreError, match="is not a feature store of seesay, or is damaged"):
+    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": %d' % version))
+    with pytest.raises(FeatureStoreError, match=told):
         FeatureStore(tmp_path / "s")
 
 
