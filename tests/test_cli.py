@@ -588,6 +588,34 @@ class TestTraining:
             assert (result.code, len(result.err)) == (2, 1), result.err
             assert told in result.err[0]
 
+    def test_features_in_8_bits_have_a_store_of_their_own_which_the_training_finds(
+        self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        common = [colours, "--preset", "", "--config", settings]
+        assert seesay("extract", *common).code == 0
+        (exact,) = (tmp_path / "features").iterdir()
+        target = f"features/{exact.stem}-int8.safetensors"
+        made = seesay("extract", *common, "--import-from", exact, "--feature-dtype", "int8")
+        assert (made.code, made.out) == (0, [f"36 of 36 pictures imported into {target}"])
+        extracted = seesay("extract", *common, "--feature-dtype", "int8")
+        assert extracted.out[0].startswith(f"36 pictures in {target}; 0 encoded now")
+        assert [FeatureStore(path).dtype for path in (exact, target)] == ["float16", "int8"]
+        refused = seesay("extract", *common, "--feature-dtype", "int8", "--out", exact)
+        assert (refused.code, len(refused.err)) == (2, 1)
+        assert "keeps its features in float16, not in int8" in refused.err[0]
+        seesay("train", *common, "--out", "rounded", "--epochs", 1, "--feature-dtype", "int8")
+        assert load_run("rounded").config.encoder.feature_dtype == "int8"
+        assert len(list((tmp_path / "features").iterdir())) == 2
+        for stores in ([], ["--store", exact], ["--store", target]):
+            scored = seesay("evaluate", "rounded", colours, *stores)
+            assert any("CIDEr" in line for line in scored.out), scored.err
+        back = seesay("extract", *common, "--import-from", target, "--features", "again")
+        assert back.out == [f"36 of 36 pictures imported into again/{exact.name}"]
+        names = [item.id for item in annotations]
+        np.testing.assert_array_equal(
+            FeatureStore(f"again/{exact.name}").read(names)[0], FeatureStore(target).read(names)[0]
+        )
+
     def test_unreadable_picture_is_told_of_by_every_command(
         self, seesay: Seesay, settings: Path, colours: Path, tmp_path: Path
     ) -> None:

@@ -134,6 +134,9 @@ class EncoderConfig(_Section):
         "cached",
         "cached runs the encoder once and keeps its features; frozen runs it each batch; full trains it too",
     )
+    feature_dtype: Literal["float16", "int8"] = setting(
+        "float16", "how cached features are kept; int8 takes half the room"
+    )
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from seesay.errors import EncoderError, FeatureStoreError
+from seesay.features.conversion import convert_store
 from seesay.features.extraction import extract_features, round_features, store_path
+from seesay.features.layout import FeatureDtype
 from seesay.features.store import DONE, FeatureStore
 from seesay.images import load_pixels
-from seesay.models.encoders import Encoder
+from seesay.models.encoders import Encoder, build_encoder
 from tests import processes, tiny
+from tests.features.stores import DTYPES
 
 BATCH = 4
 
@@ -20,6 +23,12 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def encoder(weights: Path) -> Encoder:
     return tiny.build(weights)
+
+
+@pytest.fixture(scope="module")
+def eight_bits(weights: Path) -> Encoder:
+    """The same encoder, whose features are kept in 8 bits."""
+    return build_encoder(tiny.cached(weights, feature_dtype="int8").encoder)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +128,35 @@ def test_other_encoders_and_other_data_have_other_paths(encoder: Encoder, tmp_pa
     assert store_path("f", tmp_path / "a" / ".." / "a", encoder) in paths
 
 
+def test_dtypes_have_paths_of_their_own(encoder: Encoder, eight_bits: Encoder, tmp_path: Path) -> None:
+    paths = [store_path("f", tmp_path / "a", network) for network in (encoder, eight_bits)]
+    assert paths[1].name == f"{paths[0].stem}-int8.safetensors"
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_store_of_the_other_dtype_is_refused_and_left_alone(
+    sources: dict[str, str], eight_bits: Encoder, unbroken: Path, more: bool
+) -> None:
+    before = unbroken.read_bytes()
+    with pytest.raises(FeatureStoreError, match="keeps its features in float16, not in int8; name another file"):
+        extract_features({**sources, "new": sources["00"]} if more else sources, eight_bits, unbroken)
+    assert unbroken.read_bytes() == before
+
+
+def test_eight_bits_are_those_of_the_float16_store_converted(
+    sources: dict[str, str], eight_bits: Encoder, unbroken: Path, tmp_path: Path
+) -> None:
+    report = extract_features(sources, eight_bits, tmp_path / "s", batch_size=BATCH)
+    assert (report.images, len(report.unreadable)) == (10, 1)
+    store, names = FeatureStore(tmp_path / "s"), list(readable(sources))
+    assert (store.dtype, store.identity) == ("int8", eight_bits.identity)
+    assert convert_store(unbroken, tmp_path / "t", "int8") == 10
+    found, wanted = (FeatureStore(tmp_path / name).read(names)[0] for name in "st")
+    np.testing.assert_array_equal(found, wanted)
+    exactly = FeatureStore(unbroken).read(names)[0].astype(float)
+    assert 0 < np.linalg.norm(found - exactly) < 0.01 * np.linalg.norm(exactly)
+
+
 def test_full_disk_keeps_what_was_done_and_the_rest_follows(
     sources: dict[str, str], encoder: Encoder, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,26 +222,31 @@ def test_features_that_float16_cannot_hold_are_refused(
         extract_features(sources, encoder, tmp_path / "s")
 
 
-def extract_and_die(sources: dict[str, str], weights: Path, path: Path, call: int) -> None:
+def extract_and_die(sources: dict[str, str], weights: Path, path: Path, dtype: FeatureDtype, call: int) -> None:
     real = os.pwrite
     processes.die_at(os, "pwrite", call, lambda file, data, place: real(file, data[: len(data) // 2], place))
-    extract_features(sources, tiny.build(weights), path, batch_size=BATCH)
+    extract_features(sources, build_encoder(tiny.cached(weights, feature_dtype=dtype).encoder), path, batch_size=BATCH)
 
 
+@DTYPES
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
 def test_extraction_killed_five_times_comes_out_as_an_unbroken_one(
-    sources: dict[str, str], weights: Path, tmp_path: Path
+    sources: dict[str, str], weights: Path, tmp_path: Path, dtype: FeatureDtype
 ) -> None:
     """Each time in the middle of a write."""
     many = {f"{name}-{turn}": source for turn in range(6) for name, source in sources.items()}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    extract_features(many, tiny.build(weights), whole, batch_size=BATCH)
+    encoder, writes = build_encoder(tiny.cached(weights, feature_dtype=dtype).encoder), {"float16": 4, "int8": 12}
+    extract_features(many, encoder, whole, batch_size=BATCH)
     random_, done = random.Random(5), 0
     for _ in range(5):
-        assert processes.run(extract_and_die, many, weights, killed, random_.randint(1, 4)) == -signal.SIGKILL
+        assert (
+            processes.run(extract_and_die, many, weights, killed, dtype, random_.randint(1, writes[dtype]))
+            == -signal.SIGKILL
+        )
         now = int((FeatureStore(killed).status == DONE).sum())
         assert done <= now < 60
         done = now
     assert done > 20
-    extract_features(many, tiny.build(weights), killed, batch_size=BATCH)
+    extract_features(many, encoder, killed, batch_size=BATCH)
     assert killed.read_bytes() == whole.read_bytes()

@@ -11,6 +11,7 @@ from seesay.errors import FeatureStoreError, MissingDependencyError
 from seesay.features.imports import import_features
 from seesay.features.store import FeatureStore
 from tests import tiny
+from tests.features.stores import exact
 
 IMAGES = {"1": "images/a.jpg", "2": "images/b.jpg", "3": "images/c.jpg"}
 FILES = ("a.jpg", "b.jpg", "c.jpg")
@@ -143,6 +144,22 @@ def test_pictures_without_features_are_left_out_and_come_later(tmp_path: Path) -
     assert mask.sum(1).tolist() == [2, 7, 4]
     np.testing.assert_array_equal(features[0, :2], arrays["a.npy"])
     np.testing.assert_array_equal(features[2, :4], arrays["c.npy"])
+
+
+def test_imported_features_are_kept_in_8_bits_where_asked(tmp_path: Path) -> None:
+    arrays = {name: exact(place, 1, count, 6)[0] for place, (name, count) in enumerate(zip("abc", (3, 5, 1)))}  # noqa: B905
+    source, path = folder(tmp_path / "f", arrays), tmp_path / "s"
+    assert import_features(source, IMAGES, path, "int8") == 3
+    store = FeatureStore(path)
+    features, mask = store.read(list("123"))
+    assert store.dtype == "int8"
+    assert mask is not None
+    assert mask.sum(1).tolist() == [3, 5, 1]
+    for row, array in enumerate(arrays.values()):
+        np.testing.assert_array_equal(features[row, : len(array)], array)
+        assert not features[row, len(array) :].any()
+    with pytest.raises(FeatureStoreError, match="keeps its features in int8, not in float16"):
+        import_features(source, IMAGES, path)
 
 
 def test_import_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

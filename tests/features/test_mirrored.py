@@ -8,8 +8,9 @@ from PIL import Image, ImageOps
 
 from seesay.errors import FeatureStoreError
 from seesay.features import FeatureStore, JoinedStores, extract_features, match_mirrored, part_stores, store_path
+from seesay.features.creation import create_store
 from seesay.features.mirrored import mirrored_identity
-from seesay.features.store import create_store, describe_identity
+from seesay.features.store import describe_identity
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
 from tests import tiny

@@ -1,9 +1,10 @@
 import errno
 import json
 import os
-import shutil
-from collections import namedtuple
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,43 +14,30 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
+from seesay.features.creation import create_store
 from seesay.features.joined import JoinedStores, resample_grid
-from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore, create_store
+from seesay.features.layout import FeatureDtype
+from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore
 from tests import tiny
-
-IDENTITY = {"imported": "made"}
-Usage = namedtuple("Usage", "total used free")
+from tests.features.stores import DTYPES, IDENTITY, exact, fail_with, write_store
 
 
-def write_store(
-    path: Path, ids: list[str], array: NDArray[np.float16], grid: tuple[int, int] | None = None, regions: object = None
-) -> FeatureStore:
-    create_store(path, ids, array.shape[1], array.shape[2], grid, IDENTITY)
-    with FeatureStore(path, writable=True) as store:
-        store.write(range(len(ids)), array, regions)  # type: ignore[arg-type]
-    return FeatureStore(path)
-
-
-def fail_with(number: int) -> object:
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-def test_rows_are_read_as_they_were_written_in_any_order(tmp_path: Path) -> None:
-    array = tiny.features(0, 5, 4, 3)
-    store = write_store(tmp_path / "s", list("abcde"), array, (2, 2))
+@DTYPES
+def test_rows_are_read_as_they_were_written_in_any_order(tmp_path: Path, dtype: FeatureDtype) -> None:
+    array = exact(0, 5, 4, 3)
+    store = write_store(tmp_path / "s", list("abcde"), array, (2, 2), dtype=dtype)
     features, mask = store.read(["d", "a", "d"])
     np.testing.assert_array_equal(features, array[[3, 0, 3]])
     assert mask is None
     assert (store.regions, store.feature_size, store.grid, len(store)) == (4, 3, (2, 2), 5)
     assert features.dtype == np.float16
+    assert store.dtype == dtype
 
 
-def test_rows_apart_from_each_other_are_written_to_their_places(tmp_path: Path) -> None:
-    array = tiny.features(0, 4, 2, 3)
-    create_store(tmp_path / "s", list("abcdefg"), 2, 3, None, IDENTITY)
+@DTYPES
+def test_rows_apart_from_each_other_are_written_to_their_places(tmp_path: Path, dtype: FeatureDtype) -> None:
+    array = exact(0, 4, 2, 3)
+    create_store(tmp_path / "s", list("abcdefg"), 2, 3, None, IDENTITY, dtype)
     with FeatureStore(tmp_path / "s", writable=True) as store:
         store.write([0, 2, 3, 6], array)
         assert store.pending() == [1, 4, 5]
@@ -66,9 +54,49 @@ def test_any_safetensors_library_reads_the_same_numbers(tmp_path: Path) -> None:
     assert read["regions"].tolist() == [4, 4, 4]
 
 
-def test_pictures_with_fewer_regions_have_a_mask(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "s", list("abc"), tiny.features(0, 3, 4, 2), None, [4, 1, 3])
-    _, mask = store.read(["b", "c"])
+def test_any_safetensors_library_reads_the_8_bits_and_what_they_mean(tmp_path: Path) -> None:
+    array = exact(1, 3, 4, 5)
+    write_store(tmp_path / "s.safetensors", ["ä", "b", "c"], array, dtype="int8")
+    read = safetensors.numpy.load_file(tmp_path / "s.safetensors")
+    assert {name: (values.dtype.name, values.shape) for name, values in read.items() if name != "ids"} == {
+        "status": ("int32", (3,)),
+        "regions": ("int32", (3,)),
+        "scales": ("float32", (3, 4)),
+        "zeros": ("int8", (3, 4)),
+        "features": ("int8", (3, 4, 5)),
+    }
+    codes, zeros = read["features"].astype(int), read["zeros"].astype(int)
+    np.testing.assert_array_equal((codes - zeros[..., None]) * read["scales"][..., None], array)
+    assert json.loads(read["ids"].tobytes()) == ["ä", "b", "c"]
+
+
+def test_float16_stores_are_byte_for_byte_what_they_were_before_there_were_others(tmp_path: Path) -> None:
+    """Written out here by hand; stores that people have, and the versions that read them, must go on working."""
+    path, array = tmp_path / "s", tiny.features(0, 2, 1, 3)
+    metadata = {"seesay_features": json.dumps({"format": 1, "identity": IDENTITY, "grid": (1, 1)})}
+    header = {
+        "__metadata__": metadata,
+        "ids": {"dtype": "U8", "shape": [16], "data_offsets": [0, 16]},
+        "status": {"dtype": "I32", "shape": [2], "data_offsets": [16, 24]},
+        "regions": {"dtype": "I32", "shape": [2], "data_offsets": [24, 32]},
+        "features": {"dtype": "F16", "shape": [2, 1, 3], "data_offsets": [32, 44]},
+    }
+    text = json.dumps(header)
+    text += " " * (-len(text) % 8)
+    content = struct.pack("<Q", len(text)) + text.encode() + b'["a", "b"]      ' + struct.pack("<4i", 1, 1, 1, 1)
+    path.write_bytes(content + array.tobytes())
+    np.testing.assert_array_equal(FeatureStore(path).read(["b", "a"])[0], array[::-1])
+    write_store(tmp_path / "new", ["a", "b"], array, (1, 1))
+    assert (tmp_path / "new").read_bytes() == path.read_bytes()
+
+
+@DTYPES
+def test_pictures_with_fewer_regions_have_a_mask(tmp_path: Path, dtype: FeatureDtype) -> None:
+    array = exact(0, 3, 4, 2)
+    array[1, 1:] = array[2, 3:] = 0
+    store = write_store(tmp_path / "s", list("abc"), array, None, [4, 1, 3], dtype)
+    features, mask = store.read(["b", "c"])
+    np.testing.assert_array_equal(features, array[1:])
     assert mask is not None
     assert mask.tolist() == [[True, False, False, False], [True, True, True, False]]
 
@@ -96,10 +124,11 @@ def test_store_opened_for_reading_is_not_written(tmp_path: Path) -> None:
         store.write([0], tiny.features(1, 1, 2, 2))
 
 
+@DTYPES
 @pytest.mark.parametrize("keep", [0, 5, 60, 0.5, 0.999])
-def test_file_that_is_cut_is_refused(tmp_path: Path, keep: float) -> None:
+def test_file_that_is_cut_is_refused(tmp_path: Path, keep: float, dtype: FeatureDtype) -> None:
     path = tmp_path / "s"
-    write_store(path, list("abc"), tiny.features(0, 3, 40, 40))
+    write_store(path, list("abc"), tiny.features(0, 3, 40, 40), dtype=dtype)
     os.truncate(path, int(keep if keep >= 1 or keep == 0 else keep * path.stat().st_size))
     with pytest.raises(FeatureStoreError, match=r"damaged|cut short") as caught:
         FeatureStore(path)
@@ -122,92 +151,51 @@ def test_weights_are_no_store_and_neither_is_a_folder_or_nothing(tmp_path: Path,
         FeatureStore(tmp_path / "none")
 
 
-def test_store_of_a_later_format_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [(3, "was written by another version"), (2, "is not a feature store of seesay, or is damaged")],
+)
+def test_store_of_a_later_format_or_with_arrays_of_another_is_refused(tmp_path: Path, version: int, told: str) -> None:
     write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
     content = (tmp_path / "s").read_bytes()
-    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
-    with pytest.raises(FeatureStoreError, match="another version"):
+    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": %d' % version))
+    with pytest.raises(FeatureStoreError, match=told):
         FeatureStore(tmp_path / "s")
 
 
-def test_growing_keeps_every_row_and_its_state(tmp_path: Path) -> None:
-    array = tiny.features(0, 3, 4, 5)
-    path = tmp_path / "s"
-    create_store(path, list("abc"), 4, 5, (2, 2), IDENTITY)
-    with FeatureStore(path, writable=True) as store:
-        store.write([0, 2], array[[0, 2]])
-        store.mark_unreadable(1)
-    create_store(path, list("xcaybb"), 4, 5, (2, 2), IDENTITY)
-    grown = FeatureStore(path)
-    assert grown.ids == list("abcxy")
-    assert grown.status.tolist() == [DONE, UNREADABLE, DONE, PENDING, PENDING]
-    assert grown.grid == (2, 2)
-    np.testing.assert_array_equal(grown.read(["a", "c"])[0], array[[0, 2]])
-
-
-def test_growing_by_pictures_with_more_regions_keeps_every_row(tmp_path: Path) -> None:
-    """Rows were once copied as they lay, into a file where rows are longer."""
-    array = tiny.features(0, 2, 3, 4)
-    path = tmp_path / "s"
-    write_store(path, ["a", "b"], array)
-    create_store(path, ["c"], 5, 4, None, IDENTITY)
-    with FeatureStore(path, writable=True) as store:
-        store.write([2], tiny.features(1, 1, 5, 4))
-    features, mask = FeatureStore(path).read(list("abc"))
-    np.testing.assert_array_equal(features[:2, :3], array)
-    np.testing.assert_array_equal(features[2], tiny.features(1, 1, 5, 4)[0])
-    assert mask is not None
-    assert mask.sum(1).tolist() == [3, 3, 5]
-
-
-def test_growing_by_pictures_with_fewer_regions_keeps_every_row(tmp_path: Path) -> None:
-    array = tiny.features(0, 2, 3, 4)
-    write_store(tmp_path / "s", ["a", "b"], array)
-    create_store(tmp_path / "s", ["c"], 1, 4, (1, 1), IDENTITY)
-    grown = FeatureStore(tmp_path / "s")
-    assert (grown.regions, grown.grid) == (3, None)
-    np.testing.assert_array_equal(grown.read(["a", "b"])[0], array)
-
-
-def test_features_of_another_width_do_not_join_a_store(tmp_path: Path) -> None:
-    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 4))
-    with pytest.raises(FeatureStoreError, match="width 4, which those of width 5"):
-        create_store(tmp_path / "s", ["b"], 2, 5, None, IDENTITY)
-
-
-def test_remains_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
-    """A store is made of its final size at once: what a kill leaves of it may be many gigabytes."""
-    (tmp_path / "s.123.tmp").write_bytes(b"x")
-    (tmp_path / "other.123.tmp").write_bytes(b"x")
-    create_store(tmp_path / "s", ["a"], 1, 1, None, IDENTITY)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.123.tmp", "s"]
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is not reserved here")
-def test_full_disk_while_growing_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 4))
-    before = (tmp_path / "s").read_bytes()
-    monkeypatch.setattr(os, "posix_fallocate", fail_with(errno.ENOSPC))
-    with pytest.raises(FeatureStoreError, match=r"disk .* is full; make room"):
-        create_store(tmp_path / "s", ["b"], 2, 4, None, IDENTITY)
-    assert (tmp_path / "s").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["s"]
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is not reserved here")
-def test_file_system_that_cannot_reserve_room_is_used_all_the_same(
+def test_a_row_in_8_bits_is_done_only_after_everything_of_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "posix_fallocate", fail_with(errno.EOPNOTSUPP))
-    array = tiny.features(0, 1, 2, 4)
-    np.testing.assert_array_equal(write_store(tmp_path / "s", ["a"], array).read(["a"])[0], array)
+    """Wherever writing stops, at any of its three arrays, the row is still to be done."""
+    array, real = exact(0, 1, 2, 4), os.pwrite
+    create_store(tmp_path / "s", ["a"], 2, 4, None, IDENTITY, "int8")
+    for allowed in range(3):
+        calls = iter(range(allowed))
+
+        def pwrite(*arguments: Any, calls: Iterator[int] = calls) -> int:
+            if next(calls, None) is None:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*arguments)
+
+        with FeatureStore(tmp_path / "s", writable=True) as store, monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", pwrite)
+            with pytest.raises(FeatureStoreError, match="Input/output error"):
+                store.write([0], array)
+        assert FeatureStore(tmp_path / "s").pending() == [0]
+    with FeatureStore(tmp_path / "s", writable=True) as store:
+        store.write([0], array)
+    np.testing.assert_array_equal(FeatureStore(tmp_path / "s").read(["a"])[0], array)
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10, 10, 1000))
-    with pytest.raises(FeatureStoreError, match=r"needs 0\.02 GB but 0\.00 GB are free"):
-        create_store(tmp_path / "s", list("ab"), 100, 50_000, None, IDENTITY)
-    assert not list(tmp_path.iterdir())
+def test_the_dtype_is_no_part_of_what_made_the_features(tmp_path: Path, weights: Path) -> None:
+    """A run trained on either kind of store is evaluated on the other."""
+    encoder = tiny.build(weights)
+    for dtype in ("float16", "int8"):
+        create_store(tmp_path / dtype, ["a"], 4, 8, (2, 2), encoder.identity, dtype)
+    stores = [FeatureStore(tmp_path / dtype) for dtype in ("float16", "int8")]
+    assert stores[0].identity == stores[1].identity
+    stores[0].require(stores[1].identity)
+    stores[1].require(stores[0].identity)
 
 
 def test_full_disk_while_filling_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,12 +219,6 @@ def test_disk_that_fails_at_the_very_end_is_told_in_one_line(tmp_path: Path, mon
     with pytest.raises(FeatureStoreError, match=r"cannot write .*: Input/output error"):
         store.close()
     store.close()
-
-
-def test_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(FeatureStoreError, match="cannot write"):
-        create_store(tmp_path / "file" / "s", ["a"], 1, 1, None, IDENTITY)
 
 
 def test_store_of_another_encoder_is_refused_by_name(tmp_path: Path, weights: Path) -> None:
@@ -280,6 +262,15 @@ class TestJoined:
         features, _ = JoinedStores(stores).read(["a"])
         np.testing.assert_array_equal(features[:, :, 2:], pooled.repeat(9, axis=1))
 
+    def test_stores_of_both_dtypes_lie_side_by_side(self, tmp_path: Path) -> None:
+        first, second = tiny.features(0, 3, 4, 2), exact(1, 2, 4, 3)
+        one = write_store(tmp_path / "1", list("abc"), first, (2, 2))
+        other = write_store(tmp_path / "2", list("cb"), second, (2, 2), dtype="int8")
+        features, _ = JoinedStores([one, other]).read(["b", "c"])
+        np.testing.assert_array_equal(features, np.concatenate([first[1:], second[::-1]], axis=2))
+        features, _ = JoinedStores([other, one]).read(["b", "c"])
+        np.testing.assert_array_equal(features, np.concatenate([second[::-1], first[1:]], axis=2))
+
     def test_regions_without_a_grid_cannot_be_joined(self, tmp_path: Path) -> None:
         stores = [write_store(tmp_path / name, ["a"], tiny.features(0, 1, 3, 2)) for name in "12"]
         with pytest.raises(FeatureStoreError, match="without a grid"):
@@ -319,9 +310,12 @@ def test_resampling_to_fewer_cells_weighs_all_of_them() -> None:
     np.testing.assert_allclose(resample_grid(rows, (1, 4), (1, 2))[0, :, 0], wanted, rtol=1e-3)
 
 
+@DTYPES
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_store_behaves_as_a_dictionary_whatever_is_done_to_it(tmp_path: Path, data: st.DataObject) -> None:
+def test_store_behaves_as_a_dictionary_whatever_is_done_to_it(
+    tmp_path: Path, dtype: FeatureDtype, data: st.DataObject
+) -> None:
     path = tmp_path / "s"
     path.unlink(missing_ok=True)
     known: dict[str, NDArray[np.float16]] = {}
@@ -330,11 +324,11 @@ def test_store_behaves_as_a_dictionary_whatever_is_done_to_it(tmp_path: Path, da
     for turn in range(data.draw(st.integers(1, 4))):
         added = data.draw(st.lists(names, min_size=1, max_size=6))
         ids += [name for name in dict.fromkeys(added) if name not in ids]
-        create_store(path, added, 2, 3, None, IDENTITY)
+        create_store(path, added, 2, 3, None, IDENTITY, dtype)
         with FeatureStore(path, writable=True) as store:
             assert store.ids == ids
             rows = data.draw(st.sets(st.integers(0, len(ids) - 1)))
-            array = tiny.features(turn, len(rows), 2, 3)
+            array = exact(turn, len(rows), 2, 3)
             store.write(sorted(rows), array)
             known |= {ids[row]: array[place] for place, row in enumerate(sorted(rows))}
     store = FeatureStore(path)

@@ -215,6 +215,17 @@ def test_frozen_encoder_trains_like_its_cached_features_but_for_their_rounding(
     assert frozen != cached
 
 
+@pytest.mark.parametrize("mode", ["frozen", "full"])
+def test_kind_of_features_is_refused_where_none_are_kept(
+    colours: Path, weights: Path, tmp_path: Path, mode: str
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"feature_dtype is int8, but with .*={mode} no features are kept; .* cached$"
+    ):
+        train(tiny.cached(weights, encoder_training=mode, feature_dtype="int8"), colours, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["augment_crop", "encoder_learning_rate"])
 def test_settings_of_an_encoder_in_the_loop_are_refused_on_cached_features(
     colours: Path, features: Path, weights: Path, tmp_path: Path, name: str

@@ -1,13 +1,17 @@
 """Training, and the features that it reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, ConfigFile, ExtractFlags, Features, Flat, Preset, Stores, TrainFlags
 from seesay.console import complain, console, progress
 from seesay.errors import ConfigError
 from seesay.flags import given
+
+if TYPE_CHECKING:
+    from seesay.features import FeatureDtype
 
 
 def train(
@@ -83,13 +87,15 @@ def extract(
         data: captions and pictures.
         mirror: of the training pictures mirrored, for --augment-flip; those whose captions say left or right stay out.
         import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file.
+        import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file, or a store
+            whose features are to be kept in another --feature-dtype.
         out: the store's file [default: a name of its own in --features].
         device: auto, cpu, cuda or mps.
     """
     from seesay.data.annotations import load_dataset
     from seesay.data.augmentation import mirrorable_pictures
     from seesay.devices import choose_device
-    from seesay.features import extract_features, import_features, store_path
+    from seesay.features import extract_features, store_path
     from seesay.models.encoders import build_encoder
 
     if mirror and import_from is not None:
@@ -100,10 +106,7 @@ def extract(
     if mirror:
         images = mirrorable_pictures(annotations)
     if import_from is not None:
-        target = out or features / f"{data.resolve().stem}-{import_from.stem}.safetensors"
-        count = import_features(import_from, images, target)
-        console.print(f"{count} of {len(images)} pictures imported into {target}", highlight=False)
-        return 0 if count == len(images) else 1
+        return _import_features(import_from, images, data, features, out, settings.encoder.feature_dtype)
     encoder = build_encoder(settings.encoder)
     target = out or store_path(features, data, encoder, mirrored=mirror)
     with progress("encoding", "pictures") as advance:
@@ -119,3 +122,22 @@ def extract(
         highlight=False,
     )
     return 1 if report.unreadable else 0
+
+
+def _import_features(
+    source: Path, images: Mapping[str, str], data: Path, folder: Path, out: Path | None, dtype: "FeatureDtype"
+) -> int:
+    """Makes a store of features that are there, and tells of it; returns the exit code."""
+    from seesay.features import FeatureStore, convert_store, import_features, store_name
+
+    if source.suffix == ".safetensors":
+        # The name that the extraction itself would have given: a training in this dtype finds the store.
+        target = out or folder / store_name(source.stem.removesuffix("-int8"), dtype)
+        convert_store(source, target, dtype)
+        made = FeatureStore(target)
+        count = sum(image_id in made for image_id in images)
+    else:
+        target = out or folder / store_name(f"{data.resolve().stem}-{source.stem}", dtype)
+        count = import_features(source, images, target, dtype)
+    console.print(f"{count} of {len(images)} pictures imported into {target}", highlight=False)
+    return 0 if count == len(images) else 1

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from seesay.errors import EncoderError, ImageError
+from seesay.features.creation import create_store
+from seesay.features.layout import FeatureDtype
 from seesay.features.mirrored import mirrored_identity
-from seesay.features.store import FeatureStore, create_store
+from seesay.features.store import FeatureStore
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
 from seesay.prefetch import prefetch
@@ -62,14 +63,21 @@ def store_path(folder: str | Path, data: str | Path, encoder: Encoder, *, mirror
     Args:
         folder: of feature stores.
         data: the data set.
-        encoder: what makes the features.
+        encoder: what makes the features; its `config.feature_dtype` is part of the name.
         mirrored: of the pictures mirrored, whose store has another name too.
     """
-    recipe = json.dumps(_identity(encoder, mirrored), sort_keys=True)
+    identity = mirrored_identity(encoder.identity) if mirrored else encoder.identity
+    recipe = json.dumps(identity, sort_keys=True)
     key = hashlib.sha256(f"{Path(data).resolve()}\n{recipe}".encode()).hexdigest()[:10]
     name = encoder.config.encoder.replace("/", "_")
     kind = "-mirrored" if mirrored else ""
-    return Path(folder) / f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}{kind}-{key}.safetensors"
+    stem = f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}{kind}-{key}"
+    return Path(folder) / store_name(stem, encoder.config.feature_dtype)
+
+
+def store_name(stem: str, dtype: FeatureDtype) -> str:
+    """Returns the file name of a store; one in 8 bits is told by it."""
+    return f"{stem}-int8.safetensors" if dtype == "int8" else f"{stem}.safetensors"
 
 
 def extract_features(
@@ -90,7 +98,7 @@ def extract_features(
 
     Args:
         sources: picture ids and where their pictures are.
-        encoder: the network, in evaluation mode.
+        encoder: the network, in evaluation mode; its configuration says how the features are kept.
         path: the store's file.
         batch_size: pictures the network sees at once.
         device: where the network runs.
@@ -99,11 +107,13 @@ def extract_features(
         mirrored: show the network the pictures mirrored, left to right; the store is marked as one of these.
 
     Raises:
-        FeatureStoreError: the store was made by another encoder or of pictures turned otherwise, is damaged, or the
-            disk is full.
+        FeatureStoreError: the store was made by another encoder or of pictures turned otherwise, keeps features in
+            another form, is damaged, or the disk is full.
     """
     started = time.perf_counter()
-    _prepare_store(path, list(sources), encoder, _identity(encoder, mirrored))
+    regions, dtype = encoder.grid[0] * encoder.grid[1], encoder.config.feature_dtype
+    identity = mirrored_identity(encoder.identity) if mirrored else encoder.identity
+    create_store(path, list(sources), regions, encoder.feature_size, encoder.grid, identity, dtype)
     encoder_seconds, extracted, unreadable = 0.0, 0, []
     with FeatureStore(path, writable=True) as store:
         encoder.to(device).eval()
@@ -133,20 +143,6 @@ def extract_features(
         images = sum(image_id in store for image_id in sources)
     seconds = time.perf_counter() - started
     return ExtractionReport(path, images, extracted, tuple(unreadable), seconds, encoder_seconds)
-
-
-def _identity(encoder: Encoder, mirrored: bool) -> dict[str, Any]:
-    return mirrored_identity(encoder.identity) if mirrored else encoder.identity
-
-
-def _prepare_store(path: Path, ids: Sequence[str], encoder: Encoder, identity: Mapping[str, Any]) -> None:
-    if path.exists():
-        store = FeatureStore(path)
-        store.require(identity)
-        if set(ids) <= set(store.ids):
-            return
-    regions = encoder.grid[0] * encoder.grid[1]
-    create_store(path, ids, regions, encoder.feature_size, encoder.grid, identity)
 
 
 def _load(job: tuple[int, str], encoder: Encoder, mirrored: bool) -> tuple[int, NDArray[np.uint8] | None, str]:

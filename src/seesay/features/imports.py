@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError, MissingDependencyError
-from seesay.features.store import DONE, FeatureStore, create_store
+from seesay.features.creation import create_store, existing_store
+from seesay.features.layout import FeatureDtype
+from seesay.features.store import DONE, FeatureStore
 
 _ARRAY_NAMES = ("features", "feat", "feats", "x", "att", "arr_0")
 _HDF5 = {".h5", ".hdf5", ".hdf"}
@@ -21,7 +23,7 @@ Reader = Callable[[str, str], NDArray[Any] | None]
 """Gives the array of a picture by its id and its source, None if there is none."""
 
 
-def import_features(source: str | Path, images: Mapping[str, str], path: Path) -> int:
+def import_features(source: str | Path, images: Mapping[str, str], path: Path, dtype: FeatureDtype = "float16") -> int:
     """Makes a store of features that exist already; returns how many pictures it holds.
 
     Args:
@@ -30,14 +32,15 @@ def import_features(source: str | Path, images: Mapping[str, str], path: Path) -
             set a picture, or `features` beside `ids`.
         images: ids of the pictures wanted and where the pictures are.
         path: the store to write; pictures may have different numbers of regions, which become the mask.
+        dtype: how the store keeps them.
 
     Raises:
-        FeatureStoreError: nothing fits, a file is damaged, or the arrays have different widths.
+        FeatureStoreError: nothing fits, a file is damaged, the arrays have different widths, or the store there is
+            of other features or another dtype.
     """
     source = Path(source)
     identity = {"imported": source.name}
-    if path.exists():
-        FeatureStore(path).require(identity)
+    existing_store(path, identity, dtype)  # refused before much is read
     with _opened(source) as read:
         shapes = {
             image_id: array.shape
@@ -50,7 +53,7 @@ def import_features(source: str | Path, images: Mapping[str, str], path: Path) -
         if len(widths) > 1:
             raise FeatureStoreError(f"{source} holds features of different widths: {sorted(widths)}")
         most = max(shape[0] for shape in shapes.values())
-        create_store(path, list(shapes), most, widths.pop(), _square(shapes), identity)
+        create_store(path, list(shapes), most, widths.pop(), _square(shapes), identity, dtype)
         _fill(path, {image_id: images[image_id] for image_id in shapes}, read)
     return len(shapes)
 

@@ -2,11 +2,10 @@
 
 A row is a picture. `status` says of each row whether it holds features, so that an extraction killed at any
 moment goes on where it stopped: a row is marked only after its numbers are written. The file is readable by
-any safetensors library; its metadata says which encoder made it.
+any safetensors library; its metadata says which encoder made it. Features are kept in float16, or in 8 bits with
+a scale and a zero a region; what is read is float16 either way.
 """
 
-import contextlib
-import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
-from seesay.features.layout import FORMAT, disk_error, lay_out, read_header, reserve
+from seesay.features.layout import NUMBERS, ROW_ARRAYS, FeatureDtype, disk_error, read_header
+from seesay.features.quantisation import dequantise, quantise
 
 PENDING, DONE, UNREADABLE = 0, 1, 2
 """States of a row."""
-
-_COPY_BYTES = 1 << 26
 
 
 class FeatureStore:
@@ -34,6 +32,8 @@ class FeatureStore:
         identity: what made the features (`Encoder.identity`, or the name of an import).
         ids: picture ids in the order of the rows.
         status: state of each row, (I,) int32.
+        dtype: how the features are kept.
+        arrays: all that has an entry a row, as it lies in the file; those of `layout.ROW_ARRAYS`.
     """
 
     def __init__(self, path: str | Path, writable: bool = False) -> None:
@@ -47,27 +47,33 @@ class FeatureStore:
             FeatureStoreError: no such file, or not a whole feature store.
         """
         self.path = Path(path)
-        entries, metadata, start = read_header(self.path)
-        self.identity: dict[str, Any] = metadata["identity"]
-        self._grid: tuple[int, int] | None = tuple(metadata["grid"]) if metadata["grid"] else None
+        header = read_header(self.path)
+        self.dtype: FeatureDtype = header.dtype
+        self.identity: dict[str, Any] = header.metadata["identity"]
+        self._grid: tuple[int, int] | None = tuple(header.metadata["grid"]) if header.metadata["grid"] else None
+        self._start = header.start
+        self.ids: list[str] = json.loads(self._map(header.arrays["ids"], "r").tobytes().decode())
         mode = "r+" if writable else "r"
-        blob = self._map(entries["ids"], start, np.uint8, "r")
-        self.ids: list[str] = json.loads(blob.tobytes().decode())
-        self.status: NDArray[np.int32] = self._map(entries["status"], start, np.int32, mode)
-        self._regions: NDArray[np.int32] = self._map(entries["regions"], start, np.int32, mode)
-        self._features: NDArray[np.float16] = self._map(entries["features"], start, np.float16, "r")
-        self._start = start + entries["features"]["data_offsets"][0]
+        self.arrays: dict[str, NDArray[Any]] = {
+            name: self._map(header.arrays[name], mode if name in ("status", "regions") else "r")
+            for name in ROW_ARRAYS[header.dtype]
+        }
+        self._places = {name: header.start + header.arrays[name]["data_offsets"][0] for name in self.arrays}
+        self.status: NDArray[np.int32] = self.arrays["status"]
+        self._regions: NDArray[np.int32] = self.arrays["regions"]
+        self._features: NDArray[Any] = self.arrays["features"]
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
         self._ragged = bool((self._regions[self.status == DONE] < self.regions).any())
         self._file = self.path.open("r+b", buffering=0) if writable else None
 
-    def _map(self, entry: Mapping[str, Any], start: int, kind: Any, mode: Any) -> Any:
+    def _map(self, entry: Mapping[str, Any], mode: Any) -> Any:
         begin, end = entry["data_offsets"]
-        if start + end > self.path.stat().st_size:
+        number = NUMBERS[entry["dtype"]]
+        if self._start + end > self.path.stat().st_size:
             raise FeatureStoreError(f"feature store {self.path} is cut short; delete it and extract again")
         if begin == end:
-            return np.zeros(entry["shape"], kind)
-        return np.memmap(self.path, kind, mode, start + begin, tuple(entry["shape"]))
+            return np.zeros(entry["shape"], number)
+        return np.memmap(self.path, number, mode, self._start + begin, tuple(entry["shape"]))
 
     @property
     def regions(self) -> int:
@@ -127,6 +133,8 @@ class FeatureStore:
             raise FeatureStoreError(f"{self.path} holds no features of picture {absent[0]!r}")
         rows = np.fromiter((self._rows[image_id] for image_id in ids), np.int64, len(ids))
         features = np.asarray(self._features[rows])
+        if self.dtype == "int8":
+            features = dequantise(features, self.arrays["scales"][rows], self.arrays["zeros"][rows])
         if not self._ragged:
             return features, None
         return features, np.arange(self.regions)[None] < self._regions[rows][:, None]
@@ -136,7 +144,7 @@ class FeatureStore:
 
         Args:
             rows: the rows, ascending.
-            features: (B, N, F).
+            features: (B, N, F), finite.
             regions: real regions of each picture; None = N.
 
         Raises:
@@ -144,20 +152,25 @@ class FeatureStore:
         """
         if self._file is None:
             raise FeatureStoreError(f"feature store {self.path} is open for reading only")
+        parts: dict[str, NDArray[Any]] = {"features": features}
+        if self.dtype == "int8":
+            parts["features"], parts["scales"], parts["zeros"] = quantise(features)
         begin = 0
         try:
             for end in range(1, len(rows) + 1):
                 if end == len(rows) or rows[end] != rows[end - 1] + 1:  # neighbours in one go
-                    self._write_run(self._file.fileno(), rows[begin], features[begin:end])
+                    for name, values in parts.items():
+                        self._write_run(self._file.fileno(), name, rows[begin], values[begin:end])
                     begin = end
         except OSError as error:
             raise disk_error(self.path, error) from error
         self._regions[rows] = self.regions if regions is None else regions
         self.status[rows] = DONE
 
-    def _write_run(self, descriptor: int, first: int, features: NDArray[np.float16]) -> None:
-        data = np.ascontiguousarray(features, np.float16).reshape(-1).view(np.uint8).data
-        place, done = self._start + first * self.regions * self.feature_size * 2, 0
+    def _write_run(self, descriptor: int, name: str, first: int, values: NDArray[Any]) -> None:
+        array = self.arrays[name]
+        data = np.ascontiguousarray(values, array.dtype).reshape(-1).view(np.uint8).data
+        place, done = self._places[name] + first * array[:1].nbytes, 0
         while done < len(data):
             done += os.pwrite(descriptor, data[done:], place + done)
 
@@ -181,67 +194,6 @@ class FeatureStore:
                     f"feature store {self.path} was made by {describe_identity(self.identity)}, not by "
                     f"{describe_identity(identity)}: {key} is {self.identity.get(key)!r}, wanted {identity.get(key)!r}"
                 )
-
-
-def create_store(
-    path: Path,
-    ids: Sequence[str],
-    regions: int,
-    feature_size: int,
-    grid: tuple[int, int] | None,
-    identity: Mapping[str, Any],
-) -> None:
-    """Makes an empty store of its final size, or one that continues the store at `path`.
-
-    A store that is there keeps its rows; the pictures it lacks are appended, and where these have more regions
-    all rows get room for as many.
-
-    Raises:
-        FeatureStoreError: the store there has features of another width, or there is not enough room on the
-            disk; nothing is left behind.
-    """
-    old = FeatureStore(path) if path.exists() else None
-    if old and old.feature_size != feature_size:
-        raise FeatureStoreError(
-            f"{path} holds features of width {old.feature_size}, which those of width {feature_size} cannot join; "
-            "delete it or name another file"
-        )
-    if old and (old.regions, old.grid) != (regions, grid):
-        regions, grid = max(regions, old.regions), None
-    ids = list(dict.fromkeys([*(old.ids if old else []), *ids]))
-    head, size = lay_out(ids, regions, feature_size, {"format": FORMAT, "identity": dict(identity), "grid": grid})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left_by_a_killed_one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
-            left_by_a_killed_one.unlink()
-        with temporary.open("w+b") as file:
-            reserve(file.fileno(), size, path)
-            file.write(head)
-            if old:
-                file.write(_padded(old.status, len(ids)) + _padded(old._regions, len(ids)))
-                _copy_rows(old, file, 2 * regions * feature_size)
-        temporary.replace(path)
-    except OSError as error:
-        raise disk_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _copy_rows(old: FeatureStore, file: Any, stride: int) -> None:
-    """Copies the rows of a store to where `file` stands, each at the begin of `stride` bytes."""
-    rows = old._features.reshape(len(old), -1).view(np.uint8)
-    begin, missing = file.tell(), stride - rows.shape[1]
-    step = max(1, _COPY_BYTES // stride)
-    for first in range(0, len(rows), step):
-        part = rows[first : first + step]
-        file.write(np.pad(part, ((0, 0), (0, missing))).data if missing else part.data)
-    assert file.tell() == begin + len(old) * stride
-
-
-def _padded(values: NDArray[np.int32], length: int) -> bytes:
-    return np.pad(np.asarray(values), (0, length - len(values))).astype("<i4").tobytes()
 
 
 def describe_identity(identity: Mapping[str, Any]) -> str:

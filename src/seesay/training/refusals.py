@@ -27,6 +27,11 @@ def check_config(config: Config) -> None:
             "training.augment_crop cuts pictures anew each time, which cached features cannot follow; "
             "set encoder.encoder_training to frozen or full"
         )
+    if mode != "cached" and config.encoder.feature_dtype != "float16":
+        raise ConfigError(
+            f"encoder.feature_dtype is {config.encoder.feature_dtype}, but with encoder.encoder_training={mode} no "
+            "features are kept; set that to cached"
+        )
     if mode != "full" and training.encoder_learning_rate:
         raise ConfigError(
             f"training.encoder_learning_rate is given, but with encoder.encoder_training={mode} the encoder does not "

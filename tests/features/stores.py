@@ -1,0 +1,47 @@
+"""What the tests of stores share: small stores of known features."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from seesay.features.creation import create_store
+from seesay.features.layout import FeatureDtype
+from seesay.features.store import FeatureStore
+
+IDENTITY = {"imported": "made"}
+
+DTYPES = pytest.mark.parametrize("dtype", ["float16", "int8"])
+
+
+def exact(seed: int, *shape: int) -> NDArray[np.float16]:
+    """Returns random features (B, N, F) that 8 bits hold exactly: whole steps of 1/4, over all of their range."""
+    array = np.random.default_rng(seed).integers(-128, 128, shape)
+    array[..., 0], array[..., -1] = -128, 127
+    return (array / 4).astype(np.float16)
+
+
+def write_store(
+    path: Path,
+    ids: list[str],
+    array: NDArray[np.float16],
+    grid: tuple[int, int] | None = None,
+    regions: list[int] | None = None,
+    dtype: FeatureDtype = "float16",
+) -> FeatureStore:
+    """Returns a store of the features (I, N, F) of some pictures."""
+    create_store(path, ids, array.shape[1], array.shape[2], grid, IDENTITY, dtype)
+    with FeatureStore(path, writable=True) as store:
+        store.write(range(len(ids)), array, regions)
+    return FeatureStore(path)
+
+
+def fail_with(number: int) -> object:
+    """Returns a function that raises the operating system's error of a number."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
