@@ -21,6 +21,7 @@ from seesay.features.extraction import round_features
 from seesay.images import Preprocessing
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
+from seesay.models.products import fix_weights
 from seesay.models.protocol import Decoder, DecoderState
 from seesay.tokenizer import END_ID
 
@@ -77,6 +78,7 @@ class Captioner(PictureCaptioner):
             load_weights(run, network)
             network.encoder = encoder
         chosen = torch.device(choose_device(device))
+        fix_weights(network)
         return cls(run, network.to(chosen).eval(), chosen)
 
     @torch.inference_mode()

@@ -20,40 +20,55 @@ class Linear(nn.Linear):
 
     float32 products of torch go to a library that some processors are slow with; the library of its bfloat16
     products has float32 as well.
+
+    Attributes:
+        fixed: the weight does not change any more, so that it is packed and rounded once for all calls.
     """
+
+    fixed = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b, (..., O), of x (..., I)."""
         return linear(x, self.weight, self.bias, self)
 
 
-class _Packed(NamedTuple):
-    """A layer's weight as `product` likes it best, and what it was made of."""
+def fix_weights(network: nn.Module) -> None:
+    """Tells a network that is only used from now on, not trained, that its weights do not change any more.
 
-    made_of: tuple[object, ...]
+    That they have not is nothing to look up: torch does not count the changes that some optimizers make.
+    """
+    for module in network.modules():
+        if isinstance(module, Linear):
+            module.fixed = True
+
+
+class _Packed(NamedTuple):
+    """A layer's weight as `product` likes it best."""
+
+    dtype: torch.dtype
     weight: Tensor
     bias: Tensor | None
 
 
 # Not in the layers themselves, so that these are copied and saved without.
-_packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
+_packed: WeakKeyDictionary[Linear, _Packed] = WeakKeyDictionary()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, owner: nn.Module) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, owner: Linear) -> Tensor:
     """Returns what `torch.nn.functional.linear` does, (..., O).
 
     Args:
         x: (..., I).
         weight: (O, I).
         bias: (O,), or None.
-        owner: the layer, whose weight is packed and rounded once for many calls where it is not being trained.
+        owner: the layer, whose weight is packed and rounded once for many calls if it is fixed.
     """
     asked = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if asked else x.dtype
     if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
         return F.linear(x, weight, bias)
     learning = torch.is_grad_enabled()
-    if not learning and not owner.training and not weight.is_inference():
+    if owner.fixed and not learning:
         packed = _packed_once(owner, weight, bias, dtype)
         return product(x.to(dtype), packed.weight, packed.bias)
     x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -64,11 +79,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, owner: nn.Module) -> 
 
 
 def _packed_once(owner: nn.Module, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> _Packed:
-    state = [(each.data_ptr(), each._version) for each in (weight, bias) if each is not None]
-    made_of = (dtype, *state)
     found = _packed.get(owner)
-    if found is None or found.made_of != made_of:
-        found = _Packed(made_of, pack(weight.to(dtype), _SEARCHED), None if bias is None else bias.to(dtype))
+    if found is None or found.dtype != dtype:
+        found = _Packed(dtype, pack(weight.to(dtype), _SEARCHED), None if bias is None else bias.to(dtype))
         _packed[owner] = found
     return found
 
