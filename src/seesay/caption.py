@@ -134,7 +134,9 @@ class PictureCaptioner:
                 options cannot be kept, such as a required word outside the vocabulary.
         """
         if isinstance(pictures, (str, Path, PictureBytes, Image.Image)):
-            return self.caption([pictures], options, attention=attention, likely=likely)[0]
+            # In this thread: there is nothing to overlap, and two threads' sets of workers would wait for each other.
+            views, name = self.prepare(pictures)
+            return self.say(self.see([views]), [name], options, attention=attention, likely=likely)[0]
         results = []
         for _, found in self.caption_each(pictures, options, attention=attention, likely=likely):
             if isinstance(found, ImageError):
