@@ -8,6 +8,8 @@ from torch import Tensor
 
 from seesay.compiled import compiled
 
+_SOURCE = Path(__file__).with_name("kernels.c")
+
 
 class Kernels:
     """Arithmetic on a processor, of contiguous tensors in float32, or bfloat16 where that is said.
@@ -130,7 +132,7 @@ def kernels_for(*tensors: Tensor, half: bool = False) -> Kernels | None:
     for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.dtype != first or not tensor.is_contiguous() or not tensor.numel():
             return None
-    library = compiled(Path(__file__).with_name("kernels.c"))
+    library = compiled(_SOURCE)
     return None if library is None else Kernels(library)
 
 
