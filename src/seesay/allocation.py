@@ -2,7 +2,7 @@
 
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # parameters of mallopt, from glibc's malloc.h
 _LARGEST = 1 << 30
 _LARGEST_OF_OLD_VERSIONS = 1 << 25
 _NEVER = (1 << 31) - 1
@@ -13,11 +13,12 @@ def keep_freed_memory() -> bool:
 
     By default glibc gives every block above a few megabytes back to the system at once and gets it anew, page by page
     and zeroed, for the next one: half of the time of an image network on a processor. The process then stays as large
-    as it once was. Only with glibc; elsewhere nothing is changed.
+    as it once was. Threads share one heap, for what those that glibc makes for each of them cannot hold, 64 MB, they get
+    from the system in any case; call it before there are threads. Only with glibc; elsewhere nothing is changed.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
     kept = any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in (_LARGEST, _LARGEST_OF_OLD_VERSIONS))
-    return kept and mallopt(_TRIM_THRESHOLD, _NEVER) == 1
+    return kept and mallopt(_TRIM_THRESHOLD, _NEVER) == 1 and mallopt(_ARENA_MAX, 1) == 1

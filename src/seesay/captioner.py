@@ -27,6 +27,9 @@ from seesay.tokenizer import END_ID
 
 __all__ = ["Caption", "Captioner", "Picture", "Views"]
 
+_ENCODED_AT_ONCE = 8
+"""Pictures that the encoder is shown together on a processor: more are not quicker, and take memory for each."""
+
 
 class Captioner(PictureCaptioner):
     """A trained captioner.
@@ -220,6 +223,8 @@ class Captioner(PictureCaptioner):
         return self.model.remember(features), mask
 
     def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        features = self.model.encode(torch.from_numpy(np.stack(pixels)).to(self.device))
+        count = _ENCODED_AT_ONCE if self.device.type == "cpu" else len(pixels)
+        parts = [torch.from_numpy(np.stack(pixels[at : at + count])) for at in range(0, len(pixels), count)]
+        features = torch.cat([self.model.encode(part.to(self.device)) for part in parts])
         # Rounded as the store did in training.
         return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features
