@@ -42,7 +42,7 @@ from seesay.tokenizer import Tokenizer
 
 BATCH = 32
 ROUNDS = 3
-RATED = 2000
+RATED = 1000
 """Links of a round in which speed is compared."""
 
 

@@ -66,6 +66,8 @@ def alone(cached_run: Path, tmp_path: Path) -> Iterator[Alone]:
         finally:
             process.kill()
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
     lines = (tmp_path / "log").read_text()
     assert "Traceback" not in lines
     assert '"status": 500' not in lines
