@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc gives every block above a few megabytes back to the system at once and gets it anew, page by page
     and zeroed, for the next one: half of the time of an image network on a processor. The process then stays as large
-    as it once was. Threads share one heap: the ones that glibc makes for each of them hold no blocks above 64 MB, so that
-    those came from the system in any case. Call it before there are threads. Only with glibc; elsewhere nothing is
+    as it once was. Threads share one heap: the ones that glibc makes for each of them hold no block above 64 MB, which
+    would come from the system in any case. Call it before there are threads. Only with glibc; elsewhere nothing is
     changed.
     """
     try:
