@@ -18,8 +18,7 @@ import torch
 from bench.material import VOCABULARY, KeptFeatures, made_up_examples, random_features, read_examples, read_features
 from bench.measuring import alternate, median_ratio, print_result, show_table
 from seesay.config import resolve_config
-from seesay.data.batches import CaptionBatches, Example
-from seesay.data.reading import FeatureReader
+from seesay.data.batches import CaptionBatches, Example, FeatureReader
 from seesay.features import FeatureStore
 from seesay.features.store import create_store
 from seesay.models.captioning import CaptionModel, build_model
