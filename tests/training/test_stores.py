@@ -26,6 +26,7 @@ from seesay.training.stores import open_sources
 from seesay.training.tune import tune
 from tests import tiny
 from tests.training.outcomes import epochs, outcome
+from tests.training.test_resume import KillError, fail_at
 
 
 @pytest.fixture
@@ -51,29 +52,12 @@ def mirrored_of(folder: Path, data: Path, encoder: Encoder) -> FeatureStore:
     return FeatureStore(store_path(folder, data, encoder, mirrored=True))
 
 
-class KillError(Exception):
-    """Stands for a kill within the process."""
-
-
-@pytest.fixture
-def killed() -> Any:
-    """Makes a training, which ends in the so-manieth step."""
-    real = CaptioningModule.training_step
-
-    def run(at: int, *arguments: Any, **options: Any) -> None:
-        steps = iter(range(1, at))
-
-        def maybe(module: CaptioningModule, *given: Any) -> Any:
-            if next(steps, None) is None:
-                raise KillError
-            return real(module, *given)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CaptioningModule, "training_step", maybe)
-            with pytest.raises(KillError):
-                train(*arguments, **options)
-
-    return run
+def train_and_fail(step: int, *arguments: Any, **options: Any) -> None:
+    """Trains, and is broken off in the so-manieth step."""
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", step)
+        with pytest.raises(KillError):
+            train(*arguments, **options)
 
 
 @pytest.mark.parametrize("stage", ["first", "second"])
@@ -140,16 +124,14 @@ def test_validation_sees_pictures_as_they_are(colours: Path, weights: Path, own:
     assert epochs(mirrored, "train_loss") != epochs(plain, "train_loss")
 
 
-def test_broken_off_it_ends_as_unbroken_in_both_stages(
-    colours: Path, weights: Path, own: Path, tmp_path: Path, killed: Any
-) -> None:
+def test_broken_off_it_ends_as_unbroken_in_both_stages(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
     first = tiny.cached(weights, augment_flip=0.5, seed=1, output_dropout=0.2, checkpoint_every=2, log_every=1)
     stage = {"scst": True, "scst_weight": 1.0, "init_from": str(tmp_path / "first")}
     second = replace(first, learning_rate=1e-3, epochs=1, **stage)
     for name, config in (("first", first), ("second", second)):
         train(config, colours, tmp_path / name, features=own)
         for step in (4, 3):
-            killed(step, config, colours, tmp_path / f"{name}-broken", features=own)
+            train_and_fail(step, config, colours, tmp_path / f"{name}-broken", features=own)
         train(config, colours, tmp_path / f"{name}-broken", features=own)
         assert outcome(tmp_path / f"{name}-broken") == outcome(tmp_path / name)
     train(replace(second, augment_flip=0.0), colours, tmp_path / "plain", features=own)
@@ -157,11 +139,11 @@ def test_broken_off_it_ends_as_unbroken_in_both_stages(
 
 
 def test_mirrored_features_that_went_are_missed(
-    colours: Path, annotations: Annotations, weights: Path, two: dict[str, Path], tmp_path: Path, killed: Any
+    colours: Path, annotations: Annotations, weights: Path, two: dict[str, Path], tmp_path: Path
 ) -> None:
     config = tiny.cached(weights, augment_flip=0.5, checkpoint_every=2)
     stores = [two["a"], two["a-mirrored"]]
-    killed(4, config, colours, tmp_path / "run", stores=stores)
+    train_and_fail(4, config, colours, tmp_path / "run", stores=stores)
     fewer = dict(list(mirrorable_pictures(annotations).items())[1:])
     extract_features(fewer, tiny.build(weights), tmp_path / "fewer", mirrored=True)
     with pytest.raises(DataError, match=r"training with 8 pictures that may be mirrored, but now they are 7"):
