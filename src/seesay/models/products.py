@@ -67,18 +67,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, owner: Linear) -> Ten
     dtype = torch.get_autocast_dtype(x.device.type) if asked else x.dtype
     if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
         return F.linear(x, weight, bias)
-    learning = torch.is_grad_enabled()
-    if owner.fixed and not learning:
+    if torch.is_grad_enabled():
+        found: Tensor = _Linear.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+        return found
+    if owner.fixed:
         packed = _packed_once(owner, weight, bias, dtype)
         return product(x.to(dtype), packed.weight, packed.bias)
-    x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if not learning:
-        return product(x, weight, bias)
-    found: Tensor = _Linear.apply(x, weight, bias)
-    return found
+    # Autocast keeps the rounded weight from call to call, as long as it lasts.
+    return F.linear(x, weight, bias) if asked else product(x, weight, bias)
 
 
-def _packed_once(owner: nn.Module, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> _Packed:
+def _packed_once(owner: Linear, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> _Packed:
     found = _packed.get(owner)
     if found is None or found.dtype != dtype:
         found = _Packed(dtype, pack(weight.to(dtype), _SEARCHED), None if bias is None else bias.to(dtype))
