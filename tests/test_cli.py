@@ -766,6 +766,7 @@ def test_export_says_in_one_line_what_is_no_run(seesay: Seesay, tmp_path: Path) 
 
 def test_doctor_names_versions_and_device(seesay: Seesay) -> None:
     told = "\n".join(seesay("doctor").out)
+    assert re.search(r"kernels\W+(compiled|torch's: no C compiler)", told)
     assert all(part in told for part in ("seesay", __version__, "torch", "device", "h5py", "bfloat16"))
 
 

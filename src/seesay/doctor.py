@@ -23,6 +23,7 @@ def diagnose() -> list[tuple[str, str]]:
 
     from seesay import __version__
     from seesay.devices import choose_device, computes_bfloat16
+    from seesay.models.kernels import kernels_for
 
     device = choose_device()
     rows = [("seesay", __version__), ("python", platform.python_version())]
@@ -31,6 +32,7 @@ def diagnose() -> list[tuple[str, str]]:
         ("device", device),
         ("bfloat16", "in hardware" if computes_bfloat16(device) else "not in hardware; float32 is used"),
         ("threads", str(torch.get_num_threads())),
+        ("kernels", "compiled" if kernels_for(torch.zeros(1)) else "torch's: no C compiler (cc) that works is here"),
     ]
     for name, extra in _EXTRAS.items():
         missing = f"not installed: pip install 'seesay[{extra}]'"
