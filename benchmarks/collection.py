@@ -27,6 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection, find_pictures
 from seesay.captioner import Captioner
 from seesay.checkpoint import RunInfo, save_run, save_weights
@@ -181,6 +182,7 @@ def _kill_again_and_again(command: list[str], kills: int, whole: float, seed: in
 
 def _rates(model: Path, links: Path, folder: Path) -> dict[str, Any]:
     """Returns pictures a second, and per second of processor time, in memory and written, in turn; medians."""
+    keep_freed_memory()  # as the command does
     captioner = Captioner.load(model)
     pictures = find_pictures([str(links)]).pictures[:RATED]
     wall: dict[str, list[float]] = {"memory": [], "written": []}
