@@ -34,6 +34,7 @@ from seesay.checkpoint import Run, RunInfo
 from seesay.config import DecodingOptions, EncoderConfig, resolve_config
 from seesay.models.captioning import build_model
 from seesay.models.encoders import Encoder
+from seesay.models.products import fix_weights
 from seesay.models.protocol import Decoder
 
 BEAM = DecodingOptions("beam", beam_size=5)
@@ -77,6 +78,7 @@ class RandomCaptioner(Captioner):
     def __init__(self, encoder: Encoder) -> None:
         config = resolve_config("attention-gru")
         model = build_model(config.model, VOCABULARY, encoder.feature_size, encoder).eval()
+        fix_weights(model)  # as those that are loaded
         info = RunInfo(VOCABULARY, encoder.feature_size, encoder.grid, LENGTH, encoder.identity, encoder_stored=True)
         super().__init__(Run(Path("random"), config, info, made_up_tokenizer()), model, torch.device("cpu"))
         size = encoder.preprocessing.size
