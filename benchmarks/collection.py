@@ -21,12 +21,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.measuring import Work, alternate, median_ratio, seconds
 from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection, find_pictures
 from seesay.captioner import Captioner
@@ -185,28 +187,31 @@ def _rates(model: Path, links: Path, folder: Path) -> dict[str, Any]:
     keep_freed_memory()  # as the command does
     captioner = Captioner.load(model)
     pictures = find_pictures([str(links)]).pictures[:RATED]
-    wall: dict[str, list[float]] = {"memory": [], "written": []}
     processor: dict[str, list[float]] = {"memory": [], "written": []}
-    for number in range(ROUNDS + 1):
-        order = ("memory", "written") if number % 2 else ("written", "memory")
-        for kind in order:
-            started, used = time.perf_counter(), time.process_time()
-            if kind == "memory":
-                for _ in captioner.caption_each(pictures, batch_size=BATCH, workers=usable_cores()):
-                    pass
-            else:
-                caption_collection(captioner, pictures, Destination(folder / f"rate{number}.jsonl"), batch_size=BATCH)
-            if number:  # the first round warms up
-                wall[kind].append(len(pictures) / (time.perf_counter() - started))
-                processor[kind].append(len(pictures) / (time.process_time() - used))
-    ratios = [b / a for a, b in zip(wall["memory"], wall["written"], strict=True)]
-    by_processor = [b / a for a, b in zip(processor["memory"], processor["written"], strict=True)]
+
+    def in_memory() -> None:
+        for _ in captioner.caption_each(pictures, batch_size=BATCH, workers=usable_cores()):
+            pass
+
+    def written() -> None:
+        destination = Destination(folder / f"rate{len(processor['written'])}.jsonl")
+        caption_collection(captioner, pictures, destination, batch_size=BATCH)
+
+    def rate(kind: str, work: Work) -> float:
+        used = time.process_time()
+        taken = seconds(work)
+        processor[kind].append(len(pictures) / (time.process_time() - used))
+        return len(pictures) / taken
+
+    jobs = {"written": partial(rate, "written", written), "memory": partial(rate, "memory", in_memory)}
+    wall = alternate(jobs, ROUNDS)
     return {
         "rate_in_memory": statistics.median(wall["memory"]),
         "rate_written": statistics.median(wall["written"]),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "ratio_of_processor_time": statistics.median(by_processor),
+        "ratio": median_ratio(wall["written"], wall["memory"]),
+        "ratios": [b / a for a, b in zip(wall["memory"], wall["written"], strict=True)],
+        # Of the rounds that `alternate` keeps.
+        "ratio_of_processor_time": median_ratio(processor["written"][-ROUNDS:], processor["memory"][-ROUNDS:]),
     }
 
 

@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace, base: OurSteps, sizes: Sizes) -> dict[s
     ways = {"base": base, "grown": OurSteps(*trained(options, sizes))}
 
     def cost(steps: OurSteps) -> float:
-        return seconds(steps.epoch) / sum(len(each.tokens) for each in steps.module.batches.examples)
+        return seconds(steps.epoch) / steps.module.batches.captions
 
     costs = alternate({name: partial(cost, steps) for name, steps in ways.items()}, options.rounds)
     return {

@@ -86,7 +86,6 @@ def extract(
     Args:
         data: captions and pictures.
         mirror: of the training pictures mirrored, for --augment-flip; those whose captions say left or right stay out.
-        import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file.
         import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file, or a store
             whose features are to be kept in another --feature-dtype.
         out: the store's file [default: a name of its own in --features].
@@ -102,9 +101,8 @@ def extract(
         raise ConfigError("--mirror encodes pictures, and --import-from takes features as they are; leave one of them")
     settings = configuration.resolve_config(preset, config, given(flags))
     annotations = load_dataset(data, settings.data)
-    images = {item.id: item.image for item in annotations if item.split is not None}
-    if mirror:
-        images = mirrorable_pictures(annotations)
+    split = {item.id: item.image for item in annotations if item.split is not None}
+    images = mirrorable_pictures(annotations) if mirror else split
     if import_from is not None:
         return _import_features(import_from, images, data, features, out, settings.encoder.feature_dtype)
     encoder = build_encoder(settings.encoder)

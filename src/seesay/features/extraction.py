@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,8 +67,7 @@ def store_path(folder: str | Path, data: str | Path, encoder: Encoder, *, mirror
         encoder: what makes the features; its `config.feature_dtype` is part of the name.
         mirrored: of the pictures mirrored, whose store has another name too.
     """
-    identity = mirrored_identity(encoder.identity) if mirrored else encoder.identity
-    recipe = json.dumps(identity, sort_keys=True)
+    recipe = json.dumps(_identity(encoder, mirrored), sort_keys=True)
     key = hashlib.sha256(f"{Path(data).resolve()}\n{recipe}".encode()).hexdigest()[:10]
     name = encoder.config.encoder.replace("/", "_")
     kind = "-mirrored" if mirrored else ""
@@ -112,7 +112,7 @@ def extract_features(
     """
     started = time.perf_counter()
     regions, dtype = encoder.grid[0] * encoder.grid[1], encoder.config.feature_dtype
-    identity = mirrored_identity(encoder.identity) if mirrored else encoder.identity
+    identity = _identity(encoder, mirrored)
     create_store(path, list(sources), regions, encoder.feature_size, encoder.grid, identity, dtype)
     encoder_seconds, extracted, unreadable = 0.0, 0, []
     with FeatureStore(path, writable=True) as store:
@@ -143,6 +143,10 @@ def extract_features(
         images = sum(image_id in store for image_id in sources)
     seconds = time.perf_counter() - started
     return ExtractionReport(path, images, extracted, tuple(unreadable), seconds, encoder_seconds)
+
+
+def _identity(encoder: Encoder, mirrored: bool) -> dict[str, Any]:
+    return mirrored_identity(encoder.identity) if mirrored else encoder.identity
 
 
 def _load(job: tuple[int, str], encoder: Encoder, mirrored: bool) -> tuple[int, NDArray[np.uint8] | None, str]:

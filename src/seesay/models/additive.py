@@ -56,7 +56,7 @@ def _reciprocals(factors: Tensor, keys: Tensor, out: Tensor | None = None) -> Te
     """Returns r, (I, ..., N, A)."""
     between = (1,) * (factors.ndim - 2)
     seen = keys.view(len(keys), *between, *keys.shape[1:])
-    found = torch.addcmul(torch.ones((), dtype=keys.dtype, device=keys.device), seen, factors.unsqueeze(-2), out=out)
+    found = torch.addcmul(keys.new_ones(()), seen, factors.unsqueeze(-2), out=out)
     return found.reciprocal() if out is None else found.reciprocal_()
 
 

@@ -29,11 +29,10 @@ def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tens
         hidden: previous state, (..., H).
     """
     size = hidden.shape[-1]
-    if input_gates.shape == state_gates.shape and kernels_for(hidden) is not None:
-        kernels = kernels_for(input_gates, state_gates, half=True)
-        if kernels is not None:
-            found: Tensor = _GRUUpdate.apply(input_gates, state_gates, hidden, kernels)
-            return found
+    kernels = kernels_for(hidden) and kernels_for(input_gates, state_gates, half=True)
+    if kernels is not None and input_gates.shape == state_gates.shape:
+        found: Tensor = _GRUUpdate.apply(input_gates, state_gates, hidden, kernels)
+        return found
     input_gates, state_gates = input_gates.to(hidden.dtype), state_gates.to(hidden.dtype)
     both = torch.sigmoid(input_gates[..., : 2 * size] + state_gates[..., : 2 * size])
     reset, update = both[..., :size], both[..., size:]

@@ -226,9 +226,9 @@ class PictureTerm(LoopTerm):
         The copies of `rows`, one a caption, take longer to fetch than to multiply by.
         """
         matrix = self.inputs[0].detach()
-        if matrix.ndim != 3:
+        if matrix.ndim != 3 or matrix.dtype == torch.float64:
             return None
-        matrix = (matrix if matrix.dtype == torch.float64 else matrix.float()).contiguous()
+        matrix = matrix.float().contiguous()
         kernels = kernels_for(matrix)
         return None if kernels is None else (kernels, matrix)
 

@@ -27,9 +27,26 @@ class Linear(nn.Linear):
 
     fixed = False
 
+    @property
+    def matrix(self) -> Tensor:
+        """W, (O, I)."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b, (..., O), of x (..., I)."""
-        return linear(x, self.weight, self.bias, self)
+        weight, bias = self.matrix, self.bias
+        asked = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if asked else x.dtype
+        if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
+            return F.linear(x, weight, bias)
+        if torch.is_grad_enabled():
+            found: Tensor = _Linear.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+            return found
+        if self.fixed:
+            packed = _packed_once(self, dtype)
+            return product(x.to(dtype), packed.weight, packed.bias)
+        # Autocast keeps the rounded weight from call to call, as long as it lasts.
+        return F.linear(x, weight, bias) if asked else product(x, weight, bias)
 
 
 def fix_weights(network: nn.Module) -> None:
@@ -54,34 +71,12 @@ class _Packed(NamedTuple):
 _packed: WeakKeyDictionary[Linear, _Packed] = WeakKeyDictionary()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, owner: Linear) -> Tensor:
-    """Returns what `torch.nn.functional.linear` does, (..., O).
-
-    Args:
-        x: (..., I).
-        weight: (O, I).
-        bias: (O,), or None.
-        owner: the layer, whose weight is packed and rounded once for many calls if it is fixed.
-    """
-    asked = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if asked else x.dtype
-    if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
-        return F.linear(x, weight, bias)
-    if torch.is_grad_enabled():
-        found: Tensor = _Linear.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-        return found
-    if owner.fixed:
-        packed = _packed_once(owner, weight, bias, dtype)
-        return product(x.to(dtype), packed.weight, packed.bias)
-    # Autocast keeps the rounded weight from call to call, as long as it lasts.
-    return F.linear(x, weight, bias) if asked else product(x, weight, bias)
-
-
-def _packed_once(owner: Linear, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> _Packed:
-    found = _packed.get(owner)
+def _packed_once(layer: Linear, dtype: torch.dtype) -> _Packed:
+    found = _packed.get(layer)
     if found is None or found.dtype != dtype:
-        found = _Packed(dtype, pack(weight.to(dtype), _SEARCHED), None if bias is None else bias.to(dtype))
-        _packed[owner] = found
+        weight, bias = layer.matrix.to(dtype), layer.bias
+        found = _Packed(dtype, pack(weight, _SEARCHED), None if bias is None else bias.to(dtype))
+        _packed[layer] = found
     return found
 
 

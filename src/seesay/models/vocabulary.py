@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
-from seesay.models.products import Linear, linear
+from seesay.models.products import Linear
 
 
 class VocabularyLayer(Linear):
@@ -27,10 +27,10 @@ class VocabularyLayer(Linear):
         if tied is not None:
             self.register_parameter("weight", None)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Returns the scores (..., V) of hidden (..., width)."""
-        weight = self._tied[0].weight if self._tied else self.weight
-        return linear(hidden, weight, self.bias, self)
+    @property
+    def matrix(self) -> Tensor:
+        """What hidden states (..., width) are scored by, (V, width)."""
+        return self._tied[0].weight if self._tied else self.weight
 
 
 def vocabulary_layer(config: ModelConfig, width: int, embedding: nn.Embedding) -> VocabularyLayer:

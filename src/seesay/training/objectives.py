@@ -31,7 +31,8 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, kernels: Kernels) -> Tensor:
-        losses, log_sums = kernels.surprise(logits, targets.contiguous(), label_smoothing)
+        targets = targets.contiguous()
+        losses, log_sums = kernels.surprise(logits, targets, label_smoothing)
         ctx.save_for_backward(logits, targets, log_sums)
         ctx.label_smoothing, ctx.kernels = label_smoothing, kernels
         return losses.mean()
@@ -41,7 +42,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, log_sums = ctx.saved_tensors
         scale = float(grad) / len(targets)
-        found = ctx.kernels.surprise_back(logits, targets.contiguous(), log_sums, ctx.label_smoothing, scale)
+        found = ctx.kernels.surprise_back(logits, targets, log_sums, ctx.label_smoothing, scale)
         return found, None, None, None
 
 
