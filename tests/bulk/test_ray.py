@@ -1,5 +1,6 @@
 """The job on Ray: one local cluster of two workers, one of which is killed at its first task."""
 
+import json
 import os
 import signal
 from collections import Counter
@@ -92,8 +93,24 @@ def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
     assert len(said.lines(tmp_path / "ray.errors.jsonl")) == 8
 
 
+def test_a_task_asked_for_again_tells_what_its_part_was_written_with(
+    cached_run: Path, links: list[str], tmp_path: Path
+) -> None:
+    # A worker that died after its part was written had its task done again by another, and the part written anew.
+    options = Captioner.load(cached_run, "cpu").options()
+    worker = ray_engine._Worker(ray_engine._Work((str(cached_run),), str(tmp_path), options, 4, "cpu", str(Path.cwd())))
+    task = {"pictures": json.dumps(links[:8])}
+    first = worker(task)
+    (part,) = tmp_path.glob("*.parquet")
+    before = part.stat().st_mtime_ns
+    assert first["captioned"] == 7
+    assert len(json.loads(first["failed"])) == 1
+    worker.captioner = None  # type: ignore[assignment]
+    assert worker(task) == first
+    assert part.stat().st_mtime_ns == before
+
+
 def _here(tasks: list[list[str]], work: Any, cluster: Cluster) -> Any:
-    import json
 
     worker = ray_engine._Worker(work)
     return (row for row in (worker({"pictures": json.dumps(task)}) for task in tasks))

@@ -128,6 +128,22 @@ def write_part(path: Path, rows: Iterable[dict[str, Any]], wanted: int, **facts:
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
+def part_fact(path: Path, name: str) -> str:
+    """Returns what `write_part` was told to keep in a part's metadata.
+
+    Raises:
+        DataError: it is no part that was written so.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        fact: bytes = (pq.read_schema(path).metadata or {})[f"seesay.{name}".encode()]
+        return fact.decode()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise no_captions(path) from error
+
+
 def _names(part: Path, wanted: int, needed: Needed) -> Iterator[str]:
     """Yields the pictures of a part.
 

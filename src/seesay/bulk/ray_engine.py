@@ -27,7 +27,7 @@ from seesay.allocation import keep_freed_memory
 from seesay.bulk.destination import Destination
 from seesay.bulk.failures import Failures
 from seesay.bulk.job import BATCH, BulkReport, Complain, Progress
-from seesay.bulk.parquet_parts import ParquetParts, write_part
+from seesay.bulk.parquet_parts import ParquetParts, part_fact, write_part
 from seesay.bulk.rows import json_line, plain
 from seesay.captioner import Captioner
 from seesay.config import DecodingOptions
@@ -149,8 +149,15 @@ class _Worker:
         self.captioner = Captioner.load(work.models, work.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Captions the pictures of a task, writes their part and returns what came of it."""
+        """Captions the pictures of a task, writes their part and returns what came of it.
+
+        Ray may ask for a task again whose part is there already: when its worker died before or after telling of it.
+        """
         pictures: list[str] = json.loads(row["pictures"])
+        name = hashlib.sha256(row["pictures"].encode()).hexdigest()[:16]
+        part = Path(self.work.out) / f"part-{name}.parquet"
+        if part.is_file():
+            return dict(json.loads(part_fact(part, "result")))
         work, me = self.work, f"{socket.gethostname()}:{os.getpid()}"
         lines, failed = [], {}
         for picture, found in self.captioner.caption_each(
@@ -160,10 +167,10 @@ class _Worker:
                 failed[str(picture)] = str(found)
             else:
                 lines.append(json.loads(json_line(str(picture), found, work.options.num_captions > 1)))
+        result = {"pictures": len(pictures), "captioned": len(lines), "failed": json.dumps(failed), "worker": me}
         if lines:
-            name = hashlib.sha256(row["pictures"].encode()).hexdigest()[:16]
-            write_part(Path(work.out) / f"part-{name}.parquet", lines, work.options.num_captions, worker=me)
-        return {"pictures": len(pictures), "captioned": len(lines), "failed": json.dumps(failed), "worker": me}
+            write_part(part, lines, work.options.num_captions, worker=me, result=json.dumps(result))
+        return result
 
 
 class _Tally:
