@@ -1,15 +1,21 @@
 """Which parts of the network are in training mode while it trains."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from seesay.config import resolve_config
+from seesay.captioner import Captioner
+from seesay.config import EncoderConfig, resolve_config
 from seesay.data.scenes import make_scenes
+from seesay.errors import EncoderError
 from seesay.models.encoders import build_encoder
 from seesay.training.fit import train
+from tests import tiny
+from tests.tiny import SIZE
 
 
 def test_an_encoder_trained_from_nothing_gathers_batch_statistics(tmp_path: Path) -> None:
@@ -20,8 +26,6 @@ def test_an_encoder_trained_from_nothing_gathers_batch_statistics(tmp_path: Path
         "scenes", overrides={"image_size": 48, "epochs": 1, "batch_captions": 8, "hidden_size": 16, "log_every": 1}
     )
     train(config, tmp_path / "scenes", tmp_path / "run")
-    from safetensors.torch import load_file
-
     weights = load_file(tmp_path / "run" / "model.safetensors")
     means = [tensor for name, tensor in weights.items() if name.endswith("running_mean")]
     assert len(means) == 4
@@ -34,7 +38,6 @@ def test_an_encoder_trained_from_nothing_gathers_batch_statistics(tmp_path: Path
 )
 def test_batch_norm_mode_follows_what_is_trained(training: str, weights: str, expected: bool, tmp_path: Path) -> None:
     import timm
-    from safetensors.torch import save_file
 
     name = "resnet10t"
     path = "none"
@@ -49,3 +52,27 @@ def test_batch_norm_mode_follows_what_is_trained(training: str, weights: str, ex
     assert norms
     assert {module.training for module in norms} == {expected}
     assert torch.is_grad_enabled()
+
+
+def test_an_encoder_that_a_run_has_trained_is_named_by_the_run(tmp_path: Path) -> None:
+    weights = tiny.write_encoder(tmp_path / "encoder.safetensors")
+    tiny.make_colours(tmp_path / "data", train=6, val=2, test=2)
+    config = tiny.cached(weights, encoder_training="full", epochs=1, image_size=SIZE)
+    train(config, tmp_path / "data", tmp_path / "run")
+    tuned = build_encoder(replace(tiny.cached(tmp_path / "run").encoder, image_size=0))
+    captioner = Captioner.load(tmp_path / "run", "cpu")
+    assert captioner.model.encoder is not None
+    pixels = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = tuned(pixels)
+        torch.testing.assert_close(found, captioner.model.encoder(pixels))
+        assert not torch.allclose(found, tiny.build(weights)(pixels), atol=1e-4), "training has changed it"
+    assert tuned.preprocessing == captioner.model.encoder.preprocessing
+
+
+def test_a_run_without_an_encoder_of_its_own_cannot_give_one(tmp_path: Path) -> None:
+    run = tiny.random_run(tmp_path / "run", tiny.untrained(encoder="small-cnn"))
+    file = run / "model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if not name.startswith("encoder.")}, file)
+    with pytest.raises(EncoderError, match=r"holds no encoder's weights.*--encoder-training full"):
+        build_encoder(EncoderConfig(encoder="resnet10t", encoder_weights=str(run)))

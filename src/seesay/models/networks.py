@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
 from seesay.images import Preprocessing
 
+_OF_RUN = "encoder.network."
+
 
 def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
     """Returns a network without its classifier, and what its weights were made to be shown.
@@ -27,7 +30,7 @@ def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
     """
     fixed, source = _takes_one_size(config.encoder), config.encoder_weights
     from_file = source not in ("pretrained", "none")
-    weights, said = _read_file(Path(source)) if from_file else ({}, {})
+    weights, said = _read(Path(source)) if from_file else ({}, {})
     size = config.image_size or int(said.get("input_size", (0,))[-1])
     network = _create(config.encoder, source == "pretrained", {"img_size": size} if fixed and size else {})
     given = dict(cast("Any", network).pretrained_cfg)
@@ -75,6 +78,22 @@ def _create(name: str, hub: bool, options: Mapping[str, Any]) -> nn.Module:
                 "pass --encoder-weights FILE.safetensors, or none"
             ) from error
         raise EncoderError(f"{name} cannot be built with {dict(options)}: {reason}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns tensors and preprocessing settings of a safetensors file, or of the encoder that a run has trained."""
+    if not path.is_dir():
+        return _read_file(path)
+    stored, _ = _read_file(path / "model.safetensors")
+    weights = {name.removeprefix(_OF_RUN): tensor for name, tensor in stored.items() if name.startswith(_OF_RUN)}
+    if not weights:
+        raise EncoderError(f"the run {path} holds no encoder's weights; those of --encoder-training full do")
+    try:
+        shown = json.loads((path / "captioner.json").read_text(encoding="utf-8"))["features"]["preprocessing"]
+        said = {name: shown[name] for name in ("mean", "std", "interpolation")}
+        return weights, {**said, "input_size": (3, shown["size"], shown["size"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"{path} is no whole run folder: its captioner.json does not tell the encoder") from error
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
