@@ -171,16 +171,18 @@ class MachineRates:
     Args:
         products: of the step, the largest of whose shapes are tried beside squares.
         dtype: of the products and the tanh.
+        device: where they run.
     """
 
-    def __init__(self, products: Iterable[Product], dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        shapes = [(size, size, size) for size in (512, 1024, 2048)]
+    def __init__(self, products: Iterable[Product], dtype: torch.dtype, device: str = "cpu") -> None:
+        self.dtype, self.device = dtype, device
+        squares = (512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192)
+        shapes = [(size, size, size) for size in squares]
         for product in sorted(products, key=lambda each: -each.multiply_adds)[:3]:
             rows, inner, columns = product.rows, product.inner, product.columns
             shapes += [(rows, inner, columns), (rows, columns, inner), (columns, rows, inner)]
         self._shapes = list(dict.fromkeys(shapes))
-        self._tanh_sizes = [1 << 14, 1 << 17, 1 << 20, 1 << 23]
+        self._tanh_sizes = [1 << 14, 1 << 17, 1 << 20, 1 << 23] if device == "cpu" else [1 << 23, 1 << 26]
 
     def matrix(self) -> float:
         """Returns multiply-adds a second of the best shape and layout."""
@@ -190,11 +192,11 @@ class MachineRates:
 
     def _product_rates(self, rows: int, inner: int, columns: int) -> Iterator[float]:
         """Yields the rate of (rows, inner) times (inner, columns), and with the one or the other factor transposed."""
-        left, right = _random(self.dtype, rows, inner), _random(self.dtype, inner, columns)
-        out = torch.empty(rows, columns, dtype=self.dtype)
+        left, right = self._random(rows, inner), self._random(inner, columns)
+        out = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
         other_left, other_right = left.T.contiguous().T, right.T.contiguous().T
         for a, b in ((left, right), (left, other_right), (other_left, right)):
-            yield rows * inner * columns / _median(lambda a=a, b=b: torch.mm(a, b, out=out))  # type: ignore[misc]
+            yield rows * inner * columns / self._median(lambda a=a, b=b: torch.mm(a, b, out=out))  # type: ignore[misc]
 
     def tanh(self) -> float:
         """Returns evaluations a second of the best size."""
@@ -203,23 +205,31 @@ class MachineRates:
         return rates[self._tanh_sizes[0]]
 
     def _tanh_rate(self, size: int) -> float:
-        values = _random(self.dtype, size)
+        values = self._random(size)
         out, turns = torch.empty_like(values), max(1, (1 << 20) // size)
 
         def work() -> None:
             for _ in range(turns):
                 torch.tanh(values, out=out)
 
-        return size * turns / _median(work)
+        return size * turns / self._median(work)
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(shape).to(self.device, self.dtype)
+
+    def _median(self, work: Callable[[], object], turns: int = 3) -> float:
+        def finished() -> None:
+            work()
+            finish(self.device)
+
+        finished()
+        return statistics.median(seconds(finished) for _ in range(turns))
 
 
-def _random(dtype: torch.dtype, *shape: int) -> Tensor:
-    return torch.randn(shape).to(dtype)
-
-
-def _median(work: Callable[[], object], turns: int = 3) -> float:
-    work()
-    return statistics.median(seconds(work) for _ in range(turns))
+def finish(device: str) -> None:
+    """Waits until a device has done what it was asked."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)

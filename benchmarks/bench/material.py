@@ -34,13 +34,13 @@ class KeptFeatures:
 
     Attributes:
         ids: the pictures.
-        features: (I, N, F) float16, in that order.
+        features: (I, N, F) float16, in that order; of fewer, which then serve in turn.
     """
 
     def __init__(self, ids: Sequence[str], features: NDArray[np.float16]) -> None:
         self.ids = tuple(ids)
         self.features = features
-        self._rows = {name: row for row, name in enumerate(ids)}
+        self._rows = {name: row % len(features) for row, name in enumerate(ids)}
 
     def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], None]:
         """Returns features (B, N, F), and that all regions are real."""

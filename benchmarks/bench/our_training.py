@@ -17,6 +17,7 @@ from seesay.data.batches import CaptionBatches
 from seesay.models.captioning import build_model
 from seesay.training.averaging import AveragedWeights
 from seesay.training.callbacks import MetricsLog
+from seesay.training.graphs import TaughtSteps, uses_graphs
 from seesay.training.module import CaptioningModule
 from seesay.training.trainer import build_trainer, quiet_lightning
 
@@ -78,9 +79,11 @@ class OurSteps:
         """Trains once on everything."""
         module, counts = self.module, []
         module.batches.set_epoch(self._epochs)
+        module.epoch_loss = torch.zeros(2, device=module.device)
         for number, batch in enumerate(module.batches):
             self._optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            batch = batch.to(module.device, non_blocking=True)
+            with torch.autocast(module.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 loss = module.training_step(batch, number)
             loss.backward()  # type: ignore[no-untyped-call]
             if self._clip:
@@ -97,17 +100,23 @@ class OurSteps:
         self.works = [necessary_work(module.model, module.config.model, each) for each in counts]
 
 
-def our_module(entry: Entry, material: Material, vocabulary: int = VOCABULARY) -> CaptioningModule:
+def our_module(
+    entry: Entry, material: Material, vocabulary: int = VOCABULARY, **overrides: str | int | bool
+) -> CaptioningModule:
     """Returns a preset's captioner ready to be trained, with so many word ids."""
-    config = resolve_config(entry.preset, overrides={"precision": entry.precision, "device": "cpu", "epochs": 100})
+    settings = {"precision": entry.precision, "device": "cpu", "epochs": 100, **overrides}
+    config = resolve_config(entry.preset, overrides=settings)
     torch.manual_seed(config.training.seed)
     features = material.features.pooled() if config.encoder.pool == "pooled" else material.features
     model = build_model(config.model, vocabulary, features.features.shape[2])
     batches = CaptionBatches(material.examples, features, None, config.training.batch_captions)
     references = {example.id: ["a picture"] for example in material.examples}
-    module = CaptioningModule(model, config, material.tokenizer, batches, references, material.longest - 2)
+    model.train()
+    steps = TaughtSteps(model, config.training.label_smoothing) if uses_graphs(config.training, model) else None
+    longest = material.longest - 2
+    module = CaptioningModule(model, config, material.tokenizer, batches, references, longest, steps=steps)
     module.train()
-    return module
+    return module.to(config.training.device)
 
 
 def train_in_loop(module: CaptioningModule) -> float:

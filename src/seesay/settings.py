@@ -120,7 +120,9 @@ class EncoderConfig(_Section):
     """Which network looks at the pictures, and what it is shown."""
 
     encoder: str = setting("inception_v3.tf_in1k", "timm model name, or small-cnn, our own to train from nothing")
-    encoder_weights: str = setting("pretrained", "pretrained (from the hub), none, or a safetensors file")
+    encoder_weights: str = setting(
+        "pretrained", "pretrained (from the hub), none, a safetensors file, or a run that has trained it"
+    )
     layer: str = setting("", "module or stage whose output is used (such as Mixed_7a); empty = the last map")
     pool: Literal["grid", "pooled"] = setting("grid", "grid keeps the regions, pooled averages them to one")
     image_size: int = setting(0, "pictures are resized to this square; 0 = what the weights were made for", least=0)
@@ -232,6 +234,7 @@ class TrainingConfig(_Section):
     )
     num_nodes: int = setting(1, "machines that run so many processes each", least=1)
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "arithmetic of training")
+    cuda_graphs: bool = setting(True, "on a GPU: launch a step's many small kernels at once, where that can be")
     loggers: tuple[str, ...] = setting((), "further Lightning loggers, by class name (such as WandbLogger)")
     init_from: str = setting("", "run whose best weights training starts from; words are matched by their text")
     scst: bool = setting(False, "self-critical second stage: learn from the CIDEr-D of sampled captions too")

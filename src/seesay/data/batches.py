@@ -50,6 +50,7 @@ class Batch:
         whole: the batch that this is a share of, the batch itself in one process.
         idle: fewer pictures than processes: this one has none of its own and holds one of another's, which does
             not count.
+        padded: the captions as one tensor, (B, C, T) int64 with start and end; None = it is not kept.
     """
 
     ids: tuple[str, ...]
@@ -59,6 +60,7 @@ class Batch:
     captions: PackedCaptions
     whole: Whole
     idle: bool = False
+    padded: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -77,6 +79,7 @@ class Batch:
             pixels=move(self.pixels),
             memory_mask=move(self.memory_mask),
             captions=self.captions.to(device, non_blocking),
+            padded=move(self.padded),
         )
 
 
@@ -261,7 +264,7 @@ class CaptionBatches:
         else:
             pixels = torch.from_numpy(np.stack([self._pixels(place) for place in own]))
         tokens = pad_captions([example.tokens for example in chosen])
-        return Batch(ids, features, pixels, mask, pack_captions(tokens), whole, idle)
+        return Batch(ids, features, pixels, mask, pack_captions(tokens), whole, idle, tokens)
 
     def _read(
         self, features: FeatureReader, places: NDArray[np.int64]

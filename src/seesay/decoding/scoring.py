@@ -123,6 +123,18 @@ def widened(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
+def only_words(logits: Tensor, allow_unk: bool) -> Tensor:
+    """Returns scores (..., V), `widened`, with -inf for what is never said: padding, the start, maybe the unknown word.
+
+    It waits for no device and reads nothing but the logits, so that it can be part of a CUDA graph.
+    """
+    token = torch.arange(logits.shape[-1], device=logits.device)
+    never = (token == PAD_ID) | (token == START_ID)
+    if not allow_unk:
+        never |= token == UNK_ID
+    return widened(logits).masked_fill(never, NO)
+
+
 def _check_tokens(rules: TokenRules, vocabulary: int) -> None:
     for token in (token for phrase in (*rules.banned, *rules.required) for token in phrase):
         if not END_ID < token < vocabulary:

@@ -128,16 +128,21 @@ class AdditiveTerm(LoopTerm):
     def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
         """Returns the gradients of keys and score from every token's query and gradient of its energies."""
         queries, grads = (self.loop.by_image.pad(factor) for factor in factors)  # (B, S, A), (B, S, N)
-        images, places, units = queries.shape
         keys, score = torch.zeros_like(self.keys), torch.zeros_like(self.score)
-        count = _at_once(math.prod(self.keys.shape[1:]), self.keys.device)
-        for image in range(images):
-            for begin in range(0, places, count):
-                grad = grads[image, begin : begin + count]  # (S, N)
-                r = _reciprocals(queries[image, None, begin : begin + count], self.keys[image, None])[0]  # (S, N, A)
-                score += torch.mv(r.view(-1, units).T, grad.reshape(-1))
-                keys[image] += _slopes(r).mul_(grad.unsqueeze(-1)).sum(0)
+        for images, places in self._pieces(*queries.shape[:2]):
+            grad = grads[images, places]  # (I, S, N)
+            r = _reciprocals(queries[images, places], self.keys[images])  # (I, S, N, A)
+            score += torch.mv(r.flatten(0, 2).T, grad.flatten())
+            keys[images] += _slopes(r).mul_(grad.unsqueeze(-1)).sum(1)
         return self._of_inputs(keys, score)
+
+    def _pieces(self, images: int, places: int) -> Iterator[tuple[slice, slice]]:
+        """Yields pictures and places of their tokens that are worked on together: whole pictures, or a part of one."""
+        count = _at_once(math.prod(self.keys.shape[1:]), self.keys.device)
+        together = max(1, count // max(1, places))
+        for image in range(0, images, together):
+            for begin in range(0, places, count):
+                yield slice(image, image + together), slice(begin, begin + count)
 
     def _of_inputs(self, keys: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the gradients of the inputs from the sums of g r (1 - r), (B, N, A), and of g r, (A,)."""

@@ -43,6 +43,11 @@ class PackedCaptions:
         """Captions in the batch, R."""
         return self.sizes[0] if self.sizes else 0
 
+    @property
+    def real(self) -> Tensor | None:
+        """Which tokens are real, (M,) bool; None = all, as everywhere but in `EvenCaptions`."""
+        return None
+
     def row_of_token(self) -> Tensor:
         """Returns for every packed token the row it belongs to, (M,) int64."""
         running = torch.arange(self.rows)[None] < torch.tensor(self.sizes, dtype=torch.int64)[:, None]
@@ -69,6 +74,36 @@ class PackedCaptions:
         before = counts.cumsum(0) - counts
         place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
         return Padding(image, place, images, int(counts.max()) if len(order) else 0)
+
+
+class EvenCaptions(PackedCaptions):
+    """Captions that all take as many steps as the longest, padding included, so that shapes hang on nothing else.
+
+    What follows a caption's end takes part in the loop, and must not in the loss: see `real`. Nothing here waits
+    for a device, so that a step over such captions can be written down as a CUDA graph.
+    """
+
+    @property
+    def real(self) -> Tensor:
+        """Which tokens are real, (M,) bool."""
+        return self.targets != PAD_ID
+
+    def row_of_token(self) -> Tensor:
+        """Returns for every token the row it belongs to, (M,) int64."""
+        return self._index(self.rows).repeat(len(self.sizes))
+
+    def step_of_token(self) -> Tensor:
+        """Returns for every token its place in its row, (M,) int64."""
+        return self._index(len(self.sizes)).repeat_interleave(self.rows)
+
+    def by_image(self, images: int) -> "Padding":
+        """Returns the way to (B, S, ...), a row a picture with the tokens of all its captions, and back."""
+        captions, row = self.rows // max(1, images), self.row_of_token()
+        place = self.step_of_token() * captions + row % max(1, captions)
+        return Padding(row // max(1, captions), place, images, captions * len(self.sizes))
+
+    def _index(self, count: int) -> Tensor:
+        return torch.arange(count, device=self.inputs.device)
 
 
 @dataclass(frozen=True)
@@ -119,4 +154,22 @@ def pack_captions(tokens: Tensor) -> PackedCaptions:
         sizes=running.sum(1).tolist(),
         image_of_row=order // captions,
         caption_of_row=order,
+    )
+
+
+def even_captions(tokens: Tensor) -> EvenCaptions:
+    """Returns the captions of a batch, every one as long as the tensor is.
+
+    Args:
+        tokens: as `pack_captions` takes them, (B, C, T) int64.
+    """
+    images, captions, length = tokens.shape
+    by_time = tokens.flatten(0, 1).T
+    place = torch.arange(images * captions, device=tokens.device)
+    return EvenCaptions(
+        inputs=by_time[:-1].flatten(),
+        targets=by_time[1:].flatten(),
+        sizes=[images * captions] * (length - 1),
+        image_of_row=place // captions,
+        caption_of_row=place,
     )

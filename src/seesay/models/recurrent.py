@@ -196,12 +196,17 @@ def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memor
         captions: the batch.
         memory_mask: (R, N), True = a real region, which alone counts; None = all.
     """
+    rows, real = captions.row_of_token(), captions.real
     total = attention.new_zeros(captions.rows, attention.shape[1])
-    total = total.index_add(0, captions.row_of_token(), attention)
-    missed = (1 - total).square()
+    if real is None:
+        missed, tokens = (1 - total.index_add(0, rows, attention)).square(), attention.new_tensor(len(attention))
+    else:
+        counts = attention.new_zeros(captions.rows).index_add(0, rows, real.to(attention.dtype))
+        missed = (1 - total.index_add(0, rows, attention * real[:, None])).square() * (counts > 0)[:, None]
+        tokens = counts.sum()
     if memory_mask is not None:
         missed = missed * memory_mask
-    return missed.sum() / len(attention)
+    return missed.sum() / tokens
 
 
 def _rows_of(tensors: Tensors, captions: PackedCaptions) -> Tensors:

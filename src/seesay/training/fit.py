@@ -21,11 +21,12 @@ from seesay.models.encoders import SMALL_CNN
 from seesay.models.vocabulary import start_from_frequencies
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches
+from seesay.training.graphs import GraphedCritic, TaughtSteps, uses_graphs
 from seesay.training.inputs import Inputs, Material, build_tokenizer, count_words, make_inputs, open_material
 from seesay.training.module import CaptioningModule
 from seesay.training.ranks import leader_first, rank
 from seesay.training.refusals import check_config, existing_run
-from seesay.training.self_critical import make_critic
+from seesay.training.self_critical import SelfCritic, make_critic
 from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
 from seesay.training.warm_start import warm_start
 from seesay.visualise import training_curves
@@ -228,7 +229,9 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
         mirrored=inputs.mirrored,
     )
     references = {item.id: item.captions for item in inputs.annotations.split("val")}
-    critic = None
+    graphs, critic = uses_graphs(config.training, model), None
     if config.training.scst:
-        critic = make_critic(config.training, config.decoding, info.max_length, inputs.train)
-    return CaptioningModule(model, config, tokenizer, batches, references, info.max_length, critic)
+        kind = GraphedCritic if graphs else SelfCritic
+        critic = make_critic(config.training, config.decoding, info.max_length, inputs.train, kind)
+    steps = TaughtSteps(model, config.training.label_smoothing) if graphs else None
+    return CaptioningModule(model, config, tokenizer, batches, references, info.max_length, critic, steps)

@@ -13,7 +13,9 @@ from seesay.data.batches import Batch, CaptionBatches
 from seesay.decoding import decode
 from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
+from seesay.models.packing import PackedCaptions
 from seesay.tokenizer import Tokenizer
+from seesay.training.graphs import TaughtSteps
 from seesay.training.objectives import cross_entropy
 from seesay.training.ranks import gather_captions, sum_over_ranks
 from seesay.training.schedule import build_optimizer, rate_factor
@@ -38,6 +40,7 @@ class CaptioningModule(pl.LightningModule):
         references: the human captions of validation pictures, by id.
         max_length: words a decoded caption may have.
         critic: the second stage's loss; None in the first stage.
+        steps: the first stage's in CUDA graphs; None = not in graphs.
 
     Attributes:
         learning_rate: the last step's, of the captioner.
@@ -56,6 +59,7 @@ class CaptioningModule(pl.LightningModule):
         references: Mapping[str, Sequence[str]],
         max_length: int,
         critic: SelfCritic | None = None,
+        steps: TaughtSteps | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -65,6 +69,7 @@ class CaptioningModule(pl.LightningModule):
         self.references = references
         self.max_length = max_length
         self.critic = critic
+        self.steps = steps
         self.metrics = CaptionMetrics(metrics=("CIDEr",))
         self._validation_loss = torch.zeros(2)
         self.last_loss = torch.zeros(2)
@@ -114,8 +119,7 @@ class CaptioningModule(pl.LightningModule):
         guesses = guess_probability(self.config.training, self.current_epoch)
         if guesses:
             captions = mix_in_guesses(self.model, features, batch.memory_mask, captions, guesses)
-        logits, penalty = self.model.teach(features, batch.memory_mask, captions)
-        loss = cross_entropy(logits, captions.targets, self.config.training.label_smoothing)
+        loss, penalty = self._teach(features, batch, captions)
         if self.critic is not None:
             share = self.config.training.scst_weight
             loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)
@@ -124,6 +128,14 @@ class CaptioningModule(pl.LightningModule):
         # Kept on the device: reading it each step would make a GPU wait for Python.
         self.epoch_loss += self.last_loss
         return (loss + penalty) * (batch.tokens * self.batches.ranks / batch.whole.tokens)
+
+    def _teach(self, features: Tensor, batch: Batch, captions: PackedCaptions) -> tuple[Tensor, Tensor | float]:
+        """Returns the cross-entropy and the decoder's penalty."""
+        graphed = self.steps is not None and captions is batch.captions and not features.requires_grad
+        if graphed and self.steps is not None and batch.padded is not None and batch.memory_mask is None:
+            return self.steps(features, batch.padded)
+        logits, penalty = self.model.teach(features, batch.memory_mask, captions)
+        return cross_entropy(logits, captions.targets, self.config.training.label_smoothing), penalty
 
     def _criticise(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
         found = critic(self.model, features, batch)

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seesay.decoding.scoring import only_words
 from seesay.models.kernels import Kernels, kernels_for
-from seesay.tokenizer import PAD_ID, START_ID, UNK_ID
+from seesay.tokenizer import PAD_ID
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -46,15 +47,18 @@ class _CrossEntropy(torch.autograd.Function):
         return found, None, None, None
 
 
+def even_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Returns the same where padding is among the tokens, which does not count."""
+    return F.cross_entropy(logits.float(), targets, ignore_index=PAD_ID, label_smoothing=label_smoothing)
+
+
 def policy(logits: Tensor, allow_unk: bool) -> Tensor:
     """Returns the log-probabilities (..., V) that samples are drawn by and learn by, in float32 or better.
 
     Of logits (..., V) without padding and the start token, which are never said, and without the unknown word
     unless it may be.
     """
-    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    never = torch.tensor([PAD_ID, START_ID] if allow_unk else [PAD_ID, START_ID, UNK_ID], device=logits.device)
-    return torch.log_softmax(scores.index_fill(-1, never, float("-inf")), dim=-1)
+    return torch.log_softmax(only_words(logits, allow_unk), dim=-1)
 
 
 def log_chances(log_probs: Tensor, cut: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from seesay.config import DecodingOptions, TrainingConfig
 from seesay.data.batches import Batch, Example, pad_captions
 from seesay.decoding import Hypothesis, decode, draw_captions
 from seesay.models.captioning import CaptionModel
-from seesay.models.packing import pack_captions
+from seesay.models.packing import PAD_ID, PackedCaptions, pack_captions
 from seesay.tokenizer import END_ID, START_ID
 from seesay.training.objectives import log_chances, policy, policy_gradient
 from seesay.training.rewards import CaptionReward
@@ -32,6 +32,24 @@ class Criticism(NamedTuple):
     loss: Tensor
     reward: float
     baseline: float
+
+
+class Samples(NamedTuple):
+    """Sampled captions, on the CPU.
+
+    Attributes:
+        tokens: with start and end, padded at the end, (B, K, T) int64.
+        cut: True = it did not end by itself, but was cut at the longest, (B, K) bool.
+    """
+
+    tokens: Tensor
+    cut: Tensor
+
+    @property
+    def rewarded(self) -> NDArray[np.int64]:
+        """The captions as the reward takes them, (B, K, T - 1): without start, the end only where it was reached."""
+        said: Tensor = self.tokens[..., 1:]
+        return said.masked_fill(self.cut[..., None] & (said == END_ID), PAD_ID).numpy()
 
 
 @dataclass(frozen=True)
@@ -65,47 +83,82 @@ class SelfCritic:
             features: (B, N, F).
             batch: the pictures' ids, mask and human captions, whose mean length only sets the loss's scale.
         """
+        samples = self.sample(model, features, batch.memory_mask)
+        rewards = self.reward(batch.ids, samples.rewarded)
+        baselines = self._baselines(model, features, batch, rewards)
+        advantages = torch.from_numpy(rewards - baselines)
+        mean_length = len(batch.captions.targets) / max(1, batch.captions.rows)
+        loss = self.loss(model, features, batch.memory_mask, samples, advantages) / mean_length
+        return Criticism(loss, float(rewards.mean()), float(baselines.mean()))
+
+    def sample(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> Samples:
+        """Returns K independent samples of every picture."""
+        draws = self.draws(len(features), features.device)
         with without_dropout(model):
             with torch.no_grad():
                 memory = model.remember(features)
-            drawn = self._draw(model, memory, batch)
-            rewards = self.reward(batch.ids, _rewarded(drawn))
-            baselines = self._baselines(model, memory, batch, rewards)
-        sampled = [[[START_ID, *sample.tokens, END_ID] for sample in samples] for samples in drawn]
-        captions = pack_captions(pad_captions(sampled)).to(features.device)
-        with contextlib.nullcontext() if self.dropout else without_dropout(model):
-            logits = model(features, batch.memory_mask, captions)
-        log_probs = policy(logits, self.options.allow_unk).gather(1, captions.targets[:, None])[:, 0]
-        place = captions.caption_of_row[captions.row_of_token()]  # of every token's sample among the B * K
-        cut = torch.tensor([not sample.finished for samples in drawn for sample in samples]).to(place.device)
-        advantages = torch.from_numpy(rewards - baselines).to(log_probs.device, log_probs.dtype).flatten()
-        log_probs = log_chances(log_probs, cut[place] & (captions.targets == END_ID))
-        mean_length = len(batch.captions.targets) / max(1, batch.captions.rows)
-        loss = policy_gradient(log_probs, advantages[place], captions.rows) / mean_length
-        return Criticism(loss, float(rewards.mean()), float(baselines.mean()))
+            drawn = draw_captions(model.search, memory, memory_mask, self.sampling, draws)
+        tokens = [[[START_ID, *one.tokens, END_ID] for one in of_picture] for of_picture in drawn]
+        cut = torch.tensor([[not one.finished for one in of_picture] for of_picture in drawn])
+        return Samples(pad_captions(tokens), cut)
 
-    def _draw(self, model: CaptionModel, memory: Tensor, batch: Batch) -> list[list[Hypothesis]]:
-        """Returns K independent samples of every picture, from torch's global generator."""
-        options = replace(self.options.with_strategy("sample"), num_captions=self.samples)
-        shape = (len(memory), self.samples, options.max_length + 1)
-        kind = torch.float32 if memory.device.type == "mps" else torch.float64  # Apple's devices have no float64
-        draws = torch.rand(shape, dtype=kind).to(memory.device)
-        return draw_captions(model.search, memory, batch.memory_mask, options, draws)
+    def loss(
+        self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None, samples: Samples, advantages: Tensor
+    ) -> Tensor:
+        """Returns the loss of samples that are worth so much more than the baseline, (B, K), float64 on the CPU."""
+        captions = pack_captions(samples.tokens).to(features.device)
+        with contextlib.nullcontext() if self.dropout else without_dropout(model):
+            logits = model(features, memory_mask, captions)
+        return sampled_loss(logits, captions, samples.cut, advantages, self.options.allow_unk)
+
+    def draws(self, pictures: int, device: torch.device) -> Tensor:
+        """Returns the uniform numbers that decide the samples, (B, K, max_length + 1), from torch's generator."""
+        kind = torch.float32 if device.type == "mps" else torch.float64  # Apple's devices have no float64
+        return torch.rand((pictures, self.samples, self.options.max_length + 1), dtype=kind).to(device)
+
+    @property
+    def sampling(self) -> DecodingOptions:
+        """How samples are searched for."""
+        return replace(self.options.with_strategy("sample"), num_captions=self.samples)
 
     def _baselines(
-        self, model: CaptionModel, memory: Tensor, batch: Batch, rewards: NDArray[np.float64]
+        self, model: CaptionModel, features: Tensor, batch: Batch, rewards: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Returns what each sample's reward (B, K) is held against; it does not depend on the sample itself."""
         if self.baseline == "others":
             others: NDArray[np.float64] = rewards.sum(1, keepdims=True) - rewards
             return others / (self.samples - 1)
-        best = decode(model.search, memory, batch.memory_mask, self.options)
+        with without_dropout(model), torch.no_grad():
+            best = decode(model.search, model.remember(features), batch.memory_mask, self.options)
         earned: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
         return earned.repeat(self.samples, axis=1)
 
 
+def sampled_loss(logits: Tensor, captions: PackedCaptions, cut: Tensor, advantages: Tensor, allow_unk: bool) -> Tensor:
+    """Returns the loss of samples, a sample on average.
+
+    Args:
+        logits: (M, V).
+        captions: the samples.
+        cut: whether they were cut, (B, K).
+        advantages: what they are worth above the baseline, (B, K).
+        allow_unk: whether the unknown word could be drawn.
+    """
+    log_probs = policy(logits, allow_unk).gather(1, captions.targets[:, None])[:, 0]
+    place = captions.caption_of_row[captions.row_of_token()]  # of every token's sample among the B * K
+    cut, advantages = cut.to(place.device).flatten(), advantages.to(log_probs.device, log_probs.dtype).flatten()
+    log_probs = log_chances(log_probs, cut[place] & (captions.targets == END_ID))
+    if captions.real is not None:
+        log_probs = torch.where(captions.real, log_probs, 0.0)  # of padding -inf, which times nothing is no number
+    return policy_gradient(log_probs, advantages[place], captions.rows)
+
+
 def make_critic(
-    training: TrainingConfig, options: DecodingOptions, max_length: int, examples: Sequence[Example]
+    training: TrainingConfig,
+    options: DecodingOptions,
+    max_length: int,
+    examples: Sequence[Example],
+    kind: type[SelfCritic] = SelfCritic,
 ) -> SelfCritic:
     """Returns the loss that a configuration describes.
 
@@ -114,10 +167,11 @@ def make_critic(
         options: whose longest caption and unknown word hold for samples too; the rest does not.
         max_length: of the longest training caption in words, which bounds samples where `options` does not.
         examples: the training pictures.
+        kind: how it is computed.
     """
     options = DecodingOptions(max_length=options.max_length or max_length, allow_unk=options.allow_unk)
     reward = CaptionReward(examples)
-    return SelfCritic(reward, training.scst_samples, training.scst_baseline, options, training.scst_dropout)
+    return kind(reward, training.scst_samples, training.scst_baseline, options, training.scst_dropout)
 
 
 def _rewarded(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:

@@ -1,0 +1,219 @@
+"""Steps in CUDA graphs against the same without: on the CPU, where a graph is a call, and on a GPU if there is one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from seesay.config import DecodingOptions, TrainingConfig
+from seesay.data.batches import Example
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.packing import even_captions, pack_captions
+from seesay.tokenizer import END_ID
+from seesay.training.graphs import Graph, GraphedCritic, Graphs, TaughtSteps, samples_of, uses_graphs
+from seesay.training.objectives import cross_entropy
+from seesay.training.self_critical import SelfCritic, make_critic
+from tests.models.decoders import CONFIGS, TOKENS, V, sized
+
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+DEVICES = ["cpu", GPU]
+SOFT = sorted(set(CONFIGS) - {"show-attend-tell-hard"})
+LONGEST = 11
+
+
+def a_model(name: str, device: str) -> CaptionModel:
+    torch.manual_seed(0)
+    return build_model(replace(sized(name), initialisation="torch"), V, 5).to(device).train()
+
+
+def features(device: str, seed: int = 1, pictures: int = 3) -> Tensor:
+    return torch.randn(pictures, 4, 5, generator=torch.Generator().manual_seed(seed)).half().to(device)
+
+
+def gradients(loss: Tensor, model: CaptionModel) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    assert largest > 1e-3
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", SOFT)
+def test_a_taught_step_has_the_loss_and_gradients_of_one_on_real_tokens_only(name: str, device: str) -> None:
+    model = a_model(name, device)
+    steps = TaughtSteps(model, label_smoothing=0.1)
+    for seed, tokens in ((1, TOKENS), (2, TOKENS.flip(0)), (3, TOKENS[:2, :, :4]), (1, TOKENS)):
+        given, words = features(device, seed, len(tokens)), tokens.to(device)
+        captions = pack_captions(tokens).to(torch.device(device))
+        logits, wanted_penalty = model.teach(given, None, captions)
+        wanted = cross_entropy(logits, captions.targets, 0.1)
+        expected = gradients(wanted + wanted_penalty, model)
+        loss, penalty = steps(given, words)
+        assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+        assert float(penalty) == pytest.approx(float(torch.as_tensor(wanted_penalty).detach()), rel=1e-5)
+        same(gradients(loss + penalty, model), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_loss_taken_before_the_next_step_keeps_its_own_gradients(device: str) -> None:
+    model = a_model("attention", device)
+    steps = TaughtSteps(model, label_smoothing=0.0)
+    words = TOKENS.to(device)
+    wanted = gradients(steps(features(device, 1), words)[0], model)
+    first, _ = steps(features(device, 1), words)
+    steps(features(device, 2), words)
+    same(gradients(first, model), wanted)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_sees_weights_that_an_optimizer_has_changed(device: str) -> None:
+    model = a_model("attention", device)
+    steps, given, words = TaughtSteps(model, 0.0), features(device), TOKENS.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss, _ = steps(given, words)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_chances_of_a_step_hang_on_the_seed_not_on_whether_its_shape_was_met(device: str) -> None:
+    model = a_model("attention", device)
+    model.feature_dropout.p = 0.5
+    steps, given, words = TaughtSteps(model, 0.0), features(device), TOKENS.to(device)
+    found = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        found.append(float(steps(given, words)[0].detach()))
+    assert found[0] == found[1] != found[2]
+
+
+def critics(dropout: bool = False) -> tuple[SelfCritic, SelfCritic]:
+    examples = [
+        Example(str(at), "", tuple(tuple(c[c > 0].tolist()) for c in of if c[0])) for at, of in enumerate(TOKENS)
+    ]
+    training = TrainingConfig(scst_samples=3, scst_dropout=dropout)
+    return tuple(  # type: ignore[return-value]
+        make_critic(training, DecodingOptions(), LONGEST, examples, kind) for kind in (SelfCritic, GraphedCritic)
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", SOFT)
+def test_samples_and_their_loss_are_those_of_the_search(name: str, device: str) -> None:
+    model = a_model(name, device)
+    plain, graphed = critics()
+    cut = []
+    for seed in (1, 2, 1):
+        given = features(device, seed)
+        torch.manual_seed(seed)
+        wanted = plain.sample(model, given, None)
+        torch.manual_seed(seed)
+        found = graphed.sample(model, given, None)
+        assert found.tokens.tolist() == wanted.tokens.tolist()
+        assert found.cut.tolist() == wanted.cut.tolist()
+        assert found.rewarded.tolist() == wanted.rewarded.tolist()
+        cut.append(found.cut.float().mean())
+        worth = torch.randn(found.cut.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        loss = plain.loss(model, given, None, wanted, worth)
+        expected = gradients(loss, model)
+        again = graphed.loss(model, given, None, found, worth)
+        assert float(again.detach()) == pytest.approx(float(loss.detach()), rel=1e-4, abs=1e-5)
+        same(gradients(again, model), expected)
+    assert 0 < sum(cut) / len(cut) < 1, "some samples end by themselves, some are cut"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_samples_are_learnt_from_with_dropout_if_asked(device: str) -> None:
+    model = a_model("attention", device)
+    model.feature_dropout.p = 0.5
+    _, graphed = critics(dropout=True)
+    given = features(device)
+    found = graphed.sample(model, given, None)
+    losses = set()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        losses.add(float(graphed.loss(model, given, None, found, torch.ones(found.cut.shape)).detach()))
+    assert len(losses) == 3
+    assert graphed.sample(model, given, None).tokens.shape[:2] == (3, 3)
+
+
+def test_what_is_drawn_after_the_end_is_no_part_of_a_sample() -> None:
+    drawn = torch.tensor([[[5, END_ID, 6, 7], [5, 6, 7, END_ID], [5, 6, 7, 8], [END_ID, END_ID, 4, 5]]])
+    found = samples_of(drawn, 3)
+    assert found.tokens.tolist() == [[[1, 5, 2, 0, 0], [1, 5, 6, 7, 2], [1, 5, 6, 7, 2], [1, 2, 0, 0, 0]]]
+    assert found.cut.tolist() == [[False, False, True, False]]
+    assert found.rewarded.tolist() == [[[5, 2, 0, 0], [5, 6, 7, 2], [5, 6, 7, 0], [2, 0, 0, 0]]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_graph_gives_what_its_function_gives_of_each_shape(device: str) -> None:
+    graphs = Graphs(lambda x, y: (x * y + 1).sum(0))
+    for rows in (2, 5, 2, 3):
+        x, y = torch.randn(2, rows, 4, device=device).unbind()
+        assert torch.equal(graphs(x, y), (x * y + 1).sum(0))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_graph_takes_no_chances_from_what_comes_after(device: str) -> None:
+    graph = Graph(lambda: torch.rand(3, device=device), device=torch.device(device))
+    torch.manual_seed(1)
+    first = graph().clone()
+    torch.manual_seed(1)
+    assert torch.equal(graph(), first)
+
+
+def test_only_a_single_gpu_s_training_uses_graphs() -> None:
+    model = a_model("attention", "cpu")
+    assert not uses_graphs(TrainingConfig(device="cpu"), model)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_are_for_what_can_be_captured() -> None:
+    assert uses_graphs(TrainingConfig(device="cuda"), a_model("attention", "cpu"))
+    assert not uses_graphs(TrainingConfig(device="cuda", cuda_graphs=False), a_model("attention", "cpu"))
+    assert not uses_graphs(TrainingConfig(device="cuda"), a_model("show-attend-tell-hard", "cpu"))
+
+
+def test_even_captions_lead_to_the_same_rows_as_packed_ones() -> None:
+    even, packed = even_captions(TOKENS), pack_captions(TOKENS)
+    values = torch.arange(len(packed.targets))
+    by_place = {
+        (int(packed.caption_of_row[row]), int(step)): int(value)
+        for row, step, value in zip(packed.row_of_token(), packed.step_of_token(), values, strict=True)
+    }
+    assert int(even.real.sum()) == len(values)
+    for row, step, real, target in zip(even.row_of_token(), even.step_of_token(), even.real, even.targets, strict=True):
+        place = (int(even.caption_of_row[row]), int(step))
+        assert bool(real) == (place in by_place)
+        if real:
+            assert int(target) == int(packed.targets[by_place[place]])
+    by_image = even.by_image(3)
+    spread = by_image.pad(torch.arange(len(even.targets)) + 1)
+    assert sorted(spread.flatten().tolist()) == list(range(1, len(even.targets) + 1))
+    assert by_image.pack(spread).tolist() == list(range(1, len(even.targets) + 1))
+    assert [int(image) for image in by_image.row] == [int(even.image_of_row[row]) for row in even.row_of_token()]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", SOFT)
+def test_a_gpu_gives_the_processor_s_loss_and_gradients(name: str) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        model = a_model(name, device)
+        loss, penalty = TaughtSteps(model, label_smoothing=0.1)(features(device), TOKENS.to(device))
+        found.append((float(loss.detach()), gradients(loss + penalty, model)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    same({key: gradient.cpu() for key, gradient in found[1][1].items()}, found[0][1])
