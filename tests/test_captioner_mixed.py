@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seesay import captioner_mixed
 from seesay.captioner import Caption, Captioner
 from seesay.captioner_ensemble import CaptionerEnsemble
 from seesay.captioner_mixed import Wish, caption_mixed
@@ -94,8 +95,41 @@ def test_the_network_runs_as_often_for_all_as_for_the_longest(
     monkeypatch.setattr(captioner.decoder, "step", step)
     options = [DecodingOptions(), DecodingOptions("beam"), DecodingOptions("sample"), DecodingOptions(max_length=5)]
     mixed(captioner, [Wish(*captioner.prepare(held(path)), options[n % 4]) for n, path in enumerate(pictures[:12])])
-    assert calls["encode"] == 2  # eight pictures at a time
+    assert calls["encode"] == 12  # each by itself on a processor
     assert calls["step"] <= 9  # the longest caption's eight words and its end
+
+
+def test_on_a_card_all_pictures_are_seen_together() -> None:
+    seen = []
+
+    class OnCard:
+        device = torch.device("cuda")
+
+        def see(self, pictures: list[object]) -> tuple[torch.Tensor, None]:
+            seen.append(len(pictures))
+            return torch.zeros(len(pictures), 1, 1), None
+
+    memory, mask = captioner_mixed._see(OnCard(), [()] * 5)  # type: ignore[arg-type]
+    assert (seen, len(memory), mask) == ([5], 5, None)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_no_picture_s_features_depend_on_its_company(
+    cached_run: Path, pictures: list[str], members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With two threads an encoder's last bits did, and one caption in fifty was another than alone.
+    made = [Captioner.load(cached_run, "cpu") for _ in range(members)]
+    captioner = made[0] if members == 1 else CaptionerEnsemble(made)
+    for one in made:
+        encode = one.model.encode
+        monkeypatch.setattr(
+            one.model, "encode", lambda pixels, encode=encode: encode(pixels) * (1 + 0.3 * (len(pixels) - 1))
+        )
+    asked = wishes(captioner, pictures)
+    for wish, found in zip(asked, mixed(captioner, asked), strict=True):
+        (alone,) = mixed(captioner, [wish])
+        assert isinstance(alone, Caption)
+        assert_same(found, alone)
 
 
 def test_options_that_cannot_be_kept_are_an_answer_of_their_own(captioner: Captioner, pictures: list[str]) -> None:

@@ -37,8 +37,10 @@ def caption_mixed(
 ) -> None:
     """Captions pictures whose options differ; each caption is the one that its picture gets alone, up to rounding.
 
-    All pictures pass through the encoder together. Those of equal options are searched for as one, and all searches
-    share the decoder's steps.
+    Those of equal options are searched for as one, and all searches share the decoder's steps. On a graphics card
+    all pictures pass through the encoder together. On a processor each passes by itself: with several threads the
+    last bits of a picture's features depend on its company, rounding makes more of them, and one caption in fifty was
+    another; and there is little to be gained, for one picture keeps the cores about as busy as many.
 
     Args:
         captioner: one, or an ensemble.
@@ -46,7 +48,7 @@ def caption_mixed(
         deliver: told the number of a picture and its caption, or why there is none, as soon as its search ends; a
             picture does not wait for others whose search takes longer.
     """
-    memory, mask = captioner.see([wish.views for wish in wishes])
+    memory, mask = _see(captioner, [wish.views for wish in wishes])
     state = captioner.decoder.init_state(memory, mask)
     alike: dict[tuple[DecodingOptions, bool, int], list[int]] = {}
     for number, wish in enumerate(wishes):
@@ -68,3 +70,12 @@ def caption_mixed(
 
     searches = [search(*key, group) for key, group in alike.items()]
     run_together(captioner.decoder, searches, hand_out)
+
+
+def _see(captioner: Captioner, pictures: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Returns what the decoder attends to, of pictures, (B, N, D), and its mask."""
+    if captioner.device.type != "cpu":
+        return captioner.see(pictures)
+    memories, masks = zip(*(captioner.see([views]) for views in pictures), strict=True)
+    own = [mask for mask in masks if mask is not None]
+    return torch.cat(memories), torch.cat(own) if own else None
