@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share the tests, whole files each.
+JOBS ?= 2
 
 .PHONY: help install demo test lint types tests format oracle slow soak bench clean
 
@@ -34,7 +36,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 tests: $(READY)
-	$(BIN)/pytest -m 'not oracle and not slow and not soak'
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not oracle and not slow and not soak'
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

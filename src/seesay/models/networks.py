@@ -84,6 +84,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns tensors and preprocessing settings of a safetensors file, or of the encoder that a run has trained."""
     if not path.is_dir():
         return _read_file(path)
+    if not (path / "model.safetensors").is_file():
+        raise EncoderError(f"{path} is not a whole safetensors file: it is a folder, and that of no run")
     stored, _ = _read_file(path / "model.safetensors")
     weights = {name.removeprefix(_OF_RUN): tensor for name, tensor in stored.items() if name.startswith(_OF_RUN)}
     if not weights:
