@@ -17,7 +17,7 @@ from seesay.commands.presets import presets_app
 from seesay.commands.scores import compare, evaluate
 from seesay.commands.serving import serve
 from seesay.commands.tuning import tune
-from seesay.console import complain, console, log_handler, show_table
+from seesay.console import complain, log_handler, say, show_table
 from seesay.errors import SeesayError
 
 app = App(
@@ -42,7 +42,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
 
     result = run_demo(out, seed=seed)
     for line in result.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
 
 
 @app.command

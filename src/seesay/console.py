@@ -23,6 +23,11 @@ PLAIN_PROGRESS = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
+def say(text: str) -> None:
+    """Prints text as it is: no colours, no markup, and no line broken where the reader is no terminal."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def complain(line: str) -> None:
     """Prints a line of what is wrong on the error stream, under the program's name."""
     errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
@@ -44,7 +49,7 @@ def few(tell: Callable[[str], None], most: int, then: str) -> Callable[[str], No
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> None:
     """Prints a table; columns of numbers, which are all but the first, stand to the right."""
     if title:
-        console.print(title, highlight=False, markup=False, soft_wrap=True)
+        say(title)
     table = Table()
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if numbers and number else "left")

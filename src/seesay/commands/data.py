@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, DataFlags, Flat
-from seesay.console import complain, console, download_progress, progress
+from seesay.console import complain, download_progress, progress, say
 from seesay.flags import given
 
 data_app = App(name="data", help="Check, make, download and convert captioned pictures.")
@@ -36,7 +36,7 @@ def data_check(
     with progress("reading", "pictures") as advance:
         report = check_data(annotations, settings.text, open_pictures=open_pictures, progress=advance)
     for line in report.lines():
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(line)
     if json_out is not None:
         json_out.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0 if report.trainable else 1
@@ -59,7 +59,7 @@ def data_scenes(
     from seesay.data import make_scenes
 
     made = make_scenes(folder, train, val, test, seed, size)
-    console.print(f"{len(made)} scenes in {folder}", highlight=False)
+    say(f"{len(made)} scenes in {folder}")
 
 
 @data_app.command(name="download")
@@ -84,7 +84,7 @@ def data_download(
             keep_archives=keep_archives,
             progress=advance,
         )
-    console.print(f"{name} is in {target}; look at it with: seesay data check {target}", highlight=False)
+    say(f"{name} is in {target}; look at it with: seesay data check {target}")
 
 
 @data_app.command(name="convert")
@@ -102,4 +102,4 @@ def data_convert(data: Path, out: Path, *, format: str = "auto") -> None:
     write_annotations(annotations, out)
     for problem in annotations.problems:
         complain(problem)
-    console.print(f"{len(annotations)} pictures written to {out}", highlight=False)
+    say(f"{len(annotations)} pictures written to {out}")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from seesay.console import console
+from seesay.console import say
 
 
 def export(
@@ -28,5 +28,5 @@ def export(
 
     done = export_onnx(run, out, tuple(int8 or ()))
     sizes = f"encoder {done.encoder_bytes / 1e6:.1f} MB, decoder {done.decoder_bytes / 1e6:.1f} MB"
-    console.print(f"{done.folder}: {sizes}; scores within {done.difference:.1g} nats of the run's", highlight=False)
-    console.print(f"use it with: seesay caption --model {done.folder} PICTURES", highlight=False, soft_wrap=True)
+    say(f"{done.folder}: {sizes}; scores within {done.difference:.1g} nats of the run's")
+    say(f"use it with: seesay caption --model {done.folder} PICTURES")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, ConfigFile, ExtractFlags, Features, Flat, Preset, Stores, TrainFlags
-from seesay.console import complain, console, progress
+from seesay.console import complain, progress, say
 from seesay.errors import ConfigError
 from seesay.flags import given
 
@@ -66,7 +66,7 @@ def train(
             progress=advance,
         )
     if rank() == 0:
-        console.print(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}", highlight=False)
+        say(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
 
 
 def extract(
@@ -114,10 +114,9 @@ def extract(
     for line in report.unreadable:
         complain(line)
     pictures = f"{report.images} {'mirrored ' if mirror else ''}pictures"
-    console.print(
+    say(
         f"{pictures} in {target}; {report.extracted} encoded now in {report.seconds:.0f} s: "
-        f"{report.rate:.1f} pictures/s, the encoder alone {report.encoder_rate:.1f}",
-        highlight=False,
+        f"{report.rate:.1f} pictures/s, the encoder alone {report.encoder_rate:.1f}"
     )
     return 1 if report.unreadable else 0
 
@@ -137,5 +136,5 @@ def _import_features(
     else:
         target = out or folder / store_name(f"{data.resolve().stem}-{source.stem}", dtype)
         count = import_features(source, images, target, dtype)
-    console.print(f"{count} of {len(images)} pictures imported into {target}", highlight=False)
+    say(f"{count} of {len(images)} pictures imported into {target}")
     return 0 if count == len(images) else 1

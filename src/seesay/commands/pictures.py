@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
 from seesay.config import DecodingOptions
-from seesay.console import choose_run, complain, console, few, progress
+from seesay.console import choose_run, complain, few, progress, say
 from seesay.durations import readable_time
 from seesay.errors import ConfigError, DataError, ImageError
 from seesay.flags import given
@@ -127,11 +127,11 @@ def _summarise(done: "BulkReport", destination: "Destination") -> int:
     where = destination.out or "beside or inside the pictures"
     listed = f" (reasons in {destination.failures})" if done.failed else ""
     line = f"{done.captioned} captioned, {done.skipped} already there, {done.failed} failed{listed}: {where}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(line)
     if done.captioned:
         rate = f"{done.rate:.1f} pictures/s, {readable_time(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
-        console.print(rate + tasks, highlight=False, markup=False, soft_wrap=True)
+        say(rate + tasks)
     return 1 if done.failed else 0
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Features, Flat, Metrics, Stores, decoding_options
-from seesay.console import complain, console, progress, show_table
+from seesay.console import complain, progress, say, show_table
 from seesay.errors import ConfigError, DataError
 from seesay.flags import given
 
@@ -73,7 +73,7 @@ def evaluate(
     target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split, run)
     save_evaluation(result, target)
     write_evaluation_report(result, target / "report.html", Path(model) / "metrics.csv")
-    console.print(f"saved in {target}", highlight=False, soft_wrap=True)
+    say(f"saved in {target}")
     return 0 if result.whole and not (metrics and result.missing_scores) else 1
 
 
@@ -103,7 +103,7 @@ def _show(result: "Evaluation") -> None:
     show_table("", ("beside the scores", "value"), diversity_rows(result))
     if result.verdict:
         complain(result.verdict)
-    console.print(result.signature, highlight=False, soft_wrap=True)
+    say(result.signature)
 
 
 def compare(
@@ -137,15 +137,15 @@ def compare(
     for system, each, (gains, losses) in zip(others, found.differences, found.apart, strict=True):
         show_table(f"first {first.name}, second {system.name}", header, difference_rows(each))
         for kind, ids in (("gains", gains), ("loses", losses)):
-            console.print(f"{system.name} {kind} most in {found.ranked_by} on:", highlight=False)
+            say(f"{system.name} {kind} most in {found.ranked_by} on:")
             for image_id in ids:
-                console.print(f"  {image_id}", highlight=False, markup=False)
+                say(f"  {image_id}")
                 for one in (first, system):
                     line = f"    {one.name}: {one.predictions[image_id]}"
-                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    say(line)
     for system in found.systems:
-        console.print(f"{system.name}: {system.signature}", highlight=False, soft_wrap=True)
+        say(f"{system.name}: {system.signature}")
     if out is not None:
         save_comparison(found, out)
-        console.print(f"written {out / 'comparison.html'} and comparison.json", highlight=False)
+        say(f"written {out / 'comparison.html'} and comparison.json")
     return 1 if metrics and found.missing else 0

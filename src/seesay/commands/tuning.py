@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, ConfigFile, Features, Flat, Preset, Stores, TrainFlags
-from seesay.console import console, progress, show_table
+from seesay.console import progress, say, show_table
 from seesay.flags import given
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _show(result: "TuningResult", data: Path) -> None:
     show_table(title, ("trial", "state", "val CIDEr", "best epoch", "epochs", "minutes"), rows)
     for trial in ranked:
         if trial.reason:
-            console.print(f"trial {trial.number} failed: {trial.reason}", highlight=False, markup=False, soft_wrap=True)
+            say(f"trial {trial.number} failed: {trial.reason}")
     best, default = result.best, result.default
     share = {name: f"{100 * value:.0f} %" for name, value in result.importance.items()}
     header = ("setting", "default", "best", *(("importance",) if share else ()))
@@ -90,14 +90,11 @@ def _show(result: "TuningResult", data: Path) -> None:
     against = f"trial {best.number} against the defaults" if best.number else "no trial did better than the defaults"
     show_table(against, header, table)
     stopped = "" if result.stopped_by == "trials" else "the time is up; the same command goes on\n"
-    console.print(
+    say(
         f"{stopped}the best of many on validation is better there than elsewhere: judge it on the test split with\n"
         f"  seesay evaluate {result.run} {data}\n"
         f"and with further seeds:\n"
-        f"  seesay train {data} --config {result.folder}/best.yaml --seed 1 --out {result.folder}-seed-1",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"  seesay train {data} --config {result.folder}/best.yaml --seed 1 --out {result.folder}-seed-1"
     )
 
 
