@@ -91,7 +91,8 @@ def measure(
     times = alternate(asked, options.rounds, warm_up=2)
     works = ways[True].works
     rates = MachineRates(works[0].products, ways[True].dtype, options.device)
-    floor = floor_of(works, rates.matrix(), rates.tanh())
+    matrix = rates.matrix()
+    floor = floor_of(works, matrix, rates.tanh())
     return [
         {
             "precision": precision,
@@ -101,7 +102,7 @@ def measure(
             "step_ms": 1e3 * statistics.median(times[str(graphs)]) / len(works),
             "of_roofline": floor.seconds / statistics.median(times[str(graphs)]),
             "times": median_ratio(times["False"], times[str(graphs)]),
-            "matrix_tflops": 2e-12 * rates.matrix(),
+            "matrix_tflops": 2e-12 * matrix,
         }
         for graphs in ways
     ]

@@ -40,7 +40,7 @@ def caption_mixed(
     Those of equal options are searched for as one, and all searches share the decoder's steps. On a graphics card
     all pictures pass through the encoder together. On a processor each passes by itself: with several threads the
     last bits of a picture's features depend on its company, rounding makes more of them, and one caption in fifty was
-    another; and there is little to be gained, for one picture keeps the cores about as busy as many.
+    another. That costs a quarter of the encoder's speed (docs/serving.md).
 
     Args:
         captioner: one, or an ensemble.

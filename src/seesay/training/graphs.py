@@ -149,7 +149,7 @@ class _Loss:
     """A loss of a model with its gradients, in graphs.
 
     Attributes:
-        function: gives the loss, and what else is to be told, without gradient.
+        graphs: give the loss, what else is to be told, and the gradients.
         weights: of which gradients are wanted.
     """
 

@@ -131,8 +131,8 @@ class CaptioningModule(pl.LightningModule):
 
     def _teach(self, features: Tensor, batch: Batch, captions: PackedCaptions) -> tuple[Tensor, Tensor | float]:
         """Returns the cross-entropy and the decoder's penalty."""
-        graphed = self.steps is not None and captions is batch.captions and not features.requires_grad
-        if graphed and self.steps is not None and batch.padded is not None and batch.memory_mask is None:
+        changed = captions is not batch.captions or features.requires_grad or batch.memory_mask is not None
+        if self.steps is not None and batch.padded is not None and not changed:
             return self.steps(features, batch.padded)
         logits, penalty = self.model.teach(features, batch.memory_mask, captions)
         return cross_entropy(logits, captions.targets, self.config.training.label_smoothing), penalty
