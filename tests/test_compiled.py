@@ -51,6 +51,18 @@ def test_another_source_is_another_library(source: Path, cache: Path) -> None:
     assert len(list(cache.rglob("*.so"))) == 2
 
 
+def test_what_a_source_includes_is_part_of_it(source: Path, cache: Path) -> None:
+    header = source.with_name("number.h")
+    header.write_text("#define NUMBER 1\n")
+    source.write_text('#include "number.h"\nint answer(void) { return NUMBER; }\n')
+    compiled(source)
+    header.write_text("#define NUMBER 2\n")
+    compiled.cache_clear()
+    library = compiled(source)
+    assert library is not None
+    assert library.answer() == 2
+
+
 @pytest.mark.parametrize("reason", ["switch", "no compiler", "refused", "no folder"])
 def test_without_a_library_nothing_is_raised(
     reason: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 def compiled(source: Path) -> ctypes.CDLL | None:
     """Returns the library of a C file, compiled for this very processor; None where that cannot be done.
 
-    It is kept in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`) under a name that tells of source,
-    compiler and processor.
+    It is kept in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`) under a name that tells of the source with
+    all that it includes, the compiler and the processor.
 
     Args:
-        source: a file without includes.
+        source: the file.
     """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if os.environ.get(SWITCH) == "0" or compiler is None:
@@ -62,8 +62,11 @@ def _threads_of_torch() -> Path | None:
 
 
 def _name(source: Path, compiler: str, flags: Sequence[str], threads: Path | None) -> str:
-    told = subprocess.run([compiler, "--version"], capture_output=True, timeout=_SECONDS, check=True).stdout
-    parts = (source.read_bytes(), told, *(text.encode() for text in (*flags, str(threads), *_processor())))
+    told, whole = (
+        subprocess.run([compiler, *asked], capture_output=True, timeout=_SECONDS, check=True).stdout
+        for asked in (["--version"], ["-E", "-P", *flags, str(source)])
+    )
+    parts = (whole, told, *(text.encode() for text in (*flags, str(threads), *_processor())))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -55,6 +55,49 @@ def test_additive_attention_and_its_gradients(kernels: Kernels, rows: int, regio
     close(-2 * sums[1] + grad.sum(), slopes[2])  # what is the same for all regions is left out
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("rows", "regions", "units"), SIZES)
+def test_a_look_is_softmax_and_weighted_mean(kernels: Kernels, rows: int, regions: int, units: int) -> None:
+    keys, query, memory = (
+        torch.randn(3, size, width) for size, width in ((regions, units), (rows, units), (regions, 9))
+    )
+    score = torch.randn(units)
+    wide = [tensor.double() for tensor in (keys, query, score, memory)]
+    weights = (torch.tanh(wide[0][:, None] + wide[1][:, :, None]) @ wide[2]).softmax(-1)
+    found = kernels.additive_look(doubled_exponential(keys), query, score, memory)
+    torch.testing.assert_close(found[1].double(), weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0].double(), weights @ wide[3], rtol=1e-4, atol=1e-5)
+
+
+def test_a_look_bears_queries_that_are_too_large(kernels: Kernels) -> None:
+    keys, query = torch.randn(1, 4, 8), torch.full((1, 2, 8), 500.0)
+    query[0, 1] = -500.0
+    context, weights = kernels.additive_look(doubled_exponential(keys), query, torch.randn(8), torch.randn(1, 4, 3))
+    torch.testing.assert_close(weights, torch.full((1, 2, 4), 0.25), rtol=1e-3, atol=1e-3)
+    assert torch.isfinite(context).all()
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("inner", "outputs"), [(3, 5), (64, 32), (70, 33), (512, 200)])
+def test_products_of_few_rows(kernels: Kernels, inner: int, outputs: int, bias: bool) -> None:
+    weight, added = torch.randn(outputs, inner), torch.randn(outputs) if bias else None
+    packed, x = kernels.pack_rows(weight), torch.randn(13, inner)
+    for rows in range(1, 14):
+        found = kernels.rows_product(x[:rows], packed, added, outputs)
+        wide = F.linear(x[:rows].double(), weight.double(), None if added is None else added.double())
+        torch.testing.assert_close(found.double(), wide, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_its_company(kernels: Kernels) -> None:
+    weight, x = torch.randn(100, 70), torch.randn(4, 17, 70)
+    packed = kernels.pack_rows(weight)
+    whole = kernels.rows_product(x, packed, None, 100)
+    assert whole.shape == (4, 17, 100)
+    for rows in range(1, 14):
+        assert torch.equal(kernels.rows_product(x[0, :rows].contiguous(), packed, None, 100), whole[0, :rows])
+
+
 def test_sums_are_added_to(kernels: Kernels) -> None:
     keys, factors, grad = torch.rand(2, 3, 70), torch.rand(4, 70), torch.randn(4, 3)
     image, sums = torch.tensor([0, 1, 1, 0]), (torch.zeros(2, 3, 70), torch.zeros(70))

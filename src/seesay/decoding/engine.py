@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seesay.config import DecodingOptions
+from seesay.decoding.beam import compiled_beam
 from seesay.decoding.distinct import different, widened
 from seesay.decoding.hypothesis import Hypothesis, Result
 from seesay.decoding.rules import TokenRules, check_repeats
@@ -168,6 +169,11 @@ class _Job:
             chosen = torch.tensor(images, device=memory.device)
             memory, state = memory[chosen], state.keep(chosen)
             options = widened(options, widening)
+        common = compiled_beam(
+            options, self.rules, memory, keep_attention=self.keep_attention, traced=trace is not None
+        )
+        if common is not None and (results := (yield from common.steps(state))) is not None:
+            return results
         draws = None
         if options.strategy == "sample":
             draws = _uniform_draws([self.names[image] for image in images], options, memory.device)

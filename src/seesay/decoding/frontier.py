@@ -126,11 +126,24 @@ def split(frontier: Frontier, *, by_rows: bool, by_width: bool, least_saved: int
         least_saved: hypotheses that a part must save to be worth a step of its own.
     """
     counts = torch.stack([torch.isfinite(frontier.sums).sum(1), frontier.places.sum(1)], 1).tolist()
-    left = [(rows, image) for image, (rows, places) in enumerate(counts) if rows > 0 and places > 0]
-    widths = [places if by_width else frontier.width for _, places in counts]
+    left = {image: rows for image, (rows, places) in enumerate(counts) if rows > 0 and places > 0}
     if not by_rows:
-        return [_part(frontier, [image for _, image in left], None, frontier.width)] if left else []
-    left.sort()
+        return [_part(frontier, list(left), None, frontier.width)] if left else []
+    widths = [places if by_width else frontier.width for _, places in counts]
+    return [
+        _part(frontier, images, rows, min(frontier.width, max(widths[image] for image in images)))
+        for images, rows in parts_of(left, least_saved)
+    ]
+
+
+def parts_of(open_rows: dict[int, int], least_saved: int) -> list[tuple[list[int], int]]:
+    """Returns pictures in parts that take their steps apart, with the most open hypotheses that one of a part has.
+
+    Args:
+        open_rows: of pictures by their numbers, how many hypotheses are open.
+        least_saved: hypotheses that a part must save to be worth a step of its own.
+    """
+    left = sorted((rows, image) for image, rows in open_rows.items())
     parts = []
     while left:
         most = left[-1][0]
@@ -141,8 +154,7 @@ def split(frontier: Frontier, *, by_rows: bool, by_width: bool, least_saved: int
         cut = most if saved[best] < least_saved else best
         part = [pair for pair in left if pair[0] > cut] or left
         left = [] if part is left else [pair for pair in left if pair[0] <= cut]
-        images = sorted(image for _, image in part)
-        parts.append(_part(frontier, images, part[-1][0], min(frontier.width, max(widths[image] for image in images))))
+        parts.append((sorted(image for _, image in part), part[-1][0]))
     return parts
 
 

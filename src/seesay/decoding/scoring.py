@@ -53,8 +53,7 @@ class Scorer:
 
     def __init__(self, options: DecodingOptions, rules: TokenRules, vocabulary: int, device: torch.device) -> None:
         self.options = options
-        silent = [PAD_ID, START_ID] if options.allow_unk else [PAD_ID, START_ID, UNK_ID]
-        singles = [phrase[0] for phrase in rules.banned if len(phrase) == 1]
+        silent, singles = silent_tokens(options), single_bans(rules)
         _check_tokens(rules, vocabulary)
         never = np.zeros(vocabulary, bool)
         never[[*silent, *singles, END_ID]] = True  # the end is no word; whether it may come is asked by itself
@@ -116,6 +115,16 @@ class Scorer:
         end = torch.where(automaton.may_end[states], choice[..., END_ID], NO)
         choice.masked_fill_(barred[..., automaton.symbol_of], NO)
         choice[..., END_ID] = end
+
+
+def silent_tokens(options: DecodingOptions) -> list[int]:
+    """Returns the tokens that are no words to be said."""
+    return [PAD_ID, START_ID] if options.allow_unk else [PAD_ID, START_ID, UNK_ID]
+
+
+def single_bans(rules: TokenRules) -> list[int]:
+    """Returns the tokens that are banned by themselves."""
+    return [phrase[0] for phrase in rules.banned if len(phrase) == 1]
 
 
 def widened(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from seesay.config import ModelConfig
 from seesay.models.additive import AdditiveTerm, additive_term, doubled_exponential, energies
 from seesay.models.dropout import Dropout
+from seesay.models.kernels import kernels_for
 from seesay.models.loop import LoopLinear, LoopPart, PictureTerm, TimeLoop
 from seesay.models.products import Linear
 
@@ -162,6 +163,15 @@ class AdditiveAttention(Attention):
         """Returns the energies (B, K, N), in a fraction of the time; see `seesay.models.additive`."""
         factors, score = doubled_exponential(self.query(query)), self.score.weight[0].to(keys.dtype)
         return energies(factors, keys, score, in_parts=self.in_parts)
+
+    def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the context (B, K, D) and the weights (B, K, N); in one call of C where that can be."""
+        asked, score = self.query(query), self.score.weight[0]
+        plain = memory_mask is None and self.in_parts and not torch.is_grad_enabled()
+        kernels = kernels_for(asked, keys, score, memory) if plain else None
+        if kernels is None:
+            return super().search(query, keys, memory, memory_mask)
+        return kernels.additive_look(keys, asked, score, memory)
 
 
 class DotAttention(Attention):

@@ -31,6 +31,8 @@ def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tens
     size = hidden.shape[-1]
     kernels = kernels_for(hidden) and kernels_for(input_gates, state_gates, half=True)
     if kernels is not None and input_gates.shape == state_gates.shape:
+        if not torch.is_grad_enabled():
+            return kernels.gru(input_gates, state_gates, hidden)[0]
         found: Tensor = _GRUUpdate.apply(input_gates, state_gates, hidden, kernels)
         return found
     input_gates, state_gates = input_gates.to(hidden.dtype), state_gates.to(hidden.dtype)

@@ -1,6 +1,8 @@
 /* What a step does besides its large products, each in one pass. What is computed, and of what, is said in kernels.py
    and where it is called. All arrays are contiguous; image[row] is the picture of a row. */
 
+#include "../exponential.h"
+
 #define ROWS 16  /* of a block, which a thread takes whole */
 #define WIDE 128 /* units of which the keys of some pictures stay in a core's cache while their rows are gone through */
 #define PART 64  /* numbers of a row whose sums stay in registers */
@@ -11,10 +13,10 @@
 void additive_energies(const float *keys, const float *factors, const float *score, const long long *image,
                        long long each, long long rows, long long regions, long long units, float *energies)
 {
-    long long blocks = (rows + ROWS - 1) / ROWS, block;
-#pragma omp parallel for schedule(static) if (blocks > 1)
+    long long size = rows > ROWS ? ROWS : 1, blocks = (rows + size - 1) / size, block;
+#pragma omp parallel for schedule(static) if (rows * regions * units > SMALL)
     for (block = 0; block < blocks; block++) {
-        long long begin = block * ROWS, end = begin + ROWS < rows ? begin + ROWS : rows;
+        long long begin = block * size, end = begin + size < rows ? begin + size : rows;
         for (long long at = 0; at < units; at += WIDE) {
             long long width = units - at < WIDE ? units - at : WIDE;
             const float *v = score + at;
@@ -30,6 +32,38 @@ void additive_energies(const float *keys, const float *factors, const float *sco
                     out[region] = (at ? out[region] : 0.0f) - 2.0f * sum;
                 }
             }
+        }
+    }
+}
+
+/* What a search asks of additive attention: weights (rows, regions) and context (rows, size) of queries (rows, units),
+   `each` rows a picture, over keys (images, regions, units), which are exp(2 k), and memory (images, regions, size).
+   Queries become factors exp(2 q). */
+void additive_look(const float *keys, float *queries, const float *score, const float *memory, long long each,
+                   long long rows, long long regions, long long units, long long size, float *weights, float *context)
+{
+    long long row;
+#pragma omp simd
+    for (long long at = 0; at < rows * units; at++) {
+        float query = queries[at] > 43.0f ? 43.0f : queries[at];
+        queries[at] = exponential(2.0f * (query < -43.0f ? -43.0f : query));
+    }
+    additive_energies(keys, queries, score, 0, each, rows, regions, units, weights);
+#pragma omp parallel for schedule(static) if (rows * regions * size > SMALL)
+    for (row = 0; row < rows; row++) {
+        const float *seen = memory + row / each * regions * size;
+        float *w = weights + row * regions, *out = context + row * size, top = w[0], sum = 0.0f;
+        for (long long region = 1; region < regions; region++)
+            top = w[region] > top ? w[region] : top;
+#pragma omp simd reduction(+ : sum)
+        for (long long region = 0; region < regions; region++)
+            sum += w[region] = exponential(w[region] - top);
+        for (long long at = 0; at < size; at++)
+            out[at] = 0.0f;
+        for (long long region = 0; region < regions; region++, seen += size) {
+            float share = w[region] /= sum;
+            for (long long at = 0; at < size; at++)
+                out[at] += share * seen[at];
         }
     }
 }
@@ -128,26 +162,67 @@ void picture_product_back(const float *matrix, const float *grad, const long lon
     }
 }
 
-/* e^x, to a rounding or two: 2^n e^r with r within half a log 2 of zero. The standard library's is not always there as
-   vectors. */
-static inline float exponential(float x)
+/* As many numbers as the processor has in a register, so that six rows' sums by two registers stay in theirs. */
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+#define TOGETHER 6
+
+/* How many outputs a block of packed weights has. */
+long long block_width(void) { return 2 * LANES; }
+
+static inline __attribute__((always_inline)) void rows_of_block(
+    const float *x, const float *block, const float *bias, long long inner, long long outputs, long long at,
+    float *out, int rows)
 {
-    x = x > 88.0f ? 88.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds, as 1.5 * 2^23 has no digits to spare */
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;      /* log 2 in two parts, of which the first is exact */
-    float y = 1.0f / 5040.0f;
-    y = y * r + 1.0f / 720.0f;
-    y = y * r + 1.0f / 120.0f;
-    y = y * r + 1.0f / 24.0f;
-    y = y * r + 1.0f / 6.0f;
-    y = y * r + 0.5f;
-    y = y * r + 1.0f;
-    y = y * r + 1.0f;
-    int power = ((int)n + 127) << 23;
-    float scale;
-    __builtin_memcpy(&scale, &power, sizeof scale);
-    return y * scale;
+    lanes sums[TOGETHER][2], left, right;
+    for (int row = 0; row < rows; row++)
+        sums[row][0] = sums[row][1] = (lanes){0.0f};
+    for (long long each = 0; each < inner; each++, block += 2 * LANES) {
+        __builtin_memcpy(&left, block, sizeof left);
+        __builtin_memcpy(&right, block + LANES, sizeof right);
+        for (int row = 0; row < rows; row++) {
+            float factor = x[row * inner + each];
+            sums[row][0] += left * factor;
+            sums[row][1] += right * factor;
+        }
+    }
+    long long width = outputs - at < 2 * LANES ? outputs - at : 2 * LANES;
+    for (int row = 0; row < rows; row++)
+        for (long long place = 0; place < width; place++)
+            out[row * outputs + at + place] = sums[row][place / LANES][place % LANES] + (bias ? bias[at + place] : 0.0f);
+}
+
+/* out (rows, outputs) = x (rows, inner) times the transpose of a weight, plus bias (outputs) if there is one. The weight
+   comes in blocks of `block_width` outputs, (blocks, inner, width), the last filled up. A search has few rows, for which
+   the weights' way from the cache is most of the work: each number is read once for six of them. A row's sums are added
+   up in one order, whatever rows are beside it. */
+void rows_product(const float *x, const float *weight, const float *bias, long long rows, long long inner,
+                  long long outputs, float *out)
+{
+    long long blocks = (outputs + 2 * LANES - 1) / (2 * LANES), block;
+#pragma omp parallel for schedule(static) if (inner * outputs > SMALL)
+    for (block = 0; block < blocks; block++) {
+        const float *w = weight + block * inner * 2 * LANES;
+        for (long long row = 0; row < rows; row += TOGETHER) {
+            const float *from = x + row * inner;
+            float *to = out + row * outputs;
+            long long at = block * 2 * LANES;
+            switch (rows - row) { /* a number that the compiler knows keeps the sums in registers */
+            case 1: rows_of_block(from, w, bias, inner, outputs, at, to, 1); break;
+            case 2: rows_of_block(from, w, bias, inner, outputs, at, to, 2); break;
+            case 3: rows_of_block(from, w, bias, inner, outputs, at, to, 3); break;
+            case 4: rows_of_block(from, w, bias, inner, outputs, at, to, 4); break;
+            case 5: rows_of_block(from, w, bias, inner, outputs, at, to, 5); break;
+            default: rows_of_block(from, w, bias, inner, outputs, at, to, TOGETHER); break;
+            }
+        }
+    }
 }
 
 static inline float logistic(float x) { return 1.0f / (1.0f + exponential(-x)); }

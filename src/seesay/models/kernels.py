@@ -37,6 +37,23 @@ class Kernels:
         self._library.additive_energies(*map(_address, tensors), *map(ctypes.c_longlong, sizes), _address(found))
         return found
 
+    def additive_look(self, keys: Tensor, queries: Tensor, score: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the context (B, K, D) and the weights (B, K, N) of additive attention.
+
+        Args:
+            keys: exp(2 k), (B, N, A).
+            queries: q, (B, K, A); overwritten.
+            score: v, (A,).
+            memory: (B, N, D).
+        """
+        (images, regions, units), rows, size = keys.shape, queries.shape[1], memory.shape[-1]
+        weights, context = queries.new_empty(images, rows, regions), queries.new_empty(images, rows, size)
+        sizes = map(ctypes.c_longlong, (rows, images * rows, regions, units, size))
+        self._library.additive_look(
+            *map(_address, (keys, queries, score, memory)), *sizes, *map(_address, (weights, context))
+        )
+        return context, weights
+
     def additive_gradients(
         self, keys: Tensor, factors: Tensor, grad: Tensor, image_of_row: Tensor, sums: tuple[Tensor, Tensor]
     ) -> Tensor:
@@ -102,6 +119,27 @@ class Kernels:
         tensors, sizes = (grad, state_gates, hidden, kept), _rows_and_width(hidden)
         self._library.gru_back(*map(_address, tensors), *sizes, *map(_address, results), _half(state_gates))
         return results
+
+    def pack_rows(self, weight: Tensor) -> Tensor:
+        """Returns a weight (O, I) in the order in which `rows_product` reads it, (blocks, I, width)."""
+        width = int(self._library.block_width())
+        blocks = -(-len(weight) // width)
+        filled = torch.cat([weight, weight.new_zeros(blocks * width - len(weight), weight.shape[1])])
+        return filled.view(blocks, width, -1).transpose(1, 2).contiguous()
+
+    def rows_product(self, x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+        """Returns W x + b, (..., O), of rows (..., I); each row's bits are the same whatever rows are beside it.
+
+        Args:
+            x: rows.
+            weight: W from `pack_rows`.
+            bias: b, (O,).
+            outputs: O.
+        """
+        found = x.new_empty(*x.shape[:-1], outputs)
+        sizes = (x.numel() // x.shape[-1], x.shape[-1], outputs)
+        self._library.rows_product(*map(_address, (x, weight, bias)), *map(ctypes.c_longlong, sizes), _address(found))
+        return found
 
     def picture_product(self, matrix: Tensor, x: Tensor, image_of_row: Tensor) -> Tensor:
         """Returns x (R, K) times the matrix (B, K, L) of its picture, (R, L)."""
