@@ -1,6 +1,5 @@
 """The search in C against `Search`, whose own results other tests hold against plain Python."""
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from seesay.decoding.beam import compiled_beam
 from seesay.errors import ConfigError
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, UNK_ID
+from tests.c_source import struct_fields
 from tests.decoding.oracles import NO_RULES, ConstantDecoder, TableDecoder, numbered
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
@@ -189,7 +189,4 @@ def test_pictures_and_hypotheses_that_are_done_leave() -> None:
 
 def test_the_struct_is_that_of_the_source() -> None:
     """A field more in one of them would shift all that follow."""
-    source = Path(module.__file__).with_suffix(".c").read_text()
-    body = re.sub(r"/\*.*?\*/", "", source[source.index("struct search {") : source.index("};")], flags=re.S)
-    declared = re.findall(r"[*\s](\w+)(?=[,;])", body)
-    assert declared == [*module._SIZES, *module._ARRAYS]
+    assert struct_fields(Path(module.__file__).with_suffix(".c"), "search") == [*module._SIZES, *module._ARRAYS]

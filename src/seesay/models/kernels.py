@@ -1,6 +1,7 @@
 """The functions of kernels.c, where there is a compiler for them."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ class Kernels:
         rows = factors.numel() // units
         found = factors.new_empty(*factors.shape[:-1], regions)
         tensors, sizes = (keys, factors, score, image_of_row), (max(1, rows // images), rows, regions, units)
-        self._library.additive_energies(*map(_address, tensors), *map(ctypes.c_longlong, sizes), _address(found))
+        self._library.additive_energies(*map(address, tensors), *map(ctypes.c_longlong, sizes), address(found))
         return found
 
     def additive_look(self, keys: Tensor, queries: Tensor, score: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +51,7 @@ class Kernels:
         weights, context = queries.new_empty(images, rows, regions), queries.new_empty(images, rows, size)
         sizes = map(ctypes.c_longlong, (rows, images * rows, regions, units, size))
         self._library.additive_look(
-            *map(_address, (keys, queries, score, memory)), *sizes, *map(_address, (weights, context))
+            *map(address, (keys, queries, score, memory)), *sizes, *map(address, (weights, context))
         )
         return context, weights
 
@@ -69,7 +70,7 @@ class Kernels:
         found = torch.empty_like(factors)
         tensors, sizes = (keys, factors, grad, image_of_row), (len(factors), *keys.shape[1:])
         self._library.additive_gradients(
-            *map(_address, tensors), *map(ctypes.c_longlong, sizes), *map(_address, (found, *sums))
+            *map(address, tensors), *map(ctypes.c_longlong, sizes), *map(address, (found, *sums))
         )
         return found
 
@@ -82,9 +83,9 @@ class Kernels:
             smoothing: share of the probability that is spread over the words.
         """
         log_sums, losses = (torch.empty(len(logits), dtype=torch.float32) for _ in range(2))
-        sizes, results = map(ctypes.c_longlong, logits.shape), map(_address, (log_sums, losses))
+        sizes, results = map(ctypes.c_longlong, logits.shape), map(address, (log_sums, losses))
         self._library.surprise(
-            *map(_address, (logits, targets)), *sizes, ctypes.c_float(smoothing), *results, _half(logits)
+            *map(address, (logits, targets)), *sizes, ctypes.c_float(smoothing), *results, _half(logits)
         )
         return losses, log_sums
 
@@ -95,7 +96,7 @@ class Kernels:
         found = torch.empty_like(logits)
         tensors, sizes = (logits, targets, log_sums), map(ctypes.c_longlong, logits.shape)
         factors = map(ctypes.c_float, (smoothing, scale))
-        self._library.surprise_back(*map(_address, tensors), *sizes, *factors, _address(found), _half(logits))
+        self._library.surprise_back(*map(address, tensors), *sizes, *factors, address(found), _half(logits))
         return found
 
     def gru(self, input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +109,7 @@ class Kernels:
         """
         new, kept = torch.empty_like(hidden), hidden.new_empty(state_gates.shape)
         tensors, sizes = (input_gates, state_gates, hidden), _rows_and_width(hidden)
-        self._library.gru(*map(_address, tensors), *sizes, *map(_address, (new, kept)), _half(state_gates))
+        self._library.gru(*map(address, tensors), *sizes, *map(address, (new, kept)), _half(state_gates))
         return new, kept
 
     def gru_back(
@@ -117,12 +118,13 @@ class Kernels:
         """Returns the gradients of input gates, state gates and state of that of the next state, (..., H)."""
         results = torch.empty_like(state_gates), torch.empty_like(state_gates), torch.empty_like(hidden)
         tensors, sizes = (grad, state_gates, hidden, kept), _rows_and_width(hidden)
-        self._library.gru_back(*map(_address, tensors), *sizes, *map(_address, results), _half(state_gates))
+        self._library.gru_back(*map(address, tensors), *sizes, *map(address, results), _half(state_gates))
         return results
 
     def pack_rows(self, weight: Tensor) -> Tensor:
         """Returns a weight (O, I) in the order in which `rows_product` reads it, (blocks, I, width)."""
-        width = int(self._library.block_width())
+        self._library.block_width.restype = ctypes.c_longlong
+        width = self._library.block_width()
         blocks = -(-len(weight) // width)
         filled = torch.cat([weight, weight.new_zeros(blocks * width - len(weight), weight.shape[1])])
         return filled.view(blocks, width, -1).transpose(1, 2).contiguous()
@@ -138,8 +140,25 @@ class Kernels:
         """
         found = x.new_empty(*x.shape[:-1], outputs)
         sizes = (x.numel() // x.shape[-1], x.shape[-1], outputs)
-        self._library.rows_product(*map(_address, (x, weight, bias)), *map(ctypes.c_longlong, sizes), _address(found))
+        self._library.rows_product(*map(address, (x, weight, bias)), *map(ctypes.c_longlong, sizes), address(found))
         return found
+
+    def attention_gru_step(
+        self, weights: ctypes.Structure, tokens: Tensor, given: Sequence[Tensor], results: Sequence[Tensor]
+    ) -> None:
+        """Takes a step of the tutorials' decoder; see kernels.c.
+
+        Args:
+            weights: `struct attention_gru`.
+            tokens: (B, K) int64.
+            given: hidden (B, K, H), keys exp(2 k) (B, 1, N, A), memory (B, 1, N, D).
+            results: to be filled: hidden (B, K, H), weights (B, K, N), logits (B, K, V).
+        """
+        each, rows = map(ctypes.c_longlong, (tokens.shape[1], tokens.numel()))
+        self._library.attention_gru_room.restype = ctypes.c_longlong
+        room = torch.empty(self._library.attention_gru_room(ctypes.byref(weights), rows))
+        tensors = map(address, (tokens, *given))
+        self._library.attention_gru_step(ctypes.byref(weights), *tensors, each, rows, *map(address, (room, *results)))
 
     def picture_product(self, matrix: Tensor, x: Tensor, image_of_row: Tensor) -> Tensor:
         """Returns x (R, K) times the matrix (B, K, L) of its picture, (R, L)."""
@@ -152,7 +171,7 @@ class Kernels:
     def _product(self, function: object, matrix: Tensor, x: Tensor, image_of_row: Tensor, width: int) -> Tensor:
         found, sizes = x.new_empty(len(x), width), (len(x), *matrix.shape[1:])
         assert callable(function)
-        function(*map(_address, (matrix, x, image_of_row)), *map(ctypes.c_longlong, sizes), _address(found))
+        function(*map(address, (matrix, x, image_of_row)), *map(ctypes.c_longlong, sizes), address(found))
         return found
 
 
@@ -174,7 +193,8 @@ def kernels_for(*tensors: Tensor, half: bool = False) -> Kernels | None:
     return None if library is None else Kernels(library)
 
 
-def _address(tensor: Tensor | None) -> ctypes.c_void_p:
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Returns where a tensor's numbers lie; nowhere if there is none."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 

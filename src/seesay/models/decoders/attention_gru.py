@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.models.cells import gru_update
+from seesay.models.compiled_step import compiled_step
 from seesay.models.loop import LoopLinear
 from seesay.models.products import Linear
+from seesay.models.protocol import DecoderState, StepOutput
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
@@ -31,6 +34,18 @@ class AttentionGRUDecoder(RecurrentDecoder):
         self.context_gates = LoopLinear(config.projection_size, gates, bias=False)
         self.state_gates = LoopLinear(config.hidden_size, gates)
         self.output = output_layers(config, self.embedding)
+
+    def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
+        """Returns the state before the start token over memory (B, N, D), one row a picture."""
+        half = memory.dtype in (torch.bfloat16, torch.float16)
+        # A search attends in float32: half precision would save it nothing.
+        return super().init_state(memory.float() if half and self.word_gates.fixed else memory, memory_mask)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
+        """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
+        step = compiled_step(self, state)
+        found = None if step is None else step(tokens, state)
+        return super().step(tokens, state) if found is None else found
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Returns the zero state."""

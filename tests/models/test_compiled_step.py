@@ -1,0 +1,100 @@
+"""The step in C against the decoder's own modules."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from seesay.config import ModelConfig
+from seesay.models import compiled_step as module
+from seesay.models.compiled_step import compiled_step
+from seesay.models.decoders.attention_gru import AttentionGRUDecoder
+from seesay.models.kernels import kernels_for
+from seesay.models.products import fix_weights
+from seesay.models.protocol import DecoderState, StepOutput
+from tests.c_source import struct_fields
+
+needs_compiler = pytest.mark.skipif(kernels_for(torch.zeros(1)) is None, reason="needs a C compiler (cc)")
+
+
+def made(settings: dict[str, int | bool | str] | None = None, *, fixed: bool = True) -> AttentionGRUDecoder:
+    torch.manual_seed(4)
+    sizes = {"projection_size": 7, "embedding_size": 6, "hidden_size": 21, "attention_size": 10, "output_size": 9}
+    decoder = AttentionGRUDecoder(ModelConfig(**{**sizes, **(settings or {})}), vocabulary_size=37).eval()  # type: ignore[arg-type]
+    if fixed:
+        fix_weights(decoder)
+    return decoder
+
+
+def own_step(decoder: AttentionGRUDecoder, tokens: Tensor, state: DecoderState) -> StepOutput:
+    return super(AttentionGRUDecoder, decoder).step(tokens, state)
+
+
+@needs_compiler
+@pytest.mark.parametrize("settings", [{}, {"output_size": 0}, {"tie_weights": True, "output_size": 6}])
+@pytest.mark.parametrize(("images", "rows"), [(1, 1), (1, 5), (3, 4)])
+@torch.inference_mode()
+def test_steps_are_those_of_the_modules(settings: dict[str, int | bool | str], images: int, rows: int) -> None:
+    decoder, loose = made(settings), made(settings, fixed=False)
+    memory = torch.randn(images, 4, 7)
+    found = decoder.init_state(memory, None)
+    found = wanted = found.pick(torch.zeros((images, rows), dtype=torch.int64))
+    for _ in range(3):
+        tokens = torch.randint(0, 37, (images, rows))
+        assert compiled_step(decoder, found) is not None
+        ours, theirs = decoder.step(tokens, found), own_step(loose, tokens, wanted)
+        torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.attention, theirs.attention, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours.state.per_row["hidden"], theirs.state.per_row["hidden"], rtol=1e-4, atol=1e-5)
+        found, wanted = ours.state, theirs.state
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_rows_do_not_depend_on_their_company() -> None:
+    decoder, memory, tokens = made(), torch.randn(3, 4, 7), torch.randint(0, 37, (3, 5))
+    state = decoder.init_state(memory, None).pick(torch.zeros((3, 5), dtype=torch.int64))
+    whole = decoder.step(tokens, state).logits
+    alone = decoder.init_state(memory[1:2], None).pick(torch.zeros((1, 1), dtype=torch.int64))
+    assert torch.equal(decoder.step(tokens[1:2, 2:3], alone).logits[0, 0], whole[1, 2])
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_half_precision_of_autocast_is_kept_out() -> None:
+    decoder, memory = made(), torch.randn(1, 4, 7)
+    tokens = torch.tensor([[3]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = decoder.step(tokens, decoder.init_state(memory, None))
+        state = decoder.init_state(memory.bfloat16(), None)
+    assert found.logits.dtype == torch.float32
+    assert state.per_image["memory"].dtype == torch.float32
+    wanted = own_step(decoder, tokens, decoder.init_state(memory, None))
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=2e-2, atol=2e-2)  # the keys are autocast's
+
+
+@torch.inference_mode()
+def test_what_c_does_not_read_is_left_to_the_modules() -> None:
+    memory, mask = torch.randn(2, 4, 7), torch.tensor([[True] * 4, [True, True, False, False]])
+    tokens = torch.tensor([[3], [4]])
+    masked = made()
+    state = masked.init_state(memory, mask)
+    assert compiled_step(masked, state) is None
+    torch.testing.assert_close(masked.step(tokens, state).logits, own_step(masked, tokens, state).logits)
+    for decoder in (made(fixed=False), made().train(), made({"attention_score": "multihead", "attention_size": 8})):
+        assert compiled_step(decoder, decoder.init_state(memory, None)) is None
+    wide = made().double()
+    assert compiled_step(wide, wide.init_state(memory.double(), None)) is None
+    assert wide.step(tokens, wide.init_state(memory.double(), None)).logits.dtype == torch.float64
+
+
+def test_where_gradients_are_wanted_it_is_not_taken() -> None:
+    decoder = made()
+    assert compiled_step(decoder, decoder.init_state(torch.randn(1, 4, 7), None)) is None
+
+
+def test_the_struct_is_that_of_the_source() -> None:
+    """A field more in one of them would shift all that follow."""
+    source = Path(module.__file__).with_name("kernels.c")
+    assert struct_fields(source, "attention_gru") == [*module._SIZES, *module._WEIGHTS]
