@@ -8,32 +8,66 @@
 #define PART 64  /* numbers of a row whose sums stay in registers */
 #define SMALL 32768 /* multiplications that are done sooner than a second thread has been woken */
 
-/* keys (images, regions, units), factors (rows, units), score (units), energies (rows, regions). Without `image` every
-   picture has `each` rows, one after the other. */
-void additive_energies(const float *keys, const float *factors, const float *score, const long long *image,
-                       long long each, long long rows, long long regions, long long units, float *energies)
+/* Energies (rows, regions) of the rows from `begin` to `end`, of keys (images, regions, units), factors (rows, units) and
+   score (units). Without `image` every picture has `each` rows, one after the other. */
+static void energies_of_rows(const float *keys, const float *factors, const float *score, const long long *image,
+                             long long each, long long begin, long long end, long long regions, long long units,
+                             float *energies)
 {
-    long long size = rows > ROWS ? ROWS : 1, blocks = (rows + size - 1) / size, block;
-#pragma omp parallel for schedule(static) if (rows * regions * units > SMALL)
-    for (block = 0; block < blocks; block++) {
-        long long begin = block * size, end = begin + size < rows ? begin + size : rows;
-        for (long long at = 0; at < units; at += WIDE) {
-            long long width = units - at < WIDE ? units - at : WIDE;
-            const float *v = score + at;
-            for (long long row = begin; row < end; row++) {
-                const float *f = factors + row * units + at;
-                const float *k = keys + (image ? image[row] : row / each) * regions * units + at;
-                float *out = energies + row * regions;
-                for (long long region = 0; region < regions; region++, k += units) {
-                    float sum = 0.0f;
+    for (long long at = 0; at < units; at += WIDE) {
+        long long width = units - at < WIDE ? units - at : WIDE;
+        const float *v = score + at;
+        for (long long row = begin; row < end; row++) {
+            const float *f = factors + row * units + at;
+            const float *k = keys + (image ? image[row] : row / each) * regions * units + at;
+            float *out = energies + row * regions;
+            for (long long region = 0; region < regions; region++, k += units) {
+                float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-                    for (long long unit = 0; unit < width; unit++)
-                        sum += v[unit] / (1.0f + k[unit] * f[unit]);
-                    out[region] = (at ? out[region] : 0.0f) - 2.0f * sum;
-                }
+                for (long long unit = 0; unit < width; unit++)
+                    sum += v[unit] / (1.0f + k[unit] * f[unit]);
+                out[region] = (at ? out[region] : 0.0f) - 2.0f * sum;
             }
         }
     }
+}
+
+/* Rows of a block, of which there are some for each thread. */
+static long long block_of(long long rows) { return rows > 4 * ROWS ? ROWS : (rows + 3) / 4; }
+
+void additive_energies(const float *keys, const float *factors, const float *score, const long long *image,
+                       long long each, long long rows, long long regions, long long units, float *energies)
+{
+    long long size = block_of(rows), begin;
+#pragma omp parallel for schedule(static) if (rows * regions * units > SMALL)
+    for (begin = 0; begin < rows; begin += size)
+        energies_of_rows(keys, factors, score, image, each, begin, begin + size < rows ? begin + size : rows, regions,
+                         units, energies);
+}
+
+/* Makes weights of energies (regions), and their mean (size) of what was seen (regions, size). */
+static void look(float *weights, const float *seen, long long regions, long long size, float *mean)
+{
+    float top = weights[0], sum = 0.0f;
+    for (long long region = 1; region < regions; region++)
+        top = weights[region] > top ? weights[region] : top;
+#pragma omp simd reduction(+ : sum)
+    for (long long region = 0; region < regions; region++)
+        sum += weights[region] = exponential(weights[region] - top);
+    for (long long at = 0; at < size; at++)
+        mean[at] = 0.0f;
+    for (long long region = 0; region < regions; region++, seen += size) {
+        float share = weights[region] /= sum;
+        for (long long at = 0; at < size; at++)
+            mean[at] += share * seen[at];
+    }
+}
+
+/* exp(2 q) of queries that float32 bears. */
+static inline float factor_of(float query)
+{
+    query = query > 43.0f ? 43.0f : query;
+    return exponential(2.0f * (query < -43.0f ? -43.0f : query));
 }
 
 /* What a search asks of additive attention: weights (rows, regions) and context (rows, size) of queries (rows, units),
@@ -44,28 +78,12 @@ void additive_look(const float *keys, float *queries, const float *score, const 
 {
     long long row;
 #pragma omp simd
-    for (long long at = 0; at < rows * units; at++) {
-        float query = queries[at] > 43.0f ? 43.0f : queries[at];
-        queries[at] = exponential(2.0f * (query < -43.0f ? -43.0f : query));
-    }
+    for (long long at = 0; at < rows * units; at++)
+        queries[at] = factor_of(queries[at]);
     additive_energies(keys, queries, score, 0, each, rows, regions, units, weights);
 #pragma omp parallel for schedule(static) if (rows * regions * size > SMALL)
-    for (row = 0; row < rows; row++) {
-        const float *seen = memory + row / each * regions * size;
-        float *w = weights + row * regions, *out = context + row * size, top = w[0], sum = 0.0f;
-        for (long long region = 1; region < regions; region++)
-            top = w[region] > top ? w[region] : top;
-#pragma omp simd reduction(+ : sum)
-        for (long long region = 0; region < regions; region++)
-            sum += w[region] = exponential(w[region] - top);
-        for (long long at = 0; at < size; at++)
-            out[at] = 0.0f;
-        for (long long region = 0; region < regions; region++, seen += size) {
-            float share = w[region] /= sum;
-            for (long long at = 0; at < size; at++)
-                out[at] += share * seen[at];
-        }
-    }
+    for (row = 0; row < rows; row++)
+        look(weights + row * regions, memory + row / each * regions * size, regions, size, context + row * size);
 }
 
 /* Writes sum over regions of g r (1 - r) to slopes (rows, units), g being grad (rows, regions); adds the same over rows
@@ -378,6 +396,167 @@ void gru_back(const float *grad, const void *state, const float *hidden, const f
 #pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
     for (row = 0; row < rows; row++)
         BOTH(gru_back_of, grad, state, hidden, kept, row, size, input_grad, state_grad, hidden_grad);
+}
+
+/* The four kernels of the tutorials' decoder's time loop (loop of `rows` captions that are running). `projected` (rows,
+   units + 3 size) holds the query and the state's side of the gates side by side, and so do its gradients. */
+
+static inline __attribute__((always_inline)) void attend_to(
+    const float *keys, const void *projected, const float *score, const float *memory, const long long *image,
+    long long begin, long long end, long long regions, long long units, long long width, long long size,
+    float *factors, float *weights, void *context, int half)
+{
+    for (long long row = begin; row < end; row++)
+#pragma omp simd
+        for (long long unit = 0; unit < units; unit++)
+            factors[row * units + unit] = factor_of(get(projected, row * width + unit, half));
+    energies_of_rows(keys, factors, score, image, 1, begin, end, regions, units, weights);
+    for (long long row = begin; row < end; row++) {
+        float mean[size];
+        look(weights + row * regions, memory + image[row] * regions * size, regions, size, mean);
+#pragma omp simd
+        for (long long at = 0; at < size; at++)
+            put(context, row * size + at, half, mean[at]);
+    }
+}
+
+/* Writes factors (rows, units), weights (rows, regions) and context (rows, size) of keys exp(2 k) (images, regions,
+   units) and memory (images, regions, size); `width` is that of `projected`. */
+void attend(const float *keys, const void *projected, const float *score, const float *memory, const long long *image,
+            long long rows, long long regions, long long units, long long width, long long size, float *factors,
+            float *weights, void *context, int half)
+{
+    long long block = block_of(rows), begin;
+#pragma omp parallel for schedule(static) if (rows * regions * units > SMALL)
+    for (begin = 0; begin < rows; begin += block) {
+        long long end = begin + block < rows ? begin + block : rows;
+        BOTH(attend_to, keys, projected, score, memory, image, begin, end, regions, units, width, size, factors, weights,
+             context);
+    }
+}
+
+static inline __attribute__((always_inline)) void attend_back_of(
+    const void *grad, const float *weights, const float *seen, long long row, long long regions, long long size,
+    float *energies, int half)
+{
+    float wide[size], mean = 0.0f;
+#pragma omp simd
+    for (long long at = 0; at < size; at++)
+        wide[at] = get(grad, row * size + at, half);
+    for (long long region = 0; region < regions; region++, seen += size) {
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (long long at = 0; at < size; at++)
+            sum += seen[at] * wide[at];
+        energies[region] = sum;
+        mean += sum * weights[region];
+    }
+    for (long long region = 0; region < regions; region++)
+        energies[region] = weights[region] * (energies[region] - mean);
+}
+
+static inline __attribute__((always_inline)) void query_gradients(
+    const float *slopes, const float *score, long long row, long long units, long long width, void *grad, int half)
+{
+#pragma omp simd
+    for (long long unit = 0; unit < units; unit++)
+        put(grad, row * width + unit, half, 4.0f * score[unit] * slopes[row * units + unit]);
+}
+
+/* From the context's gradient, grad (rows, size), to that of the query in `projected_grad` (rows, width). Adds to
+   keys_grad (images, regions, units) and score_grad (units) what `additive_gradients` adds. Scratch: energies (rows,
+   regions), slopes (rows, units). */
+void attend_back(const float *keys, const float *factors, const float *score, const float *memory,
+                 const float *weights, const void *grad, const long long *image, long long rows, long long regions,
+                 long long units, long long width, long long size, float *energies, float *slopes, float *keys_grad,
+                 float *score_grad, void *projected_grad, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * regions * size > SMALL)
+    for (row = 0; row < rows; row++)
+        BOTH(attend_back_of, grad, weights + row * regions, memory + image[row] * regions * size, row, regions, size,
+             energies + row * regions);
+    additive_gradients(keys, factors, energies, image, rows, regions, units, slopes, keys_grad, score_grad);
+#pragma omp parallel for schedule(static) if (rows * units > SMALL)
+    for (row = 0; row < rows; row++)
+        BOTH(query_gradients, slopes, score, row, units, width, projected_grad);
+}
+
+static inline __attribute__((always_inline)) void loop_gru_of(
+    const void *words, const void *seen, const void *projected, const float *hidden, long long row, long long units,
+    long long size, float *next, void *rounded, float *kept, int half)
+{
+    long long gates = 3 * row * size, own = row * (units + 3 * size) + units;
+    const float *h = hidden + row * size;
+    float *reset = kept + gates, *update = reset + size, *candidate = update + size, *out = next + row * size;
+#pragma omp simd
+    for (long long unit = 0; unit < size; unit++) {
+        long long r = gates + unit, z = r + size, n = z + size, state = own + unit;
+        float a = logistic(get(words, r, half) + get(seen, r, half) + get(projected, state, half));
+        float b = logistic(get(words, z, half) + get(seen, z, half) + get(projected, state + size, half));
+        float inside = a * get(projected, state + 2 * size, half);
+        float c = tangent(get(words, n, half) + get(seen, n, half) + inside), new = c + b * (h[unit] - c);
+        reset[unit] = a;
+        update[unit] = b;
+        candidate[unit] = c;
+        out[unit] = new;
+        if (half)
+            put(rounded, row * size + unit, half, new);
+    }
+}
+
+/* A GRU's next state (rows, size) of the gates' sides words and seen (rows, 3 size) and of `projected`; `rounded` is the
+   same in half precision, kept the three gates (rows, 3 size). */
+void loop_gru(const void *words, const void *seen, const void *projected, const float *hidden, long long rows,
+              long long units, long long size, float *next, void *rounded, float *kept, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
+    for (row = 0; row < rows; row++)
+        BOTH(loop_gru_of, words, seen, projected, hidden, row, units, size, next, rounded, kept);
+}
+
+static inline __attribute__((always_inline)) void loop_gru_back_of(
+    const void *grad, const void *through, const float *later, const void *projected, const float *hidden,
+    const float *kept, long long row, long long units, long long size, void *input_grad, void *projected_grad,
+    float *hidden_grad, int half)
+{
+    long long gates = 3 * row * size, own = row * (units + 3 * size) + units, first = row * size;
+    const float *h = hidden + first, *reset = kept + gates, *update = reset + size, *candidate = update + size;
+    float *out = hidden_grad + first;
+#pragma omp simd
+    for (long long unit = 0; unit < size; unit++) {
+        long long r = gates + unit, z = r + size, n = z + size, state = own + unit;
+        float g = get(grad, first + unit, half);
+        if (later)
+            g += later[first + unit] + get(through, first + unit, half);
+        float a = reset[unit], b = update[unit], c = candidate[unit];
+        float inside = g * (1.0f - b) * (1.0f - c * c);
+        float to_reset = inside * get(projected, state + 2 * size, half) * a * (1.0f - a);
+        float to_update = g * (h[unit] - c) * b * (1.0f - b);
+        put(input_grad, r, half, to_reset);
+        put(projected_grad, state, half, to_reset);
+        put(input_grad, z, half, to_update);
+        put(projected_grad, state + size, half, to_update);
+        put(input_grad, n, half, inside);
+        put(projected_grad, state + 2 * size, half, inside * a);
+        out[unit] = g * b;
+    }
+}
+
+/* The gradients of both inputs' sides (rows, 3 size), of `projected`, and of the state but for what comes through
+   `projected`, hidden_grad (rows, size). The next state's gradient is grad (rows, size) from what was said with it, and
+   for the first `running` rows, which go on, what the step after this has left: its hidden_grad, `later`, and what came
+   through its `projected`. */
+void loop_gru_back(const void *grad, const void *through, const float *later, long long running, const void *projected,
+                   const float *hidden, const float *kept, long long rows, long long units, long long size,
+                   void *input_grad, void *projected_grad, float *hidden_grad, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
+    for (row = 0; row < rows; row++)
+        BOTH(loop_gru_back_of, grad, through, row < running ? later : 0, projected, hidden, kept, row, units, size,
+             input_grad, projected_grad, hidden_grad);
 }
 
 /* The weights of the tutorials' decoder; matrices as `rows_product` takes them. `dense` may be missing. */

@@ -160,6 +160,112 @@ class Kernels:
         tensors = map(address, (tokens, *given))
         self._library.attention_gru_step(ctypes.byref(weights), *tensors, each, rows, *map(address, (room, *results)))
 
+    def attend(
+        self,
+        keys: Tensor,
+        projected: Tensor,
+        score: Tensor,
+        memory: Tensor,
+        image_of_row: Tensor,
+        rows: int,
+        results: Sequence[Tensor],
+    ) -> None:
+        """Attends in the time loop of the tutorials' decoder.
+
+        Args:
+            keys: exp(2 k), (B, N, A).
+            projected: queries and state gates (>= R, A + 3H), float32 or bfloat16.
+            score: v, (A,).
+            memory: (B, N, D).
+            image_of_row: (>= R,) int64.
+            rows: R.
+            results: to be filled: factors exp(2 q) (R, A), weights (R, N), context (R, D) like `projected`.
+        """
+        sizes = map(ctypes.c_longlong, (rows, *keys.shape[1:], projected.shape[1], memory.shape[2]))
+        given = map(address, (keys, projected, score, memory, image_of_row))
+        self._library.attend(*given, *sizes, *map(address, results), _half(projected))
+
+    def attend_back(
+        self,
+        given: Sequence[Tensor],
+        looked: Sequence[Tensor],
+        grad: Tensor,
+        image_of_row: Tensor,
+        rows: int,
+        sums: Sequence[Tensor],
+        projected_grad: Tensor,
+    ) -> None:
+        """The way back through `attend`.
+
+        Args:
+            given: keys, score and memory, as there.
+            looked: factors and weights, as it filled them.
+            grad: of the context, (>= R, D).
+            image_of_row: as there.
+            rows: R.
+            sums: to which g r (1 - r) is added, (B, N, A), and g r, (A,); see `additive_gradients`.
+            projected_grad: (>= R, A + 3H) of which the first A are filled.
+        """
+        keys, score, memory = given
+        factors, weights = looked
+        regions, units = keys.shape[1:]
+        sizes = map(ctypes.c_longlong, (rows, regions, units, projected_grad.shape[1], memory.shape[2]))
+        room = torch.empty(rows * regions), torch.empty(rows * units)
+        tensors = map(address, (keys, factors, score, memory, weights, grad, image_of_row))
+        self._library.attend_back(*tensors, *sizes, *map(address, (*room, *sums, projected_grad)), _half(grad))
+
+    def loop_gru(
+        self, words: Tensor, seen: Tensor, projected: Tensor, hidden: Tensor, rows: int, results: Sequence[Tensor]
+    ) -> None:
+        """Updates the state in the time loop of the tutorials' decoder.
+
+        Args:
+            words: the words' part of the gates, (>= R, 3H), float32 or bfloat16 as all but hidden and gates.
+            seen: the context's part, likewise.
+            projected: queries and the state's part, (>= R, A + 3H).
+            hidden: (>= R, H) float32.
+            rows: R.
+            results: to be filled: the next state in float32 and in the others' precision (R, H), its gates (R, 3H).
+        """
+        size = hidden.shape[1]
+        sizes = map(ctypes.c_longlong, (rows, projected.shape[1] - 3 * size, size))
+        tensors = map(address, (words, seen, projected, hidden))
+        self._library.loop_gru(*tensors, *sizes, *map(address, results), _half(projected))
+
+    def loop_gru_back(
+        self,
+        grad: Tensor,
+        later: tuple[Tensor, Tensor] | None,
+        running: int,
+        given: Sequence[Tensor],
+        rows: int,
+        results: Sequence[Tensor],
+    ) -> None:
+        """The way back through `loop_gru`.
+
+        Args:
+            grad: of the next state, by what was said with it, (>= R, H).
+            later: what the step after this has left of its first `running` rows: its state's gradient (float32) and
+                what came through its `projected`; None after the last.
+            running: rows that go on.
+            given: projected, hidden and gates, as there.
+            rows: R.
+            results: to be filled: gradients of the input's part (R, 3H), of the last 3H of `projected`, and (float32)
+                of the state (R, H) but for what comes through `projected`.
+        """
+        projected, hidden, kept = given
+        left, through = later or (None, None)
+        size = hidden.shape[1]
+        sizes = map(ctypes.c_longlong, (rows, projected.shape[1] - 3 * size, size))
+        self._library.loop_gru_back(
+            *map(address, (grad, through, left)),
+            ctypes.c_longlong(running),
+            *map(address, (projected, hidden, kept)),
+            *sizes,
+            *map(address, results),
+            _half(projected),
+        )
+
     def picture_product(self, matrix: Tensor, x: Tensor, image_of_row: Tensor) -> Tensor:
         """Returns x (R, K) times the matrix (B, K, L) of its picture, (R, L)."""
         return self._product(self._library.picture_product, matrix, x, image_of_row, matrix.shape[2])

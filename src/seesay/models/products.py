@@ -129,7 +129,13 @@ def _filled_up(rows: Tensor) -> Tensor:
     them; hardly two batches have the same number of tokens.
     """
     count = len(rows)
-    return F.pad(rows, (0, 0, 0, -count % (_MANY if count > 4 * _MANY else _FEW)))
+    missing = filled_rows(count) - count
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
+def filled_rows(count: int) -> int:
+    """Returns how many rows a product of `count` rows is computed with."""
+    return count + -count % (_MANY if count > 4 * _MANY else _FEW)
 
 
 def pack(weight: Tensor, rows: int) -> Tensor:

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
+from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import gru_update
 from seesay.models.compiled_step import compiled_step
+from seesay.models.fused_loop import LoopWeights, can_fuse, fused_loop
 from seesay.models.loop import LoopLinear
+from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
-from seesay.models.protocol import DecoderState, StepOutput
+from seesay.models.protocol import DecoderState, StepOutput, Taught
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
@@ -34,6 +37,29 @@ class AttentionGRUDecoder(RecurrentDecoder):
         self.context_gates = LoopLinear(config.projection_size, gates, bias=False)
         self.state_gates = LoopLinear(config.hidden_size, gates)
         self.output = output_layers(config, self.embedding)
+
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+        """Returns the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
+        attention = self.attention
+        if not isinstance(attention, AdditiveAttention) or not self._fusible(memory, memory_mask, captions):
+            return super().forward(memory, memory_mask, captions)
+        embedded = self.embedding_dropout(self.embedding(captions.inputs))
+        weights = LoopWeights(
+            attention.score.weight,
+            attention.query.weight,
+            self.context_gates.weight,
+            self.state_gates.weight,
+            self.state_gates.bias,
+        )
+        states = fused_loop(self.words(embedded), memory, attention.keys(memory), weights, captions)
+        return Taught(self.read_out(states, embedded))
+
+    def _fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
+        """Tells whether the loop does no more than `fused_loop`, which is there for such tensors."""
+        chances = self.state_dropout.p > 0 or self.attention.dropout.p > 0 or self.doubly_stochastic > 0
+        if memory_mask is not None or (self.training and chances) or not captions.rows:
+            return False
+        return can_fuse(memory, self.word_gates.weight)
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the state before the start token over memory (B, N, D), one row a picture."""

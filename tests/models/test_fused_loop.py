@@ -1,0 +1,112 @@
+"""The fused time loop against the loop of modules, which other tests hold against plain formulas."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seesay.config import ModelConfig
+from seesay.models.decoders import attention_gru
+from seesay.models.decoders.attention_gru import AttentionGRUDecoder
+from seesay.models.fused_loop import can_fuse, fused_loop
+from seesay.models.packing import PackedCaptions, even_captions, pack_captions
+from seesay.models.recurrent import RecurrentDecoder
+from seesay.tokenizer import END_ID, START_ID, UNK_ID
+
+needs_fusion = pytest.mark.skipif(
+    not can_fuse(torch.zeros(1, 1, 1), torch.zeros(1, 1)), reason="needs a C compiler (cc) and torch's oneDNN layer"
+)
+SIZES = {"projection_size": 7, "embedding_size": 6, "hidden_size": 20, "attention_size": 10, "output_size": 9}
+
+
+def made(**settings: float) -> AttentionGRUDecoder:
+    torch.manual_seed(4)
+    return AttentionGRUDecoder(ModelConfig(**{**SIZES, **settings}), vocabulary_size=30)  # type: ignore[arg-type]
+
+
+def random_tokens(images: int, captions: int, length: int, words: int) -> Tensor:
+    """Captions (B, C, T) of one word up to T - 2, start and end tokens and padding included."""
+    random = torch.Generator().manual_seed(images)
+    tokens = torch.zeros(images * captions, length, dtype=torch.int64)
+    for row in tokens:
+        count = int(torch.randint(0, length - 1, (), generator=random))
+        row[0], row[1 + count] = START_ID, END_ID
+        row[1 : 1 + count] = torch.randint(UNK_ID, words, (count,), generator=random)
+    return tokens.view(images, captions, length)
+
+
+def results(
+    decoder: AttentionGRUDecoder,
+    forward: Callable[..., object],
+    captions: PackedCaptions,
+    memory: Tensor,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """The logits and all gradients of a sum of theirs."""
+    given = memory.clone().requires_grad_()
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        logits = forward(decoder, given, None, captions).logits.float()  # type: ignore[attr-defined]
+    factors = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    parameters = dict(decoder.named_parameters())
+    gradients = torch.autograd.grad((logits * factors).sum(), [given, *parameters.values()])
+    return {"logits": logits.detach(), **dict(zip(["memory", *parameters], gradients, strict=True))}
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@needs_fusion
+@pytest.mark.parametrize(("images", "captions", "length"), [(3, 4, 11), (1, 1, 3), (2, 1, 2), (30, 5, 7)])
+def test_it_is_the_loop_of_modules(images: int, captions: int, length: int) -> None:
+    decoder, memory = made(), torch.randn(images, 5, 7)
+    packed = pack_captions(random_tokens(images, captions, length, 30))
+    found = results(decoder, AttentionGRUDecoder.forward, packed, memory)
+    for name, wanted in results(decoder, RecurrentDecoder.forward, packed, memory).items():
+        assert difference(found[name], wanted) < 1e-5 or not wanted.any(), name
+
+
+@needs_fusion
+def test_half_precision_is_as_near_to_float32_as_the_modules_is() -> None:
+    decoder, memory = made(hidden_size=64, attention_size=48), torch.randn(6, 9, 7)
+    packed = pack_captions(random_tokens(6, 5, 9, 30))
+    exact = results(decoder, RecurrentDecoder.forward, packed, memory)
+    modules = results(decoder, RecurrentDecoder.forward, packed, memory, torch.bfloat16)
+    for name, found in results(decoder, AttentionGRUDecoder.forward, packed, memory, torch.bfloat16).items():
+        assert difference(found, exact[name]) < 1.3 * difference(modules[name], exact[name]) + 1e-3, name
+
+
+@needs_fusion
+def test_captions_that_run_to_the_longest_and_a_second_backward_pass() -> None:
+    decoder, memory = made(), torch.randn(2, 5, 7)
+    captions = even_captions(random_tokens(2, 3, 6, 30))
+    found = results(decoder, AttentionGRUDecoder.forward, captions, memory)
+    for name, wanted in results(decoder, RecurrentDecoder.forward, captions, memory).items():
+        assert difference(found[name], wanted) < 1e-5, name
+    loss = decoder(memory, None, captions).logits.square().sum()
+    parameters = list(decoder.parameters())
+    once = torch.autograd.grad(loss, parameters, retain_graph=True)
+    for first, second in zip(once, torch.autograd.grad(loss, parameters), strict=True):
+        assert torch.equal(first, second)
+
+
+@needs_fusion
+def test_it_is_taken_where_it_can_be_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Tensor] = []
+
+    def noted(words: Tensor, *given: Any) -> Tensor:
+        taken.append(words)
+        return fused_loop(words, *given)
+
+    monkeypatch.setattr(attention_gru, "fused_loop", noted)
+    memory, packed = torch.randn(2, 5, 7), pack_captions(random_tokens(2, 3, 6, 30))
+    made()(memory, None, packed)
+    made(state_dropout=0.5).eval()(memory, None, packed)
+    assert len(taken) == 2
+    made()(memory, torch.ones(2, 5, dtype=torch.bool), packed)
+    for settings in ({"state_dropout": 0.5}, {"attention_dropout": 0.5}, {"doubly_stochastic": 1.0}):
+        made(**settings)(memory, None, packed)
+    made().double()(memory.double(), None, packed)
+    assert len(taken) == 2
