@@ -166,12 +166,12 @@ class AdditiveAttention(Attention):
 
     def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the context (B, K, D) and the weights (B, K, N); in one call of C where that can be."""
-        asked, score = self.query(query), self.score.weight[0]
         plain = memory_mask is None and self.in_parts and not torch.is_grad_enabled()
-        kernels = kernels_for(asked, keys, score, memory) if plain else None
+        kernels = kernels_for(query, keys, memory, self.score.weight) if plain else None
         if kernels is None:
             return super().search(query, keys, memory, memory_mask)
-        return kernels.additive_look(keys, asked, score, memory)
+        asked = self.query(query).to(keys.dtype)  # bfloat16 under autocast
+        return kernels.additive_look(keys, asked.contiguous(), self.score.weight[0], memory)
 
 
 class DotAttention(Attention):
