@@ -42,12 +42,17 @@ class Linear(nn.Linear):
         if (weight.dtype != x.dtype and not asked) or not quick(x, dtype):
             return F.linear(x, weight, bias)
         if torch.is_grad_enabled():
-            found: Tensor = _Linear.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-            return found
+            return linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
         if self.fixed:
             return _packed_once(self, dtype)(x.to(dtype))
         # Autocast keeps the rounded weight from call to call, as long as it lasts.
         return F.linear(x, weight, bias) if asked else product(x, weight, bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns W x + b, (..., O), of x (..., I) in a `quick` precision, with gradients."""
+    found: Tensor = _Linear.apply(x, weight, bias)
+    return found
 
 
 def fix_weights(network: nn.Module) -> None:
