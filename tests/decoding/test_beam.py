@@ -131,10 +131,11 @@ def test_rules_that_leave_nothing_are_left_to_search() -> None:
     check_equal(*both(decoder, numbered([0]).float(), DecodingOptions("beam", 2, 5, min_length=3), rules))
 
 
-def test_a_ban_of_no_word_is_told() -> None:
+@pytest.mark.parametrize("token", [99, -1, END_ID])
+def test_a_ban_of_no_word_is_told(token: int) -> None:
     decoder = ConstantDecoder([0.0] * 6, torch.float32)
-    with pytest.raises(ConfigError, match="token 99"):
-        decode(decoder, numbered([0]).float(), None, DecodingOptions("beam", 2), rules=TokenRules(banned=((99,),)))
+    with pytest.raises(ConfigError, match=f"token {token} "):
+        decode(decoder, numbered([0]).float(), None, DecodingOptions("beam", 2), rules=TokenRules(banned=((token,),)))
 
 
 @pytest.mark.parametrize(

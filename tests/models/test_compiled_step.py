@@ -1,5 +1,6 @@
 """The step in C against the decoder's own modules."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,96 @@ def test_what_c_does_not_read_is_left_to_the_modules() -> None:
     wide = made().double()
     assert compiled_step(wide, wide.init_state(memory.double(), None)) is None
     assert wide.step(tokens, wide.init_state(memory.double(), None)).logits.dtype == torch.float64
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_parts_of_ones_own_are_asked() -> None:
+    class Loud(AttentionGRUDecoder):
+        def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+            return super().read_out(output, embedded) + 99
+
+    memory, tokens = torch.randn(1, 4, 7), torch.tensor([[3]])
+    plain = made()
+    state = plain.init_state(memory, None)
+    wanted = plain.step(tokens, state).logits
+    loud = made()
+    loud.__class__ = Loud
+    torch.testing.assert_close(loud.step(tokens, state).logits, wanted + 99)
+    plain.output = torch.nn.Sequential(torch.nn.Linear(21, 37))  # after a step in C
+    torch.testing.assert_close(plain.step(tokens, state).logits, own_step(plain, tokens, state).logits)
+
+
+@needs_compiler
+def test_weights_that_training_changes_are_the_new_ones() -> None:
+    decoder, memory, tokens = made(), torch.randn(1, 4, 7), torch.tensor([[3]])
+    with torch.inference_mode():
+        decoder.step(tokens, decoder.init_state(memory, None))
+    decoder.train()
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.mul_(1.5)
+    decoder.eval()
+    for again in (False, True):
+        if again:
+            fix_weights(decoder)
+        with torch.inference_mode():
+            state = decoder.init_state(memory, None)
+            torch.testing.assert_close(
+                decoder.step(tokens, state).logits, own_step(decoder, tokens, state).logits, rtol=1e-4, atol=1e-5
+            )
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_the_process_defaults_do_not_matter_and_the_weights_may_move(request: pytest.FixtureRequest) -> None:
+    decoder, memory, tokens = made(), torch.randn(1, 4, 7), torch.tensor([[3]])
+    state = decoder.init_state(memory, None)
+    wanted = decoder.step(tokens, state).logits
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    for dtype in (torch.float64, torch.float16):
+        torch.set_default_dtype(dtype)
+        assert torch.equal(decoder.step(tokens, state).logits, wanted)
+    torch.set_default_dtype(torch.float32)
+    decoder.double().float()
+    torch.randn(1000)
+    assert torch.equal(decoder.step(tokens, state).logits, wanted)
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_threads_may_step_at_once_over_grids_of_other_sizes() -> None:
+    decoder, tokens = made(), torch.tensor([[3, 4, 5]])
+    states = [
+        decoder.init_state(torch.randn(1, regions, 7), None).pick(torch.zeros(1, 3, dtype=torch.int64))
+        for regions in (4, 60)
+    ]
+    wanted = [decoder.step(tokens, state).logits for state in states]
+
+    def work(number: int) -> bool:
+        with torch.inference_mode():
+            return all(torch.equal(decoder.step(tokens, states[number]).logits, wanted[number]) for _ in range(200))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(work, [0, 1]))
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_ids_that_are_no_words_and_memory_of_another_width_are_refused() -> None:
+    decoder, memory = made(), torch.randn(1, 4, 7)
+    state = decoder.init_state(memory, None)
+    for token in (-1, 37):
+        with pytest.raises(IndexError):
+            decoder.step(torch.tensor([[token]]), state)
+    with pytest.raises(RuntimeError):
+        decoder.init_state(torch.randn(1, 4, 5), None)
+
+
+@torch.inference_mode()
+def test_a_decoder_in_half_precision_is_left_alone() -> None:
+    decoder, memory = made().bfloat16(), torch.randn(1, 4, 7).bfloat16()
+    assert decoder.step(torch.tensor([[3]]), decoder.init_state(memory, None)).logits.dtype == torch.bfloat16
 
 
 def test_where_gradients_are_wanted_it_is_not_taken() -> None:

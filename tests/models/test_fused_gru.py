@@ -9,6 +9,7 @@ from torch import Tensor
 from seesay.config import ModelConfig
 from seesay.models.decoders import pooled_gru
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
+from seesay.models.fused_gru import fused_gru
 from seesay.models.fused_loop import can_fuse
 from seesay.models.packing import pack_captions
 from tests.models.test_fused_loop import difference, needs_fusion, random_tokens
@@ -61,6 +62,18 @@ def test_half_precision_is_as_near_to_float32_as_torchs_is(torchs: pytest.Monkey
     torchs.undo()
     for name, found in results(decoder, memory, tokens, half=True).items():
         assert difference(found, exact[name]) < 1.3 * difference(theirs[name], exact[name]) + 1e-3, name
+
+
+@needs_fusion
+def test_a_gradient_that_is_transposed_is_read_as_it_is() -> None:
+    given = [torch.randn(*shape, requires_grad=True) for shape in ((5, 12), (5, 4), (12, 4), (12,))]
+    gates, first, weight, bias = given
+    factors = torch.randn(4, 5)
+    even = factors.T.contiguous()
+    found = torch.autograd.grad((fused_gru(gates, first, weight, bias, [5]).T * factors).sum(), given)
+    wanted = torch.autograd.grad((fused_gru(gates, first, weight, bias, [5]) * even).sum(), given)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @needs_fusion

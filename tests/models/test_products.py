@@ -54,6 +54,15 @@ def test_types_that_do_not_fit_are_refused_as_torch_refuses_them() -> None:
 
 
 @needs_quick
+@pytest.mark.parametrize("width", [3, 40])
+def test_rows_of_another_width_are_refused_by_a_fixed_layer_too(width: int) -> None:
+    layer = Linear(12, 5)
+    fix_weights(layer)
+    with torch.inference_mode(), pytest.raises(RuntimeError):
+        layer(torch.zeros(2, width))
+
+
+@needs_quick
 def test_only_gradients_that_are_asked_for_are_computed() -> None:
     layer = Linear(4, 3)
     layer.weight.requires_grad_(False)

@@ -98,7 +98,7 @@ class CompiledBeam:
         None where the decoder's scores are not of a kind that C reads, where one is no number, or where a picture's
         hypotheses can neither go on nor end: `Search` knows what to do then.
         """
-        pending = [(0, _Part(np.arange(self._images), state, torch.full((self._images, 1), START_ID)))]
+        pending = [(0, _Part(np.arange(self._images), state, torch.full((self._images, 1), START_ID, device="cpu")))]
         while pending:
             step, part = pending.pop()
             while step < self._limit:
@@ -125,15 +125,16 @@ class CompiledBeam:
         """Returns the logits (b, R, V) as C reads them, and asks for `Search` if it cannot."""
         logits = widened(output.logits).contiguous()
         words = logits.shape[-1]
-        if words != self._struct.words:
-            self._struct.words = words
-            if logits.dtype != torch.float32 or logits.device.type != "cpu" or self._beyond(words):
-                self._arrays["lost"][0] = 1
+        known = words == self._struct.words or not self._beyond(words)
+        if logits.dtype != torch.float32 or logits.device.type != "cpu" or not known:
+            self._arrays["lost"][0] = 1
+        self._struct.words = words
         return logits
 
     def _beyond(self, words: int) -> bool:
-        """Tells whether a rule speaks of a word that the vocabulary does not have, which `Search` complains of."""
-        return any(token >= words for name in ("silent", "banned") for token in self._arrays[name])
+        """Tells whether a rule speaks of what is no word of the vocabulary, which `Search` complains of."""
+        banned = any(not END_ID < token < words for token in self._arrays["banned"])
+        return banned or words <= max(END_ID, *self._arrays["silent"])
 
     def _advance(self, part: _Part, output: StepOutput, step: int) -> _Part:
         """Returns the pictures one word on; without hypotheses where all have ended."""
@@ -141,7 +142,7 @@ class CompiledBeam:
         if self._lost:
             return part
         count, rows = part.words.shape
-        words, parents = torch.empty((2, count, self._width), dtype=torch.int64).unbind()
+        words, parents = torch.empty((2, count, self._width), dtype=torch.int64, device="cpu").unbind()
         self._library.advance(
             ctypes.byref(self._struct),
             _address(logits),
@@ -166,10 +167,10 @@ class CompiledBeam:
 
     @staticmethod
     def _only(part: _Part, places: Sequence[int], rows: int) -> _Part:
-        chosen = torch.tensor(places)
+        chosen = torch.tensor(places, device="cpu")
         state, words = part.state.keep(chosen), part.words[chosen]
         if rows < words.shape[1]:  # the open ones come first
-            first = torch.arange(rows).expand(len(places), rows)
+            first = torch.arange(rows, device="cpu").expand(len(places), rows)
             state, words = state.pick(first), words[:, :rows]
         return _Part(part.images[places], state, words)
 

@@ -41,16 +41,18 @@ class _FusedGRU(torch.autograd.Function):
             state, kept = kernels.gru(here, sides, hidden)
             steps.append((sides, hidden, kept))
             states.append(state)
-        ctx.steps, ctx.kernels, ctx.weight, ctx.types = steps, kernels, weight, (first.dtype, bias.dtype)
+        ctx.save_for_backward(weight)
+        ctx.steps, ctx.kernels, ctx.types = steps, kernels, (first.dtype, bias.dtype)
         return torch.cat(states).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dtype, sizes = grad.dtype, [len(hidden) for _, hidden, _ in ctx.steps]
-        packed = pack(ctx.weight.to(dtype).T, sizes[0])
+        (weight,) = ctx.saved_tensors
+        grad, dtype, sizes = grad.contiguous(), grad.dtype, [len(hidden) for _, hidden, _ in ctx.steps]
+        packed = pack(weight.to(dtype).T, sizes[0])
         inputs, sides, states = [], [], []
-        later = torch.zeros(0, grad.shape[1])
+        later = grad.new_zeros(0, grad.shape[1], dtype=torch.float32)
         for here, (projected, hidden, kept) in zip(torch.split(grad, sizes)[::-1], ctx.steps[::-1], strict=True):
             arriving = here.to(torch.float32, copy=True)
             arriving[: len(later)] += later
@@ -64,7 +66,7 @@ class _FusedGRU(torch.autograd.Function):
         return (
             torch.cat(inputs[::-1]),
             later.to(first_type),
-            outer_product(grads, before).to(ctx.weight.dtype),
+            outer_product(grads, before).to(weight.dtype),
             grads.sum(0, dtype=bias_type),
             None,
         )

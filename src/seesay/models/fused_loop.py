@@ -105,14 +105,16 @@ class _FusedLoop(torch.autograd.Function):
         weights = LoopWeights(*given)
         steps = _begin(captions, words, memory, keys, weights)
         _forward(steps, words, weights)
-        ctx.steps, ctx.weights, ctx.types = steps, weights, (memory.dtype, keys.dtype)
-        return steps.rounded[: len(words)]
+        ctx.save_for_backward(memory, *weights)  # and torch tells if one is changed before the way back
+        ctx.steps, ctx.types = steps, (memory.dtype, keys.dtype)
+        return steps.rounded[: len(words)].clone()  # which its user may write over
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        memory_type, keys_type = ctx.types
-        words, memory, keys, *weights = _backward(ctx.steps, ctx.weights, grad.to(ctx.steps.rounded.dtype).contiguous())
+        (_, *given), (memory_type, keys_type) = ctx.saved_tensors, ctx.types
+        grad = grad.to(ctx.steps.rounded.dtype).contiguous()
+        words, memory, keys, *weights = _backward(ctx.steps, LoopWeights(*given), grad)
         return (None, words, memory.to(memory_type), keys.to(keys_type), *weights)
 
 
@@ -121,19 +123,19 @@ def _begin(captions: PackedCaptions, words: Tensor, memory: Tensor, keys: Tensor
     tokens, hidden, dtype = len(words), weights.query.shape[1], words.dtype
     kernels = kernels_for(doubled)
     assert kernels is not None
-    states = torch.empty(tokens + _SPARE, hidden)
+    states = doubled.new_empty(tokens + _SPARE, hidden)
     return _Steps(
         captions,
         kernels,
         doubled,
         seen,
         states,
-        states if dtype == torch.float32 else torch.empty(tokens + _SPARE, hidden, dtype=dtype),
+        states if dtype == torch.float32 else words.new_empty(tokens + _SPARE, hidden),
         [],
-        torch.empty(tokens, keys.shape[2]),
-        torch.empty(tokens, memory.shape[1]),
-        torch.empty(tokens + _SPARE, memory.shape[2], dtype=dtype),
-        torch.empty(tokens, words.shape[1]),
+        doubled.new_empty(tokens, keys.shape[2]),
+        doubled.new_empty(tokens, memory.shape[1]),
+        words.new_empty(tokens + _SPARE, memory.shape[2]),
+        doubled.new_empty(tokens, words.shape[1]),
     )
 
 
@@ -143,7 +145,7 @@ def _forward(steps: _Steps, words: Tensor, weights: LoopWeights) -> None:
     both = pack(torch.cat([weights.query, weights.state]).to(dtype), rows)
     bias = torch.cat([weights.bias.new_zeros(units), weights.bias]).to(dtype)
     context = pack(weights.context.to(dtype), rows)
-    score, zero = weights.score[0].float().contiguous(), torch.zeros(rows, steps.states.shape[1])
+    score, zero = weights.score[0].float().contiguous(), steps.states.new_zeros(rows, steps.states.shape[1])
     kernels, image = steps.kernels, steps.captions.image_of_row
     for number, (begin, before, size) in enumerate(steps.places()):
         width = filled_rows(size)
@@ -167,10 +169,10 @@ def _backward(steps: _Steps, weights: LoopWeights, grad: Tensor) -> Sequence[Ten
     dtype, rows, tokens, units = grad.dtype, steps.captions.rows, len(grad), len(weights.query)
     both = pack(torch.cat([weights.query, weights.state]).to(dtype).T, rows)
     context = pack(weights.context.to(dtype).T, rows)
-    score, zero = weights.score[0].float().contiguous(), torch.zeros(rows, steps.states.shape[1])
-    inputs = torch.empty(tokens + _SPARE, len(weights.state), dtype=dtype)
-    projecteds = torch.empty(tokens + _SPARE, units + len(weights.state), dtype=dtype)
-    keys, scores = torch.zeros_like(steps.doubled), torch.zeros(units)
+    score, zero = weights.score[0].float().contiguous(), steps.states.new_zeros(rows, steps.states.shape[1])
+    inputs = grad.new_empty(tokens + _SPARE, len(weights.state))
+    projecteds = grad.new_empty(tokens + _SPARE, units + len(weights.state))
+    keys, scores = torch.zeros_like(steps.doubled), score.new_zeros(units)
     kernels, image = steps.kernels, steps.captions.image_of_row
     contexts: list[Tensor] = []
     later: tuple[Tensor, Tensor] | None = None
@@ -178,7 +180,7 @@ def _backward(steps: _Steps, weights: LoopWeights, grad: Tensor) -> Sequence[Ten
     for number, (begin, before, size) in reversed(list(enumerate(steps.places()))):
         width = filled_rows(size)
         hidden = steps.states[before:] if number else zero
-        inward, projected, left = inputs[begin:], projecteds[begin:], torch.empty(size, hidden.shape[1])
+        inward, projected, left = inputs[begin:], projecteds[begin:], hidden.new_empty(size, hidden.shape[1])
         given = (steps.projected[number], hidden, steps.kept[begin:])
         kernels.loop_gru_back(grad[begin:], later, running, given, size, (inward, projected, left))
         contexts.append(product(inward[:width], context)[:size])

@@ -561,7 +561,7 @@ void loop_gru_back(const void *grad, const void *through, const float *later, lo
 
 /* The weights of the tutorials' decoder; matrices as `rows_product` takes them. `dense` may be missing. */
 struct attention_gru {
-    long long regions, size, hidden, units, dense_size, words; /* widths N, D, H, A, O, V */
+    long long size, hidden, units, dense_size, words; /* widths D, H, A, O, V */
     const float *word_gates; /* each word's part of the gates, (words, 3H) */
     const float *query, *score, *context_gates, *state_gates, *state_bias, *dense, *dense_bias, *vocabulary,
         *vocabulary_bias;
@@ -574,16 +574,20 @@ long long attention_gru_room(const struct attention_gru *s, long long rows)
 }
 
 /* One step of `rows` hypotheses, `each` a picture, from `state` (rows, H) to `next`, with weights (rows, N) and logits
-   (rows, V). In one call, as a search's products take less time than as many calls from Python. */
-void attention_gru_step(const struct attention_gru *s, const long long *tokens, const float *state, const float *keys,
-                        const float *memory, long long each, long long rows, float *room, float *next, float *weights,
-                        float *logits)
+   (rows, V). In one call, as a search's products take less time than as many calls from Python. Returns 0; 1, and does
+   nothing, if a token is no word. */
+int attention_gru_step(const struct attention_gru *s, const long long *tokens, const float *state, const float *keys,
+                       const float *memory, long long each, long long rows, long long regions, float *room, float *next,
+                       float *weights, float *logits)
 {
+    for (long long row = 0; row < rows; row++)
+        if (tokens[row] < 0 || tokens[row] >= s->words)
+            return 1;
     long long gates = 3 * s->hidden;
     float *input = room, *queries = input + rows * gates, *context = queries + rows * s->units;
     float *own = context + rows * s->size, *kept = own + rows * gates, *dense = kept + rows * gates;
     rows_product(state, s->query, 0, rows, s->hidden, s->units, queries);
-    additive_look(keys, queries, s->score, memory, each, rows, s->regions, s->units, s->size, weights, context);
+    additive_look(keys, queries, s->score, memory, each, rows, regions, s->units, s->size, weights, context);
     rows_product(context, s->context_gates, 0, rows, s->size, gates, input);
     for (long long row = 0; row < rows; row++)
         for (long long gate = 0; gate < gates; gate++)
@@ -594,4 +598,5 @@ void attention_gru_step(const struct attention_gru *s, const long long *tokens, 
         rows_product(next, s->dense, s->dense_bias, rows, s->hidden, s->dense_size, dense);
     rows_product(s->dense ? dense : next, s->vocabulary, s->vocabulary_bias, rows,
                  s->dense ? s->dense_size : s->hidden, s->words, logits);
+    return 0;
 }

@@ -153,12 +153,18 @@ class Kernels:
             tokens: (B, K) int64.
             given: hidden (B, K, H), keys exp(2 k) (B, 1, N, A), memory (B, 1, N, D).
             results: to be filled: hidden (B, K, H), weights (B, K, N), logits (B, K, V).
+
+        Raises:
+            IndexError: a token is no word of the vocabulary.
         """
-        each, rows = map(ctypes.c_longlong, (tokens.shape[1], tokens.numel()))
+        each, rows, regions = map(ctypes.c_longlong, (tokens.shape[1], tokens.numel(), given[1].shape[2]))
         self._library.attention_gru_room.restype = ctypes.c_longlong
-        room = torch.empty(self._library.attention_gru_room(ctypes.byref(weights), rows))
+        room = given[0].new_empty(self._library.attention_gru_room(ctypes.byref(weights), rows))
         tensors = map(address, (tokens, *given))
-        self._library.attention_gru_step(ctypes.byref(weights), *tensors, each, rows, *map(address, (room, *results)))
+        if self._library.attention_gru_step(
+            ctypes.byref(weights), *tensors, each, rows, regions, *map(address, (room, *results))
+        ):
+            raise IndexError(f"a word's id is not within the vocabulary: {int(tokens.min())} to {int(tokens.max())}")
 
     def attend(
         self,
@@ -210,7 +216,7 @@ class Kernels:
         factors, weights = looked
         regions, units = keys.shape[1:]
         sizes = map(ctypes.c_longlong, (rows, regions, units, projected_grad.shape[1], memory.shape[2]))
-        room = torch.empty(rows * regions), torch.empty(rows * units)
+        room = keys.new_empty(rows * regions), keys.new_empty(rows * units)
         tensors = map(address, (keys, factors, score, memory, weights, grad, image_of_row))
         self._library.attend_back(*tensors, *sizes, *map(address, (*room, *sums, projected_grad)), _half(grad))
 

@@ -43,10 +43,17 @@ class Linear(nn.Linear):
             return F.linear(x, weight, bias)
         if torch.is_grad_enabled():
             return linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-        if self.fixed:
+        if self.fixed and x.shape[-1] == weight.shape[1]:  # what is packed does not tell its width
             return _packed_once(self, dtype)(x.to(dtype))
         # Autocast keeps the rounded weight from call to call, as long as it lasts.
         return F.linear(x, weight, bias) if asked else product(x, weight, bias)
+
+    def train(self, mode: bool = True) -> "Linear":
+        """Puts the layer in training or evaluation; in training its weight is no longer fixed."""
+        if mode:
+            self.fixed = False
+            _packed.pop(self, None)
+        return super().train(mode)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import gru_update
 from seesay.models.compiled_step import compiled_step
+from seesay.models.dropout import Dropout
 from seesay.models.fused_loop import LoopWeights, can_fuse, fused_loop
 from seesay.models.loop import LoopLinear
 from seesay.models.packing import PackedCaptions
@@ -16,7 +17,7 @@ from seesay.models.products import Linear
 from seesay.models.protocol import DecoderState, StepOutput, Taught
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
-from seesay.models.vocabulary import output_layers
+from seesay.models.vocabulary import VocabularyLayer, output_layers
 
 
 @register_decoder("attention")
@@ -41,7 +42,8 @@ class AttentionGRUDecoder(RecurrentDecoder):
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
         """Returns the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
         attention = self.attention
-        if not isinstance(attention, AdditiveAttention) or not self._fusible(memory, memory_mask, captions):
+        fusible = self._fusible(memory, memory_mask, captions)
+        if not fusible or not isinstance(attention, AdditiveAttention):
             return super().forward(memory, memory_mask, captions)
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
         weights = LoopWeights(
@@ -57,15 +59,24 @@ class AttentionGRUDecoder(RecurrentDecoder):
     def _fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
         """Tells whether the loop does no more than `fused_loop`, which is there for such tensors."""
         chances = self.state_dropout.p > 0 or self.attention.dropout.p > 0 or self.doubly_stochastic > 0
-        if memory_mask is not None or (self.training and chances) or not captions.rows:
+        if not self.as_written() or memory_mask is not None or (self.training and chances) or not captions.rows:
             return False
         return can_fuse(memory, self.word_gates.weight)
 
+    def as_written(self) -> bool:
+        """Tells whether all parts are this file's own, not a subclass's or put in their place."""
+        attention = self.attention
+        layers = [self.word_gates, self.context_gates, self.state_gates, *self.output.modules(), *attention.children()]
+        kinds = (Linear, LoopLinear, VocabularyLayer, Dropout, nn.Sequential)
+        own = type(self) is AttentionGRUDecoder and type(attention) is AdditiveAttention
+        return own and all(type(layer) in kinds for layer in layers)
+
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the state before the start token over memory (B, N, D), one row a picture."""
-        half = memory.dtype in (torch.bfloat16, torch.float16)
-        # A search attends in float32: half precision would save it nothing.
-        return super().init_state(memory.float() if half and self.word_gates.fixed else memory, memory_mask)
+        # Autocast's half precision would save a search on a processor nothing.
+        wider = self.word_gates.fixed and memory.device.type == "cpu" and memory.dtype == torch.bfloat16
+        wider = wider and self.word_gates.weight.dtype == torch.float32
+        return super().init_state(memory.float() if wider else memory, memory_mask)
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
         """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
