@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from seesay.decoding.frontier import surely_none
 from seesay.decoding.scoring import widened
 from seesay.errors import ConfigError
 from seesay.models.protocol import Decoder, DecoderState, StepOutput
@@ -47,7 +48,9 @@ class EnsembleDecoder:
             zip(self.decoders, torch.split(memory, self.memory_sizes, dim=-1), strict=True)
         ):
             mask = memory_mask[..., place] if memory_mask is not None and memory_mask.ndim == 3 else memory_mask
-            states.append(decoder.init_state(part, mask))
+            if mask is not None and surely_none(~mask):
+                mask = None  # of a whole memory; without one searches are quicker
+            states.append(decoder.init_state(part.contiguous(), mask))
         return _joined(states)
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
