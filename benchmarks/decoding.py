@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from bench.ending import LENGTH, SILENT, EndingDecoder
 from bench.measuring import alternate, median_ratio, peak_memory, print_result, seconds
 from seesay.config import ModelConfig
 from seesay.decoding import DecodingOptions, Hypothesis, decode
 from seesay.models.attention import AdditiveAttention
-from seesay.models.cells import gru_update
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.protocol import DecoderState
 from seesay.tokenizer import END_ID, PAD_ID, START_ID
@@ -40,16 +40,24 @@ def plain_layers(decoder: AttentionGRUDecoder, ending: EndingDecoder | None) -> 
     attention = decoder.attention
     assert isinstance(attention, AdditiveAttention)
 
+    def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+        return F.linear(x, layer.weight, layer.bias)  # torch's own: a loaded run's layers are packed for our search
+
     def step(words: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         fixed, hidden = state.per_image, state.per_row["hidden"]
-        inner = torch.tanh(fixed["keys"] + attention.query(hidden)[:, None])  # (K, N, A)
-        energy = attention.score(inner)[..., 0]
+        inner = torch.tanh(fixed["keys"] + linear(attention.query, hidden)[:, None])  # (K, N, A)
+        energy = linear(attention.score, inner)[..., 0]
         if "mask" in fixed:
             energy = energy.masked_fill(~fixed["mask"], float("-inf"))
         context = energy.softmax(-1) @ fixed["memory"]
-        gates = decoder.word_gates(decoder.embedding(words)) + decoder.context_gates(context)
-        hidden = gru_update(gates, decoder.state_gates(hidden), hidden)
-        logits, rows = decoder.output(hidden), {"hidden": hidden}
+        seen = linear(decoder.word_gates, decoder.embedding(words)) + linear(decoder.context_gates, context)
+        gates, own = seen.chunk(3, -1), linear(decoder.state_gates, hidden).chunk(3, -1)
+        reset, update = (torch.sigmoid(gates[each] + own[each]) for each in (0, 1))
+        hidden = torch.lerp(torch.tanh(gates[2] + reset * own[2]), hidden, update)
+        logits, rows = hidden, {"hidden": hidden}
+        for layer in decoder.output.modules():
+            if isinstance(layer, nn.Linear):
+                logits = linear(layer, logits)
         if ending is not None:
             logits = ending.ended(logits, state.per_row["said"])
             rows["said"] = state.per_row["said"] + 1
