@@ -36,10 +36,12 @@ def test_large_jpeg_is_explained_as_it_is_captioned(captioner: Captioner, tmp_pa
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.jpg")
     explanation = explain(captioner, tmp_path / "large.jpg")
-    assert explanation.caption.log_probs == captioner.caption(tmp_path / "large.jpg").log_probs
+    # A search that keeps attention is another than the one in C, and its last digits too.
+    explained = pytest.approx(explanation.caption.log_probs, rel=1e-5, abs=1e-5)
+    assert captioner.caption(tmp_path / "large.jpg").log_probs == explained
     assert explanation.image.size == (640, 480)
     with Image.open(tmp_path / "large.jpg") as image:
-        assert captioner.caption(image).log_probs != explanation.caption.log_probs, "both ways are one: no proof"
+        assert captioner.caption(image).log_probs != explained, "both ways are one: no proof"
 
 
 def test_picture_of_another_mode_is_shown_in_colour(captioner: Captioner, pictures: list[str]) -> None:
