@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 SWITCH = "SEESAY_COMPILED"
 """Environment variable: 0 leaves compiled code out."""
@@ -46,6 +47,11 @@ def compiled(source: Path) -> ctypes.CDLL | None:
         # Slower, and the same result: nothing to stop for.
         _log.debug("%s could not be compiled: %s", source.name, error)
         return None
+
+
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Returns where a tensor's numbers lie, for a function of a library; nowhere if there is none."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _folder() -> Path:

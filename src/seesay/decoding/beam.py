@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seesay.compiled import compiled
+from seesay.compiled import address, compiled
 from seesay.config import DecodingOptions
 from seesay.decoding.frontier import parts_of
 from seesay.decoding.hypothesis import Hypothesis, Result
@@ -57,7 +57,7 @@ class CompiledBeam:
 
     Args:
         library: beam.c.
-        options: for which `serves` is true.
+        options: for which `compiled_beam` gives a search.
         rules: the same.
         images: how many pictures B.
     """
@@ -69,7 +69,7 @@ class CompiledBeam:
         rows, wide, whole = (images, width), (images, width, width), (images, width, limit + 1)
         # As large as a step's arrays, but for the two halves that steps read and write in turn.
         self._arrays: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
-            "silent": np.array(silent_tokens(options), np.int64),
+            "silent": np.array(silent_tokens(options.allow_unk), np.int64),
             "banned": np.array(single_bans(rules), np.int64),
             "norms": np.array([1.0, *(count**penalty for count in range(1, limit + 2))], np.float32),
             "open": np.ones(images, np.int64),
@@ -145,11 +145,11 @@ class CompiledBeam:
         words, parents = torch.empty((2, count, self._width), dtype=torch.int64, device="cpu").unbind()
         self._library.advance(
             ctypes.byref(self._struct),
-            _address(logits),
+            address(logits),
             ctypes.c_void_p(part.images.ctypes.data),
             *map(ctypes.c_longlong, (count, rows, step)),
-            _address(words),
-            _address(parents),
+            address(words),
+            address(parents),
         )
         left = int(self._arrays["open"][part.images].max())
         if left == rows == 1:
@@ -181,7 +181,7 @@ class CompiledBeam:
         count, rows = part.words.shape
         self._library.close_all(
             ctypes.byref(self._struct),
-            _address(logits),
+            address(logits),
             ctypes.c_void_p(part.images.ctypes.data),
             *map(ctypes.c_longlong, (count, rows)),
         )
@@ -216,7 +216,3 @@ def compiled_beam(
         return None
     library = compiled(_SOURCE)
     return None if library is None else CompiledBeam(library, options, rules, len(memory))
-
-
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())

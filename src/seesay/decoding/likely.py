@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from seesay.decoding.scoring import NO, widened
+from seesay.decoding.scoring import NO, silent_tokens, widened
 from seesay.decoding.stepping import StepInput, Steps
 from seesay.models.protocol import DecoderState
-from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
+from seesay.tokenizer import END_ID, START_ID
 
 LikelyWords = list[tuple[int, float]]
 """Tokens with the natural log-probability of each, likeliest first."""
@@ -40,7 +40,7 @@ def likely_words(
     device = next(iter(state.per_row.values())).device
     fed = fed.to(device)
     state = state.pick(torch.zeros((len(captions), rows), dtype=torch.int64, device=device))
-    silent = [PAD_ID, START_ID] if allow_unk else [PAD_ID, START_ID, UNK_ID]
+    silent = silent_tokens(allow_unk)
     values, places = [], []
     for words in fed.unbind(-1):
         output = yield StepInput(words, state)

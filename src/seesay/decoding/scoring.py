@@ -53,7 +53,7 @@ class Scorer:
 
     def __init__(self, options: DecodingOptions, rules: TokenRules, vocabulary: int, device: torch.device) -> None:
         self.options = options
-        silent, singles = silent_tokens(options), single_bans(rules)
+        silent, singles = silent_tokens(options.allow_unk), single_bans(rules)
         _check_tokens(rules, vocabulary)
         never = np.zeros(vocabulary, bool)
         never[[*silent, *singles, END_ID]] = True  # the end is no word; whether it may come is asked by itself
@@ -117,9 +117,9 @@ class Scorer:
         choice[..., END_ID] = end
 
 
-def silent_tokens(options: DecodingOptions) -> list[int]:
-    """Returns the tokens that are no words to be said."""
-    return [PAD_ID, START_ID] if options.allow_unk else [PAD_ID, START_ID, UNK_ID]
+def silent_tokens(allow_unk: bool) -> list[int]:
+    """Returns the tokens that are never said: padding, the start, and the unknown word unless it may be."""
+    return [PAD_ID, START_ID] if allow_unk else [PAD_ID, START_ID, UNK_ID]
 
 
 def single_bans(rules: TokenRules) -> list[int]:

@@ -7,8 +7,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from seesay.compiled import address
 from seesay.models.attention import AdditiveAttention
-from seesay.models.kernels import Kernels, address, kernels_for
+from seesay.models.kernels import Kernels, kernels_for
 from seesay.models.products import Linear
 from seesay.models.protocol import DecoderState, StepOutput
 

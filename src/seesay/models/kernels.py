@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seesay.compiled import compiled
+from seesay.compiled import address, compiled
 
 _SOURCE = Path(__file__).with_name("kernels.c")
 
@@ -303,11 +303,6 @@ def kernels_for(*tensors: Tensor, half: bool = False) -> Kernels | None:
             return None
     library = compiled(_SOURCE)
     return None if library is None else Kernels(library)
-
-
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Returns where a tensor's numbers lie; nowhere if there is none."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _half(tensor: Tensor) -> ctypes.c_int:
