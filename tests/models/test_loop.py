@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.models import additive
 from seesay.models.attention import Attention, build_attention, masked_softmax
-from seesay.models.loop import LoopLinear, TimeLoop, looping
+from seesay.models.loop import LoopLinear, LoopTerm, TimeLoop, looping
 from seesay.models.packing import PackedCaptions, pack_captions
 
 TOKENS = torch.tensor(
@@ -185,3 +186,24 @@ def test_energies_are_those_of_tanh_but_for_what_all_regions_share() -> None:
 @torch.no_grad()
 def _without_grad(factors: Tensor, keys: Tensor, score: Tensor) -> Tensor:
     return additive.energies(factors, keys, score)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_batch_goes_without_pythons_search_for_circles(score: str) -> None:
+    # The loop and its terms knew each other: training up-down grew to 7 GB, until Python happened to look.
+    captions = pack_captions(TOKENS)
+    reader, memory = Reader(score), torch.randn(4, 5, 6, requires_grad=True)
+    gc.collect()
+    gc.disable()
+    try:
+        loops = count_loops()
+        for _ in range(3):
+            reader(memory, None, captions).sum().backward()
+        assert count_loops() == loops
+    finally:
+        gc.enable()
+
+
+def count_loops() -> int:
+    kinds = (TimeLoop, LoopTerm)
+    return sum(issubclass(type(each), kinds) for each in gc.get_objects())

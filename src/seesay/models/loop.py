@@ -97,6 +97,13 @@ class TimeLoop:
         terms = list(self._terms.values())
         self.anchor = _Settlement.apply(terms, *[tensor for term in terms for tensor in term.inputs])
 
+    def end(self) -> None:
+        """Lets go of the terms, which the steps have taken.
+
+        They know the loop: a batch's tensors would stay until Python looks for such circles, gigabytes later.
+        """
+        self._terms, self.anchor = {}, torch.zeros(())
+
 
 class _Settlement(torch.autograd.Function):
     """Gives the terms' gradients once every step that took the anchor has had its backward pass."""
@@ -131,6 +138,7 @@ def looping(module: nn.Module, loop: TimeLoop) -> Iterator[None]:
         loop.begin()
         yield
     finally:
+        loop.end()
         for part in parts:
             part.loop = None
 
