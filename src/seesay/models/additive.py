@@ -55,7 +55,7 @@ def energies(factors: Tensor, keys: Tensor, score: Tensor, in_parts: bool = True
 def _reciprocals(factors: Tensor, keys: Tensor, out: Tensor | None = None) -> Tensor:
     """Returns r, (I, ..., N, A)."""
     between = (1,) * (factors.ndim - 2)
-    seen = keys.view(len(keys), *between, *keys.shape[1:])
+    seen = keys.view(keys.shape[0], *between, *keys.shape[1:])  # len() would fix the number in an exported graph
     found = torch.addcmul(keys.new_ones(()), seen, factors.unsqueeze(-2), out=out)
     return found.reciprocal() if out is None else found.reciprocal_()
 
