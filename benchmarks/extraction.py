@@ -5,8 +5,9 @@ the same sizes are drawn. `--encoder NAME --encoder-weights FILE --image-size N`
 usual ones (with random weights: their values make no difference). `--quick` does a little of it. Prints a table, then
 one line of JSON.
 
-The encoder alone is its network on normalised tensors that are ready, 32 at a time. The plain loop opens a picture
-with PIL, resizes it, shows it to the same network and saves a .npy file, one after the other.
+The encoder alone is its network on normalised tensors that are ready, 32 at a time, as torch runs it; beside it stands
+the form that seesay gives it. The plain loop opens a picture with PIL, resizes it, shows it to the former and saves a
+.npy file, one after the other.
 """
 
 import argparse
@@ -27,8 +28,10 @@ from bench.pictures import (
     SQUARE,
     Kind,
     encoder_configs,
+    fused_network,
     network_rate,
     picture_files,
+    plain_network,
     random_encoder,
     ready_batches,
 )
@@ -36,7 +39,7 @@ from seesay.allocation import keep_freed_memory
 from seesay.features import extract_features
 from seesay.models.encoders import Encoder
 
-HEADS = ("", "files", "KB", "ours/s", "encoder/s", "of encoder", "plain/s", "times plain")
+HEADS = ("", "files", "KB", "ours/s", "encoder/s", "of encoder", "fused/s", "of fused", "plain/s", "times plain")
 
 
 def main() -> None:
@@ -92,8 +95,9 @@ def measure(
         few = files[: options.few]
         return len(few) / seconds(lambda: plain_loop(encoder, few, scratch))
 
-    alone = network_rate(encoder, ready_batches(encoder, files))
-    rates = alternate({"ours": ours, "encoder": alone, "plain": plain}, options.rounds)
+    ready = ready_batches(encoder, files)
+    alone, fused = (network_rate(network(encoder), ready) for network in (plain_network, fused_network))
+    rates = alternate({"ours": ours, "encoder": alone, "fused": fused, "plain": plain}, options.rounds)
     return {
         "encoder": encoder.config.encoder,
         "size": encoder.preprocessing.size,
@@ -102,6 +106,7 @@ def measure(
         "kilobytes": statistics.mean(Path(file).stat().st_size for file in files) / 1000,
         **{f"{name}_per_s": statistics.median(values) for name, values in rates.items()},
         "of_encoder": median_ratio(rates["ours"], rates["encoder"]),
+        "of_fused": median_ratio(rates["ours"], rates["fused"]),
         "times_plain": median_ratio(rates["ours"], rates["plain"]),
     }
 
@@ -109,13 +114,13 @@ def measure(
 @torch.inference_mode()
 def plain_loop(encoder: Encoder, files: Sequence[str], folder: Path) -> None:
     """Encodes pictures one by one, as tutorials do, and saves each one's features as float32."""
-    rule = encoder.preprocessing
+    network, rule = plain_network(encoder), encoder.preprocessing
     mean, std = np.array(rule.mean, np.float32), np.array(rule.std, np.float32)
     for number, file in enumerate(files):
         image = Image.open(file).convert("RGB").resize((rule.size, rule.size), Image.Resampling.BILINEAR)
         pixels = (np.asarray(image, np.float32) / 255 - mean) / std
         images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
-        np.save(folder / f"{number}.npy", encoder._regions(encoder._run(images))[0].numpy())
+        np.save(folder / f"{number}.npy", encoder._regions(network(images))[0].numpy())
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -127,6 +132,8 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['ours_per_s']:.1f}",
         f"{row['encoder_per_s']:.1f}",
         f"{row['of_encoder']:.3f}",
+        f"{row['fused_per_s']:.1f}",
+        f"{row['of_fused']:.3f}",
         f"{row['plain_per_s']:.1f}",
         f"{row['times_plain']:.2f}",
     ]

@@ -5,7 +5,7 @@ attention-gru's sizes, made to end as captions do, on the two usual encoders; wi
 drawn. `--quick` does a little of it. Prints tables, then one line of JSON.
 
 A picture's time is held against that of the encoder's network alone on a ready tensor, in the same precision, taken in
-turn. bfloat16 is torch's autocast on both sides.
+turn: as torch runs it, and in the form that seesay gives it. bfloat16 is torch's autocast on all sides.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,7 +27,16 @@ import seesay.models.encoders
 from bench.ending import LENGTH, EndingDecoder
 from bench.material import VOCABULARY, made_up_tokenizer
 from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
-from bench.pictures import COCO, encoder_configs, network_rate, picture_files, random_encoder, ready_batches
+from bench.pictures import (
+    COCO,
+    encoder_configs,
+    fused_network,
+    network_rate,
+    picture_files,
+    plain_network,
+    random_encoder,
+    ready_batches,
+)
 from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection
 from seesay.captioner import Captioner
@@ -122,25 +132,30 @@ def measure(captioner: Captioner, files: Sequence[str], options: argparse.Namesp
 def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
     """Returns percentiles of a picture's time in ms, its ratio to the network's, and the mean of each stage."""
     encoder = encoder_of(captioner)
-    ready = iter(ready_batches(encoder, files, batch=1) * 2)
+    ready = ready_batches(encoder, files, batch=1) * 2
     pictures = iter([*files, *files])
     spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-    run = encoder._run  # as it is: within `stages_timed` it would count as a stage of a caption
+    # Taken here: within `stages_timed` they would count as a stage of a caption.
+    networks = {"network": plain_network(encoder), "fused": fused_network(encoder)}
 
     @torch.inference_mode()
-    def network() -> float:
-        images = next(ready)
-        return seconds(lambda: run(images))
+    def alone(name: str, images: Iterator[torch.Tensor]) -> float:
+        shown = next(images)
+        return seconds(lambda: networks[name](shown))
 
     def caption() -> float:
         picture = next(pictures)
         return seconds(lambda: captioner.caption(picture, BEAM))
 
+    ways: dict[str, Callable[[], float]] = {
+        "picture": caption,
+        **{name: partial(alone, name, iter(ready)) for name in networks},
+    }
     warm_up = min(5, len(files))
     with stages_timed(captioner, spent):
-        alternate({"picture": caption, "network": network}, 0, warm_up)
+        alternate(ways, 0, warm_up)
         spent.update(dict.fromkeys(STAGES, 0.0))
-        taken = alternate({"picture": caption, "network": network}, len(files), warm_up=0)
+        taken = alternate(ways, len(files), warm_up=0)
     spent["the rest"] = sum(taken["picture"]) - sum(spent.values())
     milliseconds = {name: 1000 * np.array(values) for name, values in taken.items()}
     return {
@@ -148,6 +163,8 @@ def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
         "p95_ms": float(np.percentile(milliseconds["picture"], 95)),
         "network_p50_ms": float(np.percentile(milliseconds["network"], 50)),
         "of_network": median_ratio(taken["picture"], taken["network"]),
+        "fused_p50_ms": float(np.percentile(milliseconds["fused"], 50)),
+        "of_fused": median_ratio(taken["picture"], taken["fused"]),
         "stages_ms": {name: 1000 * spent[name] / len(files) for name in STAGES},
     }
 
@@ -188,7 +205,9 @@ def folder_rates(captioner: Captioner, files: Sequence[str], rounds: int) -> dic
             taken = seconds(lambda: caption_collection(captioner, files, destination, BEAM))
         return len(files) / taken
 
-    rates = alternate({"ours": ours, "network": network_rate(encoder, ready_batches(encoder, files))}, rounds)
+    rates = alternate(
+        {"ours": ours, "network": network_rate(plain_network(encoder), ready_batches(encoder, files))}, rounds
+    )
     return {
         "folder_per_s": statistics.median(rates["ours"]),
         "network_per_s": statistics.median(rates["network"]),
@@ -199,8 +218,9 @@ def folder_rates(captioner: Captioner, files: Sequence[str], rounds: int) -> dic
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Prints the tables."""
     names = [f"{row['encoder']} at {row['size']}, {row['precision']}" for row in rows]
-    heads = ("one picture", "p50 ms", "p95 ms", "network ms", "times network", "folder/s", "of network")
-    figures = ("p50_ms", "p95_ms", "network_p50_ms", "of_network", "folder_per_s", "folder_of_network")
+    heads = ("one picture", "p50 ms", "p95 ms", "network ms", "times", "fused ms", "times", "folder/s", "of network")
+    one = ("p50_ms", "p95_ms", "network_p50_ms", "of_network", "fused_p50_ms", "of_fused")
+    figures = (*one, "folder_per_s", "folder_of_network")
     pairs = list(zip(names, rows, strict=True))
     show_table(heads, [[name, *(f"{row[figure]:.2f}" for figure in figures)] for name, row in pairs])
     print()

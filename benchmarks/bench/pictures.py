@@ -16,6 +16,9 @@ from seesay.config import EncoderConfig
 from seesay.images import load_pixels, normalise
 from seesay.models.encoders import Encoder, build_encoder
 
+Network = Callable[[Tensor], Tensor]
+"""What gives maps of normalised images (B, 3, height, width)."""
+
 BATCH = 32
 """Pictures a network is shown at once, in `extract_features` and in `Captioner.caption_each`."""
 
@@ -130,12 +133,22 @@ def ready_batches(encoder: Encoder, files: Sequence[str], batch: int = BATCH) ->
     return batches
 
 
-def network_rate(encoder: Encoder, batches: Sequence[Tensor]) -> Callable[[], float]:
-    """Returns a way to measure the pictures a second of the network alone, up to the layer that is used."""
+def plain_network(encoder: Encoder) -> Network:
+    """Returns the encoder's network, up to the layer that is used, as torch runs it for anybody."""
+    return encoder._run_plainly
+
+
+def fused_network(encoder: Encoder) -> Network:
+    """Returns the same network as seesay runs it: each convolution with what follows it in one pass."""
+    return encoder._run
+
+
+def network_rate(network: Network, batches: Sequence[Tensor]) -> Callable[[], float]:
+    """Returns a way to measure the pictures a second of a network alone."""
 
     @torch.inference_mode()
     def rate() -> float:
-        taken = sum(seconds(lambda images=images: encoder._run(images)) for images in batches)  # type: ignore[misc]
+        taken = sum(seconds(lambda images=images: network(images)) for images in batches)  # type: ignore[misc]
         return sum(map(len, batches)) / taken
 
     return rate

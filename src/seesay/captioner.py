@@ -81,8 +81,9 @@ class Captioner(PictureCaptioner):
             load_weights(run, network)
             network.encoder = encoder
         chosen = torch.device(choose_device(device))
+        network = network.to(chosen).eval()
         fix_weights(network)
-        return cls(run, network.to(chosen).eval(), chosen)
+        return cls(run, network, chosen)
 
     @torch.inference_mode()
     def caption_features(

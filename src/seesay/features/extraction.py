@@ -21,6 +21,7 @@ from seesay.features.mirrored import mirrored_identity
 from seesay.features.store import FeatureStore
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
+from seesay.models.products import fix_weights
 from seesay.prefetch import prefetch
 
 Progress = Callable[[int, int], None]
@@ -116,7 +117,7 @@ def extract_features(
     create_store(path, list(sources), regions, encoder.feature_size, encoder.grid, identity, dtype)
     encoder_seconds, extracted, unreadable = 0.0, 0, []
     with FeatureStore(path, writable=True) as store:
-        encoder.to(device).eval()
+        fix_weights(encoder.to(device).eval())
         todo = [row for row in store.pending() if store.ids[row] in sources]
         done = len(sources) - len(todo)
         jobs = [(row, sources[store.ids[row]]) for row in todo]

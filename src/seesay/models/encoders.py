@@ -6,22 +6,27 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
 from seesay.images import Preprocessing, normalise
+from seesay.models.convolutions import fuse_convolutions
 from seesay.models.networks import timm_network
+from seesay.models.products import Fixable
 
 SMALL_CNN = "small-cnn"
 _SMALL_CNN_SIZE = 96
 
 
-class Encoder(nn.Module):
+class Encoder(Fixable):
     """An image network cut at one layer, giving a row of features a region.
+
+    Fixed on a processor, it does each convolution with what follows in one pass.
 
     Attributes:
         preprocessing: what the network wants to be shown; training, extraction and use all take it from here.
@@ -70,13 +75,27 @@ class Encoder(nn.Module):
         Those are worth more than the statistics of one small batch; folded ones (mean 0, variance 1) would be
         destroyed by it. A network trained from nothing has none yet and gathers its own.
         """
-        super().train(mode and self.config.encoder_training == "full")
+        mode = mode and self.config.encoder_training == "full"
+        super().train(mode)
+        if mode:
+            self.fixed = False
+            _fused.pop(self, None)
         if self.config.encoder_weights == "none" and self.config.encoder_training == "full":
             return self
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
+
+    def fix(self) -> None:
+        """Takes the weights for what they will be from now on, until the encoder is put in training."""
+        if not self.fixed and next(self.network.parameters()).device.type == "cpu":
+            size = self.preprocessing.size
+            picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+            fused = fuse_convolutions(self, "_run_plainly", picture.contiguous(memory_format=torch.channels_last))
+            if fused is not None:
+                _fused[self] = fused
+        super().fix()
 
     def _regions(self, output: Tensor) -> Tensor:
         """Returns (B, N, F) of what the network or its layer gives, in whichever layout that is."""
@@ -98,6 +117,17 @@ class Encoder(nn.Module):
 
     def _run(self, images: Tensor) -> Tensor:
         """Returns what the wanted layer gives for normalised images (B, 3, height, width)."""
+        fused = _fused.get(self) if self.fixed and self._takes_fused(images) else None
+        return self._run_plainly(images) if fused is None else cast("Tensor", fused(images))
+
+    def _takes_fused(self, images: Tensor) -> bool:
+        """Tells whether nothing is asked for that the network in its fused form has not."""
+        plain = images.device.type == "cpu" and images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        used = not (torch.is_grad_enabled() or self.runs_through or torch.compiler.is_compiling())
+        return plain and used and images.shape[-2:] == (self.preprocessing.size, self.preprocessing.size)
+
+    def _run_plainly(self, images: Tensor) -> Tensor:
+        """Returns what `_run` does, by the network as it is."""
         try:
             output = cast("Any", self.network).forward_features(images)
         except _LayerReached as reached:
@@ -133,6 +163,10 @@ class Encoder(nn.Module):
             raise EncoderError(f"{self.config.encoder} gives {regions.shape[1]} regions, which form no square grid")
         side = math.isqrt(regions.shape[1])
         return (side, side), regions.shape[2]
+
+
+# Not in the encoders themselves, so that these are copied and saved without.
+_fused: WeakKeyDictionary[Encoder, fx.GraphModule] = WeakKeyDictionary()
 
 
 class _LayerReached(Exception):  # noqa: N818 - a signal, not an error

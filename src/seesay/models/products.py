@@ -17,17 +17,26 @@ _SEARCHED = 32  # hypotheses of a search, about
 _COPIED = 1 << 21  # numbers whose copy takes less time than compiling a product
 
 
-class Linear(nn.Linear):
-    """`torch.nn.Linear`, in half of its time where the width is odd and some tenths less elsewhere.
-
-    float32 products of torch go to a library that some processors are slow with; the library of its bfloat16
-    products has float32 as well.
+class Fixable(nn.Module):
+    """A module that can prepare itself for being used, not trained.
 
     Attributes:
-        fixed: the weight does not change any more, so that it is packed and rounded once for all calls.
+        fixed: its weights do not change any more.
     """
 
     fixed = False
+
+    def fix(self) -> None:
+        """Takes the weights for what they will be from now on, until the module is put in training."""
+        self.fixed = True
+
+
+class Linear(Fixable, nn.Linear):
+    """`torch.nn.Linear`, in half of its time where the width is odd and some tenths less elsewhere.
+
+    float32 products of torch go to a library that some processors are slow with; the library of its bfloat16
+    products has float32 as well. A weight that is fixed is packed and rounded once for all calls.
+    """
 
     @property
     def matrix(self) -> Tensor:
@@ -65,11 +74,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def fix_weights(network: nn.Module) -> None:
     """Tells a network that is only used from now on, not trained, that its weights do not change any more.
 
-    That they have not is nothing to look up: torch does not count the changes that some optimizers make.
+    It must be in evaluation mode, on the device where it is to be used, and not in use meanwhile. That the weights have
+    not changed is nothing to look up: torch does not count the changes that some optimizers make.
     """
     for module in network.modules():
-        if isinstance(module, Linear):
-            module.fixed = True
+        if isinstance(module, Fixable):
+            module.fix()
 
 
 class _Packed(NamedTuple):
