@@ -2,8 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from PIL import Image
 
 from seesay.captioner import Caption, Captioner, Views
 from seesay.config import DecodingOptions
@@ -37,10 +41,9 @@ def caption_mixed(
 ) -> None:
     """Captions pictures whose options differ; each caption is the one that its picture gets alone, up to rounding.
 
-    Those of equal options are searched for as one, and all searches share the decoder's steps. On a graphics card
-    all pictures pass through the encoder together. On a processor each passes by itself: with several threads the
-    last bits of a picture's features depend on its company, rounding makes more of them, and one caption in fifty was
-    another. That costs a quarter of the encoder's speed (docs/serving.md).
+    Those of equal options are searched for as one, and all searches share the decoder's steps. They pass through the
+    encoder together as well, unless it is one of those of which, on a processor, a picture's last bits depend on its
+    company: rounding makes more of them, and one caption in fifty was another (`is_same_in_company`).
 
     Args:
         captioner: one, or an ensemble.
@@ -72,10 +75,43 @@ def caption_mixed(
     run_together(captioner.decoder, searches, hand_out)
 
 
-def _see(captioner: Captioner, pictures: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Returns what the decoder attends to, of pictures, (B, N, D), and its mask."""
+@torch.inference_mode()
+def is_same_in_company(captioner: Captioner) -> bool:
+    """Tells whether what the decoder attends to is the same, to the last bit, whichever pictures are seen together.
+
+    It is measured on noise once for each captioner. On a graphics card, where there is no caption to the last bit in
+    any case, pictures are always seen together.
+    """
     if captioner.device.type != "cpu":
-        return captioner.see(pictures)
-    memories, masks = zip(*(captioner.see([views]) for views in pictures), strict=True)
-    own = [mask for mask in masks if mask is not None]
-    return torch.cat(memories), torch.cat(own) if own else None
+        return True
+    if captioner not in _same:
+        random = np.random.default_rng(0)
+        noise = [Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(_COMPANY)]
+        views = [captioner.prepare(picture)[0] for picture in noise]
+        alone = _each_alone(captioner, views)
+        companies = ([0, _COMPANY], [0, 2, 5, _COMPANY])
+        together = [_joined([captioner.see(views[at:to]) for at, to in pairwise(places)]) for places in companies]
+        _same[captioner] = all(torch.equal(memory, alone[0]) for memory, _ in together)
+    return _same[captioner]
+
+
+_COMPANY = 8
+_same: WeakKeyDictionary[Captioner, bool] = WeakKeyDictionary()
+
+Memory = tuple[torch.Tensor, torch.Tensor | None]
+"""What the decoder attends to, of pictures, (B, N, D), and its mask."""
+
+
+def _see(captioner: Captioner, pictures: Sequence[Views]) -> Memory:
+    """Returns what the decoder attends to, of pictures, and its mask."""
+    together = len(pictures) > 1 and is_same_in_company(captioner)
+    return captioner.see(pictures) if together else _each_alone(captioner, pictures)
+
+
+def _each_alone(captioner: Captioner, pictures: Sequence[Views]) -> Memory:
+    return _joined([captioner.see([views]) for views in pictures])
+
+
+def _joined(parts: Sequence[Memory]) -> Memory:
+    masks = [mask for _, mask in parts if mask is not None]
+    return torch.cat([memory for memory, _ in parts]), torch.cat(masks) if masks else None

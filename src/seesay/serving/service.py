@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from seesay.captioner import Caption, Captioner
-from seesay.captioner_mixed import Wish, caption_mixed
+from seesay.captioner_mixed import Wish, caption_mixed, is_same_in_company
 from seesay.errors import ConfigError, ImageError, SeesayError
 from seesay.images import Preprocessing
 from seesay.serving import limits
@@ -90,6 +90,7 @@ class CaptionService:
         )
         # The first picture through a network takes longer than all others: it is an empty one, before the first client.
         self.has_attention = captioner.caption(Image.new("RGB", (64, 64)), attention=True).attention is not None
+        is_same_in_company(captioner)  # measured now, for the same reason
         self._readers = ThreadPoolExecutor(limits.READERS, "seesay-pictures")
         self._batcher: Batcher[Wish, Caption] = Batcher(
             self._work, bounds.max_batch, bounds.max_wait, metrics.batch_size.observe
