@@ -17,9 +17,9 @@ from seesay.config import EncoderConfig
 from seesay.models import convolutions, encoders
 from seesay.models.convolutions import fuse_convolutions
 from seesay.models.encoders import Encoder, build_encoder
-from seesay.models.products import fix_weights
+from seesay.models.products import fix_weights, library_has
 
-needs_library = pytest.mark.skipif(not convolutions._library_is_there(), reason="torch lacks its library here")
+needs_library = pytest.mark.skipif(not library_has(*convolutions._OPERATIONS), reason="torch lacks its library here")
 pytestmark = needs_library
 
 

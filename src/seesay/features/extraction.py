@@ -117,8 +117,10 @@ def extract_features(
     create_store(path, list(sources), regions, encoder.feature_size, encoder.grid, identity, dtype)
     encoder_seconds, extracted, unreadable = 0.0, 0, []
     with FeatureStore(path, writable=True) as store:
-        fix_weights(encoder.to(device).eval())
+        encoder.to(device).eval()
         todo = [row for row in store.pending() if store.ids[row] in sources]
+        if todo:
+            fix_weights(encoder)
         done = len(sources) - len(todo)
         jobs = [(row, sources[store.ids[row]]) for row in todo]
         load = partial(_load, encoder=encoder, mirrored=mirrored)

@@ -1,7 +1,6 @@
 """A network's convolutions on a processor, each with its normalisation and activation in one pass."""
 
 import math
-import platform
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from seesay.models.products import library_has
+
 _AGREES = 1e-3
 """Largest difference to the network as it was, of its largest feature; rounding alone gives some 1e-5."""
 _TOGETHER = 8
 """Pictures that a weight is ordered for where there is more than one."""
 
+_OPERATIONS = ("_convolution_pointwise", "_reorder_convolution_weight")
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)  # outside training
 
 
@@ -63,7 +65,7 @@ def fuse_convolutions(network: nn.Module, forward: str, picture: Tensor) -> fx.G
         The network, which shares all other layers with the given one; None where torch lacks the library for it,
         where the way through the network cannot be followed, or where it does not lead to the same on `picture`.
     """
-    if not _library_is_there():
+    if not library_has(*_OPERATIONS):
         return None
     try:
         with torch.no_grad():
@@ -89,12 +91,6 @@ def _convolutions() -> tuple[type[nn.Module], ...]:
 
 def _normalisations() -> tuple[type[nn.Module], ...]:
     return (nn.BatchNorm2d, _of_timm("layers", "BatchNormAct2d"))
-
-
-def _library_is_there() -> bool:
-    here = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
-    return here and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 class _Follower(fx.Tracer):

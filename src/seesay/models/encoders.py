@@ -17,7 +17,7 @@ from seesay.errors import EncoderError
 from seesay.images import Preprocessing, normalise
 from seesay.models.convolutions import fuse_convolutions
 from seesay.models.networks import timm_network
-from seesay.models.products import Fixable
+from seesay.models.products import Fixable, quick
 
 SMALL_CNN = "small-cnn"
 _SMALL_CNN_SIZE = 96
@@ -122,9 +122,10 @@ class Encoder(Fixable):
 
     def _takes_fused(self, images: Tensor) -> bool:
         """Tells whether nothing is asked for that the network in its fused form has not."""
-        plain = images.device.type == "cpu" and images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        used = not (torch.is_grad_enabled() or self.runs_through or torch.compiler.is_compiling())
-        return plain and used and images.shape[-2:] == (self.preprocessing.size, self.preprocessing.size)
+        plain = images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        used = not (torch.is_grad_enabled() or self.runs_through)
+        whole = images.shape[-2:] == (self.preprocessing.size, self.preprocessing.size)
+        return plain and used and whole and quick(images, images.dtype)
 
     def _run_plainly(self, images: Tensor) -> Tensor:
         """Returns what `_run` does, by the network as it is."""

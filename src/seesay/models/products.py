@@ -122,12 +122,17 @@ def quick(x: Tensor, dtype: torch.dtype) -> bool:
 
 @functools.cache
 def _dtypes() -> frozenset[torch.dtype]:
-    here = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
     operations = torch.ops.mkldnn
-    if not here or not all(hasattr(operations, name) for name in ("_linear_pointwise", "_reorder_linear_weight")):
+    if not library_has("_linear_pointwise", "_reorder_linear_weight"):
         return frozenset()
     bfloat16 = hasattr(operations, "_is_mkldnn_bf16_supported") and operations._is_mkldnn_bf16_supported()
     return frozenset({torch.float32, torch.bfloat16} if bfloat16 else {torch.float32})
+
+
+def library_has(*operations: str) -> bool:
+    """Tells whether torch's library for processors is there with some operations, on one that it is quick on."""
+    here = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
+    return here and all(hasattr(torch.ops.mkldnn, name) for name in operations)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
