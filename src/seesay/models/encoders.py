@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Self, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -69,17 +69,13 @@ class Encoder(Fixable):
         features = self._regions(self._run(images))
         return features.mean(1, keepdim=True) if self.config.pool == "pooled" else features
 
-    def train(self, mode: bool = True) -> "Encoder":
+    def train(self, mode: bool = True) -> Self:
         """Sets training mode, but keeps the batch norms of pretrained weights on their stored statistics.
 
         Those are worth more than the statistics of one small batch; folded ones (mean 0, variance 1) would be
         destroyed by it. A network trained from nothing has none yet and gathers its own.
         """
-        mode = mode and self.config.encoder_training == "full"
-        super().train(mode)
-        if mode:
-            self.fixed = False
-            _fused.pop(self, None)
+        super().train(mode and self.config.encoder_training == "full")
         if self.config.encoder_weights == "none" and self.config.encoder_training == "full":
             return self
         for module in self.network.modules():
@@ -96,6 +92,11 @@ class Encoder(Fixable):
             if fused is not None:
                 _fused[self] = fused
         super().fix()
+
+    def loosen(self) -> None:
+        """Lets go of the network's fused form."""
+        super().loosen()
+        _fused.pop(self, None)
 
     def _regions(self, output: Tensor) -> Tensor:
         """Returns (B, N, F) of what the network or its layer gives, in whichever layout that is."""

@@ -2,7 +2,7 @@
 
 import functools
 import platform
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +29,16 @@ class Fixable(nn.Module):
     def fix(self) -> None:
         """Takes the weights for what they will be from now on, until the module is put in training."""
         self.fixed = True
+
+    def loosen(self) -> None:
+        """Lets go of what was made of the weights, which are going to change."""
+        self.fixed = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Puts the module in training or evaluation; in training its weights are no longer fixed."""
+        if mode:
+            self.loosen()
+        return super().train(mode)
 
 
 class Linear(Fixable, nn.Linear):
@@ -57,12 +67,10 @@ class Linear(Fixable, nn.Linear):
         # Autocast keeps the rounded weight from call to call, as long as it lasts.
         return F.linear(x, weight, bias) if asked else product(x, weight, bias)
 
-    def train(self, mode: bool = True) -> "Linear":
-        """Puts the layer in training or evaluation; in training its weight is no longer fixed."""
-        if mode:
-            self.fixed = False
-            _packed.pop(self, None)
-        return super().train(mode)
+    def loosen(self) -> None:
+        """Lets go of the packed weight."""
+        super().loosen()
+        _packed.pop(self, None)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
