@@ -1,5 +1,6 @@
 """Each compiled function against the same in float64, by torch."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from seesay.models import kernels as module
 from seesay.models.additive import doubled_exponential, energies
-from seesay.models.cells import gru_update
+from seesay.models.cells import gru_update, lstm_update
 from seesay.models.kernels import Kernels, kernels_for
 from seesay.training.objectives import cross_entropy
 
@@ -185,6 +186,45 @@ def test_gru_is_that_of_float64(shape: tuple[int, ...], dtype: torch.dtype, near
         close(found, wanted, near)
 
 
+@pytest.mark.usefixtures("threads", "kernels")
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("shape", [(3, 5), (40, 512), (2, 3, 33)])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+def test_lstm_is_that_of_torch(shape: tuple[int, ...], parts: int, dtype: torch.dtype, near: float) -> None:
+    rows, size = math.prod(shape[:-1]), shape[-1]
+    given = [(2 * torch.randn(*shape[:-1], 4 * size)).to(dtype) for _ in range(parts)]
+    chosen = torch.randn(shape), torch.randn(shape)
+    cell = torch.randn(shape)
+
+    def slopes(tensors: list[Tensor], hidden: Tensor, new: Tensor) -> tuple[Tensor, ...]:
+        loss = (hidden * chosen[0]).sum() + (new * chosen[1]).sum()
+        return (hidden, new, *torch.autograd.grad(loss, tensors))
+
+    own = [tensor.clone().requires_grad_() for tensor in (cell, *given)]
+    found = slopes(own, *lstm_update(own[1:], own[0]))
+    with torch.no_grad():
+        for one, other in zip(lstm_update(given, cell), found, strict=False):
+            assert torch.equal(one, other)
+
+    # torch's cell of an input that is the gates themselves, by an identity for a matrix
+    wide = [tensor.double().requires_grad_() for tensor in (cell, *given)]
+    layer = torch.nn.LSTMCell(4 * size, size, bias=False).double()
+    layer.weight_ih.data, layer.weight_hh.data = torch.eye(4 * size).double(), torch.zeros(4 * size, size).double()
+    gates, state = sum(wide[1:]).reshape(rows, -1), wide[0].reshape(rows, -1)  # type: ignore[union-attr]
+    hidden, new = layer(gates, (torch.zeros_like(state), state))
+    for one, other in zip(found, slopes(wide, hidden.view(shape), new.view(shape)), strict=True):
+        close(one, other, near)
+    assert [tensor.dtype for tensor in found] == [torch.float32] * 3 + [dtype] * parts
+
+
+@pytest.mark.usefixtures("kernels")
+def test_parts_of_an_lstms_gates_may_be_one_a_picture() -> None:
+    """up-down's mean region, which all hypotheses of a picture share."""
+    words, mean, cell = torch.randn(2, 5, 12), torch.randn(2, 1, 12), torch.randn(2, 5, 3)
+    for found, wanted in zip(lstm_update([words, mean], cell), lstm_update([words + mean], cell), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.usefixtures("kernels")
 def test_a_rounded_number_is_the_nearest_bfloat16() -> None:
     """Ties go to the even neighbour, as torch rounds."""
@@ -206,11 +246,15 @@ def test_without_a_compiler_the_results_are_the_same(monkeypatch: pytest.MonkeyP
     torch.manual_seed(0)
     logits, targets = torch.randn(6, 11), torch.randint(0, 11, (6,))
     gates, hidden = torch.randn(2, 4, 24), torch.randn(4, 8)
-    with_it = cross_entropy(logits, targets, 0.1), gru_update(gates[0], gates[1], hidden)
+
+    def run() -> tuple[Tensor, ...]:
+        lstm = lstm_update([gate[:, :20].contiguous() for gate in gates], hidden[:, :5].contiguous())
+        return (cross_entropy(logits, targets, 0.1), gru_update(gates[0], gates[1], hidden), *lstm)
+
+    with_it = run()
     monkeypatch.setattr(module, "compiled", lambda source: None)
     assert kernels_for(logits) is None
-    without = cross_entropy(logits, targets, 0.1), gru_update(gates[0], gates[1], hidden)
-    for left, right in zip(with_it, without, strict=True):
+    for left, right in zip(with_it, run(), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 

@@ -1,5 +1,7 @@
 """Recurrent updates with their gates already summed, so that a decoder decides when each part is computed."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,19 +60,46 @@ class _GRUUpdate(torch.autograd.Function):
         return (*ctx.kernels.gru_back(grad.contiguous(), *ctx.saved_tensors), None)
 
 
-def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_update(parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the next hidden state and cell (..., H) of an LSTM.
 
     Hochreiter and Schmidhuber 1997 with forget gates, in torch's order: i, f, o = sigmoid, g = tanh;
     c' = f * c + i * g, h' = o * tanh(c').
 
     Args:
-        gates: input, forget, candidate and output before their activations, (..., 4H).
+        parts: whose sum is input, forget, candidate and output before their activations, (..., 4H) each, or what
+            broadcasts to that.
         cell: previous cell, (..., H); its precision is kept.
     """
-    incoming, forget, candidate, outgoing = gates.to(cell.dtype).chunk(4, dim=-1)
+    if len({part.shape for part in parts}) > 1:
+        parts = [functools.reduce(torch.add, parts)]
+    kernels = kernels_for(cell) and kernels_for(*parts, half=True)
+    if kernels is not None and parts[0].shape[:-1] == cell.shape[:-1]:
+        if not torch.is_grad_enabled():
+            return kernels.lstm(parts, cell)[:2]
+        found: tuple[Tensor, Tensor] = _LSTMUpdate.apply(kernels, cell, *parts)
+        return found
+    incoming, forget, candidate, outgoing = functools.reduce(torch.add, parts).to(cell.dtype).chunk(4, dim=-1)
     cell = torch.sigmoid(forget) * cell + torch.sigmoid(incoming) * torch.tanh(candidate)
     return torch.sigmoid(outgoing) * torch.tanh(cell), cell
+
+
+class _LSTMUpdate(torch.autograd.Function):
+    """The same in C, in one pass each way."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, cell: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, new, kept = kernels.lstm(parts, cell)
+        ctx.save_for_backward(cell, kept)
+        ctx.kernels, ctx.parts, ctx.dtype = kernels, len(parts), parts[0].dtype
+        return hidden, new
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, hidden_grad: Tensor, new_grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = hidden_grad.contiguous(), new_grad.contiguous()
+        gates, before = ctx.kernels.lstm_back(*grads, *ctx.saved_tensors, ctx.dtype)
+        return (None, before, *[gates] * ctx.parts)
 
 
 def masked_mean(memory: Tensor, memory_mask: Tensor | None) -> Tensor:

@@ -52,20 +52,23 @@ class _FusedGRU(torch.autograd.Function):
         grad, dtype, sizes = grad.contiguous(), grad.dtype, [len(hidden) for _, hidden, _ in ctx.steps]
         packed = pack(weight.to(dtype).T, sizes[0])
         inputs, sides, states = [], [], []
-        later = grad.new_zeros(0, grad.shape[1], dtype=torch.float32)
-        for here, (projected, hidden, kept) in zip(torch.split(grad, sizes)[::-1], ctx.steps[::-1], strict=True):
-            arriving = here.to(torch.float32, copy=True)
-            arriving[: len(later)] += later
-            inward, projected_grad, left = ctx.kernels.gru_back(arriving, projected, hidden, kept)
-            later = left + product(projected_grad, packed)
+        later: tuple[Tensor, Tensor] | None = None
+        running = 0
+        for here, given in zip(torch.split(grad, sizes)[::-1], ctx.steps[::-1], strict=True):
+            projected, hidden, _ = given
+            results = torch.empty_like(projected), torch.empty_like(projected), torch.empty_like(hidden)
+            ctx.kernels.loop_gru_back(here, later, running, given, len(hidden), results)
+            inward, projected_grad, left = results
+            later, running = (left, product(projected_grad, packed)), len(hidden)
             inputs.append(inward)
             sides.append(projected_grad)
             states.append(hidden.to(dtype))
+        assert later is not None
         grads, before = torch.cat(sides[::-1]), torch.cat(states[::-1])
         first_type, bias_type = ctx.types
         return (
             torch.cat(inputs[::-1]),
-            later.to(first_type),
+            (later[0] + later[1]).to(first_type),
             outer_product(grads, before).to(weight.dtype),
             grads.sum(0, dtype=bias_type),
             None,

@@ -32,16 +32,20 @@ static void energies_of_rows(const float *keys, const float *factors, const floa
     }
 }
 
-/* Rows of a block, of which there are some for each thread. */
-static long long block_of(long long rows) { return rows > 4 * ROWS ? ROWS : (rows + 3) / 4; }
+/* Blocks of rows, as even as they can be and some for each thread; block b begins with row b rows / blocks. */
+static long long blocks_of(long long rows)
+{
+    long long few = rows < 4 ? rows : 4;
+    return rows > 4 * ROWS ? (rows + ROWS - 1) / ROWS : few;
+}
 
 void additive_energies(const float *keys, const float *factors, const float *score, const long long *image,
                        long long each, long long rows, long long regions, long long units, float *energies)
 {
-    long long size = block_of(rows), begin;
+    long long blocks = blocks_of(rows), block;
 #pragma omp parallel for schedule(static) if (rows * regions * units > SMALL)
-    for (begin = 0; begin < rows; begin += size)
-        energies_of_rows(keys, factors, score, image, each, begin, begin + size < rows ? begin + size : rows, regions,
+    for (block = 0; block < blocks; block++)
+        energies_of_rows(keys, factors, score, image, each, block * rows / blocks, (block + 1) * rows / blocks, regions,
                          units, energies);
 }
 
@@ -68,22 +72,6 @@ static inline float factor_of(float query)
 {
     query = query > 43.0f ? 43.0f : query;
     return exponential(2.0f * (query < -43.0f ? -43.0f : query));
-}
-
-/* What a search asks of additive attention: weights (rows, regions) and context (rows, size) of queries (rows, units),
-   `each` rows a picture, over keys (images, regions, units), which are exp(2 k), and memory (images, regions, size).
-   Queries become factors exp(2 q). */
-void additive_look(const float *keys, float *queries, const float *score, const float *memory, long long each,
-                   long long rows, long long regions, long long units, long long size, float *weights, float *context)
-{
-    long long row;
-#pragma omp simd
-    for (long long at = 0; at < rows * units; at++)
-        queries[at] = factor_of(queries[at]);
-    additive_energies(keys, queries, score, 0, each, rows, regions, units, weights);
-#pragma omp parallel for schedule(static) if (rows * regions * size > SMALL)
-    for (row = 0; row < rows; row++)
-        look(weights + row * regions, memory + row / each * regions * size, regions, size, context + row * size);
 }
 
 /* Writes sum over regions of g r (1 - r) to slopes (rows, units), g being grad (rows, regions); adds the same over rows
@@ -332,107 +320,39 @@ void surprise_back(const void *logits, const long long *targets, const float *lo
         BOTH(surprise_back_of, logits, targets, log_sums, row, words, smoothing, scale, grad);
 }
 
-static inline __attribute__((always_inline)) void gru_of(
-    const void *input, const void *state, const float *hidden, long long row, long long size, float *next, float *kept,
-    int half)
-{
-    long long gates = 3 * row * size;
-    const float *h = hidden + row * size;
-    float *reset = kept + gates, *update = reset + size, *candidate = update + size, *out = next + row * size;
-#pragma omp simd
-    for (long long unit = 0; unit < size; unit++) {
-        long long r = gates + unit, z = r + size, n = z + size;
-        float a = logistic(get(input, r, half) + get(state, r, half));
-        float b = logistic(get(input, z, half) + get(state, z, half));
-        float c = tangent(get(input, n, half) + a * get(state, n, half));
-        reset[unit] = a;
-        update[unit] = b;
-        candidate[unit] = c;
-        out[unit] = c + b * (h[unit] - c);
-    }
-}
-
-/* input and state (rows, 3 size): the two sides of reset, update and candidate. Writes the next state (rows, size), and
-   the three gates (rows, 3 size) to kept. */
-void gru(const void *input, const void *state, const float *hidden, long long rows, long long size, float *next,
-         float *kept, int half)
-{
-    long long row;
-#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
-    for (row = 0; row < rows; row++)
-        BOTH(gru_of, input, state, hidden, row, size, next, kept);
-}
-
-static inline __attribute__((always_inline)) void gru_back_of(
-    const float *grad, const void *state, const float *hidden, const float *kept, long long row, long long size,
-    void *input_grad, void *state_grad, float *hidden_grad, int half)
-{
-    long long gates = 3 * row * size;
-    const float *h = hidden + row * size, *g = grad + row * size;
-    const float *reset = kept + gates, *update = reset + size, *candidate = update + size;
-    float *out = hidden_grad + row * size;
-#pragma omp simd
-    for (long long unit = 0; unit < size; unit++) {
-        long long r = gates + unit, z = r + size, n = z + size;
-        float a = reset[unit], b = update[unit], c = candidate[unit];
-        float inside = g[unit] * (1.0f - b) * (1.0f - c * c);
-        float to_reset = inside * get(state, n, half) * a * (1.0f - a);
-        float to_update = g[unit] * (h[unit] - c) * b * (1.0f - b);
-        put(input_grad, r, half, to_reset);
-        put(state_grad, r, half, to_reset);
-        put(input_grad, z, half, to_update);
-        put(state_grad, z, half, to_update);
-        put(input_grad, n, half, inside);
-        put(state_grad, n, half, inside * a);
-        out[unit] = g[unit] * b;
-    }
-}
-
-/* The gradients of both sides (rows, 3 size) and of the state (rows, size) of the next state's grad (rows, size). */
-void gru_back(const float *grad, const void *state, const float *hidden, const float *kept, long long rows,
-              long long size, void *input_grad, void *state_grad, float *hidden_grad, int half)
-{
-    long long row;
-#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
-    for (row = 0; row < rows; row++)
-        BOTH(gru_back_of, grad, state, hidden, kept, row, size, input_grad, state_grad, hidden_grad);
-}
-
-/* The four kernels of the tutorials' decoder's time loop (loop of `rows` captions that are running). `projected` (rows,
-   units + 3 size) holds the query and the state's side of the gates side by side, and so do its gradients. */
-
 static inline __attribute__((always_inline)) void attend_to(
     const float *keys, const void *projected, const float *score, const float *memory, const long long *image,
-    long long begin, long long end, long long regions, long long units, long long width, long long size,
+    long long each, long long begin, long long end, long long regions, long long units, long long width, long long size,
     float *factors, float *weights, void *context, int half)
 {
+    float wide[half ? size : 1];
     for (long long row = begin; row < end; row++)
 #pragma omp simd
         for (long long unit = 0; unit < units; unit++)
             factors[row * units + unit] = factor_of(get(projected, row * width + unit, half));
-    energies_of_rows(keys, factors, score, image, 1, begin, end, regions, units, weights);
+    energies_of_rows(keys, factors, score, image, each, begin, end, regions, units, weights);
     for (long long row = begin; row < end; row++) {
-        float mean[size];
-        look(weights + row * regions, memory + image[row] * regions * size, regions, size, mean);
+        const float *seen = memory + (image ? image[row] : row / each) * regions * size;
+        look(weights + row * regions, seen, regions, size, half ? wide : (float *)context + row * size);
+        if (half)
 #pragma omp simd
-        for (long long at = 0; at < size; at++)
-            put(context, row * size + at, half, mean[at]);
+            for (long long at = 0; at < size; at++)
+                put(context, row * size + at, half, wide[at]);
     }
 }
 
-/* Writes factors (rows, units), weights (rows, regions) and context (rows, size) of keys exp(2 k) (images, regions,
-   units) and memory (images, regions, size); `width` is that of `projected`. */
+/* Additive attention: writes factors (rows, units), weights (rows, regions) and context (rows, size) of keys exp(2 k)
+   (images, regions, units) and memory (images, regions, size). The first of the `width` numbers of a row of `projected`
+   are its query; `factors` may take their place. Without `image` every picture has `each` rows, one after the other. */
 void attend(const float *keys, const void *projected, const float *score, const float *memory, const long long *image,
-            long long rows, long long regions, long long units, long long width, long long size, float *factors,
-            float *weights, void *context, int half)
+            long long each, long long rows, long long regions, long long units, long long width, long long size,
+            float *factors, float *weights, void *context, int half)
 {
-    long long block = block_of(rows), begin;
+    long long blocks = blocks_of(rows), block;
 #pragma omp parallel for schedule(static) if (rows * regions * units > SMALL)
-    for (begin = 0; begin < rows; begin += block) {
-        long long end = begin + block < rows ? begin + block : rows;
-        BOTH(attend_to, keys, projected, score, memory, image, begin, end, regions, units, width, size, factors, weights,
-             context);
-    }
+    for (block = 0; block < blocks; block++)
+        BOTH(attend_to, keys, projected, score, memory, image, each, block * rows / blocks, (block + 1) * rows / blocks,
+             regions, units, width, size, factors, weights, context);
 }
 
 static inline __attribute__((always_inline)) void attend_back_of(
@@ -482,7 +402,7 @@ void attend_back(const float *keys, const float *factors, const float *score, co
         BOTH(query_gradients, slopes, score, row, units, width, projected_grad);
 }
 
-static inline __attribute__((always_inline)) void loop_gru_of(
+static inline __attribute__((always_inline)) void gru_of(
     const void *words, const void *seen, const void *projected, const float *hidden, long long row, long long units,
     long long size, float *next, void *rounded, float *kept, int half)
 {
@@ -492,31 +412,43 @@ static inline __attribute__((always_inline)) void loop_gru_of(
 #pragma omp simd
     for (long long unit = 0; unit < size; unit++) {
         long long r = gates + unit, z = r + size, n = z + size, state = own + unit;
-        float a = logistic(get(words, r, half) + get(seen, r, half) + get(projected, state, half));
-        float b = logistic(get(words, z, half) + get(seen, z, half) + get(projected, state + size, half));
+        float to_reset = get(words, r, half), to_update = get(words, z, half), to_candidate = get(words, n, half);
+        if (seen) {
+            to_reset += get(seen, r, half);
+            to_update += get(seen, z, half);
+            to_candidate += get(seen, n, half);
+        }
+        float a = logistic(to_reset + get(projected, state, half));
+        float b = logistic(to_update + get(projected, state + size, half));
         float inside = a * get(projected, state + 2 * size, half);
-        float c = tangent(get(words, n, half) + get(seen, n, half) + inside), new = c + b * (h[unit] - c);
+        float c = tangent(to_candidate + inside), new = c + b * (h[unit] - c);
         reset[unit] = a;
         update[unit] = b;
         candidate[unit] = c;
         out[unit] = new;
-        if (half)
+        if (half && rounded)
             put(rounded, row * size + unit, half, new);
     }
 }
 
-/* A GRU's next state (rows, size) of the gates' sides words and seen (rows, 3 size) and of `projected`; `rounded` is the
-   same in half precision, kept the three gates (rows, 3 size). */
-void loop_gru(const void *words, const void *seen, const void *projected, const float *hidden, long long rows,
-              long long units, long long size, float *next, void *rounded, float *kept, int half)
+/* A GRU's next state (rows, size) of the input's side of reset, update and candidate, the sum of words and seen (rows, 3
+   size), of which the second may be missing, and of the state's side: `projected` (rows, units + 3 size) after `units`
+   numbers that are another's. `rounded` is the same in half precision, if it is asked for; kept the three gates (rows, 3
+   size). */
+void gru(const void *words, const void *seen, const void *projected, const float *hidden, long long rows,
+         long long units, long long size, float *next, void *rounded, float *kept, int half)
 {
     long long row;
 #pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
-    for (row = 0; row < rows; row++)
-        BOTH(loop_gru_of, words, seen, projected, hidden, row, units, size, next, rounded, kept);
+    for (row = 0; row < rows; row++) {
+        if (seen)
+            BOTH(gru_of, words, seen, projected, hidden, row, units, size, next, rounded, kept);
+        else
+            BOTH(gru_of, words, 0, projected, hidden, row, units, size, next, rounded, kept);
+    }
 }
 
-static inline __attribute__((always_inline)) void loop_gru_back_of(
+static inline __attribute__((always_inline)) void gru_back_of(
     const void *grad, const void *through, const float *later, const void *projected, const float *hidden,
     const float *kept, long long row, long long units, long long size, void *input_grad, void *projected_grad,
     float *hidden_grad, int half)
@@ -527,8 +459,8 @@ static inline __attribute__((always_inline)) void loop_gru_back_of(
 #pragma omp simd
     for (long long unit = 0; unit < size; unit++) {
         long long r = gates + unit, z = r + size, n = z + size, state = own + unit;
-        float g = get(grad, first + unit, half);
-        if (later)
+        float g = grad ? get(grad, first + unit, half) : later[first + unit];
+        if (grad && later)
             g += later[first + unit] + get(through, first + unit, half);
         float a = reset[unit], b = update[unit], c = candidate[unit];
         float inside = g * (1.0f - b) * (1.0f - c * c);
@@ -544,19 +476,94 @@ static inline __attribute__((always_inline)) void loop_gru_back_of(
     }
 }
 
-/* The gradients of both inputs' sides (rows, 3 size), of `projected`, and of the state but for what comes through
-   `projected`, hidden_grad (rows, size). The next state's gradient is grad (rows, size) from what was said with it, and
-   for the first `running` rows, which go on, what the step after this has left: its hidden_grad, `later`, and what came
-   through its `projected`. */
-void loop_gru_back(const void *grad, const void *through, const float *later, long long running, const void *projected,
-                   const float *hidden, const float *kept, long long rows, long long units, long long size,
-                   void *input_grad, void *projected_grad, float *hidden_grad, int half)
+/* The gradients of the input's side (rows, 3 size), of the state's in `projected`, and of the state but for what comes
+   through `projected`, hidden_grad (rows, size). The next state's gradient is `later` alone without grad; with it, grad
+   (rows, size) from what was said with the state, and for the first `running` rows, which go on, what the step after
+   this has left: its hidden_grad, `later`, and what came through its `projected`. */
+void gru_back(const void *grad, const void *through, const float *later, long long running, const void *projected,
+              const float *hidden, const float *kept, long long rows, long long units, long long size, void *input_grad,
+              void *projected_grad, float *hidden_grad, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
+    for (row = 0; row < rows; row++) {
+        if (grad)
+            BOTH(gru_back_of, grad, through, row < running ? later : 0, projected, hidden, kept, row, units, size,
+                 input_grad, projected_grad, hidden_grad);
+        else
+            BOTH(gru_back_of, 0, 0, later, projected, hidden, kept, row, units, size, input_grad, projected_grad,
+                 hidden_grad);
+    }
+}
+
+static inline __attribute__((always_inline)) void lstm_of(
+    const void *const *parts, long long count, const float *cell, long long row, long long size, float *hidden,
+    float *next, float *kept, int half)
+{
+    long long first = row * size, gates = 4 * size;
+    float *incoming = kept + 5 * first, *forget = incoming + size, *candidate = forget + size;
+    float *outgoing = candidate + size, *squashed = outgoing + size;
+#pragma omp simd
+    for (long long gate = 0; gate < gates; gate++)
+        incoming[gate] = get(parts[0], row * gates + gate, half);
+    for (long long part = 1; part < count; part++)
+#pragma omp simd
+        for (long long gate = 0; gate < gates; gate++)
+            incoming[gate] += get(parts[part], row * gates + gate, half);
+#pragma omp simd
+    for (long long unit = 0; unit < size; unit++) {
+        float i = logistic(incoming[unit]), f = logistic(forget[unit]), g = tangent(candidate[unit]);
+        float o = logistic(outgoing[unit]), new = f * cell[first + unit] + i * g, t = tangent(new);
+        incoming[unit] = i;
+        forget[unit] = f;
+        candidate[unit] = g;
+        outgoing[unit] = o;
+        squashed[unit] = t;
+        next[first + unit] = new;
+        hidden[first + unit] = o * t;
+    }
+}
+
+/* An LSTM's next state and cell (rows, size) of its cell and of the sum of `count` parts of input, forget, candidate and
+   output gate (rows, 4 size). Writes the gates and the next cell's tangent (rows, 5 size) to kept. */
+void lstm(const void *const *parts, long long count, const float *cell, long long rows, long long size, float *hidden,
+          float *next, float *kept, int half)
 {
     long long row;
 #pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
     for (row = 0; row < rows; row++)
-        BOTH(loop_gru_back_of, grad, through, row < running ? later : 0, projected, hidden, kept, row, units, size,
-             input_grad, projected_grad, hidden_grad);
+        BOTH(lstm_of, parts, count, cell, row, size, hidden, next, kept);
+}
+
+static inline __attribute__((always_inline)) void lstm_back_of(
+    const float *hidden_grad, const float *next_grad, const float *cell, const float *kept, long long row,
+    long long size, void *gates_grad, float *cell_grad, int half)
+{
+    long long first = row * size;
+    const float *incoming = kept + 5 * first, *forget = incoming + size, *candidate = forget + size;
+    const float *outgoing = candidate + size, *squashed = outgoing + size;
+#pragma omp simd
+    for (long long unit = 0; unit < size; unit++) {
+        long long at = first + unit, i = 4 * first + unit, f = i + size, g = f + size, o = g + size;
+        float in = incoming[unit], keep = forget[unit], new = candidate[unit], out = outgoing[unit];
+        float t = squashed[unit], inside = next_grad[at] + hidden_grad[at] * out * (1.0f - t * t);
+        put(gates_grad, i, half, inside * new * in * (1.0f - in));
+        put(gates_grad, f, half, inside * cell[at] * keep * (1.0f - keep));
+        put(gates_grad, g, half, inside * in * (1.0f - new * new));
+        put(gates_grad, o, half, hidden_grad[at] * t * out * (1.0f - out));
+        cell_grad[at] = inside * keep;
+    }
+}
+
+/* The gradients of each part of the gates (rows, 4 size) and of the cell (rows, size) of those of the next state and of
+   the next cell (rows, size). */
+void lstm_back(const float *hidden_grad, const float *next_grad, const float *cell, const float *kept, long long rows,
+               long long size, void *gates_grad, float *cell_grad, int half)
+{
+    long long row;
+#pragma omp parallel for schedule(static) if (rows * size > SMALL / 4)
+    for (row = 0; row < rows; row++)
+        BOTH(lstm_back_of, hidden_grad, next_grad, cell, kept, row, size, gates_grad, cell_grad);
 }
 
 /* The weights of the tutorials' decoder; matrices as `rows_product` takes them. `dense` may be missing. */
@@ -587,13 +594,14 @@ int attention_gru_step(const struct attention_gru *s, const long long *tokens, c
     float *input = room, *queries = input + rows * gates, *context = queries + rows * s->units;
     float *own = context + rows * s->size, *kept = own + rows * gates, *dense = kept + rows * gates;
     rows_product(state, s->query, 0, rows, s->hidden, s->units, queries);
-    additive_look(keys, queries, s->score, memory, each, rows, regions, s->units, s->size, weights, context);
+    attend(keys, queries, s->score, memory, 0, each, rows, regions, s->units, s->units, s->size, queries, weights,
+           context, 0);
     rows_product(context, s->context_gates, 0, rows, s->size, gates, input);
     for (long long row = 0; row < rows; row++)
         for (long long gate = 0; gate < gates; gate++)
             input[row * gates + gate] += s->word_gates[tokens[row] * gates + gate];
     rows_product(state, s->state_gates, s->state_bias, rows, s->hidden, gates, own);
-    gru(input, own, state, rows, s->hidden, next, kept, 0);
+    gru(input, 0, own, state, rows, 0, s->hidden, next, 0, kept, 0);
     if (s->dense)
         rows_product(next, s->dense, s->dense_bias, rows, s->hidden, s->dense_size, dense);
     rows_product(s->dense ? dense : next, s->vocabulary, s->vocabulary_bias, rows,

@@ -1,7 +1,7 @@
 """The functions of kernels.c, where there is a compiler for them."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -47,12 +47,10 @@ class Kernels:
             score: v, (A,).
             memory: (B, N, D).
         """
-        (images, regions, units), rows, size = keys.shape, queries.shape[1], memory.shape[-1]
-        weights, context = queries.new_empty(images, rows, regions), queries.new_empty(images, rows, size)
-        sizes = map(ctypes.c_longlong, (rows, images * rows, regions, units, size))
-        self._library.additive_look(
-            *map(address, (keys, queries, score, memory)), *sizes, *map(address, (weights, context))
-        )
+        images, rows = queries.shape[:2]
+        weights = queries.new_empty(images, rows, keys.shape[1])
+        context = queries.new_empty(images, rows, memory.shape[-1])
+        self.attend(keys, queries, score, memory, None, images * rows, (queries, weights, context))
         return context, weights
 
     def additive_gradients(
@@ -108,17 +106,51 @@ class Kernels:
             hidden: (..., H).
         """
         new, kept = torch.empty_like(hidden), hidden.new_empty(state_gates.shape)
-        tensors, sizes = (input_gates, state_gates, hidden), _rows_and_width(hidden)
-        self._library.gru(*map(address, tensors), *sizes, *map(address, (new, kept)), _half(state_gates))
+        rows = hidden.numel() // hidden.shape[-1]
+        self.loop_gru(input_gates, None, state_gates, hidden, rows, (new, None, kept))
         return new, kept
 
     def gru_back(
         self, grad: Tensor, state_gates: Tensor, hidden: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the gradients of input gates, state gates and state of that of the next state, (..., H)."""
+        """Returns the gradients of input gates, state gates and state of that of the next state, (..., H) float32."""
         results = torch.empty_like(state_gates), torch.empty_like(state_gates), torch.empty_like(hidden)
-        tensors, sizes = (grad, state_gates, hidden, kept), _rows_and_width(hidden)
-        self._library.gru_back(*map(address, tensors), *sizes, *map(address, results), _half(state_gates))
+        rows = hidden.numel() // hidden.shape[-1]
+        self.loop_gru_back(None, (grad, None), rows, (state_gates, hidden, kept), rows, results)
+        return results
+
+    def lstm(self, parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns an LSTM's next state and cell like `cell`, and (..., 5H) float32 for `lstm_back`.
+
+        Args:
+            parts: whose sum is the gates, (..., 4H) each, float32 or bfloat16.
+            cell: (..., H) float32.
+        """
+        size = cell.shape[-1]
+        hidden, new, kept = torch.empty_like(cell), torch.empty_like(cell), cell.new_empty(*cell.shape[:-1], 5 * size)
+        places = (ctypes.c_void_p * len(parts))(*[part.data_ptr() for part in parts])
+        sizes = map(ctypes.c_longlong, (cell.numel() // size, size))
+        results = map(address, (hidden, new, kept))
+        self._library.lstm(places, ctypes.c_longlong(len(parts)), address(cell), *sizes, *results, _half(parts[0]))
+        return hidden, new, kept
+
+    def lstm_back(
+        self, hidden_grad: Tensor, new_grad: Tensor, cell: Tensor, kept: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the gradients of each part of the gates (..., 4H) and of the cell (..., H) float32.
+
+        Args:
+            hidden_grad: of the next state, (..., H) float32.
+            new_grad: of the next cell, likewise.
+            cell: the cell before.
+            kept: from `lstm`.
+            dtype: of the parts.
+        """
+        size = cell.shape[-1]
+        gates = cell.new_empty(*cell.shape[:-1], 4 * size, dtype=dtype)
+        results, sizes = (gates, torch.empty_like(cell)), map(ctypes.c_longlong, (cell.numel() // size, size))
+        tensors = map(address, (hidden_grad, new_grad, cell, kept))
+        self._library.lstm_back(*tensors, *sizes, *map(address, results), _half(gates))
         return results
 
     def pack_rows(self, weight: Tensor) -> Tensor:
@@ -172,22 +204,24 @@ class Kernels:
         projected: Tensor,
         score: Tensor,
         memory: Tensor,
-        image_of_row: Tensor,
+        image_of_row: Tensor | None,
         rows: int,
         results: Sequence[Tensor],
     ) -> None:
-        """Attends in the time loop of the tutorials' decoder.
+        """Attends additively.
 
         Args:
             keys: exp(2 k), (B, N, A).
-            projected: queries and state gates (>= R, A + 3H), float32 or bfloat16.
+            projected: (>= R, A and more) float32 or bfloat16, which begin with the queries.
             score: v, (A,).
             memory: (B, N, D).
-            image_of_row: (>= R,) int64.
+            image_of_row: (>= R,) int64; None = as many rows to each picture, in their order.
             rows: R.
-            results: to be filled: factors exp(2 q) (R, A), weights (R, N), context (R, D) like `projected`.
+            results: to be filled: factors exp(2 q) (R, A), weights (R, N), context (R, D) in the precision of
+                `projected`, whose place the factors may take.
         """
-        sizes = map(ctypes.c_longlong, (rows, *keys.shape[1:], projected.shape[1], memory.shape[2]))
+        widths, each = keys.shape[1:], max(1, rows // len(keys))
+        sizes = map(ctypes.c_longlong, (each, rows, *widths, projected.shape[-1], memory.shape[2]))
         given = map(address, (keys, projected, score, memory, image_of_row))
         self._library.attend(*given, *sizes, *map(address, results), _half(projected))
 
@@ -221,27 +255,33 @@ class Kernels:
         self._library.attend_back(*tensors, *sizes, *map(address, (*room, *sums, projected_grad)), _half(grad))
 
     def loop_gru(
-        self, words: Tensor, seen: Tensor, projected: Tensor, hidden: Tensor, rows: int, results: Sequence[Tensor]
+        self,
+        words: Tensor,
+        seen: Tensor | None,
+        projected: Tensor,
+        hidden: Tensor,
+        rows: int,
+        results: Sequence[Tensor | None],
     ) -> None:
-        """Updates the state in the time loop of the tutorials' decoder.
+        """Updates the state of a GRU in a time loop.
 
         Args:
-            words: the words' part of the gates, (>= R, 3H), float32 or bfloat16 as all but hidden and gates.
-            seen: the context's part, likewise.
-            projected: queries and the state's part, (>= R, A + 3H).
+            words: the words' part of the input's side of the gates, (>= R, 3H), float32 or bfloat16 as all but hidden
+                and gates.
+            seen: the context's part, likewise; None = there is none.
+            projected: (>= R, P + 3H), which end with the state's side.
             hidden: (>= R, H) float32.
             rows: R.
-            results: to be filled: the next state in float32 and in the others' precision (R, H), its gates (R, 3H).
+            results: to be filled: the next state in float32 and, unless None, in the others' precision (R, H), its
+                gates (R, 3H).
         """
-        size = hidden.shape[1]
-        sizes = map(ctypes.c_longlong, (rows, projected.shape[1] - 3 * size, size))
         tensors = map(address, (words, seen, projected, hidden))
-        self._library.loop_gru(*tensors, *sizes, *map(address, results), _half(projected))
+        self._library.gru(*tensors, *_gru_sizes(projected, hidden, rows), *map(address, results), _half(projected))
 
     def loop_gru_back(
         self,
-        grad: Tensor,
-        later: tuple[Tensor, Tensor] | None,
+        grad: Tensor | None,
+        later: tuple[Tensor, Tensor | None] | None,
         running: int,
         given: Sequence[Tensor],
         rows: int,
@@ -250,24 +290,22 @@ class Kernels:
         """The way back through `loop_gru`.
 
         Args:
-            grad: of the next state, by what was said with it, (>= R, H).
+            grad: of the next state, by what was said with it, (>= R, H); None = it is `later`'s first alone.
             later: what the step after this has left of its first `running` rows: its state's gradient (float32) and
                 what came through its `projected`; None after the last.
             running: rows that go on.
             given: projected, hidden and gates, as there.
             rows: R.
-            results: to be filled: gradients of the input's part (R, 3H), of the last 3H of `projected`, and (float32)
+            results: to be filled: gradients of the input's side (R, 3H), of the last 3H of `projected`, and (float32)
                 of the state (R, H) but for what comes through `projected`.
         """
         projected, hidden, kept = given
         left, through = later or (None, None)
-        size = hidden.shape[1]
-        sizes = map(ctypes.c_longlong, (rows, projected.shape[1] - 3 * size, size))
-        self._library.loop_gru_back(
+        self._library.gru_back(
             *map(address, (grad, through, left)),
             ctypes.c_longlong(running),
             *map(address, (projected, hidden, kept)),
-            *sizes,
+            *_gru_sizes(projected, hidden, rows),
             *map(address, results),
             _half(projected),
         )
@@ -309,6 +347,7 @@ def _half(tensor: Tensor) -> ctypes.c_int:
     return ctypes.c_int(tensor.dtype == torch.bfloat16)
 
 
-def _rows_and_width(tensor: Tensor) -> tuple[ctypes.c_longlong, ctypes.c_longlong]:
-    width = tensor.shape[-1]
-    return ctypes.c_longlong(tensor.numel() // width), ctypes.c_longlong(width)
+def _gru_sizes(projected: Tensor, hidden: Tensor, rows: int) -> Iterator[ctypes.c_longlong]:
+    """Returns what kernels.c calls rows, units and size."""
+    size = hidden.shape[-1]
+    return map(ctypes.c_longlong, (rows, projected.shape[-1] - 3 * size, size))

@@ -167,8 +167,12 @@ class RecurrentDecoder(nn.Module):
         return self.embedding.weight.new_zeros(rows, self.hidden_size)
 
     def recurrent(self, hidden: Tensor, fixed: Mapping[str, Tensor]) -> Tensor:
-        """Returns the state (..., H) as the recurrent gates see it: with the caption's dropout mask, if any."""
-        return hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
+        """Returns the state (..., H) as gates and query see it: with the caption's dropout mask, if any.
+
+        In the precision of the loop's products, which else would each round it for themselves.
+        """
+        hidden = hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
+        return hidden if self.attention.loop is None else self.attention.loop.cast(hidden)
 
     def look(self, query: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""

@@ -75,7 +75,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         else:
             context, weights = self.look(hidden, fixed)
         context = torch.sigmoid(self.beta(hidden)) * context
-        gates = words + self.context_gates(context) + self.state_gates(hidden)
+        gates = [words, self.context_gates(context), self.state_gates(hidden)]
         new, cell = lstm_update(gates, state["cell"])
         return Advance({"hidden": new, "cell": cell}, torch.cat([new, context.to(new.dtype)], -1), weights, draw)
 

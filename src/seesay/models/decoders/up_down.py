@@ -52,11 +52,11 @@ class UpDownDecoder(RecurrentDecoder):
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
         """Returns both LSTMs one word further."""
         spoken = self.recurrent(state["language_hidden"], fixed)
-        gates = words + fixed["mean_gates"] + self.language_gates(spoken)
-        gates = gates + self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
+        heard = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
+        gates = [words, fixed["mean_gates"], self.language_gates(spoken), heard]
         asking, attention_cell = lstm_update(gates, state["attention_cell"])
         context, weights = self.look(asking, fixed)
-        gates = self.context_gates(context) + self.attended_gates(asking) + self.language_state_gates(spoken)
+        gates = [self.context_gates(context), self.attended_gates(asking), self.language_state_gates(spoken)]
         speaking, language_cell = lstm_update(gates, state["language_cell"])
         new = {
             "attention_hidden": asking,
