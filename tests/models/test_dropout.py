@@ -1,24 +1,54 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
+from seesay.models import dropout as module
 from seesay.models.dropout import Dropout
+from seesay.models.kernels import Kernels, kernels_for
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.93])
-def test_a_share_is_dropped_and_the_mean_stays(p: float) -> None:
+@pytest.fixture(params=[True, False], ids=["compiled", "plain"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways to draw: in C, and without a compiler."""
+    compiled = bool(request.param)
+    if not compiled:
+        monkeypatch.setattr(module, "kernels_for", lambda *_, **__: None)
+    elif kernels_for(torch.zeros(1)) is None:
+        pytest.skip("needs a C compiler (cc)")
+    return compiled
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("p", [0.125, 0.5, 0.9375])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_share_is_dropped_and_the_mean_stays(p: float, kind: torch.dtype) -> None:
     torch.manual_seed(0)
-    x = torch.full((1001, 999), 2.0)  # a size that is no multiple of four
+    x = torch.full((1001, 999), 2.0, dtype=kind)  # a size that is no multiple of four
     found = Dropout(p)(x)
     dropped = found == 0
     deviation = (p * (1 - p) / x.numel()) ** 0.5
-    assert abs(float(dropped.float().mean()) - p) < 5 * deviation + 2**-17
+    assert abs(float(dropped.float().mean()) - p) < 5 * deviation
     kept = found[~dropped]
-    assert torch.equal(kept, kept[0].expand_as(kept))
-    assert float(kept[0]) * (1 - round(p * 65536) / 65536) == pytest.approx(2.0, rel=1e-6)
+    assert torch.equal(kept, torch.full_like(kept, 2 / (1 - p)))
+
+
+def test_a_share_that_no_chance_can_have_is_the_nearest(way: bool) -> None:
+    torch.manual_seed(0)
+    kept = Dropout(0.93)(torch.ones(999)).max()
+    finest = 32 if way else 16
+    assert float(kept) * (1 - round(0.93 * 2**finest) / 2**finest) == pytest.approx(1.0, rel=1e-6)
 
 
 def test_neighbours_are_drawn_apart() -> None:
-    """Four chances come of one number; none of them may tell of another, nor one place be dropped more often."""
+    """None of four chances that may come of one number may tell of another, nor one place be dropped more often."""
     torch.manual_seed(1)
     dropped = (Dropout(0.5)(torch.ones(200_000, 4)) == 0).double()
     assert torch.allclose(dropped.mean(0), torch.full((4,), 0.5).double(), atol=5 * 0.5 / 200_000**0.5)
@@ -26,13 +56,60 @@ def test_neighbours_are_drawn_apart() -> None:
     assert float(correlation.abs().max()) < 5 / 200_000**0.5
 
 
-def test_gradients_pass_where_the_input_did() -> None:
+@pytest.mark.parametrize("lag", [1, 2, 7, 16, 64, 1280])
+def test_a_place_does_not_tell_of_a_later_one(lag: int) -> None:
+    torch.manual_seed(3)
+    count = 1 << 20
+    signs = 1.0 - Dropout(0.5)(torch.ones(count))
+    assert abs(float((signs[:-lag] * signs[lag:]).mean())) < 4.5 / count**0.5
+
+
+def test_draws_do_not_tell_of_one_another() -> None:
+    """Each place, in many draws, is dropped as often as it should be, and any two draws agree by chance alone."""
+    torch.manual_seed(4)
+    draws = torch.stack([Dropout(0.3)(torch.ones(1000)) == 0 for _ in range(400)]).double()
+    assert float((draws.mean(0) - 0.3).abs().max()) < 5 * (0.21 / 400) ** 0.5
+    correlation = torch.corrcoef(draws) - torch.eye(400)
+    assert float(correlation.abs().max()) < 6 / 1000**0.5
+
+
+@pytest.mark.parametrize("key", [0, 1, 1 << 32, 5 << 32, -1])
+def test_any_key_will_do(key: int, kernels: Kernels) -> None:
+    """Keys that differ in few bits, too: one is never the other's mask moved or turned over."""
+    x, half = torch.ones(1 << 16), 1 << 31
+    signs, others = (1.0 - kernels.dropout(x, half, each) for each in (key, key ^ (1 << 40)))
+    for moved in (0, 1, 2, 32, 1 << 8):
+        assert abs(float((signs * others.roll(moved)).mean())) < 5 / len(x) ** 0.5
+
+
+@pytest.fixture
+def kernels() -> Kernels:
+    found = kernels_for(torch.zeros(1))
+    if found is None:
+        pytest.skip("needs a C compiler (cc)")
+    return found
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+def test_gradients_pass_where_the_input_did(kind: torch.dtype) -> None:
     torch.manual_seed(2)
-    x = torch.randn(50, 7, dtype=torch.float64, requires_grad=True)
-    found = Dropout(0.3)(x)
+    x = torch.randn(50, 7, dtype=torch.float64).to(kind).requires_grad_()
+    found = Dropout(0.25)(x)
     (gradient,) = torch.autograd.grad(found.sum(), x)
     assert torch.equal(gradient == 0, found == 0)
     torch.testing.assert_close(gradient * x, found)
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_draws_do_not_hang_on_threads_or_on_how_a_tensor_lies() -> None:
+    x = torch.rand(300, 400) + 1
+    found: list[Tensor] = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        for given in (x, x.T.contiguous().T):
+            torch.manual_seed(6)
+            found.append(Dropout(0.4)(given))
+    assert all(torch.equal(found[0], other) for other in found)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])

@@ -67,6 +67,30 @@ def test_forward_is_torchs_decoder_one_caption_at_a_time(tied: bool) -> None:
         torch.testing.assert_close(logits, wanted, rtol=1e-6, atol=1e-7)  # positions are computed in float32
 
 
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_with_dropout_on_the_attention_a_processor_computes_the_same(mask: Tensor | None) -> None:
+    """By operations of its own, as torch's has no quick way there; a share of next to nothing drops nothing."""
+    made, dropping = shaken(), shaken(attention_dropout=1e-9)
+    dropping.load_state_dict(made.state_dict())
+    found = []
+    for each in (made.train(), dropping.train()):
+        memory = memories(size=WIDTH).requires_grad_()
+        logits = each(memory, mask, pack_captions(TOKENS)).logits
+        found.append((logits, *torch.autograd.grad(logits.square().sum(), [memory, *each.parameters()])))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_attention_drops_in_training_alone() -> None:
+    made, memory = shaken(attention_dropout=0.5), memories(size=WIDTH)
+    whole = made.eval()(memory, MASK, pack_captions(TOKENS)).logits
+    torch.testing.assert_close(made(memory, MASK, pack_captions(TOKENS)).logits, whole)
+    torch.manual_seed(0)
+    one, other = (made.train()(memory, MASK, pack_captions(TOKENS)).logits for _ in range(2))
+    assert not torch.allclose(one, other)
+    assert not torch.allclose(one, whole)
+
+
 def test_the_attention_of_a_step_is_the_mean_of_the_last_layers_heads() -> None:
     made, memory = shaken(), memories(size=WIDTH)
     words, state = torch.tensor(fed(0, 0)), made.init_state(memory, MASK)

@@ -402,6 +402,39 @@ void attend_back(const float *keys, const float *factors, const float *score, co
         BOTH(query_gradients, slopes, score, row, units, width, projected_grad);
 }
 
+/* 32 bits that hang on a place and a key of 64: twice two rounds of multiplying and folding, as hashes of whole numbers
+   are made, with half of the key before each pair. Any place can be asked for at any time, so that a mask need not be kept. */
+static inline unsigned int chance(unsigned int place, unsigned int low, unsigned int high)
+{
+    unsigned int x = place * 0x9e3779b1u + low;
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu + high;
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+static inline __attribute__((always_inline)) void dropout_of(
+    const void *x, long long begin, long long end, unsigned int low, unsigned int high, unsigned int below, float scale,
+    void *out, int half)
+{
+#pragma omp simd
+    for (long long at = begin; at < end; at++)
+        put(out, at, half, chance((unsigned int)at, low, high) < below ? 0.0f : scale * get(x, at, half));
+}
+
+/* Writes x (count), zero where the chance is `below` and `scale` times as large elsewhere. */
+void dropout(const void *x, long long count, unsigned int low, unsigned int high, unsigned int below, float scale,
+             void *out, int half)
+{
+    long long blocks = (count + SMALL - 1) / SMALL, block;
+#pragma omp parallel for schedule(static) if (count > SMALL)
+    for (block = 0; block < blocks; block++) {
+        long long begin = block * SMALL, end = begin + SMALL < count ? begin + SMALL : count;
+        BOTH(dropout_of, x, begin, end, low, high, below, scale, out);
+    }
+}
+
 static inline __attribute__((always_inline)) void gru_of(
     const void *words, const void *seen, const void *projected, const float *hidden, long long row, long long units,
     long long size, float *next, void *rounded, float *kept, int half)

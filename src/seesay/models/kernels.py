@@ -10,6 +10,7 @@ from torch import Tensor
 from seesay.compiled import address, compiled
 
 _SOURCE = Path(__file__).with_name("kernels.c")
+_ALL = 0xFFFFFFFF
 
 
 class Kernels:
@@ -95,6 +96,20 @@ class Kernels:
         tensors, sizes = (logits, targets, log_sums), map(ctypes.c_longlong, logits.shape)
         factors = map(ctypes.c_float, (smoothing, scale))
         self._library.surprise_back(*map(address, tensors), *sizes, *factors, address(found), _half(logits))
+        return found
+
+    def dropout(self, x: Tensor, dropped: int, key: int) -> Tensor:
+        """Returns x (...), float32 or bfloat16, with some elements zero and the others larger for it.
+
+        Args:
+            x: any shape.
+            dropped: 2^32 times the share that is zero, below 2^32.
+            key: 64 bits, of which it hangs which ones are.
+        """
+        found = torch.empty_like(x)
+        chances = map(ctypes.c_uint, (key & _ALL, key >> 32 & _ALL, dropped))
+        scale = ctypes.c_float((_ALL + 1) / (_ALL + 1 - dropped))
+        self._library.dropout(address(x), ctypes.c_longlong(x.numel()), *chances, scale, address(found), _half(x))
         return found
 
     def gru(self, input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.heads = config.heads
-        self.attention_dropout = config.attention_dropout
+        self.attention_dropout = Dropout(config.attention_dropout)
         self.self_norm, self.cross_norm, self.feed_norm = (nn.LayerNorm(width) for _ in range(3))
         self.self_input = Linear(width, 3 * width)  # queries, keys, values
         self.self_output = Linear(width, width)
@@ -50,15 +50,14 @@ class TransformerLayer(nn.Module):
             by_caption: the tokens' way to rows of captions.
             by_image: the tokens' way to rows of pictures.
         """
-        rate = self.attention_dropout if self.training else 0.0
         asked, key, value = self._heads(by_caption.pad(self.self_input(self.self_norm(hidden))), 3)
         # Padding follows the real tokens of a row, so that looking back never meets it.
-        seen = F.scaled_dot_product_attention(asked, key, value, dropout_p=rate, is_causal=True)
+        seen = self._look(asked, key, value, None, only_back=True)
         hidden = hidden + self.dropout(self.self_output(by_caption.pack(_merge(seen))))
         (asked,) = self._heads(by_image.pad(self.cross_query(self.cross_norm(hidden))), 1)
         key, value = self._heads(keys, 2)
         mask = None if memory_mask is None else memory_mask[:, None, None]
-        seen = F.scaled_dot_product_attention(asked, key, value, mask, rate)
+        seen = self._look(asked, key, value, mask, only_back=False)
         hidden = hidden + self.dropout(self.cross_output(by_image.pack(_merge(seen))))
         return self._feed(hidden)
 
@@ -89,6 +88,17 @@ class TransformerLayer(nn.Module):
         hidden = hidden + self.dropout(self.cross_output(_merge(seen)))
         return self._feed(hidden), cache, weights.mean(1)
 
+    def _look(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, only_back: bool) -> Tensor:
+        """Returns what was seen, (..., H, T, d); `only_back`: by no place after its own."""
+        rate = self.attention_dropout.p if self.training else 0.0
+        if rate == 0.0 or query.device.type != "cpu":
+            return F.scaled_dot_product_attention(query, key, value, mask, rate, only_back)
+        # With dropout torch's has no quick way on a processor, and draws the chances one after the other.
+        if only_back:
+            places = query.shape[-2]
+            mask = torch.ones(places, places, dtype=torch.bool).tril()
+        return _attend(query, key, value, mask, self.attention_dropout)[0]
+
     def _feed(self, hidden: Tensor) -> Tensor:
         inner = self.dropout(torch.relu(self.feed_input(self.feed_norm(hidden))))
         fed: Tensor = hidden + self.dropout(self.feed_output(inner))
@@ -99,10 +109,13 @@ class TransformerLayer(nn.Module):
         return tuple(split_heads(part, self.heads) for part in joined.chunk(parts, dim=-1))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: Dropout | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns what was seen (..., H, T, d) and the weights (..., H, T, N); `mask` (..., N), True = may attend."""
     weights = masked_softmax(torch.matmul(query, key.transpose(-1, -2)) / key.shape[-1] ** 0.5, mask)
-    return torch.matmul(weights.to(value.dtype), value), weights
+    given = weights.to(value.dtype)
+    return torch.matmul(given if dropout is None else dropout(given), value), weights
 
 
 def _merge(seen: Tensor) -> Tensor:
