@@ -599,6 +599,20 @@ void lstm_back(const float *hidden_grad, const float *next_grad, const float *ce
         BOTH(lstm_back_of, hidden_grad, next_grad, cell, kept, row, size, gates_grad, cell_grad);
 }
 
+/* A step of RMSprop: changes weights (count) and the mean of their squared gradients, `average`. */
+void rmsprop(float *weights, const float *grad, float *average, long long count, float alpha, float eps, float rate,
+             float decay)
+{
+    long long at;
+#pragma omp parallel for simd schedule(static) if (count > SMALL)
+    for (at = 0; at < count; at++) {
+        float g = grad[at] + decay * weights[at];
+        float mean = alpha * average[at] + (1.0f - alpha) * g * g;
+        average[at] = mean;
+        weights[at] -= rate * g / (__builtin_sqrtf(mean) + eps);
+    }
+}
+
 /* The weights of the tutorials' decoder; matrices as `rows_product` takes them. `dense` may be missing. */
 struct attention_gru {
     long long size, hidden, units, dense_size, words; /* widths D, H, A, O, V */

@@ -168,6 +168,18 @@ class Kernels:
         self._library.lstm_back(*tensors, *sizes, *map(address, results), _half(gates))
         return results
 
+    def rmsprop(self, weights: Tensor, grad: Tensor, average: Tensor, factors: Sequence[float]) -> None:
+        """Takes a step of RMSprop; see kernels.c.
+
+        Args:
+            weights: to be changed.
+            grad: of the same shape.
+            average: mean of the squared gradients, which is changed too.
+            factors: share of the mean that stays, what is added to its root, learning rate, decay of the weights.
+        """
+        tensors, count = map(address, (weights, grad, average)), ctypes.c_longlong(weights.numel())
+        self._library.rmsprop(*tensors, count, *map(ctypes.c_float, factors))
+
     def pack_rows(self, weight: Tensor) -> Tensor:
         """Returns a weight (O, I) in the order in which `rows_product` reads it, (blocks, I, width)."""
         self._library.block_width.restype = ctypes.c_longlong
