@@ -4,7 +4,8 @@ import torch
 from numpy.typing import NDArray
 
 from seesay.models.packing import pack_captions
-from seesay.training.objectives import cross_entropy
+from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
+from seesay.training.objectives import cross_entropy, drawn_log_probs
 
 
 def log_probs(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -42,3 +43,31 @@ def test_logits_of_half_precision_are_summed_in_full() -> None:
     loss = cross_entropy(logits, torch.tensor([0]))
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(np.log(5000), rel=1e-6)
+
+
+@pytest.mark.parametrize("allow_unk", [True, False])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_log_probs_of_draws_are_those_of_the_words_that_can_be_drawn(
+    dtype: torch.dtype, near: float, allow_unk: bool
+) -> None:
+    """By a softmax over those columns alone, in float64, with slopes of any weight and sign."""
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(9, 40)).to(dtype)
+    logits[:, [PAD_ID, START_ID, UNK_ID]] += 20  # never said however likely
+    words = torch.tensor([END_ID, *range(10, 18)])
+    weights = torch.randn(9)
+    never = [PAD_ID, START_ID] + ([] if allow_unk else [UNK_ID])
+    said = [word for word in range(40) if word not in never]
+
+    wide = logits.double().requires_grad_()
+    places = torch.tensor([said.index(word) for word in words.tolist()])
+    wanted = torch.log_softmax(wide[:, said], 1)[torch.arange(9), places]
+    (slope,) = torch.autograd.grad((wanted * weights).sum(), wide)
+    own = logits.requires_grad_()
+    found = drawn_log_probs(own, words, allow_unk)
+    (grad,) = torch.autograd.grad((found * weights).sum(), own)
+
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grad.double(), slope, rtol=near, atol=near)
+    assert not grad[:, never].any()
+    assert grad.dtype == dtype

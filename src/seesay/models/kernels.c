@@ -267,57 +267,75 @@ static inline void put(void *numbers, long long at, int half, float number)
             function(__VA_ARGS__, 0);  \
     } while (0)
 
+static inline __attribute__((always_inline)) float score_of(
+    const void *logits, const float *offsets, long long first, long long word, int half)
+{
+    return get(logits, first + word, half) + (offsets ? offsets[word] : 0.0f);
+}
+
 static inline __attribute__((always_inline)) void surprise_of(
-    const void *logits, const long long *targets, long long row, long long words, float smoothing, float *log_sums,
-    float *losses, int half)
+    const void *logits, const float *offsets, const long long *targets, long long row, long long words, float smoothing,
+    float *log_sums, float *losses, int half)
 {
     long long first = row * words;
-    float top = get(logits, first, half), sum = 0.0f, total = 0.0f;
+    float top = score_of(logits, offsets, first, 0, half), sum = 0.0f, total = 0.0f;
 #pragma omp simd reduction(max : top) reduction(+ : total)
     for (long long word = 0; word < words; word++) {
-        float score = get(logits, first + word, half);
+        float score = score_of(logits, offsets, first, word, half);
         top = score > top ? score : top;
         total += score;
     }
 #pragma omp simd reduction(+ : sum)
     for (long long word = 0; word < words; word++)
-        sum += exponential(get(logits, first + word, half) - top);
+        sum += exponential(score_of(logits, offsets, first, word, half) - top);
     log_sums[row] = top + __builtin_logf(sum);
     float spread = smoothing ? smoothing * (log_sums[row] - total / words) : 0.0f;
-    losses[row] = (1.0f - smoothing) * (log_sums[row] - get(logits, first + targets[row], half)) + spread;
+    losses[row] = (1.0f - smoothing) * (log_sums[row] - score_of(logits, offsets, first, targets[row], half)) + spread;
 }
 
-/* logits (rows, words), targets (rows), log_sums (rows) = log sum e^logit, losses (rows). */
-void surprise(const void *logits, const long long *targets, long long rows, long long words, float smoothing,
-              float *log_sums, float *losses, int half)
+/* Cross-entropies (rows) of logits (rows, words) with offsets (words) added to them, if there are any: 0, or minus
+   infinity for a word that is never said, which smoothing does not bear. log_sums (rows) are log sum e^logit. */
+void surprise(const void *logits, const float *offsets, const long long *targets, long long rows, long long words,
+              float smoothing, float *log_sums, float *losses, int half)
 {
     long long row;
 #pragma omp parallel for schedule(static)
-    for (row = 0; row < rows; row++)
-        BOTH(surprise_of, logits, targets, row, words, smoothing, log_sums, losses);
+    for (row = 0; row < rows; row++) {
+        if (offsets)
+            BOTH(surprise_of, logits, offsets, targets, row, words, smoothing, log_sums, losses);
+        else
+            BOTH(surprise_of, logits, 0, targets, row, words, smoothing, log_sums, losses);
+    }
 }
 
 static inline __attribute__((always_inline)) void surprise_back_of(
-    const void *logits, const long long *targets, const float *log_sums, long long row, long long words,
-    float smoothing, float scale, void *grad, int half)
+    const void *logits, const float *offsets, const long long *targets, const float *log_sums, const float *slopes,
+    long long row, long long words, float smoothing, void *grad, int half)
 {
-    long long first = row * words, target = first + targets[row];
-    float log_sum = log_sums[row], every = smoothing / words;
+    long long first = row * words, target = targets[row];
+    float log_sum = log_sums[row], slope = slopes[row], every = smoothing / words;
 #pragma omp simd
-    for (long long word = 0; word < words; word++)
-        put(grad, first + word, half, scale * (exponential(get(logits, first + word, half) - log_sum) - every));
-    float chance = exponential(get(logits, target, half) - log_sum);
-    put(grad, target, half, scale * (chance - every - (1.0f - smoothing)));
+    for (long long word = 0; word < words; word++) {
+        float share = exponential(score_of(logits, offsets, first, word, half) - log_sum);
+        share = offsets && offsets[word] < 0.0f ? 0.0f : share; /* not next to nothing, which is slow to work with */
+        put(grad, first + word, half, slope * (share - every));
+    }
+    float share = exponential(score_of(logits, offsets, first, target, half) - log_sum);
+    put(grad, first + target, half, slope * (share - every - (1.0f - smoothing)));
 }
 
-/* Writes scale times the gradient of the sum of the losses to grad (rows, words). */
-void surprise_back(const void *logits, const long long *targets, const float *log_sums, long long rows,
-                   long long words, float smoothing, float scale, void *grad, int half)
+/* Writes the gradient of a sum of the losses, in which each counts `slopes` (rows) times, to grad (rows, words). */
+void surprise_back(const void *logits, const float *offsets, const long long *targets, const float *log_sums,
+                   const float *slopes, long long rows, long long words, float smoothing, void *grad, int half)
 {
     long long row;
 #pragma omp parallel for schedule(static)
-    for (row = 0; row < rows; row++)
-        BOTH(surprise_back_of, logits, targets, log_sums, row, words, smoothing, scale, grad);
+    for (row = 0; row < rows; row++) {
+        if (offsets)
+            BOTH(surprise_back_of, logits, offsets, targets, log_sums, slopes, row, words, smoothing, grad);
+        else
+            BOTH(surprise_back_of, logits, 0, targets, log_sums, slopes, row, words, smoothing, grad);
+    }
 }
 
 static inline __attribute__((always_inline)) void attend_to(

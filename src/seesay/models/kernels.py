@@ -73,29 +73,37 @@ class Kernels:
         )
         return found
 
-    def surprise(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    def surprise(
+        self, logits: Tensor, targets: Tensor, smoothing: float = 0.0, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the cross-entropy of each token, (M,) in nats, and log sum_v e^logit, (M,), both float32.
 
         Args:
             logits: (M, V), float32 or bfloat16.
             targets: (M,) int64.
             smoothing: share of the probability that is spread over the words.
+            offsets: what is added to the logits first, 0 or -inf, (V,) float32; without smoothing alone.
         """
         log_sums, losses = (torch.empty(len(logits), dtype=torch.float32) for _ in range(2))
         sizes, results = map(ctypes.c_longlong, logits.shape), map(address, (log_sums, losses))
-        self._library.surprise(
-            *map(address, (logits, targets)), *sizes, ctypes.c_float(smoothing), *results, _half(logits)
-        )
+        tensors = map(address, (logits, offsets, targets))
+        self._library.surprise(*tensors, *sizes, ctypes.c_float(smoothing), *results, _half(logits))
         return losses, log_sums
 
     def surprise_back(
-        self, logits: Tensor, targets: Tensor, log_sums: Tensor, smoothing: float, scale: float
+        self,
+        grad: Tensor,
+        logits: Tensor,
+        targets: Tensor,
+        log_sums: Tensor,
+        smoothing: float = 0.0,
+        offsets: Tensor | None = None,
     ) -> Tensor:
-        """Returns the gradient of `scale` times the sum of the cross-entropies, (M, V) like the logits."""
+        """Returns the gradient of the logits, (M, V) in their precision, of the cross-entropies', (M,) float32."""
         found = torch.empty_like(logits)
-        tensors, sizes = (logits, targets, log_sums), map(ctypes.c_longlong, logits.shape)
-        factors = map(ctypes.c_float, (smoothing, scale))
-        self._library.surprise_back(*map(address, tensors), *sizes, *factors, address(found), _half(logits))
+        tensors = map(address, (logits, offsets, targets, log_sums, grad))
+        sizes = map(ctypes.c_longlong, logits.shape)
+        self._library.surprise_back(*tensors, *sizes, ctypes.c_float(smoothing), address(found), _half(logits))
         return found
 
     def dropout(self, x: Tensor, dropped: int, key: int) -> Tensor:

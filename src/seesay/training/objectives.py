@@ -20,31 +20,38 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
         targets: the words that follow, (M,) int64.
         label_smoothing: probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
-    kernels = kernels_for(logits, half=True)
-    if kernels is None or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:  # which torch refuses
+    kernels = _kernels(logits, targets)
+    if kernels is None:
         return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-    found: Tensor = _CrossEntropy.apply(logits, targets, label_smoothing, kernels)
-    return found
+    losses: Tensor = _CrossEntropies.apply(logits, targets, label_smoothing, None, kernels)
+    return losses.mean()
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """The same in C, which makes nothing as large as the logits but their gradient, in their own precision."""
+def _kernels(logits: Tensor, targets: Tensor) -> Kernels | None:
+    """Returns what computes cross-entropies in C, unless a target is no word, which torch refuses."""
+    kernels = kernels_for(logits, half=True)
+    if kernels is None or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
+        return None
+    return kernels
+
+
+class _CrossEntropies(torch.autograd.Function):
+    """In C, which makes nothing as large as the logits but their gradient, in their own precision."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, kernels: Kernels) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, offsets: Tensor | None, kernels: Kernels
+    ) -> Tensor:
         targets = targets.contiguous()
-        losses, log_sums = kernels.surprise(logits, targets, label_smoothing)
+        losses, log_sums = kernels.surprise(logits, targets, label_smoothing, offsets)
         ctx.save_for_backward(logits, targets, log_sums)
-        ctx.label_smoothing, ctx.kernels = label_smoothing, kernels
-        return losses.mean()
+        ctx.more, ctx.kernels = (label_smoothing, offsets), kernels
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, targets, log_sums = ctx.saved_tensors
-        scale = float(grad) / len(targets)
-        found = ctx.kernels.surprise_back(logits, targets, log_sums, ctx.label_smoothing, scale)
-        return found, None, None, None
+        return ctx.kernels.surprise_back(grad.contiguous(), *ctx.saved_tensors, *ctx.more), None, None, None, None
 
 
 def even_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -59,6 +66,16 @@ def policy(logits: Tensor, allow_unk: bool) -> Tensor:
     unless it may be.
     """
     return torch.log_softmax(only_words(logits, allow_unk), dim=-1)
+
+
+def drawn_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
+    """Returns the log-probabilities (M,) by `policy` of the words (M,) that were drawn of logits (M, V)."""
+    kernels = _kernels(logits, words)
+    if kernels is None:
+        return policy(logits, allow_unk).gather(1, words[:, None])[:, 0]
+    offsets = only_words(torch.zeros(logits.shape[1]), allow_unk)
+    losses: Tensor = _CrossEntropies.apply(logits, words, 0.0, offsets, kernels)
+    return -losses
 
 
 def log_chances(log_probs: Tensor, cut: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from seesay.decoding import Hypothesis, decode, draw_captions
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PAD_ID, PackedCaptions, pack_captions
 from seesay.tokenizer import END_ID, START_ID
-from seesay.training.objectives import log_chances, policy, policy_gradient
+from seesay.training.objectives import drawn_log_probs, log_chances, policy_gradient
 from seesay.training.rewards import CaptionReward
 
 
@@ -144,7 +144,7 @@ def sampled_loss(logits: Tensor, captions: PackedCaptions, cut: Tensor, advantag
         advantages: what they are worth above the baseline, (B, K).
         allow_unk: whether the unknown word could be drawn.
     """
-    log_probs = policy(logits, allow_unk).gather(1, captions.targets[:, None])[:, 0]
+    log_probs = drawn_log_probs(logits, captions.targets, allow_unk)
     place = captions.caption_of_row[captions.row_of_token()]  # of every token's sample among the B * K
     cut, advantages = cut.to(place.device).flatten(), advantages.to(log_probs.device, log_probs.dtype).flatten()
     log_probs = log_chances(log_probs, cut[place] & (captions.targets == END_ID))
