@@ -576,9 +576,11 @@ class TestTraining:
         assert seesay("train", *common, *given, *flags, "--overwrite").code == 0
         scored = seesay("evaluate", "two", colours, *given[:2], *given[4:6])
         assert any("CIDEr" in line for line in scored.out)
+        # What the training was given will do for the rest: mirrored pictures are left aside.
+        assert seesay("evaluate", "two", colours, *given).out == scored.out
         for told, command in (
-            ("mirrored is True, wanted None", ["evaluate", "two", colours, *given[:2], *given[6:]]),
-            ("4 feature stores are given", ["evaluate", "two", colours, *given]),
+            ("1 feature stores are given", ["evaluate", "two", colours, *given[:2], *given[6:]]),
+            ("name the store of the pictures as they are too", ["evaluate", "two", colours, *given[2:4], *given[6:]]),
             ("augment_flip=0 never shows", ["train", *common, *given, "--out", "three"]),
             ("pooled has no counterpart", ["train", *common, *given[:6], *flags[2:], "--out", "three"]),
             ("--mirror encodes pictures", ["extract", colours, "--mirror", "--import-from", "theirs"]),

@@ -9,7 +9,7 @@ from seesay.captioner import Caption, Captioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError, ImageError
-from seesay.features import FeatureStore, JoinedStores, extract_features, store_path
+from seesay.features import FeatureStore, JoinedStores, extract_features, part_stores, store_path
 from seesay.features.extraction import Progress
 
 _BATCH = 64
@@ -60,7 +60,8 @@ def feature_source(
     """Returns where features are read, None where pictures pass through a run's own encoder."""
     run, encoder = captioner.run, captioner.model.encoder
     if stores:
-        joined = JoinedStores([FeatureStore(path) for path in stores])
+        plain, _ = part_stores([FeatureStore(path) for path in stores])  # what training was given may be given again
+        joined = JoinedStores(plain)
         joined.require(run.info.features)
         return joined
     if encoder is None:
