@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seesay.config import DecodingOptions
 from seesay.decoding.automaton import PhraseAutomaton
+from seesay.decoding.drawing import draw_words
 from seesay.decoding.frontier import surely_none
 from seesay.decoding.scoring import NO, Scores
 from seesay.tokenizer import END_ID
@@ -39,10 +40,9 @@ def best_word(scores: Scores, sums: Tensor) -> Choice:
 
 def drawn_word(scores: Scores, sums: Tensor, draws: Tensor, options: DecodingOptions) -> Choice:
     """Returns every hypothesis with a word drawn by inverting the cumulative distribution at `draws` (b, R)."""
-    possible = torch.isfinite(scores.choice).any(-1)
     words = sample(scores.choice, draws, options)
-    values = scores.choice.gather(-1, words[..., None])[..., 0]
-    return Choice(_itself(sums), words, finite(torch.where(possible, sums + values - scores.total[..., 0], NO)))
+    values = scores.choice.gather(-1, words[..., None])[..., 0]  # no number where none of them is one
+    return Choice(_itself(sums), words, finite(sums + values - scores.total[..., 0]))
 
 
 def sample(logits: Tensor, draws: Tensor, options: DecodingOptions) -> Tensor:
@@ -52,6 +52,10 @@ def sample(logits: Tensor, draws: Tensor, options: DecodingOptions) -> Tensor:
     these the fewest that make up `top_p` (Holtzman et al. 2020, eq. 2), and of these the ones at least `min_p` times
     as likely as the likeliest (Nguyen et al. 2024, eq. 1), each renormalised.
     """
+    if options.top_k == 0 and options.top_p >= 1 and options.min_p == 0:
+        words = draw_words(logits, draws, options.temperature)
+        if words is not None:
+            return words
     best = logits.max(-1, keepdim=True).values
     scaled = (logits - best).to(draws.dtype) / options.temperature  # 0 at the best: no temperature is too low
     if 0 < options.top_k < scaled.shape[-1]:
