@@ -1,5 +1,6 @@
 """What holds of every decoder that attends: step by step is forward, masks, gradients, sizes on disk."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -31,6 +32,24 @@ def test_step_by_step_is_forward(name: str, masked: bool) -> None:
         torch.testing.assert_close(output.attention.sum(-1), torch.ones(3, 2, dtype=torch.float64))
         if masked:
             assert not output.attention[~MASK[:, None].expand(3, 2, 4)].any()
+
+
+@every
+@pytest.mark.parametrize("masked", [True, False])
+def test_in_float32_it_is_that_of_float64(name: str, masked: bool) -> None:
+    """What runs in C is in float32 alone; float64 goes by torch's operations."""
+    wanted, memory, mask = decoder(name), memories(), MASK if masked else None
+    runs = []
+    for made, given in ((copy.deepcopy(wanted).float(), memory.float()), (wanted, memory)):
+        given.requires_grad_()
+        taught = made(given, mask, pack_captions(TOKENS)).logits
+        state = made.init_state(given, mask)
+        searched = made.step(TOKENS[:, :1, 0], made.step(TOKENS[:, :1, 1], state).state).logits
+        slopes = torch.autograd.grad(taught.sin().sum(), [given, *made.parameters()], allow_unused=True)
+        runs.append([taught, searched, *(slope for slope in slopes if slope is not None)])
+    for found, exact in zip(*runs, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
 
 
 @every

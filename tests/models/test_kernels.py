@@ -220,9 +220,36 @@ def test_lstm_is_that_of_torch(shape: tuple[int, ...], parts: int, dtype: torch.
 @pytest.mark.usefixtures("kernels")
 def test_parts_of_an_lstms_gates_may_be_one_a_picture() -> None:
     """up-down's mean region, which all hypotheses of a picture share."""
-    words, mean, cell = torch.randn(2, 5, 12), torch.randn(2, 1, 12), torch.randn(2, 5, 3)
-    for found, wanted in zip(lstm_update([words, mean], cell), lstm_update([words + mean], cell), strict=True):
+    words, mean, cell = torch.randn(2, 5, 12), torch.randn(2, 1, 12, requires_grad=True), torch.randn(2, 5, 3)
+    chosen, slopes = torch.randn(2, 2, 5, 3), []
+    for parts in ([words, mean], [words + mean]):
+        hidden, new = lstm_update(parts, cell)
+        slopes.append((hidden, new, *torch.autograd.grad((chosen[0] * hidden + chosen[1] * new).sum(), mean)))
+    for found, wanted in zip(*slopes, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_last_lstm_step_gets_a_gradient_of_one_output(which: int) -> None:
+    gates, cell, chosen = torch.randn(4, 12), torch.randn(4, 3), torch.randn(4, 3)
+    slopes = []
+    for kind in (torch.float32, torch.float64):  # in C, and by torch's operations
+        given = [tensor.to(kind).requires_grad_() for tensor in (gates, cell)]
+        found = lstm_update(given[:1], given[1])[which]
+        slopes.append(torch.autograd.grad((found * chosen).sum(), given))
+    for one, other in zip(*slopes, strict=True):
+        close(one, other)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_gates_that_do_not_fit_the_state_are_refused_not_read() -> None:
+    with pytest.raises(RuntimeError):
+        lstm_update([torch.randn(4, 16)], torch.randn(4, 5))
+    with pytest.raises(RuntimeError):
+        gru_update(torch.randn(4, 15), torch.randn(4, 15), torch.randn(6, 5))
+    with pytest.raises((RuntimeError, ValueError)):
+        cross_entropy(torch.randn(3, 7), torch.tensor([1, 2]))
 
 
 @pytest.mark.usefixtures("kernels")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seesay.models.decoders.transformer import sinusoids
@@ -79,6 +80,23 @@ def test_with_dropout_on_the_attention_a_processor_computes_the_same(mask: Tenso
         found.append((logits, *torch.autograd.grad(logits.square().sum(), [memory, *each.parameters()])))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_in_half_precision_the_attention_is_as_exact_as_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores above all, whose rounding would be a per cent of a weight."""
+    made = decoder("transformer", projection_size=WIDTH, attention_dropout=0.1).float()
+    layer = made.layers[0]
+    layer.train()
+    monkeypatch.setattr(layer.attention_dropout, "p", 1e-9)
+    torch.manual_seed(0)
+    query, key, value = (2 * torch.randn(3, 2, 20, 64) for _ in range(3))
+    query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
+    wanted = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), is_causal=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer._look(query, key, value, None, only_back=True)
+        theirs = F.scaled_dot_product_attention(query, key, value, dropout_p=1e-9, is_causal=True)
+    errors = [float((each.double() - wanted).norm()) for each in (found, theirs)]
+    assert errors[0] < 1.5 * errors[1]  # the weights are rounded, which torch's are not; the scores' would be 2.7
 
 
 def test_the_attention_drops_in_training_alone() -> None:

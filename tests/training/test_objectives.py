@@ -71,3 +71,13 @@ def test_log_probs_of_draws_are_those_of_the_words_that_can_be_drawn(
     torch.testing.assert_close(grad.double(), slope, rtol=near, atol=near)
     assert not grad[:, never].any()
     assert grad.dtype == dtype
+
+
+def test_what_a_padded_place_draws_has_no_slope_where_it_does_not_count() -> None:
+    logits = torch.randn(3, 9, requires_grad=True)
+    found = drawn_log_probs(logits, torch.tensor([4, PAD_ID, 5]), allow_unk=False)
+    counted = torch.where(torch.tensor([True, False, True]), found, 0.0)
+    (grad,) = torch.autograd.grad(counted.sum(), logits)
+    assert torch.isfinite(grad).all()
+    assert not grad[1].any()
+    assert grad[0].any()

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from seesay.metrics import CaptionMetrics, compute_metrics
+from seesay.training.module import step_seed
 from seesay.training.ranks import gather_captions, sum_over_ranks
 from tests.metrics.reference import random_captions
 
@@ -58,3 +59,13 @@ def test_one_process_keeps_what_it_has() -> None:
     metrics, values = _half(0), torch.tensor([1.0, 2.0])
     assert gather_captions(metrics) is metrics
     assert sum_over_ranks(values) is values
+
+
+def test_each_process_draws_its_own_numbers_on_a_processor_too() -> None:
+    """torch's generator there reads no more than the last 32 bits of a seed, in which ranks did not differ."""
+    drawn = [
+        torch.rand(8, generator=torch.Generator().manual_seed(step_seed(3, step, rank)))
+        for step in (0, 1, 5000)
+        for rank in range(64)
+    ]
+    assert len({tuple(each.tolist()) for each in drawn}) == 3 * 64

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seesay.models.kernels import kernels_for
 from seesay.training.rmsprop import RMSprop
@@ -78,9 +78,64 @@ def test_after_the_first_step_it_is_c_that_does_it(monkeypatch: pytest.MonkeyPat
     train(made, on, 2)
 
 
-def test_what_c_cannot_read_is_left_to_torch() -> None:
-    on = [nn.Parameter(torch.ones(4, 3, dtype=torch.float64)), nn.Parameter(torch.ones(3, 4).T)]
+@pytest.mark.parametrize("other", [torch.ones(4, 3, dtype=torch.float64), torch.ones(3, 4).T, torch.ones(0, 3)])
+def test_what_c_cannot_read_is_left_to_torch(other: Tensor) -> None:
+    on = [*weights(), nn.Parameter(other)]
     theirs = copy.deepcopy(on)
     train(RMSprop(on, **SETTINGS), on, 4)
     train(torch.optim.RMSprop(theirs, **SETTINGS), theirs, 4)
     same(on, theirs)
+
+
+@pytest.mark.skipif(kernels_for(torch.zeros(1)) is None, reason="needs a C compiler (cc)")
+def test_an_encoders_weights_may_lie_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    shapes = [(6, 5, 3, 3), (7, 1, 3, 3), (4, 6, 1, 1)]
+    on = [nn.Parameter(torch.randn(shape).to(memory_format=torch.channels_last)) for shape in shapes]
+    theirs = copy.deepcopy(on)
+
+    def run(made: torch.optim.Optimizer, on: list[nn.Parameter], steps: int, seed: int) -> None:
+        chances = torch.Generator().manual_seed(seed)
+        for _ in range(steps):
+            for each in on:
+                each.grad = torch.randn(each.shape, generator=chances).to(memory_format=torch.channels_last)
+            made.step()
+
+    ours, wanted = RMSprop(on, **SETTINGS), torch.optim.RMSprop(theirs, **SETTINGS)
+    run(wanted, theirs, 1, seed=1)
+    run(wanted, theirs, 4, seed=2)
+    run(ours, on, 1, seed=1)
+    monkeypatch.setattr(torch.optim.RMSprop, "step", lambda _: pytest.fail("torch's step"))
+    run(ours, on, 4, seed=2)
+    same(on, theirs)
+
+
+def test_weights_that_thaw_later_join_in() -> None:
+    ours, theirs = weights(), weights()
+    for kind, on in ((RMSprop, ours), (torch.optim.RMSprop, theirs)):
+        on[1].requires_grad_(False)
+        made = kind(on, **SETTINGS)
+        train(made, on, 3)
+        on[1].requires_grad_(True)
+        train(made, on, 3, seed=2)
+    same(ours, theirs)
+
+
+def test_autograd_is_told_that_weights_have_changed() -> None:
+    on = weights()
+    made = RMSprop(on, **SETTINGS)
+    train(made, on, 2)
+    squares = on[0].square().sum()
+    train(made, on, 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squares.backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("more", [{}, {"momentum": 0.5}])
+def test_hooks_of_a_step_are_called_once(more: dict[str, Any]) -> None:
+    on, called = weights(), []
+    torch.optim.RMSprop(weights(), **SETTINGS)  # which has torch wrap its class's own step
+    made = RMSprop(on, **SETTINGS, **more)
+    made.register_step_post_hook(lambda *_: called.append(1))
+    train(made, on, 3)
+    assert len(called) == 3

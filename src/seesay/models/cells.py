@@ -32,7 +32,7 @@ def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tens
     """
     size = hidden.shape[-1]
     kernels = kernels_for(hidden) and kernels_for(input_gates, state_gates, half=True)
-    if kernels is not None and input_gates.shape == state_gates.shape:
+    if kernels is not None and input_gates.shape == state_gates.shape == (*hidden.shape[:-1], 3 * size):
         if not torch.is_grad_enabled():
             return kernels.gru(input_gates, state_gates, hidden)[0]
         found: Tensor = _GRUUpdate.apply(input_gates, state_gates, hidden, kernels)
@@ -71,10 +71,10 @@ def lstm_update(parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
             broadcasts to that.
         cell: previous cell, (..., H); its precision is kept.
     """
-    if len({part.shape for part in parts}) > 1:
-        parts = [functools.reduce(torch.add, parts)]
     kernels = kernels_for(cell) and kernels_for(*parts, half=True)
-    if kernels is not None and parts[0].shape[:-1] == cell.shape[:-1]:
+    if kernels is not None and any(part.shape != parts[0].shape for part in parts):
+        parts = [functools.reduce(torch.add, parts)]
+    if kernels is not None and parts[0].shape == (*cell.shape[:-1], 4 * cell.shape[-1]):
         if not torch.is_grad_enabled():
             return kernels.lstm(parts, cell)[:2]
         found: tuple[Tensor, Tensor] = _LSTMUpdate.apply(kernels, cell, *parts)

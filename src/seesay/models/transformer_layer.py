@@ -97,7 +97,10 @@ class TransformerLayer(nn.Module):
         if only_back:
             places = query.shape[-2]
             mask = torch.ones(places, places, dtype=torch.bool).tril()
-        return _attend(query, key, value, mask, self.attention_dropout)[0]
+        wide = torch.promote_types(query.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):  # as torch's does: scores in half precision are a per cent off
+            weights = _weigh(query.to(wide), key.to(wide), mask)
+        return torch.matmul(self.attention_dropout(weights.to(value.dtype)), value)
 
     def _feed(self, hidden: Tensor) -> Tensor:
         inner = self.dropout(torch.relu(self.feed_input(self.feed_norm(hidden))))
@@ -109,13 +112,15 @@ class TransformerLayer(nn.Module):
         return tuple(split_heads(part, self.heads) for part in joined.chunk(parts, dim=-1))
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: Dropout | None = None
-) -> tuple[Tensor, Tensor]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns what was seen (..., H, T, d) and the weights (..., H, T, N); `mask` (..., N), True = may attend."""
-    weights = masked_softmax(torch.matmul(query, key.transpose(-1, -2)) / key.shape[-1] ** 0.5, mask)
-    given = weights.to(value.dtype)
-    return torch.matmul(given if dropout is None else dropout(given), value), weights
+    weights = _weigh(query, key, mask)
+    return torch.matmul(weights.to(value.dtype), value), weights
+
+
+def _weigh(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Returns the weights alone."""
+    return masked_softmax(torch.matmul(query, key.transpose(-1, -2)) / key.shape[-1] ** 0.5, mask)
 
 
 def _merge(seen: Tensor) -> Tensor:

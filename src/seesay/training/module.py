@@ -22,8 +22,7 @@ from seesay.training.schedule import build_optimizer, rate_factor
 from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
 from seesay.training.self_critical import SelfCritic
 
-_SEED_STRIDE = 1_000_003
-_RANK_STRIDE = 1 << 40
+_SEED_STRIDE, _RANK_STRIDE = 1_000_003, 0x9E3779B1
 
 
 class CaptioningModule(pl.LightningModule):
@@ -103,7 +102,7 @@ class CaptioningModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Ties the step's randomness to its number, and to the process where there are several."""
-        torch.manual_seed(self.config.training.seed * _SEED_STRIDE + self.global_step + _RANK_STRIDE * self.global_rank)
+        torch.manual_seed(step_seed(self.config.training.seed, self.global_step, self.global_rank))
         self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if batch_idx == 0:
             self.restart_clock()
@@ -227,6 +226,15 @@ class CaptioningModule(pl.LightningModule):
             with torch.no_grad():
                 return self.model.encode(batch.pixels)
         return self.model.encode(batch.pixels)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Returns the seed of what is drawn in a step.
+
+    Another one for each of many processes and steps also in its last 32 bits, which are all of it that torch's generator
+    on a processor reads.
+    """
+    return seed * _SEED_STRIDE + step + _RANK_STRIDE * rank
 
 
 def validation_options(config: Config, max_length: int) -> DecodingOptions:

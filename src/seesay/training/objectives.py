@@ -30,7 +30,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
 def _kernels(logits: Tensor, targets: Tensor) -> Kernels | None:
     """Returns what computes cross-entropies in C, unless a target is no word, which torch refuses."""
     kernels = kernels_for(logits, half=True)
-    if kernels is None or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
+    if kernels is None or targets.dtype != torch.int64 or targets.shape != logits.shape[:1]:
+        return None
+    if int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
         return None
     return kernels
 
@@ -73,7 +75,7 @@ def drawn_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
     kernels = _kernels(logits, words)
     if kernels is None:
         return policy(logits, allow_unk).gather(1, words[:, None])[:, 0]
-    offsets = only_words(torch.zeros(logits.shape[1]), allow_unk)
+    offsets = only_words(torch.zeros(logits.shape[1], dtype=torch.float32), allow_unk)
     losses: Tensor = _CrossEntropies.apply(logits, words, 0.0, offsets, kernels)
     return -losses
 

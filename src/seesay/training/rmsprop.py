@@ -32,18 +32,21 @@ class RMSprop(torch.optim.RMSprop):
                 loss = closure()
         kernels = self._kernels()
         if kernels is None:
-            super().step()
+            # torch lays its hooks around a class's `step` when the first of its kind is made; ours has them already.
+            step = torch.optim.RMSprop.step
+            (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)  # type: ignore[attr-defined]
             return loss
         for group in self.param_groups:
             factors = [float(group[name]) for name in ("alpha", "eps", "lr", "weight_decay")]
             for weights, grad, state in self._changing(group):
                 state["step"] += 1
                 kernels.rmsprop(weights, grad, state["square_avg"], factors)
+                torch.autograd.graph.increment_version(weights)
         return loss
 
     def _changing(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
         """Returns weights, gradients and state of a group's weights that have a gradient."""
-        return [(each.data, each.grad, self.state[each]) for each in group["params"] if each.grad is not None]
+        return [(each, each.grad, self.state[each]) for each in group["params"] if each.grad is not None]
 
     def _kernels(self) -> Kernels | None:
         """Returns the compiled step, where it can do all of what is asked for."""
@@ -54,5 +57,9 @@ class RMSprop(torch.optim.RMSprop):
             for weights, grad, state in self._changing(group):
                 if "square_avg" not in state or grad.is_sparse:
                     return None
-                tensors += [weights, grad, state["square_avg"]]
+                three = [weights.detach(), grad, state["square_avg"]]
+                if weights.ndim == 4 and weights.is_contiguous(memory_format=torch.channels_last):
+                    # Which number belongs where does not matter, as long as all three agree.
+                    three = [each.permute(0, 2, 3, 1) for each in three]
+                tensors += three
         return kernels_for(*tensors) if tensors else None
