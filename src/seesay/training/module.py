@@ -231,8 +231,8 @@ class CaptioningModule(pl.LightningModule):
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Returns the seed of what is drawn in a step.
 
-    Another one for each of many processes and steps also in its last 32 bits, which are all of it that torch's generator
-    on a processor reads.
+    Another one for each of many processes and steps in its last 32 bits, too, which are all of it that torch's
+    generator on a processor reads.
     """
     return seed * _SEED_STRIDE + step + _RANK_STRIDE * rank
 
