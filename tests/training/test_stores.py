@@ -235,7 +235,7 @@ class TestGiven:
         self, cached_run: Path, annotations: Annotations, two: dict[str, Path]
     ) -> None:
         captioner, items = Captioner.load(cached_run, "cpu"), annotations.split("test").items
-        with pytest.raises(FeatureStoreError, match="mirrored is True, wanted None"):
+        with pytest.raises(FeatureStoreError, match="a-mirrored holds features of mirrored pictures; name the store"):
             feature_source(captioner, items, "data", "features", [two["a-mirrored"]], None)
 
 
