@@ -68,12 +68,18 @@ def _threads_of_torch() -> Path | None:
 
 
 def _name(source: Path, compiler: str, flags: Sequence[str], threads: Path | None) -> str:
-    told, whole = (
-        subprocess.run([compiler, *asked], capture_output=True, timeout=_SECONDS, check=True).stdout
-        for asked in (["--version"], ["-E", "-P", *flags, str(source)])
-    )
-    parts = (whole, told, *(text.encode() for text in (*flags, str(threads), *_processor())))
+    whole = _said_by(compiler, "-E", "-P", *flags, str(source))
+    parts = (whole, _version(compiler), *(text.encode() for text in (*flags, str(threads), *_processor())))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+@functools.cache
+def _version(compiler: str) -> bytes:
+    return _said_by(compiler, "--version")
+
+
+def _said_by(compiler: str, *asked: str) -> bytes:
+    return subprocess.run([compiler, *asked], capture_output=True, timeout=_SECONDS, check=True).stdout
 
 
 def _processor() -> Iterator[str]:

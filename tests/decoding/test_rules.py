@@ -130,7 +130,7 @@ def test_a_required_word_is_searched_for_by_beams_that_stay_as_wide(monkeypatch:
         batch = decode(decoder, numbered(images), None, options, rules=rules)
         alone = [decode(decoder, numbered([image]), None, options, rules=rules)[0] for image in images]
         with monkeypatch.context() as patch:
-            patch.setattr(seesay.decoding.search, "_CHECK_EVERY", 10**9)
+            patch.setattr(seesay.decoding.search, "CHECK_EVERY", 10**9)
             unchecked = decode(decoder, numbered(images), None, options, rules=rules)
         for found, other, last in zip(batch, alone, unchecked, strict=True):
             assert same(found, other)

@@ -16,12 +16,11 @@ from seesay.decoding.frontier import parts_of
 from seesay.decoding.hypothesis import Hypothesis, Result
 from seesay.decoding.rules import TokenRules
 from seesay.decoding.scoring import silent_tokens, single_bans, widened
-from seesay.decoding.stepping import StepInput, Steps, least_saved
+from seesay.decoding.stepping import CHECK_EVERY, StepInput, Steps, least_saved
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, START_ID
 
 _SOURCE = Path(__file__).with_name("beam.c")
-_CHECK_EVERY = 4
 _SIZES = ("pictures", "width", "words", "limit", "least", "run", "wanted", "end", "silents", "bans")
 _ARRAYS = (
     *("silent", "banned", "norms", "open", "ended", "sums", "log_probs", "tokens"),
@@ -107,7 +106,7 @@ class CompiledBeam:
                 step += 1
                 if self._lost:
                     return None
-                if step % _CHECK_EVERY == 0 or not part.words.numel():
+                if step % CHECK_EVERY == 0 or not part.words.numel():
                     break
             if step < self._limit:
                 pending += [(step, each) for each in self._apart(part)]

@@ -1,7 +1,7 @@
 """The loop of every search: a step of the decoder, scores, choice, and what has ended.
 
 Pictures and their hypotheses are one tensor (B, R); what a picture alone decides (memory, attention keys) is shared
-by its hypotheses. The device waits for Python only once in `_CHECK_EVERY` steps, when what is done leaves.
+by its hypotheses. The device waits for Python only once in `CHECK_EVERY` steps, when what is done leaves.
 """
 
 from dataclasses import replace
@@ -25,12 +25,10 @@ from seesay.decoding.frontier import Frontier, History, split, surely_none
 from seesay.decoding.hypothesis import FAILED, Result
 from seesay.decoding.rules import TokenRules
 from seesay.decoding.scoring import NO, Scorer, Scores
-from seesay.decoding.stepping import StepInput, Steps, least_saved
+from seesay.decoding.stepping import CHECK_EVERY, StepInput, Steps, least_saved
 from seesay.decoding.trace import SearchTrace
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, START_ID
-
-_CHECK_EVERY = 4
 
 
 class Search:
@@ -80,7 +78,7 @@ class Search:
             frontier = pending.pop()
             while frontier.step < self.options.max_length:
                 frontier = self._advance(frontier, (yield StepInput(frontier.words, frontier.state)))
-                if frontier.step % _CHECK_EVERY == 0:
+                if frontier.step % CHECK_EVERY == 0:
                     break
             if frontier.step < self.options.max_length:
                 saved = least_saved(self.zero.device)

@@ -14,6 +14,8 @@ from torch import Tensor
 from seesay.errors import SeesayError
 from seesay.models.protocol import Decoder, DecoderState, StepOutput
 
+CHECK_EVERY = 4
+"""Steps after which a search looks whether any of its hypotheses is done, for which a device must be waited for."""
 # A step of few hypotheses costs about as much as this many in a larger one; a graphics card is filled by many more.
 _LEAST_SAVED = {"cpu": 16}
 _LEAST_SAVED_ELSEWHERE = 4096
