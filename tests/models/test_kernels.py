@@ -16,15 +16,6 @@ from seesay.training.objectives import cross_entropy
 
 
 @pytest.fixture
-def kernels() -> Kernels:
-    torch.manual_seed(3)
-    found = kernels_for(torch.zeros(1))
-    if found is None:
-        pytest.skip("needs a C compiler (cc)")
-    return found
-
-
-@pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
