@@ -45,6 +45,7 @@ class RunInfo:
         encoder_stored: whether model.safetensors carries the encoder.
         data: the data set it was trained on, as it was named.
         progress: how far training is: finished, epochs, best, stopped_by, seconds.
+        source_sizes: widths of the stores that the features are joined of, F in all; empty where they are of one.
     """
 
     vocabulary_size: int
@@ -55,6 +56,7 @@ class RunInfo:
     encoder_stored: bool
     data: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
+    source_sizes: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from seesay.checkpoint import Run, RunInfo, load_run, read_weights
+from seesay.checkpoint import Run, RunInfo, load_run, read_weights, save_info, save_weights
 from seesay.config import Config
 from seesay.data.annotations import Annotations, write_annotations
 from seesay.errors import CheckpointError, ConfigError
-from seesay.features import extract_features
+from seesay.features import extract_features, import_features
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.tokenizer import Tokenizer
 from seesay.training.fit import train
@@ -154,3 +155,81 @@ def test_training_goes_on_better_than_from_nothing(
         train(config, tmp_path / "data.jsonl", tmp_path / name, stores=[tmp_path / "store"])
         results[name] = load_run(tmp_path / name).info.progress["best"]
     assert results["warm"] > results["cold"] + 0.2
+
+
+def joined_info(run: Run, *sources: tuple[str, int]) -> RunInfo:
+    """As if the run's features were those of several encoders, side by side."""
+    parts = [{**run.info.features, "encoder": name} for name, _ in sources]
+    sizes = [size for _, size in sources]
+    return other_info(run, features={"joined": parts}, feature_size=sum(sizes), source_sizes=sizes)
+
+
+def joined_run(folder: Path, run: Run, *sources: tuple[str, int]) -> tuple[RunInfo, torch.Tensor]:
+    """Makes the run's folder one of such features, and returns its projection too."""
+    shutil.copytree(run.folder, folder)
+    info = joined_info(run, *sources)
+    save_info(folder, info)
+    torch.manual_seed(3)
+    network = build_model(run.config.model, len(run.tokenizer), info.feature_size)
+    save_weights(folder, network.state_dict())
+    return info, network.state_dict()["projection.0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "origins"),
+    [
+        ((("b", 3), ("a", 5)), [5, 6, 7, 0, 1, 2, 3, 4]),
+        ((("a", 5), ("c", 2), ("b", 3)), [0, 1, 2, 3, 4, None, None, 5, 6, 7]),
+        ((("b", 3),), [5, 6, 7]),
+        ((("c", 5), ("b", 3)), [None] * 5 + [5, 6, 7]),
+        ((("a", 5), ("a", 5)), [0, 1, 2, 3, 4] + [None] * 5),
+    ],
+    ids=["another order", "one more", "one less", "another of the same width", "twice"],
+)
+def test_columns_of_the_projection_are_matched_by_what_made_the_features(
+    cached_run: Path, weights: Path, tmp_path: Path, sources: tuple[tuple[str, int], ...], origins: list[int | None]
+) -> None:
+    run = load_run(cached_run)
+    _, given = joined_run(tmp_path / "joined", run, ("a", 5), ("b", 3))
+    config = tiny.cached(weights, init_from=str(tmp_path / "joined"))
+    info = joined_info(run, *sources)
+    model = build_model(config.model, len(run.tokenizer), info.feature_size)
+    before = model.state_dict()["projection.0.weight"].clone()
+    warm_start(model, config, info, run.tokenizer)
+    after = model.state_dict()["projection.0.weight"]
+    for column, origin in enumerate(origins):
+        wanted = before[:, column] if origin is None else given[:, origin]
+        assert torch.equal(after[:, column], wanted), column
+
+
+def test_a_joined_run_of_before_widths_were_kept_is_gone_on_with_from_the_same_stores_alone(
+    cached_run: Path, weights: Path, tmp_path: Path
+) -> None:
+    run = load_run(cached_run)
+    info, given = joined_run(tmp_path / "joined", run, ("a", 5), ("b", 3))
+    save_info(tmp_path / "joined", other_info(run, features=info.features, feature_size=8))
+    assert not load_run(tmp_path / "joined").info.source_sizes
+    config = tiny.cached(weights, init_from=str(tmp_path / "joined"))
+    for told_now, is_taken in ((info, True), (joined_info(run, ("b", 3), ("a", 5)), False)):
+        model = build_model(config.model, len(run.tokenizer), 8)
+        warm_start(model, config, told_now, run.tokenizer)
+        assert torch.equal(model.state_dict()["projection.0.weight"], given) == is_taken
+
+
+def test_stores_joined_in_another_order_make_the_same_captioner(
+    colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
+) -> None:
+    """From the files of two stores to the first loss."""
+    images = {item.id: item.image for item in annotations}
+    stores = [tmp_path / "s", tmp_path / "t"]
+    extract_features(images, tiny.build(weights), stores[0])
+    np.savez(tmp_path / "f.npz", **{name: tiny.features(len(name), 4, 5) for name in images})  # type: ignore[arg-type]
+    import_features(tmp_path / "f.npz", images, stores[1])
+    first = train(tiny.cached(weights, epochs=2), colours, tmp_path / "first", stores=stores)
+    assert load_run(first.folder).info.source_sizes == [96, 5]
+    still = tiny.cached(weights, epochs=1, learning_rate=1e-12, monitor="val_loss", init_from=str(first.folder))
+    same, turned = (
+        train(still, colours, tmp_path / name, stores=order).best
+        for name, order in (("same", stores), ("turned", stores[::-1]))
+    )
+    assert turned == pytest.approx(same, rel=1e-5)

@@ -199,6 +199,7 @@ def _result(out: Path, info: RunInfo, stopped_by: str) -> TrainingResult:
 
 def _describe_run(config: Config, data: str, tokenizer: Tokenizer, inputs: Inputs) -> RunInfo:
     source: Any = inputs.store if inputs.store is not None else inputs.encoder
+    joined = inputs.store.stores if inputs.store is not None else []
     identity = source.identity
     from_hub = config.encoder.encoder_weights == "pretrained" and config.encoder.encoder != SMALL_CNN
     return RunInfo(
@@ -209,6 +210,7 @@ def _describe_run(config: Config, data: str, tokenizer: Tokenizer, inputs: Input
         features=identity,
         encoder_stored=inputs.encoder is not None and (inputs.store is None or not from_hub),
         data=data,
+        source_sizes=[store.feature_size for store in joined] if len(joined) > 1 else [],
     )
 
 
