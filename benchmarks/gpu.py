@@ -82,7 +82,7 @@ def measure(
 
     def taken(graphs: bool) -> float:
         def epoch() -> None:
-            ways[graphs].epoch()
+            ways[graphs].epoch(order=0)  # the shapes, whose graphs the first of them captures, are always the same
             finish(options.device)
 
         return seconds(epoch)
@@ -97,7 +97,7 @@ def measure(
         {
             "precision": precision,
             "batch": captions,
-            "graphs": graphs,
+            "graphs": ways[graphs].module.steps is not None,
             "captions_per_s": material.captions / statistics.median(times[str(graphs)]),
             "step_ms": 1e3 * statistics.median(times[str(graphs)]) / len(works),
             "of_roofline": floor.seconds / statistics.median(times[str(graphs)]),
@@ -109,12 +109,12 @@ def measure(
 
 
 def coco_epoch(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the time of an epoch as large as COCO's, in bfloat16 and graphs; the shapes are met before."""
+    """Returns the time of an epoch as large as COCO's, in bfloat16 and graphs, all of whose shapes the first met."""
     material = make_material(COCO_PICTURES)
     steps = steps_of(options, material, "bfloat16", options.coco_batch, graphs=True)
 
     def epoch() -> None:
-        steps.epoch()
+        steps.epoch(order=0)
         finish(options.device)
 
     first, second = seconds(epoch), seconds(epoch)

@@ -75,10 +75,14 @@ class OurSteps:
         self._steps, self._epochs = 0, 0
         self.works: list[NecessaryWork] = []
 
-    def epoch(self) -> None:
-        """Trains once on everything."""
+    def epoch(self, order: int | None = None) -> None:
+        """Trains once on everything.
+
+        Args:
+            order: the epoch whose batches these are; None = another at each call.
+        """
         module, counts = self.module, []
-        module.batches.set_epoch(self._epochs)
+        module.batches.set_epoch(self._epochs if order is None else order)
         module.epoch_loss = torch.zeros(2, device=module.device)
         for number, batch in enumerate(module.batches):
             self._optimizer.zero_grad()

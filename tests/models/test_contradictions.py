@@ -104,7 +104,7 @@ def test_setting_that_is_not_read_makes_no_difference(preset: str) -> None:
         torch.manual_seed(0)
         network = build_model(config, 7, 5).train()
         found = network.teach(torch.ones(2, 4, 5), None, captions)
-        return [*network.state_dict().values(), found.logits, torch.as_tensor(found.penalty)]
+        return [*network.state_dict().values(), found.logits, torch.as_tensor(found.penalty())]
 
     before, unread = taught(model), {field.name for field in dataclasses.fields(model)} - fields_read(model)
     assert "feedforward_size" in unread or preset == "transformer"

@@ -119,7 +119,7 @@ def test_a_gradient_reaches_every_parameter(name: str, tied: bool) -> None:
     sizes = {"embedding_size": 8, "output_size": 8, "tie_weights": True} if tied and width == 8 else {}
     model = build_model(sized(name, **sizes, hard_share=1.0), V, 10).train()
     taught = model.teach(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
-    (nn.functional.cross_entropy(taught.logits, pack_captions(TOKENS).targets) + taught.penalty).backward()  # type: ignore[no-untyped-call]
+    (nn.functional.cross_entropy(taught.logits, pack_captions(TOKENS).targets) + taught.penalty()).backward()  # type: ignore[no-untyped-call]
     silent = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     # The softmax takes away what all regions share, so that the keys' bias has no part in it.
     allowed = {"cross_keys.bias", "self_input.bias", "key_value.bias"}

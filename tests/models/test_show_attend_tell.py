@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from seesay.models import hard_attention
+from seesay.models.captioning import CaptionModel
 from seesay.models.decoders import show_attend_tell
 from seesay.models.hard_attention import draw_regions
 from seesay.models.packing import pack_captions
 from seesay.models.recurrent import doubly_stochastic_penalty
+from seesay.training.scheduled_sampling import mix_in_guesses
 from tests.models.decoders import MASK, TOKENS, D, V, decoder, fed, memories, spread
 
 
@@ -56,7 +58,7 @@ def test_it_is_the_papers_equations_over_lstmcell(name: str) -> None:
 
 def test_training_adds_the_doubly_stochastic_penalty_and_evaluation_nothing() -> None:
     made, packed = decoder("show-attend-tell", doubly_stochastic=0.3), pack_captions(TOKENS)
-    assert made(memories(), MASK, packed).penalty == 0.0
+    assert made(memories(), MASK, packed).penalty() == 0.0
     maps = torch.zeros(len(packed.inputs), 4, dtype=torch.float64)
     state = made.init_state(memories(), MASK).pick(torch.zeros(3, 2, dtype=torch.int64))
     places = {int(place): row for row, place in enumerate(packed.caption_of_row)}
@@ -67,9 +69,9 @@ def test_training_adds_the_doubly_stochastic_penalty_and_evaluation_nothing() ->
             token = (packed.row_of_token() == row) & (packed.step_of_token() == t)
             maps[token] = output.attention[place // 2, place % 2]
     wanted = 0.3 * doubly_stochastic_penalty(maps, packed, MASK[packed.image_of_row])
-    torch.testing.assert_close(made.train()(memories(), MASK, packed).penalty, wanted)
+    torch.testing.assert_close(made.train()(memories(), MASK, packed).penalty(), wanted)
     made.doubly_stochastic = 0.0
-    assert made(memories(), MASK, packed).penalty == 0.0
+    assert made(memories(), MASK, packed).penalty() == 0.0
 
 
 def test_regions_are_drawn_with_their_weights() -> None:
@@ -103,7 +105,7 @@ def every_draw(made: Any, patch: pytest.MonkeyPatch, baseline: float) -> Iterato
         made.hard_loss.baseline.copy_(torch.tensor([baseline, 1.0]))
         packed = pack_captions(TWO)
         logits, penalty = made(memories()[:1, :3], None, packed)
-        yield torch.stack(chances).prod(), nn.functional.cross_entropy(logits, packed.targets), penalty
+        yield torch.stack(chances).prod(), nn.functional.cross_entropy(logits, packed.targets), penalty()
 
 
 def gradients(made: nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -146,11 +148,11 @@ def test_entropy_term_is_the_entropy_of_the_drawn_captions() -> None:
         return seen[-1]
 
     made.attention.loop_weigh = remembering
-    penalty = made(memories(), None, packed).penalty
+    penalty = made(memories(), None, packed).penalty()
     weights = torch.cat(seen)
     torch.testing.assert_close(penalty, 0.5 * (weights * weights.log()).sum() / len(weights))
     made.hard_share = 0.0  # no caption's regions are drawn, so none is rewarded
-    assert not made(memories(), None, packed).penalty.detach().any()
+    assert not made(memories(), None, packed).penalty().detach().any()
 
 
 def test_the_baseline_is_a_moving_average_of_captions_likelihoods() -> None:
@@ -162,6 +164,18 @@ def test_the_baseline_is_a_moving_average_of_captions_likelihoods() -> None:
     again.load_state_dict(loss.state_dict())  # a run that is resumed goes on with it
     assert torch.equal(again.baseline, loss.baseline)
     assert loss.baseline.any()
+
+
+def test_the_baseline_moves_on_once_a_step_whoever_else_looks() -> None:
+    """Scheduled sampling looks for guesses, and samples are scored, in training mode too."""
+    torch.manual_seed(0)
+    made = decoder("show-attend-tell-hard", hard_reward=1.0).train()
+    model, packed = CaptionModel(nn.Linear(D, D).double(), made), pack_captions(TOKENS)
+    mix_in_guesses(model, memories(), MASK, packed, 0.5)
+    model(memories(), MASK, packed)
+    assert not made.hard_loss.baseline.any()
+    model.teach(memories(), MASK, packed).penalty()
+    assert float(made.hard_loss.baseline[1]) == pytest.approx(0.1)
 
 
 def test_hard_attention_learns_where_to_look() -> None:
@@ -180,7 +194,7 @@ def test_hard_attention_learns_where_to_look() -> None:
     optimizer, packed = torch.optim.Adam(made.parameters(), 0.03), pack_captions(tokens)
     for _ in range(120):
         logits, penalty = made(memory, None, packed)
-        loss = nn.functional.cross_entropy(logits, packed.targets) + penalty
+        loss = nn.functional.cross_entropy(logits, packed.targets) + penalty()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

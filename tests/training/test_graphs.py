@@ -1,16 +1,18 @@
 """Steps in CUDA graphs against the same without: on the CPU, where a graph is a call, and on a GPU if there is one."""
 
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seesay.config import DecodingOptions, TrainingConfig
 from seesay.data.batches import Example
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import even_captions, pack_captions
 from seesay.tokenizer import END_ID
+from seesay.training import graphs
 from seesay.training.graphs import Graph, GraphedCritic, Graphs, TaughtSteps, samples_of, uses_graphs
 from seesay.training.objectives import cross_entropy
 from seesay.training.self_critical import SelfCritic, make_critic
@@ -53,7 +55,8 @@ def test_a_taught_step_has_the_loss_and_gradients_of_one_on_real_tokens_only(nam
     for seed, tokens in ((1, TOKENS), (2, TOKENS.flip(0)), (3, TOKENS[:2, :, :4]), (1, TOKENS)):
         given, words = features(device, seed, len(tokens)), tokens.to(device)
         captions = pack_captions(tokens).to(torch.device(device))
-        logits, wanted_penalty = model.teach(given, None, captions)
+        logits, adds = model.teach(given, None, captions)
+        wanted_penalty = adds()
         wanted = cross_entropy(logits, captions.targets, 0.1)
         expected = gradients(wanted + wanted_penalty, model)
         loss, penalty = steps(given, words)
@@ -150,6 +153,53 @@ def test_samples_are_learnt_from_with_dropout_if_asked(device: str) -> None:
     assert graphed.sample(model, given, None).tokens.shape[:2] == (3, 3)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_encoder_that_learns_hears_of_the_reward(device: str) -> None:
+    """A graph's gradients end at the features."""
+    model = a_model("attention", device)
+    plain, graphed = critics()
+    found = []
+    for critic in (plain, graphed):
+        seen = features(device).float().requires_grad_()
+        torch.manual_seed(1)
+        samples = critic.sample(model, seen, None)
+        worth = torch.arange(9.0, dtype=torch.float64).reshape(3, 3)
+        critic.loss(model, seen, None, samples, worth).backward()  # type: ignore[no-untyped-call]
+        assert seen.grad is not None
+        found.append(seen.grad)
+    assert found[0].abs().max() > 1e-3
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+class Rounded(torch.autograd.Function):
+    """Tells whether autocast would round what its backward pass computes."""
+
+    was_on: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> Tensor:
+        return given * 1
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        Rounded.was_on.append(torch.is_autocast_enabled(grad.device.type))
+        return grad
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_autocast_ends_with_the_forward_pass_as_it_does_without_graphs(device: str) -> None:
+    model = nn.Linear(3, 1).to(device)
+    loss = graphs._loss(model, lambda x: (Rounded.apply(model(x)).float().sum(), ()))
+    Rounded.was_on.clear()
+    with torch.autocast(device, torch.bfloat16):
+        found, _ = loss(torch.ones(2, 3, device=device))
+    found.backward()  # type: ignore[no-untyped-call]
+    assert Rounded.was_on
+    assert not any(Rounded.was_on)
+    assert model.weight.grad is not None
+    assert model.weight.grad.tolist() == [[2.0, 2.0, 2.0]]
+
+
 def test_what_is_drawn_after_the_end_is_no_part_of_a_sample() -> None:
     drawn = torch.tensor([[[5, END_ID, 6, 7], [5, 6, 7, END_ID], [5, 6, 7, 8], [END_ID, END_ID, 4, 5]]])
     found = samples_of(drawn, 3)
@@ -160,10 +210,10 @@ def test_what_is_drawn_after_the_end_is_no_part_of_a_sample() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_graph_gives_what_its_function_gives_of_each_shape(device: str) -> None:
-    graphs = Graphs(lambda x, y: (x * y + 1).sum(0))
+    of_each = Graphs(lambda x, y: (x * y + 1).sum(0))
     for rows in (2, 5, 2, 3):
         x, y = torch.randn(2, rows, 4, device=device).unbind()
-        assert torch.equal(graphs(x, y), (x * y + 1).sum(0))
+        assert torch.equal(of_each(x, y), (x * y + 1).sum(0))
 
 
 @pytest.mark.parametrize("device", DEVICES)

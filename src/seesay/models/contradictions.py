@@ -5,8 +5,8 @@ from collections.abc import Callable
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
 
-_ONE_LAYER = ("attention", "show-attend-tell", "luong", "up-down")
-_LOOPS = _ONE_LAYER  # the decoders with a time loop of ours, which attends at every word
+_LOOPS = ("attention", "show-attend-tell", "luong", "up-down")
+"""The decoders with a time loop of ours, of one layer, which attends at every word."""
 SHIPPED = (*_LOOPS, "pooled", "transformer")
 """The decoders whose needs are known here."""
 
@@ -27,7 +27,7 @@ def refuse_contradictions(config: ModelConfig) -> None:
 
 
 def _layers(config: ModelConfig) -> str | None:
-    if config.layers != 1 and config.decoder in _ONE_LAYER:
+    if config.layers != 1 and config.decoder in _LOOPS:
         return f"model.layers is {config.layers}; the {config.decoder} decoder has one recurrent layer"
     return None
 

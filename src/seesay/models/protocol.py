@@ -1,5 +1,6 @@
 """What a caption decoder is to the code that drives it: two calls and an opaque state."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -55,17 +56,23 @@ class StepOutput(NamedTuple):
     attention: Tensor | None
 
 
+def nothing_more() -> float:
+    """Returns what most decoders' training adds to the loss."""
+    return 0.0
+
+
 class Taught(NamedTuple):
     """What a decoder gives under teacher forcing.
 
     Attributes:
         logits: scores of the word that follows every real token, (M, V).
-        penalty: what training adds to the mean surprise of a token, in the same unit (nats a token): of
-            attention that must be kept in bounds, or that is drawn and learns by reward. 0 in evaluation.
+        penalty: returns what training adds to the mean surprise of a token, in the same unit (nats a token): of
+            attention that must be kept in bounds, or that is drawn and learns by reward. 0 in evaluation. To be
+            called once, by who adds it to a loss: what is learnt by reward goes on with its baseline then.
     """
 
     logits: Tensor
-    penalty: Tensor | float = 0.0
+    penalty: Callable[[], Tensor | float] = nothing_more
 
 
 class Decoder(Protocol):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -63,15 +64,19 @@ class Lesson:
 class RecurrentDecoder(nn.Module):
     """The frame of a recurrent decoder that attends to regions at every word.
 
-    A decoder fills in `start`, `words`, `advance` and `read_out`; the frame makes `init_state`, `step` and
-    `forward` of them, and keeps their costs where they belong: what depends on the picture alone is computed
-    once a picture, what depends on the words alone before the time loop, and the vocabulary layer after it, on
-    real tokens only; captions that have ended leave the loop.
+    A decoder has the layers `word_gates` and `output`, and fills in `start` and `advance`, and `words` and `read_out`
+    where there is more to them than these layers; the frame makes `init_state`, `step` and `forward` of them, and
+    keeps their costs where they belong: what depends on the picture alone is computed once a picture, what depends on
+    the words alone before the time loop, and the vocabulary layer after it, on real tokens only; captions that have
+    ended leave the loop.
 
     Args:
         config: the network's sizes; `model.projection_size` is the width D of the memory.
         vocabulary_size: V.
     """
+
+    word_gates: nn.Linear
+    output: nn.Module
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
@@ -103,7 +108,8 @@ class RecurrentDecoder(nn.Module):
 
     def words(self, embedded: Tensor) -> Tensor:
         """Returns the words' part of the gates (..., G) of embedded words (..., E)."""
-        raise NotImplementedError
+        gates: Tensor = self.word_gates(embedded)
+        return gates
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
         """Returns the decoder one word further.
@@ -117,7 +123,8 @@ class RecurrentDecoder(nn.Module):
 
     def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
         """Returns the logits (..., V) of outputs (..., O) and the embedded words (..., E) that led to them."""
-        raise NotImplementedError
+        logits: Tensor = self.output(self.output_dropout(output))
+        return logits
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the state before the start token over memory (B, N, D), one row a picture."""
@@ -153,11 +160,11 @@ class RecurrentDecoder(nn.Module):
                 state = new.state
                 steps.append(new)
         logits = self.read_out(torch.cat([new.output for new in steps]), embedded)
-        return Taught(logits, self.penalty(Lesson(captions, logits, steps, fixed)) if self.training else 0.0)
+        return Taught(logits, partial(self.penalty, Lesson(captions, logits, steps, fixed)))
 
     def penalty(self, lesson: Lesson) -> Tensor | float:
-        """Returns what training adds to the mean surprise of a token, in nats a token; called in training only."""
-        if self.doubly_stochastic == 0:
+        """Returns what training adds to the mean surprise of a token, in nats a token."""
+        if self.doubly_stochastic == 0 or not self.training:
             return 0.0
         mask = lesson.fixed.get("memory_mask")
         return self.doubly_stochastic * doubly_stochastic_penalty(lesson.attention, lesson.captions, mask)

@@ -77,7 +77,7 @@ class Graph:
         """Returns the function's kernels, written down. The generators' state stays: a first call is as any other."""
         chance = torch.cuda.get_rng_state()
         torch.clear_autocast_cache()  # else the graph would read weights that were rounded for this one step
-        aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside = _aside()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             self.function(*self.inputs)
@@ -87,6 +87,8 @@ class Graph:
         try:
             with torch.cuda.graph(graph, pool=_first_graph()[0].pool()):
                 self.outputs = self.function(*self.inputs)
+        except torch.OutOfMemoryError:  # a RuntimeError, which no other setting of graphs would mend
+            raise
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"this network cannot be captured ({reason}); add --no-cuda-graphs") from error
@@ -114,6 +116,12 @@ class Graphs:
                 return self.function(*inputs)
             self._graphs[shapes] = Graph(self.function, *inputs, device=inputs[0].device)
         return self._graphs[shapes](*inputs)
+
+
+@cache
+def _aside() -> Any:
+    """Returns the stream that functions are first called on, one and the same: cuBLAS keeps memory for each stream."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -185,7 +193,9 @@ def _loss(model: nn.Module, function: Callable[..., tuple[Tensor, Tensors]]) -> 
         own = {name: weight.detach().requires_grad_() for name, weight in named.items()}
         with torch.enable_grad():
             loss, told = functional_call(called, own, inputs)
-            gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+            # Autocast is for the way there: by itself it would round what plain code of a backward pass computes, too.
+            with torch.autocast(loss.device.type, enabled=False):
+                gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
         return loss.detach(), tuple(tensor.detach() for tensor in told), gradients
 
     return _Loss(Graphs(both), list(named.values()))
@@ -213,8 +223,8 @@ class TaughtSteps:
     def __init__(self, model: CaptionModel, label_smoothing: float) -> None:
         def taught(features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensors]:
             captions = even_captions(tokens)
-            logits, penalty = model.teach(features, None, captions)
-            penalty = torch.zeros((), device=features.device) + penalty
+            logits, adds = model.teach(features, None, captions)
+            penalty = torch.zeros((), device=features.device) + adds()
             surprise = even_cross_entropy(logits, captions.targets, label_smoothing)
             return surprise + penalty, (penalty,)
 
@@ -249,13 +259,16 @@ class GraphedCritic(SelfCritic):
             return super().sample(model, features, memory_mask)
         if features.shape not in self._rollouts:
             self._rollouts[features.shape] = Rollout(model, self.sampling)
-        return self._rollouts[features.shape](features, self.draws(len(features), features.device))
+        return self._rollouts[features.shape](features.detach(), self.draws(len(features), features.device))
 
     def loss(
         self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None, samples: Samples, advantages: Tensor
     ) -> Tensor:
-        """Returns the loss of samples that are worth so much more than the baseline, (B, K)."""
-        if memory_mask is not None:
+        """Returns the loss of samples that are worth so much more than the baseline, (B, K).
+
+        Not in a graph where features are an encoder's that learns: a graph's gradients are those of the model alone.
+        """
+        if memory_mask is not None or features.requires_grad:
             return super().loss(model, features, memory_mask, samples, advantages)
         if model not in self._losses:
             self._losses[model] = _loss(model, partial(self._even_loss, model))

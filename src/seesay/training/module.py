@@ -123,7 +123,7 @@ class CaptioningModule(pl.LightningModule):
             share = self.config.training.scst_weight
             loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)
             penalty = (1 - share) * penalty
-        self.last_loss = torch.stack([loss.detach() * batch.tokens, loss.new_tensor(batch.tokens)])
+        self.last_loss = torch.stack([loss.detach() * batch.tokens, loss.new_full((), batch.tokens)])
         # Kept on the device: reading it each step would make a GPU wait for Python.
         self.epoch_loss += self.last_loss
         return (loss + penalty) * (batch.tokens * self.batches.ranks / batch.whole.tokens)
@@ -134,7 +134,7 @@ class CaptioningModule(pl.LightningModule):
         if self.steps is not None and batch.padded is not None and not changed:
             return self.steps(features, batch.padded)
         logits, penalty = self.model.teach(features, batch.memory_mask, captions)
-        return cross_entropy(logits, captions.targets, self.config.training.label_smoothing), penalty
+        return cross_entropy(logits, captions.targets, self.config.training.label_smoothing), penalty()
 
     def _criticise(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
         found = critic(self.model, features, batch)
@@ -215,7 +215,7 @@ class CaptioningModule(pl.LightningModule):
         saved = checkpoint["seesay"]
         own = float(self.global_rank == 0)
         self.epoch_loss = saved["epoch_loss"].to(self.device) * own
-        self._epoch_rewards = saved.get("epoch_rewards", self._epoch_rewards) * own
+        self._epoch_rewards = saved["epoch_rewards"] * own
         self.seconds = float(saved["seconds"])
 
     def _features(self, batch: Batch) -> Tensor:

@@ -88,19 +88,9 @@ class AttentionGRUDecoder(RecurrentDecoder):
         """Returns the zero state."""
         return {"hidden": self.zeros(memory.shape[0])}
 
-    def words(self, embedded: Tensor) -> Tensor:
-        """Returns the words' part of the gates, (..., 3H)."""
-        gates: Tensor = self.word_gates(embedded)
-        return gates
-
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
         """Returns the next state: look with the previous one, then update it."""
         hidden = self.recurrent(state["hidden"], fixed)
         context, weights = self.look(hidden, fixed)
         new = gru_update(words + self.context_gates(context), self.state_gates(hidden), state["hidden"])
         return Advance({"hidden": new}, new, weights)
-
-    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
-        """Returns the logits (..., V) of the state."""
-        logits: Tensor = self.output(self.output_dropout(output))
-        return logits

@@ -43,11 +43,6 @@ class LuongGRUDecoder(RecurrentDecoder):
         nothing = self.embedding.weight.new_zeros(memory.shape[0], self.wide)
         return {"hidden": hidden.to(nothing.dtype), "fed": nothing}
 
-    def words(self, embedded: Tensor) -> Tensor:
-        """Returns the words' part of the gates, (..., 3H)."""
-        gates: Tensor = self.word_gates(embedded)
-        return gates
-
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
         """Returns the next state: update it, then look with it."""
         gates = words + self.fed_gates(state["fed"])
@@ -55,8 +50,3 @@ class LuongGRUDecoder(RecurrentDecoder):
         context, weights = self.look(hidden, fixed)
         attentional = torch.tanh(self.context_part(context) + self.state_part(hidden)).to(hidden.dtype)
         return Advance({"hidden": hidden, "fed": attentional}, attentional, weights)
-
-    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
-        """Returns the logits (..., V) of the attentional state."""
-        logits: Tensor = self.output(self.output_dropout(output))
-        return logits

@@ -58,11 +58,6 @@ class ShowAttendTellDecoder(RecurrentDecoder):
             drawn["is_drawn"] = torch.rand(rows, device=self.embedding.weight.device) < self.hard_share
         return drawn
 
-    def words(self, embedded: Tensor) -> Tensor:
-        """Returns the words' part of the gates, (..., 4H)."""
-        gates: Tensor = self.word_gates(embedded)
-        return gates
-
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
         """Returns the next state: look with the previous one, gate what was seen, then update."""
         hidden = self.recurrent(state["hidden"], fixed)
@@ -89,4 +84,4 @@ class ShowAttendTellDecoder(RecurrentDecoder):
     def penalty(self, lesson: Lesson) -> Tensor | float:
         """Returns the doubly stochastic penalty, and with hard attention the loss that teaches the draws."""
         penalty = super().penalty(lesson)
-        return penalty if self.hard_loss is None else penalty + self.hard_loss(lesson)
+        return penalty + self.hard_loss(lesson) if self.hard_loss is not None and self.training else penalty

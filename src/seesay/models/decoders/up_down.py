@@ -44,11 +44,6 @@ class UpDownDecoder(RecurrentDecoder):
         """Returns the mean region's part of the attention LSTM's gates, (B, 4H)."""
         return {"mean_gates": self.mean_gates(masked_mean(memory, memory_mask))}
 
-    def words(self, embedded: Tensor) -> Tensor:
-        """Returns the words' part of the attention LSTM's gates, (..., 4H)."""
-        gates: Tensor = self.word_gates(embedded)
-        return gates
-
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
         """Returns both LSTMs one word further."""
         spoken = self.recurrent(state["language_hidden"], fixed)
@@ -65,8 +60,3 @@ class UpDownDecoder(RecurrentDecoder):
             "language_cell": language_cell,
         }
         return Advance(new, speaking, weights)
-
-    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
-        """Returns the logits (..., V) of the language LSTM's output."""
-        logits: Tensor = self.output(self.output_dropout(output))
-        return logits
