@@ -1,12 +1,20 @@
 """Files that are whole or absent at any moment, and files that only one process writes."""
 
 import contextlib
+import hashlib
+import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from seesay.errors import DataError, SeesayError
+
+log = logging.getLogger("seesay")
+_TURN_SECONDS = 0.2
+_HAS_LOCKS = os.name == "posix"
+"""Windows has no such locks: there it is left to the user."""
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -57,25 +65,75 @@ def append(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Waits until no other process is within such a block of the same path, whose file may be replaced in it.
+
+    What is locked is a file beside it, which goes with the block; the end of a process gives it free, too.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if not _HAS_LOCKS:
+        yield
+        return
+    handle, beside = _wait_for(path)
+    try:
+        yield
+    finally:
+        beside.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _wait_for(path: Path) -> tuple[int, Path]:
+    """Returns the locked file beside another, open, and where it lies."""
+    beside = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.lock")
+    told = False
+    while True:
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        if _locked(handle) and _is_at(handle, beside):
+            return handle, beside
+        os.close(handle)  # another's, or one that another has taken away when it left
+        if not told:
+            log.info("waiting for another process that writes %s", path)
+        told = True
+        time.sleep(_TURN_SECONDS)
+
+
+def _locked(handle: int) -> bool:
+    """Tells whether an open file could be locked, as it can wherever there are no locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Tells whether an open file is the one that lies at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
 def only_writer(path: Path) -> Iterator[None]:
     """Keeps a second process from writing to a file or folder that exists; the end of this one gives it free.
 
     Raises:
         DataError: another process has it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks: there it is left to the user
+    if not _HAS_LOCKS:
         yield
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"another process is writing to {path}; wait for it, or choose another --out") from error
-        except OSError:  # a file system without locks
-            pass
+        if not _locked(handle):
+            raise DataError(f"another process is writing to {path}; wait for it, or choose another --out")
         yield
     finally:
         os.close(handle)

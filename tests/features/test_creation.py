@@ -1,6 +1,8 @@
 import errno
+import multiprocessing
 import os
 import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from seesay.errors import FeatureStoreError
-from seesay.features.creation import create_store
+from seesay.features.creation import create_store, fill_store
 from seesay.features.layout import FeatureDtype
 from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore
 from tests import tiny
@@ -147,3 +149,47 @@ def test_int8_takes_a_byte_a_feature_and_five_a_region(tmp_path: Path) -> None:
     grown = {dtype: (sizes[dtype, 16] - sizes[dtype, 8]) / 8 for dtype in ("float16", "int8")}
     assert grown["int8"] == pytest.approx(64 * 1280 + 64 * 5 + 8, abs=10)
     assert grown["float16"] == pytest.approx(2 * 64 * 1280 + 8, abs=10)
+
+
+def fill_slowly(folder: Path, name: str) -> None:
+    """Fills a row of a store of two pictures, and holds it until it is told to go on."""
+    (folder / f"came-{name}").touch()
+    with fill_store(folder / "s", [name], 4, 5, (2, 2), IDENTITY) as store:
+        (folder / f"begun-{name}").touch()
+        wait_for(folder / "go")
+        store.write([store.ids.index(name)], exact(ord(name), 1, 4, 5))
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_two_processes_that_fill_a_store_take_turns(tmp_path: Path) -> None:
+    """The second grew the file while the first wrote to the one before, whose rows were lost."""
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=fill_slowly, args=(tmp_path, name)) for name in "ab"]
+    for process, sign in zip(both, ("begun-a", "came-b"), strict=True):
+        process.start()
+        wait_for(tmp_path / sign)
+    time.sleep(0.5)
+    assert not (tmp_path / "begun-b").exists()
+    (tmp_path / "go").touch()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    wanted = np.concatenate([exact(ord(name), 1, 4, 5) for name in "ab"])
+    np.testing.assert_array_equal(FeatureStore(tmp_path / "s").read(["a", "b"])[0], wanted)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_lock_of_a_process_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with fill_store(path, ["a"], 4, 5, (2, 2), IDENTITY):
+        (lock,) = tmp_path.glob(".*.lock")
+    lock.touch()
+    with fill_store(path, ["a"], 4, 5, (2, 2), IDENTITY) as store:
+        store.write([0], exact(0, 1, 4, 5))
+    assert list(tmp_path.iterdir()) == [path]

@@ -135,6 +135,18 @@ def test_file_that_is_cut_is_refused(tmp_path: Path, keep: float, dtype: Feature
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("whole", "bad"), [(b'["a"', b'["\xff"'), (b'["a"', b"[[[[["), (b'\\"identity\\"', b'\\"identitx\\"')]
+)
+def test_damage_within_is_told_in_a_line(tmp_path: Path, whole: bytes, bad: bytes) -> None:
+    write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
+    content = (tmp_path / "s").read_bytes()
+    assert content.count(whole) == 1
+    (tmp_path / "s").write_bytes(content.replace(whole, bad.ljust(len(whole))[: len(whole)]))
+    with pytest.raises(FeatureStoreError, match="damaged"):
+        FeatureStore(tmp_path / "s")
+
+
 @pytest.mark.parametrize("content", [b"\x08\x00\x00\x00\x00\x00\x00\x00[1,2,3]]", b"\xff" * 64, b"caption,image\n" * 9])
 def test_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "s").write_bytes(content)

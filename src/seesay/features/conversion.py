@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seesay.features.creation import create_store
+from seesay.features.creation import fill_store
 from seesay.features.layout import FeatureDtype
 from seesay.features.store import FeatureStore
 
@@ -26,8 +26,7 @@ def convert_store(source: str | Path, target: str | Path, dtype: FeatureDtype) -
         FeatureStoreError: `source` is no store; `target` is one of another encoder or dtype, or does not fit the disk.
     """
     old, path = FeatureStore(source), Path(target)
-    create_store(path, old.ids, old.regions, old.feature_size, old.grid, old.identity, dtype)
-    with FeatureStore(path, writable=True) as made:
+    with fill_store(path, old.ids, old.regions, old.feature_size, old.grid, old.identity, dtype) as made:
         todo = [row for row in made.pending() if made.ids[row] in old]
         room = ((0, 0), (0, made.regions - old.regions), (0, 0))
         for begin in range(0, len(todo), _ROWS):

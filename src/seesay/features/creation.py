@@ -3,7 +3,7 @@
 import contextlib
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from seesay.errors import FeatureStoreError
 from seesay.features.layout import FeatureDtype, disk_error, lay_out, reserve
 from seesay.features.store import FeatureStore
+from seesay.files import in_turn
 
 _COPY_BYTES = 1 << 26
 
@@ -82,6 +83,31 @@ def create_store(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def fill_store(
+    path: Path,
+    ids: Sequence[str],
+    regions: int,
+    feature_size: int,
+    grid: tuple[int, int] | None,
+    identity: Mapping[str, Any],
+    dtype: FeatureDtype = "float16",
+) -> Iterator[FeatureStore]:
+    """Opens the store that `create_store` makes or grows for filling, when no other process fills it any more.
+
+    Raises:
+        FeatureStoreError: as by `create_store`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(in_turn(path))
+        except OSError as error:
+            raise disk_error(path, error) from error
+        create_store(path, ids, regions, feature_size, grid, identity, dtype)
+        yield stack.enter_context(FeatureStore(path, writable=True))
 
 
 def _copy_rows(array: NDArray[Any], file: BinaryIO, stride: int) -> None:

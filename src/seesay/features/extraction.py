@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from seesay.errors import EncoderError, ImageError
-from seesay.features.creation import create_store
+from seesay.features.creation import existing_store, fill_store
 from seesay.features.layout import FeatureDtype
 from seesay.features.mirrored import mirrored_identity
 from seesay.features.store import FeatureStore
@@ -26,6 +26,8 @@ from seesay.prefetch import prefetch
 
 Progress = Callable[[int, int], None]
 """Called with pictures done and pictures in all."""
+_Loaded = tuple[int, NDArray[np.uint8] | None, str]
+"""A picture's row, its pixels, and what was wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -112,47 +114,52 @@ def extract_features(
             another form, is damaged, or the disk is full.
     """
     started = time.perf_counter()
-    regions, dtype = encoder.grid[0] * encoder.grid[1], encoder.config.feature_dtype
-    identity = _identity(encoder, mirrored)
-    create_store(path, list(sources), regions, encoder.feature_size, encoder.grid, identity, dtype)
-    encoder_seconds, extracted, unreadable = 0.0, 0, []
-    with FeatureStore(path, writable=True) as store:
-        encoder.to(device).eval()
+    identity, dtype = _identity(encoder, mirrored), encoder.config.feature_dtype
+    there = existing_store(path, identity, dtype)
+    if there is not None and all(image_id in there for image_id in sources):  # nobody waits, and nothing is written
+        return ExtractionReport(path, len(sources), 0, seconds=time.perf_counter() - started)
+    ids, grid = list(sources), encoder.grid
+    with fill_store(path, ids, grid[0] * grid[1], encoder.feature_size, grid, identity, dtype) as store:
         todo = [row for row in store.pending() if store.ids[row] in sources]
+        encoder.to(device).eval()
         if todo:
             fix_weights(encoder)
-        done = len(sources) - len(todo)
         jobs = [(row, sources[store.ids[row]]) for row in todo]
-        load = partial(_load, encoder=encoder, mirrored=mirrored)
-        loaded = prefetch(load, jobs, workers, ahead=4 * batch_size)
+        loaded = prefetch(partial(_load, encoder=encoder, mirrored=mirrored), jobs, workers, ahead=4 * batch_size)
+        encoder_seconds, extracted, unreadable = 0.0, 0, list[str]()
         # A batch is what lacks of a block of rows whose place is fixed: a picture's last bits depend on the batch
         # it is encoded in, and a broken extraction must come out as an unbroken one.
         for _, block in groupby(todo, lambda row: row // batch_size):
             batch = list(islice(loaded, len(list(block))))
-            readable = [(row, pixels) for row, pixels, _ in batch if pixels is not None]
+            encoder_seconds += _fill(store, batch, encoder, device)
             unreadable += [error for _, _, error in batch if error]
-            for row, pixels, _ in batch:
-                if pixels is None:
-                    store.mark_unreadable(row)
-            if readable:
-                begun = time.perf_counter()
-                features = _encode([pixels for _, pixels in readable], encoder, device)
-                encoder_seconds += time.perf_counter() - begun
-                store.write([row for row, _ in readable], features)
-                extracted += len(readable)
-            done += len(batch)
+            extracted += sum(not error for _, _, error in batch)
             if progress:
-                progress(done, len(sources))
+                progress(len(sources) - len(todo) + extracted + len(unreadable), len(sources))
         images = sum(image_id in store for image_id in sources)
-    seconds = time.perf_counter() - started
-    return ExtractionReport(path, images, extracted, tuple(unreadable), seconds, encoder_seconds)
+    return ExtractionReport(path, images, extracted, tuple(unreadable), time.perf_counter() - started, encoder_seconds)
+
+
+def _fill(store: FeatureStore, batch: Sequence[_Loaded], encoder: Encoder, device: str) -> float:
+    """Writes the features of pictures that could be read, marks the others, and returns the encoder's seconds."""
+    for row, pixels, _ in batch:
+        if pixels is None:
+            store.mark_unreadable(row)
+    readable = [(row, pixels) for row, pixels, _ in batch if pixels is not None]
+    if not readable:
+        return 0.0
+    begun = time.perf_counter()
+    features = _encode([pixels for _, pixels in readable], encoder, device)
+    taken = time.perf_counter() - begun
+    store.write([row for row, _ in readable], features)
+    return taken
 
 
 def _identity(encoder: Encoder, mirrored: bool) -> dict[str, Any]:
     return mirrored_identity(encoder.identity) if mirrored else encoder.identity
 
 
-def _load(job: tuple[int, str], encoder: Encoder, mirrored: bool) -> tuple[int, NDArray[np.uint8] | None, str]:
+def _load(job: tuple[int, str], encoder: Encoder, mirrored: bool) -> _Loaded:
     row, source = job
     try:
         pixels = load_pixels(source, encoder.preprocessing)

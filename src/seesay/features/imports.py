@@ -3,7 +3,7 @@
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -12,24 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError, MissingDependencyError
-from seesay.features.creation import create_store, existing_store
+from seesay.features.creation import existing_store, fill_store
 from seesay.features.layout import FeatureDtype
-from seesay.features.store import DONE, FeatureStore
+from seesay.features.store import FeatureStore
 
 _ARRAY_NAMES = ("features", "feat", "feats", "x", "att", "arr_0")
 _HDF5 = {".h5", ".hdf5", ".hdf"}
 
-Reader = Callable[[str, str], NDArray[Any] | None]
-"""Gives the array of a picture by its id and its source, None if there is none."""
+Reader = Callable[[Sequence[str]], NDArray[Any] | None]
+"""Gives the array of a picture by the names it may have, None if there is none."""
 
 
 def import_features(source: str | Path, images: Mapping[str, str], path: Path, dtype: FeatureDtype = "float16") -> int:
     """Makes a store of features that exist already; returns how many pictures it holds.
 
     Args:
-        source: a folder with one `.npy` or `.npz` a picture (named after the picture's id, its file name, or
-            its file name without suffix), one `.npz` with an array a picture, or an HDF5 file with a data
-            set a picture, or `features` beside `ids`.
+        source: a folder with one `.npy` or `.npz` a picture (named after the picture's id or its file name, with or
+            without suffix), one `.npz` with an array a picture, or an HDF5 file with a data set a picture, or
+            `features` beside `ids`. A name that several pictures have is nobody's.
         images: ids of the pictures wanted and where the pictures are.
         path: the store to write; pictures may have different numbers of regions, which become the mask.
         dtype: how the store keeps them.
@@ -41,37 +41,39 @@ def import_features(source: str | Path, images: Mapping[str, str], path: Path, d
     source = Path(source)
     identity = {"imported": source.name}
     existing_store(path, identity, dtype)  # refused before much is read
+    names = _names(images)
     with _opened(source) as read:
         shapes = {
             image_id: array.shape
-            for image_id, image in images.items()
-            if (array := _regions_of(read(image_id, image), image_id)) is not None
+            for image_id, own in names.items()
+            if (array := _regions_of(read(own), image_id)) is not None
         }
         if not shapes:
-            raise FeatureStoreError(f"{source} holds features of none of the {len(images)} pictures")
+            raise FeatureStoreError(
+                f"{source} holds features of none of the {len(images)} pictures; an array goes by its picture's id, "
+                f"such as {next(iter(images), '')!r}, or by its file's name where that is one picture's alone"
+            )
         widths = {shape[1] for shape in shapes.values()}
         if len(widths) > 1:
             raise FeatureStoreError(f"{source} holds features of different widths: {sorted(widths)}")
         most = max(shape[0] for shape in shapes.values())
-        create_store(path, list(shapes), most, widths.pop(), _square(shapes), identity, dtype)
-        _fill(path, {image_id: images[image_id] for image_id in shapes}, read)
+        with fill_store(path, list(shapes), most, widths.pop(), _square(shapes), identity, dtype) as store:
+            _fill(store, {image_id: names[image_id] for image_id in shapes}, read)
     return len(shapes)
 
 
-def _fill(path: Path, images: Mapping[str, str], read: Reader) -> None:
-    with FeatureStore(path, writable=True) as store:
-        rows = {image_id: row for row, image_id in enumerate(store.ids)}
-        for image_id, image in images.items():
-            row = rows[image_id]
-            array = _regions_of(read(image_id, image), image_id)
-            if array is None or store.status[row] == DONE:
-                continue
-            padded = np.zeros((1, store.regions, store.feature_size), np.float16)
-            with np.errstate(over="ignore"):  # it is told of in our words
-                padded[0, : len(array)] = array
-            if not np.isfinite(padded).all():
-                raise FeatureStoreError(f"features of picture {image_id!r} do not fit float16")
-            store.write([row], padded, [len(array)])
+def _fill(store: FeatureStore, names: Mapping[str, Sequence[str]], read: Reader) -> None:
+    for row in store.pending():
+        image_id = store.ids[row]
+        array = _regions_of(read(names.get(image_id, ())), image_id)
+        if array is None:
+            continue
+        padded = np.zeros((1, store.regions, store.feature_size), np.float16)
+        with np.errstate(over="ignore"):  # it is told of in our words
+            padded[0, : len(array)] = array
+        if not np.isfinite(padded).all():
+            raise FeatureStoreError(f"features of picture {image_id!r} do not fit float16")
+        store.write([row], padded, [len(array)])
 
 
 def _regions_of(array: NDArray[Any] | None, image_id: str) -> NDArray[Any] | None:
@@ -111,8 +113,8 @@ def _opened(source: Path) -> Iterator[Reader]:
         yield _table_reader(source, file) if table else partial(_from_file, source, file)
 
 
-def _from_folder(source: Path, image_id: str, image: str) -> NDArray[Any] | None:
-    for name in _names(image_id, image):
+def _from_folder(source: Path, names: Sequence[str]) -> NDArray[Any] | None:
+    for name in names:
         for suffix in (".npy", ".npz"):
             path = source / f"{name}{suffix}"
             if path.is_file():
@@ -120,10 +122,10 @@ def _from_folder(source: Path, image_id: str, image: str) -> NDArray[Any] | None
     return None
 
 
-def _from_file(source: Path, file: Any, image_id: str, image: str) -> NDArray[Any] | None:
+def _from_file(source: Path, file: Any, names: Sequence[str]) -> NDArray[Any] | None:
     """Reads from an .npz or HDF5 file with an array, or a group of arrays, a picture."""
     with _readable(source):
-        entry: Any = next((file[name] for name in _names(image_id, image) if name in file), None)
+        entry: Any = next((file[name] for name in names if name in file), None)
         if hasattr(entry, "keys"):  # a group of HDF5: its array goes by a usual name
             entry = next((entry[key] for key in _ARRAY_NAMES if key in entry), None)
         return None if entry is None else np.asarray(entry)
@@ -138,20 +140,35 @@ def _table_reader(source: Path, file: Any) -> Reader:
         raise FeatureStoreError(f"{source} has {len(ids)} ids but features of {len(features)} pictures")
     rows = {name: row for row, name in enumerate(ids)}
 
-    def read(image_id: str, image: str) -> NDArray[Any] | None:
-        row = next((rows[name] for name in _names(image_id, image) if name in rows), None)
+    def read(names: Sequence[str]) -> NDArray[Any] | None:
+        row = next((rows[name] for name in names if name in rows), None)
         with _readable(source):
             return None if row is None else np.asarray(features[row])
 
     return read
 
 
-def _names(image_id: str, image: str) -> list[str]:
-    file = Path(image)
-    return list(dict.fromkeys((image_id, file.name, file.stem, Path(image_id).stem)))
+def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns the names that the array of each picture may have, none of which is also another picture's."""
+    names: dict[str, list[str]] = {}
+    owners: dict[str, set[str]] = {}
+    for image_id, image in images.items():
+        file, named = Path(image), Path(image_id)
+        possible = (image_id, str(named.with_suffix("")), file.name, file.stem, named.stem)
+        names[image_id] = list(dict.fromkeys(possible))
+        for name in names[image_id]:
+            owners.setdefault(name, set()).add(image)
+    return {
+        image_id: [name for name in possible if name == image_id or len(owners[name]) == 1]
+        for image_id, possible in names.items()
+    }
 
 
 def _load_array(path: Path) -> NDArray[Any]:
+    if path.suffix == ".npy":
+        with _readable(path):
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # at first its shape alone is wanted
+            return array
     with _readable(path), path.open("rb") as stream:
         loaded = np.load(stream, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

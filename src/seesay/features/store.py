@@ -49,10 +49,14 @@ class FeatureStore:
         self.path = Path(path)
         header = read_header(self.path)
         self.dtype: FeatureDtype = header.dtype
-        self.identity: dict[str, Any] = header.metadata["identity"]
-        self._grid: tuple[int, int] | None = tuple(header.metadata["grid"]) if header.metadata["grid"] else None
         self._start = header.start
-        self.ids: list[str] = json.loads(self._map(header.arrays["ids"], "r").tobytes().decode())
+        try:
+            self.identity: dict[str, Any] = header.metadata["identity"]
+            grid = header.metadata["grid"]
+            self.ids: list[str] = json.loads(self._map(header.arrays["ids"], "r").tobytes().decode())
+        except (KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise FeatureStoreError(f"feature store {self.path} is damaged; delete it and extract again") from error
+        self._grid: tuple[int, int] | None = tuple(grid) if grid else None
         mode = "r+" if writable else "r"
         self.arrays: dict[str, NDArray[Any]] = {
             name: self._map(header.arrays[name], mode if name in ("status", "regions") else "r")
