@@ -259,6 +259,11 @@ class TestEnsemble:
         with pytest.raises(ConfigError, match=r"run and .*small have different vocabularies, of \d+ and 9 words"):
             Captioner.load([cached_run, tmp_path / "small"], "cpu")
 
+    def test_seeing_keeps_no_graph(self, cached_run: Path, pictures: list[Path]) -> None:
+        both = CaptionerEnsemble([Captioner.load(cached_run, "cpu")] * 2)
+        memory, _ = both.see([both.prepare(pictures[0])[0]])
+        assert memory.is_inference()
+
     def test_nobody_is_no_ensemble(self) -> None:
         with pytest.raises(ConfigError, match="at least one captioner"):
             CaptionerEnsemble([])

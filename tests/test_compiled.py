@@ -20,6 +20,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def unknown() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "answer.c"
@@ -63,7 +67,30 @@ def test_what_a_source_includes_is_part_of_it(source: Path, cache: Path) -> None
     assert library.answer() == 2
 
 
-@pytest.mark.parametrize("reason", ["switch", "no compiler", "refused", "no folder"])
+def test_a_damaged_library_is_made_anew(
+    source: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a crash of the machine, or on a disk that was full."""
+    compiled(source)
+    (whole,) = cache.rglob("*.so")
+    kept = tmp_path / "elsewhere" / whole.relative_to(cache)  # this process has the whole one loaded, by its path
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    compiled.cache_clear()
+    library = compiled(source)
+    assert library is not None
+    assert library.answer() == 42
+    assert kept.stat().st_size > 0
+
+
+@pytest.mark.parametrize("compiler", ["cc -pipe", ""])
+def test_a_compiler_is_named_as_for_make(compiler: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", compiler)
+    assert compiled(source) is not None
+
+
+@pytest.mark.parametrize("reason", ["switch", "no compiler", "no command line", "refused", "no folder", "no home"])
 def test_without_a_library_nothing_is_raised(
     reason: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +98,11 @@ def test_without_a_library_nothing_is_raised(
         monkeypatch.setenv(SWITCH, "0")
     elif reason == "no compiler":
         monkeypatch.setenv("CC", "no-such-compiler")
+    elif reason == "no command line":
+        monkeypatch.setenv("CC", "cc '")
+    elif reason == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", unknown)
     elif reason == "refused":
         source.write_text("this is not C\n")
     else:

@@ -537,6 +537,7 @@ def test_a_dead_address_is_an_image_error(site: str) -> None:
     host = site.rpartition(":")[0]
     refused(f"{host}:1/a.png", "cannot be fetched")
     refused("http://127.0.0.1:port/a.png", "cannot be fetched")
+    refused("http://[::1/a.png", "cannot be fetched")
 
 
 # Preprocessing

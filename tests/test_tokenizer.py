@@ -1,5 +1,6 @@
 """The words: cleaning against plain Python, round trips, the order of the vocabulary, the file."""
 
+import errno
 import json
 import pickle
 import string
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seesay.config import TextConfig
-from seesay.errors import CheckpointError, DataError
+from seesay.errors import CheckpointError, DataError, SeesayError
 from seesay.tokenizer import END_ID, PAD_ID, SPECIALS, START_ID, UNK_ID, Tokenizer
 
 CAPTIONS = ["A dog runs .", "A dog sleeps !", "the cat, and a dog", "two cats"]
@@ -268,10 +269,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     before = path.read_bytes()
 
     def full(*args: object) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(SeesayError, match=r"cannot write .*tokenizer\.json \(No space left on device\)"):
         Tokenizer.build(["other words"], TextConfig()).save(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]

@@ -15,7 +15,7 @@ from PIL import Image
 from seesay.config import Config, DecodingOptions
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.decoding.rules import token_rules
-from seesay.errors import ImageError
+from seesay.errors import ConfigError, ImageError
 from seesay.images import Preprocessing, load_pixels, resize_image
 from seesay.prefetch import prefetch
 from seesay.sources import PictureBytes
@@ -182,7 +182,12 @@ class PictureCaptioner:
             likely: how many of the likeliest words to give at each place; 0 = none.
             batch_size: pictures the network sees at once.
             workers: threads that open pictures.
+
+        Raises:
+            ConfigError: `batch_size` is none.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         loaded = prefetch(self._load, pictures, workers, ahead=2 * batch_size)
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
         for batch, seen in prefetch(self._see_batch, batches, workers=1, ahead=1):

@@ -74,12 +74,10 @@ class Captioner(PictureCaptioner):
                     f"weights {run.info.features['digest']} then, {encoder.identity['digest']} now"
                 )
         network = build_model(run.config.model, run.info.vocabulary_size, run.info.feature_size)
-        if run.info.encoder_stored:
+        if run.info.encoder_stored:  # then its weights are in the run's file, too
             network.encoder = encoder
-            load_weights(run, network)
-        else:
-            load_weights(run, network)
-            network.encoder = encoder
+        load_weights(run, network)
+        network.encoder = encoder
         chosen = torch.device(choose_device(device))
         network = network.to(chosen).eval()
         fix_weights(network)

@@ -55,6 +55,7 @@ class CaptionerEnsemble(Captioner):
         memories = [member.model.remember(features) for member in self.members]
         return join_memories(memories, [mask] * len(memories))
 
+    @torch.inference_mode()
     def see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns what the decoders attend to, of pictures, and its mask."""
         memories = [

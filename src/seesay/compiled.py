@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,18 +33,20 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     Args:
         source: the file.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if os.environ.get(SWITCH) == "0" or compiler is None:
+    if os.environ.get(SWITCH) == "0":
         return None
     try:
+        # As in `make`, CC may hold options beside the compiler.
+        compiler = shlex.split(os.environ.get("CC") or "cc")
         flags = [*_FLAGS, "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"]
         threads = _threads_of_torch()
         library = _folder() / f"{source.stem}-{_name(source, compiler, flags, threads)}.so"
-        if not library.exists():
-            _build(compiler, flags, threads, source, library)
+        with contextlib.suppress(OSError):  # none there, or a damaged one
+            return ctypes.CDLL(str(library))
+        _build(compiler, flags, threads, source, library)
         return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError) as error:
-        # Slower, and the same result: nothing to stop for.
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        # No compiler, no home folder, or one that cannot be written. Slower, and the same result: nothing to stop for.
         _log.debug("%s could not be compiled: %s", source.name, error)
         return None
 
@@ -67,19 +69,20 @@ def _threads_of_torch() -> Path | None:
     return found[0] if found else None
 
 
-def _name(source: Path, compiler: str, flags: Sequence[str], threads: Path | None) -> str:
-    whole = _said_by(compiler, "-E", "-P", *flags, str(source))
-    parts = (whole, _version(compiler), *(text.encode() for text in (*flags, str(threads), *_processor())))
+def _name(source: Path, compiler: Sequence[str], flags: Sequence[str], threads: Path | None) -> str:
+    whole = _said_by(*compiler, "-E", "-P", *flags, str(source))
+    options = (*compiler, *flags, str(threads), *_processor())
+    parts = (whole, _version(*compiler), *(text.encode() for text in options))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 @functools.cache
-def _version(compiler: str) -> bytes:
-    return _said_by(compiler, "--version")
+def _version(*compiler: str) -> bytes:
+    return _said_by(*compiler, "--version")
 
 
-def _said_by(compiler: str, *asked: str) -> bytes:
-    return subprocess.run([compiler, *asked], capture_output=True, timeout=_SECONDS, check=True).stdout
+def _said_by(*command: str) -> bytes:
+    return subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True).stdout
 
 
 def _processor() -> Iterator[str]:
@@ -90,14 +93,14 @@ def _processor() -> Iterator[str]:
         yield from sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
 
 
-def _build(compiler: str, flags: Sequence[str], threads: Path | None, source: Path, library: Path) -> None:
+def _build(compiler: Sequence[str], flags: Sequence[str], threads: Path | None, source: Path, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         part, made = Path(folder) / "part.o", Path(folder) / "made.so"
         # Vectors without threads where torch's cannot be shared, such as on macOS.
         openmp = "-fopenmp-simd" if threads is None else "-fopenmp"
         for command in (
-            [compiler, *flags, openmp, "-c", str(source), "-o", str(part)],
-            [compiler, "-shared", str(part), *([] if threads is None else [str(threads)]), "-lm", "-o", str(made)],
+            [*compiler, *flags, openmp, "-c", str(source), "-o", str(part)],
+            [*compiler, "-shared", str(part), *([] if threads is None else [str(threads)]), "-lm", "-o", str(made)],
         ):
             subprocess.run(command, capture_output=True, timeout=_SECONDS, check=True)
         made.replace(library)  # whole, also when several processes compile at once

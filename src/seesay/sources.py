@@ -112,7 +112,7 @@ def _fetch(url: str) -> bytes:
     except urllib.error.HTTPError as error:
         error.close()
         raise source_error(url, f"the server answered {error.code} {error.reason}; check the address") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
         reason = getattr(error, "reason", None) or error
         raise source_error(url, f"cannot be fetched ({reason}); check the address and the network") from error
     return bytes(content)

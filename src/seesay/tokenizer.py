@@ -8,7 +8,6 @@ files.
 import dataclasses
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from seesay.config import TextConfig
 from seesay.errors import CheckpointError, DataError
+from seesay.files import write_atomically
 
 PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"
 SPECIALS = (PAD, START, END, UNK)
@@ -115,16 +115,14 @@ class Tokenizer:
         return missing / seen if seen else 0.0
 
     def save(self, path: str | Path) -> None:
-        """Writes `tokenizer.json`, whole or not at all."""
+        """Writes `tokenizer.json`, whole or not at all.
+
+        Raises:
+            SeesayError: it cannot be written.
+        """
         content = json.loads(self._library.to_str())
         content["model"][_CONFIG_KEY] = dataclasses.asdict(self.config)
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(Path(path), json.dumps(content, ensure_ascii=False, indent=1).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":

@@ -15,7 +15,16 @@ from seesay.errors import DataError, SeesayError
 from seesay.files import append, only_writer, write_atomically
 from tests.bulk import said
 
-NAMES = ["a.jpg", "line\u2028separator.png", "next\x85line.png", "new\nline.png", "\udcff.png", "日本.png", 'a,"b.png']
+NAMES = [
+    "a.jpg",
+    "line\u2028separator.png",
+    "next\x85line.png",
+    "new\nline.png",
+    "back\rwards.png",
+    "\udcff.png",
+    "日本.png",
+    'a,"b.png',
+]
 MAKE: dict[str, Callable[[Path, int], Output]] = {
     "jsonl": lambda path, wanted: JsonLines(path / "c.jsonl", wanted, lambda _: True),
     "csv": lambda path, wanted: Separated(path / "c.csv", wanted),

@@ -4,7 +4,13 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from seesay.checkpoint import load_run
+from seesay.config import Config
+from seesay.training.fit import train
+from seesay.training.module import CaptioningModule
 
 EXACT = ("step", "epoch", "train_loss", "val_loss", "val_cider", "learning_rate", "reward", "baseline")
 
@@ -40,3 +46,19 @@ def outcome(folder: Path) -> dict[str, Any]:
         "files": sorted(path.name for path in folder.iterdir()),
         "weights": (folder / "model.safetensors").read_bytes(),
     }
+
+
+def first_loss(config: Config, folder: Path, data: Path, features: Path) -> float:
+    """Returns what the first step of a training minimises."""
+    found: list[float] = []
+    step = CaptioningModule.training_step
+
+    def watched(module: CaptioningModule, *arguments: Any) -> torch.Tensor:
+        loss = step(module, *arguments)
+        found.append(float(loss.detach()))
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CaptioningModule, "training_step", watched)
+        train(config, data, folder, features=features)
+    return found[0]

@@ -22,8 +22,9 @@ from seesay.models.encoders import build_encoder
 from seesay.training import callbacks
 from seesay.training.callbacks import COLUMNS
 from seesay.training.fit import train
+from seesay.training.module import CaptioningModule
 from tests import tiny
-from tests.training.outcomes import epochs, outcome, rows
+from tests.training.outcomes import epochs, first_loss, outcome, rows
 
 
 @pytest.fixture
@@ -52,6 +53,41 @@ def mean_loss(run: Path, annotations: Annotations, store: JoinedStores) -> float
                     logits, state, _ = decoder.step(torch.tensor([[word]]), state)
                     losses.append(float(F.cross_entropy(logits[0, 0], torch.tensor(following))))
     return float(np.mean(losses))
+
+
+def test_label_smoothing_is_part_of_what_is_minimised(
+    colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    """The loss is linear in it: the surprise at the words, and that at all words alike."""
+    plain, some, more = (
+        first_loss(tiny.cached(weights, epochs=1, label_smoothing=share), tmp_path / str(share), colours, features)
+        for share in (0.0, 0.1, 0.3)
+    )
+    assert abs(some - plain) > 1e-3
+    assert more - plain == pytest.approx(3 * (some - plain), rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_no_step_is_by_a_gradient_longer_than_the_bound(
+    colours: Path, features: Path, weights: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """Lightning clips none of an optimizer that it takes for one that scales them."""
+    lengths: list[float] = []
+    end = CaptioningModule.on_train_batch_end
+
+    def watched(module: CaptioningModule, *arguments: Any) -> None:
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        lengths.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+        end(module, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CaptioningModule, "on_train_batch_end", watched)
+        for bound in (0.0, 0.01):
+            config = tiny.cached(weights, epochs=1, optimizer=optimizer, clip_gradients=bound)
+            train(config, colours, tmp_path / str(bound), features=features)
+    half = len(lengths) // 2
+    assert min(lengths[:half]) > 0.02
+    assert lengths[half:] == pytest.approx([0.01] * half, rel=1e-3)
 
 
 def test_run_folder_holds_everything(cached_run: Path) -> None:

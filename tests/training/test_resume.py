@@ -202,6 +202,24 @@ def test_state_that_falls_due_on_the_last_step_of_an_epoch_is_saved_a_step_later
     assert saved_step(tmp_path / "run") == {6: 19, 7: 21}[every]
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_epochs_of_a_single_step_go_on_as_unbroken(
+    weights: Path, colours: Path, features: Path, tmp_path: Path, every: int
+) -> None:
+    """Every step is an epoch's last: nothing was ever saved."""
+    config = settings(weights, checkpoint_every=every, batch_captions=1000, epochs=6, lr_drop_epochs=(3,), patience=0)
+    train(config, colours, tmp_path / "whole", features=features)
+    assert step(tmp_path / "whole") == 6
+    for call in (4, 2, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            fail_at(patch, CaptioningModule, "training_step", call)
+            with pytest.raises(KillError):
+                train(config, colours, tmp_path / "broken", features=features)
+    assert saved_step(tmp_path / "broken") == {1: 5, 2: 2}[every]
+    train(config, colours, tmp_path / "broken", features=features)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
 def test_rate_after_resuming_counts_what_was_done_since(
     config: Config, colours: Path, features: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from seesay.training.fit import train
 from seesay.training.objectives import policy_gradient
 from seesay.training.self_critical import Criticism, SelfCritic, make_critic, without_dropout
 from tests import tiny
-from tests.training.outcomes import epochs, rows
+from tests.training.outcomes import epochs, first_loss, rows
 
 EXAMPLES = (
     Example("a", "", ((START_ID, 4, 5, END_ID), (START_ID, 5, END_ID))),
@@ -212,6 +212,20 @@ def test_a_second_stage_raises_its_reward(
     assert all(row["reward"] and row["baseline"] for row in steps)
     if baseline == "others":
         assert all(float(row["reward"]) == pytest.approx(float(row["baseline"])) for row in steps)
+
+
+def test_the_loss_is_so_much_of_the_reward_and_the_rest_of_the_cross_entropy(
+    cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SelfCritic, "__call__", lambda *_: Criticism(torch.tensor(2.0, requires_grad=True), 0.5, 0.5))
+    losses = {}
+    for share in (0.25, 0.5, 1.0):
+        config = second_stage(weights, cached_run, epochs=1, scst_weight=share)
+        losses[share] = first_loss(config, tmp_path / str(share), colours, features)
+    surprise = (losses[0.5] - 0.5 * 2) / 0.5
+    assert surprise > 0.01
+    assert losses[0.25] == pytest.approx(0.75 * surprise + 0.25 * 2, rel=1e-5)
+    assert losses[1.0] == pytest.approx(2.0)
 
 
 def test_a_first_stage_has_no_rewards(cached_run: Path) -> None:

@@ -355,7 +355,7 @@ class TestTrialsThatComeToNothing:
             return
         assert (behind.state, behind.epochs) == ("pruned", 2), "in the first epoch to come after a quarter of four"
         assert behind.value == max(epochs(folder / "trial-004", "val_cider"))
-        assert 0 < behind.seconds < 60
+        assert behind.seconds > 0
         assert not (folder / "trial-004" / "captioner.json").exists()
         assert [(trial.state, trial.epochs) for trial in others] == [("complete", 4)], "it is as good as the others"
         assert result.best.number == 0

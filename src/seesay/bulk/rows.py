@@ -48,8 +48,9 @@ def separated_row(row: Row, wanted: int, delimiter: str) -> str:
 def separated_line(cells: Sequence[object], delimiter: str) -> str:
     """Returns cells as a line of a separated file, with its end."""
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    # Cells are put in quotation marks for what is in the line's end, and a carriage return needs them as well.
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def texts(caption: Caption) -> list[str]:

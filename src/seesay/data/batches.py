@@ -203,13 +203,13 @@ class CaptionBatches:
         Raises:
             DataError: that was a place in other data.
         """
-        there, here = state.get("of"), [len(self.examples), self.captions]
-        if there is not None and there != here:
+        there, here = state["of"], [len(self.examples), self.captions]
+        if there != here:
             raise DataError(
                 f"the saved state is of a training on {there[0]} pictures with {there[1]} captions, but the data has "
                 f"{here[0]} with {here[1]}: put the data back as it was, or start again with --overwrite"
             )
-        if state.get("mirrored", self._mirrored) != self._mirrored:  # older states do not say
+        if state["mirrored"] != self._mirrored:
             raise DataError(
                 f"the saved state is of a training with {state['mirrored']} pictures that may be mirrored, but now "
                 f"they are {self._mirrored}: put their features back as they were, or start again with --overwrite"

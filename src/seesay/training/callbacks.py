@@ -81,7 +81,7 @@ class ResumePoint(Checkpoint):
     """Saves the whole state every few steps, from which training can go on exactly.
 
     Not after the last step of an epoch, when Lightning would skip that epoch's validation on resuming: what
-    falls due then is saved a step later.
+    falls due then is saved a step later, and where epochs have but one step, after the validation.
     """
 
     def __init__(self, path: Path, every: int) -> None:
@@ -97,8 +97,17 @@ class ResumePoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if it is time."""
+        if not trainer.is_last_batch:
+            self._save(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves if it is time and there is no other."""
+        if trainer.num_training_batches == 1:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CaptioningModule)
-        if trainer.global_step - self._saved >= self.every and not trainer.is_last_batch:
+        if trainer.global_step - self._saved >= self.every:
             pl_module.count_time()
             trainer.save_checkpoint(self.path)
             pl_module.restart_clock()
