@@ -1,6 +1,6 @@
 """Prints the tables of docs/results.md from trained runs and the evaluations that `seesay evaluate --out` has saved.
 
-Run `python benchmarks/results.py NAME=RUN:EVALUATION[,EVALUATION...] ...`: a row an evaluation, then a row a run, then
+Run `python examples/results_tables.py NAME=RUN:EVALUATION[,EVALUATION...] ...`: a row an evaluation, then a row a run, then
 one line of JSON. Nothing is trained or scored here; what is printed stands in those folders.
 """
 
