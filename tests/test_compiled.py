@@ -1,9 +1,11 @@
+import ctypes
 import os
 import shutil
 import stat
 from pathlib import Path
 
 import pytest
+import torch
 
 from seesay import compiled as module
 from seesay.compiled import SWITCH, compiled
@@ -109,6 +111,38 @@ def test_without_a_library_nothing_is_raised(
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert compiled(source) is None
+
+
+def test_functions_take_tensors_and_numbers_as_the_source_says(source: Path) -> None:
+    source.write_text(
+        "static long long half(long long x) { return x / 2; }\n"
+        "long long half_sum(const long long *numbers, long long count,\n"
+        "                   double more)\n"
+        "{\n    long long sum = 0;\n"
+        "    for (long long i = 0; numbers && i < count; i++)\n        sum += numbers[i];\n"
+        "    return half(sum + (long long)more);\n}\n"
+    )
+    library = compiled(source)
+    assert library is not None
+    large = torch.tensor([2**40, 2**41])
+    assert library.half_sum(large, 2, 4.5) == (2**40 + 2**41 + 4) // 2
+    assert library.half_sum(None, 2, 4) == 2
+    for wrong in ((large, 2), (large, 2.0, 1), ([1], 1, 1), (7, 1, 1)):  # too few, a broken count, no tensor twice
+        with pytest.raises((TypeError, ctypes.ArgumentError)):
+            library.half_sum(*wrong)
+
+
+@pytest.mark.parametrize("name", ["models/kernels.c", "decoding/beam.c", "decoding/drawing.c"])
+def test_every_function_that_is_offered_is_declared(name: str) -> None:
+    path = Path(module.__file__).parent / name
+    library = compiled(path)
+    assert library is not None
+    begun = [line for line in path.read_text().splitlines() if "(" in line and line[0].isalpha()]
+    offered = [line for line in begun if not line.startswith(("static", "typedef"))]
+    assert offered
+    for line in offered:
+        function = getattr(library, line.partition("(")[0].split()[-1])
+        assert function.argtypes is not None, line
 
 
 def test_nothing_unfinished_is_left_behind(source: Path, cache: Path) -> None:

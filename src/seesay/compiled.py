@@ -7,11 +7,13 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,15 @@ SWITCH = "SEESAY_COMPILED"
 """Environment variable: 0 leaves compiled code out."""
 _FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 _SECONDS = 60
+_FUNCTION = re.compile(r"^(void|int|long long) (\w+)\(([^)]*)\)", re.MULTILINE)
+"""A function that a source offers: each begins a line, as those for the source alone do not."""
+_NUMBERS: dict[str, type[Any]] = {
+    "int": ctypes.c_int,
+    "long long": ctypes.c_longlong,
+    "unsigned int": ctypes.c_uint,
+    "float": ctypes.c_float,
+    "double": ctypes.c_double,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -28,7 +39,8 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     """Returns the library of a C file, compiled for this very processor; None where that cannot be done.
 
     It is kept in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`) under a name that tells of the source with
-    all that it includes, the compiler and the processor.
+    all that it includes, the compiler and the processor. Its functions take tensors for pointers, None for none, and
+    numbers, as many and of such kinds as the source says.
 
     Args:
         source: the file.
@@ -42,18 +54,39 @@ def compiled(source: Path) -> ctypes.CDLL | None:
         threads = _threads_of_torch()
         library = _folder() / f"{source.stem}-{_name(source, compiler, flags, threads)}.so"
         with contextlib.suppress(OSError):  # none there, or a damaged one
-            return ctypes.CDLL(str(library))
+            return _declared(ctypes.CDLL(str(library)), source)
         _build(compiler, flags, threads, source, library)
-        return ctypes.CDLL(str(library))
+        return _declared(ctypes.CDLL(str(library)), source)
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         # No compiler, no home folder, or one that cannot be written. Slower, and the same result: nothing to stop for.
         _log.debug("%s could not be compiled: %s", source.name, error)
         return None
 
 
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Returns where a tensor's numbers lie, for a function of a library; nowhere if there is none."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+class _Pointer:
+    """What a function takes for a pointer."""
+
+    @staticmethod
+    def from_param(given: Any) -> Any:
+        """Returns where a tensor's numbers lie, and what ctypes knows by itself as it is."""
+        if isinstance(given, Tensor):
+            return ctypes.c_void_p(given.data_ptr())
+        if isinstance(given, int):  # which would be half a pointer
+            raise TypeError("a number where a pointer is wanted")
+        return given
+
+
+def _declared(library: ctypes.CDLL, source: Path) -> ctypes.CDLL:
+    """Returns a library whose functions know what they take and give."""
+    for gives, name, takes in _FUNCTION.findall(source.read_text()):
+        function = getattr(library, name)
+        function.restype = _NUMBERS.get(gives)
+        function.argtypes = [
+            _Pointer if "*" in one else _NUMBERS[" ".join(one.split()[:-1])]
+            for one in takes.split(",")
+            if one != "void"
+        ]
+    return library
 
 
 def _folder() -> Path:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seesay.compiled import address, compiled
+from seesay.compiled import compiled
 from seesay.config import DecodingOptions
 from seesay.decoding.frontier import parts_of
 from seesay.decoding.hypothesis import Hypothesis, Result
@@ -142,14 +142,7 @@ class CompiledBeam:
             return part
         count, rows = part.words.shape
         words, parents = torch.empty((2, count, self._width), dtype=torch.int64, device="cpu").unbind()
-        self._library.advance(
-            ctypes.byref(self._struct),
-            address(logits),
-            ctypes.c_void_p(part.images.ctypes.data),
-            *map(ctypes.c_longlong, (count, rows, step)),
-            address(words),
-            address(parents),
-        )
+        self._library.advance(ctypes.byref(self._struct), logits, part.images.ctypes, count, rows, step, words, parents)
         left = int(self._arrays["open"][part.images].max())
         if left == rows == 1:
             return _Part(part.images, output.state, words[:, :1])
@@ -177,13 +170,7 @@ class CompiledBeam:
         logits = self._scores(output)
         if self._lost:
             return
-        count, rows = part.words.shape
-        self._library.close_all(
-            ctypes.byref(self._struct),
-            address(logits),
-            ctypes.c_void_p(part.images.ctypes.data),
-            *map(ctypes.c_longlong, (count, rows)),
-        )
+        self._library.close_all(ctypes.byref(self._struct), logits, part.images.ctypes, *part.words.shape)
 
     def _result(self, image: int) -> Result:
         held = {name: self._arrays[name][image] for name in ("scores", "lengths", "freely")}

@@ -1,12 +1,11 @@
 """Words drawn from the whole distribution, in C where that can be."""
 
-import ctypes
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from seesay.compiled import address, compiled
+from seesay.compiled import compiled
 
 _SOURCE = Path(__file__).with_name("drawing.c")
 
@@ -29,7 +28,5 @@ def draw_words(logits: Tensor, draws: Tensor, temperature: float) -> Tensor | No
         return None
     logits, draws = logits.contiguous(), draws.contiguous()
     words, weights = torch.empty(draws.shape, dtype=torch.int64), torch.empty_like(logits)
-    sizes = map(ctypes.c_longlong, (draws.numel(), logits.shape[-1]))
-    given = address(logits), address(draws), ctypes.c_double(temperature)
-    library.draw_words(*given, *sizes, address(weights), address(words))
+    library.draw_words(logits, draws, temperature, draws.numel(), logits.shape[-1], weights, words)
     return words

@@ -7,7 +7,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from seesay.compiled import address
 from seesay.models.attention import AdditiveAttention
 from seesay.models.kernels import Kernels, kernels_for
 from seesay.models.products import Linear
@@ -67,7 +66,8 @@ class CompiledStep:
             "dense_size": 0 if dense is None else dense.out_features,
             "words": len(vocabulary.matrix),
         }
-        self._struct = _Struct(**sizes, **{name: address(self._tensors[name]) for name in _WEIGHTS})
+        places = {name: None if tensor is None else tensor.data_ptr() for name, tensor in self._tensors.items()}
+        self._struct = _Struct(**sizes, **places)
         self._kernels = kernels
         self._parts, self._layers = _parts_of(decoder), (decoder.word_gates, decoder.state_gates, vocabulary)
 

@@ -1,13 +1,13 @@
 """The functions of kernels.c, where there is a compiler for them."""
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from seesay.compiled import address, compiled
+from seesay.compiled import compiled
 
 _SOURCE = Path(__file__).with_name("kernels.c")
 _ALL = 0xFFFFFFFF
@@ -35,8 +35,8 @@ class Kernels:
         images, regions, units = keys.shape
         rows = factors.numel() // units
         found = factors.new_empty(*factors.shape[:-1], regions)
-        tensors, sizes = (keys, factors, score, image_of_row), (max(1, rows // images), rows, regions, units)
-        self._library.additive_energies(*map(address, tensors), *map(ctypes.c_longlong, sizes), address(found))
+        each = max(1, rows // images)
+        self._library.additive_energies(keys, factors, score, image_of_row, each, rows, regions, units, found)
         return found
 
     def additive_look(self, keys: Tensor, queries: Tensor, score: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,10 +67,8 @@ class Kernels:
             sums: to which g r (1 - r) of each region and unit is added, (B, N, A), and g r of each unit, (A,).
         """
         found = torch.empty_like(factors)
-        tensors, sizes = (keys, factors, grad, image_of_row), (len(factors), *keys.shape[1:])
-        self._library.additive_gradients(
-            *map(address, tensors), *map(ctypes.c_longlong, sizes), *map(address, (found, *sums))
-        )
+        sizes = len(factors), *keys.shape[1:]
+        self._library.additive_gradients(keys, factors, grad, image_of_row, *sizes, found, *sums)
         return found
 
     def surprise(
@@ -85,9 +83,7 @@ class Kernels:
             offsets: what is added to the logits first, 0 or -inf, (V,) float32; without smoothing alone.
         """
         log_sums, losses = (torch.empty(len(logits), dtype=torch.float32) for _ in range(2))
-        sizes, results = map(ctypes.c_longlong, logits.shape), map(address, (log_sums, losses))
-        tensors = map(address, (logits, offsets, targets))
-        self._library.surprise(*tensors, *sizes, ctypes.c_float(smoothing), *results, _half(logits))
+        self._library.surprise(logits, offsets, targets, *logits.shape, smoothing, log_sums, losses, _is_half(logits))
         return losses, log_sums
 
     def surprise_back(
@@ -101,9 +97,8 @@ class Kernels:
     ) -> Tensor:
         """Returns the gradient of the logits, (M, V) in their precision, of the cross-entropies', (M,) float32."""
         found = torch.empty_like(logits)
-        tensors = map(address, (logits, offsets, targets, log_sums, grad))
-        sizes = map(ctypes.c_longlong, logits.shape)
-        self._library.surprise_back(*tensors, *sizes, ctypes.c_float(smoothing), address(found), _half(logits))
+        given = logits, offsets, targets, log_sums, grad
+        self._library.surprise_back(*given, *logits.shape, smoothing, found, _is_half(logits))
         return found
 
     def dropout(self, x: Tensor, dropped: int, key: int) -> Tensor:
@@ -115,9 +110,8 @@ class Kernels:
             key: 64 bits, of which it hangs which ones are.
         """
         found = torch.empty_like(x)
-        chances = map(ctypes.c_uint, (key & _ALL, key >> 32 & _ALL, dropped))
-        scale = ctypes.c_float((_ALL + 1) / (_ALL + 1 - dropped))
-        self._library.dropout(address(x), ctypes.c_longlong(x.numel()), *chances, scale, address(found), _half(x))
+        scale = (_ALL + 1) / (_ALL + 1 - dropped)
+        self._library.dropout(x, x.numel(), key & _ALL, key >> 32 & _ALL, dropped, scale, found, _is_half(x))
         return found
 
     def gru(self, input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,9 +146,8 @@ class Kernels:
         size = cell.shape[-1]
         hidden, new, kept = torch.empty_like(cell), torch.empty_like(cell), cell.new_empty(*cell.shape[:-1], 5 * size)
         places = (ctypes.c_void_p * len(parts))(*[part.data_ptr() for part in parts])
-        sizes = map(ctypes.c_longlong, (cell.numel() // size, size))
-        results = map(address, (hidden, new, kept))
-        self._library.lstm(places, ctypes.c_longlong(len(parts)), address(cell), *sizes, *results, _half(parts[0]))
+        rows = cell.numel() // size
+        self._library.lstm(places, len(parts), cell, rows, size, hidden, new, kept, _is_half(parts[0]))
         return hidden, new, kept
 
     def lstm_back(
@@ -171,10 +164,9 @@ class Kernels:
         """
         size = cell.shape[-1]
         gates = cell.new_empty(*cell.shape[:-1], 4 * size, dtype=dtype)
-        results, sizes = (gates, torch.empty_like(cell)), map(ctypes.c_longlong, (cell.numel() // size, size))
-        tensors = map(address, (hidden_grad, new_grad, cell, kept))
-        self._library.lstm_back(*tensors, *sizes, *map(address, results), _half(gates))
-        return results
+        cell_grad, rows = torch.empty_like(cell), cell.numel() // size
+        self._library.lstm_back(hidden_grad, new_grad, cell, kept, rows, size, gates, cell_grad, _is_half(gates))
+        return gates, cell_grad
 
     def rmsprop(self, weights: Tensor, grad: Tensor, average: Tensor, factors: Sequence[float]) -> None:
         """Takes a step of RMSprop; see kernels.c.
@@ -185,13 +177,11 @@ class Kernels:
             average: mean of the squared gradients, which is changed too.
             factors: share of the mean that stays, what is added to its root, learning rate, decay of the weights.
         """
-        tensors, count = map(address, (weights, grad, average)), ctypes.c_longlong(weights.numel())
-        self._library.rmsprop(*tensors, count, *map(ctypes.c_float, factors))
+        self._library.rmsprop(weights, grad, average, weights.numel(), *factors)
 
     def pack_rows(self, weight: Tensor) -> Tensor:
         """Returns a weight (O, I) in the order in which `rows_product` reads it, (blocks, I, width)."""
-        self._library.block_width.restype = ctypes.c_longlong
-        width = self._library.block_width()
+        width: int = self._library.block_width()
         blocks = -(-len(weight) // width)
         filled = torch.cat([weight, weight.new_zeros(blocks * width - len(weight), weight.shape[1])])
         return filled.view(blocks, width, -1).transpose(1, 2).contiguous()
@@ -206,8 +196,8 @@ class Kernels:
             outputs: O.
         """
         found = x.new_empty(*x.shape[:-1], outputs)
-        sizes = (x.numel() // x.shape[-1], x.shape[-1], outputs)
-        self._library.rows_product(*map(address, (x, weight, bias)), *map(ctypes.c_longlong, sizes), address(found))
+        inner = x.shape[-1]
+        self._library.rows_product(x, weight, bias, x.numel() // inner, inner, outputs, found)
         return found
 
     def attention_gru_step(
@@ -224,13 +214,10 @@ class Kernels:
         Raises:
             IndexError: a token is no word of the vocabulary.
         """
-        each, rows, regions = map(ctypes.c_longlong, (tokens.shape[1], tokens.numel(), given[1].shape[2]))
-        self._library.attention_gru_room.restype = ctypes.c_longlong
-        room = given[0].new_empty(self._library.attention_gru_room(ctypes.byref(weights), rows))
-        tensors = map(address, (tokens, *given))
-        if self._library.attention_gru_step(
-            ctypes.byref(weights), *tensors, each, rows, regions, *map(address, (room, *results))
-        ):
+        place, rows = ctypes.byref(weights), tokens.numel()
+        room = given[0].new_empty(self._library.attention_gru_room(place, rows))
+        sizes = tokens.shape[1], rows, given[1].shape[2]
+        if self._library.attention_gru_step(place, tokens, *given, *sizes, room, *results):
             raise IndexError(f"a word's id is not within the vocabulary: {int(tokens.min())} to {int(tokens.max())}")
 
     def attend(
@@ -255,10 +242,9 @@ class Kernels:
             results: to be filled: factors exp(2 q) (R, A), weights (R, N), context (R, D) in the precision of
                 `projected`, whose place the factors may take.
         """
-        widths, each = keys.shape[1:], max(1, rows // len(keys))
-        sizes = map(ctypes.c_longlong, (each, rows, *widths, projected.shape[-1], memory.shape[2]))
-        given = map(address, (keys, projected, score, memory, image_of_row))
-        self._library.attend(*given, *sizes, *map(address, results), _half(projected))
+        sizes = max(1, rows // len(keys)), rows, *keys.shape[1:], projected.shape[-1], memory.shape[2]
+        given = keys, projected, score, memory, image_of_row
+        self._library.attend(*given, *sizes, *results, _is_half(projected))
 
     def attend_back(
         self,
@@ -284,10 +270,10 @@ class Kernels:
         keys, score, memory = given
         factors, weights = looked
         regions, units = keys.shape[1:]
-        sizes = map(ctypes.c_longlong, (rows, regions, units, projected_grad.shape[1], memory.shape[2]))
+        sizes = rows, regions, units, projected_grad.shape[1], memory.shape[2]
         room = keys.new_empty(rows * regions), keys.new_empty(rows * units)
-        tensors = map(address, (keys, factors, score, memory, weights, grad, image_of_row))
-        self._library.attend_back(*tensors, *sizes, *map(address, (*room, *sums, projected_grad)), _half(grad))
+        tensors = keys, factors, score, memory, weights, grad, image_of_row
+        self._library.attend_back(*tensors, *sizes, *room, *sums, projected_grad, _is_half(grad))
 
     def loop_gru(
         self,
@@ -310,8 +296,8 @@ class Kernels:
             results: to be filled: the next state in float32 and, unless None, in the others' precision (R, H), its
                 gates (R, 3H).
         """
-        tensors = map(address, (words, seen, projected, hidden))
-        self._library.gru(*tensors, *_gru_sizes(projected, hidden, rows), *map(address, results), _half(projected))
+        sizes = _gru_sizes(projected, hidden, rows)
+        self._library.gru(words, seen, projected, hidden, *sizes, *results, _is_half(projected))
 
     def loop_gru_back(
         self,
@@ -336,27 +322,21 @@ class Kernels:
         """
         projected, hidden, kept = given
         left, through = later or (None, None)
+        sizes = _gru_sizes(projected, hidden, rows)
         self._library.gru_back(
-            *map(address, (grad, through, left)),
-            ctypes.c_longlong(running),
-            *map(address, (projected, hidden, kept)),
-            *_gru_sizes(projected, hidden, rows),
-            *map(address, results),
-            _half(projected),
+            grad, through, left, running, projected, hidden, kept, *sizes, *results, _is_half(projected)
         )
 
     def picture_product(self, matrix: Tensor, x: Tensor, image_of_row: Tensor) -> Tensor:
         """Returns x (R, K) times the matrix (B, K, L) of its picture, (R, L)."""
-        return self._product(self._library.picture_product, matrix, x, image_of_row, matrix.shape[2])
+        found = x.new_empty(len(x), matrix.shape[2])
+        self._library.picture_product(matrix, x, image_of_row, len(x), *matrix.shape[1:], found)
+        return found
 
     def picture_product_back(self, matrix: Tensor, grad: Tensor, image_of_row: Tensor) -> Tensor:
         """Returns grad (R, L) times the transposed matrix (B, K, L) of its picture, (R, K)."""
-        return self._product(self._library.picture_product_back, matrix, grad, image_of_row, matrix.shape[1])
-
-    def _product(self, function: object, matrix: Tensor, x: Tensor, image_of_row: Tensor, width: int) -> Tensor:
-        found, sizes = x.new_empty(len(x), width), (len(x), *matrix.shape[1:])
-        assert callable(function)
-        function(*map(address, (matrix, x, image_of_row)), *map(ctypes.c_longlong, sizes), address(found))
+        found = grad.new_empty(len(grad), matrix.shape[1])
+        self._library.picture_product_back(matrix, grad, image_of_row, len(grad), *matrix.shape[1:], found)
         return found
 
 
@@ -378,11 +358,11 @@ def kernels_for(*tensors: Tensor, half: bool = False) -> Kernels | None:
     return None if library is None else Kernels(library)
 
 
-def _half(tensor: Tensor) -> ctypes.c_int:
-    return ctypes.c_int(tensor.dtype == torch.bfloat16)
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.bfloat16
 
 
-def _gru_sizes(projected: Tensor, hidden: Tensor, rows: int) -> Iterator[ctypes.c_longlong]:
+def _gru_sizes(projected: Tensor, hidden: Tensor, rows: int) -> tuple[int, int, int]:
     """Returns what kernels.c calls rows, units and size."""
     size = hidden.shape[-1]
-    return map(ctypes.c_longlong, (rows, projected.shape[-1] - 3 * size, size))
+    return rows, projected.shape[-1] - 3 * size, size
