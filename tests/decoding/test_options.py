@@ -88,13 +88,14 @@ def continuations(tokens: tuple[int, ...], options: DecodingOptions) -> Iterator
         yield from itertools.product(said, repeat=length)
 
 
-def test_ten_thousand_random_sets_of_options_break_nothing(asking: str) -> None:
-    """Five thousand the one way and five thousand others the other."""
-    draw = random.Random(asking)
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 5))])
+def test_a_thousand_random_sets_of_options_break_nothing(asking: str, part: int) -> None:
+    """Other ones in each part, and the one way and the other: ten thousand in all."""
+    draw = random.Random(f"{asking}, part {part}")
     decoders = [TableDecoder(seed, words=len(WORDS), end=float(seed % 3 + 1)) for seed in range(5)]
     memory = numbered([0, 1])
     finished = cut = refused = several = 0
-    for turn in range(5000):
+    for turn in range(1000):
         options, rules = any_options(draw)
         try:
             results = decode(decoders[turn % 5], memory[: 1 + (turn % 9 == 0)], None, options, rules=rules)
@@ -108,10 +109,10 @@ def test_ten_thousand_random_sets_of_options_break_nothing(asking: str) -> None:
             finished += found[0].finished
             cut += not found[0].finished and may_be_all(found[0].tokens, options, rules)
             several += len(found) > 1
-    assert finished > 2000
-    assert cut > 300
-    assert several > 1000
-    assert 50 < refused < 1000
+    assert finished > 400
+    assert cut > 60
+    assert several > 200
+    assert 10 < refused < 200
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from torch import Tensor
 from seesay.config import ModelConfig
 from seesay.models.decoders import pooled_gru
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
+from seesay.models.fused_attention import can_fuse
 from seesay.models.fused_gru import fused_gru
-from seesay.models.fused_loop import can_fuse
 from seesay.models.packing import pack_captions
 from tests.models.test_fused_loop import difference, needs_fusion, random_tokens
 

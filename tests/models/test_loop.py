@@ -86,6 +86,22 @@ def test_results_and_gradients_are_those_of_the_plain_loop(score: str, masked: b
         assert float(left.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("used", [slice(None), slice(6), slice(6, None)], ids=["both", "states", "weights"])
+@pytest.mark.parametrize("score", SCORES)
+def test_in_float32_they_are_near_those_of_float64(score: str, used: slice) -> None:
+    """There C does some of it; a loss may be of what was seen, of where, or of both."""
+    reader, memory, _, captions = a_reader(score)
+    wanted = gradients(reader.plainly(memory, None, captions)[:, used], reader, memory)
+    reader, memory = reader.float(), memory.detach().float().requires_grad_()
+    out = reader(memory, None, captions)[:, used]
+    first = gradients(out, reader, memory, again=True)
+    for left, right in zip(first, wanted, strict=True):
+        assert float((left.double() - right).norm()) <= 2e-6 * float(right.norm()) + 1e-7
+    torch.autograd.grad(out.sum(), memory, retain_graph=True)
+    for left, right in zip(gradients(out, reader, memory), first, strict=True):
+        torch.testing.assert_close(left, right)
+
+
 def test_gradients_of_additive_attention_do_not_hang_on_the_size_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, memory, mask, captions = a_reader("additive")
     wanted = gradients(reader(memory, mask, captions), reader, memory)
@@ -125,12 +141,14 @@ def test_frozen_weights_get_no_gradient_and_the_others_theirs() -> None:
             torch.testing.assert_close(parameter.grad, wanted[name])
 
 
-def test_bfloat16_is_near_and_its_gradients_have_the_type_of_the_weights() -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_bfloat16_is_near_and_its_gradients_have_the_type_of_the_weights(masked: bool) -> None:
     reader, memory, mask, captions = a_reader("additive")
     reader, memory = reader.float(), memory.detach().float().requires_grad_()
-    wanted = gradients(reader(memory, mask, captions), reader, memory)
+    allowed = mask if masked else None
+    wanted = gradients(reader(memory, allowed, captions), reader, memory)
     with torch.autocast("cpu", torch.bfloat16):
-        out = reader(memory, mask, captions)
+        out = reader(memory, allowed, captions)
     found = gradients(out, reader, memory)
     for left, right in zip(found, wanted, strict=True):
         assert left.dtype == torch.float32

@@ -6,19 +6,15 @@ the threads share.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seesay.models.additive import doubled_exponential
-from seesay.models.kernels import Kernels, kernels_for
+from seesay.models.fused_attention import SPARE, FusedAttention, steps_of
 from seesay.models.packing import PackedCaptions
-from seesay.models.products import filled_rows, outer_product, pack, product, quick
-
-_SPARE = 31  # rows that a step's product may reach beyond its own, as its number of rows is rounded up
+from seesay.models.products import filled_rows, outer_product, pack, product
 
 
 class LoopWeights(NamedTuple):
@@ -39,14 +35,6 @@ class LoopWeights(NamedTuple):
     bias: Tensor
 
 
-def can_fuse(memory: Tensor, weight: Tensor) -> bool:
-    """Tells whether `fused_loop` is there for memory (B, N, D) and a weight of the loop's."""
-    if weight.dtype != torch.float32 or memory.dtype == torch.float64 or not memory.numel():
-        return False
-    asked = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    return quick(weight, asked) and kernels_for(torch.empty(1, device=memory.device)) is not None
-
-
 def fused_loop(words: Tensor, memory: Tensor, keys: Tensor, weights: LoopWeights, captions: PackedCaptions) -> Tensor:
     """Returns the states (M, H) after every word, from a zero state, in the precision of `words`.
 
@@ -61,40 +49,24 @@ def fused_loop(words: Tensor, memory: Tensor, keys: Tensor, weights: LoopWeights
     return found
 
 
-class _Steps(NamedTuple):
-    """What a batch's steps have left for the backward pass, M tokens in their order.
+class _Left(NamedTuple):
+    """What a batch's steps leave for the backward pass, M tokens in their order.
 
     Attributes:
         captions: the batch.
-        kernels: where it is computed.
-        doubled: exp(2 k), (B, N, A).
-        seen: the memory, (B, N, D) in float32.
+        attention: what they saw.
         states: (M + spare, H) in float32.
         rounded: the same in the products' precision.
         projected: queries and the state's part of the gates, a tensor (R, A + 3H) each step.
-        factors: exp(2 q), (M, A).
-        weights: (M, N).
-        contexts: (M + spare, D).
         kept: the gates, (M, 3H).
     """
 
     captions: PackedCaptions
-    kernels: Kernels
-    doubled: Tensor
-    seen: Tensor
+    attention: FusedAttention
     states: Tensor
     rounded: Tensor
     projected: list[Tensor]
-    factors: Tensor
-    weights: Tensor
-    contexts: Tensor
     kept: Tensor
-
-    def places(self) -> list[tuple[int, int, int]]:
-        """Returns for each step where its tokens begin, where those of the step before do, and how many it has."""
-        sizes = self.captions.sizes
-        begins = [0, *accumulate(sizes)][:-1]
-        return list(zip(begins, [0, *begins[:-1]], sizes, strict=True))
 
 
 class _FusedLoop(torch.autograd.Function):
@@ -102,114 +74,81 @@ class _FusedLoop(torch.autograd.Function):
     def forward(
         ctx: Any, captions: PackedCaptions, words: Tensor, memory: Tensor, keys: Tensor, *given: Tensor
     ) -> Tensor:
-        weights = LoopWeights(*given)
-        steps = _begin(captions, words, memory, keys, weights)
-        _forward(steps, words, weights)
+        weights, tokens, dtype = LoopWeights(*given), len(words), words.dtype
+        attention = FusedAttention(captions, memory, keys, weights.score, dtype)
+        states = words.new_empty(tokens + SPARE, weights.query.shape[1], dtype=torch.float32)
+        rounded = states if dtype == torch.float32 else torch.empty_like(states, dtype=dtype)
+        kept = words.new_empty(tokens, words.shape[1], dtype=torch.float32)
+        left = _Left(captions, attention, states, rounded, [], kept)
+        _forward(left, words, weights)
         ctx.save_for_backward(memory, *weights)  # and torch tells if one is changed before the way back
-        ctx.steps, ctx.types = steps, (memory.dtype, keys.dtype)
-        return steps.rounded[: len(words)].clone()  # which its user may write over
+        ctx.left = left
+        return rounded[:tokens].clone()  # which its user may write over
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (_, *given), (memory_type, keys_type) = ctx.saved_tensors, ctx.types
-        grad = grad.to(ctx.steps.rounded.dtype).contiguous()
-        words, memory, keys, *weights = _backward(ctx.steps, LoopWeights(*given), grad)
-        return (None, words, memory.to(memory_type), keys.to(keys_type), *weights)
+        _, *given = ctx.saved_tensors
+        return (None, *_backward(ctx.left, LoopWeights(*given), grad.to(ctx.left.rounded.dtype).contiguous()))
 
 
-def _begin(captions: PackedCaptions, words: Tensor, memory: Tensor, keys: Tensor, weights: LoopWeights) -> _Steps:
-    doubled, seen = doubled_exponential(keys).contiguous(), memory.float().contiguous()
-    tokens, hidden, dtype = len(words), weights.query.shape[1], words.dtype
-    kernels = kernels_for(doubled)
-    assert kernels is not None
-    states = doubled.new_empty(tokens + _SPARE, hidden)
-    return _Steps(
-        captions,
-        kernels,
-        doubled,
-        seen,
-        states,
-        states if dtype == torch.float32 else words.new_empty(tokens + _SPARE, hidden),
-        [],
-        doubled.new_empty(tokens, keys.shape[2]),
-        doubled.new_empty(tokens, memory.shape[1]),
-        words.new_empty(tokens + _SPARE, memory.shape[2]),
-        doubled.new_empty(tokens, words.shape[1]),
-    )
-
-
-def _forward(steps: _Steps, words: Tensor, weights: LoopWeights) -> None:
+def _forward(left: _Left, words: Tensor, weights: LoopWeights) -> None:
     """Fills in what the steps leave."""
-    dtype, rows, units = words.dtype, steps.captions.rows, len(weights.query)
+    dtype, rows, units = words.dtype, left.captions.rows, len(weights.query)
     both = pack(torch.cat([weights.query, weights.state]).to(dtype), rows)
     bias = torch.cat([weights.bias.new_zeros(units), weights.bias]).to(dtype)
     context = pack(weights.context.to(dtype), rows)
-    score, zero = weights.score[0].float().contiguous(), steps.states.new_zeros(rows, steps.states.shape[1])
-    kernels, image = steps.kernels, steps.captions.image_of_row
-    for number, (begin, before, size) in enumerate(steps.places()):
+    zero, attention = left.states.new_zeros(rows, left.states.shape[1]), left.attention
+    for number, step in enumerate(steps_of(left.captions)):
+        begin, before, size = step
         width = filled_rows(size)
         if number:
-            hidden = steps.states[before:]
-            projected = product(steps.rounded[before : before + width], both, bias)
+            hidden = left.states[before:]
+            projected = product(left.rounded[before : before + width], both, bias)
         else:
             hidden, projected = zero, bias.repeat(size, 1)
-        steps.projected.append(projected)
-        factors, looked, contexts, kept, states, rounded = (
-            tensor[begin:]
-            for tensor in (steps.factors, steps.weights, steps.contexts, steps.kept, steps.states, steps.rounded)
-        )
-        kernels.attend(steps.doubled, projected, score, steps.seen, image, size, (factors, looked, contexts))
-        seen = product(contexts[:width], context)
-        kernels.loop_gru(words[begin:], seen, projected, hidden, size, (states, rounded, kept))
+        left.projected.append(projected)
+        attention.look(step, projected)
+        seen = product(attention.contexts[begin : begin + width], context)
+        results = [each[begin:] for each in (left.states, left.rounded, left.kept)]
+        attention.kernels.loop_gru(words[begin:], seen, projected, hidden, size, results)
 
 
-def _backward(steps: _Steps, weights: LoopWeights, grad: Tensor) -> Sequence[Tensor]:
+def _backward(left: _Left, weights: LoopWeights, grad: Tensor) -> Sequence[Tensor]:
     """Returns the gradients of words, memory, keys and weights from that of the states (M, H)."""
-    dtype, rows, tokens, units = grad.dtype, steps.captions.rows, len(grad), len(weights.query)
+    dtype, rows, tokens, units = grad.dtype, left.captions.rows, len(grad), len(weights.query)
     both = pack(torch.cat([weights.query, weights.state]).to(dtype).T, rows)
     context = pack(weights.context.to(dtype).T, rows)
-    score, zero = weights.score[0].float().contiguous(), steps.states.new_zeros(rows, steps.states.shape[1])
-    inputs = grad.new_empty(tokens + _SPARE, len(weights.state))
-    projecteds = grad.new_empty(tokens + _SPARE, units + len(weights.state))
-    keys, scores = torch.zeros_like(steps.doubled), score.new_zeros(units)
-    kernels, image = steps.kernels, steps.captions.image_of_row
+    zero, attention = left.states.new_zeros(rows, left.states.shape[1]), left.attention
+    inputs = grad.new_empty(tokens + SPARE, len(weights.state))
+    projecteds = grad.new_empty(tokens + SPARE, units + len(weights.state))
     contexts: list[Tensor] = []
     later: tuple[Tensor, Tensor] | None = None
     running = 0
-    for number, (begin, before, size) in reversed(list(enumerate(steps.places()))):
+    steps = steps_of(left.captions)
+    for number, step in reversed(list(enumerate(steps))):
+        begin, before, size = step
         width = filled_rows(size)
-        hidden = steps.states[before:] if number else zero
-        inward, projected, left = inputs[begin:], projecteds[begin:], hidden.new_empty(size, hidden.shape[1])
-        given = (steps.projected[number], hidden, steps.kept[begin:])
-        kernels.loop_gru_back(grad[begin:], later, running, given, size, (inward, projected, left))
+        hidden = left.states[before:] if number else zero
+        inward, projected, own = inputs[begin:], projecteds[begin:], hidden.new_empty(size, hidden.shape[1])
+        given = (left.projected[number], hidden, left.kept[begin:])
+        attention.kernels.loop_gru_back(grad[begin:], later, running, given, size, (inward, projected, own))
         contexts.append(product(inward[:width], context)[:size])
-        looked = (steps.factors[begin:], steps.weights[begin:])
-        sums = (keys, scores)
-        kernels.attend_back((steps.doubled, score, steps.seen), looked, contexts[-1], image, size, sums, projected)
+        attention.look_back(step, contexts[-1], projected)
         if number:
-            later, running = (left, product(projected[:width], both)), size
-    first = steps.captions.rows
-    said = [steps.rounded[before : before + size] for _, before, size in steps.places()[1:]]
+            later, running = (own, product(projected[:width], both)), size
+    memory, keys, score = attention.gradients(contexts[::-1])
+    first = left.captions.rows
+    said = [left.rounded[before : before + size] for _, before, size in steps[1:]]
     inputs, projecteds = inputs[:tokens], projecteds[:tokens]
-    by_image = steps.captions.by_image(len(steps.seen))
-    looked_at, told = (by_image.pad(each) for each in (steps.weights.to(dtype), torch.cat(contexts[::-1])))
     # The first step's state is zero, and says nothing of the weights.
-    own = outer_product(projecteds[first:], torch.cat(said)) if said else torch.zeros_like(projecteds[:0])
-    return (
-        inputs,
-        torch.matmul(looked_at.transpose(1, 2), told),
-        keys.mul_(4.0 * score),
-        *_like(
-            weights,
-            (-2.0 * scores)[None],
-            own[:units] if said else torch.zeros_like(weights.query),
-            outer_product(inputs, steps.contexts[:tokens]),
-            own[units:] if said else torch.zeros_like(weights.state),
-            projecteds[:, units:].sum(0, dtype=weights.bias.dtype),
-        ),
+    nothing = grad.new_zeros(projecteds.shape[1], grad.shape[1])
+    asked = outer_product(projecteds[first:], torch.cat(said)) if said else nothing
+    gradients = LoopWeights(
+        score,
+        asked[:units],
+        outer_product(inputs, attention.contexts[:tokens]),
+        asked[units:],
+        projecteds[:, units:].sum(0, dtype=weights.bias.dtype),
     )
-
-
-def _like(weights: LoopWeights, *gradients: Tensor) -> list[Tensor]:
-    return [gradient.to(weight.dtype) for weight, gradient in zip(weights, gradients, strict=True)]
+    return (inputs, memory, keys, *(each.to(weight.dtype) for each, weight in zip(gradients, weights, strict=True)))

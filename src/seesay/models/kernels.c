@@ -374,8 +374,8 @@ void attend(const float *keys, const void *projected, const float *score, const 
 }
 
 static inline __attribute__((always_inline)) void attend_back_of(
-    const void *grad, const float *weights, const float *seen, long long row, long long regions, long long size,
-    float *energies, int half)
+    const void *grad, const float *more, const float *weights, const float *seen, long long row, long long regions,
+    long long size, float *energies, int half)
 {
     float wide[size], mean = 0.0f;
 #pragma omp simd
@@ -386,6 +386,8 @@ static inline __attribute__((always_inline)) void attend_back_of(
 #pragma omp simd reduction(+ : sum)
         for (long long at = 0; at < size; at++)
             sum += seen[at] * wide[at];
+        if (more)
+            sum += more[row * regions + region];
         energies[region] = sum;
         mean += sum * weights[region];
     }
@@ -401,19 +403,19 @@ static inline __attribute__((always_inline)) void query_gradients(
         put(grad, row * width + unit, half, 4.0f * score[unit] * slopes[row * units + unit]);
 }
 
-/* From the context's gradient, grad (rows, size), to that of the query in `projected_grad` (rows, width). Adds to
-   keys_grad (images, regions, units) and score_grad (units) what `additive_gradients` adds. Scratch: energies (rows,
-   regions), slopes (rows, units). */
+/* From the context's gradient, grad (rows, size), and one of the weights besides, `more` (rows, regions) if there is
+   one, to that of the query in `projected_grad` (rows, width). Adds to keys_grad (images, regions, units) and score_grad
+   (units) what `additive_gradients` adds. Scratch: energies (rows, regions), slopes (rows, units). */
 void attend_back(const float *keys, const float *factors, const float *score, const float *memory,
-                 const float *weights, const void *grad, const long long *image, long long rows, long long regions,
-                 long long units, long long width, long long size, float *energies, float *slopes, float *keys_grad,
-                 float *score_grad, void *projected_grad, int half)
+                 const float *weights, const void *grad, const float *more, const long long *image, long long rows,
+                 long long regions, long long units, long long width, long long size, float *energies, float *slopes,
+                 float *keys_grad, float *score_grad, void *projected_grad, int half)
 {
     long long row;
 #pragma omp parallel for schedule(static) if (rows * regions * size > SMALL)
     for (row = 0; row < rows; row++)
-        BOTH(attend_back_of, grad, weights + row * regions, memory + image[row] * regions * size, row, regions, size,
-             energies + row * regions);
+        BOTH(attend_back_of, grad, more, weights + row * regions, memory + image[row] * regions * size, row, regions,
+             size, energies + row * regions);
     additive_gradients(keys, factors, energies, image, rows, regions, units, slopes, keys_grad, score_grad);
 #pragma omp parallel for schedule(static) if (rows * units > SMALL)
     for (row = 0; row < rows; row++)

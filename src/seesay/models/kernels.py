@@ -255,6 +255,7 @@ class Kernels:
         rows: int,
         sums: Sequence[Tensor],
         projected_grad: Tensor,
+        more: Tensor | None = None,
     ) -> None:
         """The way back through `attend`.
 
@@ -265,14 +266,15 @@ class Kernels:
             image_of_row: as there.
             rows: R.
             sums: to which g r (1 - r) is added, (B, N, A), and g r, (A,); see `additive_gradients`.
-            projected_grad: (>= R, A + 3H) of which the first A are filled.
+            projected_grad: (>= R, A and more) of which the first A are filled, in the precision of `grad`.
+            more: gradient of the weights by what else they are used for, (R, N) float32; None = nothing.
         """
         keys, score, memory = given
         factors, weights = looked
         regions, units = keys.shape[1:]
         sizes = rows, regions, units, projected_grad.shape[1], memory.shape[2]
         room = keys.new_empty(rows * regions), keys.new_empty(rows * units)
-        tensors = keys, factors, score, memory, weights, grad, image_of_row
+        tensors = keys, factors, score, memory, weights, grad, more, image_of_row
         self._library.attend_back(*tensors, *sizes, *room, *sums, projected_grad, _is_half(grad))
 
     def loop_gru(

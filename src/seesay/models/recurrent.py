@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
-from seesay.models.attention import build_attention
+from seesay.models.attention import AdditiveAttention, build_attention
+from seesay.models.cells import LSTMGates
 from seesay.models.dropout import Dropout
-from seesay.models.loop import TimeLoop, looping
+from seesay.models.fused_attention import can_fuse
+from seesay.models.loop import LoopLinear, TimeLoop, looping
 from seesay.models.packing import PackedCaptions
+from seesay.models.products import Linear
 from seesay.models.protocol import DecoderState, StepOutput, Taught
+from seesay.models.vocabulary import VocabularyLayer
 
 Tensors = dict[str, Tensor]
 
@@ -161,6 +165,20 @@ class RecurrentDecoder(nn.Module):
                 steps.append(new)
         logits = self.read_out(torch.cat([new.output for new in steps]), embedded)
         return Taught(logits, partial(self.penalty, Lesson(captions, logits, steps, fixed)))
+
+    def fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
+        """Tells whether nothing is dropped or masked in the loop, of tensors such as fused loops are there for."""
+        dropped = self.training and (self.state_dropout.p > 0 or self.attention.dropout.p > 0)
+        return memory_mask is None and not dropped and captions.rows > 0 and can_fuse(memory, self.word_gates.weight)
+
+    def consists_of_ours(self, kind: type["RecurrentDecoder"]) -> bool:
+        """Tells whether this is a decoder of a kind with additive attention, all of whose parts are this package's own.
+
+        A subclass's, or what was put in the place of one, may do something else than what was written for these.
+        """
+        ours = (AdditiveAttention, Linear, LoopLinear, LSTMGates, VocabularyLayer, Dropout, nn.Sequential, nn.Embedding)
+        parts = [part for part in self.modules() if part is not self]
+        return type(self) is kind and type(self.attention) is AdditiveAttention and all(type(p) in ours for p in parts)
 
     def penalty(self, lesson: Lesson) -> Tensor | float:
         """Returns what training adds to the mean surprise of a token, in nats a token."""

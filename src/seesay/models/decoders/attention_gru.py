@@ -3,21 +3,20 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import gru_update
 from seesay.models.compiled_step import compiled_step
-from seesay.models.dropout import Dropout
-from seesay.models.fused_loop import LoopWeights, can_fuse, fused_loop
+from seesay.models.fused_loop import LoopWeights, fused_loop
 from seesay.models.loop import LoopLinear
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
 from seesay.models.protocol import DecoderState, StepOutput, Taught
 from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
-from seesay.models.vocabulary import VocabularyLayer, output_layers
+from seesay.models.vocabulary import output_layers
 
 
 @register_decoder("attention")
@@ -42,7 +41,9 @@ class AttentionGRUDecoder(RecurrentDecoder):
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
         """Returns the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
         attention = self.attention
-        fusible = self._fusible(memory, memory_mask, captions)
+        # A loop that is one function gives no weights, which the penalty is of.
+        penalty = self.training and self.doubly_stochastic > 0
+        fusible = self.as_written() and self.fusible(memory, memory_mask, captions) and not penalty
         if not fusible or not isinstance(attention, AdditiveAttention):
             return super().forward(memory, memory_mask, captions)
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
@@ -56,20 +57,9 @@ class AttentionGRUDecoder(RecurrentDecoder):
         states = fused_loop(self.words(embedded), memory, attention.keys(memory), weights, captions)
         return Taught(self.read_out(states, embedded))
 
-    def _fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
-        """Tells whether the loop does no more than `fused_loop`, which is there for such tensors."""
-        chances = self.state_dropout.p > 0 or self.attention.dropout.p > 0 or self.doubly_stochastic > 0
-        if not self.as_written() or memory_mask is not None or (self.training and chances) or not captions.rows:
-            return False
-        return can_fuse(memory, self.word_gates.weight)
-
     def as_written(self) -> bool:
         """Tells whether all parts are this file's own, not a subclass's or put in their place."""
-        attention = self.attention
-        layers = [self.word_gates, self.context_gates, self.state_gates, *self.output.modules(), *attention.children()]
-        kinds = (Linear, LoopLinear, VocabularyLayer, Dropout, nn.Sequential)
-        own = type(self) is AttentionGRUDecoder and type(attention) is AdditiveAttention
-        return own and all(type(layer) in kinds for layer in layers)
+        return self.consists_of_ours(AttentionGRUDecoder)
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         """Returns the state before the start token over memory (B, N, D), one row a picture."""

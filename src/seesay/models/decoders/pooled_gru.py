@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.models.cells import masked_mean
 from seesay.models.dropout import Dropout
+from seesay.models.fused_attention import can_fuse
 from seesay.models.fused_gru import fused_gru
-from seesay.models.fused_loop import can_fuse
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import linear
 from seesay.models.protocol import DecoderState, StepOutput, Taught

@@ -1,15 +1,20 @@
 """Show, Attend and Tell: an LSTM with a gated context and a deep output, its attention soft or hard."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
+from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
+from seesay.models.fused_lstm_loop import LSTMLoopWeights, fused_lstm_loop
 from seesay.models.hard_attention import HardAttentionLoss, draw_regions
 from seesay.models.loop import LoopLinear
+from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
+from seesay.models.protocol import Taught
 from seesay.models.recurrent import Advance, Lesson, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
@@ -43,6 +48,28 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.hidden_output = Linear(hidden, words)
         self.context_output = Linear(memory, words, bias=False)
         self.output = vocabulary_layer(config, words, self.embedding)
+
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+        """Returns the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
+        attention = self.attention
+        fusible = self.consists_of_ours(ShowAttendTellDecoder) and self.fusible(memory, memory_mask, captions)
+        if not fusible or not isinstance(attention, AdditiveAttention):
+            return super().forward(memory, memory_mask, captions)
+        embedded = self.embedding_dropout(self.embedding(captions.inputs))
+        first = self.start(memory, memory_mask)
+        start = (first["hidden"][captions.image_of_row], first["cell"][captions.image_of_row])
+        weights = LSTMLoopWeights(
+            attention.score.weight,
+            attention.query.weight,
+            self.beta.weight,
+            self.beta.bias,
+            self.context_gates.weight,
+            self.state_gates.weight,
+        )
+        words, keys = self.words(embedded), attention.keys(memory)
+        output, looked = fused_lstm_loop(words, memory, keys, start, weights, captions)
+        logits = self.read_out(output, embedded)
+        return Taught(logits, partial(self.penalty, Lesson(captions, logits, [Advance({}, output, looked)], {})))
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Returns the first state and cell from the mean region."""
