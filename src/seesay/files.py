@@ -80,8 +80,10 @@ def in_turn(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        beside.unlink(missing_ok=True)
-        os.close(handle)
+        try:
+            beside.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
 
 def _wait_for(path: Path) -> tuple[int, Path]:
@@ -89,7 +91,10 @@ def _wait_for(path: Path) -> tuple[int, Path]:
     beside = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.lock")
     told = False
     while True:
-        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # another user's, which can be locked nevertheless
+            handle = os.open(beside, os.O_RDONLY)
         if _locked(handle) and _is_at(handle, beside):
             return handle, beside
         os.close(handle)  # another's, or one that another has taken away when it left

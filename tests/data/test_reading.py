@@ -143,5 +143,3 @@ def test_state_of_a_training_with_other_mirrored_features_is_refused() -> None:
     fewer.augmentation = Augmentation(0.5)
     with pytest.raises(DataError, match=r"training with 40 pictures that may be mirrored, but now they are 39: put"):
         fewer.load_state_dict(state)
-    del state["mirrored"]  # as versions before did not write it
-    fewer.load_state_dict(state)

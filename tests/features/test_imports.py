@@ -91,6 +91,14 @@ def test_npz_a_picture_with_a_single_array_of_any_name(tmp_path: Path) -> None:
     assert imported(tmp_path / "f").ids == ["1"]
 
 
+def test_an_archive_under_a_wrong_name_is_read_nevertheless(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    for name in "abc":
+        with (tmp_path / "f" / f"{name}.npy").open("wb") as file:
+            np.savez(file, tiny.features(ord(name), 4, 6))
+    np.testing.assert_array_equal(imported(tmp_path / "f").read(["2"])[0][0], tiny.features(ord("b"), 4, 6))
+
+
 def test_one_npz_with_an_array_a_picture(tmp_path: Path) -> None:
     arrays = {name: tiny.features(place, 4, 6) for place, name in enumerate(FILES)}
     np.savez_compressed(tmp_path / "f.npz", **arrays)  # type: ignore[arg-type]

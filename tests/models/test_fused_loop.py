@@ -13,6 +13,7 @@ from seesay.models.decoders import attention_gru, show_attend_tell
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.show_attend_tell import ShowAttendTellDecoder
 from seesay.models.fused_attention import can_fuse
+from seesay.models.fused_lstm_loop import LSTMLoopWeights, fused_lstm_loop
 from seesay.models.packing import PackedCaptions, even_captions, pack_captions
 from seesay.models.protocol import Taught
 from seesay.models.recurrent import RecurrentDecoder
@@ -30,7 +31,7 @@ every = pytest.mark.parametrize(
 Kind = type[RecurrentDecoder]
 
 
-def made(kind: Kind = AttentionGRUDecoder, **settings: float) -> RecurrentDecoder:
+def made(kind: Kind = AttentionGRUDecoder, **settings: float) -> Any:
     torch.manual_seed(4)
     decoder = kind(ModelConfig(**{**SIZES, **settings}), vocabulary_size=30)  # type: ignore[arg-type]
     for name, weight in decoder.named_parameters():
@@ -114,6 +115,19 @@ def test_captions_that_run_to_the_longest_and_a_second_backward_pass(kind: Kind,
         assert torch.equal(first, second)
 
 
+def hook_a_layer(decoder: Any) -> None:
+    decoder.state_gates.register_forward_hook(lambda *_: None)
+
+
+def take_the_place_of_a_method(decoder: Any) -> None:
+    decoder.advance = decoder.advance
+
+
+def drop_in_evaluation(decoder: Any) -> None:
+    """As for a guess of how sure a model is (Gal and Ghahramani 2016)."""
+    decoder.attention.dropout.train()
+
+
 @needs_fusion
 @pytest.mark.parametrize(
     ("kind", "place", "name"),
@@ -145,6 +159,33 @@ def test_it_is_taken_where_it_can_be_and_only_there(
         made(kind, **settings)(memory, None, packed)
     made(kind).double()(memory.double(), None, packed)
     made(Other)(memory, None, packed)
+    for alter in (hook_a_layer, take_the_place_of_a_method, drop_in_evaluation):
+        altered = made(kind, attention_dropout=0.5).eval()
+        alter(altered)
+        altered(memory, None, packed)
     assert len(taken) == 2
     made(kind, doubly_stochastic=1.0)(memory, None, packed)
     assert len(taken) == 2 + (kind is ShowAttendTellDecoder), "the weights of the other's loop are not to be had"
+
+
+@needs_fusion
+def test_the_gradient_may_come_in_any_layout() -> None:
+    """C reads rows, whatever lies in them."""
+    decoder, packed = made(ShowAttendTellDecoder), pack_captions(random_tokens(2, 3, 6, 30))
+    memory, first = torch.randn(2, 5, 7), torch.randn(packed.rows, 20)
+    weights = LSTMLoopWeights(
+        decoder.attention.score.weight,
+        decoder.attention.query.weight,
+        decoder.beta.weight,
+        decoder.beta.bias,
+        decoder.context_gates.weight,
+        decoder.state_gates.weight,
+    )
+    words = decoder.words(decoder.embedding(packed.inputs)).detach()
+    found, _ = fused_lstm_loop(words, memory, decoder.attention.keys(memory), (first, first), weights, packed)
+    factors = torch.randn(found.shape)
+    wanted = torch.autograd.grad((found * factors).sum(), list(weights), retain_graph=True)
+    for left, right in zip(
+        torch.autograd.grad((found.t() * factors.t().contiguous()).sum(), list(weights)), wanted, strict=True
+    ):
+        torch.testing.assert_close(left, right)

@@ -17,6 +17,7 @@ from seesay.config import Config, replace, save_config
 from seesay.data.annotations import load_annotations, write_annotations
 from seesay.errors import CheckpointError, DataError, FeatureStoreError
 from seesay.features import FeatureStore, extract_features
+from seesay.training import fit
 from seesay.training.callbacks import AtomicCheckpointIO, BestModel, MetricsLog, ResumePoint
 from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
@@ -218,6 +219,40 @@ def test_epochs_of_a_single_step_go_on_as_unbroken(
     assert saved_step(tmp_path / "broken") == {1: 5, 2: 2}[every]
     train(config, colours, tmp_path / "broken", features=features)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+def test_epochs_of_a_single_step_end_by_patience_once(
+    weights: Path, colours: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state of after the decision would not tell of it: there was one epoch more."""
+    values: Any = {"checkpoint_every": 1, "batch_captions": 1000, "epochs": 9, "patience": 1, "learning_rate": 1e-12}
+    config = settings(weights, **values)
+    train(config, colours, tmp_path / "whole", features=features)
+    assert step(tmp_path / "whole") == 2
+
+    def killed(*_: Any) -> None:
+        raise KillError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "training_curves", killed)
+        with pytest.raises(KillError):
+            train(config, colours, tmp_path / "broken", features=features)
+    train(config, colours, tmp_path / "broken", features=features)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+def test_epochs_of_a_single_step_leave_validation_out_of_their_time(
+    weights: Path, colours: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = CaptioningModule.on_validation_epoch_end
+
+    def slow(module: CaptioningModule) -> None:
+        module._clock -= 1000.0  # as if it had been read so long ago
+        end(module)
+
+    monkeypatch.setattr(CaptioningModule, "on_validation_epoch_end", slow)
+    config = settings(weights, checkpoint_every=1, batch_captions=1000, epochs=2)
+    assert train(config, colours, tmp_path / "run", features=features).seconds < 1000
 
 
 def test_rate_after_resuming_counts_what_was_done_since(

@@ -122,6 +122,19 @@ def test_features_of_another_width_have_a_projection_of_their_own(cached_run: Pa
     assert torch.equal(model.state_dict()["decoder.embedding.weight"], given["decoder.embedding.weight"])
 
 
+def test_imports_of_one_name_may_be_of_different_widths(cached_run: Path, weights: Path, tmp_path: Path) -> None:
+    """Nothing but the width tells them apart."""
+    run = load_run(cached_run)
+    folder = shutil.copytree(cached_run, tmp_path / "imported")
+    save_info(folder, other_info(run, features={"imported": "f.npz"}))
+    info = other_info(run, features={"imported": "f.npz"}, feature_size=50)
+    config = tiny.cached(weights, init_from=str(folder))
+    model = build_model(config.model, len(run.tokenizer), 50)
+    before = model.state_dict()["projection.0.weight"].clone()
+    warm_start(model, config, info, run.tokenizer)
+    assert torch.equal(model.state_dict()["projection.0.weight"], before)
+
+
 def test_an_encoder_that_was_trained_comes_along_where_it_is_trained(
     loop_run: Path, colours: Path, tmp_path: Path
 ) -> None:

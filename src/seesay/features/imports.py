@@ -167,8 +167,10 @@ def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
 def _load_array(path: Path) -> NDArray[Any]:
     if path.suffix == ".npy":
         with _readable(path):
-            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # at first its shape alone is wanted
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # at first its shape alone is wanted
+        if isinstance(array, np.ndarray):
             return array
+        array.close()  # an archive under a wrong name
     with _readable(path), path.open("rb") as stream:
         loaded = np.load(stream, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

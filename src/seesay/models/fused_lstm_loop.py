@@ -109,7 +109,7 @@ class _FusedLoop(torch.autograd.Function):
         if grad is None:
             grad = left.states.new_zeros(len(left.gates), left.states.shape[1] + left.gated.shape[1])
         more = None if more is None else more.float().contiguous()
-        return (None, *_backward(left, LSTMLoopWeights(*given), grad.to(left.states.dtype), more))
+        return (None, *_backward(left, LSTMLoopWeights(*given), grad.to(left.states.dtype).contiguous(), more))
 
 
 def _forward(left: _Left, words: Tensor, hidden: Tensor, cell: Tensor, weights: LSTMLoopWeights) -> Tensor:

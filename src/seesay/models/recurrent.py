@@ -168,17 +168,20 @@ class RecurrentDecoder(nn.Module):
 
     def fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
         """Tells whether nothing is dropped or masked in the loop, of tensors such as fused loops are there for."""
-        dropped = self.training and (self.state_dropout.p > 0 or self.attention.dropout.p > 0)
+        dropout = self.attention.dropout
+        dropped = (self.training and self.state_dropout.p > 0) or (dropout.training and dropout.p > 0)
         return memory_mask is None and not dropped and captions.rows > 0 and can_fuse(memory, self.word_gates.weight)
 
     def consists_of_ours(self, kind: type["RecurrentDecoder"]) -> bool:
         """Tells whether this is a decoder of a kind with additive attention, all of whose parts are this package's own.
 
-        A subclass's, or what was put in the place of one, may do something else than what was written for these.
+        A subclass's, what was put in the place of one, or what has hooks may do something else than what was written
+        for these.
         """
         ours = (AdditiveAttention, Linear, LoopLinear, LSTMGates, VocabularyLayer, Dropout, nn.Sequential, nn.Embedding)
-        parts = [part for part in self.modules() if part is not self]
-        return type(self) is kind and type(self.attention) is AdditiveAttention and all(type(p) in ours for p in parts)
+        if type(self) is not kind or type(self.attention) is not AdditiveAttention:
+            return False
+        return all((part is self or type(part) in ours) and not _is_altered(part) for part in self.modules())
 
     def penalty(self, lesson: Lesson) -> Tensor | float:
         """Returns what training adds to the mean surprise of a token, in nats a token."""
@@ -212,6 +215,12 @@ class RecurrentDecoder(nn.Module):
         """Returns what of the picture, memory and keys aside, does not change from word to word, (B, ...) each."""
         fixed = self.picture(memory, memory_mask)
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
+
+
+def _is_altered(part: nn.Module) -> bool:
+    """Tells whether an instance does something else than its class: it has hooks, or methods of its own."""
+    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    return any(hooks) or any(callable(getattr(type(part), name, None)) for name in vars(part))
 
 
 def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memory_mask: Tensor | None) -> Tensor:

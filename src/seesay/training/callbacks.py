@@ -101,8 +101,10 @@ class ResumePoint(Checkpoint):
             self._save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves if it is time and there is no other."""
-        if trainer.num_training_batches == 1:
+        """Saves if it is time and there is no other; not where training ends, which the state would not tell."""
+        if trainer.num_training_batches == 1 and not trainer.should_stop:
+            assert isinstance(pl_module, CaptioningModule)
+            pl_module.restart_clock()  # validation is not counted
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -93,7 +93,7 @@ def _match_columns(run: RunInfo, info: RunInfo) -> _Matched:
 
     Pictures may be of another size and weights may have been trained since: a channel still says much the same.
     """
-    if run.features == info.features:
+    if (run.features, run.feature_size) == (info.features, info.feature_size):
         return _Matched(range(info.feature_size), range(run.feature_size))
     given = _columns_of_sources(run)
     here: list[int] = []
