@@ -1,7 +1,7 @@
 """Prints the tables of docs/results.md from trained runs and the evaluations that `seesay evaluate --out` has saved.
 
-Run `python examples/results_tables.py NAME=RUN:EVALUATION[,EVALUATION...] ...`: a row an evaluation, then a row a run, then
-one line of JSON. Nothing is trained or scored here; what is printed stands in those folders.
+Run `python examples/results_tables.py NAME=RUN:EVALUATION[,EVALUATION...] ...`: a row an evaluation, then a row a run,
+then one line of JSON. Nothing is trained or scored here; what is printed stands in those folders.
 """
 
 import argparse
