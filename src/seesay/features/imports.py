@@ -154,7 +154,7 @@ def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
     owners: dict[str, set[str]] = {}
     for image_id, image in images.items():
         file, named = Path(image), Path(image_id)
-        possible = (image_id, str(named.with_suffix("")), file.name, file.stem, named.stem)
+        possible = (image_id, str(named.parent / named.stem), file.name, file.stem, named.stem)
         names[image_id] = list(dict.fromkeys(possible))
         for name in names[image_id]:
             owners.setdefault(name, set()).add(image)

@@ -153,8 +153,8 @@ class RecurrentDecoder(nn.Module):
         """
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
         words = self.words(embedded)
-        fixed = _rows_of(self._seen(memory, memory_mask), captions) | self.chances(captions.rows)
-        state = _rows_of(self.start(memory, memory_mask), captions)
+        fixed = rows_of(self._seen(memory, memory_mask), captions) | self.chances(captions.rows)
+        state = rows_of(self.start(memory, memory_mask), captions)
         loop = TimeLoop(captions, len(memory), memory.device.type)
         self.attention.enter(memory, loop)
         steps = []
@@ -247,7 +247,7 @@ def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memor
     return missed.sum() / tokens
 
 
-def _rows_of(tensors: Tensors, captions: PackedCaptions) -> Tensors:
+def rows_of(tensors: Tensors, captions: PackedCaptions) -> Tensors:
     """Returns tensors (B, ...), one a picture, as (R, ...), one a caption."""
     return {name: tensor.index_select(0, captions.image_of_row) for name, tensor in tensors.items()}
 

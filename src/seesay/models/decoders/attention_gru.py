@@ -41,7 +41,7 @@ class AttentionGRUDecoder(RecurrentDecoder):
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
         """Returns the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
         attention = self.attention
-        # A loop that is one function gives no weights, which the penalty is of.
+        # `fused_loop` does not give where it looked, which the penalty is of.
         penalty = self.training and self.doubly_stochastic > 0
         fusible = self.as_written() and self.fusible(memory, memory_mask, captions) and not penalty
         if not fusible or not isinstance(attention, AdditiveAttention):

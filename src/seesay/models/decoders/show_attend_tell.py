@@ -15,7 +15,7 @@ from seesay.models.loop import LoopLinear
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
 from seesay.models.protocol import Taught
-from seesay.models.recurrent import Advance, Lesson, RecurrentDecoder, Tensors
+from seesay.models.recurrent import Advance, Lesson, RecurrentDecoder, Tensors, rows_of
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
 
@@ -56,8 +56,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         if not fusible or not isinstance(attention, AdditiveAttention):
             return super().forward(memory, memory_mask, captions)
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
-        first = self.start(memory, memory_mask)
-        start = (first["hidden"][captions.image_of_row], first["cell"][captions.image_of_row])
+        first = rows_of(self.start(memory, memory_mask), captions)
         weights = LSTMLoopWeights(
             attention.score.weight,
             attention.query.weight,
@@ -67,7 +66,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
             self.state_gates.weight,
         )
         words, keys = self.words(embedded), attention.keys(memory)
-        output, looked = fused_lstm_loop(words, memory, keys, start, weights, captions)
+        output, looked = fused_lstm_loop(words, memory, keys, (first["hidden"], first["cell"]), weights, captions)
         logits = self.read_out(output, embedded)
         return Taught(logits, partial(self.penalty, Lesson(captions, logits, [Advance({}, output, looked)], {})))
 
