@@ -16,6 +16,7 @@ from seesay.bulk import BulkReport, Destination, caption_collection, find_pictur
 from seesay.bulk.deposits import merged
 from seesay.captioner import Captioner
 from seesay.config import DecodingOptions
+from seesay.data.annotations import load_annotations
 from seesay.descriptions import read_description
 from seesay.errors import ConfigError, DataError
 from tests import processes, tiny
@@ -194,6 +195,19 @@ class TestSidecars:
             name: captioner.caption(tmp_path / picture).text
             for name, picture in (("a.png.txt", "a.png"), ("a.jpg.txt", "a.jpg"), ("b.txt", "b.png"))
         }
+
+    def test_sidecar_names_do_not_depend_on_the_images_of_the_job(self, captioner: Captioner, tmp_path: Path) -> None:
+        # Bug: a.jpg and a.png, captioned in two runs, shared a.txt: three images captioned, two text files.
+        names = ["a.jpg", "a.png", "b.png"]
+        for number, name in enumerate(names):
+            tiny.picture(number).save(tmp_path / name)
+        destination = Destination(sidecar=".txt", errors=tmp_path / "e")
+        for name in names:
+            assert run(captioner, [str(tmp_path / name)], destination) == (1, 0, 0)
+        assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["a.jpg.txt", "a.png.txt", "b.txt"]
+        assert run(captioner, find_pictures([str(tmp_path)]).pictures, destination) == (0, 3, 0)
+        read = {Path(item.image).name: item.captions for item in load_annotations(tmp_path)}
+        assert read == {name: (captioner.caption(tmp_path / name).text,) for name in names}
 
     def test_pictures_without_a_file_of_their_own_are_refused(self, captioner: Captioner, tmp_path: Path) -> None:
         for name in ("shard.tar::a.jpg", "https://example.org/a.jpg"):

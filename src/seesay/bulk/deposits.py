@@ -1,12 +1,10 @@
 """Captions beside or inside each picture: side-car text files, and descriptions in XMP or EXIF."""
 
-import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from seesay.data.readers.pictures import is_url
+from seesay.data.readers.pictures import SidecarNames, is_url
 from seesay.descriptions import DescriptionError, Field, read_description, with_description
 from seesay.errors import DataError, SeesayError
 from seesay.files import write_atomically
@@ -35,26 +33,20 @@ class Deposit(Protocol):
 
 
 class Sidecars:
-    """A text file beside each picture: `photo.txt` for `photo.jpg`.
-
-    Pictures of one folder that differ in their suffix alone would share it; theirs are called `photo.jpg.txt`.
+    """A text file beside each image, named by `SidecarNames`.
 
     Args:
-        suffix: of the texts, such as `.txt`.
+        suffix: of the text files, such as `.txt`.
         existing: what becomes of a text that is there.
-        pictures: of the whole job.
     """
 
-    def __init__(self, suffix: str, existing: Existing, pictures: Sequence[str]) -> None:
-        self.suffix = suffix
+    def __init__(self, suffix: str, existing: Existing) -> None:
         self.existing = existing
-        shared = Counter(os.path.splitext(picture)[0] for picture in pictures)  # noqa: PTH122
-        self._shared = frozenset(stem for stem, number in shared.items() if number > 1)
+        self._names = SidecarNames(suffix)
 
     def path(self, picture: str) -> Path:
-        """Returns where a picture's text is."""
-        stem = os.path.splitext(picture)[0]  # noqa: PTH122
-        return Path((picture if stem in self._shared else stem) + self.suffix)
+        """Returns the path of an image's text file."""
+        return Path(self._names.path(picture))
 
     def settled(self, picture: str) -> bool:
         """Tells whether the text is there and not blank."""

@@ -93,7 +93,7 @@ class Destination:
         found: list[Deposit] = []
         if self.sidecar:
             require_files(pictures, "--sidecar")
-            found.append(Sidecars(self.sidecar, self.existing, pictures))
+            found.append(Sidecars(self.sidecar, self.existing))
         if self.embed:
             require_files(pictures, "--embed")
             found.append(Descriptions(self.embed, self.existing))

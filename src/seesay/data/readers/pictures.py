@@ -6,9 +6,10 @@ tail of its path that names exactly one file below the data set's folder.
 """
 
 # Paths are strings here: an object for each of millions of names takes seconds.
-# ruff: noqa: PTH114, PTH118, PTH119, PTH122
+# ruff: noqa: PTH114, PTH118, PTH119, PTH122, PTH208
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 PICTURE_SUFFIXES = frozenset(
@@ -42,6 +43,44 @@ def is_url(reference: str) -> bool:
 def is_picture_name(name: str) -> bool:
     """Tells whether a name ends as picture files do."""
     return os.path.splitext(name.strip())[1].lower() in PICTURE_SUFFIXES
+
+
+class SidecarNames:
+    """Names of the text files beside images: `photo.txt` for `photo.jpg`.
+
+    The name depends on the image's folder alone, never on which images are processed together. Two images that
+    differ only in their suffix (or in case) are named in full: `photo.jpg.txt` and `photo.png.txt`. So is an image
+    whose short name is another file's full name, and a file without a usual image suffix. No two images share a name.
+
+    Args:
+        suffix: of the text files, such as `.txt`.
+    """
+
+    def __init__(self, suffix: str) -> None:
+        self.suffix = suffix
+        self._taken: dict[str, frozenset[str]] = {}
+
+    def path(self, image: str) -> str:
+        """Returns the path of an image's text file; the folder is listed once."""
+        folder, name = os.path.split(image)
+        stem = os.path.splitext(name)[0]
+        if folder not in self._taken:
+            self._taken[folder] = self._taken_stems(folder)
+        short = is_picture_name(name) and stem.lower() not in self._taken[folder]
+        return os.path.join(folder, (stem if short else name) + self.suffix)
+
+    def _taken_stems(self, folder: str) -> frozenset[str]:
+        """Returns the names without suffix, in lower case, that more than one file of a folder would use."""
+        try:
+            names = {name.lower() for name in os.listdir(folder or ".")}
+        except OSError:
+            return frozenset()
+        stems = Counter(os.path.splitext(name)[0] for name in names if is_picture_name(name))
+        return frozenset(
+            stem
+            for stem, number in stems.items()
+            if number > 1 or (stem in names and not stem.endswith(self.suffix.lower()))
+        )
 
 
 def expected_path(reference: str, base: Path) -> str:
