@@ -1,3 +1,5 @@
+import io
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,6 +70,46 @@ def test_opened_picture_gets_the_caption_of_its_file(captioner: Captioner, pictu
     with Image.open(pictures[0]) as image:
         rgba = image.convert("RGBA")
     assert_same([captioner.caption(rgba)], [captioner.caption(pictures[0])])
+
+
+class TestImagesInMemory:
+    def test_bytes_and_arrays_get_the_caption_of_their_file(self, captioner: Captioner, pictures: list[str]) -> None:
+        # Bug: bytes were read as a sequence of numbers, an array as a sequence of images.
+        for each in (captioner, CaptionerEnsemble([captioner, captioner])):
+            wanted = each.caption(pictures[0])
+            content = Path(pictures[0]).read_bytes()
+            pixels = np.asarray(Image.open(pictures[0]).convert("RGB"))
+            rgba = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2)
+            for given in (content, pixels, rgba, np.asfortranarray(pixels)):
+                assert_same([each.caption(given)], [wanted])
+            assert_same(each.caption([content, pixels]), [wanted, wanted])
+
+    def test_grey_arrays_have_two_axes_or_one_channel(self, captioner: Captioner) -> None:
+        grey = np.asarray(tiny.picture(1).convert("L"))
+        assert_same(captioner.caption([grey, grey[..., None]]), [captioner.caption(Image.fromarray(grey))] * 2)
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.zeros((3, 32, 32), np.uint8),
+            np.zeros((32, 32, 3), np.float32),
+            np.zeros((2, 32, 32, 3), np.uint8),
+            np.zeros((0, 32, 3), np.uint8),
+            np.zeros(32, np.uint8),
+        ],
+        ids=lambda array: f"{array.dtype} {array.shape}",
+    )
+    def test_arrays_that_are_no_image_are_refused(self, captioner: Captioner, array: np.ndarray) -> None:
+        told = re.escape(f"an array of {array.dtype} {array.shape} is not an image; give uint8 (height, width, 3)")
+        with pytest.raises(ImageError, match=told):
+            captioner.caption(array)
+
+    def test_damage_is_an_image_error_without_the_content(self, captioner: Captioner, pictures: list[str]) -> None:
+        content = Path(pictures[0]).read_bytes()[:-60]
+        with pytest.raises(ImageError, match=rf"^image of {len(content)} bytes: damaged or cut short"):
+            captioner.caption(content)
+        with Image.open(io.BytesIO(content)) as image, pytest.raises(ImageError, match=r"^opened image of 44 x 32: "):
+            captioner.caption(image)
 
 
 def test_sampling_of_an_opened_picture_can_be_repeated(captioner: Captioner, pictures: list[str]) -> None:

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import re
 import shutil
 import struct
@@ -356,6 +357,40 @@ class TestCaption:
         shutil.copytree(cached_run, tmp_path / "runs" / "mine")
         (tmp_path / "runs" / "not-yet").mkdir()
         assert seesay("caption", pictures[0]).code == 0
+
+    def test_the_run_that_is_used_is_printed_where_there_are_several(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        # Bug: the latest of several was taken without a word.
+        for number, name in enumerate(("first", "latest", "second")):
+            run = shutil.copytree(cached_run, tmp_path / "runs" / name)
+            os.utime(run / "model.safetensors", (number % 2, number % 2))
+        for command in ("caption", "explain"):
+            result = seesay(command, pictures[0])
+            assert result.code == 0
+            assert result.err == ["seesay: no run was named: using runs/latest, the latest of the 3 under runs/"]
+
+    @pytest.mark.parametrize(
+        ("command", "known"),
+        [
+            (
+                "caption {} --out out.txt",
+                "out.txt: the suffix selects the format; use one of .jsonl (JSON lines)",
+            ),
+            ("caption {} --out captions", ".parquet (a folder of Parquet files)"),
+            ("explain {} --out page.jpg", "use one of .html (page), .png (image)"),
+            ("explain {} --beam-tree --out tree.html", "use one of .png (image)"),
+            ("data convert {} out.csv", "use one of .jsonl (JSON lines)"),
+        ],
+    )
+    def test_output_of_an_unknown_suffix_is_refused(
+        self, seesay: Seesay, pictures: list[str], tmp_path: Path, command: str, known: str
+    ) -> None:
+        # Bug: `caption --out out.txt` wrote JSON lines under any suffix.
+        result = seesay(*command.format(pictures[0]).split())
+        assert (result.code, len(result.err)) == (2, 1)
+        assert known in result.err[0]
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestExplain:

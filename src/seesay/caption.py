@@ -16,13 +16,10 @@ from seesay.config import Config, DecodingOptions
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.decoding.rules import token_rules
 from seesay.errors import ConfigError, ImageError
-from seesay.images import Preprocessing, load_pixels, resize_image
+from seesay.images import Picture, Preprocessing, load_pixels
 from seesay.prefetch import prefetch
 from seesay.sources import PictureBytes
 from seesay.tokenizer import Tokenizer
-
-Picture = str | Path | PictureBytes | Image.Image
-"""What can be captioned: a path, an http(s) URL, a file in memory, or an opened picture."""
 
 Views = tuple[NDArray[np.uint8], ...]
 """A picture as each encoder of a captioner is shown it."""
@@ -119,10 +116,11 @@ class PictureCaptioner:
         attention: bool = False,
         likely: int = 0,
     ) -> Caption | list[Caption]:
-        """Returns the caption of a picture, or of each of several.
+        """Returns the caption of an image, or of each of several.
 
         Args:
-            pictures: a path, URL or opened picture, or a sequence of these.
+            pictures: a path, URL, bytes of a file, opened image or NumPy array of uint8 (height, width, 3) (see
+                `seesay.images.Picture`), or a sequence of these.
             options: how to search; None = as the run says. With `num_captions` above 1 the others are the
                 caption's `alternatives`.
             attention: keep where the model looked at each word.
@@ -133,7 +131,7 @@ class PictureCaptioner:
             ConfigError: the model was trained on imported or joined features and has no encoder of its own; or the
                 options cannot be kept, such as a required word outside the vocabulary.
         """
-        if isinstance(pictures, (str, Path, PictureBytes, Image.Image)):
+        if isinstance(pictures, (str, Path, bytes, PictureBytes, Image.Image, np.ndarray)):
             # In this thread: there is nothing to overlap, and two threads' sets of workers would wait for each other.
             views, name = self.prepare(pictures)
             return self.say(self.see([views]), [name], options, attention=attention, likely=likely)[0]
@@ -246,8 +244,6 @@ class PictureCaptioner:
     def _load(self, picture: Picture) -> tuple[Picture, Views | ImageError]:
         preprocessing = self.preprocessing()
         try:
-            if isinstance(picture, Image.Image):
-                return picture, (resize_image(picture, preprocessing),)
             return picture, (load_pixels(picture, preprocessing),)
         except ImageError as error:
             return picture, error

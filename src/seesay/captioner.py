@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seesay.caption import Caption, Picture, PictureCaptioner, Views
+from seesay.caption import Caption, PictureCaptioner, Views
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
 from seesay.decoding import SearchTrace
@@ -18,7 +18,7 @@ from seesay.decoding.stepping import Steps, run_alone
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError
 from seesay.features.extraction import round_features
-from seesay.images import Preprocessing
+from seesay.images import Picture, Preprocessing
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.models.products import fix_weights
@@ -113,7 +113,7 @@ class Captioner(PictureCaptioner):
         """Returns a picture's caption and every candidate that the search for it looked at.
 
         Args:
-            picture: a path, URL or opened picture.
+            picture: what `caption` takes.
             options: how to search; None = as the run says.
 
         Raises:

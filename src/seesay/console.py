@@ -123,7 +123,7 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def choose_run(name: str) -> Path:
-    """Returns the run folder that was named, or the latest that can be used."""
+    """Returns the run folder that was named, or the latest that can be used, which is printed on the error stream."""
     if name:
         return Path(name)
 
@@ -134,4 +134,7 @@ def choose_run(name: str) -> Path:
         raise DataError(
             "no --model was given and there is no trained run under runs/; train one with: seesay train DATA"
         )
-    return runs[-1].parent
+    chosen = runs[-1].parent
+    if len(runs) > 1:
+        complain(f"no run was named: using {chosen}, the latest of the {len(runs)} under runs/")
+    return chosen

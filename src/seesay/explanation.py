@@ -16,7 +16,7 @@ from seesay.data.annotations import load_dataset
 from seesay.data.records import Annotation, Box
 from seesay.errors import ConfigError, DataError
 from seesay.files import write_atomically
-from seesay.images import read_image, resize_image, upright_rgb
+from seesay.images import read_image, resize_image
 from seesay.pointing import Pointed, point
 from seesay.visualise import (
     Section,
@@ -123,11 +123,11 @@ def explain(
     references: tuple[str, ...] = (),
     boxes: tuple[Box, ...] = (),
 ) -> Explanation:
-    """Returns a picture's caption with the attention behind each word.
+    """Returns an image's caption with the attention behind each word.
 
     Args:
         captioner: the model.
-        picture: a path, URL or opened picture.
+        picture: what `Captioner.caption` takes.
         options: how to search; None = as the run says.
         references: what people said.
         boxes: labelled objects, in the picture's pixels.
@@ -139,7 +139,7 @@ def explain(
     # The file itself, not the opened picture: large JPEGs are shrunk as they are decoded, and the caption must
     # be the one that `seesay caption` gives.
     caption = captioner.caption(picture, options, attention=True)
-    image = upright_rgb(picture) if isinstance(picture, Image.Image) else read_image(picture)
+    image = read_image(picture)
     if caption.attention is None:
         kind = captioner.run.config.model.decoder
         raise ConfigError(f"the {kind} decoder of {captioner.run.folder} has no attention to show")

@@ -6,15 +6,31 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from seesay.errors import DataError, SeesayError
+from seesay.errors import ConfigError, DataError, SeesayError
 
 log = logging.getLogger("seesay")
 _TURN_SECONDS = 0.2
 _HAS_LOCKS = os.name == "posix"
 """Windows has no such locks: there it is left to the user."""
+
+
+def require_suffix(path: Path, suffixes: Mapping[str, str], flag: str) -> None:
+    """Refuses an output whose suffix names none of the known formats.
+
+    Args:
+        path: the output.
+        suffixes: format by lower-case suffix.
+        flag: the option that names the output, for the message.
+
+    Raises:
+        ConfigError: the suffix is unknown; the known ones are listed.
+    """
+    if path.suffix.lower() not in suffixes:
+        known = ", ".join(f"{suffix} ({format})" for suffix, format in suffixes.items())
+        raise ConfigError(f"{flag} {path}: the suffix selects the format; use one of {known}")
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:

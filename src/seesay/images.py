@@ -1,8 +1,8 @@
 """Opens a picture safely, and holds the one preprocessing that training, captioning and serving share.
 
-A source is anything `seesay.sources` opens. Whatever the file turns out to be, the caller gets an upright 8-bit
-RGB picture or an `ImageError` of one line. A picture's size is read from its header and checked before anything
-is decoded. All functions may be called from several threads.
+A source is anything `seesay.sources` opens; an opened image or an array is accepted where a `Picture` is. Whatever
+the file turns out to be, the caller gets an upright 8-bit RGB image or an `ImageError` of one line. An image's size is
+read from its header and checked before anything is decoded. All functions may be called from several threads.
 
 Limit: `MAX_PIXELS` of a picture.
 """
@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from seesay.errors import ConfigError
+from seesay.errors import ConfigError, ImageError
 from seesay.sources import Source, open_source, source_error
 from seesay.upright import exif_orientation, upright_rgb
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
+    "Picture",
     "Preprocessing",
     "image_size",
     "load_pixels",
@@ -38,6 +40,14 @@ MAX_PIXELS = 120_000_000  # lets the 108-megapixel pictures of telephones throug
 # Formats that start with a signature and are decoded by libraries made for untrusted bytes. EPS, for one,
 # would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+Picture = Source | Image.Image | NDArray[Any]
+"""What can be captioned: a path, an http(s) URL, the content of a file, an opened image, or an array of uint8.
+
+An array has the shape (height, width, 3), red first; (height, width) and (height, width, 1) are grey,
+(height, width, 4) has transparency, which is shown over white.
+"""
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -100,12 +110,13 @@ class Preprocessing:
         return f"{self.resize} to {self.size} x {self.size}, {self.interpolation}, mean {mean}, std {std}"
 
 
-def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Returns a picture as upright 8-bit RGB; of an animation the first frame, transparency over white.
+def read_image(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Returns an image as upright 8-bit RGB; of an animation the first frame, transparency over white.
 
     Args:
-        source: a path, an http(s) address, an archive member or bytes (see `seesay.sources`).
-        max_pixels: width x height above which a picture is refused before it is decoded.
+        source: a path, an http(s) address, an archive member or bytes (see `seesay.sources`), an opened image or an
+            array.
+        max_pixels: width x height above which a file is refused before it is decoded.
 
     Raises:
         ImageError: missing, not a picture, damaged, cut short or too large.
@@ -116,7 +127,7 @@ def read_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def load_pixels(
-    source: Source, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+    source: Picture, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Returns `resize_image(read_image(source))`, decoding large JPEGs at a fraction of their size.
 
@@ -189,8 +200,16 @@ def normalise(pixels: "torch.Tensor", preprocessing: Preprocessing) -> "torch.Te
     return images.mul_(1 / (255 * std)).sub_(mean / std)
 
 
-def _read(source: Source, max_pixels: int, least_side: int = 0) -> Image.Image:
-    """Returns an upright RGB picture; with `least_side` a JPEG may shrink to no less than that a side."""
+def _read(source: Picture, max_pixels: int, least_side: int = 0) -> Image.Image:
+    """Returns an upright RGB image; with `least_side` a JPEG file may shrink to no less than that per side."""
+    if isinstance(source, np.ndarray):
+        return upright_rgb(_from_array(source))
+    if isinstance(source, Image.Image):
+        try:
+            return upright_rgb(source)
+        except Exception as error:  # it is decoded only now; see below
+            name = getattr(source, "filename", "") or f"opened image of {source.width} x {source.height}"
+            raise source_error(name, f"damaged or cut short ({error}); open a whole copy") from error
     with open_source(source) as stream:
         image = _open_header(stream, source, max_pixels)
         try:
@@ -201,6 +220,21 @@ def _read(source: Source, max_pixels: int, least_side: int = 0) -> Image.Image:
             raise source_error(
                 source, f"damaged or cut short ({error}); replace it with a whole copy or remove it"
             ) from error
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    """Returns an array of uint8 as an image.
+
+    Raises:
+        ImageError: it has another type or shape.
+    """
+    channels = array.shape[2:]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in ((), (1,), (3,), (4,)) or not array.size:
+        raise ImageError(
+            f"an array of {array.dtype} {array.shape} is not an image; give uint8 (height, width, 3) with values from "
+            "0 to 255, red first, and several images as a list"
+        )
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == (1,) else array))
 
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):

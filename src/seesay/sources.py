@@ -1,8 +1,9 @@
 """Where the bytes of a picture come from: a file, an address, or a member of an archive.
 
 A source is a path, an http(s) address, or a member of an archive: `photos.tar::name.jpg` or
-`table.parquet::COLUMN::ROW`, where the column holds bytes or a {bytes, path} struct; or `PictureBytes`, which are here
-already. What cannot be had is an `ImageError` of one line. All functions may be called from several threads.
+`table.parquet::COLUMN::ROW`, where the column holds bytes or a {bytes, path} struct; or the content of an image file,
+as bytes or as `PictureBytes`, which have a name. What cannot be read raises an `ImageError` of one line. All functions
+may be called from several threads.
 
 Limits: `URL_TIMEOUT`, `URL_DEADLINE` and `MAX_URL_BYTES` of a download.
 """
@@ -53,11 +54,13 @@ class PictureBytes:
         return self.name
 
 
-Source = str | Path | PictureBytes
+Source = str | Path | bytes | PictureBytes
 
 
 def open_source(source: Source) -> IO[bytes]:
     """Returns the bytes of a source as a stream that can seek."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
     if isinstance(source, PictureBytes):
         return io.BytesIO(source.content)
     name = str(source)
@@ -77,7 +80,8 @@ def open_source(source: Source) -> IO[bytes]:
 
 def source_error(source: Source, problem: str) -> ImageError:
     """Returns the error of one line, whatever stands in the name."""
-    return ImageError(" ".join(f"{source}: {problem}".splitlines()))
+    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else source
+    return ImageError(" ".join(f"{name}: {problem}".splitlines()))
 
 
 def _existing_file(name: str) -> Path:

@@ -40,6 +40,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return sorted(map(str, folder.iterdir()))
 
 
+def test_bytes_and_arrays_get_the_caption_of_their_file(captioner: OnnxCaptioner, photos: list[str]) -> None:
+    content, pixels = Path(photos[1]).read_bytes(), np.asarray(Image.open(photos[1]).convert("RGB"))
+    wanted = captioner.caption(photos[1])
+    assert_same([captioner.caption(content), captioner.caption(pixels)], [wanted, wanted])
+
+
 @pytest.fixture(scope="module")
 def run(exported: Path) -> Captioner:
     return Captioner.load(exported.parent, "cpu")

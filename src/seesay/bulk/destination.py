@@ -9,6 +9,7 @@ from seesay.bulk.deposits import Deposit, Descriptions, Existing, Place, Sidecar
 from seesay.bulk.outputs import JsonLines, Needed, Output, Separated
 from seesay.bulk.parquet_parts import ParquetParts
 from seesay.errors import ConfigError
+from seesay.files import require_suffix
 
 SUFFIXES = {".jsonl": "JSON lines", ".csv": "CSV", ".tsv": "TSV", ".parquet": "a folder of Parquet files"}
 
@@ -18,7 +19,7 @@ class Destination:
     """Where captions go; several places at once if several are given.
 
     Attributes:
-        out: a file or folder for all captions, its kind by its suffix (`SUFFIXES`; any other is JSON lines).
+        out: a file or folder for all captions; its suffix, one of `SUFFIXES`, selects the format.
         sidecar: suffix of a text file beside each picture; empty = none.
         embed: where in the picture's own file its description goes; empty = nowhere.
         existing: what becomes of a text that is beside or inside a picture already.
@@ -27,7 +28,7 @@ class Destination:
         errors: list of pictures without a caption; None = beside `out`.
 
     Raises:
-        ConfigError: nothing is given, or what contradicts itself.
+        ConfigError: nothing is given, options contradict each other, or the suffix of `out` is unknown.
     """
 
     out: Path | None = None
@@ -42,6 +43,8 @@ class Destination:
         beside = bool(self.sidecar or self.embed)
         if self.out is None and not beside:
             raise ConfigError("captions have nowhere to go; give --out, --sidecar or --embed")
+        if self.out is not None:
+            require_suffix(self.out, SUFFIXES, "--out")
         if self.sidecar and ("/" in self.sidecar or not self.sidecar.startswith(".")):
             raise ConfigError(f"--sidecar is the suffix of a text file, such as .txt, not {self.sidecar!r}")
         if not beside and (self.existing != "skip" or self.before or self.after):

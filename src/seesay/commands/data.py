@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, DataFlags, Flat
 from seesay.console import complain, download_progress, progress, say
+from seesay.files import require_suffix
 from seesay.flags import given
 
 data_app = App(name="data", help="Check, make, download and convert captioned pictures.")
@@ -98,6 +99,7 @@ def data_convert(data: Path, out: Path, *, format: str = "auto") -> None:
     """
     from seesay.data import load_annotations, write_annotations
 
+    require_suffix(out, {".jsonl": "JSON lines"}, "OUT")
     annotations = load_annotations(data, format)
     write_annotations(annotations, out)
     for problem in annotations.problems:

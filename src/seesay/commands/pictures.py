@@ -9,6 +9,7 @@ from seesay.config import DecodingOptions
 from seesay.console import choose_run, complain, few, progress, say
 from seesay.durations import readable_time
 from seesay.errors import ConfigError, DataError, ImageError
+from seesay.files import require_suffix
 from seesay.flags import given
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def explain(
     """
     if beam_tree and save_arrays:
         raise ConfigError("--save-arrays writes attention, which --beam-tree does not show; leave one of them")
+    if out is not None:
+        require_suffix(out, {".png": "image"} if beam_tree else {".html": "page", ".png": "image"}, "--out")
     if not beam_tree and given(flags).get("num_captions", 1) > 1:
         raise ConfigError("explain shows one caption; leave --num-captions, or draw their search with --beam-tree")
 
