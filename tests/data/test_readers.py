@@ -350,6 +350,28 @@ def test_encodings(tmp_path: Path, raw: bytes, problem: str) -> None:
     assert problem in "".join(annotations.problems)
 
 
+def test_one_latin_1_line_does_not_change_the_accents_of_the_others(tmp_path: Path) -> None:
+    put(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    rows = ("image,caption", "1.jpg,Ein Café", "2.jpg,Zwei Cafés", "3.jpg,“Grüße”")
+    (tmp_path / "captions.csv").write_bytes(
+        b"\n".join(row.encode("latin-1" if row[0] == "2" else "utf-8") for row in rows)
+    )
+    annotations = load_annotations(tmp_path)
+    assert [item.captions for item in annotations] == [("Ein Café",), ("Zwei Cafés",), ("“Grüße”",)]
+    assert annotations.problems == (
+        "captions.csv: 1 line is not UTF-8; read as Windows-1252: line 3 ('2.jpg,Zwei Cafés')",
+    )
+
+
+def test_one_latin_1_caption_of_a_json_in_one_line_does_not_change_the_others(tmp_path: Path) -> None:
+    put(tmp_path, "1.jpg", "2.jpg")
+    good = json.dumps({"1.jpg": "Äpfel, Öl und süße Brötchen"}, ensure_ascii=False).encode()
+    (tmp_path / "map.json").write_bytes(good[:-1] + ', "2.jpg": "Café"}'.encode("latin-1"))
+    annotations = load_annotations(tmp_path)
+    assert [item.captions for item in annotations] == [("Äpfel, Öl und süße Brötchen",), ("Café",)]
+    assert "1 line is not UTF-8" in annotations.problems[0]
+
+
 def test_splits_of_a_column_of_file_names_and_of_lists(tmp_path: Path) -> None:
     for folder in ("column", "files", "lists"):
         put(tmp_path / folder, "1.jpg", "2.jpg")
@@ -621,6 +643,19 @@ def test_webdataset_with_folders_dotted_parts_and_equal_keys_in_split_shards(tmp
     assert len({item.id for item in annotations}) == 2
     assert read_image(annotations[0].image).size == (8, 6)
     assert any("1 sample without a picture" in line for line in annotations.problems)
+
+
+def test_webdataset_captions_are_decoded_as_those_of_any_text_file(tmp_path: Path) -> None:
+    texts = {
+        "0.txt": "Ein Café".encode("latin-1"),
+        "1.caption": codecs.BOM_UTF16_LE + "Ein Café\r\nZwei".encode("utf-16-le"),
+        "2.txt": "Ein\x85Café".encode(),
+    }
+    pictures = {f"{name[0]}.jpg": jpeg() for name in texts}
+    write_tar(tmp_path / "x.tar", dict(sorted({**texts, **pictures}.items())))
+    annotations = load_annotations(tmp_path / "x.tar")
+    assert [item.captions for item in annotations] == [("Ein Café",), ("Ein Café", "Zwei"), ("Ein\x85Café",)]
+    assert annotations.problems == ("x.tar::0.txt is not UTF-8; read as Windows-1252",)
 
 
 def test_webdataset_that_is_cut_short_gives_what_came_before(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import codecs
 import re
 from pathlib import Path
 
-from seesay.data.records import Reading, split_in_name
+from seesay.data.records import Reading, count, name_some, split_in_name
 from seesay.errors import DataError
 
 _BOMS = (
@@ -14,29 +14,71 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
+# Python decodes a byte that is not UTF-8 to a surrogate; here are these as characters of Windows-1252.
+_BAD_BYTE = re.compile("[\udc80-\udcff]")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_WINDOWS_1252 = {0xDC00 + byte: bytes([byte]).decode("cp1252", errors="replace") for byte in range(0x80, 0x100)}
 
 
 def read_text(path: Path, reading: Reading | None = None) -> str:
-    """Returns a file's text: UTF-8 or UTF-16/32 by its mark, else Windows-1252, which is noted as a problem.
+    """Returns the text of a file, see `decode_text`.
 
     Raises:
-        DataError: The file cannot be opened, or holds zero bytes as no text does.
+        DataError: The file cannot be opened, or contains zero bytes, which no text does.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    encoding = next((name for mark, name in _BOMS if raw.startswith(mark)), "utf-8")
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError:
-        # Latin-1 gives every byte a meaning; Windows-1252 has the quotation marks people really typed.
-        text = raw.decode("cp1252", errors="replace")
-        if reading is not None:
-            reading.problems.append(f"{path.name} is not UTF-8; read as Windows-1252")
+    text = decode_text(raw, path.name, reading)
     if "\0" in text:
         raise DataError(f"{path} is not a text file (it holds zero bytes)")
     return text
+
+
+def decode_text(raw: bytes, name: str, reading: Reading | None = None) -> str:
+    """Returns the text of some bytes: UTF-16/32 by its mark, else UTF-8; a line that is not UTF-8 is Windows-1252.
+
+    Args:
+        raw: The bytes of a whole file.
+        name: The name of the file, for messages.
+        reading: Receives a problem that names the lines that are not UTF-8.
+    """
+    encoding = next((encoding for mark, encoding in _BOMS if raw.startswith(mark)), "utf-8")
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        text, problem = raw.decode(encoding, errors="replace"), f"{name} is damaged {encoding.upper()}: {error.reason}"
+    if encoding.startswith("utf-8"):
+        text, problem = _decode_lines(raw.removeprefix(codecs.BOM_UTF8), name)
+    if reading is not None:
+        reading.problems.append(problem)
+    return text
+
+
+def _decode_lines(raw: bytes, name: str) -> tuple[str, str]:
+    """Returns the text of bytes that are not all UTF-8, and the problem that names the lines that are not."""
+    lines = _LINE_END.split(raw.decode("utf-8", "surrogateescape"))
+    mixed, foreign = False, []
+    for number, line in enumerate(lines):
+        bad = len(_BAD_BYTE.findall(line))
+        if not bad:
+            mixed = mixed or not line.isascii()
+        elif 2 * bad < len(_BEYOND_ASCII.findall(line)):  # a JSON file has captions of several origins in one line
+            mixed = True
+            lines[number] = line.translate(_WINDOWS_1252)
+            foreign.append(number)
+        else:
+            # Latin-1 defines every byte; Windows-1252 has the quotation marks that people type.
+            lines[number] = line.encode("utf-8", "surrogateescape").decode("cp1252", errors="replace")
+            foreign.append(number)
+    text = "".join(lines)
+    if not mixed:
+        return text, f"{name} is not UTF-8; read as Windows-1252"
+    shown = [f"line {number + 1} ({lines[number].strip()[:40]!r})" for number in foreign]
+    are = f"{count(len(shown), 'line')} {'is' if len(shown) == 1 else 'are'}"
+    return text, f"{name}: {are} not UTF-8; read as Windows-1252: {name_some(shown, 3)}"
 
 
 def peek_text(path: Path, size: int) -> str:

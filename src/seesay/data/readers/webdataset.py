@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from seesay.data.readers.columns import CAPTION_COLUMNS, parse_captions
 from seesay.data.readers.pictures import PICTURE_SUFFIXES
+from seesay.data.readers.text import decode_text, text_lines
 from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
 from seesay.errors import DataError
 
@@ -97,19 +98,25 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Rea
             samples.setdefault(key, _Sample()).image = member.name
         elif suffix in _TEXT_SUFFIXES or suffix == ".json":
             sample = samples.setdefault(key, _Sample())
-            readable = member.size <= _LARGEST_TEXT and _add_text(archive, member, suffix, sample)
-            junk += [] if readable else [member.name]
+            text = _member_text(archive, member, path, reading)
+            junk += [] if text is not None and _add_text(text, suffix, sample) else [member.name]
     if junk:
         reading.problems.append(f"{path.name}: {count(len(junk), 'text')} that cannot be read: {name_some(junk)}")
 
 
-def _add_text(archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, sample: _Sample) -> bool:
-    """Adds a text member's captions to its sample; returns whether it could be read."""
-    file = archive.extractfile(member)
-    assert file is not None, "regular members have content"
-    text = file.read().decode("utf-8-sig", errors="replace")
+def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, reading: Reading) -> str | None:
+    """Returns the text of a member, or None where it is too large or no text."""
+    file = archive.extractfile(member) if member.size <= _LARGEST_TEXT else None
+    if file is None:
+        return None
+    text = decode_text(file.read(), f"{path.name}::{member.name}", reading)
+    return None if "\0" in text else text
+
+
+def _add_text(text: str, suffix: str, sample: _Sample) -> bool:
+    """Adds the captions of a text member to its sample; returns whether it could be read."""
     if suffix in _TEXT_SUFFIXES:
-        sample.captions += [line for line in text.splitlines() if line.strip()]
+        sample.captions += [line for line in text_lines(text) if line.strip()]
         return True
     try:
         content = json.loads(text)
