@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import os
@@ -276,6 +277,51 @@ class TestCaption:
         text = Captioner.load(cached_run, "cpu").caption(pictures[0]).text
         assert (tmp_path / "a.txt").read_text() == f"{text}\n"
         assert read_description((tmp_path / "a.png").read_bytes(), "xmp") == text
+
+    def test_jobs_without_an_output_list_their_failures_apart(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        # Bug: all of them shared captions.errors.jsonl.
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+            shutil.copy(pictures[0], tmp_path / folder)
+            (tmp_path / folder / "broken.jpg").touch()
+        named = set()
+        for folder, flags in (("a", ["--sidecar", ".txt"]), ("b", ["--sidecar", ".txt"]), ("b", ["--embed", "xmp"])):
+            for _ in range(2):
+                result = seesay("caption", folder, "--model", cached_run, *flags)
+                found = re.search(r"1 failed \(reasons in (captions-[0-9a-f]{8}\.errors\.jsonl)\)", result.out[0])
+                assert found, result.out
+                named.add(found[1])
+                (listed,) = (tmp_path / found[1]).read_text().splitlines()
+                assert json.loads(listed)["image"] == f"{folder}/broken.jpg"
+        assert len(named) == 3
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+    @pytest.mark.parametrize("format", ["text", "jsonl"])
+    def test_names_that_the_output_cannot_encode_are_escaped(
+        self,
+        seesay: Seesay,
+        cached_run: Path,
+        pictures: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        encoding: str,
+        format: str,
+    ) -> None:
+        # Bug: a traceback in the middle of the job.
+        names = [os.fsdecode(b"photos/caf\xe9.png"), "photos/käse \U0001f9c0.png"]
+        (tmp_path / "photos").mkdir()
+        for name in names:
+            shutil.copy(pictures[0], tmp_path / name)
+        printed = io.BytesIO()
+        with io.TextIOWrapper(printed, encoding, write_through=True) as stream:
+            monkeypatch.setattr("sys.stdout", stream)
+            assert cli.main(["caption", *names, "--model", str(cached_run), "--format", format]) == 0
+            lines = printed.getvalue().decode(encoding).splitlines()
+        found = [json.loads(line)["image"] if format == "jsonl" else line.partition("\t")[0] for line in lines]
+        escaped = ["photos/caf\\udce9.png", names[1] if encoding == "utf-8" else "photos/k\\u00e4se \\ud83e\\uddc0.png"]
+        assert found == (names if format == "jsonl" else escaped)
 
     @pytest.mark.parametrize(
         ("flags", "told"),

@@ -17,7 +17,7 @@ from seesay.commands.presets import presets_app
 from seesay.commands.scores import compare, evaluate
 from seesay.commands.serving import serve
 from seesay.commands.tuning import tune
-from seesay.console import complain, log_handler, say, show_table
+from seesay.console import accept_every_name, complain, log_handler, say, show_table
 from seesay.errors import SeesayError
 
 app = App(
@@ -54,7 +54,8 @@ def doctor() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code; errors of ours become one line."""
+    """Runs the command line and returns its exit code; a `SeesayError` becomes one line."""
+    accept_every_name()
     logger = logging.getLogger("seesay")
     logger.handlers[:] = [log_handler()]
     logger.setLevel(logging.INFO)

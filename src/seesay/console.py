@@ -1,6 +1,9 @@
 """What the commands of the command line share: where they print, progress bars, and the run they mean."""
 
+import codecs
+import io
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +24,31 @@ errors = Console(stderr=True)
 
 PLAIN_PROGRESS = 30.0
 """Seconds between two lines of progress where there is no terminal."""
+
+
+_ESCAPE = "seesay.escape"
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Returns JSON's escapes of characters that an output cannot encode."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
+
+
+codecs.register_error(_ESCAPE, _escaped)
+
+
+def accept_every_name() -> None:
+    """Prepares the standard streams for every file name.
+
+    Bytes that are not text are kept in names that are read; characters that an output cannot encode are printed as
+    escapes, which a line of JSON turns back into the name.
+    """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, _ESCAPE), (sys.stderr, _ESCAPE)):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def say(text: str) -> None:

@@ -17,6 +17,17 @@ _HAS_LOCKS = os.name == "posix"
 """Windows has no such locks: there it is left to the user."""
 
 
+def exists(path: Path | str) -> bool:
+    """Returns whether there is something at a path; False for a name that no file can have, such as one too long.
+
+    `Path.exists` raises OSError for such names, which stops a job over many.
+    """
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def require_suffix(path: Path, suffixes: Mapping[str, str], flag: str) -> None:
     """Refuses an output whose suffix names none of the known formats.
 

@@ -25,6 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from seesay.errors import ImageError
+from seesay.files import exists
 
 URL_TIMEOUT = 20.0  # seconds without a byte
 URL_DEADLINE = 120.0  # seconds for a whole picture
@@ -67,7 +68,7 @@ def open_source(source: Source) -> IO[bytes]:
     if name.lower().startswith(("http://", "https://")):
         return io.BytesIO(_fetch(name))
     member = _MEMBER.fullmatch(name)
-    if member and not Path(name).exists():
+    if member and not exists(name):
         archive = _existing_file(member[1])
         reader = _read_tar if member[2].lower() == "tar" else _read_parquet
         return io.BytesIO(reader(archive, member[3], name))

@@ -52,6 +52,31 @@ def run(captioner: Captioner, pictures: list[str], destination: Destination, **o
     return report.captioned, report.skipped, report.failed
 
 
+def test_counts_add_up_where_captions_cannot_be_put_beside_images(
+    captioner: Captioner, photos: list[str], tmp_path: Path
+) -> None:
+    # Bug: such an image was counted as captioned and as failed, so that 5 images came to "3 captioned, 3 failed".
+    for name in ("0.txt", "1.txt"):
+        (tmp_path / "photos" / name).mkdir()
+    for destination in (Destination(sidecar=".txt"), Destination(tmp_path / "c.jsonl", ".txt")):
+        for counts in ((1, 0, 4), (0, 1, 4)):
+            assert run(captioner, photos, destination) == counts
+        (tmp_path / "photos" / "3.txt").unlink()
+
+
+def test_a_name_that_no_file_can_have_is_one_failure(captioner: Captioner, photos: list[str], tmp_path: Path) -> None:
+    # Bug: one name above 255 bytes in a list stopped the whole job.
+    long = f"{'x' * 300}.jpg"
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join([photos[0], long, f"{'x' * 300}.tar::a.jpg", f"photos/{'y' * 252}.jpg", photos[1]]))
+    found = find_pictures([str(names)])
+    told: list[str] = []
+    assert run(captioner, found.pictures, Destination(tmp_path / "c.jsonl"), complain=told.append) == (2, 0, 3)
+    assert len(told) == 3
+    files_only = [name for name in found.pictures if "::" not in name]
+    assert run(captioner, files_only, Destination(sidecar=".txt")) == (2, 0, 2)
+
+
 class TestOutput:
     @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv", "c.parquet"])
     def test_captions_are_the_captioners_and_a_second_run_adds_nothing(
@@ -252,7 +277,7 @@ class TestDescriptions:
         pictures = [str(tmp_path / "a.gif"), str(tmp_path / "link.jpg"), photos[1]]
         for existing in ("skip", "append"):
             out = tmp_path / f"{existing}.jsonl"
-            for counts in ((3, 0, 2), (0, 3, 2)):
+            for counts in ((1, 0, 2), (0, 1, 2)):
                 assert run(captioner, pictures, Destination(out, embed="xmp", existing=existing)) == counts
                 listed = said.lines(out.with_suffix(".errors.jsonl"))
                 assert [row["image"] for row in listed] == pictures[:2]

@@ -2,6 +2,7 @@
 
 from seesay.bulk.deposits import Existing, Place
 from seesay.bulk.destination import Destination
+from seesay.bulk.failures import list_of_job
 from seesay.bulk.finding import Found, find_pictures
 from seesay.bulk.job import BulkReport, caption_collection
 from seesay.bulk.rows import json_line
@@ -15,4 +16,5 @@ __all__ = [
     "caption_collection",
     "find_pictures",
     "json_line",
+    "list_of_job",
 ]

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from seesay.data.readers.pictures import SidecarNames, is_url
 from seesay.descriptions import DescriptionError, Field, read_description, with_description
 from seesay.errors import DataError, SeesayError
-from seesay.files import write_atomically
+from seesay.files import exists, write_atomically
 
 Existing = Literal["skip", "overwrite", "append", "prefix", "suffix"]
 """What becomes of a text that is there: it stays, is replaced, gets a further line, or the caption before or after."""
@@ -49,8 +49,11 @@ class Sidecars:
         return Path(self._names.path(picture))
 
     def settled(self, picture: str) -> bool:
-        """Tells whether the text is there and not blank."""
-        return bool(_read_text(self.path(picture)).strip())
+        """Tells whether the text is there and not blank; one that cannot be read is reported when it is put."""
+        try:
+            return bool(_read_text(self.path(picture)).strip())
+        except SeesayError:
+            return False
 
     def put(self, picture: str, text: str) -> None:
         """Writes the text, whole or not at all."""
@@ -121,7 +124,7 @@ def require_files(pictures: Sequence[str], flag: str) -> None:
         DataError: one is an address or inside an archive or table.
     """
     for picture in pictures:
-        if is_url(picture) or ("::" in picture and not Path(picture).exists()):
+        if is_url(picture) or ("::" in picture and not exists(picture)):
             raise DataError(f"{flag} writes where the picture's file is, but {picture} is no file; use --out")
 
 

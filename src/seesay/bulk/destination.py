@@ -25,7 +25,7 @@ class Destination:
         existing: what becomes of a text that is beside or inside a picture already.
         before: put before every caption that goes beside or inside a picture.
         after: put after it.
-        errors: list of pictures without a caption; None = beside `out`.
+        errors: list of images without a caption; None = beside `out`, or nowhere where there is no `out`.
 
     Raises:
         ConfigError: nothing is given, options contradict each other, or the suffix of `out` is unknown.
@@ -56,11 +56,11 @@ class Destination:
             )
 
     @property
-    def failures(self) -> Path:
-        """Where pictures without a caption are listed."""
-        if self.errors is not None:
+    def failures(self) -> Path | None:
+        """Where images without a caption are listed."""
+        if self.errors is not None or self.out is None:
             return self.errors
-        return self.out.with_suffix(".errors.jsonl") if self.out is not None else Path("captions.errors.jsonl")
+        return self.out.with_suffix(".errors.jsonl")
 
     @property
     def pending(self) -> Path | None:

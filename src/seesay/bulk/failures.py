@@ -1,26 +1,46 @@
-"""The list of pictures that got no caption, with the reason of each, a line of JSON a picture."""
+"""The list of images without a caption, with the reason of each, one line of JSON per image."""
 
+import hashlib
 import json
-from collections.abc import Container
+import os
+from collections.abc import Container, Sequence
 from pathlib import Path
 
+from seesay.bulk.finding import STANDARD_INPUT
 from seesay.bulk.outputs import LINE_START, cut, no_captions, whole_lines
 from seesay.bulk.rows import plain
+from seesay.data.readers.pictures import is_url
 from seesay.files import append, write_atomically
 
 
-class Failures:
-    """Pictures without a caption; a picture stands there once, however often a job was killed and started again.
+def list_of_job(sources: Sequence[str], pictures: Sequence[str], *options: str) -> Path:
+    """Returns where a job without an output lists its failures: in the current folder, under a name of its own.
+
+    The same command has the same list, so that a second run updates it.
 
     Args:
-        path: the file.
+        sources: as they were given.
+        pictures: the images found; those stand for the standard input.
+        options: what else tells two jobs over the same sources apart.
+    """
+    named = [source if is_url(source) else os.path.abspath(source) for source in sources if source != STANDARD_INPUT]  # noqa: PTH100
+    key = [*named, *options, *(pictures if STANDARD_INPUT in sources else ())]
+    digest = hashlib.sha256("\0".join(key).encode("utf-8", "surrogateescape")).hexdigest()
+    return Path(f"captions-{digest[:8]}.errors.jsonl")
+
+
+class Failures:
+    """Images without a caption; an image stands there once, however often a job was killed and started again.
+
+    Args:
+        path: the file; None = the list is kept in memory only.
 
     Attributes:
         reasons: of each picture, by its `plain` name.
         unplaced: those of them that have a caption, which could not be put beside or inside the picture.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self.reasons: dict[str, str] = {}
         self.unplaced: set[str] = set()
@@ -35,7 +55,7 @@ class Failures:
         Raises:
             DataError: the file is something else.
         """
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return
         whole = 0
         try:
@@ -55,7 +75,7 @@ class Failures:
         """Adds a picture; one that is there already with that reason is left."""
         name = plain(picture)
         before = self.reasons.get(name)
-        if before != reason:
+        if self.path is not None and before != reason:
             self._stale |= before is not None
             append(self.path, _line(picture, reason, unplaced))
         self._keep(name, reason, unplaced)
@@ -67,7 +87,7 @@ class Failures:
 
     def close(self) -> None:
         """Writes the list anew where pictures have gone from it; a list of none is no file."""
-        if not self._stale:
+        if self.path is None or not self._stale:
             return
         if self.reasons:
             lines = (_line(name, reason, name in self.unplaced) for name, reason in self.reasons.items())

@@ -22,6 +22,7 @@ from seesay.data.readers.pictures import is_picture_name, is_url, list_pictures
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import count, name_some
 from seesay.errors import DataError
+from seesay.files import exists
 
 STANDARD_INPUT = "-"
 _DELIMITERS = ",\t;|"
@@ -68,14 +69,14 @@ def _files(source: str) -> list[str]:
     """Returns the files that a source means; itself, where it is no folder and no glob."""
     if source == STANDARD_INPUT or is_url(source) or "::" in source:
         return [source]
-    if Path(source).is_dir():
+    if exists(source) and Path(source).is_dir():
         if inside := list_pictures(Path(source), depth=None):
             return inside
         shards = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in (".tar", ".parquet"))
         if not shards:
             raise DataError(f"the folder {source} holds no pictures")
         return shards
-    if glob.has_magic(source) and not Path(source).exists():
+    if glob.has_magic(source) and not exists(source):
         matches = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207
         if not matches:
             raise DataError(f"no file matches {source}")
@@ -187,7 +188,7 @@ def _located(name: str, base: Path) -> str:
         return name
     there = str(base / name)
     file = there.partition("::")[0]
-    return name if not Path(file).exists() and Path(name.partition("::")[0]).exists() else there
+    return name if not exists(file) and exists(name.partition("::")[0]) else there
 
 
 def _no_column(path: Path, names: Sequence[str], wanted: str) -> DataError:

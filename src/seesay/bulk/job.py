@@ -36,10 +36,14 @@ BATCH = 32
 class BulkReport:
     """What a job did.
 
+    Every image is counted once: `captioned`, `skipped` and `failed` add up to the images of the job and the sources
+    that are broken.
+
     Attributes:
-        captioned: pictures captioned now.
-        skipped: pictures that had been captioned before.
-        failed: pictures that could not be read, or whose caption could not be put beside or inside them.
+        captioned: images captioned now, whose caption was written everywhere it was to be.
+        skipped: images that had been captioned before.
+        failed: images that could not be read, or whose caption could not be put beside or inside them; and sources
+            of which a part could not be read.
         seconds: wall time of this job.
         workers: tasks that each worker did, where there were several.
     """
@@ -92,7 +96,7 @@ def caption_collection(
         todo = job.start(stack)
         for source, reason in (broken or {}).items():
             job.fail(source, reason)
-        done = skipped = len(pictures) - len(todo)
+        done = len(pictures) - len(todo)
         if progress:
             progress(done, len(pictures))
         found = captioner.caption_batches(
@@ -104,7 +108,8 @@ def caption_collection(
             if progress:
                 progress(done, len(pictures))
         job.finish()
-    return BulkReport(job.captioned, skipped, job.failed, time.perf_counter() - started)
+    skipped = len(pictures) - job.captioned - sum(picture in job.failed for picture in pictures)
+    return BulkReport(job.captioned, skipped, len(job.failed), time.perf_counter() - started)
 
 
 class _Job:
@@ -116,7 +121,8 @@ class _Job:
         self.destination = destination
         self.pictures = pictures
         self.complain = complain
-        self.captioned = self.failed = 0
+        self.captioned = 0
+        self.failed: set[str] = set()
         self._names = frozenset(map(plain, pictures)) if wanted > 1 else frozenset()
         self.output: Output | None = destination.output(wanted, self._names.__contains__)
         self.deposits: list[Deposit] = destination.deposits(pictures)
@@ -153,7 +159,7 @@ class _Job:
             self.output.write(rows)
         for picture, text in texts_of.items():
             self._put(picture, text)
-        self.captioned += len(rows)
+        self.captioned += sum(picture not in self.failed for picture, _ in rows)
         if noted is not None:
             noted.unlink(missing_ok=True)
 
@@ -165,7 +171,7 @@ class _Job:
 
     def fail(self, picture: str, reason: str, *, unplaced: bool = False) -> None:
         """Notes a picture without a caption, or whose caption is only in the output."""
-        self.failed += 1
+        self.failed.add(picture)
         self.failures.note(picture, reason, unplaced)
         if self.complain:
             self.complain(reason)

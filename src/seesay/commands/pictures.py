@@ -1,6 +1,7 @@
 """Captions of pictures, and where the model looked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,7 +52,8 @@ def caption(
         existing: what becomes of a text that is beside or inside a picture already.
         before: text before each caption beside or inside a picture.
         after: text after it.
-        errors: list of pictures without a caption, and why [default: beside --out, named .errors.jsonl].
+        errors: list of images without a caption, and why [default: OUT.errors.jsonl, or without --out
+            captions-XXXXXXXX.errors.jsonl in the current folder, its name made of the sources and flags].
         column: column of pictures in tables [default: the first of a usual name].
         format: how captions are printed where they are not written.
         batch_size: pictures the network sees at once.
@@ -69,6 +71,8 @@ def caption(
     written = out is not None or sidecar or embed or engine == "ray"
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
     found = bulk.find_pictures(sources, column)
+    if destination is not None and destination.failures is None:
+        destination = replace(destination, errors=bulk.list_of_job(sources, found.pictures, column, sidecar, embed))
     runs = [choose_run(name) for name in model or [""]]
     if destination is None:
         captioner = _load_captioner(runs, device)
