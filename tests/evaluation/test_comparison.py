@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seesay.data.annotations import Annotations, load_annotations, write_annotations
-from seesay.errors import DataError
+from seesay.errors import ConfigError, DataError
 from seesay.evaluation import evaluate, save_evaluation
 from seesay.evaluation.comparison import compare, difference_rows, save_comparison
 from seesay.metrics import paired_bootstrap
@@ -47,6 +47,8 @@ def test_differences_are_those_of_the_paired_bootstrap(
     scores = [evaluate(path, colours).scores for path in paths]
     wanted = paired_bootstrap(*scores)
     assert found.differences == (wanted,)
+    few = compare(paths, data=colours, draws=7)
+    assert (few.differences, few.recipe) == ((paired_bootstrap(*scores, draws=7),), "bootstrap:draws=7,seed=0")
     assert found.differences[0]["CIDEr"].real
     assert found.systems[0].name == str(paths[0])
     gains, losses = found.apart[0]
@@ -91,6 +93,7 @@ def test_three_systems_are_compared_with_the_first(
     assert not any(difference.real for difference in found.differences[1].values())
     save_comparison(found, tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert saved["bootstrap"] == {"draws": 10_000, "seed": 0}
     assert saved["against_the_first"][0]["differences"]["CIDEr"]["real"] is True
     assert saved["systems"][2] == {
         "name": str(tmp_path / "c.json"),
@@ -98,6 +101,7 @@ def test_three_systems_are_compared_with_the_first(
         "scores": found.systems[2].scores.corpus,
     }
     page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "bootstrap:draws=10000,seed=0" in page
     assert "nobody knows" in page
     assert page.count("<article") == len(found.apart[0][1])
 
@@ -113,6 +117,10 @@ def test_run_that_was_evaluated_is_found_by_its_folder(
 
 
 class TestRefused:
+    def test_no_draws(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="0 bootstrap draws; it must be at least 1"):
+            compare([tmp_path / "gone", tmp_path], draws=0)
+
     def test_one_system(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="name at least two systems"):
             compare([tmp_path])

@@ -355,7 +355,7 @@ class TestHuman:
             [item.captions[1] for item in items], [[*item.captions[:1], *item.captions[2:]] for item in items]
         )
         assert result.scores.corpus == {**result.scores.corpus, **wanted.corpus}
-        assert result.signature.endswith("|split:test|captions:human(2)")
+        assert result.signature.endswith("|split:test|captions:human(2)|bootstrap:draws=10000,seed=0")
         assert result.items[0].captions == (*items[0].captions[:1], *items[0].captions[2:])
 
     def test_the_longest_is_that_of_most_characters(self, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def evaluate(
     metrics: Metrics = None,
     tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
     clip_model: str = "",
+    draws: int = 10_000,
     features: Features = Path("features"),
     store: Stores = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
@@ -43,6 +44,7 @@ def evaluate(
             three and METEOR].
         tokenization: how captions are cut into words for scoring.
         clip_model: hub name or folder of the weights of CLIPScore.
+        draws: bootstrap draws of the intervals.
     """
     from seesay.checkpoint import is_run, load_run
     from seesay.clipscore import DEFAULT_CLIP
@@ -55,6 +57,7 @@ def evaluate(
         "tokenization": tokenization,
         "metrics": tuple(metrics or DEFAULT_SCORES),
         "clip_model": clip_model or DEFAULT_CLIP,
+        "draws": draws,
     }
     run = not human and is_run(model)
     idle = [] if run else [*given(flags), *(["store"] if store else [])]
@@ -112,6 +115,7 @@ def compare(
     split: str = "",
     tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
     metrics: Metrics = None,
+    draws: int = 10_000,
     out: Path | None = None,
 ) -> int:
     """Compare systems on the same pictures with the first one: which differences are real, and where they lie.
@@ -122,6 +126,7 @@ def compare(
         split: which pictures [default: those that were evaluated].
         tokenization: of files of predictions.
         metrics: as of `seesay evaluate`.
+        draws: bootstrap draws of the intervals and p-values.
         out: folder for comparison.json and comparison.html.
     """
     from seesay.evaluation import DEFAULT_SCORES
@@ -129,7 +134,9 @@ def compare(
     from seesay.evaluation.comparison import difference_rows, save_comparison
 
     wanted = tuple(metrics or DEFAULT_SCORES)
-    found = compare_systems(systems, data=data, split=split or None, tokenization=tokenization, metrics=wanted)
+    found = compare_systems(
+        systems, data=data, split=split or None, tokenization=tokenization, metrics=wanted, draws=draws
+    )
     for reason in found.missing.values():
         complain(reason)
     first, *others = found.systems
@@ -145,6 +152,7 @@ def compare(
                     say(line)
     for system in found.systems:
         say(f"{system.name}: {system.signature}")
+    say(found.recipe)
     if out is not None:
         save_comparison(found, out)
         say(f"written {out / 'comparison.html'} and comparison.json")

@@ -15,6 +15,7 @@ from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captio
 from seesay.evaluation.systems import evaluate
 from seesay.files import write_atomically
 from seesay.metrics import Difference, Scores, paired_bootstrap
+from seesay.metrics.bootstrap import DRAWS, SEED, bootstrap_recipe
 from seesay.visualise import Card, Gallery, Section, Table, Text, write_report
 
 SHOWN = 5
@@ -53,12 +54,19 @@ class Comparison:
         differences: for each system but the first, by score.
         ranked_by: the score by which single pictures are compared.
         apart: for each system but the first, the pictures it gains most on and those it loses most on.
+        draws: bootstrap draws of the intervals and p-values.
     """
 
     systems: tuple[System, ...]
     differences: tuple[dict[str, Difference], ...]
     ranked_by: str
     apart: tuple[tuple[list[str], list[str]], ...]
+    draws: int = DRAWS
+
+    @property
+    def recipe(self) -> str:
+        """Returns what intervals and p-values depend on besides the scores."""
+        return bootstrap_recipe(self.draws)
 
     @property
     def missing(self) -> dict[str, str]:
@@ -70,6 +78,7 @@ class Comparison:
         first, *others = self.systems
         return {
             "pictures": len(first.items),
+            "bootstrap": {"draws": self.draws, "seed": SEED},
             "systems": [
                 {"name": system.name, "signature": system.signature, "scores": system.scores.corpus}
                 for system in self.systems
@@ -94,7 +103,7 @@ def compare(
     split: str | None = None,
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
-    draws: int = 1000,
+    draws: int = DRAWS,
 ) -> Comparison:
     """Returns how systems differ from the first one, by a paired bootstrap over the pictures.
 
@@ -105,21 +114,21 @@ def compare(
         split: which pictures; None = those that were evaluated, for files of predictions see `read_subject`.
         tokenization: of files of predictions; evaluations keep theirs.
         metrics: which scores; see `score_captions`.
-        draws: sets of pictures drawn.
+        draws: bootstrap draws.
 
     Raises:
         DataError: one of them was not evaluated yet, or they are not of the same pictures and references.
     """
     if len(names) < 2:
         raise DataError("name at least two systems to compare")
-    check_scores(metrics)
+    check_scores(metrics, draws)
     loaded = [_load(Path(name), data, split, tokenization, metrics) for name in names]
     first, *others = loaded
     systems = (first, *(_aligned(system, first, metrics) for system in others))
     differences = tuple(paired_bootstrap(first.scores, system.scores, draws=draws) for system in systems[1:])
     ranked_by = ranking_score(first.scores)
     apart = tuple(_apart(first, system, ranked_by) for system in systems[1:])
-    return Comparison(systems, differences, ranked_by, apart)
+    return Comparison(systems, differences, ranked_by, apart, draws)
 
 
 def save_comparison(comparison: Comparison, folder: Path) -> None:
@@ -128,7 +137,7 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
     write_atomically(folder / "comparison.json", content.encode())
     first, *others = comparison.systems
     signatures = [f"{system.name}: {system.signature}" for system in comparison.systems]
-    sections: list[Section] = [Text("\n\n".join([*signatures, *comparison.missing.values()]))]
+    sections: list[Section] = [Text("\n\n".join([*signatures, comparison.recipe, *comparison.missing.values()]))]
     for system, each, (gains, losses) in zip(others, comparison.differences, comparison.apart, strict=True):
         header = ("score, times 100", "first", "second", "difference", "95 % interval", "p", "real")
         title = f"{system.name} against {first.name}"

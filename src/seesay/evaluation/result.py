@@ -17,6 +17,7 @@ from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.files import write_atomically
 from seesay.metrics import Diversity, Interval, Scores, verdict
+from seesay.metrics.bootstrap import DRAWS, bootstrap_recipe
 from seesay.metrics.scores import number_of_references
 
 PER_IMAGE_FILE = "per_image.parquet"
@@ -43,6 +44,7 @@ class Evaluation:
         problems: one line a defect: pictures left out, predictions of other pictures, scores not computed.
         missing_scores: why each score that was asked for is absent.
         left_out: pictures of the split that could not be scored.
+        draws: bootstrap draws of the intervals.
     """
 
     system: str
@@ -59,6 +61,7 @@ class Evaluation:
     problems: tuple[str, ...] = ()
     missing_scores: dict[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    draws: int = DRAWS
 
     @property
     def whole(self) -> bool:
@@ -73,8 +76,8 @@ class Evaluation:
     @property
     def signature(self) -> str:
         """Returns everything the numbers depend on, to print beside them."""
-        where = f"{self.scores.signature}|split:{self.split}|captions:"
-        return where + (self.origin if self.decoding is None else f"{_brief(self.decoding)}|torch:{version('torch')}")
+        origin = self.origin if self.decoding is None else f"{_brief(self.decoding)}|torch:{version('torch')}"
+        return f"{self.scores.signature}|split:{self.split}|captions:{origin}|{bootstrap_recipe(self.draws)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `scores.json` holds."""

@@ -6,6 +6,7 @@ from seesay.clipscore import CLIP_SCORE, DEFAULT_CLIP, REF_CLIP_SCORE, ClipScore
 from seesay.data.records import Annotation
 from seesay.errors import ConfigError, DataError, SeesayError
 from seesay.metrics import Scores, compute_metrics, tokenize
+from seesay.metrics.bootstrap import DRAWS, check_draws
 from seesay.metrics.java import METEOR_JAR, SPICE, jar_scores
 from seesay.metrics.scores import COLUMNS, NEED_NOTHING, missing_meteor
 
@@ -65,12 +66,13 @@ def score_captions(
     return scores, missing
 
 
-def check_scores(metrics: Sequence[str]) -> None:
-    """Checks the names of scores, before anything is read or computed for them.
+def check_scores(metrics: Sequence[str], draws: int = DRAWS) -> None:
+    """Checks the names of scores and the number of draws, before anything is read or computed for them.
 
     Raises:
-        ConfigError: there is no such score.
+        ConfigError: there is no such score, or there are no draws.
     """
+    check_draws(draws)
     unknown = [name for name in metrics if name not in ALL_SCORES]
     if unknown:
         raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(ALL_SCORES)}")

@@ -18,6 +18,7 @@ from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captio
 from seesay.evaluation.subject import read_subject
 from seesay.features.extraction import Progress
 from seesay.metrics import absent_objects, bootstrap_intervals, measure_diversity, tokenize
+from seesay.metrics.bootstrap import DRAWS
 from seesay.metrics.java import SPICE
 
 
@@ -30,6 +31,7 @@ def evaluate(
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
+    draws: int = DRAWS,
     features: str | Path = "features",
     stores: Sequence[str | Path] = (),
     device: str = "auto",
@@ -45,6 +47,7 @@ def evaluate(
         tokenization: ptb, whitespace or characters.
         metrics: which scores; see `score_captions`.
         clip_model: hub name or folder of the network of CLIPScore.
+        draws: bootstrap draws of the intervals.
         features: folder of feature stores; the encoder's for this data is filled where pictures are missing.
         stores: given stores to use instead.
         device: where a run computes.
@@ -55,7 +58,7 @@ def evaluate(
         CheckpointError: the run cannot be used.
         ConfigError: there is no such score or tokenization.
     """
-    check_scores(metrics)
+    check_scores(metrics, draws)
     captions: Mapping[str, Caption] = {}
     if is_run(model) or Path(model).is_dir():
         captioner = Captioner.load(model, device)
@@ -77,6 +80,7 @@ def evaluate(
         tokenization=tokenization,
         metrics=metrics,
         clip_model=clip_model,
+        draws=draws,
         decoding=options,
         captions=captions,
         problems=[*subject.problems, *problems],
@@ -92,6 +96,7 @@ def evaluate_human(
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
+    draws: int = DRAWS,
 ) -> Evaluation:
     """Returns the scores of one human caption of each picture against its others.
 
@@ -103,12 +108,13 @@ def evaluate_human(
         tokenization: ptb, whitespace or characters.
         metrics: which scores; see `score_captions`.
         clip_model: hub name or folder of the network of CLIPScore.
+        draws: bootstrap draws of the intervals.
 
     Raises:
         DataError: a picture has no such caption, or no other one.
         ConfigError: there is no such score or tokenization.
     """
-    check_scores(metrics)
+    check_scores(metrics, draws)
     subject = read_subject(data, split)
     items, predictions = [], {}
     for item in subject.items:
@@ -124,6 +130,7 @@ def evaluate_human(
         tokenization=tokenization,
         metrics=metrics,
         clip_model=clip_model,
+        draws=draws,
         origin=f"human({which})",
         problems=subject.problems,
         left_out=subject.silent,
@@ -140,6 +147,7 @@ def evaluate_captions(
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
+    draws: int = DRAWS,
     decoding: DecodingOptions | None = None,
     origin: str = "file",
     captions: Mapping[str, Caption] | None = None,
@@ -157,6 +165,7 @@ def evaluate_captions(
         tokenization: ptb, whitespace or characters.
         metrics: which scores; see `score_captions`.
         clip_model: hub name or folder of the network of CLIPScore.
+        draws: bootstrap draws of the intervals.
         decoding: how they were searched for.
         origin: where they come from if they were not.
         captions: the captions with their evidence.
@@ -180,7 +189,8 @@ def evaluate_captions(
         items=tuple(items),
         predictions={item.id: text for item, text in zip(items, texts, strict=True)},
         scores=scores,
-        intervals=bootstrap_intervals(scores),
+        intervals=bootstrap_intervals(scores, draws=draws),
+        draws=draws,
         diversity=measure_diversity(texts, training, tokenization=tokenization),
         split=split,
         decoding=decoding,

@@ -62,11 +62,17 @@ class Scores:
         CIDEr keeps the document frequencies of the whole set, so a draw changes which pictures count, not
         their scores.
         """
+        if not self.statistics:
+            return {}
+        table = np.hstack(list(self.statistics.values()))
+        # How often each image is in a draw, times all statistics: one product per draw instead of copies of its rows.
+        # A draw's sums do not depend on the draws beside it, as they would in one product of all draws.
+        sums = np.stack([np.bincount(draw, minlength=len(table)) @ table for draw in pictures])
+        widths = [statistics.shape[1] for statistics in self.statistics.values()]
+        count = np.full(len(sums), float(pictures.shape[1]))
         values: dict[str, Floats] = {}
-        for metric, statistics in self.statistics.items():
-            sums = np.stack([statistics[draw].sum(axis=0) for draw in pictures])
-            count = np.full(len(sums), float(pictures.shape[1]))
-            values |= _named(metric, _finish(metric, sums, count))
+        for metric, part in zip(self.statistics, np.split(sums, np.cumsum(widths)[:-1], axis=1), strict=True):
+            values |= _named(metric, _finish(metric, part, count))
         return values
 
     def joined(self, other: "Scores") -> "Scores":
