@@ -1,6 +1,8 @@
 """Flags of the command line: all of the configuration, and only what was given."""
 
 import io
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
@@ -37,15 +39,37 @@ def help_of(*command: str) -> str:
     return out.getvalue()
 
 
-def test_every_field_is_a_flag_of_train_with_its_help_and_default() -> None:
-    lines = help_of("train").splitlines()
-    for name, (_, leaf, kind) in field_paths().items():
+def commands_below(parent: App, *names: str) -> Iterator[tuple[str, ...]]:
+    """Yields every command and group of commands."""
+    yield names
+    for name in parent:
+        if not name.startswith("-"):
+            yield from commands_below(parent[name], *names, name)
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_every_field_is_a_flag_of_train_with_its_help_and_the_default_presets_value(command: str) -> None:
+    """Help once showed the schema's 20 epochs, where the command trains the preset's 8."""
+    lines = help_of(command).splitlines()
+    preset = resolve_config("attention-gru")
+    assert preset.training.epochs != Config().training.epochs
+    for name, (section, leaf, kind) in field_paths().items():
         (line,) = [line for line in lines if f" {flag(name)} " in line]
         assert leaf.metadata["help"] in line
-        if isinstance(leaf.default, (int, float)):
-            assert f"[default: {leaf.default}]" in line
+        value = getattr(getattr(preset, section), name)
+        if isinstance(value, (int, float)) or get_origin(kind) not in (tuple, None):
+            assert f"[default: {value}]" in line
         if get_origin(kind) not in (tuple, None):
             assert f"[choices: {', '.join(get_args(kind))}]" in line
+
+
+def test_help_of_no_command_has_empty_flags_choices_or_defaults() -> None:
+    """Help once read `--model STR... --empty-model`, `[choices: , xmp, exif, both]` and `[default: ""]`."""
+    commands = list(commands_below(app))
+    assert ("data", "check") in commands
+    for command in commands:
+        text = help_of(*command)
+        assert not re.search(r'--empty-|\[choices: ,|\[default: (?:"")?\]', text)
 
 
 def test_flags_are_grouped_by_section() -> None:

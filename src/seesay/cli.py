@@ -19,11 +19,13 @@ from seesay.commands.serving import serve
 from seesay.commands.tuning import tune
 from seesay.console import accept_every_name, complain, log_handler, say, show_table
 from seesay.errors import SeesayError
+from seesay.flags import HelpFormatter
 
 app = App(
     name="seesay",
     version=seesay.__version__,
     help="Train, evaluate, look inside and run image captioners.",
+    help_formatter=HelpFormatter(),
     suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 for command in (caption, explain, train, tune, extract, evaluate, compare, export, serve, data_app, presets_app):

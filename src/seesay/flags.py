@@ -4,27 +4,39 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args, get_origin
 
+from attrs import evolve
 from cyclopts import Group, Parameter, Token
+from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
+from rich.console import Console, ConsoleOptions
 
-from seesay.config import field_paths
+from seesay.config import Config, field_paths
 
 
-def flags_of(name: str, *sections: str) -> Any:
+def flags_of(name: str, *sections: str, shown: Config | None = None, note: str = "") -> Any:
     """Returns a dataclass of the fields of some sections, all optional: None = not given.
 
     `seesay.cli` takes it with `Parameter(name="*")`, so that every field is a flag of its own name; what was
     given is read back by `given`.
+
+    Args:
+        name: of the dataclass.
+        sections: of the configuration.
+        shown: its values are the defaults that `--help` shows; None = those of the schema.
+        note: follows the title of each section in `--help`.
     """
-    groups = {section: Group(f"{section} settings", sort_key=100 + place) for place, section in enumerate(sections)}
+    shown = shown or Config()
+    groups = {
+        section: Group(f"{section} settings{note}", sort_key=100 + place) for place, section in enumerate(sections)
+    }
     fields = []
     for leaf, (section, field, kind) in field_paths().items():
         if section not in sections:
             continue
-        note = f"{field.metadata['help']} [default: {_readable(field.default)}]"
+        default = getattr(getattr(shown, section), leaf)
         several = get_origin(kind) is tuple
         item = get_args(kind)[0] if several else kind
         parameter = Parameter(
-            help=note,
+            help=f"{field.metadata['help']} [default: {_readable(default)}]",
             group=groups[section],
             show_default=False,
             consume_multiple=several,
@@ -53,6 +65,23 @@ def given(flags: Any) -> dict[str, Any]:
         return {}
     values = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
     return {name: value for name, value in values.items() if value is not None}
+
+
+class HelpFormatter(DefaultFormatter):
+    """Formats `--help` without what is valid but not informative: `--empty-NAME`, empty choices and empty defaults."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Prints a panel."""
+        super().__call__(console, options, panel.copy(entries=[_without_noise(entry) for entry in panel.entries]))
+
+
+def _without_noise(entry: HelpEntry) -> HelpEntry:
+    return evolve(
+        entry,
+        negative_names=tuple(name for name in entry.negative_names if not name.startswith("--empty-")),
+        choices=entry.choices and tuple(choice for choice in entry.choices if choice),
+        default=None if entry.default in ("", '""', "''") else entry.default,
+    )
 
 
 def _whole_numbers(kind: Any, tokens: Sequence[Token]) -> Any:

@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from seesay import config as configuration
-from seesay.commands.parameters import NOT_GIVEN, ConfigFile, ExtractFlags, Features, Flat, Preset, Stores, TrainFlags
+from seesay.commands.parameters import (
+    DEFAULT_PRESET,
+    NOT_GIVEN,
+    ConfigFile,
+    ExtractFlags,
+    Features,
+    Flat,
+    Preset,
+    Stores,
+    TrainFlags,
+)
 from seesay.console import complain, progress, say
 from seesay.errors import ConfigError
 from seesay.flags import given
@@ -17,7 +27,7 @@ if TYPE_CHECKING:
 def train(
     data: Path,
     *,
-    preset: Preset = "attention-gru",
+    preset: Preset = DEFAULT_PRESET,
     out: Path | None = None,
     config: ConfigFile = None,
     features: Features = Path("features"),
@@ -72,7 +82,7 @@ def train(
 def extract(
     data: Path,
     *,
-    preset: Preset = "attention-gru",
+    preset: Preset = DEFAULT_PRESET,
     config: ConfigFile = None,
     features: Features = Path("features"),
     mirror: bool = False,

@@ -8,15 +8,21 @@ from cyclopts import Parameter
 from seesay import config as configuration
 from seesay.flags import flags_of, given
 
+DEFAULT_PRESET = "attention-gru"
+"""The system that `train`, `tune` and `extract` use where none is named."""
+
 if TYPE_CHECKING:
     TrainFlags: TypeAlias = Any  # made below, out of the type checker's sight
     ExtractFlags: TypeAlias = Any
     DecodingFlags: TypeAlias = Any
     DataFlags: TypeAlias = Any
 else:
-    TrainFlags = flags_of("TrainFlags", "data", "text", "encoder", "model", "training", "decoding")
-    ExtractFlags = flags_of("ExtractFlags", "data", "encoder")
-    DecodingFlags = flags_of("DecodingFlags", "decoding")
+    _DEFAULTS = configuration.resolve_config(DEFAULT_PRESET)
+    _OF_PRESET = {"shown": _DEFAULTS, "note": f" (defaults of {DEFAULT_PRESET})"}
+    _OF_RUN = {"shown": _DEFAULTS, "note": f" (the run's own by default; shown: those of {DEFAULT_PRESET})"}
+    TrainFlags = flags_of("TrainFlags", "data", "text", "encoder", "model", "training", "decoding", **_OF_PRESET)
+    ExtractFlags = flags_of("ExtractFlags", "data", "encoder", **_OF_PRESET)
+    DecodingFlags = flags_of("DecodingFlags", "decoding", **_OF_RUN)
     DataFlags = flags_of("DataFlags", "data", "text")
 
 NOT_GIVEN: dict[str, Any] = {kind.__name__: kind() for kind in (TrainFlags, ExtractFlags, DecodingFlags, DataFlags)}

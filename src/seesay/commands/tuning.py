@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from seesay import config as configuration
-from seesay.commands.parameters import NOT_GIVEN, ConfigFile, Features, Flat, Preset, Stores, TrainFlags
+from seesay.commands.parameters import (
+    DEFAULT_PRESET,
+    NOT_GIVEN,
+    ConfigFile,
+    Features,
+    Flat,
+    Preset,
+    Stores,
+    TrainFlags,
+)
 from seesay.console import progress, say, show_table
 from seesay.flags import given
 
@@ -22,7 +31,7 @@ _ROWS = 20
 def tune(
     data: Path,
     *,
-    preset: Preset = "attention-gru",
+    preset: Preset = DEFAULT_PRESET,
     out: Path | None = None,
     config: ConfigFile = None,
     trials: int = 20,
