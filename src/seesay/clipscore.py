@@ -5,6 +5,7 @@ They need no human captions, or only as a second opinion; the network comes from
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, DataError, MissingDependencyError
 from seesay.images import read_image
+from seesay.models.hub import hub_answers
 
 if TYPE_CHECKING:
     from seesay.captioner import Picture
@@ -58,11 +60,12 @@ class ClipScorer:
         except ImportError as error:
             raise MissingDependencyError("transformers", "hub", CLIP_SCORE) from error
         try:
-            both: Any = CLIPModel.from_pretrained(model, output_loading_info=True)
+            local = not Path(model).is_dir() and not hub_answers()  # else transformers retries for a minute
+            both: Any = CLIPModel.from_pretrained(model, output_loading_info=True, local_files_only=local)
             network, loading = both
             if loading["missing_keys"]:  # transformers would draw them at random, and say so only in its log
                 raise ValueError(f"it lacks {len(loading['missing_keys'])} of the network's tensors")
-            processor = CLIPProcessor.from_pretrained(model)
+            processor = CLIPProcessor.from_pretrained(model, local_files_only=local)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(

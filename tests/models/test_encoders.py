@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import timm
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 
 from seesay.config import EncoderConfig
 from seesay.errors import ConfigError, EncoderError
+from seesay.features.extraction import round_features
 from seesay.images import Preprocessing
+from seesay.models import networks
 from seesay.models.encoders import SMALL_CNN, Encoder, SmallCNN, build_encoder, weights_digest
 
 WEIGHTS = Path(__file__).parents[2] / "../shared/weights"
@@ -491,12 +494,52 @@ def test_an_unreachable_hub_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch)
         raise OSError("cannot reach the hub\nand a long story")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
+    monkeypatch.setattr(networks, "hub_answers", lambda: True)
     with pytest.raises(EncoderError) as caught:
         build_encoder(EncoderConfig(encoder="test_resnet"))
     assert str(caught.value) == (
         "the weights of test_resnet could not be fetched from the hub (cannot reach the hub); "
         "pass --encoder-weights FILE.safetensors, or none"
     )
+
+
+@pytest.fixture
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of a hub whose address refuses connections."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_offline_hub_fails_at_once_without_retries(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Bug: the hub's library retried for 73 seconds, with 12 lines on the terminal.
+    monkeypatch.setattr(timm, "create_model", None)
+    with pytest.raises(EncoderError, match=r"not in the cache and http://127\.0\.0\.1:9 does not answer; connect"):
+        build_encoder(EncoderConfig(encoder="test_resnet"))
+
+
+def test_offline_hub_loads_weights_that_the_cache_holds(no_hub: Path, resnet: Path) -> None:
+    repository = no_hub / "models--timm--test_resnet.r160_in1k"
+    commit = "0" * 40
+    for folder in ("refs", f"snapshots/{commit}"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    (repository / f"snapshots/{commit}/model.safetensors").write_bytes(resnet.read_bytes())
+    encoder = build_encoder(EncoderConfig(encoder="test_resnet"))
+    assert encoder.identity["digest"] == from_file("test_resnet", resnet).identity["digest"]
+
+
+def test_random_weights_of_a_deep_network_give_features_that_fit_float16(caplog: pytest.LogCaptureFixture) -> None:
+    # Bug: batch norms that normalise nothing let InceptionV3's features grow to 1e12.
+    torch.manual_seed(0)
+    config = EncoderConfig(encoder="inception_v3", encoder_weights="none", image_size=107)
+    encoder = build_encoder(config)
+    assert "weights of inception_v3 are random" in caplog.text
+    features = round_features(encoded(encoder, pixels(2, 107)))
+    assert 0.1 < float(features.float().std()) < 10
+    assert encoder.identity["weights"] == "random"
+    torch.manual_seed(0)
+    assert build_encoder(config).identity == encoder.identity
 
 
 # What tells one encoder from another.

@@ -101,6 +101,8 @@ def extract(
         out: the store's file [default: a name of its own in --features].
         device: auto, cpu, cuda or mps.
     """
+    import torch
+
     from seesay.data.annotations import load_dataset
     from seesay.data.augmentation import mirrorable_pictures
     from seesay.devices import choose_device
@@ -115,6 +117,7 @@ def extract(
     images = mirrorable_pictures(annotations) if mirror else split
     if import_from is not None:
         return _import_features(import_from, images, data, features, out, settings.encoder.feature_dtype)
+    torch.manual_seed(settings.training.seed)  # as in training, so that random weights are the same
     encoder = build_encoder(settings.encoder)
     target = out or store_path(features, data, encoder, mirrored=mirror)
     with progress("encoding", "pictures") as advance:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
 from seesay.features.layout import FeatureDtype, disk_error, lay_out, reserve
-from seesay.features.store import FeatureStore
+from seesay.features.store import DONE, FeatureStore
 from seesay.files import in_turn
 
 _COPY_BYTES = 1 << 26
@@ -97,6 +97,8 @@ def fill_store(
 ) -> Iterator[FeatureStore]:
     """Opens the store that `create_store` makes or grows for filling, when no other process fills it any more.
 
+    A store that is left by an error before it holds any features is removed.
+
     Raises:
         FeatureStoreError: as by `create_store`.
     """
@@ -107,7 +109,13 @@ def fill_store(
         except OSError as error:
             raise disk_error(path, error) from error
         create_store(path, ids, regions, feature_size, grid, identity, dtype)
-        yield stack.enter_context(FeatureStore(path, writable=True))
+        store = stack.enter_context(FeatureStore(path, writable=True))
+        try:
+            yield store
+        except BaseException:
+            if not (store.status == DONE).any():
+                path.unlink(missing_ok=True)
+            raise
 
 
 def _copy_rows(array: NDArray[Any], file: BinaryIO, stride: int) -> None:

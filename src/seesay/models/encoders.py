@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,9 +16,12 @@ from torch import Tensor, fx, nn
 from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
 from seesay.images import Preprocessing, normalise
+from seesay.models.calibration import calibrate
 from seesay.models.convolutions import fuse_convolutions
 from seesay.models.networks import timm_network
 from seesay.models.products import Fixable, quick
+
+log = logging.getLogger("seesay")
 
 SMALL_CNN = "small-cnn"
 _SMALL_CNN_SIZE = 96
@@ -244,7 +248,17 @@ def build_encoder(config: EncoderConfig, identity: Mapping[str, Any] | None = No
         std=config.std or defaults.std,
         interpolation=defaults.interpolation,
     )
-    return Encoder(config, network, preprocessing)
+    encoder = Encoder(config, network, preprocessing)
+    if config.encoder_weights == "none" and config.encoder_training != "full":
+        # After the digest, which so depends on the seed alone, not on how a machine rounds statistics.
+        calibrate(network, encoder._run_plainly, preprocessing.size)
+        encoder.identity["weights"] = "random"
+        log.warning(
+            "the weights of %s are random (--encoder-weights none), and so are its features: captions will be poor; "
+            "pass --encoder-weights FILE.safetensors, or pretrained",
+            config.encoder,
+        )
+    return encoder
 
 
 def _network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
 from seesay.images import Preprocessing
+from seesay.models.hub import hub_answers
 
 _OF_RUN = "encoder.network."
 
@@ -68,6 +69,8 @@ def _takes_one_size(name: str) -> bool:
 def _create(name: str, hub: bool, options: Mapping[str, Any]) -> nn.Module:
     import timm
 
+    if hub:
+        options = {**options, **_without_hub(name)}
     try:
         return timm.create_model(name, pretrained=hub, num_classes=0, **options)
     except Exception as error:
@@ -78,6 +81,29 @@ def _create(name: str, hub: bool, options: Mapping[str, Any]) -> nn.Module:
                 "pass --encoder-weights FILE.safetensors, or none"
             ) from error
         raise EncoderError(f"{name} cannot be built with {dict(options)}: {reason}") from error
+
+
+def _without_hub(name: str) -> dict[str, Any]:
+    """Return the options by which timm loads weights from the hub's cache where the hub does not answer.
+
+    Raises:
+        EncoderError: it does not answer, and the cache does not hold them.
+    """
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.hf_hub_id or hub_answers():
+        return {}
+    repository, _, revision = known.hf_hub_id.partition("@")
+    for file in filter(None, (known.hf_hub_filename, "model.safetensors", "pytorch_model.bin")):
+        cached = try_to_load_from_cache(repository, file, revision=revision or None)
+        if isinstance(cached, str):
+            return {} if known.custom_load else {"pretrained_cfg_overlay": {"file": cached}}
+    raise EncoderError(
+        f"the weights of {name} are not in the cache and {constants.ENDPOINT} does not answer; connect to the network, "
+        "pass --encoder-weights FILE.safetensors, or none for random weights"
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,29 @@
+"""Whether the Hugging Face hub can be reached, found out before a library retries for a minute."""
+
+import threading
+from contextlib import suppress
+
+HUB_SECONDS = 2.0
+"""Maximum time to wait for a first answer; `HF_HUB_ETAG_TIMEOUT` overrides it."""
+
+
+def hub_answers() -> bool:
+    """Return whether the hub answers; False in its offline mode (`HF_HUB_OFFLINE=1`) too.
+
+    One request, never retried. It runs in a thread because resolving a host name has no timeout of its own.
+    """
+    from huggingface_hub import constants, get_session
+
+    chosen = constants.HF_HUB_ETAG_TIMEOUT
+    seconds = HUB_SECONDS if chosen == constants.DEFAULT_ETAG_TIMEOUT else float(chosen)
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(Exception):  # whatever the installed version's HTTP library raises
+            get_session().head(constants.ENDPOINT, timeout=seconds)
+            answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
