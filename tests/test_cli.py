@@ -278,6 +278,27 @@ class TestCaption:
         assert (tmp_path / "a.txt").read_text() == f"{text}\n"
         assert read_description((tmp_path / "a.png").read_bytes(), "xmp") == text
 
+    def test_names_come_from_the_standard_input(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Bug: "Unknown option: -"; a name that is not UTF-8 was a traceback.
+        strange = tmp_path / os.fsdecode(b"caf\xe9.png")
+        shutil.copy(pictures[1], strange)
+        names = "\n".join([pictures[0], str(strange)])
+        with io.TextIOWrapper(io.BytesIO(os.fsencode(names)), "utf-8") as stream:
+            monkeypatch.setattr("sys.stdin", stream)
+            piped = seesay("caption", "-", "--model", cached_run, "--format", "jsonl")
+        assert (piped.code, piped.err) == (0, [])
+        assert [json.loads(line)["image"] for line in piped.out] == [pictures[0], str(strange)]
+
+    def test_a_flag_that_does_not_exist_is_no_source(
+        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    ) -> None:
+        with pytest.raises(SystemExit):
+            seesay("caption", pictures[0], "--modle", cached_run)
+        shutil.copy(pictures[0], tmp_path / "--modle.png")
+        assert seesay("caption", "--model", cached_run, "--", "--modle.png").code == 0
+
     def test_jobs_without_an_output_list_their_failures_apart(
         self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
     ) -> None:

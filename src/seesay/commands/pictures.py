@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import App, Parameter, Token, UnknownOptionError
+
 from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
 from seesay.config import DecodingOptions
 from seesay.console import choose_run, complain, few, progress, say
 from seesay.durations import readable_time
 from seesay.errors import ConfigError, DataError, ImageError
-from seesay.files import require_suffix
+from seesay.files import exists, require_suffix
 from seesay.flags import given
 
 if TYPE_CHECKING:
@@ -22,8 +24,25 @@ SHOWN_FAILURES = 10
 """Pictures whose failure is printed; all are listed in a file."""
 
 
+def _refuse_unknown_flag(kind: Any, source: str) -> None:
+    """Refuses a source that starts with a hyphen, as a mistyped flag does; `-` and names of files are sources.
+
+    Raises:
+        UnknownOptionError: with the most similar flag.
+    """
+    if source.startswith("-") and source != "-" and not exists(source):
+        app = App()
+        app.default(caption)
+        known = app.assemble_argument_collection()
+        raise UnknownOptionError(token=Token(value=source, source="cli"), argument_collection=known)
+
+
+# Without this cyclopts takes `-` for an unknown flag.
+Source = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_refuse_unknown_flag)]
+
+
 def caption(
-    *sources: str,
+    *sources: Source,
     model: Models = None,
     out: Path | None = None,
     sidecar: str = "",
