@@ -4,6 +4,7 @@ import http.server
 import io
 import json
 import struct
+import sys
 import tarfile
 import threading
 import time
@@ -284,6 +285,30 @@ def test_missing_folder_empty_and_text(tmp_path: Path) -> None:
         refused(path)
         with pytest.raises(ImageError):
             image_size(path)
+
+
+@pytest.mark.parametrize(("brand", "compatible"), [(b"heic", b"mif1"), (b"mif1", b"heic"), (b"msf1", b"hevc")])
+def test_heic_without_its_library_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brand: bytes, compatible: bytes
+) -> None:
+    # Bug: HEIC was "not a picture of a known format", or a damaged AVIF.
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(4) + b"miaf" + compatible)
+    refused(tmp_path / "a.heic", "HEIC needs pillow-heif", "pip install 'seesay[heif]'")
+
+
+def test_heic_is_read_where_its_library_is_installed(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(gradient()).save(tmp_path / "a.heic", quality=95)
+    image = read_image(tmp_path / "a.heic")
+    assert image.size == image_size(tmp_path / "a.heic") == (48, 32)
+    assert np.abs(np.asarray(image, int) - np.asarray(gradient(), int)).mean() < 5
+    assert load_pixels(tmp_path / "a.heic", PLAIN).shape == (16, 16, 3)
+    assert "HEIF" not in Image.OPEN  # the registry of Pillow is the process's, not ours
+    with pytest.raises(ImageError, match="not a picture of a known format"):
+        image_size(tmp_path / "a.heic", formats=("JPEG", "PNG"))
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:-50])
+    refused(tmp_path / "cut.heic", "cut.heic")
 
 
 def test_odd_names_give_one_line(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ read from its header and checked before anything is decoded. All functions may b
 Limit: `MAX_PIXELS` of a picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from seesay.errors import ConfigError, ImageError
+from seesay.errors import ConfigError, ImageError, MissingDependencyError
 from seesay.sources import Source, open_source, source_error
 from seesay.upright import exif_orientation, upright_rgb
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "FORMAT_SUFFIXES",
     "MAX_PIXELS",
     "Picture",
     "Preprocessing",
@@ -37,9 +38,22 @@ __all__ = [
 
 MAX_PIXELS = 120_000_000  # lets the 108-megapixel pictures of telephones through; 360 MB decoded
 
-# Formats that start with a signature and are decoded by libraries made for untrusted bytes. EPS, for one,
-# would start Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+# Formats that start with a signature and are decoded by libraries made for untrusted bytes (EPS would start
+# Ghostscript), each with its suffixes. The suffixes do not depend on what is installed: sidecar names depend on them.
+FORMAT_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+}
+FORMATS = tuple(FORMAT_SUFFIXES)
+_HEVC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
 
 Picture = Source | Image.Image | NDArray[Any]
 """What can be captioned: a path, an http(s) URL, the content of a file, an opened image, or an array of uint8.
@@ -213,7 +227,7 @@ def _read(source: Picture, max_pixels: int, least_side: int = 0) -> Image.Image:
     with open_source(source) as stream:
         image = _open_header(stream, source, max_pixels)
         try:
-            if least_side:
+            if least_side and image.format == "JPEG":  # a HEIF file's draft is an embedded thumbnail
                 image.draft(None, (least_side, least_side))
             return upright_rgb(image)
         except Exception as error:  # on damaged bytes Pillow raises nearly anything, SyntaxError included
@@ -253,17 +267,13 @@ def _open_header(
     Pillow's registry is used without `Image.open`, which warns of large pictures through the process-wide
     warning filters; those cannot be held off safely with several threads.
     """
-    Image.init()
-    prefix = stream.read(16)
+    prefix = stream.read(64)
     if not prefix:
         raise source_error(source, "the file is empty (0 bytes); replace it with a whole copy or remove it")
     for name in formats:
-        factory, accept = Image.OPEN.get(name, (None, None))
-        # `accept` answers with a text where this Pillow was built without the format.
-        if factory is None or accept is None or accept(prefix.ljust(16, b"\0")) is not True:
+        opener = _opener(name, prefix, source)
+        if opener is None:
             continue
-        # Pillow's JPEG factory warns of broken multi-picture files, whose first picture is all we want.
-        opener = _JpegFile if name == "JPEG" else factory
         stream.seek(0)
         try:
             image = opener(stream, "")
@@ -274,6 +284,40 @@ def _open_header(
         _check_size(image, source, max_pixels)
         return image
     raise source_error(source, f"not a picture of a known format ({', '.join(formats)}); convert it or remove it")
+
+
+def _opener(name: str, prefix: bytes, source: Source) -> Callable[[IO[bytes], str], ImageFile.ImageFile] | None:
+    """Returns Pillow's class for a format if a file starts as that format does, else None."""
+    if name == "HEIF":
+        return _heif_opener(source) if _is_heif(prefix) else None
+    Image.init()
+    factory, accept = Image.OPEN.get(name, (None, None))
+    # `accept` returns a text where this Pillow was built without the format.
+    if factory is None or accept is None or accept(prefix[:16].ljust(16, b"\0")) is not True:
+        return None
+    # Pillow's JPEG factory warns of broken multi-picture files, of which only the first image is read.
+    return _JpegFile if name == "JPEG" else factory
+
+
+def _is_heif(prefix: bytes) -> bool:
+    """Returns whether the file-type box at the start of a file names HEVC-coded images (ISO/IEC 23008-12)."""
+    if prefix[4:8] != b"ftyp" or prefix[8:12] in (b"avif", b"avis"):
+        return False
+    end = min(int.from_bytes(prefix[:4]), len(prefix))
+    return any(prefix[place : place + 4] in _HEVC_BRANDS for place in (8, *range(16, end, 4)))
+
+
+def _heif_opener(source: Source) -> Callable[[IO[bytes], str], ImageFile.ImageFile]:
+    """Returns the class that opens HEIF files; Pillow's registry is not changed.
+
+    Raises:
+        ImageError: pillow-heif is not installed; the extra is named.
+    """
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise source_error(source, str(MissingDependencyError("pillow-heif", "heif", "HEIC"))) from error
+    return HeifImageFile  # type: ignore[no-any-return, unused-ignore]
 
 
 def _check_size(image: ImageFile.ImageFile, source: Source, max_pixels: int) -> None:

@@ -1,13 +1,18 @@
 import csv
+import errno
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from seesay import images
 from seesay.bulk import find_pictures
 from seesay.errors import DataError, ImageError
 from seesay.images import read_image
@@ -56,6 +61,58 @@ class TestFiles:
         for suffix in ("jfif", "ppm", "avif", "jpe"):
             (tmp_path / f"a.{suffix}").touch()
         assert len(found(tmp_path)) == 4
+
+    def test_every_format_that_is_opened_is_found(self, tmp_path: Path) -> None:
+        # Bug: folders of .jp2, .pgm or .heic held no pictures, though single files of them are opened.
+        Image.init()
+        suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in images.FORMATS} | {".heic", ".mpo"}
+        for suffix in suffixes:
+            (tmp_path / f"a{suffix}").touch()
+        assert {Path(name).suffix for name in found(tmp_path)} == suffixes
+
+    def test_files_of_other_image_formats_are_counted_and_named(self, folder: Path, both: list[str]) -> None:
+        for name in ("c.jxl", "d.CR2", "deep/e.svg"):
+            (folder / name).touch()
+        result = find_pictures([str(folder)])
+        assert result.pictures == both
+        assert result.remark() == (
+            "3 files skipped, in formats that cannot be opened (.cr2, .jxl, .svg); convert to JPEG or PNG: "
+            f"{folder / 'c.jxl'}, {folder / 'd.CR2'}, {folder / 'deep/e.svg'}"
+        )
+        with tarfile.open(folder / "t.tar", "w") as tar:
+            tar.add(folder / "c.jxl", "c.jxl")
+        with pytest.raises(DataError, match=r"t\.tar holds no pictures; 1 file skipped.*\.jxl"):
+            found(folder / "t.tar")
+
+    def test_folder_that_cannot_be_listed_is_told(
+        self, folder: Path, both: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Bug: the images of a folder without permission were skipped in silence.
+        scandir = os.scandir
+
+        def refuse(path: Any) -> Any:
+            if Path(path).name == "deep":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        result = find_pictures([str(folder)])
+        assert result.pictures == both[:1]
+        assert list(result.broken.values()) == [f"{folder / 'deep'} cannot be listed (Permission denied)"]
+
+    def test_one_image_named_in_several_ways_is_found_once(
+        self, folder: Path, both: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Bug: photos/, ./photos/b.JPG and the absolute path were three images.
+        monkeypatch.chdir(folder.parent)
+        (folder.parent / "same").symlink_to(folder)
+        spellings = ("./photos/b.JPG", "photos", "photos/deep/../b.JPG", folder, "same", "same/deep/*.png")
+        assert found(*spellings) == ["./photos/b.JPG", "photos/deep/a.png"]
+        assert found("x.tar::a.jpg", "./x.tar::a.jpg", folder.parent / "x.tar::./a.jpg") == ["x.tar::a.jpg"]
+
+    def test_links_to_a_file_are_images_of_their_own(self, folder: Path, both: list[str]) -> None:
+        (folder / "deep" / "z.png").symlink_to(folder / "deep" / "a.png")
+        assert found(folder) == [*both, str(folder / "deep" / "z.png")]
 
     def test_name_that_looks_like_a_glob_is_a_file_where_there_is_one(self, folder: Path) -> None:
         tiny.picture(2).save(folder / "x[1].png")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from seesay.data.readers.pictures import SidecarNames
+from seesay.data.annotations import load_annotations
+from seesay.data.readers.pictures import SidecarNames, list_pictures
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,40 @@ def test_sidecar_names_depend_on_the_folder_alone_and_are_distinct(
 
 def test_sidecar_name_of_an_image_in_no_folder_is_short() -> None:
     assert SidecarNames(".caption").path("gone/a.jpg") == "gone/a.caption"
+
+
+class TestWalking:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Two images whose folders link to each other, to their parent, to themselves and to an outer folder."""
+        for name in ("a", "b"):
+            (tmp_path / "data" / name).mkdir(parents=True)
+            (tmp_path / "data" / name / f"{name}.jpg").touch()
+            (tmp_path / "data" / name / f"{name}.txt").write_text(f"image {name}")
+        (tmp_path / "outer" / "deep").mkdir(parents=True)
+        (tmp_path / "outer" / "deep" / "c.jpg").touch()
+        (tmp_path / "outer" / "deep" / "c.txt").write_text("image c")
+        (tmp_path / "outer" / "back").symlink_to(tmp_path / "data")
+        (tmp_path / "outer" / "above").symlink_to(tmp_path)
+        for name, target in (("a/b", "data/b"), ("b/a", "data/a"), ("b/up", "data"), ("a/a", "data/a"), ("o", "outer")):
+            (tmp_path / "data" / name).symlink_to(tmp_path / target)
+        return tmp_path / "data"
+
+    def test_folders_that_link_to_each_other_are_walked_once(self, folder: Path) -> None:
+        # Bug: only links to a folder above were left out; a/b/a/b/... was walked until paths were too long.
+        expected = [str(folder / name) for name in ("a/a.jpg", "b/b.jpg", "o/deep/c.jpg")]
+        assert list_pictures(folder) == list_pictures(folder, depth=None) == expected
+
+    def test_texts_in_linked_folders_are_read_as_the_images_are(self, folder: Path) -> None:
+        # Bug: images in linked folders were listed and their sidecar texts were not.
+        found = {item.id: item.captions[0] for item in load_annotations(folder)}
+        assert found == {"a/a.jpg": "image a", "b/b.jpg": "image b", "o/deep/c.jpg": "image c"}
+
+    def test_images_that_cannot_be_opened_are_named_as_a_problem_of_the_data(self, folder: Path) -> None:
+        # Bug: images of formats that are not opened, such as JPEG XL, were skipped in silence.
+        (folder / "a" / "d.jxl").touch()
+        (folder / "a" / "._e.jxl").touch()
+        assert load_annotations(folder).problems == (
+            "1 file skipped, in formats that cannot be opened (.jxl); convert to JPEG or PNG: "
+            f"{folder / 'a' / 'd.jxl'}",
+        )

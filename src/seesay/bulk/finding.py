@@ -18,7 +18,7 @@ from typing import Any
 
 from seesay.data.readers.columns import find_image_column
 from seesay.data.readers.parquet import embedded_column
-from seesay.data.readers.pictures import is_picture_name, is_url, list_pictures
+from seesay.data.readers.pictures import Identities, ImageListing, is_url, unsupported_images, walk_files
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import count, name_some
 from seesay.errors import DataError
@@ -33,12 +33,18 @@ class Found:
     """The pictures of a collection.
 
     Attributes:
-        pictures: their names, each once, in the order of the sources.
+        pictures: their names, in the order of the sources; of several names of one image the first.
         broken: sources of which a part could not be read -> what is wrong with them.
+        unsupported: files of image formats that cannot be opened, which are left out.
     """
 
     pictures: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+    unsupported: list[str] = field(default_factory=list)
+
+    def remark(self) -> str | None:
+        """Returns a line that names the images that were left out; None if there are none."""
+        return unsupported_images(self.unsupported)
 
 
 def find_pictures(sources: Sequence[str], column: str = "") -> Found:
@@ -57,25 +63,22 @@ def find_pictures(sources: Sequence[str], column: str = "") -> Found:
         DataError: a source names nothing, or a table lacks the column.
     """
     found = Found()
-    names: dict[str, None] = {}
+    identities = Identities()
+    names: dict[str, str] = {}
     for source in sources:
-        for path in _files(source):
-            names.update(dict.fromkeys(_pictures(path, column, found.broken)))
-    found.pictures = list(names)
+        for path in _files(source, found):
+            for name in _pictures(path, column, found):
+                names.setdefault(identities.of(name), name)
+    found.pictures = list(names.values())
     return found
 
 
-def _files(source: str) -> list[str]:
+def _files(source: str, found: Found) -> list[str]:
     """Returns the files that a source means; itself, where it is no folder and no glob."""
     if source == STANDARD_INPUT or is_url(source) or "::" in source:
         return [source]
     if exists(source) and Path(source).is_dir():
-        if inside := list_pictures(Path(source), depth=None):
-            return inside
-        shards = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in (".tar", ".parquet"))
-        if not shards:
-            raise DataError(f"the folder {source} holds no pictures")
-        return shards
+        return _folder(source, found)
     if glob.has_magic(source) and not exists(source):
         matches = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207
         if not matches:
@@ -84,7 +87,22 @@ def _files(source: str) -> list[str]:
     return [source]
 
 
-def _pictures(path: str, column: str, broken: dict[str, str]) -> Iterable[str]:
+def _folder(folder: str, found: Found) -> list[str]:
+    """Returns the images below a folder; of one without images the tar and Parquet files."""
+
+    def note(error: OSError) -> None:
+        found.broken[str(error.filename)] = f"{error.filename} cannot be listed ({error.strerror})"
+
+    files = sorted(walk_files(Path(folder), depth=None, on_error=note))
+    listing = ImageListing.of(files)
+    shards = [file for file in files if file.lower().endswith((".tar", ".parquet"))]
+    if not listing.images and not shards:
+        raise _no_images(f"the folder {folder}", listing)
+    found.unsupported += listing.unsupported
+    return listing.images or shards
+
+
+def _pictures(path: str, column: str, found: Found) -> Iterable[str]:
     """Returns the pictures in a file that names or holds several; itself, where it is a picture."""
     if path == STANDARD_INPUT:
         return [name for name in text_lines(sys.stdin.read()) if name.strip()]
@@ -94,17 +112,17 @@ def _pictures(path: str, column: str, broken: dict[str, str]) -> Iterable[str]:
     if suffix in (".tgz", ".gz", ".zip"):
         raise DataError(f"{path} is compressed; unpack it, or give a plain .tar")
     reader = _READERS.get(suffix)
-    return [path] if reader is None else reader(Path(path), column, broken)
+    return [path] if reader is None else reader(Path(path), column, found)
 
 
-def _list(path: Path, column: str, broken: dict[str, str]) -> Iterator[str]:
+def _list(path: Path, column: str, found: Found) -> Iterator[str]:
     names = [line.strip() for line in text_lines(read_text(path)) if line.strip()]
     if not names:
         raise DataError(f"{path} lists no pictures")
     return (_located(name, path.parent) for name in names)
 
 
-def _separated(path: Path, column: str, broken: dict[str, str]) -> Iterator[str]:
+def _separated(path: Path, column: str, found: Found) -> Iterator[str]:
     text = read_text(path)
     first = next((line for line in text_lines(text) if line.strip()), "")
     delimiter = max(_DELIMITERS, key=first.count)
@@ -114,10 +132,10 @@ def _separated(path: Path, column: str, broken: dict[str, str]) -> Iterator[str]
     if chosen is None:
         raise _no_column(path, header, column)
     place = header.index(chosen)
-    return _named(path, (cells[place] if place < len(cells) else None for cells in rows[1:]), broken)
+    return _named(path, (cells[place] if place < len(cells) else None for cells in rows[1:]), found)
 
 
-def _json_lines(path: Path, column: str, broken: dict[str, str]) -> Iterator[str]:
+def _json_lines(path: Path, column: str, found: Found) -> Iterator[str]:
     cells: list[object] = []
     keys: set[str] = set()
     for number, line in enumerate(text_lines(read_text(path)), start=1):
@@ -133,10 +151,10 @@ def _json_lines(path: Path, column: str, broken: dict[str, str]) -> Iterator[str
         cells.append(None if chosen is None else row[chosen])
     if not any(cells):
         raise _no_column(path, sorted(keys), column)
-    return _named(path, cells, broken)
+    return _named(path, cells, found)
 
 
-def _parquet(path: Path, column: str, broken: dict[str, str]) -> Iterator[str]:
+def _parquet(path: Path, column: str, found: Found) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -153,24 +171,34 @@ def _parquet(path: Path, column: str, broken: dict[str, str]) -> Iterator[str]:
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     # A struct whose bytes are not there names its pictures by their path.
-    return _named(path, (cell.get("path") if isinstance(cell, dict) else cell for cell in cells), broken)
+    return _named(path, (cell.get("path") if isinstance(cell, dict) else cell for cell in cells), found)
 
 
-def _tar(path: Path, column: str, broken: dict[str, str]) -> Iterator[str]:
+def _tar(path: Path, column: str, found: Found) -> Iterator[str]:
     members: list[str] = []
+    broken: Exception | None = None
     try:
         with tarfile.open(path, "r:") as archive:
-            members.extend(member.name for member in archive if member.isreg() and is_picture_name(member.name))
+            members.extend(member.name for member in archive if member.isreg())
     except (OSError, tarfile.TarError, EOFError) as error:
-        if not members:
-            raise DataError(f"{path} cannot be read as a tar ({error}); a compressed one must be unpacked") from error
-        broken[str(path)] = f"{path}: cut short after {count(len(members), 'picture')} ({error}); fetch it again"
-    if not members:
-        raise DataError(f"{path} holds no pictures")
-    return (f"{path}::{name}" for name in members)
+        broken = error
+    listing = ImageListing.of(members)
+    if broken is not None and not listing.images:
+        raise DataError(f"{path} cannot be read as a tar ({broken}); a compressed one must be unpacked") from broken
+    if broken is not None:
+        images = count(len(listing.images), "picture")
+        found.broken[str(path)] = f"{path}: cut short after {images} ({broken}); fetch it again"
+    if not listing.images:
+        raise _no_images(str(path), listing)
+    found.unsupported += [f"{path}::{name}" for name in listing.unsupported]
+    return (f"{path}::{name}" for name in listing.images)
 
 
-def _named(path: Path, cells: Iterable[Any], broken: dict[str, str]) -> Iterator[str]:
+def _no_images(source: str, listing: ImageListing) -> DataError:
+    return DataError("; ".join(filter(None, (f"{source} holds no pictures", listing.remark()))))
+
+
+def _named(path: Path, cells: Iterable[Any], found: Found) -> Iterator[str]:
     """Yields the pictures that a table's cells name; rows that name none are noted."""
     empty = []
     for number, cell in enumerate(cells, start=1):
@@ -179,7 +207,7 @@ def _named(path: Path, cells: Iterable[Any], broken: dict[str, str]) -> Iterator
         else:
             empty.append(str(number))
     if empty:
-        broken[str(path)] = f"{path}: {count(len(empty), 'row')} without a picture: {name_some(empty)}"
+        found.broken[str(path)] = f"{path}: {count(len(empty), 'row')} without a picture: {name_some(empty)}"
 
 
 def _located(name: str, base: Path) -> str:
@@ -198,7 +226,7 @@ def _no_column(path: Path, names: Sequence[str], wanted: str) -> DataError:
     return DataError(f"{path} has no column of pictures; name it with --column (it has {present})")
 
 
-_Reader = Callable[[Path, str, dict[str, str]], Iterable[str]]
+_Reader = Callable[[Path, str, Found], Iterable[str]]
 _READERS: dict[str, _Reader] = {
     **dict.fromkeys((".txt", ".lst"), _list),
     **dict.fromkeys((".csv", ".tsv"), _separated),

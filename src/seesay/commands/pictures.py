@@ -90,6 +90,8 @@ def caption(
     written = out is not None or sidecar or embed or engine == "ray"
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
     found = bulk.find_pictures(sources, column)
+    if remark := found.remark():
+        complain(remark)
     if destination is not None and destination.failures is None:
         destination = replace(destination, errors=bulk.list_of_job(sources, found.pictures, column, sidecar, embed))
     runs = [choose_run(name) for name in model or [""]]

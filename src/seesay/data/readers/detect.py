@@ -10,7 +10,7 @@ from pathlib import Path
 from seesay.data.readers.coco import read_coco, read_karpathy
 from seesay.data.readers.flickr import read_flickr
 from seesay.data.readers.parquet import read_parquet
-from seesay.data.readers.pictures import is_picture_name, list_pictures
+from seesay.data.readers.pictures import is_picture_name, list_images
 from seesay.data.readers.sidecar import TEXT_SUFFIXES, has_sidecars, read_sidecar
 from seesay.data.readers.sniff import TABLE_SUFFIXES, by_suffix, sniff
 from seesay.data.readers.tables import read_csv, read_json, read_jsonl
@@ -94,8 +94,10 @@ def _recognise_folder(folder: Path, format: str) -> Recognised:
         if path.suffix.lower() in TABLE_SUFFIXES and format in ("auto", by_suffix(path)):
             return _with_files(by_suffix(path) or "csv", [path], folder)
     what = "nothing" if format == "auto" else f"nothing for the {format} reader"
-    pictures = count(len(list_pictures(folder)), "picture")
-    raise DataError(f"{folder} holds {pictures} but {what} that gives captions; looked for {_LOOKED_FOR}")
+    listing = list_images(folder)
+    pictures = count(len(listing.images), "picture")
+    problem = f"{folder} holds {pictures} but {what} that gives captions; looked for {_LOOKED_FOR}"
+    raise DataError("; ".join(filter(None, (problem, listing.remark()))))
 
 
 def _captions_like(folder: Path) -> list[Path]:

@@ -9,11 +9,20 @@ tail of its path that names exactly one file below the data set's folder.
 # ruff: noqa: PTH114, PTH118, PTH119, PTH122, PTH208
 import os
 import re
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
+from seesay.data.records import count, name_some
+from seesay.images import FORMAT_SUFFIXES
+
+PICTURE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
+# Image formats that seesay does not open: files of these are counted and named where a folder is listed.
+_UNSUPPORTED_SUFFIX = re.compile(
+    r"\.(jxl|jxr|wdp|bpg|flif|qoi|tga|pcx|dcx|ico|icns|dib|psd|psb|xcf|kra|svgz?|eps|exr|hdr|dds|sgi|ras|xbm|xpm|wmf|emf"
+    r"|fits|djvu|dng|cr[23w]|nef|nrw|arw|sr[f2w]|orf|rw2|raf|pef|x3f|erf|mrw|3fr|iiq)",
+    re.IGNORECASE,
 )
 # Folders that hold captions beside a folder of pictures, as annotations/ does in COCO.
 _CAPTION_FOLDERS = frozenset(
@@ -169,28 +178,113 @@ class PictureFinder:
         return shared, usual, -len(parts)
 
 
-def list_pictures(root: Path, depth: int | None = _MAX_DEPTH) -> list[str]:
-    """Returns the paths of all pictures below a folder, sorted; hidden folders and Mac litter left out.
+@dataclass(frozen=True)
+class ImageListing:
+    """The images among some files.
+
+    Attributes:
+        images: paths of files whose suffix is that of a format that can be opened.
+        unsupported: paths of images of other formats (JPEG XL, camera raw, SVG, ...).
+    """
+
+    images: list[str]
+    unsupported: list[str]
+
+    @classmethod
+    def of(cls, files: Iterable[str]) -> "ImageListing":
+        """Returns the listing of some files, in their order; the resource forks of Macs (`._a.jpg`) are left out."""
+        listing = cls([], [])
+        for path in files:
+            suffix = os.path.splitext(path)[1].lower()
+            if os.path.basename(path).startswith("._"):
+                continue
+            if suffix in PICTURE_SUFFIXES:
+                listing.images.append(path)
+            elif _UNSUPPORTED_SUFFIX.fullmatch(suffix):
+                listing.unsupported.append(path)
+        return listing
+
+    def remark(self) -> str | None:
+        """Returns a line that names the images that cannot be opened; None if there are none."""
+        return unsupported_images(self.unsupported)
+
+
+def unsupported_images(paths: Sequence[str]) -> str | None:
+    """Returns a line that counts and names images of formats that cannot be opened; None if there are none."""
+    if not paths:
+        return None
+    suffixes = ", ".join(sorted({os.path.splitext(path)[1].lower() for path in paths}))
+    skipped = f"{count(len(paths), 'file')} skipped, in formats that cannot be opened ({suffixes})"
+    return f"{skipped}; convert to JPEG or PNG: {name_some(paths)}"
+
+
+def walk_files(
+    root: Path, depth: int | None = _MAX_DEPTH, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[str]:
+    """Yields the paths of all files below a folder; hidden folders and Mac litter are left out.
+
+    Links to folders are followed. Each folder is listed once however many links lead to it, under the path without
+    links if it has one below the root; links to a folder above are not followed.
 
     Args:
         root: the folder.
-        depth: folders below each other that are looked into; None = all. Links are followed, but for those that
-            lead back to a folder above them.
+        depth: levels of folders to descend; None = all.
+        on_error: called with the error of each folder that cannot be listed.
     """
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        deepest = depth is not None and os.path.relpath(folder, root).count(os.sep) >= depth
-        folders[:] = [] if deepest else sorted(f for f in folders if _is_entered(folder, f))
-        found += [os.path.join(folder, n) for n in names if is_picture_name(n) and not n.startswith("._")]
-    return sorted(os.path.normpath(path) for path in found)
+    real_root = os.path.realpath(root)
+    listed: set[str] = set()
+    linked = deque([str(root)])
+    while linked:
+        for folder, folders, names in os.walk(linked.popleft(), onerror=on_error):
+            real = os.path.realpath(folder)
+            if real in listed:
+                folders.clear()
+                continue
+            listed.add(real)
+            yield from (os.path.normpath(os.path.join(folder, name)) for name in names)
+            deepest = depth is not None and os.path.relpath(folder, root).count(os.sep) >= depth
+            inner = [] if deepest else sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+            links = [name for name in inner if os.path.islink(os.path.join(folder, name))]
+            folders[:] = [name for name in inner if name not in links]
+            targets = [os.path.join(folder, name) for name in links]
+            linked.extend(target for target in targets if not _contains(target, (real, real_root)))
 
 
-def _is_entered(folder: str, name: str) -> bool:
-    path = os.path.join(folder, name)
-    if name.startswith((".", "__MACOSX")):
-        return False
-    # A link to itself or upwards would be walked round and round.
-    return not os.path.islink(path) or not f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(path)}/")
+def _contains(folder: str, others: Iterable[str]) -> bool:
+    """Returns whether a folder is, or is above, one of other folders, which are given by their real paths."""
+    prefix = os.path.join(os.path.realpath(folder), "")
+    return any(os.path.join(other, "").startswith(prefix) for other in others)
+
+
+def list_pictures(root: Path, depth: int | None = _MAX_DEPTH) -> list[str]:
+    """Returns the paths of all images below a folder, sorted; see `walk_files`."""
+    return list_images(root, depth).images
+
+
+def list_images(root: Path, depth: int | None = _MAX_DEPTH) -> ImageListing:
+    """Returns the images below a folder, sorted; see `walk_files`."""
+    return ImageListing.of(sorted(walk_files(root, depth)))
+
+
+class Identities:
+    """Decides whether two names mean one image: `a.jpg`, `./a.jpg` and its absolute path do.
+
+    The folder is resolved, once. A link to a file is an image of its own: it has a name of its own.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, name: str) -> str:
+        """Returns a text that is equal for names of one image."""
+        if is_url(name):
+            return name
+        archive = _ARCHIVE.match(name)
+        folder, file = os.path.split(archive[1] if archive else name)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        member = f"::{archive[2].removeprefix('./')}" if archive else ""
+        return os.path.join(self._folders[folder], file) + member
 
 
 def _deep_index(root: Path) -> dict[str, list[str]]:

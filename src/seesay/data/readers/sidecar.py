@@ -1,11 +1,11 @@
 """A folder of pictures, each with a text file of the same name beside it."""
 
 # Paths are strings here: an object for each of millions of names takes seconds.
-# ruff: noqa: PTH118, PTH120, PTH122
+# ruff: noqa: PTH119, PTH120, PTH122
 import os
 from pathlib import Path
 
-from seesay.data.readers.pictures import list_pictures
+from seesay.data.readers.pictures import list_images, list_pictures, walk_files
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import Reading, Record, split_of_folder
 
@@ -20,7 +20,9 @@ def read_sidecar(folder: Path) -> Reading:
     """
     reading = Reading()
     texts = _texts(folder)
-    for picture in list_pictures(folder):
+    listing = list_images(folder)
+    reading.problems += filter(None, [listing.remark()])
+    for picture in listing.images:
         text = _text_of(picture, texts)
         captions: list[object] = []
         if text is not None:
@@ -41,11 +43,11 @@ def has_sidecars(folder: Path) -> bool:
 def _texts(folder: Path) -> dict[str, list[str]]:
     """Returns the text files below a folder by name without suffix."""
     texts: dict[str, list[str]] = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in TEXT_SUFFIXES and not name.startswith("."):
-                texts.setdefault(stem, []).append(os.path.join(place, name))
+    for path in walk_files(folder):
+        name = os.path.basename(path)
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in TEXT_SUFFIXES and not name.startswith("."):
+            texts.setdefault(stem, []).append(path)
     return texts
 
 
