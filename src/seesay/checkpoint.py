@@ -46,6 +46,7 @@ class RunInfo:
         data: the data set it was trained on, as it was named.
         progress: how far training is: finished, epochs, best, stopped_by, seconds.
         source_sizes: widths of the stores that the features are joined of, F in all; empty where they are of one.
+        captions: sizes and digests of the training and validation captions; empty where they were not kept.
     """
 
     vocabulary_size: int
@@ -57,6 +58,7 @@ class RunInfo:
     data: str = ""
     progress: dict[str, Any] = field(default_factory=dict)
     source_sizes: list[int] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 import itertools
 import json
-import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +23,6 @@ from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
 from tests import tiny
 from tests.training.outcomes import epochs, first_loss, outcome, rows
-
-
-@pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What seesay logs, also where the command line has run before and cut its logger off from the root."""
-    logger = logging.getLogger("seesay")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-    logger.setLevel(level)
 
 
 def mean_loss(run: Path, annotations: Annotations, store: JoinedStores) -> float:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from seesay import cli
+from seesay.checkpoint import load_run
 from seesay.config import Config, replace, save_config
 from seesay.data.annotations import load_annotations, write_annotations
 from seesay.errors import CheckpointError, DataError, FeatureStoreError
@@ -299,12 +301,81 @@ def test_other_data_and_other_features_are_refused(
             train(config, colours, tmp_path / "run", features=features)
     fewer = load_annotations(colours).items[1:]
     write_annotations(fewer, tmp_path / "fewer.jsonl")
-    with pytest.raises(DataError, match="saved state is of a training on 24 pictures"):
+    with pytest.raises(DataError, match=r"was started on other data \(data\.train is '24 images, 48 captions"):
         train(config, tmp_path / "fewer.jsonl", tmp_path / "run", features=features)
     other = tiny.build(tiny.write_encoder(weights.parent / "other.safetensors", seed=1))
     extract_features({item.id: item.image for item in load_annotations(colours)}, other, tmp_path / "other")
     with pytest.raises(FeatureStoreError, match="was made by test_resnet at 48 px"):
         train(config, colours, tmp_path / "run", stores=[tmp_path / "other"])
+
+
+@pytest.fixture
+def corrected(colours: Path, tmp_path: Path) -> Path:
+    """The data set after someone has corrected a word of its captions, which leaves all counts as they were."""
+    items = [
+        replace_fields(item, captions=tuple(caption.replace("red", "crimson") for caption in item.captions))
+        for item in load_annotations(colours)
+    ]
+    path = tmp_path / f"{colours.name}.jsonl"  # whose features are those of the data set itself
+    write_annotations(items, path)
+    return path
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, call: int, config: Config, data: Path, run: Path, store: Path) -> None:
+    """Trains up to a call of `training_step`."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", call)
+        with pytest.raises(KillError):
+            train(config, data, run, features=store)
+
+
+def test_captions_corrected_before_a_state_was_saved_give_a_new_vocabulary(
+    config: Config,
+    colours: Path,
+    corrected: Path,
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    """The vocabulary of the first start was once used silently, in which every corrected word was unknown."""
+    run = tmp_path / "run"
+    break_off(monkeypatch, 1, config, colours, run, features)
+    assert "red" in load_run(run).tokenizer.vocabulary
+    break_off(monkeypatch, 1, config, corrected, run, features)
+    assert {"red", "crimson"}.intersection(load_run(run).tokenizer.vocabulary) == {"crimson"}
+    (line,) = {line for line in told.messages if "saved no state" in line}
+    assert "data.train is" in line
+    assert "training starts again" in line
+
+
+def test_captions_corrected_after_a_state_was_saved_are_refused(
+    config: Config,
+    colours: Path,
+    corrected: Path,
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many images and captions as before: the change was once not noticed."""
+    break_off(monkeypatch, 5, config, colours, tmp_path / "run", features)
+    with pytest.raises(DataError, match=r"was started on other data \(.*; restore the data, .*--overwrite$"):
+        train(config, corrected, tmp_path / "run", features=features)
+
+
+def test_finished_run_on_other_data_says_so(
+    cached_run: Path, colours: Path, corrected: Path, told: pytest.LogCaptureFixture
+) -> None:
+    """Without the features, which a finished run does not need."""
+    config, before = load_run(cached_run).config, outcome(cached_run)
+    for data, part in (
+        (colours, "finished already; --overwrite"),
+        (corrected, "already, on other data (data.train is"),
+    ):
+        told.clear()
+        assert train(config, data, cached_run, features=Path("nowhere")).stopped_by == "nothing to do"
+        assert part in told.messages[-1]
+    assert outcome(cached_run) == before
 
 
 def test_remnant_of_a_run_that_was_not_wholly_deleted_is_not_gone_on_with(

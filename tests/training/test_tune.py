@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import itertools
 import json
 import shutil
@@ -19,6 +20,7 @@ import torch
 
 from seesay import cli
 from seesay.config import Config, replace, resolve_config, save_config
+from seesay.data.annotations import load_annotations, write_annotations
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError, SeesayError
 from seesay.training import tune as tune_module
 from seesay.training import tuning_trial
@@ -433,7 +435,17 @@ class TestRefusals:
         assert "space.hidden_size is [16, 24, 32] there, None here" in told(
             space={name: SPACE[name] for name in SPACE if name != "hidden_size"}
         )
-        assert "pictures.train is '24 pictures" in told(settings=replace(config, limit_captions=9))
+        assert "data.train is '24 images" in told(settings=replace(config, limit_captions=9))
+
+    def test_captions_corrected_since_the_first_trial_are_refused(
+        self, unbroken: TuningResult, config: Config, colours: Path, features: Path, tmp_path: Path
+    ) -> None:
+        """As many images and captions as before: the change was once not noticed."""
+        data = tmp_path / f"{colours.name}.jsonl"
+        first, *others = load_annotations(colours).items
+        write_annotations([dataclasses.replace(first, captions=("crimson",) * len(first.captions)), *others], data)
+        with pytest.raises(ConfigError, match=r"data\.train is '24 images, .* there, '24 images, .* here"):
+            tune(config, data, unbroken.folder, trials=TRIALS, space=SPACE, features=features)
 
     def test_overwrite_begins_anew_and_leaves_what_is_not_the_searchs(
         self, config: Config, colours: Path, features: Path, tmp_path: Path

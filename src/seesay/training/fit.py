@@ -1,20 +1,20 @@
 """`train`: data, features, model and Lightning's trainer put together into a run folder."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from seesay.checkpoint import LAST_FILE, RunInfo, load_run, save_run, update_progress
+from seesay.checkpoint import LAST_FILE, Run, RunInfo, load_run, save_run, update_progress
 from seesay.config import Config
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
 from seesay.durations import readable_time
-from seesay.errors import ConfigError
+from seesay.errors import ConfigError, DataError
 from seesay.features.extraction import Progress
 from seesay.models.captioning import build_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
@@ -22,10 +22,19 @@ from seesay.models.vocabulary import start_from_frequencies
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches
 from seesay.training.graphs import GraphedCritic, TaughtSteps, uses_graphs
-from seesay.training.inputs import Inputs, Material, build_tokenizer, count_words, make_inputs, open_material
+from seesay.training.inputs import (
+    Inputs,
+    LazyInputs,
+    build_tokenizer,
+    count_words,
+    describe_captions,
+    make_inputs,
+    open_material,
+    read_captions,
+)
 from seesay.training.module import CaptioningModule
 from seesay.training.ranks import leader_first, rank
-from seesay.training.refusals import check_config, existing_run
+from seesay.training.refusals import check_config, differences, existing_run
 from seesay.training.self_critical import SelfCritic, make_critic
 from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
 from seesay.training.warm_start import warm_start
@@ -69,7 +78,8 @@ def train(
 ) -> TrainingResult:
     """Trains a captioner and returns how it went; the run folder holds everything else.
 
-    An unfinished run in `out` with the same configuration goes on exactly where it stopped.
+    An unfinished run in `out` with the same configuration and the same captions is resumed exactly where its state was
+    last saved: every `training.checkpoint_every` steps, at the end of each epoch, and on SIGINT or SIGTERM.
 
     Args:
         config: the whole configuration.
@@ -83,16 +93,16 @@ def train(
     Raises:
         SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk.
     """
-
-    def open_() -> Material:
-        return open_material(config, data, features, stores, progress)
-
-    return train_on(config, open_, out, overwrite=overwrite)
+    inputs = LazyInputs(
+        lambda: read_captions(config, data),
+        lambda annotations: open_material(config, annotations, data, features, stores, progress),
+    )
+    return train_on(config, inputs, out, overwrite=overwrite)
 
 
 def train_on(
     config: Config,
-    open_inputs: Callable[[], Material],
+    inputs: LazyInputs,
     out: str | Path,
     *,
     overwrite: bool = False,
@@ -102,7 +112,7 @@ def train_on(
 
     Args:
         config: the whole configuration.
-        open_inputs: returns what `open_material` would; not called where there is nothing to train.
+        inputs: the captions, and the features, which are not opened where there is nothing to train.
         out: the run folder.
         overwrite: throw away a run that is there.
         callbacks: of Lightning; called after a validation is written to metrics.csv, before its weights are kept.
@@ -117,25 +127,34 @@ def train_on(
             f"training.init_from is {config.training.init_from}, the run folder itself; choose another --out"
         )
     with leader_first(config.training):
-        prepared = _prepare(config, open_inputs, out, overwrite and rank() == 0)
+        prepared = _prepare(config, inputs, out, overwrite and rank() == 0)
     if prepared is None:
-        log.info("%s is finished already; --overwrite trains it anew", out)
         return _result(out, load_run(out).info, "nothing to do")
     return _fit(config, out, *prepared, callbacks)
 
 
 def _prepare(
-    config: Config, open_inputs: Callable[[], Material], out: Path, overwrite: bool
+    config: Config, source: LazyInputs, out: Path, overwrite: bool
 ) -> tuple[RunInfo, Tokenizer, Inputs] | None:
-    """Returns what training starts or goes on from, after making the run folder and features; None if it is done."""
-    resumed = existing_run(out, config, overwrite)
-    if resumed is not None and resumed.info.progress.get("finished"):
+    """Returns what training starts or resumes from, after making the run folder and features; None if it is done."""
+    run = existing_run(out, config, overwrite)
+    annotations = source.annotations()
+    captions = describe_captions(annotations)
+    changes = _changes(run, captions)
+    if run is not None and run.info.progress.get("finished"):
+        log.log(
+            logging.WARNING if changes else logging.INFO,
+            "%s is finished already%s; --overwrite trains it anew",
+            out,
+            f", on other data ({changes})" if changes else "",
+        )
         return None
-    material = open_inputs()
-    tokenizer = resumed.tokenizer if resumed else build_tokenizer(material.annotations, config)
+    resumed = _resumed(run, out, changes)
+    material = source.material(annotations)
+    tokenizer = resumed.tokenizer if resumed else build_tokenizer(annotations, config)
     inputs = make_inputs(material, tokenizer)
     if resumed is None:
-        info = _describe_run(config, material.data, tokenizer, inputs)
+        info = replace(_describe_run(config, material.data, tokenizer, inputs), captions=captions)
         (out / LAST_FILE).unlink(missing_ok=True)  # a remnant of a run that was not wholly deleted
         save_run(out, config, info, tokenizer)
     else:
@@ -143,6 +162,33 @@ def _prepare(
         if inputs.store is not None:
             inputs.store.require(info.features)
     return info, tokenizer, inputs
+
+
+def _changes(run: Run | None, captions: dict[str, str]) -> str:
+    """Returns how the captions differ from those that a run was started on; empty if they do not."""
+    if run is None or not run.info.captions:
+        return ""
+    return "; ".join(differences({"data": run.info.captions}, {"data": captions}))
+
+
+def _resumed(run: Run | None, out: Path, changes: str) -> Run | None:
+    """Returns the unfinished run that training resumes; None where it starts, as one does that has saved no state.
+
+    Raises:
+        DataError: a state was saved, and the captions have changed since.
+    """
+    if run is None or rank() > 0:  # the first process has decided
+        return run
+    if not (out / LAST_FILE).is_file():
+        if changes:
+            log.warning("%s saved no state before its data changed (%s); training starts again", out, changes)
+        return None
+    if changes:
+        raise DataError(
+            f"{out} was started on other data ({changes}); restore the data, choose another --out, or discard the run "
+            "with --overwrite"
+        )
+    return run
 
 
 def _fit(

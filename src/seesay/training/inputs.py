@@ -1,7 +1,9 @@
 """What a training reads: its vocabulary, its features and its examples."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,29 +54,69 @@ class Inputs:
     mirrored: JoinedStores | None = None
 
 
+@dataclass(frozen=True)
+class LazyInputs:
+    """What a training reads, in two steps: a run that is finished needs the captions only.
+
+    Attributes:
+        annotations: returns the captions.
+        material: returns what `open_material` returns for them.
+    """
+
+    annotations: Callable[[], Annotations]
+    material: Callable[[Annotations], Material]
+
+
+def read_captions(config: Config, data: str | Path) -> Annotations:
+    """Returns the captions to train on; what is wrong with them is logged.
+
+    Args:
+        config: the whole configuration.
+        data: anything `load_annotations` reads.
+
+    Raises:
+        SeesayError: bad data, or no captions to train on.
+    """
+    annotations = load_dataset(data, config.data)
+    for problem in annotations.problems:
+        log.warning("%s", problem)
+    _training_captions(annotations)  # before images are encoded for hours
+    return annotations
+
+
+def describe_captions(annotations: Annotations) -> dict[str, str]:
+    """Returns the size and a digest of the ids and captions of both splits, in order, by which runs notice a change."""
+    described = {}
+    for split in ("train", "val"):
+        items = annotations.split(split)
+        rows = json.dumps([(item.id, item.captions) for item in items], ensure_ascii=False)
+        digest = hashlib.sha256(rows.encode(errors="surrogatepass")).hexdigest()[:8]
+        captions = sum(len(item.captions) for item in items)
+        described[split] = f"{len(items)} images, {captions} captions, digest {digest}"
+    return described
+
+
 def open_material(
     config: Config,
+    annotations: Annotations,
     data: str | Path,
     features: str | Path,
     stores: Sequence[str | Path],
     progress: Progress | None,
 ) -> Material:
-    """Returns the captions, and the features or the encoder in the loop; pictures are encoded where it is due.
+    """Returns the captions with their features, or with the encoder in the loop; encodes images without features.
 
     Args:
         config: the whole configuration.
-        data: anything `load_annotations` reads.
+        annotations: the captions.
+        data: the data set, as it was named.
         features: folder of feature stores; those for this data and encoder are made if they are absent.
         stores: given stores to use instead, joined along F, those of mirrored pictures among them.
         progress: told of pictures encoded, if any have to be.
 
     Raises:
-        SeesayError: bad data, no captions to train on, an encoder that cannot be had, a store of another encoder.
+        SeesayError: an encoder that cannot be had, a store of another encoder.
     """
-    annotations = load_dataset(data, config.data)
-    for problem in annotations.problems:
-        log.warning("%s", problem)
-    _training_captions(annotations)  # refuses here what has none: before pictures are encoded for hours
     sources = open_sources(config, annotations, data, features, stores, progress)
     return Material(annotations, sources.encoder, sources.plain, str(data), sources.mirrored)
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from seesay.allocation import return_freed_memory
 from seesay.checkpoint import is_run
 from seesay.config import Config, replace, to_dict
+from seesay.data.records import Annotations
 from seesay.devices import choose_device
 from seesay.durations import readable_time
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
-from seesay.training.inputs import Material, open_material
+from seesay.training.inputs import LazyInputs, Material, describe_captions, open_material, read_captions
 from seesay.training.refusals import check_config
 from seesay.training.tuning_files import best_of, clear, settle, trial_folder
 from seesay.training.tuning_space import Space, default_space, read_space, value_of
@@ -112,12 +113,13 @@ def tune(
     _refuse(config, folder, trials, timeout)
     searched = None if space is None else read_space(config, space, fixed)
 
-    def open_() -> Material:
-        return open_material(_reading_most(config, searched), data, features, stores, progress)
+    def open_(annotations: Annotations) -> Material:
+        return open_material(_reading_most(config, searched), annotations, data, features, stores, progress)
 
-    material = open_()
+    annotations = read_captions(config, data)
+    material = open_(annotations)
     if searched is None:
-        captions = sum(len(item.captions) for item in material.annotations.split("train"))
+        captions = sum(len(item.captions) for item in annotations.split("train"))
         searched = default_space(config, fixed, captions)
     in_loop = material.store is None  # then every trial needs an encoder of its own to train
     with alone_in(folder):
@@ -127,7 +129,8 @@ def tune(
             hold_to(study, _identity(searched, material), folder)
             close_broken(study)
             deadline = time.monotonic() + 60 * timeout if timeout else None
-            search = _Search(study, searched, folder, open_ if in_loop else lambda: material, prune, deadline)
+            inputs = LazyInputs(lambda: annotations, open_ if in_loop else lambda _: material)
+            search = _Search(study, searched, folder, inputs, prune, deadline)
             return search.run(trials)
 
 
@@ -138,7 +141,7 @@ class _Search:
     study: "optuna.Study"
     space: Space
     folder: Path
-    open_inputs: Callable[[], Material]
+    inputs: LazyInputs
     prune: bool
     deadline: float | None
 
@@ -150,7 +153,7 @@ class _Search:
             config = self.space.config(attempt.trial.params)
             self._announce(attempt, config, trials)
             run = trial_folder(self.folder, attempt.number)
-            run_trial(self.study, attempt, config, self.open_inputs, run, prune=self.prune, deadline=self.deadline)
+            run_trial(self.study, attempt, config, self.inputs, run, prune=self.prune, deadline=self.deadline)
             return_freed_memory()  # or each trial leaves the process some 300 MB larger
             done = self._settle()
             if len(done) > attempt.number:
@@ -205,15 +208,10 @@ def _reading_most(config: Config, space: Space | None) -> Config:
 
 def _identity(space: Space, material: Material) -> dict[str, Any]:
     """Returns what all trials of a search have in common, in sections, as JSON gives it back."""
-    splits = {split: material.annotations.split(split) for split in ("train", "val")}
-    counts = {
-        split: f"{len(items)} pictures with {sum(len(item.captions) for item in items)} captions"
-        for split, items in splits.items()
-    }
     sections = {
         **to_dict(space.base),
         "space": {name: dimension.plain() for name, dimension in space.dimensions.items()},
-        "pictures": counts,
+        "data": {**to_dict(space.base)["data"], **describe_captions(material.annotations)},
         "features": {} if material.store is None else material.store.identity,
     }
     plain: dict[str, Any] = json.loads(json.dumps(sections))

@@ -3,7 +3,6 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from seesay.config import Config
 from seesay.errors import CheckpointError, SeesayError
 from seesay.training.fit import train_on
-from seesay.training.inputs import Material
+from seesay.training.inputs import LazyInputs
 from seesay.training.tuning_files import epoch_values
 from seesay.training.tuning_study import Attempt
 
@@ -75,7 +74,7 @@ def run_trial(
     study: "optuna.Study",
     attempt: Attempt,
     config: Config,
-    open_inputs: Callable[[], Material],
+    inputs: LazyInputs,
     run: Path,
     *,
     prune: bool,
@@ -87,7 +86,7 @@ def run_trial(
         study: that the attempt is from.
         attempt: the trial.
         config: its settings.
-        open_inputs: as of `train_on`.
+        inputs: as of `train_on`.
         run: its run folder, which an earlier attempt at it may have left.
         prune: whether it may be given up.
         deadline: `time.monotonic()` at which it is broken off; None = never.
@@ -101,7 +100,7 @@ def run_trial(
         shutil.rmtree(run)  # a remnant of a study that is not there any more
     watch = TrialWatch(attempt, prune, deadline)
     try:
-        result = train_on(config, open_inputs, run, callbacks=[watch])
+        result = train_on(config, inputs, run, callbacks=[watch])
     except _TimeUpError:
         return
     except _PrunedError:
