@@ -17,7 +17,6 @@ from seesay.tokenizer import Tokenizer
 from seesay.training.fit import train
 from seesay.training.warm_start import warm_start
 from tests import tiny
-from tests.training.test_fit import told as told
 
 
 def fresh(run: Run, config: Config, words: int, seed: int = 7) -> CaptionModel:
