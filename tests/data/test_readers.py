@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -594,6 +595,38 @@ def test_sidecars_in_a_folder_beside_the_pictures(tmp_path: Path) -> None:
     assert "1 empty caption dropped, of images/b.jpg" in annotations.problems
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_texts_of_an_image_the_first_of_a_stated_order_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    walk = os.walk
+    monkeypatch.setattr(
+        os, "walk", lambda top, **options: ((p, f, sorted(n)[::order]) for p, f, n in walk(top, **options))
+    )
+    put(tmp_path, "a.jpg", "b.jpg", "c.jpg", "c.png")
+    for name in ("a.caption", "a.txt", "b.txt", "b.jpg.txt", "c.txt"):
+        (tmp_path / name).write_text(f"from {name}")
+    (tmp_path / "a.jpg.json").write_text('{"caption": "from json"}')
+    annotations = load_annotations(tmp_path)
+    assert [item.captions[0] for item in annotations] == ["from a.txt", "from b.jpg.txt", "from c.txt", "from c.txt"]
+    assert annotations.problems == (
+        "2 texts not used, as another text of the same image comes first: a.caption, b.txt",
+        "1 text used for several images: c.txt (c.jpg, c.png)",
+    )
+
+
+def test_an_image_with_texts_in_two_folders_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "images/b.jpg")
+    for name in ("captions/a.txt", "captions/b.txt", "labels/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("A dog")
+    annotations = load_annotations(tmp_path)
+    assert list(told(annotations)) == ["images/b.jpg"]
+    assert "1 image with texts in several folders, none of which was read: images/a.jpg (captions and labels)" in (
+        annotations.problems
+    )
+
+
 def test_a_folder_of_pictures_alone_says_what_was_looked_for(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg")
     with pytest.raises(DataError, match=r"holds 2 pictures but nothing that gives captions; looked for Flickr"):
@@ -643,6 +676,21 @@ def test_webdataset_with_folders_dotted_parts_and_equal_keys_in_split_shards(tmp
     assert len({item.id for item in annotations}) == 2
     assert read_image(annotations[0].image).size == (8, 6)
     assert any("1 sample without a picture" in line for line in annotations.problems)
+
+
+def test_webdataset_masks_are_not_taken_for_the_image(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "x.tar",
+        {"0.jpg": jpeg("red"), "0.seg.png": jpeg("blue"), "0.txt": b"A dog", "0.caption": b"tags",
+         "1.png": jpeg("blue"), "1.jpg": jpeg("red"), "1.txt": b"A cat"},
+    )  # fmt: skip
+    annotations = load_annotations(tmp_path / "x.tar")
+    assert [item.image.rpartition("::")[2] for item in annotations] == ["0.jpg", "1.jpg"]
+    assert [item.captions for item in annotations] == [("A dog",), ("A cat",)]
+    assert annotations.problems == (
+        "x.tar: 3 members not used, as the sample has another image or text that comes first: "
+        "0.seg.png, 0.caption, 1.png",
+    )
 
 
 def test_webdataset_captions_are_decoded_as_those_of_any_text_file(tmp_path: Path) -> None:

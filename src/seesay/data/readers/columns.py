@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from seesay.data.readers.pictures import is_picture_name
 from seesay.data.records import Box, Record, split_name
 from seesay.errors import DataError
 
@@ -104,10 +105,29 @@ def parse_captions(cell: object) -> list[object] | None:
                 continue
             break
     if isinstance(cell, Mapping):
-        cell = [cell]
+        return object_captions(cell) or [None]
     if not isinstance(cell, list | tuple):
         return None
     return [_sentence(entry) if isinstance(entry, Mapping) else entry for entry in cell]
+
+
+def object_captions(entry: Mapping[str, object], column: str = "") -> list[object]:
+    """Returns the captions in the first caption field of an object that has any.
+
+    Args:
+        entry: Such as the JSON of a WebDataset sample, or `{"raw": ..., "tokens": [...]}`.
+        column: The field to read; empty = the first of a usual name. A name of an image in it is no caption.
+    """
+    known = {_plain(name): value for name, value in entry.items()}
+    for name in (_plain(column),) if column else CAPTION_COLUMNS:
+        value = known.get(name)
+        if isinstance(value, Mapping):
+            return [_sentence(value)]
+        if value and not (isinstance(value, str) and is_picture_name(value)):
+            texts = parse_captions(value)
+            return [value] if texts is None else texts
+    joined = _joined_tokens(entry)
+    return [] if joined is None else [joined]
 
 
 def parse_boxes(cell: object) -> tuple[Box, ...]:
@@ -130,10 +150,12 @@ def parse_boxes(cell: object) -> tuple[Box, ...]:
 
 
 def _sentence(entry: Mapping[str, object]) -> object:
-    """Returns the text of a caption given as an object, such as {"raw": ..., "tokens": [...]}."""
-    for name in ("raw", "caption", "text", "sentence"):
-        if isinstance(entry.get(name), str):
-            return entry[name]
+    """Returns the text of a caption given as an object, such as {"raw": ..., "tokens": [...]}, or None."""
+    found = next((text for name in CAPTION_COLUMNS if isinstance(text := entry.get(name), str)), None)
+    return _joined_tokens(entry) if found is None else found
+
+
+def _joined_tokens(entry: Mapping[str, object]) -> str | None:
     tokens = entry.get("tokens")
     return " ".join(map(str, tokens)) if isinstance(tokens, list) else None
 

@@ -11,7 +11,7 @@ from seesay.data.readers.coco import read_coco, read_karpathy
 from seesay.data.readers.flickr import read_flickr
 from seesay.data.readers.parquet import read_parquet
 from seesay.data.readers.pictures import is_picture_name, list_images
-from seesay.data.readers.sidecar import TEXT_SUFFIXES, has_sidecars, read_sidecar
+from seesay.data.readers.sidecar import SIDECAR_SUFFIXES, has_sidecars, read_sidecar
 from seesay.data.readers.sniff import TABLE_SUFFIXES, by_suffix, sniff
 from seesay.data.readers.tables import read_csv, read_json, read_jsonl
 from seesay.data.readers.text import is_split_list
@@ -113,7 +113,7 @@ def _captions_like(folder: Path) -> list[Path]:
         if not is_picture_name(name)
         and not name.startswith(".")
         and not _NOT_CAPTIONS.match(name)
-        and not (Path(name).suffix.lower() in TEXT_SUFFIXES and Path(name).stem in stems)
+        and not (Path(name).suffix.lower() in SIDECAR_SUFFIXES and Path(name).stem in stems)
     ]
 
 

@@ -1,62 +1,132 @@
-"""A folder of pictures, each with a text file of the same name beside it."""
+"""A folder of images, each with a text file of the same name beside it."""
 
 # Paths are strings here: an object for each of millions of names takes seconds.
 # ruff: noqa: PTH119, PTH120, PTH122
+import json
 import os
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from seesay.data.readers.columns import object_captions
 from seesay.data.readers.pictures import list_images, list_pictures, walk_files
+from seesay.data.readers.samples import TEXT_SUFFIXES
 from seesay.data.readers.text import read_text, text_lines
-from seesay.data.records import Reading, Record, split_of_folder
+from seesay.data.records import Reading, Record, name_some, split_of_folder
+from seesay.errors import DataError
 
-TEXT_SUFFIXES = (".txt", ".caption")
+SIDECAR_SUFFIXES = (*TEXT_SUFFIXES, ".json")
+"""Suffixes of the files beside images that may give their captions, the preferred first."""
+_JSON_LOOKED_AT = 20
 
 
 def read_sidecar(folder: Path) -> Reading:
-    """Returns the records of `name.jpg` with `name.txt`, `name.jpg.txt` or `name.caption`, a caption a line.
+    """Returns the records of `name.jpg` with `name.jpg.txt`, `name.txt` or `name.caption`, a caption per line.
 
-    The texts lie beside the pictures or, with the same names, in a folder beside theirs. A folder called
-    train, val or test (at any level) gives the split.
+    The texts are beside the images or, with the same names, in a folder beside theirs. Of several texts of an image
+    the first in this order is read: its full name before its name without suffix, then by `SIDECAR_SUFFIXES`; a
+    `.json`, as img2dataset writes them, gives its caption field. The others are reported. A folder called train, val
+    or test (at any level) gives the split.
     """
     reading = Reading()
-    texts = _texts(folder)
+    texts = _Texts(folder)
+    readers: dict[str, list[str]] = defaultdict(list)
+    unused: list[str] = []
     listing = list_images(folder)
     reading.problems += filter(None, [listing.remark()])
     for picture in listing.images:
-        text = _text_of(picture, texts)
-        captions: list[object] = []
-        if text is not None:
-            captions = [line for line in text_lines(read_text(Path(text), reading)) if line.strip()] or [""]
+        found = texts.of(picture)
         relative = os.path.relpath(picture, folder)
+        captions: list[object] = []
+        if found:
+            captions = _read_captions(found[0], reading)
+            readers[found[0]].append(relative)
+            unused += [os.path.relpath(text, folder) for text in found[1:] if not _is_json(text)]
         parts = Path(relative).parts[:-1]
         split = next((split for part in parts if (split := split_of_folder(part))), None)
         reading.records.append(Record(relative, captions, folder, split, one_row_a_picture=True))
+    shared = [f"{os.path.relpath(text, folder)} ({', '.join(used)})" for text, used in readers.items() if len(used) > 1]
+    for what, names in (
+        ("text{s} not used, as another text of the same image comes first", unused),
+        ("text{s} used for several images", shared),
+        ("image{s} with texts in several folders, none of which was read", texts.ambiguous),
+    ):
+        if names:
+            noun = what.replace("{s}", "" if len(names) == 1 else "s")
+            reading.problems.append(f"{len(names):,} {noun}: {name_some(names)}")
     return reading
 
 
 def has_sidecars(folder: Path) -> bool:
-    """Tells whether at least one picture below a folder has a text of its name."""
-    texts = _texts(folder)
-    return bool(texts) and any(_text_of(picture, texts) for picture in list_pictures(folder))
+    """Tells whether at least one image below a folder has a text of its name, or a JSON file with a caption."""
+    texts = _Texts(folder)
+    if not texts.by_name:
+        return False
+    looked_at = 0
+    for picture in list_pictures(folder):
+        found = texts.of(picture)
+        if found and not _is_json(found[0]):
+            return True
+        if found and looked_at < _JSON_LOOKED_AT:
+            looked_at += 1
+            if any(_read_captions(found[0], Reading())):
+                return True
+    return False
 
 
-def _texts(folder: Path) -> dict[str, list[str]]:
-    """Returns the text files below a folder by name without suffix."""
-    texts: dict[str, list[str]] = {}
-    for path in walk_files(folder):
-        name = os.path.basename(path)
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in TEXT_SUFFIXES and not name.startswith("."):
-            texts.setdefault(stem, []).append(path)
-    return texts
+def _read_captions(path: str, reading: Reading) -> list[object]:
+    """Returns the captions of a text, a line each, or those of a JSON object; `[""]` where a text is blank."""
+    try:
+        text = read_text(Path(path), reading)
+        if _is_json(path):
+            content = json.loads(text)
+            return object_captions(content) if isinstance(content, dict) else []
+    except DataError as error:
+        reading.problems.append(str(error))
+        return []
+    except (ValueError, RecursionError) as error:
+        reading.problems.append(f"{path} is not valid JSON: {error}")
+        return []
+    return [line for line in text_lines(text) if line.strip()] or [""]
 
 
-def _text_of(picture: str, texts: dict[str, list[str]]) -> str | None:
-    """Returns the text of a picture: beside it, or in the one folder beside its own that has its name."""
-    folder, name = os.path.split(picture)
-    candidates = texts.get(name, []) + texts.get(os.path.splitext(name)[0], [])
-    beside = [text for text in candidates if os.path.dirname(text) == folder]
-    near = [text for text in candidates if os.path.dirname(os.path.dirname(text)) == os.path.dirname(folder)]
-    if beside:
-        return beside[0]
-    return near[0] if len(near) == 1 else None
+def _is_json(path: str) -> bool:
+    return path.lower().endswith(".json")
+
+
+@dataclass
+class _Texts:
+    """The texts below a folder, by name without suffix; `ambiguous` are images with texts in several folders."""
+
+    folder: Path
+    by_name: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    ambiguous: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for path in walk_files(self.folder):
+            name = os.path.basename(path)
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SIDECAR_SUFFIXES and not name.startswith("."):
+                self.by_name[stem].append(path)
+
+    def of(self, picture: str) -> list[str]:
+        """Returns the texts of an image, the preferred first: those beside it, or in the one folder beside its own."""
+        folder, name = os.path.split(picture)
+        keys = (name, os.path.splitext(name)[0])
+        candidates = [text for key in keys if key in self.by_name for text in self.by_name[key]]
+        candidates.sort(key=lambda text: self._rank(text, name))
+        beside = [text for text in candidates if os.path.dirname(text) == folder]
+        if beside:
+            return beside
+        near = [text for text in candidates if os.path.dirname(os.path.dirname(text)) == os.path.dirname(folder)]
+        places = sorted({os.path.basename(os.path.dirname(text)) for text in near})
+        if len(places) > 1:
+            self.ambiguous.append(f"{os.path.relpath(picture, self.folder)} ({' and '.join(places)})")
+            return []
+        return near
+
+    @staticmethod
+    def _rank(text: str, name: str) -> tuple[bool, bool, int]:
+        """Returns the place of a text in the order: JSON last, the full name of the image first, then by suffix."""
+        stem, suffix = os.path.splitext(os.path.basename(text))
+        return _is_json(text), stem != name, SIDECAR_SUFFIXES.index(suffix.lower())

@@ -2,35 +2,35 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from seesay.data.readers.columns import CAPTION_COLUMNS, parse_captions
+from seesay.data.readers.columns import object_captions
 from seesay.data.readers.pictures import PICTURE_SUFFIXES
+from seesay.data.readers.samples import TEXT_SUFFIXES, choose_image, choose_text
 from seesay.data.readers.text import decode_text, text_lines
 from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
 from seesay.errors import DataError
 
-_TEXT_SUFFIXES = frozenset((".txt", ".caption", ".captions", ".cap", ".text"))
 _LARGEST_TEXT = 1 << 20
 
 
 @dataclass
 class _Sample:
-    """The members of one sample: the picture's name in the archive, its captions and split."""
+    """The members of one sample: its images, its captions by the text that has them, those of its JSON, its split."""
 
-    image: str | None = None
-    captions: list[object] = field(default_factory=list)
-    fallback: list[object] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    texts: dict[str, list[object]] = field(default_factory=dict)
+    described: list[object] = field(default_factory=list)
     split: str | None = None
 
 
 def read_webdataset(files: list[Path], split_lists: list[Path]) -> Reading:
     """Returns the records of tar files; pictures stay inside, named `shard.tar::member`.
 
-    Captions are lines of a .txt (or .caption) member, or the caption fields of a .json member. An archive
-    that is cut short gives what comes before the cut, and is noted.
+    Captions are lines of a .txt (or .caption) member, or the caption fields of a .json member. Where a sample has
+    several images or texts, one is chosen (see `samples`) and the others are noted. An archive that is cut short
+    gives what comes before the cut, and is noted.
 
     Raises:
         DataError: A file is no tar.
@@ -48,27 +48,35 @@ def read_webdataset(files: list[Path], split_lists: list[Path]) -> Reading:
                 ) from error
             reading.problems.append(f"{path.name} is cut short after {count(len(samples), 'sample')}: {error}")
         split = split_of_file(path)
-        lonely = [key for key, sample in samples.items() if sample.image is None]
-        if lonely:
-            reading.problems.append(
-                f"{path.name}: {count(len(lonely), 'sample')} without a picture: {name_some(lonely)}"
-            )
-        for key, sample in samples.items():
-            if sample.image is not None:
-                captions = sample.captions or sample.fallback
-                reference = f"{path.name}::{sample.image}"
-                reading.records.append(
-                    Record(
-                        reference,
-                        captions,
-                        path.parent,
-                        sample.split or split,
-                        f"{path.stem}/{key}",
-                        (),
-                        True,
-                    )
-                )
+        _add_records(samples, split, reading, path)
     return reading
+
+
+def _add_records(samples: dict[str, _Sample], split: str | None, reading: Reading, path: Path) -> None:
+    """Adds a record for each sample that has an image."""
+    lonely, unused = [], []
+    for key, sample in samples.items():
+        if not sample.images:
+            lonely.append(key)
+            continue
+        image = choose_image(sample.images)
+        unused += [name for name in sample.images if name != image]
+        captions = sample.described
+        filled = [name for name, texts in sample.texts.items() if texts]
+        if filled:
+            text = choose_text(filled)
+            captions = sample.texts[text]
+            unused += [name for name in filled if name != text]
+        id = f"{path.stem}/{key}"
+        reference = f"{path.name}::{image}"
+        reading.records.append(Record(reference, captions, path.parent, sample.split or split, id, (), True))
+    if lonely:
+        reading.problems.append(f"{path.name}: {count(len(lonely), 'sample')} without a picture: {name_some(lonely)}")
+    if unused:
+        reading.problems.append(
+            f"{path.name}: {count(len(unused), 'member')} not used, as the sample has another image or text that comes "
+            f"first: {name_some(unused)}"
+        )
 
 
 def has_samples(path: Path) -> bool:
@@ -76,7 +84,7 @@ def has_samples(path: Path) -> bool:
     try:
         with tarfile.open(path) as archive:
             for number, member in enumerate(archive):
-                if PurePosixPath(member.name).suffix.lower() in (*_TEXT_SUFFIXES, ".json"):
+                if PurePosixPath(member.name).suffix.lower() in (*TEXT_SUFFIXES, ".json"):
                     return True
                 if number >= 50:
                     break
@@ -95,11 +103,11 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Rea
         key = member.name[: -len(name)] + name.split(".", 1)[0]
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in PICTURE_SUFFIXES:
-            samples.setdefault(key, _Sample()).image = member.name
-        elif suffix in _TEXT_SUFFIXES or suffix == ".json":
+            samples.setdefault(key, _Sample()).images.append(member.name)
+        elif suffix in TEXT_SUFFIXES or suffix == ".json":
             sample = samples.setdefault(key, _Sample())
             text = _member_text(archive, member, path, reading)
-            junk += [] if text is not None and _add_text(text, suffix, sample) else [member.name]
+            junk += [] if text is not None and _add_text(text, member.name, sample) else [member.name]
     if junk:
         reading.problems.append(f"{path.name}: {count(len(junk), 'text')} that cannot be read: {name_some(junk)}")
 
@@ -113,10 +121,10 @@ def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, 
     return None if "\0" in text else text
 
 
-def _add_text(text: str, suffix: str, sample: _Sample) -> bool:
+def _add_text(text: str, name: str, sample: _Sample) -> bool:
     """Adds the captions of a text member to its sample; returns whether it could be read."""
-    if suffix in _TEXT_SUFFIXES:
-        sample.captions += [line for line in text_lines(text) if line.strip()]
+    if not name.lower().endswith(".json"):
+        sample.texts[name] = [line for line in text_lines(text) if line.strip()]
         return True
     try:
         content = json.loads(text)
@@ -124,13 +132,5 @@ def _add_text(text: str, suffix: str, sample: _Sample) -> bool:
         return False
     if isinstance(content, dict):
         sample.split = split_name(content.get("split"))
-        sample.fallback += _json_captions(content)
+        sample.described += object_captions(content)
     return True
-
-
-def _json_captions(content: dict[str, object]) -> Iterator[object]:
-    """Yields the captions in the first caption field that a sample's JSON has."""
-    for name in CAPTION_COLUMNS:
-        if content.get(name):
-            yield from parse_captions(content[name]) or [content[name]]
-            return
