@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seesay.bulk import Destination
 from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
 from seesay.clipscore import ClipScorer
@@ -16,12 +17,14 @@ from seesay.data.annotations import Annotation, Annotations, Box, load_annotatio
 from seesay.data.scenes import make_scenes
 from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
 from seesay.evaluation import captioning, evaluate, evaluate_human, read_predictions, save_evaluation, scoring
+from seesay.evaluation.comparison import compare
 from seesay.features import JoinedStores, extract_features
 from seesay.metrics import compute_metrics
 from seesay.metrics.meteor import Meteor
 from seesay.metrics.scores import missing_meteor
 from seesay.training.fit import train
 from tests import tiny
+from tests.bulk import said as written
 
 
 def as_coco(path: Path, predictions: dict[str, str]) -> Path:
@@ -48,7 +51,28 @@ def as_csv(path: Path, predictions: dict[str, str]) -> Path:
     return path
 
 
-FORMS = [(as_coco, "p.json"), (as_mapping, "p.json"), (as_jsonl, "p.jsonl"), (as_csv, "p.csv")]
+def as_captioned(path: Path, predictions: dict[str, str], several: tuple[str, ...] = ()) -> Path:
+    """Writes predictions as `seesay caption --out` does, of a Parquet folder the second part unfinished."""
+    output = Destination(path).output(1 + len(several), lambda _: True)
+    assert output is not None
+    rows = [(f"photos/{name}.png", written.caption(text, *several)) for name, text in predictions.items()]
+    output.create()
+    output.open()
+    output.write(rows[:2])
+    output.close()
+    output.write(rows[2:])
+    return path
+
+
+def as_several(path: Path, predictions: dict[str, str]) -> Path:
+    return as_captioned(path, predictions, ("another", "a third"))
+
+
+FORMS = [
+    *((as_coco, "p.json"), (as_mapping, "p.json"), (as_jsonl, "p.jsonl"), (as_csv, "p.csv")),
+    # Bug: of what `caption` writes only .jsonl and .csv with one caption per image could be read.
+    *((form, f"c.{suffix}") for form in (as_captioned, as_several) for suffix in ("jsonl", "csv", "tsv", "parquet")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +223,19 @@ class TestPredictions:
         assert result.decoding is None
         assert result.problems == (f"1 captions are empty and score 0: of {list(said)[1]}",)
         assert not result.whole
+
+    def test_a_file_is_not_scored_against_itself(self, said: dict[str, str], tmp_path: Path) -> None:
+        # Bug: `evaluate a/pred.csv a` took the predictions for the references, BLEU 100.
+        (tmp_path / "a").mkdir()
+        own = as_csv(tmp_path / "a" / "pred.csv", {name: text for name, text in said.items() if text})
+        elsewhere = shutil.copy(own, tmp_path / "copy.csv")
+        for data in (own, own.parent):
+            with pytest.raises(DataError, match="scored against itself; name the file of the human captions"):
+                evaluate(own, data)
+            with pytest.raises(DataError, match="it would be scored against itself"):
+                compare([elsewhere, own], data=data)
+        told = f"every caption of {elsewhere} is the only reference of its image; is it a copy of the references?"
+        assert told in evaluate(elsewhere, own.parent).problems
 
     def test_pictures_need_not_be_there(self, said: dict[str, str], annotations: Annotations, tmp_path: Path) -> None:
         """Only their captions are compared."""

@@ -34,7 +34,8 @@ def evaluate(
     for by name cannot be had.
 
     Args:
-        model: run folder, or predictions as COCO results JSON, JSONL or CSV.
+        model: run folder, or predictions: COCO results JSON, or what `seesay caption --out` writes (JSONL, CSV, TSV,
+            Parquet).
         data: captions and pictures.
         split: which pictures; all takes every one [default: test, or the only one, or all where there are none].
         out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].

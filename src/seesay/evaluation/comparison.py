@@ -9,8 +9,9 @@ import numpy as np
 
 from seesay.data.records import Annotation
 from seesay.errors import DataError
+from seesay.evaluation.predictions import has_predictions
 from seesay.evaluation.report import open_or_blank, ranking_score
-from seesay.evaluation.result import PER_IMAGE_FILE, read_per_image
+from seesay.evaluation.result import PER_IMAGE_FILE, is_per_image, read_per_image
 from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
 from seesay.evaluation.systems import evaluate
 from seesay.files import write_atomically
@@ -169,7 +170,7 @@ def _load(path: Path, data: str | Path | None, split: str | None, tokenization: 
     if not path.exists():
         raise DataError(f"{path} does not exist; name a run, the folder of an evaluation, or a file of predictions")
     places = (path, path / PER_IMAGE_FILE, path / "predictions" / (split or "test") / PER_IMAGE_FILE)
-    table = next((place for place in places if place.name.endswith(".parquet") and place.is_file()), None)
+    table = next((place for place in places if is_per_image(place)), None)
     if table is not None:
         items, predictions, about = read_per_image(table)
         if split is not None and about["split"] != split:
@@ -178,7 +179,7 @@ def _load(path: Path, data: str | Path | None, split: str | None, tokenization: 
             items, list(predictions.values()), tokenization=about["tokenization"], metrics=metrics
         )
         return System(str(path), tuple(items), predictions, scores, about["split"], about["signature"], missing)
-    if path.is_dir():
+    if not has_predictions(path):
         raise DataError(
             f"{path} has no scores on {split or 'test'} yet; run first: seesay evaluate {path} DATA"
             + (f" --split {split}" if split else "")

@@ -1,4 +1,7 @@
-"""Predictions in files: captions by picture id, as COCO results JSON, JSONL or CSV, and their match with a split."""
+"""Predictions in files: captions by image id, and their match with a split.
+
+Formats are COCO results JSON, and all that `seesay caption --out` writes: JSONL, CSV, TSV and folders of Parquet files.
+"""
 
 import csv
 import json
@@ -12,22 +15,32 @@ from seesay.data.records import Annotation
 from seesay.errors import DataError
 
 _ID_NAMES = ("image_id", "id", "image", "file_name", "filename", "name")
-_TEXT_NAMES = ("caption", "prediction", "text", "hypothesis")
+_TEXT_NAMES = ("caption", "prediction", "text", "hypothesis", "caption_1")
+_PARTS = "*.parquet"
+
+
+def has_predictions(path: Path) -> bool:
+    """Returns whether there is a file, or a folder of Parquet files as `seesay caption` writes it."""
+    if path.is_dir():
+        return path.suffix.lower() == ".parquet" or any(path.glob(f"part-{_PARTS}"))
+    return path.is_file()
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """Returns caption by picture id of a COCO results JSON, a JSONL or a CSV file.
+    """Returns caption by image id of JSON (COCO results), JSONL, CSV, TSV or Parquet, or of a folder of Parquet files.
+
+    Of several captions per image, as `seesay caption --num-captions` writes them, it is the first.
 
     Raises:
-        DataError: the file cannot be read, has no such fields, or names a picture twice.
+        DataError: the file cannot be read, has no such fields, or names an image twice.
     """
-    if not path.is_file():
+    if not has_predictions(path):
         raise DataError(f"{path} is neither a run folder nor a file of predictions")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes); write the predictions again")
     predictions: dict[str, str] = {}
     try:
-        rows = _READERS.get(path.suffix.lower(), _jsonl_rows)(path)
+        rows = (_folder_rows if path.is_dir() else _READERS.get(path.suffix.lower(), _jsonl_rows))(path)
     except (ValueError, csv.Error, OSError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
@@ -79,6 +92,28 @@ def match_predictions(
         )
     others = len(predictions) - len(used)
     return matched, [f"{others} predictions are of pictures outside the split"] if others > 0 else []
+
+
+def refuse_references(path: Path, data: Path, predictions: Mapping[str, str], items: Sequence[Annotation]) -> list[str]:
+    """Returns a warning where every prediction is the only reference of its image.
+
+    Args:
+        path: the file of predictions.
+        data: what the references were read from.
+        predictions: by the ids of the items.
+        items: the images with their references.
+
+    Raises:
+        DataError: and the file is that data, or lies in its folder: it would be scored against itself.
+    """
+    if any(item.captions != (predictions[item.id].strip(),) for item in items):
+        return []
+    if path.resolve().is_relative_to(data.resolve()):
+        raise DataError(
+            f"{path} holds the references that {data} gives: it would be scored against itself; name the file of the "
+            f"human captions instead of {data}"
+        )
+    return [f"every caption of {path} is the only reference of its image; is it a copy of the references?"]
 
 
 def _plain(name: str) -> str:
@@ -136,12 +171,35 @@ def _jsonl_rows(path: Path) -> list[Any]:
 
 
 def _csv_rows(path: Path) -> list[Any]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    # A name that is not UTF-8 stands in a CSV of `seesay caption` as its bytes.
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+
+
+def _parquet_rows(path: Path) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as table:
+            names = [name for name in table.schema_arrow.names if name in (*_ID_NAMES, *_TEXT_NAMES)]
+            rows: list[Any] = table.read(columns=names).to_pylist()
+            return rows
+    except pa.ArrowException as error:
+        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _folder_rows(folder: Path) -> list[Any]:
+    """Returns the rows of the parts, and of those that a job has begun and not finished."""
+    parts = sorted(folder.glob(_PARTS))
+    begun = [path for path in sorted(folder.glob("_part-*.jsonl")) if folder / f"{path.stem[1:]}.parquet" not in parts]
+    return [row for path in parts for row in _parquet_rows(path)] + [row for path in begun for row in _jsonl_rows(path)]
 
 
 _READERS: dict[str, Callable[[Path], list[Any]]] = {
     ".json": _json_rows,
     ".jsonl": _jsonl_rows,
     ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".parquet": _parquet_rows,
 }

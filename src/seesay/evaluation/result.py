@@ -111,6 +111,16 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_atomically(folder / SCORES_FILE, scores.encode())  # last: where it is, the others are
 
 
+def is_per_image(path: Path) -> bool:
+    """Returns whether a file is a table of scores, by its name or by its metadata; else it may be one of captions."""
+    if not path.is_file() or path.name == PER_IMAGE_FILE or path.suffix.lower() != ".parquet":
+        return path.is_file() and path.name == PER_IMAGE_FILE
+    try:
+        return b"seesay" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def read_per_image(path: Path) -> tuple[list[Annotation], dict[str, str], dict[str, Any]]:
     """Returns the pictures with their references, the captions by id, and what was written beside them.
 

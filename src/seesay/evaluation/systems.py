@@ -12,7 +12,7 @@ from seesay.data.records import Annotation
 from seesay.data.scenes import names_only_scenes, unfounded_mentions
 from seesay.errors import DataError
 from seesay.evaluation.captioning import caption_split, feature_source
-from seesay.evaluation.predictions import match_predictions, read_predictions
+from seesay.evaluation.predictions import has_predictions, match_predictions, read_predictions, refuse_references
 from seesay.evaluation.result import Evaluation
 from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
 from seesay.evaluation.subject import read_subject
@@ -40,7 +40,7 @@ def evaluate(
     """Returns the scores of a run, or of a file of predictions, on a split of a data set.
 
     Args:
-        model: a run folder, or predictions as JSON (COCO results), JSONL or CSV.
+        model: a run folder, or predictions as JSON (COCO results), JSONL, CSV, TSV or Parquet; see `read_predictions`.
         data: anything `load_annotations` reads.
         split: which pictures; see `read_subject`.
         options: how a run searches; None = as it says itself.
@@ -54,13 +54,14 @@ def evaluate(
         progress: told of pictures encoded, if any have to be.
 
     Raises:
-        DataError: the split is empty, predictions are missing or doubled.
+        DataError: the split is empty, predictions are missing or doubled, or are the references themselves.
         CheckpointError: the run cannot be used.
         ConfigError: there is no such score or tokenization.
     """
     check_scores(metrics, draws)
     captions: Mapping[str, Caption] = {}
-    if is_run(model) or Path(model).is_dir():
+    path = Path(model)
+    if is_run(model) or (path.is_dir() and not has_predictions(path)):
         captioner = Captioner.load(model, device)
         subject = read_subject(data, split, captioner.run.config.data)
         items, options = subject.items, captioner.options(options)
@@ -70,7 +71,8 @@ def evaluate(
         predictions = {image_id: caption.text for image_id, caption in captions.items()}
     else:
         subject, options = read_subject(data, split), None
-        predictions, problems = match_predictions(read_predictions(Path(model)), subject.items, Path(model))
+        predictions, problems = match_predictions(read_predictions(path), subject.items, path)
+        problems += refuse_references(path, Path(data), predictions, subject.items)
     return evaluate_captions(
         [item for item in subject.items if item.id in predictions],
         predictions,
