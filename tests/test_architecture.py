@@ -25,6 +25,7 @@ TIERS = (
         "files",
         "devices",
         "durations",
+        "retries",
         "allocation",
         "compiled",
         "descriptions",

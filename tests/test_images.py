@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import socket
 import struct
 import sys
 import tarfile
@@ -514,7 +515,13 @@ def test_a_file_whose_name_looks_like_a_member_is_a_file(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def answers() -> list[Any]:
+    """What the site does before it serves its pages: a status, with a Retry-After, or a cut connection."""
+    return []
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> Iterator[str]:
     pages = {
         "/a.png": encoded(gradient(), "PNG"),
         "/text": b"a dog",
@@ -524,10 +531,18 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             content = pages.get(self.path)
-            self.send_response(404 if content is None else 200)
+            answer = answers.pop(0) if answers else 404 if content is None else 200
+            if answer == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return
+            status, retry_after = answer if isinstance(answer, tuple) else (answer, None)
+            self.send_response(200 if status == "half" else status)
             self.send_header("Content-Length", str(len(content or b"")))
+            if retry_after:
+                self.send_header("Retry-After", retry_after)
             self.end_headers()
-            self.wfile.write(content or b"")
+            body = content or b""
+            self.wfile.write(body[: len(body) // 2] if status == "half" else body)
 
         def log_message(self, *args: object) -> None:
             """Keeps the test's output clean."""
@@ -551,6 +566,60 @@ def test_an_address_says_what_is_wrong(site: str, monkeypatch: pytest.MonkeyPatc
     refused(f"{site}/text", "not a picture")
     monkeypatch.setattr(sources, "MAX_URL_BYTES", 100)
     refused(f"{site}/a.png", "more than 0.0001 MB")
+
+
+class TestBusyHosts:
+    """An image host that is busy, or cuts connections, is asked again; each item of a script is one answer."""
+
+    @pytest.fixture
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """The seconds that would have been waited."""
+        waits: list[float] = []
+        monkeypatch.setattr("seesay.sources.time.sleep", waits.append)
+        return waits
+
+    @pytest.mark.parametrize(
+        ("script", "waited"),
+        [
+            ([429], [1]),
+            ([503, 429, 502], [1, 2, 4]),
+            (["reset"], [1]),
+            (["half"], [1]),
+            ([(429, "7")], [7]),
+            ([(503, "100000")], [60]),
+            ([(503, "Wed, 21 Oct 2015 07:28:00 GMT"), (429, "soon")], [1, 2]),
+        ],
+        ids=str,
+    )
+    def test_is_asked_again(
+        self, site: str, script: list[Any], waited: list[float], waits: list[float], answers: list[Any]
+    ) -> None:
+        # Bug: the first 429 or cut connection was the image's failure; half of an image was "damaged or cut short".
+        answers += script
+        assert read_image(f"{site}/a.png").size == (48, 32)
+        assert waits == waited
+
+    def test_is_given_up_after_four_attempts(self, site: str, waits: list[float], answers: list[Any]) -> None:
+        answers += [503] * 9
+        told = "the server answered 503 Service Unavailable, attempt 4; run the same command again later"
+        with pytest.raises(ImageError, match=told):
+            read_image(f"{site}/a.png")
+        assert (len(answers), waits) == (5, [1, 2, 4])
+
+    def test_is_not_waited_for_beyond_the_deadline(
+        self, site: str, waits: list[float], answers: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sources, "URL_DEADLINE", 50.0)
+        answers += [(429, "55")] * 2
+        refused(f"{site}/a.png", "429 Too Many Requests, attempt 1; run the same command again later")
+        assert waits == []
+
+    def test_what_is_permanent_is_not_asked_again(self, site: str, waits: list[float], answers: list[Any]) -> None:
+        for status in (403, 404, 410, 501):
+            answers += [status] * 2
+            refused(f"{site}/a.png", f"answered {status}", "check the address")
+        refused(f"{site.rpartition(':')[0]}:1/a.png", "cannot be fetched")
+        assert waits == []
 
 
 def test_a_trickle_is_given_up(site: str, monkeypatch: pytest.MonkeyPatch) -> None:

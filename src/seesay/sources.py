@@ -5,7 +5,7 @@ A source is a path, an http(s) address, or a member of an archive: `photos.tar::
 as bytes or as `PictureBytes`, which have a name. What cannot be read raises an `ImageError` of one line. All functions
 may be called from several threads.
 
-Limits: `URL_TIMEOUT`, `URL_DEADLINE` and `MAX_URL_BYTES` of a download.
+Limits: `URL_TIMEOUT`, `URL_DEADLINE`, `URL_ATTEMPTS` and `MAX_URL_BYTES` of a download.
 """
 
 import functools
@@ -26,9 +26,12 @@ import numpy as np
 
 from seesay.errors import ImageError
 from seesay.files import exists
+from seesay.retries import is_temporary, wait_seconds
 
 URL_TIMEOUT = 20.0  # seconds without a byte
-URL_DEADLINE = 120.0  # seconds for a whole picture
+URL_DEADLINE = 120.0  # seconds for a whole image, with the waits between attempts
+URL_ATTEMPTS = 4  # of a server that is busy or cuts the connection
+URL_RETRY_DELAY = 1.0  # seconds before the second attempt; doubled for every further one
 MAX_URL_BYTES = 100_000_000
 CACHED_ARCHIVES = 64  # tar indices kept in a process
 CACHED_ROW_GROUPS = 4  # Parquet row groups kept in a process; one may hold 100 MB of pictures
@@ -100,27 +103,55 @@ def _existing_file(name: str) -> Path:
 
 
 def _fetch(url: str) -> bytes:
-    """Returns what an http(s) address holds, within the limits of the module."""
-    quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    """Returns what an http(s) address holds, within the limits of the module; temporary failures are retried."""
     deadline = time.monotonic() + URL_DEADLINE
+    for attempt in range(1, URL_ATTEMPTS + 1):
+        try:
+            return _receive(url, deadline)
+        except ImageError:
+            raise
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            wait = wait_seconds(attempt, error, URL_RETRY_DELAY)
+            again = is_temporary(error)
+            if not again or attempt == URL_ATTEMPTS or time.monotonic() + wait > deadline:
+                raise source_error(url, _failure(error, attempt if again else 0)) from error
+            time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _receive(url: str, deadline: float) -> bytes:
+    """Returns what one request of an address gives.
+
+    Raises:
+        ImageError: it is too large, or is not there by the deadline.
+    """
+    quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     content = bytearray()
-    try:
-        request = urllib.request.Request(quoted, headers={"User-Agent": "seesay"})
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as reply:
-            # One receive at a time: `read` would wait for all bytes, and a trickle never meets the timeout.
-            while chunk := reply.read1(1 << 16):
-                content += chunk
-                if len(content) > MAX_URL_BYTES:
-                    raise source_error(url, f"more than {MAX_URL_BYTES / 1e6:g} MB; fetch it by hand")
-                if time.monotonic() > deadline:
-                    raise source_error(url, f"not received within {URL_DEADLINE:g} s; try again or fetch it by hand")
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise source_error(url, f"the server answered {error.code} {error.reason}; check the address") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
-        reason = getattr(error, "reason", None) or error
-        raise source_error(url, f"cannot be fetched ({reason}); check the address and the network") from error
+    request = urllib.request.Request(quoted, headers={"User-Agent": "seesay"})
+    with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as reply:
+        wanted = reply.length
+        # One receive at a time: `read` would wait for all bytes, and a trickle never meets the timeout.
+        while chunk := reply.read1(1 << 16):
+            content += chunk
+            if len(content) > MAX_URL_BYTES:
+                raise source_error(url, f"more than {MAX_URL_BYTES / 1e6:g} MB; fetch it by hand")
+            if time.monotonic() > deadline:
+                raise source_error(url, f"not received within {URL_DEADLINE:g} s; try again or fetch it by hand")
+    if wanted is not None and len(content) < wanted:  # `read1` does not notice
+        raise http.client.IncompleteRead(bytes(content), wanted - len(content))
     return bytes(content)
+
+
+def _failure(error: Exception, attempts: int) -> str:
+    """Returns what a message says of a request that failed; `attempts` is 0 where another one would not help."""
+    if isinstance(error, urllib.error.HTTPError):
+        said, check = f"the server answered {error.code} {error.reason}", "check the address"
+    else:
+        reason = getattr(error, "reason", None) or error
+        said, check = f"cannot be fetched ({reason})", "check the address and the network"
+    return f"{said}, attempt {attempts}; run the same command again later" if attempts else f"{said}; {check}"
 
 
 def _read_tar(archive: Path, member: str, source: str) -> bytes:

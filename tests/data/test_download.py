@@ -32,6 +32,7 @@ class Server:
         ranges: Honour Range headers.
         break_after: Hang up after so many bytes of a reply, once for each number.
         status: Answer with these codes first.
+        retry_after: The Retry-After header of these answers.
         lengths: Send Content-Length.
     """
 
@@ -41,6 +42,7 @@ class Server:
     ranges: bool = True
     break_after: list[int] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
+    retry_after: str = ""
     lengths: bool = True
 
 
@@ -56,7 +58,11 @@ def server() -> Iterator[Server]:
             wanted = self.headers.get("Range", "")
             state.requests.append((self.path, wanted))
             if state.status:
-                self.send_error(state.status.pop(0))
+                self.send_response(state.status.pop(0))
+                self.send_header("Content-Length", "0")
+                if state.retry_after:
+                    self.send_header("Retry-After", state.retry_after)
+                self.end_headers()
                 return
             if self.path not in state.files:
                 self.send_error(404)
@@ -285,6 +291,14 @@ def test_busy_servers_are_asked_again(flickr8k: Server, tmp_path: Path) -> None:
     flickr8k.status = [503, 429, 500]
     fetch(flickr8k, tmp_path)
     assert len(load_annotations(tmp_path)) == 2
+
+
+def test_a_busy_server_says_how_long_to_wait(flickr8k: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("seesay.data.transfer.time.sleep", waits.append)
+    flickr8k.status, flickr8k.retry_after = [503, 429], "9"
+    fetch(flickr8k, tmp_path)
+    assert waits == [9, 9]
 
 
 def test_a_missing_file_is_one_clear_error_at_once(flickr8k: Server, tmp_path: Path) -> None:

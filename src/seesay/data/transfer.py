@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seesay.errors import DownloadError
+from seesay.retries import is_temporary, wait_seconds
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, the bytes done, and their number where it is known."""
@@ -45,7 +46,7 @@ class Transfer:
         """
         idle = 0
         while True:
-            before = self._length()
+            before, failure = self._length(), None
             try:
                 if self._connect():
                     self._mark.unlink(missing_ok=True)
@@ -53,7 +54,8 @@ class Transfer:
                 reason = "the connection broke off"
             except urllib.error.HTTPError as error:
                 error.close()
-                if error.code < 500 and error.code not in (408, 429):
+                failure = error
+                if not is_temporary(error):
                     raise DownloadError(f"{self.url}: the server answers {error.code} {error.reason}") from error
                 reason = f"the server answers {error.code} {error.reason}"
             except (OSError, http.client.HTTPException) as error:
@@ -67,7 +69,7 @@ class Transfer:
                 raise DownloadError(
                     f"{self.url}: {reason}; {self._length():,} bytes are kept, run the command again to go on"
                 )
-            time.sleep(self._retry_delay * 2 ** max(0, idle - 1))
+            time.sleep(wait_seconds(idle, failure, self._retry_delay))
 
     def _length(self) -> int:
         try:
