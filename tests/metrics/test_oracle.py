@@ -17,6 +17,7 @@ from seesay.metrics.tokenize import PUNCTUATION, tokenize
 from tests.metrics.fuzz import long_lines, odd_strings
 from tests.metrics.reference import reference_scores
 from tests.metrics.test_scores import SHARED, _flickr_test
+from tests.metrics.tokenizer_fuzz import differences, realistic_strings
 
 pytestmark = [
     pytest.mark.oracle,
@@ -80,6 +81,12 @@ def test_every_caption_of_the_coco_sample_is_cut_as_the_jar_cuts_it() -> None:
 
 def test_odd_strings_are_cut_as_the_jar_cuts_them() -> None:
     assert not _differences(odd_strings(30_000, seed=3))
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
+def test_realistic_strings_are_cut_as_the_jar_cuts_them() -> None:
+    different, _ = differences(list(realistic_strings(20_000, seed=5)))
+    assert not different
 
 
 def test_long_lines_are_cut_as_the_jar_cuts_them() -> None:

@@ -9,6 +9,100 @@ from tests.metrics.fuzz import long_lines, odd_strings
 
 EXPECTED = json.loads((Path(__file__).parent / "ptb_expected.json").read_text(encoding="utf-8"))
 
+# Captions that were once cut in another way than by the Java tokenizer, with its tokens.
+FIXED: dict[str, tuple[tuple[str, str], ...]] = {
+    "these_and_they_start_sentences": (
+        ("panel B. These are", "panel b these are"),
+        ("Plan A. They left", "plan a they left"),
+        ("model C. ThEy ran", "model c they ran"),
+        ("panel B.\u2003These are", "panel b these are"),
+        ("panel B.\t These are", "panel b these are"),
+    ),
+    "entities_in_capitals": (
+        ("FISH &AMP; CHIPS", "fish & chips"),
+        ("R&AMP;B", "r&b"),
+        ("AT&Amp;T", "at&t"),
+        ("S&AMP;P-500", "s&p-500"),
+        ("A&NBSP;B", "a&nbsp b"),
+        ("5 &LT; 6 &GT; 4", "5 < 6 > 4"),
+        ("A &Mdash; B", "a b"),
+        ("IT&APOS;S", "it &apos;s"),
+        ("&QUOT;YES&QUOT;", "&quot; yes&quot"),
+        ("CAF&EACUTE; NO&UML;L &EUML;", "caf&eacute; no&uml l &euml;"),
+        ("&LT;me@x.org&GT;", "&lt;me@x.org&gt;"),
+    ),
+    "left_quote_as_apostrophe": (
+        ("don\u2018t", "do n`t"),
+        ("DON\u201bT go", "do n`t go"),
+        ("isn\x91t", "is n`t"),
+    ),
+    "c_plus_plus": (
+        ("c++ code", "c++ code"),
+        ("a C++ book", "a c++ book"),
+    ),
+    "abbreviations_of_titles_and_states": (
+        ("Insp. Morse", "insp. morse"),
+        ("Msgr. Kelly", "msgr. kelly"),
+        ("Kans. road", "kans. road"),
+        ("KANS.x", "kans. x"),
+        ("Univ.x", "univ. x"),
+        ("Dept.x", "dept.x"),
+        ("Natl.x", "natl.x"),
+        ("MISs. Daisy", "miss. daisy"),
+        ("pTe. Ltd", "pte. ltd"),
+        ("Mtg. Co", "mtg. co"),
+    ),
+    "treaties_before_a_space": (
+        ("Sino-U.S trade", "sino-u.s trade"),
+        ("U.S.-U.K talks", "u.s.-u.k talks"),
+        ("U.S.-U.K. x", "u.s.-u.k. x"),
+        ("x-Sino-U.S. y", "x-sino-u.s. y"),
+    ),
+    "tag_with_a_space_after_its_slash": (
+        ("<br/ >x", "<br/\xa0> x"),
+        ("plan B. <img src='a b'> x", "plan b <img\xa0src='a\xa0b'> x"),
+        ("plan B. <!-- x> y", "plan b <!--\xa0x> y"),
+    ),
+    "soft_hyphens": (
+        ("5\xadM-1", "5m-1"),
+        ("don\xadn't", "donn t"),
+        ("long\xad-\xadterm", "long-term"),
+        ("a\xad.jpg x", "a\xad.jpg x"),
+        ("\xad0.h x", "\xad0.h x"),
+    ),
+    "smileys_of_three": (
+        ("(^_^) (^_.^) (>->) (^-^)", "-lrb-^_^-rrb- -lrb- ^ _ ^ -rrb- -lrb->->-rrb- -lrb-^-^-rrb-"),
+        ("x.[^x= a b <>] y", "x.[^x= a b <>] y"),
+        ("=.[^x=\xad<>]", "=.[^x=\xad<>]"),
+    ),
+    "letters_that_fold_to_ascii": (
+        ("\u212ay. roads", "ky. roads"),
+        ("\u017fq. feet", "\u017fq. feet"),
+        ("w\u0131s. dells", "w\u0131s. dells"),
+        ("'30\u017f", "'30\u017f"),
+    ),
+    "spaces_of_two_kinds": (
+        ("see \xa0foo.com/x", "see foo.com / x"),
+        ("a\t \xa0b.org", "a b.org"),
+        ("run\u2003\xa0x.com", "run\u2003\xa0x.com"),
+    ),
+    "space_at_the_end_of_an_address": (
+        ("mail t@x\u2003", "mail t@x"),
+        ("www.foo.com/a\xa0", "www.foo.com/a"),
+        ("mail t@x\u2003 now", "mail t@x\u2003 now"),
+    ),
+    "wide_at_sign": (
+        ("cup\uff20home", "cup \uff20 home"),
+        ("mai\uff20n.py", "mai \uff20 n.py"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FIXED)
+def test_fault_found_by_the_oracle_stays_fixed(fault: str) -> None:
+    captions, expected = zip(*FIXED[fault], strict=True)
+    assert tokenize(captions) == list(expected)
+
 
 def test_stored_output_of_the_java_tokenizer_is_reproduced() -> None:
     """Sentences of ours and odd strings, with what coco-caption's PTBTokenizer made of them under Java."""
@@ -58,3 +152,8 @@ def test_long_lines_lose_no_letter(line: str) -> None:
 
 def test_line_breaks_inside_a_caption_are_spaces() -> None:
     assert tokenize(["a dog\nruns\r\nfast\u2028now"]) == ["a dog runs fast now"]
+
+
+def test_the_next_caption_changes_no_token() -> None:
+    """The jar, which reads all captions as one text, drops the period before "The" on the next line."""
+    assert tokenize(["vitamin C.", "The dog"]) == ["vitamin c.", "the dog"]

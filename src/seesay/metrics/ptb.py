@@ -8,17 +8,16 @@ a sentence, which coco-caption removes again.
 import re
 from functools import lru_cache
 
-from seesay.metrics.ptb_rules import rules
+from seesay.metrics.ptb_rules import SPACE, SPACE_OR_BREAK, rules
 from seesay.metrics.ptb_words import ASSIMILATIONS
 
-# Where tokens can depend on what stands beyond a space: tags, periods with spaces between them, numbers after
-# numbers or after an abbreviation, and a sentence that begins after a single letter. All else is cut word
-# by word.
-_BEYOND_SPACE = re.compile(r"<|\. +[.\d]|[\d)] +[\d(]|\w\. +[A-Z]")
+# Where tokens can depend on the text beyond a space: spaces of different kinds, tags and one smiley, periods
+# with spaces between them, numbers after numbers or after an abbreviation, and a sentence that begins after a
+# single letter. All other lines are cut word by word.
+_BEYOND_SPACE = re.compile(rf" (?! ){SPACE}|<|\.\[\^|\. +[.\d]|[\d)] +[\d(]|\w\.{SPACE_OR_BREAK}+[A-Z]")
 
-
-# A word and the space after it: no rule looks further, so none need be tried.
-_PLAIN_WORD = re.compile("([A-Za-z]+) +")
+# A word and the spaces after it: no rule looks further, so none need be tried.
+_PLAIN_WORD = re.compile(f"([A-Za-z]+) ++(?!{SPACE})")
 
 
 def tokenize(caption: str) -> list[str]:

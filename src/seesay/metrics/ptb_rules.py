@@ -24,26 +24,31 @@ from seesay.metrics.ptb_words import (
     SPECIAL_WORDS,
 )
 
-ENTITY_LETTER = "&[aeiouAEIOU](?:acute|grave|uml);"
+ENTITY_LETTER = "&[aeiouAEIOU](?i:acute|grave|uml);"
 PLAIN = f"[{character_class(LETTERS)}]"
 PLAIN_OR_DIGIT = f"[{character_class(LETTERS, DIGITS)}]"
 LETTER = f"(?:[{character_class(LETTERS, MARKS)}]|{ENTITY_LETTER})"
 LETTER_OR_DIGIT = f"(?:[{character_class(LETTERS, MARKS, DIGITS)}]|{ENTITY_LETTER})"
 DIGIT = f"[{character_class(DIGITS)}]"
 SPACE = r"[ \t\u00A0\u2000-\u200A\u3000]"
-APOSTROPHE = r"(?:['\u0092\u2019]|&apos;)"
+SPACE_OR_BREAK = r"[ \t\n\v\f\r\u0085\u00A0\u2000-\u200A\u2028\u2029\u3000]"
+APOSTROPHE = r"(?:['\u0092\u2019]|(?i:&apos;))"
 # People write these for an apostrophe too.
-LIKE_APOSTROPHE = r"(?:['\u0092\u2019`\u0091\u2018\u201B]|&apos;)"
+LIKE_APOSTROPHE = r"(?:['\u0092\u2019`\u0091\u2018\u201B]|(?i:&apos;))"
 WORD = rf"{LETTER}{LETTER_OR_DIGIT}*(?:[.!?]{LETTER}{LETTER_OR_DIGIT}*)*"
 SUFFIX = f"{APOSTROPHE}(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])"
 NOT_SUFFIX = f"[nN]{LIKE_APOSTROPHE}[tT]"
 ARTICLE = f"(?:[dDoOlL]{LIKE_APOSTROPHE}{PLAIN_OR_DIGIT})?"
 HYPHENATED = rf"{ARTICLE}{PLAIN_OR_DIGIT}+(?:[-_\u058A\u2010\u2011]{ARTICLE}{PLAIN_OR_DIGIT}+)*"
-AMPERSANDED = "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"
+AMPERSANDED = "[A-Z]+(?:(?:(?i:&amp;)|[+&])[A-Z]+)+"
 INITIALS = r"[A-Za-z](?:\.[A-Za-z])+"
+# Treaties and trade are written so: Sino-U.S.
+STATES = r"(?i:canada|sino|korean|eu|japan|non)-(?i:u\.s)|(?i:u\.s\.-u\.(?:k|s\.s\.r))"
 
-# Characters of the word lists that mean something else in a regular expression.
-REGULAR = {".": r"\.", "#": "[#]"}
+_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
+_ATTRIBUTES = rf"""(?:[ ]+{_NAME}(?:[ ]*=[ ]*(?:'[^']*'|"[^"]*"))?)*"""
+TAG = rf"<(?:[!?][A-Za-z-][^>\r\n]*|{_NAME}{_ATTRIBUTES}[ ]*/?|/{_NAME})[ ]*>"
+
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
 CURRENCIES = dict.fromkeys("\u00a4\u0080\u20a0\u20ac", "$") | {"\u00a2": "cents", "\u00a3": "#"}
@@ -73,11 +78,9 @@ Part = Iterator[tuple[str, Callable[[str], str]]]
 
 
 def _any_case(words: str) -> str:
-    """Returns an alternation of words, each letter in both cases (re.IGNORECASE also takes the long s)."""
+    """Return an alternation of words in any case; as in the jar, the long s, Kelvin sign and Turkish i are letters."""
     longest_first = sorted(words.split(), key=len, reverse=True)
-    return "|".join(
-        "".join(f"[{c}{c.upper()}]" if c.isalpha() else REGULAR.get(c, c) for c in word) for word in longest_first
-    )
+    return f"(?i:{'|'.join(map(re.escape, longest_first))})"
 
 
 def _word(text: str) -> str:
@@ -97,11 +100,15 @@ def _tag(text: str) -> str:
 
 
 def _suffix(text: str) -> str:
-    return re.sub("&apos;|[\u2019\u0092]", "'", text).lower()
+    return _quote(text).lower()
+
+
+def _ampersanded(text: str) -> str:
+    return re.sub("(?i)&amp;", "&", text).lower()
 
 
 def _bracketed(text: str) -> str:
-    return _word(text).replace("(", "-lrb-").replace(")", "-rrb-")
+    return text.lower().replace("(", "-lrb-").replace(")", "-rrb-")
 
 
 def _number(text: str) -> str:
@@ -112,6 +119,11 @@ def _dashes(text: str) -> str:
     return "--" if 2 <= len(text) <= 4 else text
 
 
+def _double_quote(text: str, quote: str) -> str:
+    # The jar knows the entity in small letters only.
+    return quote if text in ('"', "&quot;") else text.lower()
+
+
 def _quote(text: str) -> str:
     return "".join(QUOTES.get(character, character) for character in text.replace("&apos;", "'"))
 
@@ -120,19 +132,16 @@ def _words() -> Part:
     for word, tail in ASSIMILATIONS.items():
         yield f"(?P<token>{_any_case(word[:-tail])}){_any_case(word[-tail:])}", _word
     yield f"(?P<token>'[tT])(?:{_any_case('is was')})", _suffix
-    name = "[A-Za-z][A-Za-z0-9_:.-]*"
-    value = r"""(?:'[^'\r\n]*'|"[^"\r\n]*")"""
-    attributes = f"(?:[ ]+{name}(?:[ ]*=[ ]*{value})?)*"
-    yield rf"<(?:[!?][A-Za-z-][^>\r\n]*|{name}{attributes}[ ]*/?|/{name}[ ]*)>", _tag
-    yield r"&(?:MD|mdash|ndash);|[\u0096\u0097\u2013-\u2015]", _always("--")
-    yield "&amp;", _always("&")
+    yield TAG, _tag
+    yield r"&(?i:md|mdash|ndash);|[\u0096\u0097\u2013-\u2015]", _always("--")
+    yield "(?i:&amp;)", _always("&")
     yield f"&(?:{_any_case('ht tl ur lr qc ql qr odq cdq')}|#[0-9]+);", _as_is
-    yield "&nbsp;", _always("")
+    yield "(?i:&nbsp;)", _always("")
     yield f"(?P<token>{WORD}){SUFFIX}", _word
-    yield rf"(?P<token>[A-Za-z\u00ad]*[A-MO-Za-mo-z]){NOT_SUFFIX}", _word
+    yield rf"(?P<token>[A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*){NOT_SUFFIX}", _word
     yield WORD, _word
     yield _any_case(APOSTROPHE_WORDS).replace("'", APOSTROPHE), _word
-    yield f"{APOSTROPHE}[nN]{APOSTROPHE}?|[lLdDjJ]{APOSTROPHE}|{APOSTROPHE}[2-9]0[sS]", _word
+    yield f"{APOSTROPHE}[nN]{APOSTROPHE}?|[lLdDjJ]{APOSTROPHE}|{APOSTROPHE}[2-9]0(?i:s)", _word
     yield f"[oO]{LIKE_APOSTROPHE}[oO]|[A-HJ-XZn]{LIKE_APOSTROPHE}{PLAIN}{{2,}}", _word
     yield f"{PLAIN}+[aeiouyAEIOUY]{LIKE_APOSTROPHE}[aeiouA-Z]{PLAIN}*", _word
     yield f"(?P<token>[yY]{APOSTROPHE}){PLAIN}", _word
@@ -145,10 +154,10 @@ def _web() -> Part:
         yield rf"[wW]{{3}}\.(?:[^{never}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}{path}", _as_is
         # The range from comma to underscore is in the original: no digits or capitals.
         yield rf"(?:[^{never}.!?(){{}}`',-_$]+\.)+(?:{_any_case('com net org edu')}){path}", _as_is
-    yield rf"{_any_case('http')}[sS]?://[^{never}(){{}}]+[^{never}.!?(){{}},-]", _as_is
+    yield rf"(?i:https?)://[^{never}(){{}}]+[^{never}.!?(){{}},-]", _as_is
     mail = rf"[^{never}().{{}}\u00a0]+"
-    yield rf"(?:&lt;|<)?[a-zA-Z0-9][^{never}(){{}}\u00a0]*@(?:{mail}\.)*{mail}(?:&gt;|>)?", _as_is
-    yield r"[@\uFF20][a-zA-Z_][a-zA-Z_0-9]*", _as_is
+    yield rf"(?:(?i:&lt;)|<)?[a-zA-Z0-9][^{never}(){{}}\u00a0]*@(?:{mail}\.)*{mail}(?:(?i:&gt;)|>)?", _as_is
+    yield r"@[a-zA-Z_][a-zA-Z_0-9]*", _as_is
     yield f"[#]{LETTER}+", _as_is
 
 
@@ -169,44 +178,44 @@ def _numbers() -> Part:
 
 
 def _abbreviations() -> Part:
-    capital = "|".join(f"{w[0].upper()}(?:{w[1:]}|{w[1:].upper()})" for w in CAPITAL_ABBREVIATIONS.split())
-    final = rf"(?:{_any_case(FINAL_ABBREVIATIONS)}|{capital}|[Pp]t[ey]|(?:{_any_case('ph ed')})\.[Dd])\."
+    capital = f"(?=[A-Z]){_any_case(CAPITAL_ABBREVIATIONS)}"
+    final = rf"(?:{_any_case(FINAL_ABBREVIATIONS)}|{capital}|[Pp][Pp]?[Tt][ey](?i:s)?|(?i:ph|ed)\.[Dd])\."
     yield rf"(?P<token>{final})[\s\S]{{2}}", _word
     yield final, _word
-    yield rf"(?:{_any_case(ABBREVIATIONS)}|[Mm][ft]g|[A-Za-z])\.", _word
-    start = rf"(?=[A-Z])(?:{_any_case(SENTENCE_STARTS)}|[Mm][rRsS]\.)"
-    tag = r"</?[A-Za-z][^>\r\n]*>"
-    yield rf"(?P<token>[A-Za-z])\.{SPACE}+(?:{start}|{tag})(?:{SPACE}|[\r\n])", _word
-    yield rf"(?P<token>(?:{_any_case(NUMBER_ABBREVIATIONS)})\.)(?:{SPACE}|[\r\n])?{DIGIT}", _word
-    regions = f"(?:{_any_case('canada sino korean eu japan non')})"
-    states = rf"{regions}-[uU]\.[sS]|[uU]\.[sS]\.-[uU]\.(?:[kK]|[sS]\.[sS]\.[rR])"
-    yield rf"(?:{INITIALS}|{states})\.", _word
+    yield rf"(?:{_any_case(ABBREVIATIONS)}|[Mm][ft][Gg]|[A-Za-z])\.", _word
+    start = rf"(?=[A-Z])(?:{_any_case(SENTENCE_STARTS)}|M(?i:r|s)\.)"
+    yield rf"(?P<token>[A-Za-z])\.{SPACE_OR_BREAK}+(?:{start}|{TAG}){SPACE_OR_BREAK}", _word
+    yield rf"(?P<token>{_any_case(NUMBER_ABBREVIATIONS)}\.){SPACE_OR_BREAK}?{DIGIT}", _word
+    yield rf"(?:{STATES}|{INITIALS})\.", _word
+    yield f"(?P<token>{STATES}){SPACE_OR_BREAK}", _word
 
 
 def _compounds() -> Part:
     yield HYPHENATED, _word
-    dotted = rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{INITIALS}\.|[A-Za-z0-9]+))+"
+    dotted = rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:(?:{STATES}|{INITIALS})\.|[A-Za-z0-9\u00ad]+))+"
     yield rf"(?P<token>(?:{HYPHENATED}|{WORD}|{AMPERSANDED})\.)[,;:\u3001]", _word
     yield rf"(?P<token>{dotted}\.)[,;:\u3001]", _word
-    yield _any_case(SPECIAL_WORDS).replace("&", "(?:&|&amp;)"), lambda text: _word(text.replace("&amp;", "&"))
+    yield _any_case(SPECIAL_WORDS).replace(r"\&", "(?:&amp;|&)"), _ampersanded
     slashed = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
     yield rf"{slashed}(?:\\?/{slashed}){{1,2}}", _word
     name = rf"{LETTER_OR_DIGIT}+(?:\.{LETTER_OR_DIGIT}+)*"
-    yield rf"(?P<token>{name}\.(?:{_any_case(FILE_ENDINGS)}))[\s.?!,]", _word
-    yield rf"(?P<token>{APOSTROPHE}[0-9][0-9])(?:{SPACE}|[\r\n])", _word
+    yield rf"(?P<token>{name}\.(?:{_any_case(FILE_ENDINGS)}))(?:{SPACE_OR_BREAK}|[.?!,])", _as_is
+    yield rf"(?P<token>{APOSTROPHE}[0-9][0-9]){SPACE_OR_BREAK}", _word
     yield dotted, _word
     yield "<<|>>", _as_is
-    yield AMPERSANDED, lambda text: text.replace("&amp;", "&").lower()
+    yield AMPERSANDED, _ampersanded
     yield r"(?P<token>[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]", _bracketed
     eye = r"[-^x=~<>']"
-    yield rf"[\^x=~<>]\.\[\^x=~<>\]|{eye}_{eye}|\({eye}[_.]{{0,3}}{eye}\)", _bracketed
+    # The jar means "x.[x" but takes all up to "<>]".
+    yield r"[\^x=~<>]\.\[\^[xX]=[^<]*<>\]", _bracketed
+    yield rf"{eye}_{eye}|\({eye}[_.]?{eye}\)|\([\^x=~<>']-[\^x=~<>'`]\)", _bracketed
 
 
 def _symbols() -> Part:
-    yield r'(?P<token>"|&quot;)[A-Za-z0-9$]', _always("``")
-    yield '"|&quot;', _always("''")
-    yield "<|&lt;", _always("<")
-    yield ">|&gt;", _always(">")
+    yield r'(?P<token>"|(?i:&quot;))[A-Za-z0-9$]', lambda text: _double_quote(text, "``")
+    yield '"|(?i:&quot;)', lambda text: _double_quote(text, "''")
+    yield "<|(?i:&lt;)", _always("<")
+    yield ">|(?i:&gt;)", _always(">")
     yield r"[()\[\]{}]", lambda text: BRACKETS[text]
     yield "-+", _dashes
     yield r"\.{3,5}|(?:\.[ \u00A0]){2,4}\.|[\u0085\u2026]", _always("...")
@@ -217,5 +226,6 @@ def _quotes() -> Part:
     yield r"(?P<token>')[A-Za-z][^ \t\r\n\u00a0]", _always("`")
     yield f"{SUFFIX}|{NOT_SUFFIX}", _suffix
     yield r"''|[`\u2018-\u201F\u0091-\u0094\u2039\u203A\u00AB\u00BB]{1,2}", _quote
-    yield f"{APOSTROPHE}", _quote
+    yield APOSTROPHE, _suffix
     yield f"[{character_class(SYMBOLS)}]", _as_is
+    yield f"{SPACE}+", _always("")

@@ -2,16 +2,16 @@
 
 # Keep their period, in any case: Mr. etc.
 ABBREVIATIONS = """
-adj adm adv alex asst assoc atty attys ave brig capt cf cie cmdr comdr col cpl det dr drs ens ft gen gov govs
-hon jos lieut lt maj messrs mlle mme mr mrs ms mt pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt spc
-st ste supt supts treas univ vs wm
+adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen
+gov govs hon insp invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep
+reps rev sen sens sfc sgt spc st ste supt supts treas vs wm
 """
 
 # Keep it too, and are cut from what follows without a space if that is no longer than a letter: etc.x
 FINAL_ABBREVIATIONS = """
-al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec dept elec esq est
-etc ext feb fla fri ga inc ind intl invt jan jr jul jun kan ky ltd mar md mich minn mo mon mont natl neb nev
-nov oct okla penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues va vt wed wis wisc wyo
+al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est
+etc ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev
+nov oct okla penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
 """
 
 # The same, but only with a capital or all in capitals: they are words otherwise.
@@ -23,7 +23,7 @@ NUMBER_ABBREVIATIONS = "art ca figs fig nos no op pp prop"
 # After a single letter and a period these, with a capital, begin a new sentence: vitamin B. The
 SENTENCE_STARTS = """
 a about according after an as at additionally but earlier he here her however if in it last many more now once
-one other our she since some so such that their there then the this we what when while yet you
+one other our she since some so such that the their then there these they this we what when while yet you
 """
 
 # Written together, cut before the last two or three letters.
@@ -34,8 +34,8 @@ APOSTROPHE_WORDS = "dunkin' somethin' ol' 'em 'cause 'till 'til cap'n c'est"
 
 # One token each, as they stand but for their case; & may be written &amp;
 SPECIAL_WORDS = """
--rrb- -lrb- -rcb- -lcb- -rsb- -lsb- c.d.s pro- anti- s&p-500 s&ls c# f# c'mon ev'ry nor'easter e'er s'mores
-li'l nat'l cont'd.
+-rrb- -lrb- -rcb- -lcb- -rsb- -lsb- c.d.s pro- anti- s&p-500 s&ls c++ c# f# c'mon ev'ry nor'easter e'er
+s'mores li'l nat'l cont'd.
 """
 
 FILE_ENDINGS = """

@@ -37,4 +37,6 @@ def tokenize(captions: Iterable[str], tokenization: str = "ptb") -> list[str]:
 
 
 def _ptb(caption: str) -> str:
-    return " ".join([token for token in ptb.tokenize(caption) if token not in PUNCTUATION])
+    # A few tokens end in a space that is not ASCII; coco-caption removes it at the end of a line only.
+    line = " ".join(ptb.tokenize(caption)).rstrip()
+    return " ".join([token for token in line.split(" ") if token not in PUNCTUATION])
