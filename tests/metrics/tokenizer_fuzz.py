@@ -22,7 +22,7 @@ BATCH = 250_000
 HARNESS = Path(__file__).with_name("Cut.java")
 BREAKS = re.compile("[\n\r\v\f\u2028\u2029]")
 
-WORDS = tuple(
+WORDS: tuple[str, ...] = tuple(
     """
     a the A The THE These They This That Mr. Mrs. Dr. St. Ave. Blvd. Jr. Inc. Ltd. Co. Corp. Ph.D. M.D. U.S. U.K. U.S.A.
     e.g. i.e. a.m. p.m. a.k.a. etc. vs. No. no. Nos. Fig. fig. pp. ca. approx. est. Jan. Feb. Sept. Mon. Tues. Calif.
@@ -40,7 +40,7 @@ WORDS = tuple(
     """.split()  # noqa: SIM905
 )
 # Every punctuation mark and space of the basic plane that people or programs put into English text, and some letters.
-MARKS = (
+MARKS: tuple[str, ...] = (
     *".,;:!?'\"`()[]{}<>/\\|-_=+*&%$#@^~",
     *map(chr, (*range(0x80, 0xC0), 0xD7, 0xF7, *range(0x2000, 0x2070), *range(0x20A0, 0x20C0), 0x2116, 0x2122)),
     *"\t\u3000\u3001\u3002\u300c\u300d\u30fb\uff01\uff0c\uff0e\uff1a\uff1f\uff20\ufeff\ufffd\u02bc\u0301\u05be\u061f",
