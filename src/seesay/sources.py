@@ -82,6 +82,25 @@ def open_source(source: Source) -> IO[bytes]:
         raise source_error(source, f"cannot be opened ({error.strerror}); check its permissions") from error
 
 
+def source_state(source: str) -> str:
+    """Return a text that changes with what a source names, without reading it; of a URL the URL itself.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if source.lower().startswith(("http://", "https://")):
+        return source
+    member = _MEMBER.fullmatch(source)
+    if member is None or Path(source).exists():
+        return _state(Path(source))
+    return f"{_state(Path(member[1]))} {member[3]}"
+
+
+def _state(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
 def source_error(source: Source, problem: str) -> ImageError:
     """Returns the error of one line, whatever stands in the name."""
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else source

@@ -1,7 +1,10 @@
 """What the tests of stores share: small stores of known features."""
 
+import json
 import os
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +39,23 @@ def write_store(
     with FeatureStore(path, writable=True) as store:
         store.write(range(len(ids)), array, regions)
     return FeatureStore(path)
+
+
+def write_unstamped(path: Path, array: NDArray[np.float16], identity: dict[str, Any]) -> Path:
+    """Writes by hand what a store of "a" and "b" was before there were stamps: features (2, 1, 3)."""
+    metadata = {"seesay_features": json.dumps({"format": 1, "identity": identity, "grid": (1, 1)})}
+    header = {
+        "__metadata__": metadata,
+        "ids": {"dtype": "U8", "shape": [16], "data_offsets": [0, 16]},
+        "status": {"dtype": "I32", "shape": [2], "data_offsets": [16, 24]},
+        "regions": {"dtype": "I32", "shape": [2], "data_offsets": [24, 32]},
+        "features": {"dtype": "F16", "shape": [2, 1, 3], "data_offsets": [32, 44]},
+    }
+    text = json.dumps(header)
+    text += " " * (-len(text) % 8)
+    content = struct.pack("<Q", len(text)) + text.encode() + b'["a", "b"]      ' + struct.pack("<4i", 1, 1, 1, 1)
+    path.write_bytes(content + array.tobytes())
+    return path
 
 
 def fail_with(number: int) -> object:

@@ -147,8 +147,8 @@ def test_int8_takes_a_byte_a_feature_and_five_a_region(tmp_path: Path) -> None:
             create_store(path, [f"{number:02}" for number in range(count)], 64, 1280, (8, 8), IDENTITY, dtype)
             sizes[dtype, count] = path.stat().st_size
     grown = {dtype: (sizes[dtype, 16] - sizes[dtype, 8]) / 8 for dtype in ("float16", "int8")}
-    assert grown["int8"] == pytest.approx(64 * 1280 + 64 * 5 + 8, abs=10)
-    assert grown["float16"] == pytest.approx(2 * 64 * 1280 + 8, abs=10)
+    assert grown["int8"] == pytest.approx(64 * 1280 + 64 * 5 + 8 + 32, abs=10)
+    assert grown["float16"] == pytest.approx(2 * 64 * 1280 + 8 + 32, abs=10)
 
 
 def fill_slowly(folder: Path, name: str) -> None:

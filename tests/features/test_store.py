@@ -19,7 +19,7 @@ from seesay.features.joined import JoinedStores, resample_grid
 from seesay.features.layout import FeatureDtype
 from seesay.features.store import DONE, PENDING, UNREADABLE, FeatureStore
 from tests import tiny
-from tests.features.stores import DTYPES, IDENTITY, exact, fail_with, write_store
+from tests.features.stores import DTYPES, IDENTITY, exact, fail_with, write_store, write_unstamped
 
 
 @DTYPES
@@ -61,6 +61,7 @@ def test_any_safetensors_library_reads_the_8_bits_and_what_they_mean(tmp_path: P
     assert {name: (values.dtype.name, values.shape) for name, values in read.items() if name != "ids"} == {
         "status": ("int32", (3,)),
         "regions": ("int32", (3,)),
+        "stamps": ("uint8", (3, 32)),
         "scales": ("float32", (3, 4)),
         "zeros": ("int8", (3, 4)),
         "features": ("int8", (3, 4, 5)),
@@ -70,24 +71,37 @@ def test_any_safetensors_library_reads_the_8_bits_and_what_they_mean(tmp_path: P
     assert json.loads(read["ids"].tobytes()) == ["ä", "b", "c"]
 
 
-def test_float16_stores_are_byte_for_byte_what_they_were_before_there_were_others(tmp_path: Path) -> None:
-    """Written out here by hand; stores that people have, and the versions that read them, must go on working."""
+def test_float16_stores_lie_byte_for_byte_as_written_out_here(tmp_path: Path) -> None:
     path, array = tmp_path / "s", tiny.features(0, 2, 1, 3)
-    metadata = {"seesay_features": json.dumps({"format": 1, "identity": IDENTITY, "grid": (1, 1)})}
+    metadata = {"seesay_features": json.dumps({"format": 3, "identity": IDENTITY, "grid": (1, 1)})}
     header = {
         "__metadata__": metadata,
         "ids": {"dtype": "U8", "shape": [16], "data_offsets": [0, 16]},
         "status": {"dtype": "I32", "shape": [2], "data_offsets": [16, 24]},
         "regions": {"dtype": "I32", "shape": [2], "data_offsets": [24, 32]},
-        "features": {"dtype": "F16", "shape": [2, 1, 3], "data_offsets": [32, 44]},
+        "stamps": {"dtype": "U8", "shape": [2, 32], "data_offsets": [32, 96]},
+        "features": {"dtype": "F16", "shape": [2, 1, 3], "data_offsets": [96, 108]},
     }
     text = json.dumps(header)
     text += " " * (-len(text) % 8)
     content = struct.pack("<Q", len(text)) + text.encode() + b'["a", "b"]      ' + struct.pack("<4i", 1, 1, 1, 1)
-    path.write_bytes(content + array.tobytes())
+    path.write_bytes(content + bytes(64) + array.tobytes())
     np.testing.assert_array_equal(FeatureStore(path).read(["b", "a"])[0], array[::-1])
     write_store(tmp_path / "new", ["a", "b"], array, (1, 1))
     assert (tmp_path / "new").read_bytes() == path.read_bytes()
+
+
+def test_stores_of_before_there_were_stamps_are_read_and_grow_into_new_ones(tmp_path: Path) -> None:
+    array = tiny.features(0, 3, 1, 3)
+    path = write_unstamped(tmp_path / "s", array[:2], IDENTITY)
+    store = FeatureStore(path)
+    np.testing.assert_array_equal(store.read(["b", "a"])[0], array[1::-1])
+    assert not store.stamps(["a", "b"]).any()
+    create_store(path, ["c"], 1, 3, (1, 1), IDENTITY)
+    with FeatureStore(path, writable=True) as grown:
+        grown.write([2], array[2:], stamps=np.full((1, 32), 7, np.uint8))
+    np.testing.assert_array_equal(FeatureStore(path).read(list("abc"))[0], array)
+    assert FeatureStore(path).stamps(list("abc")).any(axis=1).tolist() == [False, False, True]
 
 
 @DTYPES
@@ -165,12 +179,12 @@ def test_weights_are_no_store_and_neither_is_a_folder_or_nothing(tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("version", "told"),
-    [(3, "was written by another version"), (2, "is not a feature store of seesay, or is damaged")],
+    [(5, "was written by another version"), (4, "is not a feature store of seesay, or is damaged")],
 )
 def test_store_of_a_later_format_or_with_arrays_of_another_is_refused(tmp_path: Path, version: int, told: str) -> None:
     write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
     content = (tmp_path / "s").read_bytes()
-    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": %d' % version))
+    (tmp_path / "s").write_bytes(content.replace(b'\\"format\\": 3', b'\\"format\\": %d' % version))
     with pytest.raises(FeatureStoreError, match=told):
         FeatureStore(tmp_path / "s")
 

@@ -127,8 +127,9 @@ def extract(
     for line in report.unreadable:
         complain(line)
     pictures = f"{report.images} {'mirrored ' if mirror else ''}pictures"
+    pooled = f"{report.pooled} pooled from the store of their grids, " if report.pooled else ""
     say(
-        f"{pictures} in {target}; {report.extracted} encoded now in {report.seconds:.0f} s: "
+        f"{pictures} in {target}; {pooled}{report.extracted} encoded now in {report.seconds:.0f} s: "
         f"{report.rate:.1f} pictures/s, the encoder alone {report.encoder_rate:.1f}"
     )
     return 1 if report.unreadable else 0

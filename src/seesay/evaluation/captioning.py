@@ -11,6 +11,7 @@ from seesay.data.records import Annotation
 from seesay.errors import DataError, ImageError
 from seesay.features import FeatureStore, JoinedStores, extract_features, part_stores, store_path
 from seesay.features.extraction import Progress
+from seesay.features.stamps import require_unchanged
 
 _BATCH = 64
 
@@ -63,6 +64,7 @@ def feature_source(
         plain, _ = part_stores([FeatureStore(path) for path in stores])  # what training was given may be given again
         joined = JoinedStores(plain)
         joined.require(run.info.features)
+        require_unchanged(plain, {item.id: item.image for item in items})
         return joined
     if encoder is None:
         raise DataError(f"{run.folder} was trained on given feature stores; name them again with --store")

@@ -48,7 +48,8 @@ def create_store(
     """Makes an empty store of its final size, or one that continues the store at `path`.
 
     A store that is there keeps its rows; the pictures it lacks are appended, and where these have more regions
-    all rows get room for as many. One that lacks nothing is left alone.
+    all rows get room for as many. One that lacks nothing is left alone; one of an earlier version is copied into the
+    present one.
 
     Raises:
         FeatureStoreError: the store there is another encoder's, of another width or dtype, or there is not enough
@@ -60,7 +61,7 @@ def create_store(
             f"{path} holds features of width {old.feature_size}, which those of width {feature_size} cannot join; "
             "delete it or name another file"
         )
-    if old and regions <= old.regions and set(ids) <= set(old.ids):
+    if old and regions <= old.regions and set(ids) <= set(old.ids) and "stamps" in old.arrays:
         return
     if old and (old.regions, old.grid) != (regions, grid):
         regions, grid = max(regions, old.regions), None

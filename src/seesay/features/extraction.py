@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +19,27 @@ from seesay.errors import EncoderError, ImageError
 from seesay.features.creation import existing_store, fill_store
 from seesay.features.layout import FeatureDtype
 from seesay.features.mirrored import mirrored_identity
+from seesay.features.pooled import fill_pooled
+from seesay.features.stamps import Stamp, changed_images, stamped
 from seesay.features.store import FeatureStore
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
 from seesay.models.products import fix_weights
 from seesay.prefetch import prefetch
 
+log = logging.getLogger("seesay")
+
 Progress = Callable[[int, int], None]
 """Called with pictures done and pictures in all."""
-_Loaded = tuple[int, NDArray[np.uint8] | None, str]
-"""A picture's row, its pixels, and what was wrong with it."""
+
+
+class _Loaded(NamedTuple):
+    """An image that was opened, or what is wrong with it."""
+
+    row: int
+    pixels: NDArray[np.uint8] | None
+    stamp: Stamp | None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,8 @@ class ExtractionReport:
         path: the store.
         images: pictures in the store with features.
         extracted: pictures this call encoded.
+        pooled: images whose features this call took from the store of their grids.
+        changed: images that had features of another content, which were replaced.
         unreadable: one line a picture that could not be read.
         seconds: wall time of this call.
         encoder_seconds: part of it spent inside the network.
@@ -49,6 +63,8 @@ class ExtractionReport:
     unreadable: tuple[str, ...] = ()
     seconds: float = 0.0
     encoder_seconds: float = 0.0
+    pooled: int = 0
+    changed: int = 0
 
     @property
     def rate(self) -> float:
@@ -94,10 +110,11 @@ def extract_features(
     progress: Progress | None = None,
     mirrored: bool = False,
 ) -> ExtractionReport:
-    """Fills the store at `path` with the features of every picture it does not hold yet.
+    """Fills the store at `path` with the features of every picture it does not hold yet, or whose file has changed.
 
     A new store is made if there is none; one that lacks some of the pictures grows. A picture that cannot be
-    read is noted and the work goes on; the next call tries it again.
+    read is noted and the work goes on; the next call tries it again. Pooled features are averaged from a store of the
+    same encoder's grids, where the folder holds one.
 
     Args:
         sources: picture ids and where their pictures are.
@@ -116,11 +133,21 @@ def extract_features(
     started = time.perf_counter()
     identity, dtype = _identity(encoder, mirrored), encoder.config.feature_dtype
     there = existing_store(path, identity, dtype)
-    if there is not None and all(image_id in there for image_id in sources):  # nobody waits, and nothing is written
+    changed = set(changed_images(there, sources)) if there is not None else set[str]()
+    if changed:
+        log.info(
+            "%d images have changed since %s was made, such as %s; encoding them again",
+            len(changed),
+            path,
+            sources[min(changed)],
+        )
+    elif there is not None and all(image_id in there for image_id in sources):  # nobody waits, nothing is written
         return ExtractionReport(path, len(sources), 0, seconds=time.perf_counter() - started)
     ids, grid = list(sources), encoder.grid
     with fill_store(path, ids, grid[0] * grid[1], encoder.feature_size, grid, identity, dtype) as store:
-        todo = [row for row in store.pending() if store.ids[row] in sources]
+        todo = store.rows([image_id for image_id in sources if image_id in changed or image_id not in store])
+        pooled = fill_pooled(store, {store.ids[row]: sources[store.ids[row]] for row in todo})
+        todo = [row for row in todo if store.ids[row] not in pooled]
         encoder.to(device).eval()
         if todo:
             fix_weights(encoder)
@@ -132,26 +159,33 @@ def extract_features(
         for _, block in groupby(todo, lambda row: row // batch_size):
             batch = list(islice(loaded, len(list(block))))
             encoder_seconds += _fill(store, batch, encoder, device)
-            unreadable += [error for _, _, error in batch if error]
-            extracted += sum(not error for _, _, error in batch)
+            unreadable += [each.error for each in batch if each.error]
+            extracted += sum(not each.error for each in batch)
             if progress:
                 progress(len(sources) - len(todo) + extracted + len(unreadable), len(sources))
         images = sum(image_id in store for image_id in sources)
-    return ExtractionReport(path, images, extracted, tuple(unreadable), time.perf_counter() - started, encoder_seconds)
+    seconds = time.perf_counter() - started
+    return ExtractionReport(
+        path, images, extracted, tuple(unreadable), seconds, encoder_seconds, len(pooled), len(changed)
+    )
 
 
 def _fill(store: FeatureStore, batch: Sequence[_Loaded], encoder: Encoder, device: str) -> float:
     """Writes the features of pictures that could be read, marks the others, and returns the encoder's seconds."""
-    for row, pixels, _ in batch:
-        if pixels is None:
-            store.mark_unreadable(row)
-    readable = [(row, pixels) for row, pixels, _ in batch if pixels is not None]
-    if not readable:
+    rows, pixels, stamps = [], [], []
+    for loaded in batch:
+        if loaded.pixels is None or loaded.stamp is None:
+            store.mark_unreadable(loaded.row)
+        else:
+            rows.append(loaded.row)
+            pixels.append(loaded.pixels)
+            stamps.append(loaded.stamp)
+    if not rows:
         return 0.0
     begun = time.perf_counter()
-    features = _encode([pixels for _, pixels in readable], encoder, device)
+    features = _encode(pixels, encoder, device)
     taken = time.perf_counter() - begun
-    store.write([row for row, _ in readable], features)
+    store.write(rows, features, stamps=np.stack(stamps))
     return taken
 
 
@@ -160,12 +194,13 @@ def _identity(encoder: Encoder, mirrored: bool) -> dict[str, Any]:
 
 
 def _load(job: tuple[int, str], encoder: Encoder, mirrored: bool) -> _Loaded:
-    row, source = job
+    row, name = job
     try:
+        stamp, source = stamped(name)
         pixels = load_pixels(source, encoder.preprocessing)
-        return row, pixels[:, ::-1] if mirrored else pixels, ""
+        return _Loaded(row, pixels[:, ::-1] if mirrored else pixels, stamp)
     except ImageError as error:
-        return row, None, str(error)
+        return _Loaded(row, None, None, str(error))
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Features that others computed: one .npy a picture, .npz archives, or HDF5, with any number of regions."""
 
 import contextlib
+import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 from seesay.errors import FeatureStoreError, MissingDependencyError
 from seesay.features.creation import existing_store, fill_store
 from seesay.features.layout import FeatureDtype
+from seesay.features.stamps import array_stamp, same_content
 from seesay.features.store import FeatureStore
+
+log = logging.getLogger("seesay")
 
 _ARRAY_NAMES = ("features", "feat", "feats", "x", "att", "arr_0")
 _HDF5 = {".h5", ".hdf5", ".hdf"}
@@ -63,17 +67,25 @@ def import_features(source: str | Path, images: Mapping[str, str], path: Path, d
 
 
 def _fill(store: FeatureStore, names: Mapping[str, Sequence[str]], read: Reader) -> None:
-    for row in store.pending():
+    changed = 0
+    for row in store.rows(names):
         image_id = store.ids[row]
-        array = _regions_of(read(names.get(image_id, ())), image_id)
+        array = _regions_of(read(names[image_id]), image_id)
         if array is None:
             continue
+        stamp = array_stamp(array)[None]
+        if image_id in store:
+            if same_content(stamp, store.stamps([image_id])).all():
+                continue
+            changed += 1
         padded = np.zeros((1, store.regions, store.feature_size), np.float16)
         with np.errstate(over="ignore"):  # it is told of in our words
             padded[0, : len(array)] = array
         if not np.isfinite(padded).all():
             raise FeatureStoreError(f"features of picture {image_id!r} do not fit float16")
-        store.write([row], padded, [len(array)])
+        store.write([row], padded, [len(array)], stamp)
+    if changed:
+        log.info("%d arrays have changed since %s was made; imported them again", changed, store.path)
 
 
 def _regions_of(array: NDArray[Any] | None, image_id: str) -> NDArray[Any] | None:

@@ -20,10 +20,16 @@ FeatureDtype = Literal["float16", "int8"]
 
 _METADATA_KEY = "seesay_features"
 
-FORMATS: dict[FeatureDtype, int] = {"float16": 1, "int8": 2}
+FORMATS: dict[FeatureDtype, int] = {"float16": 3, "int8": 4}
 """Versions of the file. Features in 8 bits have one of their own: a seesay that cannot read them must refuse them."""
 
-_DTYPES = {version: dtype for dtype, version in FORMATS.items()}
+_UNSTAMPED: dict[int, FeatureDtype] = {1: "float16", 2: "int8"}
+"""Earlier versions, without the array of stamps."""
+
+_DTYPES = {**_UNSTAMPED, **{version: dtype for dtype, version in FORMATS.items()}}
+
+STAMP_BYTES = 32
+"""Bytes by which a changed image is noticed; see `features.stamps`."""
 
 NUMBERS: dict[str, type[np.generic]] = {
     "U8": np.uint8,
@@ -35,10 +41,10 @@ NUMBERS: dict[str, type[np.generic]] = {
 """Safetensors' names of numbers."""
 
 ROW_ARRAYS: dict[FeatureDtype, dict[str, str]] = {
-    "float16": {"status": "I32", "regions": "I32", "features": "F16"},
-    "int8": {"status": "I32", "regions": "I32", "scales": "F32", "zeros": "I8", "features": "I8"},
+    "float16": {"status": "I32", "regions": "I32", "stamps": "U8", "features": "F16"},
+    "int8": {"status": "I32", "regions": "I32", "stamps": "U8", "scales": "F32", "zeros": "I8", "features": "I8"},
 }
-"""The arrays with an entry a picture, in the order of the file, whose widest numbers come first: all lie aligned."""
+"""The arrays with an entry per image, in the order of the file; the widths of entries keep all of them aligned."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def lay_out(
         "__metadata__": {_METADATA_KEY: json.dumps(metadata)},
         "ids": {"dtype": "U8", "shape": [len(blob)], "data_offsets": [0, len(blob)]},
     }
-    shapes = {"scales": (regions,), "zeros": (regions,), "features": (regions, feature_size)}
+    shapes = {"stamps": (STAMP_BYTES,), "scales": (regions,), "zeros": (regions,), "features": (regions, feature_size)}
     strides, offset = {}, len(blob)
     for name, number in ROW_ARRAYS[dtype].items():
         shape = shapes.get(name, ())
@@ -120,7 +126,10 @@ def read_header(path: Path) -> Header:
             arrays: dict[str, Any] = json.loads(file.read(length))
         metadata = json.loads(arrays.pop("__metadata__")[_METADATA_KEY])
         dtype = _DTYPES.get(metadata["format"])
-        if dtype and {name: arrays[name]["dtype"] for name in ROW_ARRAYS[dtype]} != ROW_ARRAYS[dtype]:
+        wanted = dict(ROW_ARRAYS[dtype]) if dtype else {}
+        if metadata["format"] in _UNSTAMPED:
+            del wanted["stamps"]
+        if {name: arrays[name]["dtype"] for name in wanted} != wanted:
             raise ValueError("arrays of another kind")
     except FileNotFoundError as error:
         raise FeatureStoreError(f"no feature store at {path}; make one with: seesay extract DATA") from error

@@ -8,7 +8,7 @@ a scale and a zero a region; what is read is float16 either way.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
-from seesay.features.layout import NUMBERS, ROW_ARRAYS, FeatureDtype, disk_error, read_header
+from seesay.features.layout import NUMBERS, ROW_ARRAYS, STAMP_BYTES, FeatureDtype, disk_error, read_header
 from seesay.features.quantisation import dequantise, quantise
 
 PENDING, DONE, UNREADABLE = 0, 1, 2
 """States of a row."""
+
+_INVALID_STAMP = 255
 
 
 class FeatureStore:
@@ -59,8 +61,9 @@ class FeatureStore:
         self._grid: tuple[int, int] | None = tuple(grid) if grid else None
         mode = "r+" if writable else "r"
         self.arrays: dict[str, NDArray[Any]] = {
-            name: self._map(header.arrays[name], mode if name in ("status", "regions") else "r")
+            name: self._map(header.arrays[name], mode if name in ("status", "regions", "stamps") else "r")
             for name in ROW_ARRAYS[header.dtype]
+            if name in header.arrays  # earlier versions have no stamps
         }
         self._places = {name: header.start + header.arrays[name]["data_offsets"][0] for name in self.arrays}
         self.status: NDArray[np.int32] = self.arrays["status"]
@@ -143,13 +146,30 @@ class FeatureStore:
             return features, None
         return features, np.arange(self.regions)[None] < self._regions[rows][:, None]
 
-    def write(self, rows: Sequence[int], features: NDArray[np.float16], regions: Sequence[int] | None = None) -> None:
+    def stamps(self, ids: Sequence[str]) -> NDArray[np.uint8]:
+        """Return the stamps of images that the store has rows for, (B, 32); zeros record nothing."""
+        if "stamps" not in self.arrays:
+            return np.zeros((len(ids), STAMP_BYTES), np.uint8)
+        return np.asarray(self.arrays["stamps"][[self._rows[image_id] for image_id in ids]])
+
+    def restamp(self, ids: Sequence[str], stamps: NDArray[np.uint8]) -> None:
+        """Write the stamps (B, 32) of images whose features stay."""
+        self.arrays["stamps"][[self._rows[image_id] for image_id in ids]] = stamps
+
+    def write(
+        self,
+        rows: Sequence[int],
+        features: NDArray[np.float16],
+        regions: Sequence[int] | None = None,
+        stamps: NDArray[np.uint8] | None = None,
+    ) -> None:
         """Fills rows, and when all of them are filled marks them done.
 
         Args:
             rows: the rows, ascending.
             features: (B, N, F), finite.
             regions: real regions of each picture; None = N.
+            stamps: what the features were made of, (B, 32); None records nothing.
 
         Raises:
             FeatureStoreError: the disk is full; what was written before stays valid.
@@ -159,6 +179,8 @@ class FeatureStore:
         parts: dict[str, NDArray[Any]] = {"features": features}
         if self.dtype == "int8":
             parts["features"], parts["scales"], parts["zeros"] = quantise(features)
+        # Features that are replaced belong to no known image until all of them are written.
+        self.arrays["stamps"][rows] = _INVALID_STAMP
         begin = 0
         try:
             for end in range(1, len(rows) + 1):
@@ -169,6 +191,7 @@ class FeatureStore:
         except OSError as error:
             raise disk_error(self.path, error) from error
         self._regions[rows] = self.regions if regions is None else regions
+        self.arrays["stamps"][rows] = 0 if stamps is None else stamps
         self.status[rows] = DONE
 
     def _write_run(self, descriptor: int, name: str, first: int, values: NDArray[Any]) -> None:
@@ -185,6 +208,10 @@ class FeatureStore:
     def pending(self) -> list[int]:
         """Returns the rows without features, the unreadable ones included."""
         return [int(row) for row in np.flatnonzero(self.status != DONE)]
+
+    def rows(self, ids: Collection[str]) -> list[int]:
+        """Return the rows of images, ascending."""
+        return sorted(self._rows[image_id] for image_id in ids)
 
     def require(self, identity: Mapping[str, Any]) -> None:
         """Refuses the store if another encoder made it.

@@ -15,6 +15,7 @@ from seesay.devices import choose_device
 from seesay.errors import ConfigError, FeatureStoreError
 from seesay.features import FeatureStore, JoinedStores, extract_features, match_mirrored, part_stores, store_path
 from seesay.features.extraction import Progress
+from seesay.features.stamps import require_unchanged
 from seesay.models.encoders import Encoder, build_encoder
 
 log = logging.getLogger("seesay")
@@ -59,6 +60,7 @@ def open_sources(
     to_mirror = mirrorable_pictures(annotations) if config.training.augment_flip else {}
     if given:
         stores = [FeatureStore(path) for path in given]
+        require_unchanged(stores, {item.id: item.image for item in annotations if item.split is not None})
         return _given_sources(config, stores, to_mirror, _Extraction(config, data, folder, progress))
     encoder = build_encoder(config.encoder)
     if config.encoder.encoder_training != "cached":
@@ -119,6 +121,8 @@ class _Extraction:
                 report.rate,
                 report.encoder_rate,
             )
+        if report.pooled:
+            log.info("%d images pooled into %s from the store of their grids", report.pooled, path)
         for line in report.unreadable:
             log.warning("left out: %s", line)
         return JoinedStores([FeatureStore(path)])
