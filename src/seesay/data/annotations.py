@@ -15,6 +15,7 @@ from pathlib import Path
 
 from seesay.config import DataConfig
 from seesay.data.readers.assemble import assemble
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.readers.detect import recognise
 from seesay.data.readers.pictures import is_url, root_of
 from seesay.data.records import Annotation, Annotations, Box
@@ -32,7 +33,9 @@ __all__ = [
 ]
 
 
-def load_annotations(path: str | Path, format: str = "auto", *, require_images: bool = True) -> Annotations:
+def load_annotations(
+    path: str | Path, format: str = "auto", *, columns: ColumnNames = USUAL_NAMES, require_images: bool = True
+) -> Annotations:
     """Returns the annotations in a folder or file of any known form.
 
     Pictures are looked for in folder listings and not opened. What does not fit is left out and told in
@@ -41,6 +44,7 @@ def load_annotations(path: str | Path, format: str = "auto", *, require_images: 
     Args:
         path: A captions file, or a folder that has one (also one level deeper).
         format: A reader's name, or `auto` to recognise the form by looking.
+        columns: Columns of tables whose names are not usual ones.
         require_images: Leave out pictures that cannot be found. Scoring finished captions needs none.
 
     Raises:
@@ -48,7 +52,7 @@ def load_annotations(path: str | Path, format: str = "auto", *, require_images: 
             captions files none of which is the obvious one, or not one picture where captions are.
     """
     source = Path(path)
-    recognised = recognise(source, format)
+    recognised = recognise(source, format, columns)
     reading = recognised.read()
     reading.problems[:0] = recognised.remarks
     return assemble(reading, source, root_of(source), recognised.format, require_images)

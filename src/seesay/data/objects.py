@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from seesay.data.readers.tables import parse_json
+from seesay.data.readers.json_tables import parse_json
 from seesay.data.records import Box, Reading
 from seesay.errors import DataError
 

@@ -2,10 +2,12 @@
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from seesay.data.readers.pictures import PictureFinder, expected_path
+from seesay.data.readers.pictures import PictureFinder, expected_path, is_picture_name, is_url
 from seesay.data.records import Annotation, Annotations, Box, Reading, Record, count, name_some
 from seesay.errors import DataError
 
@@ -42,17 +44,47 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
     _deal_by_lists(pictures, reading, problems)
     missing: list[str] = []
     finder = PictureFinder(root)
+    found = _locate(pictures, finder, problems)
     if require_images:
-        pictures, missing = _locate(pictures, finder, source, problems)
-    else:
-        for picture in pictures:
-            found = finder.find(picture.image, picture.base)
-            picture.image = found or expected_path(picture.image, picture.base)
+        missing = [picture.image for picture, path in zip(pictures, found, strict=True) if path is None]
+        _report_missing(missing, len(pictures), finder.root, source, problems)
+    located = []
+    for picture, path in zip(pictures, found, strict=True):
+        if path is not None or not require_images:
+            picture.image = path or expected_path(picture.image, picture.base)
+            located.append(picture)
+    pictures = located
     items = tuple(annotation for picture in pictures for annotation in _annotations(picture))
     stray = [item.id for item in items if item.split is None]
     if stray and len(stray) < len(items):
         problems.append(f"{count(len(stray), 'picture')} in no split, kept out of training: {name_some(stray)}")
     return Annotations(items, str(source), format, tuple(problems), tuple(missing), tuple(silent))
+
+
+class Extent(NamedTuple):
+    """How many images a reading captions: those that are there, those at addresses, and those named as files are."""
+
+    there: int
+    addresses: int
+    named: int
+
+
+def measure(reading: Reading, finder: PictureFinder) -> Extent:
+    """Returns how many images a reading captions."""
+    by_name = {
+        (record.image.strip(), record.base): _Picture(record.id or record.image, record.image.strip(), record.base)
+        for record in reading.records
+        if any(_captions(record))
+    }
+    pictures = [picture for picture in by_name.values() if not is_url(picture.image)]
+    there = set(_locate(pictures, finder, [])) - {None}
+    return Extent(len(there), len(by_name) - len(pictures), sum(is_picture_name(image) for image, _ in by_name))
+
+
+def _captions(record: Record) -> Iterator[str]:
+    """Yields the captions of a record, stripped; those that are blank are empty texts."""
+    for raw in record.captions:
+        yield "" if raw is None or raw != raw else str(raw).strip()  # NaN alone differs from itself
 
 
 def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Picture]:
@@ -67,8 +99,7 @@ def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Pict
         key = (name, "" if by_id and record.id else str(record.base))
         picture = pictures.setdefault(key, _Picture(name, image, record.base))
         captions = picture.captions.setdefault(record.split, [])
-        for raw in record.captions:
-            caption = "" if raw is None or raw != raw else str(raw).strip()  # NaN alone differs from itself
+        for caption in _captions(record):
             if caption:
                 captions.append(caption)
             else:
@@ -134,32 +165,47 @@ def _deal_by_lists(pictures: list[_Picture], reading: Reading, problems: list[st
             problems.append(f"{file}: {lines} no picture with captions: {name_some(idle)}")
 
 
-def _locate(
-    pictures: list[_Picture], finder: PictureFinder, source: Path, problems: list[str]
-) -> tuple[list[_Picture], list[str]]:
-    """Returns the pictures that are there, with their paths, and the names of those that are not."""
-    found, missing = [], []
+def _locate(pictures: list[_Picture], finder: PictureFinder, problems: list[str]) -> list[str | None]:
+    """Returns the path of each picture, or None: by its name, else by its id, as ROCO's images are fetched."""
+    found, by_id = [], []
     for picture in pictures:
         path = finder.find(picture.image, picture.base)
-        if path is None:
-            missing.append(picture.image)
-        else:
-            picture.image = path
-            found.append(picture)
+        if path is None and _may_name_a_file(picture):
+            path = finder.find(picture.id, picture.base)
+            by_id += [] if path is None else [f"{picture.id} ({picture.image})"]
+        found.append(path)
+    if by_id:
+        problems.append(
+            f"{count(len(by_id), 'image')} found by id, as there is no file of the name in the table: "
+            f"{name_some(by_id, 3)}"
+        )
     if finder.ambiguous:
         problems.append(
             f"{count(len(finder.ambiguous), 'picture')} not told apart from one of the same name elsewhere: "
             f"{name_some(finder.ambiguous, 3)}"
         )
-    if not found:
+    return found
+
+
+def _may_name_a_file(picture: _Picture) -> bool:
+    """Tells whether an id may be a file's name: numbers count captions, too."""
+    return picture.id != picture.image and not picture.id.isdigit()
+
+
+def _report_missing(missing: list[str], pictures: int, root: Path, source: Path, problems: list[str]) -> None:
+    """Notes the pictures that are not there.
+
+    Raises:
+        DataError: None is.
+    """
+    if len(missing) == pictures:
         raise DataError(
             f"{source} has captions of {count(len(missing), 'picture')}, none of which is below "
-            f"{finder.root}: {name_some(missing, 3)}; put the pictures there, "
+            f"{root}: {name_some(missing, 3)}; put the pictures there, "
             "or name the folder that holds both"
         )
     if missing:
         problems.append(f"{count(len(missing), 'captioned picture')} missing, left out: {name_some(missing)}")
-    return found, missing
 
 
 def _annotations(picture: _Picture) -> list[Annotation]:

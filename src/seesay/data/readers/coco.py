@@ -4,43 +4,59 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from seesay.data.readers.columns import parse_captions
-from seesay.data.readers.tables import parse_json
+from seesay.data.readers.columns import ColumnNames, parse_captions
+from seesay.data.readers.json_tables import parse_json
 from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
 from seesay.errors import DataError
 
 
-def read_coco(files: list[Path], split_lists: list[Path]) -> Reading:
+def read_coco(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
     """Returns the records of COCO caption files; a file's split is in its name (captions_train2014.json).
+
+    A file that lists images alone, as that of a test split whose captions are withheld, is noted and passed over.
 
     Raises:
         DataError: A file is not of that form, or has annotations without captions, as instances_*.json.
     """
     reading = Reading()
+    contents = {path: parse_json(path, reading) for path in files}
+    bare = [path for path, content in contents.items() if _lists_images_alone(content)]
     for path in files:
-        content = parse_json(path, reading)
-        images, annotations = _lists(content, "images", "annotations", path=path, form="COCO captions")
-        split = split_of_file(path)
-        captions = _captions_by_image(path, annotations, reading)
-        nameless = []
-        for image in images:
-            name = _file_name(image)
-            if name is None:
-                nameless.append(str(image)[:40])
-                continue
-            id = str(image.get("id", name))
-            own = split_name(image.get("split")) or split
-            reading.records.append(Record(name, captions.pop(id, ()), path.parent, own, id, one_row_a_picture=True))
-        if nameless:
-            reading.problems.append(
-                f"{path.name}: {count(len(nameless), 'entry')} of images without a file name: {name_some(nameless, 2)}"
-            )
-        if captions:
-            reading.problems.append(
-                f"{path.name}: captions of {count(len(captions), 'image id')} that images does not list: "
-                f"{name_some(list(captions))}"
-            )
+        if path in bare and len(bare) < len(files):
+            (images,) = _lists(contents[path], "images", path=path, form="COCO captions")
+            reading.problems.append(f"{path.name} lists {count(len(images), 'image')} and no captions; not used")
+            continue
+        _add_records(path, contents[path], reading)
     return reading
+
+
+def _lists_images_alone(content: object) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get("images"), list) and not content.get("annotations")
+
+
+def _add_records(path: Path, content: object, reading: Reading) -> None:
+    """Adds the records of one file to the reading."""
+    images, annotations = _lists(content, "images", "annotations", path=path, form="COCO captions")
+    split = split_of_file(path)
+    captions = _captions_by_image(path, annotations, reading)
+    nameless = []
+    for image in images:
+        name = _file_name(image)
+        if name is None:
+            nameless.append(str(image)[:40])
+            continue
+        id = str(image.get("id", name))
+        own = split_name(image.get("split")) or split
+        reading.records.append(Record(name, captions.pop(id, ()), path.parent, own, id, one_row_a_picture=True))
+    if nameless:
+        reading.problems.append(
+            f"{path.name}: {count(len(nameless), 'entry')} of images without a file name: {name_some(nameless, 2)}"
+        )
+    if captions:
+        reading.problems.append(
+            f"{path.name}: captions of {count(len(captions), 'image id')} that images does not list: "
+            f"{name_some(list(captions))}"
+        )
 
 
 def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> dict[str, list[object]]:
@@ -75,7 +91,7 @@ def _file_name(image: object) -> str | None:
     return None
 
 
-def read_karpathy(files: list[Path], split_lists: list[Path]) -> Reading:
+def read_karpathy(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
     """Returns the records of Karpathy's JSON: splits of Flickr8k, Flickr30k and COCO with their sentences.
 
     Raises:

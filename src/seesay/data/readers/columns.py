@@ -17,10 +17,13 @@ IMAGE_COLUMNS = (
     *("image_name", "image_file", "image_filename", "img", "picture", "photo"),
     *("url", "image_url", "img_url", "image_id", "img_id"),
 )
+# Names that are as often something else's: they count beside a column called caption (ROCO's `name`, ROCOv2's `ID`).
+_WEAK_IMAGE_COLUMNS = ("name", "id")
 BYTES_COLUMNS = ("image_bytes", "bytes", "jpg", "png", "webp")
 CAPTION_COLUMNS = (
     *("captions", "caption", "texts", "text", "sentences", "sentence", "raw", "comments", "comment"),
     *("descriptions", "description", "caption_text", "caption_str", "alt_text", "title"),
+    *("image_caption", "img_caption", "blip_caption", "prompt"),
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 _ID_COLUMNS = ("id", "image_id", "img_id", "imgid", "cocoid", "key")
@@ -37,13 +40,34 @@ class Columns:
     id: str | None
 
 
-def find_columns(names: Iterable[str]) -> Columns | None:
+@dataclass(frozen=True)
+class ColumnNames:
+    """The columns that a user names; empty = the first of a usual name.
+
+    Attributes:
+        image: The column of image names, paths, addresses or bytes.
+        caption: The column of captions; of a WebDataset, the field of its JSON members.
+    """
+
+    image: str = ""
+    caption: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.image or self.caption)
+
+
+USUAL_NAMES = ColumnNames()
+
+
+def find_columns(names: Iterable[str], wanted: ColumnNames = USUAL_NAMES) -> Columns | None:
     """Returns the columns that matter, or None where the picture's or the caption's is not there."""
-    known = {_plain(name): name for name in reversed(list(names))}
-    image = _first(IMAGE_COLUMNS, known)
-    caption = _first(CAPTION_COLUMNS, known)
+    names = list(names)
+    known = {_plain(name): name for name in reversed(names)}
+    caption = _wanted_or_first(wanted.caption, CAPTION_COLUMNS, known)
+    sure = wanted.caption or "caption" in (caption or "").lower()
+    image = _wanted_or_first(wanted.image, (*IMAGE_COLUMNS, *(_WEAK_IMAGE_COLUMNS if sure else ())), known)
     numbered = tuple(known[name] for name in sorted(known, key=_by_number) if _NUMBERED.fullmatch(name))
-    captions = (caption,) if caption is not None else numbered
+    captions = (caption,) if caption is not None else () if wanted.caption else numbered
     if image is None or not captions:
         return None
     others = {plain: name for plain, name in known.items() if name != image}
@@ -55,15 +79,22 @@ def find_image_column(names: Iterable[str], wanted: str = "") -> str | None:
     names = list(names)
     if wanted:
         return wanted if wanted in names else None
-    return _first((*IMAGE_COLUMNS, *BYTES_COLUMNS), {_plain(name): name for name in reversed(names)})
+    usual = (*IMAGE_COLUMNS, *BYTES_COLUMNS, *_WEAK_IMAGE_COLUMNS)
+    return _first(usual, {_plain(name): name for name in reversed(names)})
 
 
-def missing_columns(place: str, names: Iterable[str]) -> DataError:
+def missing_columns(place: str, names: Iterable[str], wanted: ColumnNames = USUAL_NAMES) -> DataError:
     """Returns the error for a table without the columns, which names those it has and those expected."""
-    present = ", ".join(repr(str(name)) for name in list(names)[:20]) or "none"
+    names = list(map(str, names))
+    present = ", ".join(map(repr, names[:20])) or "none"
+    known = set(map(_plain, names))
+    absent = [name for name in (wanted.image, wanted.caption) if name and _plain(name) not in known]
+    if absent:
+        return DataError(f"{place} has no column {' or '.join(map(repr, absent))}; it has {present}")
     return DataError(
         f"{place} has the columns {present}; expected one for the picture ({', '.join(IMAGE_COLUMNS[:6])}, "
-        f"url ...) and one for the caption (caption, captions, text, sentence, comment, title, caption_1 ...)"
+        f"url ...) and one for the caption (caption, captions, text, sentence, comment, title, caption_1 ...); "
+        "name others with --image-column and --caption-column"
     )
 
 
@@ -77,6 +108,8 @@ def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: 
         split: The split of rows that name none.
     """
     image = row.get(columns.image)
+    if isinstance(image, int) and not isinstance(image, bool):
+        image = str(image)
     if not isinstance(image, str) or not image.strip():
         return None
     captions: list[object] = []
@@ -168,6 +201,10 @@ def _text(cell: object) -> str:
 def _plain(name: str) -> str:
     """Returns a column name in lower case with underscores."""
     return re.sub(r"[\s\-.]+", "_", str(name).strip().strip('"').lower())
+
+
+def _wanted_or_first(wanted: str, usual: Iterable[str], known: Mapping[str, str]) -> str | None:
+    return _first((_plain(wanted),) if wanted else usual, known)
 
 
 def _first(wanted: Iterable[str], known: Mapping[str, str]) -> str | None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from seesay.data.readers.columns import ColumnNames
 from seesay.data.readers.text import read_split_lists, read_text, text_lines
 from seesay.data.records import Reading, Record, count, name_some
 
@@ -15,12 +16,13 @@ def is_token_line(line: str) -> bool:
     return _LINE.fullmatch(line.strip()) is not None
 
 
-def read_flickr(files: list[Path], split_lists: list[Path]) -> Reading:
+def read_flickr(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
     """Returns the records of token files; lines of another form are noted and passed over.
 
     Args:
         files: Token files; more than one are read as one.
         split_lists: Files such as `Flickr_8k.trainImages.txt`, one picture name a line.
+        wanted: Of no use, as token files have no columns.
     """
     reading = Reading()
     for path in files:

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from seesay.data.readers.columns import (
     BYTES_COLUMNS,
     IMAGE_COLUMNS,
+    ColumnNames,
     Columns,
     find_columns,
     make_record,
@@ -32,7 +33,7 @@ class _Layout:
     name: str | None
 
 
-def read_parquet(files: list[Path], split_lists: list[Path]) -> Reading:
+def read_parquet(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
     """Returns the records of Parquet files; pictures inside are named `file.parquet::column::row`, not read.
 
     Raises:
@@ -45,7 +46,7 @@ def read_parquet(files: list[Path], split_lists: list[Path]) -> Reading:
     for path in files:
         try:
             with pq.ParquetFile(path) as table:
-                layout = _layout(table, path)
+                layout = _layout(table, path, wanted)
                 rows = list(_rows(table, layout))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -55,27 +56,29 @@ def read_parquet(files: list[Path], split_lists: list[Path]) -> Reading:
     return reading
 
 
-def has_caption_columns(path: Path) -> bool:
+def has_caption_columns(path: Path, wanted: ColumnNames) -> bool:
     """Tells whether a Parquet file has the columns of captioned pictures."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as table:
-            _layout(table, path)
+            _layout(table, path, wanted)
     except (OSError, pa.ArrowException, DataError):
         return False
     return True
 
 
-def _layout(table: Any, path: Path) -> _Layout:
+def _layout(table: Any, path: Path, wanted: ColumnNames) -> _Layout:
     """Returns which columns of a file are what."""
     names = table.schema_arrow.names
-    embedded, name = embedded_column(table)
+    embedded, name = embedded_column(table, wanted.image)
+    if embedded is not None and wanted.image:
+        wanted = replace(wanted, image="image")
     # The name of an embedded column matters as little as its bytes to find_columns.
-    columns = find_columns(["image" if column == embedded else column for column in names])
+    columns = find_columns(["image" if column == embedded else column for column in names], wanted)
     if columns is None:
-        raise missing_columns(str(path), names)
+        raise missing_columns(str(path), names, wanted)
     if embedded is not None:
         plain = columns.image if columns.image != "image" else None
         columns = Columns(embedded, columns.captions, columns.split, columns.id)

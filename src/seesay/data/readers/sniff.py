@@ -4,33 +4,41 @@ import json
 import re
 from pathlib import Path
 
-from seesay.data.readers.columns import find_columns
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames, find_columns, object_captions
 from seesay.data.readers.flickr import is_token_line
 from seesay.data.readers.parquet import has_caption_columns
+from seesay.data.readers.pictures import is_picture_name
 from seesay.data.readers.tables import table_form
 from seesay.data.readers.text import is_split_list, peek_text, text_lines
 from seesay.data.readers.webdataset import has_samples
+from seesay.data.records import SPLITS, split_name
 
 _PEEK = 1 << 20
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
 _TEXT_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".token", ".dat", ""))
-_PICTURE_KEY = re.compile(r'\{\s*"[^"]+\.(jpe?g|png|webp|gif|bmp|tiff?)"\s*:', re.IGNORECASE)
 _FIRST_OBJECT = re.compile(r'(?:^|"[^"]*"\s*:)\s*\[\s*(?=\{)')
+_KEY = re.compile(r'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*')
+_KEYS_LOOKED_AT = 20
+# Fields of other JSON files too, such as package.json: under a key of any name they prove nothing.
+_COMMON_FIELDS = frozenset(("description", "descriptions", "title", "comment", "comments"))
 
 
-def sniff(path: Path) -> str | None:
-    """Returns the name of the reader that can read a file, or None where it seems to hold no captions."""
+def sniff(path: Path, wanted: ColumnNames = USUAL_NAMES) -> str | None:
+    """Returns the name of the reader that can read a file, or None where it seems to hold no captions.
+
+    Args:
+        path: The file.
+        wanted: Columns that a table must have.
+    """
     suffix = path.suffix.lower()
     if suffix in (".tar", ".tgz") or path.name.lower().endswith(".tar.gz"):
         return "webdataset" if has_samples(path) else None
     if suffix == ".parquet":
-        return "parquet" if has_caption_columns(path) else None
-    if suffix in (".jsonl", ".ndjson"):
-        return "jsonl" if _has_fields(peek_text(path, _PEEK)) else None
-    if suffix == ".json":
-        return _sniff_json(peek_text(path, _PEEK))
+        return "parquet" if has_caption_columns(path, wanted) else None
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return _sniff_json(peek_text(path, _PEEK).lstrip(), wanted)
     if suffix in _TEXT_SUFFIXES and not is_split_list(path):
-        return _sniff_text(peek_text(path, _PEEK))
+        return _sniff_text(peek_text(path, _PEEK), wanted)
     return None
 
 
@@ -44,30 +52,59 @@ def by_suffix(path: Path) -> str | None:
     return {".parquet": "parquet", ".json": "json"}.get(suffix, "csv" if suffix in _TEXT_SUFFIXES else None)
 
 
-def _sniff_text(text: str) -> str | None:
+def _sniff_text(text: str, wanted: ColumnNames) -> str | None:
     lines = [line for line in text_lines(text) if line.strip()][:20]
     if 2 * sum(map(is_token_line, lines)) > len(lines):
         return "flickr"
-    return "csv" if table_form(text) is not None else None
+    return "csv" if table_form(text, wanted) is not None else None
 
 
-def _sniff_json(text: str) -> str | None:
-    start = text.lstrip()
-    if _PICTURE_KEY.match(start):
-        return "json"
-    if start.startswith("{") and '"images"' in text:
+def _sniff_json(text: str, wanted: ColumnNames) -> str | None:
+    """Returns the reader of a JSON file, whatever its suffix, from its beginning."""
+    end = _end_of_row(text, wanted)
+    if end:
+        return "json" if "\n" in text[:end] else "jsonl"
+    if text.startswith("{") and '"images"' in text:
         if '"sentences"' in text or '"sentids"' in text:
             return "karpathy"
         if '"file_name"' in text or '"coco_url"' in text or '"annotations"' in text:
             return "coco"
-    opening = _FIRST_OBJECT.search(start)
-    return "json" if opening is not None and _has_fields(start[opening.end() :]) else None
+    if text.startswith("{") and '"annotations"' in text and '"image_id"' in text:
+        return "coco"
+    opening = _FIRST_OBJECT.search(text)
+    if opening is not None and _end_of_row(text[opening.end() :], wanted):
+        return "json"
+    return "json" if _has_captions_by_name(text, wanted) else None
 
 
-def _has_fields(text: str) -> bool:
-    """Tells whether a text begins with a JSON object that has a picture and a caption."""
+def _end_of_row(text: str, wanted: ColumnNames) -> int:
+    """Returns where the JSON object ends that a text begins with; 0 if it lacks a picture or a caption."""
     try:
-        value, _ = json.JSONDecoder().raw_decode(text.lstrip())
+        value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and find_columns(value) is not None
+        return 0
+    return end if isinstance(value, dict) and find_columns(value, wanted) is not None else 0
+
+
+def _has_captions_by_name(text: str, wanted: ColumnNames) -> bool:
+    """Tells whether a text begins with captions by image name: `{"1.jpg": "a dog"}`, `{"1": {"caption": "a dog"}}`."""
+    decoder = json.JSONDecoder()
+    place = 0
+    for number in range(_KEYS_LOOKED_AT):
+        key = _KEY.match(text, place)
+        if key is None:
+            return False
+        try:
+            name = str(json.loads(key[1]))
+            if is_picture_name(name):
+                return True
+            if number == 0 and split_name(name) in SPLITS and text.startswith("{", key.end()):
+                return _has_captions_by_name(text[key.end() :], wanted)
+            value, place = decoder.raw_decode(text, key.end())
+        except (ValueError, RecursionError):
+            return False
+        if isinstance(value, dict):
+            known = {field: cell for field, cell in value.items() if wanted.caption or field not in _COMMON_FIELDS}
+            if object_captions(known, wanted.caption):
+                return True
+    return False

@@ -5,7 +5,7 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from seesay.data.readers.columns import object_captions
+from seesay.data.readers.columns import ColumnNames, object_captions
 from seesay.data.readers.pictures import PICTURE_SUFFIXES
 from seesay.data.readers.samples import TEXT_SUFFIXES, choose_image, choose_text
 from seesay.data.readers.text import decode_text, text_lines
@@ -25,12 +25,17 @@ class _Sample:
     split: str | None = None
 
 
-def read_webdataset(files: list[Path], split_lists: list[Path]) -> Reading:
+def read_webdataset(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
     """Returns the records of tar files; pictures stay inside, named `shard.tar::member`.
 
     Captions are lines of a .txt (or .caption) member, or the caption fields of a .json member. Where a sample has
     several images or texts, one is chosen (see `samples`) and the others are noted. An archive that is cut short
     gives what comes before the cut, and is noted.
+
+    Args:
+        files: The tars.
+        split_lists: Of no use here.
+        wanted: A caption column is the field of the .json members that has the captions; texts are not read then.
 
     Raises:
         DataError: A file is no tar.
@@ -40,15 +45,14 @@ def read_webdataset(files: list[Path], split_lists: list[Path]) -> Reading:
         samples: dict[str, _Sample] = {}
         try:
             with tarfile.open(path, "r:") as archive:
-                _collect(archive, samples, reading, path)
+                _collect(archive, samples, reading, path, wanted.caption)
         except (tarfile.TarError, OSError, EOFError) as error:
             if not samples:
                 raise DataError(
                     f"{path} cannot be read as a tar ({error}); a compressed one must be unpacked first"
                 ) from error
             reading.problems.append(f"{path.name} is cut short after {count(len(samples), 'sample')}: {error}")
-        split = split_of_file(path)
-        _add_records(samples, split, reading, path)
+        _add_records(samples, split_of_file(path), reading, path)
     return reading
 
 
@@ -93,7 +97,7 @@ def has_samples(path: Path) -> bool:
     return False
 
 
-def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Reading, path: Path) -> None:
+def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Reading, path: Path, column: str) -> None:
     """Adds the samples of an archive, in its order; of each member but texts only the header is read."""
     junk = []
     for member in archive:
@@ -107,7 +111,7 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Rea
         elif suffix in TEXT_SUFFIXES or suffix == ".json":
             sample = samples.setdefault(key, _Sample())
             text = _member_text(archive, member, path, reading)
-            junk += [] if text is not None and _add_text(text, member.name, sample) else [member.name]
+            junk += [] if text is not None and _add_text(text, member.name, sample, column) else [member.name]
     if junk:
         reading.problems.append(f"{path.name}: {count(len(junk), 'text')} that cannot be read: {name_some(junk)}")
 
@@ -121,10 +125,10 @@ def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, 
     return None if "\0" in text else text
 
 
-def _add_text(text: str, name: str, sample: _Sample) -> bool:
+def _add_text(text: str, name: str, sample: _Sample, column: str) -> bool:
     """Adds the captions of a text member to its sample; returns whether it could be read."""
     if not name.lower().endswith(".json"):
-        sample.texts[name] = [line for line in text_lines(text) if line.strip()]
+        sample.texts[name] = [] if column else [line for line in text_lines(text) if line.strip()]
         return True
     try:
         content = json.loads(text)
@@ -132,5 +136,5 @@ def _add_text(text: str, name: str, sample: _Sample) -> bool:
         return False
     if isinstance(content, dict):
         sample.split = split_name(content.get("split"))
-        sample.described += object_captions(content)
+        sample.described += object_captions(content, column)
     return True
