@@ -895,5 +895,28 @@ def test_every_field_of_the_configuration_is_a_flag_of_train(seesay: Seesay) -> 
             assert f"--{name.replace('_', '-')}" in text
 
 
+def test_columns_of_other_names_are_read_by_every_command_that_reads_a_data_set(seesay: Seesay) -> None:
+    for command in ("data check", "data convert", "train", "tune", "extract", "evaluate", "compare", "explain"):
+        text = "\n".join(seesay(*command.split(), "--help").out)
+        assert "--image-column" in text, command
+        assert "--caption-column" in text, command
+    rows = [f"{number}.jpg,Ein Hund {number},a dog,a dog {number}" for number in range(4)]
+    Path("data.csv").write_text("\n".join(["Bild,Beschreibung,caption,other", *rows]))
+    for number in range(4):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(f"{number}.jpg")
+    flags = ("--image-column", "Bild", "--caption-column", "Beschreibung")
+    assert "4 pictures, 4 captions" in "\n".join(seesay("data", "check", "data.csv", *flags).out)
+    assert seesay("data", "convert", "data.csv", "out.jsonl", *flags).code == 0
+    assert json.loads(Path("out.jsonl").read_text().splitlines()[1])["captions"] == ["Ein Hund 1"]
+    Path("predictions.json").write_text(json.dumps({f"{number}.jpg": f"Ein Hund {number}" for number in range(4)}))
+    for command in ("evaluate predictions.json data.csv", "compare predictions.json predictions.json --data data.csv"):
+        result = seesay(*command.split(), *flags, "--metrics", "BLEU")
+        assert "100.00" in "\n".join(result.out), result
+    missing = seesay("data", "check", "data.csv", "--caption-column", "titre")
+    assert missing.err == [
+        "seesay: error: data.csv has no column 'titre'; it has 'Bild', 'Beschreibung', 'caption', 'other'"
+    ]
+
+
 def test_version(seesay: Seesay) -> None:
     assert seesay("--version").out == [__version__]

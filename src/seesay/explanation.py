@@ -4,7 +4,7 @@ import io
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 from seesay.captioner import Caption, Captioner, Picture
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation, Box
 from seesay.errors import ConfigError, DataError
 from seesay.files import write_atomically
@@ -209,13 +210,23 @@ def save_explanation(explanation: Explanation, out: Path, arrays: bool = False) 
     return files
 
 
-def held_out_picture(captioner: Captioner, data: str | Path, seed: int | None = None) -> Annotation:
+def held_out_picture(
+    captioner: Captioner, data: str | Path, seed: int | None = None, columns: ColumnNames = USUAL_NAMES
+) -> Annotation:
     """Returns a random picture that training did not see: of the test split, else of the validation split.
+
+    Args:
+        captioner: whose configuration tells how data without splits is dealt.
+        data: anything `load_annotations` reads.
+        seed: makes the choice repeatable.
+        columns: columns of tables, instead of those of the run.
 
     Raises:
         DataError: there is no such picture.
     """
-    annotations = load_dataset(data, captioner.run.config.data)
+    config = captioner.run.config.data
+    named = columns.over(config)
+    annotations = load_dataset(data, replace(config, image_column=named.image, caption_column=named.caption))
     for split in ("test", "val"):
         if items := annotations.split(split).items:
             return random.Random(seed).choice(items)

@@ -90,6 +90,8 @@ class DataConfig(_Section):
     """Which captions are read and how pictures are dealt to the splits."""
 
     format: str = setting("auto", "reader of the captions; auto recognises it by looking")
+    image_column: str = setting("", "column of images in tables; empty = the first of a usual name")
+    caption_column: str = setting("", "column of captions in tables; empty = the first of a usual name")
     split_fractions: str = setting("80/10/10", "train/val[/test] shares where the data has no splits")
     split_seed: int = setting(0, "seed of that split, which is drawn by image")
     limit_images: int = setting(0, "use at most so many pictures of each split; 0 = all", least=0)

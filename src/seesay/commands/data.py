@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from seesay import config as configuration
-from seesay.commands.parameters import NOT_GIVEN, DataFlags, Flat
+from seesay.commands.parameters import NOT_GIVEN, CaptionColumn, DataFlags, Flat, ImageColumn
 from seesay.console import complain, download_progress, progress, say
 from seesay.files import require_suffix
 from seesay.flags import given
@@ -30,10 +30,10 @@ def data_check(
         open_pictures: read every picture, to find damage and duplicates.
         json_out: write the findings as JSON too.
     """
-    from seesay.data import check_data, load_annotations
+    from seesay.data import USUAL_NAMES, check_data, load_annotations
 
     settings = configuration.resolve_config(overrides=given(flags))
-    annotations = load_annotations(data, settings.data.format)
+    annotations = load_annotations(data, settings.data.format, columns=USUAL_NAMES.over(settings.data))
     with progress("reading", "pictures") as advance:
         report = check_data(annotations, settings.text, open_pictures=open_pictures, progress=advance)
     for line in report.lines():
@@ -89,7 +89,14 @@ def data_download(
 
 
 @data_app.command(name="convert")
-def data_convert(data: Path, out: Path, *, format: str = "auto") -> None:
+def data_convert(
+    data: Path,
+    out: Path,
+    *,
+    format: str = "auto",
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+) -> None:
     """Write any readable captions in seesay's own form, one JSON line a picture.
 
     Args:
@@ -97,10 +104,10 @@ def data_convert(data: Path, out: Path, *, format: str = "auto") -> None:
         out: the .jsonl file.
         format: reader of the captions.
     """
-    from seesay.data import load_annotations, write_annotations
+    from seesay.data import ColumnNames, load_annotations, write_annotations
 
     require_suffix(out, {".jsonl": "JSON lines"}, "OUT")
-    annotations = load_annotations(data, format)
+    annotations = load_annotations(data, format, columns=ColumnNames(image_column, caption_column))
     write_annotations(annotations, out)
     for problem in annotations.problems:
         complain(problem)

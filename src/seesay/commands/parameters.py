@@ -36,6 +36,8 @@ Models = Annotated[
     list[str] | None,
     Parameter(name="--model", help="run folder, or several of one vocabulary that speak as one; none = the latest"),
 ]
+ImageColumn = Annotated[str, Parameter(help="column of images in tables; empty = the first of a usual name")]
+CaptionColumn = Annotated[str, Parameter(help="column of captions in tables; empty = the first of a usual name")]
 Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Flat = Parameter(name="*")
 

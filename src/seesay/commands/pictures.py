@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token, UnknownOptionError
 
-from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Flat, Model, Models, decoding_options
+from seesay.commands.parameters import (
+    NOT_GIVEN,
+    CaptionColumn,
+    DecodingFlags,
+    Flat,
+    ImageColumn,
+    Model,
+    Models,
+    decoding_options,
+)
 from seesay.config import DecodingOptions
 from seesay.console import choose_run, complain, few, progress, say
 from seesay.durations import readable_time
@@ -190,6 +199,8 @@ def explain(
     held_out: Path | None = None,
     seed: int | None = None,
     boxes: Path | None = None,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
 ) -> None:
     """Show where the model looks at each word of a picture's caption: a page to point at, and a strip for papers.
@@ -211,6 +222,7 @@ def explain(
         raise ConfigError("explain shows one caption; leave --num-captions, or draw their search with --beam-tree")
 
     from seesay.captioner import Captioner
+    from seesay.data import ColumnNames
     from seesay.data.objects import read_instances
     from seesay.explanation import explain as explain_picture
     from seesay.explanation import explain_search, held_out_picture, save_explanation
@@ -220,7 +232,7 @@ def explain(
     references: tuple[str, ...] = ()
     objects: tuple[Box, ...] = ()
     if held_out is not None:
-        item = held_out_picture(captioner, held_out, seed)
+        item = held_out_picture(captioner, held_out, seed, ColumnNames(image_column, caption_column))
         photo, references, objects = item.image, item.captions, item.boxes
     elif not photo:
         raise DataError("name a picture, or a data set with --held-out DATA")

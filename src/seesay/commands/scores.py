@@ -3,7 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from seesay.commands.parameters import NOT_GIVEN, DecodingFlags, Features, Flat, Metrics, Stores, decoding_options
+from seesay.commands.parameters import (
+    NOT_GIVEN,
+    CaptionColumn,
+    DecodingFlags,
+    Features,
+    Flat,
+    ImageColumn,
+    Metrics,
+    Stores,
+    decoding_options,
+)
 from seesay.console import complain, progress, say, show_table
 from seesay.errors import ConfigError, DataError
 from seesay.flags import given
@@ -24,6 +34,8 @@ def evaluate(
     tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
     clip_model: str = "",
     draws: int = 10_000,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
     features: Features = Path("features"),
     store: Stores = None,
     flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
@@ -49,6 +61,7 @@ def evaluate(
     """
     from seesay.checkpoint import is_run, load_run
     from seesay.clipscore import DEFAULT_CLIP
+    from seesay.data import ColumnNames
     from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
     from seesay.evaluation import evaluate as score
     from seesay.evaluation.report import write_evaluation_report
@@ -59,6 +72,7 @@ def evaluate(
         "metrics": tuple(metrics or DEFAULT_SCORES),
         "clip_model": clip_model or DEFAULT_CLIP,
         "draws": draws,
+        "columns": ColumnNames(image_column, caption_column),
     }
     run = not human and is_run(model)
     idle = [] if run else [*given(flags), *(["store"] if store else [])]
@@ -118,6 +132,8 @@ def compare(
     metrics: Metrics = None,
     draws: int = 10_000,
     out: Path | None = None,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
 ) -> int:
     """Compare systems on the same pictures with the first one: which differences are real, and where they lie.
 
@@ -130,13 +146,20 @@ def compare(
         draws: bootstrap draws of the intervals and p-values.
         out: folder for comparison.json and comparison.html.
     """
+    from seesay.data import ColumnNames
     from seesay.evaluation import DEFAULT_SCORES
     from seesay.evaluation.comparison import compare as compare_systems
     from seesay.evaluation.comparison import difference_rows, save_comparison
 
     wanted = tuple(metrics or DEFAULT_SCORES)
     found = compare_systems(
-        systems, data=data, split=split or None, tokenization=tokenization, metrics=wanted, draws=draws
+        systems,
+        data=data,
+        split=split or None,
+        tokenization=tokenization,
+        metrics=wanted,
+        draws=draws,
+        columns=ColumnNames(image_column, caption_column),
     )
     for reason in found.missing.values():
         complain(reason)

@@ -16,12 +16,15 @@ from seesay.data.annotations import (
 )
 from seesay.data.check import DataReport, check_data
 from seesay.data.download import download_dataset
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.scenes import make_scenes
 
 __all__ = [
+    "USUAL_NAMES",
     "Annotation",
     "Annotations",
     "Box",
+    "ColumnNames",
     "DataReport",
     "check_data",
     "download_dataset",

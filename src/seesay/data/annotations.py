@@ -65,7 +65,7 @@ def load_dataset(path: str | Path, config: DataConfig) -> Annotations:
         DataError: They cannot be read.
         ConfigError: The split's fractions or a limit cannot work.
     """
-    annotations = load_annotations(path, config.format)
+    annotations = load_annotations(path, config.format, columns=USUAL_NAMES.over(config))
     if not annotations.splits:
         annotations = split_annotations(annotations, config.split_fractions, config.split_seed)
     return limit_annotations(annotations, config)

@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.evaluation.predictions import has_predictions
@@ -105,6 +107,7 @@ def compare(
     tokenization: str = "ptb",
     metrics: Sequence[str] = DEFAULT_SCORES,
     draws: int = DRAWS,
+    columns: ColumnNames = USUAL_NAMES,
 ) -> Comparison:
     """Returns how systems differ from the first one, by a paired bootstrap over the pictures.
 
@@ -116,6 +119,7 @@ def compare(
         tokenization: of files of predictions; evaluations keep theirs.
         metrics: which scores; see `score_captions`.
         draws: bootstrap draws.
+        columns: columns of tables in `data` with names that are not usual.
 
     Raises:
         DataError: one of them was not evaluated yet, or they are not of the same pictures and references.
@@ -123,7 +127,8 @@ def compare(
     if len(names) < 2:
         raise DataError("name at least two systems to compare")
     check_scores(metrics, draws)
-    loaded = [_load(Path(name), data, split, tokenization, metrics) for name in names]
+    options: _Options = {"split": split, "tokenization": tokenization, "metrics": metrics, "columns": columns}
+    loaded = [_load(Path(name), data, options) for name in names]
     first, *others = loaded
     systems = (first, *(_aligned(system, first, metrics) for system in others))
     differences = tuple(paired_bootstrap(first.scores, system.scores, draws=draws) for system in systems[1:])
@@ -165,8 +170,18 @@ def difference_rows(differences: dict[str, Difference]) -> list[tuple[str, ...]]
     ]
 
 
-def _load(path: Path, data: str | Path | None, split: str | None, tokenization: str, metrics: Sequence[str]) -> System:
+class _Options(TypedDict):
+    """How files of predictions are scored: arguments of `evaluate`."""
+
+    split: str | None
+    tokenization: str
+    metrics: Sequence[str]
+    columns: ColumnNames
+
+
+def _load(path: Path, data: str | Path | None, options: _Options) -> System:
     """Returns a system from where its captions lie."""
+    split, metrics = options["split"], options["metrics"]
     if not path.exists():
         raise DataError(f"{path} does not exist; name a run, the folder of an evaluation, or a file of predictions")
     places = (path, path / PER_IMAGE_FILE, path / "predictions" / (split or "test") / PER_IMAGE_FILE)
@@ -186,7 +201,7 @@ def _load(path: Path, data: str | Path | None, split: str | None, tokenization: 
         )
     if data is None:
         raise DataError(f"{path} is a file of predictions; name what it is scored against with --data DATA")
-    found = evaluate(path, data, split=split, tokenization=tokenization, metrics=metrics)
+    found = evaluate(path, data, **options)
     return System(
         str(path),
         found.items,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from seesay.config import DataConfig
 from seesay.data.annotations import load_annotations, split_annotations
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation, Annotations
 from seesay.errors import DataError
 
@@ -32,7 +33,9 @@ class Subject:
     silent: tuple[str, ...]
 
 
-def read_subject(data: str | Path, split: str | None, config: DataConfig | None = None) -> Subject:
+def read_subject(
+    data: str | Path, split: str | None, config: DataConfig | None = None, columns: ColumnNames = USUAL_NAMES
+) -> Subject:
     """Returns the pictures and references of a split.
 
     The limits that a run was trained under (so many pictures, so many captions) do not hold here.
@@ -43,12 +46,13 @@ def read_subject(data: str | Path, split: str | None, config: DataConfig | None 
             of the data where it has none.
         config: how a run deals data that has no splits, so that its test pictures are those it did not see; None =
             by the defaults, and only if a split is asked for.
+        columns: columns of tables, instead of those that the run was trained on.
 
     Raises:
         DataError: the data cannot be read, or the split is empty.
     """
     settings = config or DataConfig()
-    annotations = load_annotations(data, settings.format, require_images=False)
+    annotations = load_annotations(data, settings.format, columns=columns.over(settings), require_images=False)
     dealt = ""
     if not annotations.splits and (config is not None or split not in (None, ALL)):
         annotations = split_annotations(annotations, settings.split_fractions, settings.split_seed)

@@ -8,6 +8,7 @@ from seesay.captioner import Caption, Captioner
 from seesay.checkpoint import is_run
 from seesay.clipscore import DEFAULT_CLIP
 from seesay.config import DecodingOptions
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
 from seesay.data.scenes import names_only_scenes, unfounded_mentions
 from seesay.errors import DataError
@@ -32,6 +33,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
     draws: int = DRAWS,
+    columns: ColumnNames = USUAL_NAMES,
     features: str | Path = "features",
     stores: Sequence[str | Path] = (),
     device: str = "auto",
@@ -48,6 +50,7 @@ def evaluate(
         metrics: which scores; see `score_captions`.
         clip_model: hub name or folder of the network of CLIPScore.
         draws: bootstrap draws of the intervals.
+        columns: columns of tables with names that are not usual.
         features: folder of feature stores; the encoder's for this data is filled where pictures are missing.
         stores: given stores to use instead.
         device: where a run computes.
@@ -63,14 +66,14 @@ def evaluate(
     path = Path(model)
     if is_run(model) or (path.is_dir() and not has_predictions(path)):
         captioner = Captioner.load(model, device)
-        subject = read_subject(data, split, captioner.run.config.data)
+        subject = read_subject(data, split, captioner.run.config.data, columns)
         items, options = subject.items, captioner.options(options)
         source = feature_source(captioner, items, data, features, stores, progress)
         usable = [item for item in items if item.id in source] if source else items
         captions, problems = caption_split(captioner, usable, source, options)
         predictions = {image_id: caption.text for image_id, caption in captions.items()}
     else:
-        subject, options = read_subject(data, split), None
+        subject, options = read_subject(data, split, columns=columns), None
         predictions, problems = match_predictions(read_predictions(path), subject.items, path)
         problems += refuse_references(path, Path(data), predictions, subject.items)
     return evaluate_captions(
@@ -99,6 +102,7 @@ def evaluate_human(
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
     draws: int = DRAWS,
+    columns: ColumnNames = USUAL_NAMES,
 ) -> Evaluation:
     """Returns the scores of one human caption of each picture against its others.
 
@@ -111,13 +115,14 @@ def evaluate_human(
         metrics: which scores; see `score_captions`.
         clip_model: hub name or folder of the network of CLIPScore.
         draws: bootstrap draws of the intervals.
+        columns: columns of tables with names that are not usual.
 
     Raises:
         DataError: a picture has no such caption, or no other one.
         ConfigError: there is no such score or tokenization.
     """
     check_scores(metrics, draws)
-    subject = read_subject(data, split)
+    subject = read_subject(data, split, columns=columns)
     items, predictions = [], {}
     for item in subject.items:
         place = _chosen(item, which, tokenization)

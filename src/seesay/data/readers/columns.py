@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from seesay.config import DataConfig
 from seesay.data.readers.pictures import is_picture_name
 from seesay.data.records import Box, Record, split_name
 from seesay.errors import DataError
@@ -51,6 +52,10 @@ class ColumnNames:
 
     image: str = ""
     caption: str = ""
+
+    def over(self, config: DataConfig) -> "ColumnNames":
+        """Returns these columns, and those of a configuration where these are empty."""
+        return ColumnNames(self.image or config.image_column, self.caption or config.caption_column)
 
     def __bool__(self) -> bool:
         return bool(self.image or self.caption)
