@@ -73,7 +73,7 @@ class TestFiles:
     def test_files_of_other_image_formats_are_counted_and_named(self, folder: Path, both: list[str]) -> None:
         for name in ("c.jxl", "d.CR2", "deep/e.svg"):
             (folder / name).touch()
-        result = find_pictures([str(folder)])
+        result = find_pictures([str(folder), f"{folder}/../photos"])
         assert result.pictures == both
         assert result.remark() == (
             "3 files skipped, in formats that cannot be opened (.cr2, .jxl, .svg); convert to JPEG or PNG: "
@@ -108,6 +108,7 @@ class TestFiles:
         (folder.parent / "same").symlink_to(folder)
         spellings = ("./photos/b.JPG", "photos", "photos/deep/../b.JPG", folder, "same", "same/deep/*.png")
         assert found(*spellings) == ["./photos/b.JPG", "photos/deep/a.png"]
+        assert found("a\0/b.jpg") == ["a\0/b.jpg"]  # no file can have this name; reading it is the error
         assert found("x.tar::a.jpg", "./x.tar::a.jpg", folder.parent / "x.tar::./a.jpg") == ["x.tar::a.jpg"]
 
     def test_links_to_a_file_are_images_of_their_own(self, folder: Path, both: list[str]) -> None:

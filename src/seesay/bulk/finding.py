@@ -64,12 +64,9 @@ def find_pictures(sources: Sequence[str], column: str = "") -> Found:
     """
     found = Found()
     identities = Identities()
-    names: dict[str, str] = {}
-    for source in sources:
-        for path in _files(source, found):
-            for name in _pictures(path, column, found):
-                names.setdefault(identities.of(name), name)
-    found.pictures = list(names.values())
+    files = (path for source in sources for path in _files(source, found))
+    found.pictures = identities.distinct(name for path in files for name in _pictures(path, column, found))
+    found.unsupported = identities.distinct(found.unsupported)
     return found
 
 

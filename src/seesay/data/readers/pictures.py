@@ -275,6 +275,13 @@ class Identities:
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
 
+    def distinct(self, names: Iterable[str]) -> list[str]:
+        """Returns the first name of each image, in order."""
+        first: dict[str, str] = {}
+        for name in names:
+            first.setdefault(self.of(name), name)
+        return list(first.values())
+
     def of(self, name: str) -> str:
         """Returns a text that is equal for names of one image."""
         if is_url(name):
@@ -282,7 +289,10 @@ class Identities:
         archive = _ARCHIVE.match(name)
         folder, file = os.path.split(archive[1] if archive else name)
         if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
+            try:
+                self._folders[folder] = os.path.realpath(folder)
+            except (OSError, ValueError):  # no folder can have this name
+                self._folders[folder] = folder
         member = f"::{archive[2].removeprefix('./')}" if archive else ""
         return os.path.join(self._folders[folder], file) + member
 
