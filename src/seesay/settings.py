@@ -93,6 +93,7 @@ class DataConfig(_Section):
     image_column: str = setting("", "column of images in tables; empty = the first of a usual name")
     caption_column: str = setting("", "column of captions in tables; empty = the first of a usual name")
     split_fractions: str = setting("80/10/10", "train/val[/test] shares where the data has no splits")
+    resplit: bool = setting(False, "deal all images by these fractions, whatever splits the data has")
     split_seed: int = setting(0, "seed of that split, which is drawn by image")
     limit_images: int = setting(0, "use at most so many pictures of each split; 0 = all", least=0)
     limit_captions: int = setting(0, "use at most so many training captions in all; 0 = all", least=0)

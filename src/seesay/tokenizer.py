@@ -55,8 +55,7 @@ class Tokenizer:
         Raises:
             DataError: no word is left to learn.
         """
-        cutter = cls(_pipeline([], config), config)
-        counts = Counter(itertools.chain.from_iterable(map(cutter._units, captions)))
+        counts = Counter(itertools.chain.from_iterable(map(cls.without_words(config)._units, captions)))
         del counts[UNK]
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         words = [word for word, count in ordered if count >= config.min_count]
@@ -66,6 +65,22 @@ class Tokenizer:
                 "check the captions, text.min_count and the cleaning rules"
             )
         return cls(_pipeline(words[: config.vocabulary_size or None], config), config)
+
+    @classmethod
+    def without_words(cls, config: TextConfig) -> "Tokenizer":
+        """Returns a tokenizer that cleans and splits like any other, to which every word is unknown."""
+        return cls(_pipeline([], config), config)
+
+    @classmethod
+    def can_build(cls, captions: Iterable[str], config: TextConfig) -> bool:
+        """Returns whether `build` finds a word; reads captions until it does."""
+        rules, counts = cls.without_words(config), Counter[str]()
+        for caption in captions:
+            units = [unit for unit in rules._units(caption) if unit != UNK]
+            counts.update(units)
+            if any(counts[unit] >= config.min_count for unit in units):
+                return True
+        return False
 
     def __len__(self) -> int:
         """Returns V, the specials included."""

@@ -185,6 +185,20 @@ def test_load_dataset_splits_only_data_without_splits(tmp_path: Path) -> None:
     assert [item.id for item in kept if item.split is None] == ["0.jpg"]
 
 
+def test_resplit_deals_anew_from_every_split(tmp_path: Path) -> None:
+    # Bug: --split-fractions did nothing where the data had splits, so data with one split could not be trained on.
+    rows = "".join(f"{i}.jpg,caption {i},{'train' if i else ''}\n" for i in range(10)) + "1.jpg,caption 1,val\n"
+    folder = folder_with(tmp_path, "image,caption,split\n" + rows, 10)
+    dealt = load_dataset(folder, DataConfig(split_fractions="80/20", resplit=True))
+    assert [len(dealt.split(name)) for name in ("train", "val")] == [8, 2]
+    assert sorted(item.captions for item in dealt) == [(f"caption {i}",) for i in range(10)]
+    assert dealt.problems == ()
+    kept = load_dataset(folder, DataConfig(split_fractions="80/20"))
+    assert [len(kept.split(name)) for name in ("train", "val")] == [9, 1]
+    (unused,) = (problem for problem in kept.problems if problem.startswith("--split-fractions 80/20 is not used"))
+    assert unused.endswith("the data has splits (train, val); add --resplit to deal all images anew")
+
+
 def test_written_annotations_are_read_back_equal(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "elsewhere").mkdir()

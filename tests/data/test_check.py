@@ -3,13 +3,15 @@ import json
 import struct
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from seesay.config import TextConfig
+from seesay.config import DataConfig, TextConfig
 from seesay.data.annotations import Annotation, Annotations, load_annotations
 from seesay.data.caption_statistics import caption_statistics
 from seesay.data.check import check_data
@@ -67,7 +69,7 @@ def test_every_kind_of_broken_picture_is_counted_and_named(tmp_path: Path) -> No
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("404 not found")
     (tmp_path / "huge.png").write_bytes(png_that_claims(20_000, 20_000))
-    annotations = annotate(tmp_path, good="train", cut="train", empty="train", text="val", huge="train")
+    annotations = annotate(tmp_path, good="train", cut="train", empty="train", text="val", huge="train", fine="val")
     gone = Annotation("gone", str(tmp_path / "gone.png"), ("a gone",), "train")
     report = check_data(Annotations((*annotations.items, gone), "made", "test"), TextConfig())
     assert report.missing == (str(tmp_path / "gone.png"),)
@@ -89,9 +91,50 @@ def test_without_a_readable_training_picture_one_cannot_train(tmp_path: Path) ->
 
 def test_without_training_captions_one_cannot_train(tmp_path: Path) -> None:
     report = check_data(annotate(tmp_path, a="val", b="test"), TextConfig())
-    assert report.obstacles == ("no training pictures with captions (splits: val, test)",)
-    wordless = Annotations((Annotation("a", annotate(tmp_path, a="")[0].image, ("...!",)),), "made", "test")
-    assert check_data(wordless, TextConfig()).obstacles == ("no word is left of the training captions",)
+    anew = "--resplit deals all images anew by --split-fractions"
+    assert report.obstacles == (f"no training captions (splits: val, test); {anew}",)
+    items = tuple(replace(item, captions=("...!",)) for item in annotate(tmp_path, a="train", b="train", c="val"))
+    assert check_data(Annotations(items, "made", "test"), TextConfig()).obstacles == (
+        "no word is left of the training captions",
+        "no word is left of the validation captions",
+    )
+
+
+def test_what_train_refuses_is_not_said_to_be_trainable(tmp_path: Path) -> None:
+    # Bug: data check said "trainable: yes" where train refused, after it had encoded everything.
+    def obstacles(annotations: Annotations, data: DataConfig | None = None, **text: Any) -> tuple[str, ...]:
+        return check_data(annotations, TextConfig(**text), data).obstacles
+
+    one, two, three = (annotate(tmp_path, **dict.fromkeys("abc"[:number], "")) for number in (1, 2, 3))
+    assert obstacles(one) == (
+        "made has 1 picture, too few to deal to 3 splits by --split-fractions 80/10/10; add pictures",
+    )
+    assert obstacles(two)[0].endswith("add pictures, or give two fractions")
+    assert obstacles(two, DataConfig(split_fractions="80/20")) == obstacles(three) == ()
+    (one_split,) = obstacles(annotate(tmp_path, a="train", b="train"))
+    assert one_split.startswith("no validation captions (splits: train); --resplit deals all images anew")
+    assert obstacles(annotate(tmp_path, a="train", b="train", c="train"), DataConfig(resplit=True)) == ()
+    train, val = annotate(tmp_path, x="train", y="val")
+    wordless = Annotations((train, replace(val, captions=("...!", "--"))), "made", "test")
+    assert obstacles(wordless) == ("no word is left of the validation captions",)
+    assert obstacles(Annotations((train, val), "made", "test"), min_count=2) == (
+        "no word of the training captions occurs 2 times (--min-count)",
+    )
+    (tmp_path / "v.png").write_bytes(b"")
+    broken = replace(val, image=str(tmp_path / "v.png"))
+    assert obstacles(Annotations((train, broken), "made", "test")) == ("no validation picture can be read",)
+    assert obstacles(Annotations((train, broken, wordless[1]), "made", "test")) == (
+        "no validation picture that can be read has a caption of words",
+    )
+
+
+def test_captions_without_a_word_are_named(tmp_path: Path) -> None:
+    # Bug: they were counted and nobody could find them.
+    train, val = annotate(tmp_path, a="train", b="val")
+    items = (replace(train, captions=("a dog", "...!")), val)
+    report = check_data(Annotations(items, "made", "test"), TextConfig())
+    assert report.wordless == ("a ('...!')",)
+    assert ("wordless", "1 caption of which cleaning leaves nothing: a ('...!')") in report.rows()
 
 
 def test_an_empty_data_set_is_not_trainable() -> None:

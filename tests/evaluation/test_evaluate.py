@@ -12,12 +12,13 @@ from seesay.bulk import Destination
 from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
 from seesay.clipscore import ClipScorer
-from seesay.config import DecodingOptions
-from seesay.data.annotations import Annotation, Annotations, Box, load_annotations, write_annotations
+from seesay.config import DataConfig, DecodingOptions
+from seesay.data.annotations import Annotation, Annotations, Box, load_annotations, load_dataset, write_annotations
 from seesay.data.scenes import make_scenes
 from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
 from seesay.evaluation import captioning, evaluate, evaluate_human, read_predictions, save_evaluation, scoring
 from seesay.evaluation.comparison import compare
+from seesay.evaluation.subject import read_subject
 from seesay.features import JoinedStores, extract_features
 from seesay.metrics import compute_metrics
 from seesay.metrics.meteor import Meteor
@@ -73,6 +74,14 @@ FORMS = [
     # Bug: of what `caption` writes only .jsonl and .csv with one caption per image could be read.
     *((form, f"c.{suffix}") for form in (as_captioned, as_several) for suffix in ("jsonl", "csv", "tsv", "parquet")),
 ]
+
+
+def test_resplit_data_is_scored_on_the_test_images_that_training_did_not_see(colours: Path) -> None:
+    config = DataConfig(resplit=True, split_fractions="50/25/25", split_seed=3)
+    dealt = load_dataset(colours, config).split("test")
+    subject = read_subject(colours, None, config)
+    assert subject.items == dealt.items
+    assert {item.id for item in dealt} != {item.id for item in load_dataset(colours, DataConfig()).split("test")}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 import itertools
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import torch.nn.functional as F
 
 from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
-from seesay.config import Config
+from seesay.config import Config, TextConfig
 from seesay.data.annotations import Annotation, Annotations, load_annotations, write_annotations
+from seesay.data.check import check_data
 from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
 from seesay.features import JoinedStores, extract_features, import_features
 from seesay.models.encoders import build_encoder
@@ -362,6 +365,29 @@ def test_data_without_training_or_validation_pictures_is_refused(
         with pytest.raises(DataError, match=missing if missing == "val" else "training captions"):
             train(tiny.cached(weights), tmp_path / "data.jsonl", tmp_path / "run", features=tmp_path / "features")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        (lambda train, val: [train[0], replace(val[0], captions=("...!",))], "no word is left of the validation"),
+        (lambda train, val: [train[0], replace(val[0], image=__file__)], "no validation picture can be read"),
+        (lambda train, val: train, "no validation captions .*--resplit"),
+        (lambda train, val: [replace(train[0], split=None)], "1 picture, too few to deal to 3 splits"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused_before_any_work(
+    annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: Any, reason: str
+) -> None:
+    # Bug: it was refused after the encoder was built and every image encoded.
+    monkeypatch.setattr("seesay.training.inputs.open_sources", None)
+    found = items(list(annotations.split("train")), list(annotations.split("val")))
+    write_annotations(found, tmp_path / "data.jsonl")
+    with pytest.raises(DataError, match=reason):
+        train(tiny.untrained(), tmp_path / "data.jsonl", tmp_path / "run", features=tmp_path / "features")
+    assert not (tmp_path / "run").exists()
+    report = check_data(load_annotations(tmp_path / "data.jsonl"), TextConfig())
+    assert any(re.search(reason, obstacle) for obstacle in report.obstacles)
 
 
 def test_data_without_splits_is_dealt(annotations: Annotations, weights: Path, tmp_path: Path) -> None:

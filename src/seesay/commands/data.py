@@ -23,7 +23,7 @@ def data_check(
     json_out: Annotated[Path | None, Parameter(name="--json")] = None,
     flags: Annotated[DataFlags, Flat] = NOT_GIVEN["DataFlags"],
 ) -> int:
-    """Say what a data set holds and what is wrong with it; exit 0 if one can train on it.
+    """Say what a data set holds and what is wrong with it; exit 0 if it can be trained on.
 
     Args:
         data: captions and pictures.
@@ -35,7 +35,7 @@ def data_check(
     settings = configuration.resolve_config(overrides=given(flags))
     annotations = load_annotations(data, settings.data.format, columns=USUAL_NAMES.over(settings.data))
     with progress("reading", "pictures") as advance:
-        report = check_data(annotations, settings.text, open_pictures=open_pictures, progress=advance)
+        report = check_data(annotations, settings.text, settings.data, open_pictures=open_pictures, progress=advance)
     for line in report.lines():
         say(line)
     if json_out is not None:

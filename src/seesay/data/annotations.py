@@ -14,17 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from seesay.config import DataConfig
-from seesay.data.readers.assemble import assemble
+from seesay.data.readers.assemble import NO_SPLIT, assemble
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.readers.detect import recognise
 from seesay.data.readers.pictures import is_url, root_of
-from seesay.data.records import Annotation, Annotations, Box
+from seesay.data.records import Annotation, Annotations, Box, count
 from seesay.errors import ConfigError, DataError
 
 __all__ = [
     "Annotation",
     "Annotations",
     "Box",
+    "deal_splits",
     "limit_annotations",
     "load_annotations",
     "load_dataset",
@@ -59,16 +60,48 @@ def load_annotations(
 
 
 def load_dataset(path: str | Path, config: DataConfig) -> Annotations:
-    """Returns the annotations ready to train on: read, split by picture where they have no split, limited.
+    """Returns the annotations ready to train on: read, in splits (`deal_splits`), limited (`limit_annotations`).
 
     Raises:
-        DataError: They cannot be read.
+        DataError: They cannot be read, or are too few.
         ConfigError: The split's fractions or a limit cannot work.
     """
     annotations = load_annotations(path, config.format, columns=USUAL_NAMES.over(config))
-    if not annotations.splits:
-        annotations = split_annotations(annotations, config.split_fractions, config.split_seed)
-    return limit_annotations(annotations, config)
+    return limit_annotations(deal_splits(annotations, config), config)
+
+
+def deal_splits(annotations: Annotations, config: DataConfig) -> Annotations:
+    """Returns the annotations in splits: dealt by `split_annotations` if they have none, or with `config.resplit`.
+
+    Dealt anew, an image that was in several splits, or in none, is in one, with the captions of all.
+
+    Raises:
+        DataError: There are fewer images than splits.
+        ConfigError: The fractions cannot work.
+    """
+    if annotations.splits and not config.resplit:
+        if config.split_fractions == DataConfig.split_fractions:
+            return annotations
+        unused = (
+            f"--split-fractions {config.split_fractions} is not used, as the data has splits "
+            f"({', '.join(annotations.splits)}); add --resplit to deal all images anew"
+        )
+        return replace(annotations, problems=(*annotations.problems, unused))
+    if config.resplit:
+        problems = tuple(problem for problem in annotations.problems if NO_SPLIT not in problem)
+        annotations = replace(annotations, items=_merge_items(annotations.items), problems=problems)
+    return split_annotations(annotations, config.split_fractions, config.split_seed)
+
+
+def _merge_items(items: Iterable[Annotation]) -> tuple[Annotation, ...]:
+    """Returns one annotation per id, with each caption once."""
+    merged: dict[str, Annotation] = {}
+    for item in items:
+        known = merged.setdefault(item.id, item)
+        if known is not item:
+            captions = tuple(dict.fromkeys((*known.captions, *item.captions)))
+            merged[item.id] = replace(known, captions=captions, boxes=known.boxes or item.boxes)
+    return tuple(merged.values())
 
 
 def split_annotations(annotations: Annotations, fractions: str, seed: int) -> Annotations:
@@ -89,7 +122,10 @@ def split_annotations(annotations: Annotations, fractions: str, seed: int) -> An
     shares = _shares(fractions)
     groups = _same_picture(annotations.items)
     if len(groups) < len(shares):
-        raise DataError(f"{annotations.source} has {len(groups)} pictures, too few to deal to {len(shares)} splits")
+        raise DataError(
+            f"{annotations.source} has {count(len(groups), 'picture')}, too few to deal to {len(shares)} splits by "
+            f"--split-fractions {fractions}; add pictures" + (", or give two fractions" if len(groups) == 2 else "")
+        )
     order = sorted(groups)
     random.Random(seed).shuffle(order)
     sizes = _sizes(shares, len(order))

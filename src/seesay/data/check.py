@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from seesay.config import TextConfig
+from seesay.config import DataConfig, TextConfig
+from seesay.data.annotations import deal_splits, limit_annotations
 from seesay.data.caption_statistics import CaptionStatistics, caption_statistics
 from seesay.data.inspection import Inspection, inspect_pictures
 from seesay.data.records import Annotation, Annotations, count, name_some
+from seesay.data.trainability import training_obstacles, wordless_captions
+from seesay.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class DataReport:
         not_opened: Pictures that were not opened: those at URLs, or all where the check was told so.
         widths: Smallest, median and largest width of the pictures in pixels; empty where none was read.
         heights: The same of their heights.
+        wordless: Captions of which cleaning leaves nothing, with their images.
         text: What the captions are made of, or None where the training captions have no word.
-        obstacles: Why one cannot train; empty where one can.
+        obstacles: Why training would be refused; empty if it would not.
     """
 
     source: str
@@ -60,6 +64,7 @@ class DataReport:
     not_opened: int
     widths: tuple[int, ...]
     heights: tuple[int, ...]
+    wordless: tuple[str, ...]
     text: CaptionStatistics | None
     obstacles: tuple[str, ...]
 
@@ -120,8 +125,9 @@ class DataReport:
         ):
             if names:
                 rows.append((label, f"{len(names):,}: {name_some(names, 10)}"))
-        if self.text is not None and self.text.wordless:
-            rows.append(("wordless", f"{count(self.text.wordless, 'caption')} of which cleaning leaves nothing"))
+        if self.wordless:
+            found = count(len(self.wordless), "caption")
+            rows.append(("wordless", f"{found} of which cleaning leaves nothing: {name_some(self.wordless, 10)}"))
         if self.not_opened:
             rows.append(("not opened", count(self.not_opened, "picture")))
         return rows
@@ -130,6 +136,7 @@ class DataReport:
 def check_data(
     annotations: Annotations,
     text: TextConfig,
+    data: DataConfig | None = None,
     *,
     open_pictures: bool = True,
     workers: int = 0,
@@ -142,13 +149,21 @@ def check_data(
     Args:
         annotations: As `load_annotations` gives them.
         text: How captions become words.
+        data: How training would deal and limit them; None = by the defaults.
         open_pictures: Without it neither damage nor duplicates are found.
         workers: Threads that open pictures; 0 = one a processor, at most 8.
         progress: Called with the pictures done and their number.
     """
+    settings, refused = data or DataConfig(), ""
+    try:
+        dealt = deal_splits(annotations, settings)
+    except DataError as error:
+        dealt, refused = annotations, str(error)
+    annotations = dealt if annotations.splits else annotations
     images = list(dict.fromkeys(item.image for item in annotations))
     inspections = inspect_pictures(images, workers, progress) if open_pictures else []
     broken = [one for one in inspections if one.error is not None]
+    unreadable = {one.image for one in broken}
     duplicates = _duplicates(inspections, annotations)
     training = annotations.split("train") if annotations.splits else annotations
     statistics_of_text = caption_statistics(
@@ -172,8 +187,11 @@ def check_data(
         not_opened=len(images) - len(inspections),
         widths=_spread([one.size[0] for one in inspections if one.size is not None]),
         heights=_spread([one.size[1] for one in inspections if one.size is not None]),
+        wordless=tuple(wordless_captions(annotations, text)),
         text=statistics_of_text,
-        obstacles=_obstacles(training, annotations.splits, {one.image for one in broken}, statistics_of_text),
+        obstacles=(refused,)
+        if refused
+        else training_obstacles(limit_annotations(dealt, settings), text, lambda image: image not in unreadable),
     )
 
 
@@ -225,17 +243,3 @@ def _leaks(annotations: Annotations, duplicates: Sequence[Sequence[Annotation]])
             names = " = ".join(dict.fromkeys(item.id for item in group))
             leaks.append(f"{names} ({', '.join(sorted(map(str, splits)))})")
     return tuple(dict.fromkeys(leaks))
-
-
-def _obstacles(
-    training: Annotations, splits: Sequence[str], broken: set[str], text: CaptionStatistics | None
-) -> tuple[str, ...]:
-    """Returns what keeps one from training."""
-    if not training.items:
-        return (f"no training pictures with captions (splits: {', '.join(splits) or 'none'})",)
-    obstacles = []
-    if text is None:
-        obstacles.append("no word is left of the training captions")
-    if all(item.image in broken for item in training):
-        obstacles.append("no training picture can be read")
-    return tuple(obstacles)

@@ -79,6 +79,17 @@ def inspect_pictures(
     return done
 
 
+def is_readable(image: str) -> bool:
+    """Returns whether an image can be read; one at a URL is not fetched and taken to be readable."""
+    if is_url(image):
+        return True
+    try:
+        read_image(image)
+    except ImageError:
+        return False
+    return True
+
+
 def _file_size(image: str) -> int | None:
     """Returns a file's size in bytes; None for a member of an archive, or where there is no file."""
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seesay.config import DataConfig
-from seesay.data.annotations import load_annotations, split_annotations
+from seesay.data.annotations import deal_splits, load_annotations
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation, Annotations
 from seesay.errors import DataError
@@ -54,8 +54,8 @@ def read_subject(
     settings = config or DataConfig()
     annotations = load_annotations(data, settings.format, columns=columns.over(settings), require_images=False)
     dealt = ""
-    if not annotations.splits and (config is not None or split not in (None, ALL)):
-        annotations = split_annotations(annotations, settings.split_fractions, settings.split_seed)
+    if settings.resplit or (not annotations.splits and (config is not None or split not in (None, ALL))):
+        annotations = deal_splits(annotations, settings)
         dealt = f"(dealt {settings.split_fractions} by seed {settings.split_seed})"
     only = annotations.splits[0] if len(annotations.splits) == 1 else "test"
     if only in ("train", "restval"):  # scores on what was trained on are asked for by name

@@ -12,7 +12,9 @@ import torch
 from seesay.config import Config
 from seesay.data.annotations import load_dataset
 from seesay.data.batches import Example, make_examples
+from seesay.data.inspection import is_readable
 from seesay.data.records import Annotations
+from seesay.data.trainability import require_trainable
 from seesay.errors import DataError
 from seesay.features import JoinedStores
 from seesay.features.extraction import Progress
@@ -75,12 +77,11 @@ def read_captions(config: Config, data: str | Path) -> Annotations:
         data: anything `load_annotations` reads.
 
     Raises:
-        SeesayError: bad data, or no captions to train on.
+        SeesayError: bad data.
     """
     annotations = load_dataset(data, config.data)
     for problem in annotations.problems:
         log.warning("%s", problem)
-    _training_captions(annotations)  # before images are encoded for hours
     return annotations
 
 
@@ -115,8 +116,9 @@ def open_material(
         progress: told of pictures encoded, if any have to be.
 
     Raises:
-        SeesayError: an encoder that cannot be had, a store of another encoder.
+        SeesayError: data that cannot be trained on, an encoder that cannot be had, a store of another encoder.
     """
+    require_trainable(annotations, config.text, (lambda image: True) if stores else is_readable)
     sources = open_sources(config, annotations, data, features, stores, progress)
     return Material(annotations, sources.encoder, sources.plain, str(data), sources.mirrored)
 
@@ -127,7 +129,7 @@ def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
     Raises:
         DataError: there are none.
     """
-    captions = _training_captions(annotations)
+    captions = [caption for item in annotations.split("train") for caption in item.captions]
     tokenizer = Tokenizer.build(captions, config.text)
     log.info(
         "vocabulary of %d words; %.2f %% of the words of training captions are outside it",
@@ -135,13 +137,6 @@ def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
         100 * tokenizer.oov_rate(captions),
     )
     return tokenizer
-
-
-def _training_captions(annotations: Annotations) -> list[str]:
-    captions = [caption for item in annotations.split("train") for caption in item.captions]
-    if not captions:
-        raise DataError(f"{annotations.source} has no training captions")
-    return captions
 
 
 def count_words(examples: Sequence[Example], vocabulary_size: int) -> torch.Tensor:
@@ -165,10 +160,7 @@ def make_inputs(material: Material, tokenizer: Tokenizer) -> Inputs:
             log.warning("%d %s pictures have no features and are left out", len(annotated) - len(items), split)
         examples[split] = make_examples(items, tokenizer.encode)
         if not examples[split]:
-            raise DataError(
-                f"{annotations.source} has no usable {split} picture; it has the splits "
-                f"{', '.join(annotations.splits) or 'none'}"
-            )
+            raise DataError(f"{annotations.source} has no {split} picture with features and a caption of words")
     train, mirrored = examples["train"], material.mirrored
     if mirrored is not None:
         train = [replace(example, mirrored=example.mirrored and example.id in mirrored) for example in train]

@@ -11,6 +11,9 @@ from seesay.data.readers.pictures import PictureFinder, expected_path, is_pictur
 from seesay.data.records import Annotation, Annotations, Box, Reading, Record, count, name_some
 from seesay.errors import DataError
 
+NO_SPLIT = "in no split, kept out of training"
+"""What is reported of images without a split in data that has splits."""
+
 
 @dataclass
 class _Picture:
@@ -57,7 +60,7 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
     items = tuple(annotation for picture in pictures for annotation in _annotations(picture))
     stray = [item.id for item in items if item.split is None]
     if stray and len(stray) < len(items):
-        problems.append(f"{count(len(stray), 'picture')} in no split, kept out of training: {name_some(stray)}")
+        problems.append(f"{count(len(stray), 'picture')} {NO_SPLIT}: {name_some(stray)}")
     return Annotations(items, str(source), format, tuple(problems), tuple(missing), tuple(silent))
 
 

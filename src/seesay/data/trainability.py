@@ -1,0 +1,64 @@
+"""Whether a data set can be trained on: one answer for `data check` and `train`."""
+
+from collections.abc import Callable, Iterable
+
+from seesay.config import TextConfig
+from seesay.data.records import Annotation, Annotations
+from seesay.errors import DataError
+from seesay.tokenizer import Tokenizer
+
+CanRead = Callable[[str], bool]
+"""Returns whether an image can be read."""
+
+
+def training_obstacles(annotations: Annotations, text: TextConfig, can_read: CanRead) -> tuple[str, ...]:
+    """Returns why training would be refused; empty if it would not.
+
+    Args:
+        annotations: in splits and limited, as `load_dataset` returns them.
+        text: how captions become words.
+        can_read: called for one image after the other until one of each split can be read.
+    """
+    found = [_split_obstacle(annotations, split, text, can_read) for split in ("train", "val")]
+    captions = [caption for item in annotations.split("train") for caption in item.captions]
+    if found[0] is None and not Tokenizer.can_build(captions, text):
+        found.append(f"no {text.level} of the training captions occurs {text.min_count} times (--min-count)")
+    return tuple(obstacle for obstacle in found if obstacle is not None)
+
+
+def require_trainable(annotations: Annotations, text: TextConfig, can_read: CanRead) -> None:
+    """Refuses, before anything is encoded, what training would fail on; see `training_obstacles`.
+
+    Raises:
+        DataError: all that is wrong.
+    """
+    if obstacles := training_obstacles(annotations, text, can_read):
+        raise DataError(f"{annotations.source} cannot be trained on: {'; '.join(obstacles)}")
+
+
+def wordless_captions(items: Iterable[Annotation], text: TextConfig) -> list[str]:
+    """Returns the captions of which cleaning leaves nothing, each with its image."""
+    rules = Tokenizer.without_words(text)
+    return [f"{item.id} ({caption!r})" for item in items for caption in item.captions if not _has_word(caption, rules)]
+
+
+def _split_obstacle(annotations: Annotations, split: str, text: TextConfig, can_read: CanRead) -> str | None:
+    """Returns why a split cannot be used, or None."""
+    kind = {"train": "training", "val": "validation"}[split]
+    items = annotations.split(split).items
+    if not items:
+        splits = ", ".join(annotations.splits) or "none"
+        return f"no {kind} captions (splits: {splits}); --resplit deals all images anew by --split-fractions"
+    rules = Tokenizer.without_words(text)
+    worded = [item for item in items if any(_has_word(caption, rules) for caption in item.captions)]
+    if not worded:
+        return f"no {text.level} is left of the {kind} captions"
+    if any(can_read(item.image) for item in worded):
+        return None
+    if any(can_read(item.image) for item in items):
+        return f"no {kind} picture that can be read has a caption of words"
+    return f"no {kind} picture can be read"
+
+
+def _has_word(caption: str, rules: Tokenizer) -> bool:
+    return len(rules.encode(caption)) > 2  # start and end
