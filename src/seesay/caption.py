@@ -79,6 +79,11 @@ class PictureCaptioner:
         # What is wrong with the words of the options is told once, not in every batch.
         self._rules = functools.lru_cache(maxsize=_KEPT_RULES)(lambda options: token_rules(options, tokenizer))
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the models come from; empty where that is unknown."""
+        return ()
+
     def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
         """Returns the run's decoding options, or the given ones, with the maximum length filled in."""
         chosen = options or self.config.decoding

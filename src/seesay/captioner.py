@@ -124,6 +124,11 @@ class Captioner(PictureCaptioner):
         return self.say(self.see([views]), [name], options, trace=trace)[0], trace
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """The run folder."""
+        return (self.run.folder,)
+
+    @property
     def decoder(self) -> Decoder:
         """What says the words."""
         return self.model.search

@@ -1,6 +1,7 @@
 """Several captioners that share a vocabulary and say each word together."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -38,6 +39,11 @@ class CaptionerEnsemble(Captioner):
             _check_vocabulary(first, other)
         sizes = [member.run.config.model.projection_size for member in members]
         self._joined = EnsembleDecoder([member.model.search for member in members], sizes, mean)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The members' run folders."""
+        return tuple(member.run.folder for member in self.members)
 
     @property
     def decoder(self) -> Decoder:

@@ -346,7 +346,7 @@ class TestKills:
         assert all(found == [fresh[picture]] for picture, found in captions if picture in fresh)
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
-    @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 17])
+    @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 17, 18])
     def test_killed_at_any_write_a_text_is_added_once(self, cached_run: Path, tmp_path: Path, call: int) -> None:
         """Each write of a job of two batches in turn: pending, output, side-cars, and the note's removal."""
         for number in range(4):
@@ -354,7 +354,7 @@ class TestKills:
             (tmp_path / f"{number}.txt").write_text("there\n")
         names = sorted(map(str, tmp_path.glob("*.png")))
         code = processes.run(_appending_job_that_dies, cached_run, names, tmp_path / "c.jsonl", call)
-        assert code == (-signal.SIGKILL if call <= 16 else 0)
+        assert code == (-signal.SIGKILL if call <= 17 else 0)
         captioner = Captioner.load(cached_run, "cpu")
         run(captioner, names, Destination(tmp_path / "c.jsonl", ".txt", existing="append"))
         rows = {row["image"]: row["caption"] for row in said.lines(tmp_path / "c.jsonl")}
@@ -395,7 +395,7 @@ def _job_that_dies(model: Path, pictures: list[str], out: Path, place: int, call
 
 
 def _appending_job_that_dies(model: Path, pictures: list[str], out: Path, call: int) -> None:
-    """Counts the writes of all kinds together, with the removals that follow: 8 a batch of two."""
+    """Counts the writes of all kinds together, with the removals that follow: 1 of the recipe, and 8 a batch of two."""
     from seesay.bulk import deposits
 
     captioner = Captioner.load(model, "cpu")

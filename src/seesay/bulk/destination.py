@@ -26,6 +26,7 @@ class Destination:
         before: put before every caption that goes beside or inside a picture.
         after: put after it.
         errors: list of images without a caption; None = beside `out`, or nowhere where there is no `out`.
+        strict: refuse to add to an `out` that another model or other options made, instead of warning.
 
     Raises:
         ConfigError: nothing is given, options contradict each other, or the suffix of `out` is unknown.
@@ -38,6 +39,7 @@ class Destination:
     before: str = ""
     after: str = ""
     errors: Path | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         beside = bool(self.sidecar or self.embed)

@@ -16,6 +16,7 @@ from seesay.bulk.deposits import Deposit
 from seesay.bulk.destination import Destination
 from seesay.bulk.failures import Failures
 from seesay.bulk.outputs import Output
+from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import Row, plain, texts
 from seesay.caption import Caption, PictureCaptioner
 from seesay.config import DecodingOptions
@@ -86,13 +87,14 @@ def caption_collection(
         complain: told of each picture that gets no caption.
 
     Raises:
-        DataError: an output that is something else or is being written to.
+        DataError: an output that is something else, is being written to, or with `destination.strict` was made by
+            another model or other options.
         SeesayError: the disk is full.
     """
     started = time.perf_counter()
-    wanted = captioner.options(options).num_captions
+    recipe = Recipe(captioner.folders, captioner.options(options))
     with ExitStack() as stack:
-        job = _Job(destination, pictures, wanted, complain)
+        job = _Job(destination, pictures, recipe, complain)
         todo = job.start(stack)
         for source, reason in (broken or {}).items():
             job.fail(source, reason)
@@ -116,8 +118,10 @@ class _Job:
     """The state of a job on this machine."""
 
     def __init__(
-        self, destination: Destination, pictures: Sequence[str], wanted: int, complain: Complain | None
+        self, destination: Destination, pictures: Sequence[str], recipe: Recipe, complain: Complain | None
     ) -> None:
+        wanted = recipe.options.num_captions
+        self.recipe = recipe
         self.destination = destination
         self.pictures = pictures
         self.complain = complain
@@ -135,6 +139,8 @@ class _Job:
             self.output.create()
             stack.enter_context(only_writer(self.output.path))
             done = self.output.open()
+            todo = sum(plain(picture) not in done for picture in self.pictures)
+            record_recipe(self.output.path, self.recipe, len(done), todo, strict=self.destination.strict)
         self.failures.open(done)
         if self.output is not None and self.deposits:
             self._finish_pending(done)

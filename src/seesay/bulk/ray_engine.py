@@ -28,8 +28,10 @@ from seesay.bulk.destination import Destination
 from seesay.bulk.failures import Failures
 from seesay.bulk.job import BATCH, BulkReport, Complain, Progress
 from seesay.bulk.parquet_parts import ParquetParts, part_fact, write_part
+from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
 from seesay.captioner import Captioner
+from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError, MissingDependencyError, SeesayError
 from seesay.files import only_writer
@@ -103,10 +105,14 @@ def caption_on_ray(
     output.create()
     with only_writer(out):
         done = output.open()
+        run = load_run(models[0])
+        length = options.max_length or run.config.decoding.max_length or run.info.max_length
+        recipe = Recipe(tuple(map(Path, models)), replace(options, max_length=length))
+        todo = [picture for picture in pictures if plain(picture) not in done]
+        record_recipe(out, recipe, len(done), len(todo), strict=destination.strict)
         output.close()  # what the other engine may have left unfinished
         failures = Failures(destination.failures)
         failures.open(done)
-        todo = [picture for picture in pictures if plain(picture) not in done]
         tally = _Tally(len(pictures), len(pictures) - len(todo), failures, progress, complain)
         for source, reason in (broken or {}).items():
             tally.fail(source, reason)

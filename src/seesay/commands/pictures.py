@@ -60,6 +60,7 @@ def caption(
     before: str = "",
     after: str = "",
     errors: Path | None = None,
+    strict: bool = False,
     column: str = "",
     format: Literal["text", "jsonl"] = "text",
     batch_size: int = 32,
@@ -82,6 +83,7 @@ def caption(
         after: text after it.
         errors: list of images without a caption, and why [default: OUT.errors.jsonl, or without --out
             captions-XXXXXXXX.errors.jsonl in the current folder, its name made of the sources and flags].
+        strict: refuse to add to an --out that another model or other options made, instead of warning.
         column: column of pictures in tables [default: the first of a usual name].
         format: how captions are printed where they are not written.
         batch_size: pictures the network sees at once.
@@ -96,8 +98,8 @@ def caption(
     if not sources:
         raise DataError("name at least one picture, folder, glob or URL to caption")
     _refuse_contradictions(batch_size, threads, engine, ray_address, ray_workers)
-    written = out is not None or sidecar or embed or engine == "ray"
-    destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors) if written else None
+    written = out is not None or sidecar or embed or strict or engine == "ray"
+    destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors, strict) if written else None
     found = bulk.find_pictures(sources, column)
     if remark := found.remark():
         complain(remark)

@@ -51,6 +51,11 @@ class OnnxCaptioner(PictureCaptioner):
             raise CheckpointError(f"the files in {folder} are not of one export; export the run again")
         return cls(folder, manifest, tokenizer, graphs)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The exported folder."""
+        return (self.folder,)
+
     def preprocessing(self) -> Preprocessing:
         """Returns how a picture becomes what the encoder is shown."""
         return self.manifest.preprocessing
