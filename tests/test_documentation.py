@@ -1,0 +1,272 @@
+"""Every command of the README and the docs: parsed by the real entry point, and run where the tests' data allow it.
+
+The shell itself expands the blocks (loops, variables, comments); no command is started, each is only recorded.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+import logging
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cyclopts import MissingArgumentError
+from PIL import Image
+
+import seesay
+from seesay import cli
+from seesay.config import Config, changed_decoding, resolve_config
+from seesay.flags import given
+from seesay.training.fit import TrainingResult, train
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BASH = shutil.which("bash")
+
+PARSED_ONLY = {
+    "train": "trains for minutes or hours, with weights of the hub; tests/training",
+    "tune": "trains many times; tests/training/test_tune.py",
+    "extract": "needs weights of the hub; tests/features",
+    "serve": "runs until it is stopped; tests/serving",
+    "export": "the fixture `exported` runs it",
+    "data scenes": "draws 3,400 images; tests/data/test_scenes.py",
+    "data download": "needs the network; tests/data/test_download.py",
+}
+"""Commands of which no block is run, and why."""
+
+PARSED_FLAGS = {
+    "--engine": "starts a Ray cluster; tests/bulk/test_ray.py",
+    "--require": "its words are not in the vocabulary of the tests' run",
+    "--human": "needs several captions of each image; tests/test_cli.py",
+    "--store": "needs stores of encoders with weights of the hub",
+}
+"""Flags of commands that are run elsewhere, and why these are not."""
+
+PARSED_PAGES = {"results.md": "needs the runs that its own commands train for hours"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A block of code of a page: where it stands, in which language, and its text."""
+
+    name: str
+    language: str
+    text: str
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            line = text[: found.start()].count("\n") + 1
+            yield Block(f"{page.name}:{line}", found[1], found[2])
+
+
+BLOCKS = list(_blocks())
+SHELL = [block for block in BLOCKS if block.language in ("", "sh", "bash", "console")]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+OTHERS = [block for block in BLOCKS if block not in SHELL and block not in PYTHON]
+INLINE = [(page.name, found) for page in PAGES for found in re.findall(r"`(seesay [^`]+)`", page.read_text("utf-8"))]
+
+_RECORD = """
+PATH=/nowhere
+command_not_found_handle() { printf '%s\\0' "$BLOCK" "$#" "$@"; }
+cd() { :; }
+"""
+
+
+@functools.cache
+def commands() -> dict[str, list[list[str]]]:
+    """The words of every command of each shell block, as the shell gives them."""
+    script = _RECORD + "\n".join(f"BLOCK={shlex.quote(block.name)}\n{block.text}" for block in SHELL)
+    done = subprocess.run([str(BASH), "--norc", "-c", script], capture_output=True, check=True, env={"PWD": "/here"})
+    assert not done.stderr, done.stderr.decode()
+    words = iter(done.stdout.decode().split("\0")[:-1])
+    found: dict[str, list[list[str]]] = {block.name: [] for block in SHELL}
+    for name in words:
+        found[name].append([next(words) for _ in range(int(next(words)))])
+    return found
+
+
+def _seesay(words: list[str]) -> list[str] | None:
+    """The arguments of seesay in a command, also where another program starts it."""
+    if words[0] == "srun":
+        words = words[1:]
+    if words[0] == "torchrun":
+        words = words[words.index("-m") + 1 :]
+    return words[1:] if words[0] in ("seesay", "seesay.cli") else None
+
+
+def parse(arguments: list[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    """Parses a command line with the real entry point, and returns the command and what it would be called with."""
+    command, bound, _ = cli.app.parse_args(arguments, exit_on_error=False, print_error=False)
+    return command, bound
+
+
+def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -> None:
+    """Checks the configuration that a command's flags make."""
+    flags = given(bound.arguments.get("flags"))
+    if command.__name__ in ("train", "extract", "tune"):
+        resolve_config(bound.arguments.get("preset", "attention-gru"), None, flags)
+    elif command.__name__ in ("caption", "evaluate", "explain"):
+        changed_decoding(Config(), flags, str)
+
+
+def _reason(block: Block, arguments: list[str]) -> str | None:
+    """Why a command is parsed only; None of one that is run."""
+    page = block.name.partition(":")[0]
+    if page in PARSED_PAGES:
+        return PARSED_PAGES[page]
+    for length in (1, 2):
+        if reason := PARSED_ONLY.get(" ".join(arguments[:length])):
+            return reason
+    return next((PARSED_FLAGS[word] for word in arguments if word in PARSED_FLAGS), None)
+
+
+def _check_other(words: list[str]) -> None:
+    """Checks a command of another program: its files, targets, packages and flags exist.
+
+    Not run: git clone and pip need the network, docker its daemon, and benchmarks minutes.
+    """
+    program, *rest = words
+    positional = [word for word in rest if not word.startswith("-")]
+    if program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(positional) <= set(targets)
+    elif program == "python":
+        script = ROOT / positional[0]
+        text = "".join(path.read_text(encoding="utf-8") for path in (script, *(ROOT / "benchmarks/bench").glob("*.py")))
+        for flag in (word for word in rest if word.startswith("-")):
+            assert f'"{flag}"' in text, f"{positional[0]} has no {flag}"
+    elif program == "pip":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        extras = project["optional-dependencies"]
+        known = [*project["dependencies"], *(name for names in extras.values() for name in names)]
+        packages = {re.split(r"[<>=\[]", name)[0] for name in known} | {
+            "seesay",
+            "git+https://github.com/seesay/seesay",
+        }
+        for wanted in positional[1:]:
+            name, _, extra = wanted.rstrip("]").partition("[")
+            assert name in packages
+            assert not extra or extra in extras
+    elif program == "curl":
+        from seesay.serving.wishes import read_wish
+
+        fields = [(name, value) for name, mark, value in (word.partition("=") for word in rest) if mark]
+        read_wish([field for field in fields if field[0] != "pictures"], Config())
+        assert rest[-1].endswith("/v1/caption")
+    elif program == "docker":
+        assert (ROOT / "Dockerfile").is_file()
+    else:
+        assert words[:2] == ["git", "clone"], f"{program} is no command that this test knows"
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_run: Path, exported: Path, colours: Path
+) -> Iterator[Path]:
+    """A folder in which the names of the docs mean the tests' run, data and images."""
+    for name in ("mine", "other", "attention-gru", "a", "b"):
+        shutil.copytree(cached_run, tmp_path / "runs" / name)
+    shutil.copytree(exported, tmp_path / "runs/attention-gru/onnx")
+    shutil.copytree(cached_run.parent / "features", tmp_path / "features")
+    (tmp_path / "data").mkdir()
+    for name in ("mine", "flickr8k"):
+        (tmp_path / "data" / name).symlink_to(colours)
+    for name in ("photo.jpg", "000000000139.jpg", "photos/a.jpg", "photos/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with Image.open(colours / "images/red-blue.png") as image:  # whose caption is short, unlike that of noise
+            image.save(tmp_path / name)
+    box = {"image_id": 139, "category_id": 1, "bbox": [1, 2, 30, 20], "iscrowd": 0, "area": 600, "id": 1}
+    instances = {
+        "images": [{"id": 139, "file_name": "000000000139.jpg", "width": 44, "height": 32}],
+        "categories": [{"id": 1, "name": "chair"}],
+        "annotations": [box],
+    }
+    (tmp_path / "instances_val2017.json").write_text(json.dumps(instances))
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("seesay")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield tmp_path
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.mark.skipif(BASH is None, reason="the shell that expands the blocks")
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.name)
+def test_every_command_of_a_block_is_valid(block: Block) -> None:
+    found = commands()[block.name]
+    assert found
+    for words in found:
+        arguments = _seesay(words)
+        if arguments is None:
+            _check_other(words)
+        else:
+            check_settings(*parse(arguments))
+
+
+@pytest.mark.skipif(BASH is None, reason="the shell that expands the blocks")
+def test_commands_that_fit_the_tests_data_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = set()
+    for block in SHELL:
+        for words in commands()[block.name]:
+            arguments = _seesay(words)
+            if arguments is None or tuple(arguments) in ran or _reason(block, arguments):
+                continue
+            if arguments[:2] == ["evaluate", "captions.jsonl"]:  # those of a photo folder stand for a split's
+                _write_predictions(place / "captions.jsonl", place / "data/mine")
+            if arguments[:2] == ["compare", "runs/mine"]:
+                cli.main(["evaluate", "runs/other", "data/mine"])
+            code = cli.main(arguments)
+            assert code == 0, f"{block.name}: {shlex.join(words)}: {capsys.readouterr().err}"
+            ran.add(tuple(arguments))
+    assert {arguments[0] for arguments in ran} >= {"caption", "explain", "evaluate", "compare", "data"}
+
+
+def _write_predictions(path: Path, data: Path) -> None:
+    from seesay.data.annotations import load_annotations
+
+    rows = [{"image": Path(item.image).name, "caption": "red beside blue"} for item in load_annotations(data)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(("page", "command"), INLINE, ids=lambda value: value)
+def test_commands_within_sentences_are_valid(page: str, command: str) -> None:
+    arguments = shlex.split(command.replace("...", "").replace("…", ""))[1:]
+    if arguments[-1:] == ["--config"]:
+        arguments.append("file.yaml")
+    try:
+        if "--help" not in arguments:
+            parse(arguments)
+    except MissingArgumentError:
+        assert len(arguments) <= 2  # only the command is named
+
+
+def _pretend_to_train(*arguments: Any) -> TrainingResult:
+    inspect.signature(train).bind(*arguments)
+    return TrainingResult(Path(arguments[2]), epochs=10, best=0.5, best_epoch=9, stopped_by="epochs", seconds=1.0)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
+def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if block.name.startswith("models.md"):
+        pytest.skip("tests/models/test_docs_example.py runs it")
+    if "runs/" in block.text:
+        request.getfixturevalue("place")
+    monkeypatch.setattr(seesay, "train", _pretend_to_train, raising=False)  # with weights of the hub, for minutes
+    exec(compile(block.text, block.name, "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("block", OTHERS, ids=lambda block: block.name)
+def test_data_can_be_parsed(block: Block) -> None:
+    read: dict[str, Callable[[str], Any]] = {"json": json.loads, "yaml": yaml.safe_load}
+    assert isinstance(read[block.language](block.text), dict)
