@@ -108,3 +108,18 @@ def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r"CLIPScore needs transformers.*seesay\[hub\]"):
         ClipScorer.load("anything")
+
+
+def test_offline_hub_is_not_asked_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Bug: the hub's library retried for 24 seconds before the error.
+    asked: list[bool] = []
+
+    def load(*_: object, local_files_only: bool, **options: object) -> None:
+        asked.append(local_files_only)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("seesay.clipscore.hub_answers", lambda: False)
+    monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", load)
+    with pytest.raises(CheckpointError, match="cannot be had: not in the cache"):
+        ClipScorer.load("owner/clip")
+    assert asked == [True]
