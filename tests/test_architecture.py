@@ -26,6 +26,7 @@ TIERS = (
         "devices",
         "durations",
         "retries",
+        "languages",
         "allocation",
         "compiled",
         "descriptions",

@@ -117,6 +117,11 @@ class TextConfig(_Section):
     min_count: int = setting(1, "keep words seen at least so often in the training captions", least=0)
     max_words: int = setting(0, "cut training captions after so many words; 0 = never", least=0)
 
+    @property
+    def tokenization(self) -> str:
+        """How captions of such a vocabulary are tokenized for scores, where nothing else is asked for."""
+        return "characters" if self.level == "character" else "ptb"
+
 
 @dataclass(frozen=True)
 class EncoderConfig(_Section):

@@ -16,6 +16,7 @@ from seesay.data.annotations import Annotation, Annotations, load_annotations
 from seesay.data.caption_statistics import caption_statistics
 from seesay.data.check import check_data
 from seesay.data.inspection import find_damage, inspect_pictures
+from tests import foreign
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 
@@ -273,3 +274,15 @@ def test_the_washed_out_picture_and_the_twins_of_flickr8k_are_found() -> None:
     for known in ("1.jpg, 2.jpg, 3.jpg", "2258277193_586949ec62.jpg.1", "91 pictures in no split", "1798209205"):
         assert known in text
     assert report.trainable
+
+
+@pytest.mark.parametrize("language", foreign.CAPTIONS)
+def test_characters_are_recommended_where_words_are_whole_sentences(language: str, tmp_path: Path) -> None:
+    annotations = foreign.make_data(tmp_path, language)
+    advice = "the captions are written without spaces, so that words are whole phrases; use --level character"
+    report = check_data(annotations, TextConfig(), open_pictures=False)
+    expected = (advice,) if language in foreign.WITHOUT_SPACES else ()
+    assert report.advice == expected
+    assert report.to_dict()["advice"] == expected
+    assert any(advice in line for line in report.lines()) == bool(expected)
+    assert check_data(annotations, TextConfig(level="character"), open_pictures=False).advice == ()

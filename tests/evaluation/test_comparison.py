@@ -13,6 +13,7 @@ from seesay.errors import ConfigError, DataError
 from seesay.evaluation import evaluate, save_evaluation
 from seesay.evaluation.comparison import compare, difference_rows, save_comparison
 from seesay.metrics import paired_bootstrap
+from tests import foreign
 
 Predictions = dict[str, str]
 
@@ -114,6 +115,22 @@ def test_run_that_was_evaluated_is_found_by_its_folder(
     save_evaluation(result, run / "predictions" / "test")
     found = compare([run, run / "predictions" / "test"])
     assert found.systems[0].predictions == result.predictions
+
+
+def test_predictions_are_tokenized_as_the_evaluation_beside_them(
+    write: Callable[[str, Predictions], Path], tmp_path: Path
+) -> None:
+    foreign.make_data(tmp_path / "data", "zh")
+    path = write("p", {str(number): captions[0] for number, captions in enumerate(foreign.CAPTIONS["zh"])})
+    result = evaluate(path, tmp_path / "data", split="all", tokenization="characters", metrics=("CIDEr",))
+    save_evaluation(result, tmp_path / "run")
+    found = compare([path, tmp_path / "run"], data=tmp_path / "data", split="all", metrics=("CIDEr",))
+    assert {system.scores.tokenization for system in found.systems} == {"characters"}
+    assert found.warnings == []
+    words = compare([path, path], data=tmp_path / "data", split="all", metrics=("CIDEr",))
+    assert len(words.warnings) == 1
+    assert "add --tokenization characters" in words.warnings[0]
+    assert words.to_dict()["warnings"] == words.warnings
 
 
 class TestRefused:

@@ -24,7 +24,7 @@ from seesay.metrics import compute_metrics
 from seesay.metrics.meteor import Meteor
 from seesay.metrics.scores import missing_meteor
 from seesay.training.fit import train
-from tests import tiny
+from tests import foreign, tiny
 from tests.bulk import said as written
 
 
@@ -528,6 +528,46 @@ class TestScoresThatCannotBeHad:
         }
         assert (result.diversity.cut, result.diversity.repeats) == (None, None)
         assert result.scores.lengths[-1] == len("".join(list(said.values())[-1].split()))
+
+
+class TestOtherLanguages:
+    def test_character_run_is_scored_in_characters(self, tmp_path: Path) -> None:
+        run = tiny.random_run(tmp_path / "run", tiny.untrained(level="character"))
+        foreign.make_data(tmp_path / "data", "zh")
+        result = evaluate(run, tmp_path / "data", metrics=("CIDEr", "METEOR"), features=tmp_path, device="cpu")
+        assert "|tok:characters|" in result.signature
+        assert result.problems == ("METEOR is for English in PTB tokens, not for characters; it is left out",)
+        as_asked = evaluate(
+            run, tmp_path / "data", tokenization="ptb", metrics=("CIDEr",), features=tmp_path, device="cpu"
+        )
+        assert "|tok:ptb|" in as_asked.signature
+        assert (result.unit, as_asked.unit) == ("characters", "words")
+        assert "ptb tokens are whole phrases" in as_asked.problems[0]
+
+    @pytest.mark.parametrize("language", foreign.WITHOUT_SPACES)
+    def test_predictions_without_spaces_warn(self, language: str, tmp_path: Path) -> None:
+        foreign.make_data(tmp_path / "data", language)
+        path = as_coco(tmp_path / "p.json", {str(n): texts[0] for n, texts in enumerate(foreign.CAPTIONS[language])})
+        result = evaluate(path, tmp_path / "data", split="all")
+        assert "METEOR" in result.missing_scores
+        assert any("add --tokenization characters" in line for line in result.problems)
+        result = evaluate(path, tmp_path / "data", split="all", tokenization="characters", metrics=("CIDEr",))
+        assert result.problems == ()
+        human = evaluate_human(tmp_path / "data", split="all", metrics=("CIDEr",))
+        assert any("add --tokenization characters" in line for line in human.problems)
+
+    @pytest.mark.parametrize("name", ["METEOR-jar", "SPICE", "CLIPScore"])
+    def test_english_scores_of_another_language_warn(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for part in ("_with_jar", "_with_clip"):
+            monkeypatch.setattr(scoring, part, lambda scores, *_: scores.with_score(name, np.zeros(1)))
+        for language, word in (("de", "language (de): do not rely on it"), ("ar", "is for English"), ("en", "")):
+            items = [Annotation("a", "a.png", foreign.CAPTIONS[language][0])]
+            scores, missing = scoring.score_captions(items, ["x"], metrics=("CIDEr", name))
+            told = "; ".join((*scores.warnings, *missing.values()))
+            assert word in told
+            assert bool(word) == bool(told)
 
 
 def test_large_splits_are_captioned_in_several_batches(

@@ -2,6 +2,7 @@ import pytest
 
 from seesay.errors import DataError
 from seesay.metrics.diversity import absent_objects, has_repeat, measure_diversity, verdict
+from tests.foreign import CAPTIONS
 
 
 def test_counts_on_a_set_small_enough_to_count_by_hand() -> None:
@@ -68,3 +69,10 @@ def test_verdict_names_cut_repeated_and_empty_captions() -> None:
     assert "cut" in verdict(measure_diversity([f"a man {number} on a" for number in range(30)]))
     assert "twice in a row" in verdict(measure_diversity([f"a man man {number}" for number in range(30)]))
     assert "empty" in verdict(measure_diversity(["", "", "a dog"]))
+
+
+def test_endings_of_another_language_are_not_taken_for_cut_sentences() -> None:
+    """German verbs end in "an" and "in"; English function words say nothing of them."""
+    captions = ["ein Mann zieht die Jacke an", "eine Frau und der Hund sehen das Bild an", "der Junge hat den Ball in"]
+    assert measure_diversity(captions).cut is None
+    assert measure_diversity([*(text for image in CAPTIONS["en"] for text in image), "a man in a"]).cut == 1 / 13

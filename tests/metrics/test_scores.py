@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from seesay.errors import ConfigError, DataError
 from seesay.metrics import CaptionMetrics, compute_metrics
-from seesay.metrics.scores import NEED_NOTHING, missing_meteor
+from seesay.metrics.scores import NEED_NOTHING, foreign_warning, missing_meteor
+from tests.foreign import CAPTIONS, WITHOUT_SPACES
 from tests.metrics.reference import random_captions, reference_scores
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -59,6 +60,47 @@ def test_what_is_computed_where_nothing_is_said_is_what_the_literature_prints() 
 def test_meteor_of_other_tokens_is_refused() -> None:
     with pytest.raises(ConfigError, match="METEOR is for English in PTB tokens, not for characters"):
         compute_metrics(["a dog"], [["a cat"]], tokenization="characters", metrics=["METEOR"])
+
+
+def foreign(language: str) -> tuple[list[str], list[list[str]]]:
+    """Returns the first caption of each image as the hypothesis, and the second as its reference."""
+    return [first for first, _ in CAPTIONS[language]], [[second] for _, second in CAPTIONS[language]]
+
+
+@pytest.mark.parametrize("language", ["zh", "ja", "th", "ar"])
+def test_meteor_is_left_out_of_text_in_another_script(language: str) -> None:
+    """It scored 14 for Chinese, of the full stops."""
+    hypotheses, references = foreign(language)
+    assert "METEOR" not in compute_metrics(hypotheses, references).corpus
+    told = f"METEOR is for English, and the references are in another script .language {language}.; it is left out"
+    with pytest.raises(ConfigError, match=told):
+        compute_metrics(hypotheses, references, metrics=["METEOR"])
+
+
+def test_meteor_of_another_language_warns() -> None:
+    told = "METEOR is for English, and the references are in another language (de): do not rely on it"
+    assert foreign_warning("METEOR", [text for image in CAPTIONS["de"] for text in image]) == told
+    scores = compute_metrics(*foreign("de"))
+    assert scores.warnings == ((told,) if "METEOR" in scores.corpus else ())
+    assert compute_metrics(*foreign("de"), metrics=["CIDEr"]).warnings == ()
+    assert compute_metrics(*foreign("en")).warnings == ()
+
+
+def test_meteor_states_that_it_is_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seesay.metrics.scores._statistics", lambda *_: {"METEOR": np.ones((1, 21))})
+    assert compute_metrics(["a dog"], [["a cat"]], metrics=["METEOR"]).signature.endswith("|meteor:1.5-en")
+
+
+@pytest.mark.parametrize("tokenization", ["ptb", "whitespace", "characters"])
+@pytest.mark.parametrize("language", CAPTIONS)
+def test_text_without_spaces_scored_by_words_warns(language: str, tokenization: str) -> None:
+    scores = compute_metrics(*foreign(language), tokenization=tokenization, metrics=["CIDEr"])
+    wrong = language in WITHOUT_SPACES and tokenization != "characters"
+    told = (
+        f"the captions are written without spaces, so that {tokenization} tokens are whole phrases and scores are "
+        "near 0; add --tokenization characters"
+    )
+    assert scores.warnings == ((told,) if wrong else ())
 
 
 @pytest.mark.skipif(bool(missing_meteor("ptb")), reason="METEOR's tables are not installed")

@@ -31,7 +31,7 @@ def evaluate(
     human: bool = False,
     human_caption: str = "",
     metrics: Metrics = None,
-    tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
+    tokenization: Literal["ptb", "whitespace", "characters"] | None = None,
     clip_model: str = "",
     draws: int = 10_000,
     image_column: ImageColumn = "",
@@ -54,8 +54,9 @@ def evaluate(
         human: score one human caption of each picture against the others; then name only DATA.
         human_caption: which: its number from 1, or longest [default: 1].
         metrics: of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
-            three and METEOR].
-        tokenization: how captions are cut into words for scoring.
+            three and METEOR]. METEOR and SPICE are for English.
+        tokenization: how captions are tokenized for scoring [default: characters for a run with a vocabulary of
+            characters, else ptb].
         clip_model: hub name or folder of the weights of CLIPScore.
         draws: bootstrap draws of the intervals.
     """
@@ -128,7 +129,7 @@ def compare(
     *systems: str,
     data: Path | None = None,
     split: str = "",
-    tokenization: Literal["ptb", "whitespace", "characters"] = "ptb",
+    tokenization: Literal["ptb", "whitespace", "characters"] | None = None,
     metrics: Metrics = None,
     draws: int = 10_000,
     out: Path | None = None,
@@ -141,7 +142,7 @@ def compare(
         systems: evaluated runs, folders of evaluations, or files of predictions (with --data).
         data: captions that files of predictions are scored against.
         split: which pictures [default: those that were evaluated].
-        tokenization: of files of predictions.
+        tokenization: of files of predictions [default: that of the evaluations beside them, else ptb].
         metrics: as of `seesay evaluate`.
         draws: bootstrap draws of the intervals and p-values.
         out: folder for comparison.json and comparison.html.
@@ -161,7 +162,7 @@ def compare(
         draws=draws,
         columns=ColumnNames(image_column, caption_column),
     )
-    for reason in found.missing.values():
+    for reason in (*found.warnings, *found.missing.values()):
         complain(reason)
     first, *others = found.systems
     header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "real")

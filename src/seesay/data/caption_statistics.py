@@ -2,11 +2,12 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seesay.config import TextConfig
 from seesay.errors import DataError
+from seesay.languages import is_unspaced
 from seesay.tokenizer import SPECIALS, Tokenizer
 
 _COVERAGE_SIZES = (500, 1000, 2000, 5000, 10000, 20000)
@@ -74,6 +75,13 @@ def caption_statistics(
         coverage=_coverage(counts, len(chosen) - len(SPECIALS)),
         unknown=tuple((name, chosen.oov_rate(captions)) for name, captions in others.items()),
     )
+
+
+def level_advice(captions: Iterable[str], config: TextConfig) -> str:
+    """Returns a line where the words of a vocabulary would be whole phrases; empty where they are not."""
+    if config.level == "character" or not is_unspaced(captions):
+        return ""
+    return "the captions are written without spaces, so that words are whole phrases; use --level character"
 
 
 def _coverage(counts: Counter[int], chosen: int) -> tuple[tuple[int, float], ...]:

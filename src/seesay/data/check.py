@@ -8,7 +8,7 @@ from typing import Any
 
 from seesay.config import DataConfig, TextConfig
 from seesay.data.annotations import deal_splits, limit_annotations
-from seesay.data.caption_statistics import CaptionStatistics, caption_statistics
+from seesay.data.caption_statistics import CaptionStatistics, caption_statistics, level_advice
 from seesay.data.inspection import Inspection, inspect_pictures
 from seesay.data.records import Annotation, Annotations, count, name_some
 from seesay.data.trainability import training_obstacles, wordless_captions
@@ -47,6 +47,7 @@ class DataReport:
         wordless: Captions of which cleaning leaves nothing, with their images.
         text: What the captions are made of, or None where the training captions have no word.
         obstacles: Why training would be refused; empty if it would not.
+        advice: Settings that suit the captions better, a line each.
     """
 
     source: str
@@ -67,6 +68,7 @@ class DataReport:
     wordless: tuple[str, ...]
     text: CaptionStatistics | None
     obstacles: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
     @property
     def trainable(self) -> bool:
@@ -80,7 +82,8 @@ class DataReport:
     def rows(self) -> list[tuple[str, str]]:
         """Returns the report as pairs of a label and a text, for a table of two columns."""
         verdict = "yes" if self.trainable else f"no: {'; '.join(self.obstacles)}"
-        return [*self._contents(), *self._words(), *self._defects(), ("trainable", verdict)]
+        advice = [("advice", line) for line in self.advice]
+        return [*self._contents(), *self._words(), *self._defects(), *advice, ("trainable", verdict)]
 
     def lines(self) -> list[str]:
         """Returns the report as lines of text."""
@@ -192,6 +195,7 @@ def check_data(
         obstacles=(refused,)
         if refused
         else training_obstacles(limit_annotations(dealt, settings), text, lambda image: image not in unreadable),
+        advice=tuple(filter(None, [level_advice(_captions(training), text)])),
     )
 
 

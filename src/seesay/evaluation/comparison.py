@@ -72,6 +72,11 @@ class Comparison:
         return bootstrap_recipe(self.draws)
 
     @property
+    def warnings(self) -> list[str]:
+        """Returns why scores may not mean what they seem to, a line each."""
+        return list(dict.fromkeys(line for system in self.systems for line in system.scores.warnings))
+
+    @property
     def missing(self) -> dict[str, str]:
         """Returns why each score that was asked for and is absent of one of them cannot be had."""
         return {name: reason for system in self.systems for name, reason in system.missing.items()}
@@ -96,6 +101,7 @@ class Comparison:
                 for system, each, (gains, losses) in zip(others, self.differences, self.apart, strict=True)
             ],
             "missing_scores": self.missing,
+            "warnings": self.warnings,
         }
 
 
@@ -104,7 +110,7 @@ def compare(
     *,
     data: str | Path | None = None,
     split: str | None = None,
-    tokenization: str = "ptb",
+    tokenization: str | None = None,
     metrics: Sequence[str] = DEFAULT_SCORES,
     draws: int = DRAWS,
     columns: ColumnNames = USUAL_NAMES,
@@ -116,7 +122,8 @@ def compare(
             files of predictions (these need `data`).
         data: the annotations that files of predictions are scored against.
         split: which pictures; None = those that were evaluated, for files of predictions see `read_subject`.
-        tokenization: of files of predictions; evaluations keep theirs.
+        tokenization: of files of predictions; evaluations keep theirs. None = that of the evaluations beside them,
+            else ptb.
         metrics: which scores; see `score_captions`.
         draws: bootstrap draws.
         columns: columns of tables in `data` with names that are not usual.
@@ -127,9 +134,16 @@ def compare(
     if len(names) < 2:
         raise DataError("name at least two systems to compare")
     check_scores(metrics, draws)
-    options: _Options = {"split": split, "tokenization": tokenization, "metrics": metrics, "columns": columns}
-    loaded = [_load(Path(name), data, options) for name in names]
-    first, *others = loaded
+    paths = list(map(Path, names))
+    evaluated = [_evaluated(path, split, metrics) for path in paths]
+    kept = next((system.scores.tokenization for system in evaluated if system is not None), None)
+    options: _Options = {
+        "split": split,
+        "tokenization": tokenization or kept,
+        "metrics": metrics,
+        "columns": columns,
+    }
+    first, *others = [system or _predicted(path, data, options) for path, system in zip(paths, evaluated, strict=True)]
     systems = (first, *(_aligned(system, first, metrics) for system in others))
     differences = tuple(paired_bootstrap(first.scores, system.scores, draws=draws) for system in systems[1:])
     ranked_by = ranking_score(first.scores)
@@ -143,7 +157,9 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
     write_atomically(folder / "comparison.json", content.encode())
     first, *others = comparison.systems
     signatures = [f"{system.name}: {system.signature}" for system in comparison.systems]
-    sections: list[Section] = [Text("\n\n".join([*signatures, comparison.recipe, *comparison.missing.values()]))]
+    sections: list[Section] = [
+        Text("\n\n".join([*signatures, comparison.recipe, *comparison.warnings, *comparison.missing.values()]))
+    ]
     for system, each, (gains, losses) in zip(others, comparison.differences, comparison.apart, strict=True):
         header = ("score, times 100", "first", "second", "difference", "95 % interval", "p", "real")
         title = f"{system.name} against {first.name}"
@@ -174,31 +190,35 @@ class _Options(TypedDict):
     """How files of predictions are scored: arguments of `evaluate`."""
 
     split: str | None
-    tokenization: str
+    tokenization: str | None
     metrics: Sequence[str]
     columns: ColumnNames
 
 
-def _load(path: Path, data: str | Path | None, options: _Options) -> System:
-    """Returns a system from where its captions lie."""
-    split, metrics = options["split"], options["metrics"]
+def _evaluated(path: Path, split: str | None, metrics: Sequence[str]) -> System | None:
+    """Returns a system that was evaluated; None for a file of predictions."""
     if not path.exists():
         raise DataError(f"{path} does not exist; name a run, the folder of an evaluation, or a file of predictions")
     places = (path, path / PER_IMAGE_FILE, path / "predictions" / (split or "test") / PER_IMAGE_FILE)
     table = next((place for place in places if is_per_image(place)), None)
-    if table is not None:
-        items, predictions, about = read_per_image(table)
-        if split is not None and about["split"] != split:
-            raise DataError(f"{path} is of split {about['split']}, not of {split}; evaluate it on {split}, or leave it")
-        scores, missing = score_captions(
-            items, list(predictions.values()), tokenization=about["tokenization"], metrics=metrics
-        )
-        return System(str(path), tuple(items), predictions, scores, about["split"], about["signature"], missing)
-    if not has_predictions(path):
+    if table is None and not has_predictions(path):
         raise DataError(
             f"{path} has no scores on {split or 'test'} yet; run first: seesay evaluate {path} DATA"
             + (f" --split {split}" if split else "")
         )
+    if table is None:
+        return None
+    items, predictions, about = read_per_image(table)
+    if split is not None and about["split"] != split:
+        raise DataError(f"{path} is of split {about['split']}, not of {split}; evaluate it on {split}, or leave it")
+    scores, missing = score_captions(
+        items, list(predictions.values()), tokenization=about["tokenization"], metrics=metrics
+    )
+    return System(str(path), tuple(items), predictions, scores, about["split"], about["signature"], missing)
+
+
+def _predicted(path: Path, data: str | Path | None, options: _Options) -> System:
+    """Returns a system from its file of predictions."""
     if data is None:
         raise DataError(f"{path} is a file of predictions; name what it is scored against with --data DATA")
     found = evaluate(path, data, **options)

@@ -50,7 +50,9 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
         Table(("score, times 100", "value", "95 % interval"), score_rows(evaluation), evaluation.signature, "Scores"),
         Table(("beside the scores", "value"), diversity_rows(evaluation), heading="What no score tells"),
         Picture(
-            draw_score_against_length(evaluation.scores.lengths, evaluation.scores.per_image[name].tolist(), name),
+            draw_score_against_length(
+                evaluation.scores.lengths, evaluation.scores.per_image[name].tolist(), name, evaluation.unit
+            ),
             f"mean {name} at each caption length",
             heading="Score against length",
         ),
@@ -83,8 +85,8 @@ def diversity_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     rows = [
         ("unique captions", f"{100 * found.unique:.1f} %"),
         ("distinct-1, distinct-2", f"{found.distinct_1:.4f}, {found.distinct_2:.4f}"),
-        ("words used", str(found.vocabulary)),
-        ("words a caption", f"{found.mean_length:.2f}"),
+        (f"{evaluation.unit} used", str(found.vocabulary)),
+        (f"{evaluation.unit} per caption", f"{found.mean_length:.2f}"),
         ("seen in training, word for word", _share(found.seen)),
         ("ending in a function word (cut)", _share(found.cut)),
         ("with a repeat", _share(found.repeats)),

@@ -69,6 +69,11 @@ class Evaluation:
         return not self.left_out and not self.scores.empty
 
     @property
+    def unit(self) -> str:
+        """Returns what the tokens of captions are: words or characters."""
+        return "characters" if self.scores.tokenization == "characters" else "words"
+
+    @property
     def verdict(self) -> str:
         """Returns one line on what is most wrong with the captions; empty when nothing is."""
         return verdict(self.diversity)

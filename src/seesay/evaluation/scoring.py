@@ -1,6 +1,7 @@
 """Every score that was asked for, and a reason for each that cannot be had; one that fails takes no other along."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from seesay.clipscore import CLIP_SCORE, DEFAULT_CLIP, REF_CLIP_SCORE, ClipScorer
 from seesay.data.records import Annotation
@@ -8,10 +9,11 @@ from seesay.errors import ConfigError, DataError, SeesayError
 from seesay.metrics import Scores, compute_metrics, tokenize
 from seesay.metrics.bootstrap import DRAWS, check_draws
 from seesay.metrics.java import METEOR_JAR, SPICE, jar_scores
-from seesay.metrics.scores import COLUMNS, NEED_NOTHING, missing_meteor
+from seesay.metrics.scores import COLUMNS, NEED_NOTHING, foreign_warning, not_english
 
 DEFAULT_SCORES = (*NEED_NOTHING, "METEOR")
 ALL_SCORES = (*COLUMNS, METEOR_JAR, SPICE, CLIP_SCORE)
+_ENGLISH = ("METEOR", METEOR_JAR, SPICE)
 
 
 def score_captions(
@@ -38,6 +40,7 @@ def score_captions(
     """
     check_scores(metrics)
     references = [list(item.captions) for item in items]
+    people = [text for image in references for text in image]
     ids = [item.id for item in items]
 
     def own(*names: str) -> Scores:
@@ -56,9 +59,11 @@ def score_captions(
         if name not in metrics:
             continue
         try:
-            if name in ("METEOR", METEOR_JAR, SPICE) and tokenization != "ptb":
-                raise ConfigError(missing_meteor(tokenization).replace("METEOR", name, 1))
+            if name in _ENGLISH and (reason := not_english(name, tokenization, people)):
+                raise ConfigError(reason)
             scores = add(scores)
+            if (name in _ENGLISH or clip_model == DEFAULT_CLIP) and (warning := foreign_warning(name, people)):
+                scores = replace(scores, warnings=tuple(dict.fromkeys((*scores.warnings, warning))))
         except SeesayError as error:
             missing[name] = str(error)
     if not scores.corpus:

@@ -21,6 +21,7 @@ from seesay.features.extraction import Progress
 from seesay.metrics import absent_objects, bootstrap_intervals, measure_diversity, tokenize
 from seesay.metrics.bootstrap import DRAWS
 from seesay.metrics.java import SPICE
+from seesay.metrics.tokenize import DEFAULT_TOKENIZATION
 
 
 def evaluate(
@@ -29,7 +30,7 @@ def evaluate(
     *,
     split: str | None = None,
     options: DecodingOptions | None = None,
-    tokenization: str = "ptb",
+    tokenization: str | None = None,
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
     draws: int = DRAWS,
@@ -46,7 +47,8 @@ def evaluate(
         data: anything `load_annotations` reads.
         split: which pictures; see `read_subject`.
         options: how a run searches; None = as it says itself.
-        tokenization: ptb, whitespace or characters.
+        tokenization: ptb, whitespace or characters; None = characters for a run with a vocabulary of characters, else
+            ptb.
         metrics: which scores; see `score_captions`.
         clip_model: hub name or folder of the network of CLIPScore.
         draws: bootstrap draws of the intervals.
@@ -68,6 +70,7 @@ def evaluate(
         captioner = Captioner.load(model, device)
         subject = read_subject(data, split, captioner.run.config.data, columns)
         items, options = subject.items, captioner.options(options)
+        tokenization = tokenization or captioner.run.config.text.tokenization
         source = feature_source(captioner, items, data, features, stores, progress)
         usable = [item for item in items if item.id in source] if source else items
         captions, problems = caption_split(captioner, usable, source, options)
@@ -82,7 +85,7 @@ def evaluate(
         system=str(model),
         split=subject.split,
         training=subject.training,
-        tokenization=tokenization,
+        tokenization=tokenization or DEFAULT_TOKENIZATION,
         metrics=metrics,
         clip_model=clip_model,
         draws=draws,
@@ -98,7 +101,7 @@ def evaluate_human(
     *,
     split: str | None = None,
     which: str = "1",
-    tokenization: str = "ptb",
+    tokenization: str | None = None,
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
     draws: int = DRAWS,
@@ -111,7 +114,7 @@ def evaluate_human(
         split: which pictures; see `read_subject`.
         which: the caption that is scored: its number from 1, or `longest` (most characters of its tokens; the
             first of several).
-        tokenization: ptb, whitespace or characters.
+        tokenization: ptb, whitespace or characters; None = ptb.
         metrics: which scores; see `score_captions`.
         clip_model: hub name or folder of the network of CLIPScore.
         draws: bootstrap draws of the intervals.
@@ -122,6 +125,7 @@ def evaluate_human(
         ConfigError: there is no such score or tokenization.
     """
     check_scores(metrics, draws)
+    tokenization = tokenization or DEFAULT_TOKENIZATION
     subject = read_subject(data, split, columns=columns)
     items, predictions = [], {}
     for item in subject.items:
@@ -181,7 +185,7 @@ def evaluate_captions(
     """
     texts = [predictions[item.id] for item in items]
     scores, missing = score_captions(items, texts, tokenization=tokenization, metrics=metrics, clip_model=clip_model)
-    told = list(problems)
+    told = [*problems, *scores.warnings]
     if left_out:
         told.append(f"{len(left_out)} pictures of the split are not in the scores: {', '.join(left_out[:5])}")
     if scores.empty:

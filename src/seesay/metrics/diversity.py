@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from seesay.errors import DataError
+from seesay.languages import language_of
 from seesay.metrics.tokenize import tokenize
 
 # A caption that ends in one of these was cut off: "a man on a".
@@ -35,7 +36,8 @@ class Diversity:
         vocabulary: different words used.
         mean_length: words a caption.
         seen: share that stand word for word in the training captions; None where these were not given.
-        cut: share that end in an English function word, as a sentence that was cut does; None unless tokens are ptb.
+        cut: share that end in an English function word, as a sentence that was cut does; None unless tokens are ptb
+            and the text is not in another language.
         repeats: share with a word, or a pair of words, said twice in a row; None where tokens are characters.
         unknown: share that contain `<unk>`.
         empty: share without any word.
@@ -90,7 +92,7 @@ def measure_diversity(
         vocabulary=len(words),
         mean_length=words.total() / total,
         seen=None if known is None else sum(text in known for text in texts) / total,
-        cut=cut if tokenization == "ptb" else None,
+        cut=cut if tokenization == "ptb" and language_of(hypotheses) in ("", "en") else None,
         repeats=None if tokenization == "characters" else repeats,
         unknown=sum(any(mark in text.lower().split() for mark in UNKNOWN) for text in hypotheses) / total,
         empty=sum(not caption for caption in captions) / total,

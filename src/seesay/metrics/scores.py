@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seesay.errors import ConfigError, DataError
+from seesay.languages import is_latin, is_unspaced, language_of
 from seesay.metrics.bleu import bleu_from_statistics, bleu_statistics
 from seesay.metrics.cider import Cider
 from seesay.metrics.meteor import Meteor, available, meteor_from_statistics
@@ -44,6 +45,7 @@ class Scores:
         statistics: what each metric averages over pictures before its last step, (B, columns).
         lengths: tokens of each hypothesis, (B,).
         wordless: ids of the pictures one of whose references has no words.
+        warnings: one line for each reason why the scores may not mean what they seem to.
     """
 
     corpus: dict[str, float]
@@ -55,6 +57,7 @@ class Scores:
     statistics: dict[str, Floats]
     lengths: tuple[int, ...] = ()
     wordless: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def resample(self, pictures: npt.NDArray[np.int64]) -> dict[str, Floats]:
         """Returns the corpus values, (R,), over R draws of picture indices, (R, B), as a bootstrap has.
@@ -84,6 +87,7 @@ class Scores:
             per_image=self.per_image | other.per_image,
             statistics=self.statistics | other.statistics,
             signature="|".join([self.signature, *recipes]),
+            warnings=tuple(dict.fromkeys(self.warnings + other.warnings)),
         )
 
     def with_score(self, name: str, per_image: Floats, corpus: float | None = None, recipe: str = "") -> "Scores":
@@ -128,26 +132,28 @@ def compute_metrics(
         tokenization: see `seesay.metrics.tokenize`.
         ids: names of the pictures, for messages and `Scores.ids`; their places by default.
         metrics: which of BLEU, ROUGE-L, CIDEr, CIDEr-plain and METEOR to compute; None = all that the literature
-            prints: the first three, and METEOR where it can be had (English, and the tables of the extra `coco`),
-            whose table of paraphrases takes seconds to read. The document frequencies of CIDEr are those of the
-            references given, as in the literature: its value depends on how many pictures there are, and of a single
-            picture it is 0.
+            prints: the first three, and METEOR where it can be had (Latin letters in PTB tokens, and the tables of the
+            extra `coco`), whose table of paraphrases takes seconds to read. The document frequencies of CIDEr are those
+            of the references given, as in the literature: its value depends on how many pictures there are, and of a
+            single picture it is 0.
 
     Raises:
         DataError: The lists do not fit together, or hold something that is no caption; the picture is named.
-        ConfigError: There is no such metric or tokenization, or METEOR is asked for of other than PTB tokens.
+        ConfigError: There is no such metric or tokenization, or METEOR is asked for of other than PTB tokens, or of
+            text that is not in Latin letters.
         MissingDependencyError: METEOR is asked for, and its tables are not installed.
     """
+    names = _checked_ids(hypotheses, references, ids)
+    texts = [text for image in references for text in image]
     if metrics is None:
-        metrics = NEED_NOTHING if missing_meteor(tokenization) else (*NEED_NOTHING, "METEOR")
+        metrics = NEED_NOTHING if missing_meteor(tokenization, texts) else (*NEED_NOTHING, "METEOR")
     unknown = [name for name in metrics if name not in COLUMNS]
     if unknown:
         raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(COLUMNS)}")
-    if "METEOR" in metrics and tokenization != "ptb":
-        raise ConfigError(missing_meteor(tokenization))
-    names = _checked_ids(hypotheses, references, ids)
+    if "METEOR" in metrics and (reason := not_english("METEOR", tokenization, texts)):
+        raise ConfigError(reason)
     said = tokenize(hypotheses, tokenization)
-    meant = _by_image(tokenize([text for image in references for text in image], tokenization), references)
+    meant = _by_image(tokenize(texts, tokenization), references)
     statistics = _statistics(said, meant, metrics)
     corpus: dict[str, float] = {}
     per_image: dict[str, Floats] = {}
@@ -159,13 +165,14 @@ def compute_metrics(
     return Scores(
         corpus=corpus,
         per_image=per_image,
-        signature=_signature(tokenization, references) + ("|meteor:1.5" if "METEOR" in metrics else ""),
+        signature=_signature(tokenization, references) + ("|meteor:1.5-en" if "METEOR" in metrics else ""),
         ids=names,
         empty=tuple(name for name, words in zip(names, said, strict=True) if not words),
         tokenization=tokenization,
         statistics=statistics,
         lengths=tuple(len(words.split()) for words in said),
         wordless=tuple(name for name, image in zip(names, meant, strict=True) if not all(image)),
+        warnings=_warnings(metrics, tokenization, texts),
     )
 
 
@@ -280,11 +287,38 @@ def _statistics(said: Sequence[str], meant: Sequence[Sequence[str]], metrics: Se
     return {metric: functions[metric]() for metric in metrics}
 
 
-def missing_meteor(tokenization: str) -> str:
+def missing_meteor(tokenization: str, references: Sequence[str] = ()) -> str:
     """Returns why METEOR of captions so tokenized cannot be had, in one line; empty where it can."""
+    return not_english("METEOR", tokenization, references) or available()
+
+
+def not_english(name: str, tokenization: str, references: Sequence[str]) -> str:
+    """Returns why a score for English cannot be computed of such captions, in one line; empty where it can."""
     if tokenization != "ptb":
-        return f"METEOR is for English in PTB tokens, not for {tokenization}; it is left out"
-    return available()
+        return f"{name} is for English in PTB tokens, not for {tokenization}; it is left out"
+    language = language_of(references)
+    if language and not is_latin(language):
+        return f"{name} is for English, and the references are in another script (language {language}); it is left out"
+    return ""
+
+
+def foreign_warning(name: str, references: Sequence[str]) -> str:
+    """Returns a line where a score for English is computed of another language; empty where it is not."""
+    language = language_of(references)
+    if language in ("", "en"):
+        return ""
+    return f"{name} is for English, and the references are in another language ({language}): do not rely on it"
+
+
+def _warnings(metrics: Sequence[str], tokenization: str, references: Sequence[str]) -> tuple[str, ...]:
+    """Returns a line for each reason why scores may not mean what they seem to."""
+    found = [foreign_warning("METEOR", references) if "METEOR" in metrics else ""]
+    if tokenization != "characters" and is_unspaced(references):
+        found.append(
+            f"the captions are written without spaces, so that {tokenization} tokens are whole phrases and scores are "
+            "near 0; add --tokenization characters"
+        )
+    return tuple(line for line in found if line)
 
 
 @cache

@@ -7,6 +7,7 @@ from seesay.errors import ConfigError
 from seesay.metrics import ptb
 
 Tokenization = Literal["ptb", "whitespace", "characters"]
+DEFAULT_TOKENIZATION: Tokenization = "ptb"
 
 # What coco-caption takes out after tokenizing. Its list has -LRB- and the like in capitals, but its tokenizer
 # gives them in small letters: brackets stay, and published scores count them.

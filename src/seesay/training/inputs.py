@@ -12,6 +12,7 @@ import torch
 from seesay.config import Config
 from seesay.data.annotations import load_dataset
 from seesay.data.batches import Example, make_examples
+from seesay.data.caption_statistics import level_advice
 from seesay.data.inspection import is_readable
 from seesay.data.records import Annotations
 from seesay.data.trainability import require_trainable
@@ -82,6 +83,9 @@ def read_captions(config: Config, data: str | Path) -> Annotations:
     annotations = load_dataset(data, config.data)
     for problem in annotations.problems:
         log.warning("%s", problem)
+    captions = [caption for item in annotations.split("train") for caption in item.captions]
+    if advice := level_advice(captions, config.text):
+        log.warning("%s", advice)
     return annotations
 
 

@@ -69,7 +69,7 @@ class CaptioningModule(pl.LightningModule):
         self.max_length = max_length
         self.critic = critic
         self.steps = steps
-        self.metrics = CaptionMetrics(metrics=("CIDEr",))
+        self.metrics = CaptionMetrics(config.text.tokenization, ("CIDEr",))
         self._validation_loss = torch.zeros(2)
         self.last_loss = torch.zeros(2)
         self.epoch_loss = torch.zeros(2)

@@ -12,13 +12,14 @@ _FEW = 10
 """Captions of one length from which on their mean is worth a line."""
 
 
-def draw_score_against_length(words: Sequence[int], scores: Sequence[float], name: str) -> bytes:
+def draw_score_against_length(words: Sequence[int], scores: Sequence[float], name: str, unit: str = "words") -> bytes:
     """Returns a PNG of the mean score at each caption length, over how many captions have that length.
 
     Args:
         words: of each caption.
         scores: of each caption.
         name: of the score, for the axis.
+        unit: what lengths count, for the axis.
 
     Raises:
         DataError: there are no captions, or not as many scores.
@@ -44,7 +45,7 @@ def draw_score_against_length(words: Sequence[int], scores: Sequence[float], nam
     axes.plot(lengths[usual], means[usual], color=SCORE, marker="o", markersize=4, linewidth=1.8)
     axes.plot(lengths[~usual], means[~usual], color=SCORE, marker="o", markersize=4, linestyle="", alpha=0.3)
     axes.set_title(f"mean {name} (line) and captions (bars) at each length", loc="left", color=INK, fontsize=11)
-    axes.set_xlabel("words in the caption", color=INK)
+    axes.set_xlabel(f"{unit} in the caption", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for each in (axes, bars):
         each.tick_params(color=FAINT, labelcolor=INK)
