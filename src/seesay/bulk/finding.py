@@ -18,7 +18,7 @@ from typing import Any
 
 from seesay.data.readers.columns import find_image_column
 from seesay.data.readers.parquet import embedded_column
-from seesay.data.readers.pictures import Identities, ImageListing, is_url, unsupported_images, walk_files
+from seesay.data.readers.pictures import Folders, Identities, ImageListing, is_url, unsupported_images, walk_files
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import count, name_some
 from seesay.errors import DataError
@@ -72,7 +72,10 @@ def find_pictures(sources: Sequence[str], column: str = "") -> Found:
 
 def _files(source: str, found: Found) -> list[str]:
     """Returns the files that a source means; itself, where it is no folder and no glob."""
-    if source == STANDARD_INPUT or is_url(source) or "::" in source:
+    if source == STANDARD_INPUT or is_url(source):
+        return [source]
+    source = _spelled([source], Folders())
+    if "::" in source:
         return [source]
     if exists(source) and Path(source).is_dir():
         return _folder(source, found)
@@ -102,7 +105,8 @@ def _folder(folder: str, found: Found) -> list[str]:
 def _pictures(path: str, column: str, found: Found) -> Iterable[str]:
     """Returns the pictures in a file that names or holds several; itself, where it is a picture."""
     if path == STANDARD_INPUT:
-        return [name for name in text_lines(sys.stdin.read()) if name.strip()]
+        folders = Folders()
+        return [_spelled([name], folders) for name in text_lines(sys.stdin.read()) if name.strip()]
     if is_url(path) or "::" in path:
         return [path]
     suffix = Path(path).suffix.lower()
@@ -116,7 +120,8 @@ def _list(path: Path, column: str, found: Found) -> Iterator[str]:
     names = [line.strip() for line in text_lines(read_text(path)) if line.strip()]
     if not names:
         raise DataError(f"{path} lists no pictures")
-    return (_located(name, path.parent) for name in names)
+    folders = Folders()
+    return (_located(name, path.parent, folders) for name in names)
 
 
 def _separated(path: Path, column: str, found: Found) -> Iterator[str]:
@@ -198,22 +203,34 @@ def _no_images(source: str, listing: ImageListing) -> DataError:
 def _named(path: Path, cells: Iterable[Any], found: Found) -> Iterator[str]:
     """Yields the pictures that a table's cells name; rows that name none are noted."""
     empty = []
+    folders = Folders()
     for number, cell in enumerate(cells, start=1):
         if isinstance(cell, str) and cell.strip():
-            yield _located(cell.strip(), path.parent)
+            yield _located(cell.strip(), path.parent, folders)
         else:
             empty.append(str(number))
     if empty:
         found.broken[str(path)] = f"{path}: {count(len(empty), 'row')} without a picture: {name_some(empty)}"
 
 
-def _located(name: str, base: Path) -> str:
-    """Returns a name as the current folder can open it."""
-    if is_url(name) or os.path.isabs(name):  # noqa: PTH117
+def _located(name: str, base: Path, folders: Folders) -> str:
+    """Returns a name in a file as the current folder can open it."""
+    if is_url(name):
         return name
-    there = str(base / name)
-    file = there.partition("::")[0]
-    return name if not exists(file) and exists(name.partition("::")[0]) else there
+    return _spelled([name] if os.path.isabs(name) else [str(base / name), name], folders)  # noqa: PTH117
+
+
+def _spelled(places: Sequence[str], folders: Folders) -> str:
+    """Returns the first path that exists, as the disk spells it; the first of all if none does."""
+    for place in places:
+        if is_url(place) or exists(place.partition("::")[0]):
+            return place
+    for place in places:
+        file, mark, member = place.partition("::")
+        found = None if file.isascii() else folders.find(file)
+        if found is not None:
+            return f"{found}{mark}{member}"
+    return places[0]
 
 
 def _no_column(path: Path, names: Sequence[str], wanted: str) -> DataError:

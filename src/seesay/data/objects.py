@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from seesay.data.readers.json_tables import parse_json
+from seesay.data.readers.pictures import composed
 from seesay.data.records import Box, Reading
 from seesay.errors import DataError
 
@@ -22,11 +23,11 @@ def read_instances(path: Path, image: str) -> tuple[Box, ...]:
         DataError: the file is of another form, or does not list the picture.
     """
     content = parse_json(path, Reading())
-    name = PurePosixPath(image.replace("\\", "/")).name
+    name = composed(PurePosixPath(image.replace("\\", "/")).name)
     try:
         assert isinstance(content, dict)
         labels = {each["id"]: str(each["name"]) for each in content["categories"]}
-        ids = {each["id"] for each in content["images"] if PurePosixPath(each["file_name"]).name == name}
+        ids = {each["id"] for each in content["images"] if composed(PurePosixPath(each["file_name"]).name) == name}
         found = tuple(
             Box(labels[each["category_id"]], *map(float, each["bbox"]))
             for each in content["annotations"]

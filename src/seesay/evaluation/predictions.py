@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seesay.data.readers.pictures import is_picture_name
+from seesay.data.readers.pictures import composed, is_picture_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 
@@ -118,6 +118,7 @@ def refuse_references(path: Path, data: Path, predictions: Mapping[str, str], it
 
 def _plain(name: str) -> str:
     """Returns the name of a picture without a picture's suffix."""
+    name = composed(name)
     return name.rpartition(".")[0] if is_picture_name(name) else name
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from seesay.data.readers.pictures import PictureFinder, expected_path, is_picture_name, is_url
+from seesay.data.readers.pictures import PictureFinder, composed, expected_path, is_picture_name, is_url
 from seesay.data.records import Annotation, Annotations, Box, Reading, Record, count, name_some
 from seesay.errors import DataError
 
@@ -150,19 +150,20 @@ def _deal_by_lists(pictures: list[_Picture], reading: Reading, problems: list[st
     listed: dict[str, list[str]] = defaultdict(list)
     for split, names in reading.split_lists.values():
         for name in names:
-            if split not in listed[name]:
-                listed[name].append(split)
+            if split not in listed[composed(name)]:
+                listed[composed(name)].append(split)
     used = set()
     for picture in pictures:
-        name = picture.image.replace("\\", "/").rsplit("/", 1)[-1]
-        key = next((key for key in (picture.image, name, Path(name).stem) if key in listed), None)
+        image = composed(picture.image)
+        name = image.replace("\\", "/").rsplit("/", 1)[-1]
+        key = next((key for key in (image, name, Path(name).stem) if key in listed), None)
         if key is not None:
             used.add(key)
             captions = picture.captions.pop(None, [])
             for split in listed[key]:
                 picture.captions.setdefault(split, []).extend(captions)
     for file, (_, names) in reading.split_lists.items():
-        idle = [name for name in dict.fromkeys(names) if name not in used]
+        idle = [name for name in dict.fromkeys(names) if composed(name) not in used]
         if idle:
             lines = "1 line names" if len(idle) == 1 else f"{len(idle):,} lines name"
             problems.append(f"{file}: {lines} no picture with captions: {name_some(idle)}")

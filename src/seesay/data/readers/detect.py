@@ -15,7 +15,15 @@ from seesay.data.readers.flickr import read_flickr
 from seesay.data.readers.json_tables import read_json, read_jsonl
 from seesay.data.readers.own_output import is_own_output
 from seesay.data.readers.parquet import read_parquet
-from seesay.data.readers.pictures import PictureFinder, is_picture_name, list_images, list_pictures, root_of, walk_files
+from seesay.data.readers.pictures import (
+    PictureFinder,
+    composed,
+    is_picture_name,
+    list_images,
+    list_pictures,
+    root_of,
+    walk_files,
+)
 from seesay.data.readers.sidecar import SIDECAR_SUFFIXES, has_sidecars, read_sidecar
 from seesay.data.readers.sniff import TABLE_SUFFIXES, by_suffix, sniff
 from seesay.data.readers.tables import read_csv
@@ -260,14 +268,14 @@ def _captions_like(folder: Path) -> list[Path]:
         names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
-    stems = {stem for name in names if is_picture_name(name) for stem in (name, Path(name).stem)}
+    stems = {composed(stem) for name in names if is_picture_name(name) for stem in (name, Path(name).stem)}
     return [
         folder / name
         for name in names
         if not is_picture_name(name)
         and not name.startswith(".")
         and not _NOT_CAPTIONS.match(name)
-        and not (Path(name).suffix.lower() in SIDECAR_SUFFIXES and Path(name).stem in stems)
+        and not (Path(name).suffix.lower() in SIDECAR_SUFFIXES and composed(Path(name).stem) in stems)
     ]
 
 

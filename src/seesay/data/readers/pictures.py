@@ -9,6 +9,7 @@ tail of its path that names exactly one file below the data set's folder.
 # ruff: noqa: PTH114, PTH118, PTH119, PTH122, PTH208
 import os
 import re
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -109,13 +110,55 @@ def root_of(captions: Path) -> Path:
     return folder
 
 
+def composed(name: str) -> str:
+    """Returns a name in Unicode's composed form (NFC); macOS and some archives write the decomposed one (NFD)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+class Folders:
+    """The names in folders, each of which is listed once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+        self._composed: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> str | None:
+        """Returns the path of a file or folder as it is spelled on the disk, or None if there is none.
+
+        The same name in another Unicode normalization is found too, of the file and of each folder above it.
+        """
+        path = os.path.normpath(path)
+        folder, name = os.path.split(path)
+        names = self._list(folder)
+        if name in names:
+            return path
+        if path.isascii():
+            return None
+        if not names and not folder.isascii():
+            folder = self.find(folder) or folder
+            names = self._list(folder)
+        if folder not in self._composed:
+            self._composed[folder] = {composed(each): each for each in names if not each.isascii()}
+        spelled = name if name in names else self._composed[folder].get(composed(name))
+        return None if spelled is None else os.path.join(folder, spelled)
+
+    def _list(self, folder: str) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    self._names[folder] = frozenset(entry.name for entry in entries)
+            except (OSError, ValueError):
+                self._names[folder] = frozenset()
+        return self._names[folder]
+
+
 class PictureFinder:
     """Finds pictures below one folder; listings are read once, the deep one only when it is needed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ambiguous: list[str] = []
-        self._listings: dict[str, frozenset[str]] = {}
+        self._folders = Folders()
         self._index: dict[str, list[str]] | None = None
 
     def find(self, reference: str, base: Path) -> str | None:
@@ -129,31 +172,19 @@ class PictureFinder:
             return reference
         archive = _ARCHIVE.match(reference)
         if archive is not None:
-            found = self._at(os.path.join(base, archive[1]))
+            found = self._folders.find(os.path.join(base, archive[1]))
             return None if found is None else f"{found}::{archive[2]}"
         for spelling in (reference, reference.replace("\\", "/")):
-            found = self._at(os.path.join(base, spelling))
+            found = self._folders.find(os.path.join(base, spelling))
             if found is not None:
                 return found
         return self._search(reference.replace("\\", "/"))
-
-    def _at(self, path: str) -> str | None:
-        """Returns the path in its plain form if its folder lists it."""
-        path = os.path.normpath(path)
-        folder, name = os.path.split(path)
-        if folder not in self._listings:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    self._listings[folder] = frozenset(entry.name for entry in entries)
-            except OSError:
-                self._listings[folder] = frozenset()
-        return path if name in self._listings[folder] else None
 
     def _search(self, reference: str) -> str | None:
         """Returns the one picture below the root whose path shares the longest tail with the reference."""
         if self._index is None:
             self._index = _deep_index(self.root)
-        wanted = [part for part in reference.lower().split("/") if part not in ("", ".", "..")]
+        wanted = [part for part in composed(reference).lower().split("/") if part not in ("", ".", "..")]
         if not wanted:
             return None
         candidates = self._index.get(wanted[-1], [])
@@ -168,7 +199,7 @@ class PictureFinder:
 
     def _rank(self, path: str, wanted: list[str]) -> tuple[int, bool, int]:
         """Returns how well a path fits: parts shared from the end, a usual folder name, shallowness."""
-        parts = os.path.relpath(path, self.root).replace(os.sep, "/").lower().split("/")
+        parts = composed(os.path.relpath(path, self.root)).replace(os.sep, "/").lower().split("/")
         shared = 0
         for ours, theirs in zip(reversed(parts[:-1]), reversed(wanted[:-1]), strict=False):
             if ours != theirs:
@@ -301,7 +332,7 @@ def _deep_index(root: Path) -> dict[str, list[str]]:
     """Returns the pictures below a folder by lower-case name, and by lower-case name without its suffix."""
     index: dict[str, list[str]] = {}
     for path in list_pictures(root):
-        name = os.path.basename(path).lower()
+        name = composed(os.path.basename(path)).lower()
         index.setdefault(name, []).append(path)
         index.setdefault(os.path.splitext(name)[0], []).append(path)
     return index

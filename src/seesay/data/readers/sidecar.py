@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seesay.data.readers.columns import object_captions
-from seesay.data.readers.pictures import list_images, list_pictures, walk_files
+from seesay.data.readers.pictures import composed, list_images, list_pictures, walk_files
 from seesay.data.readers.samples import TEXT_SUFFIXES
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import Reading, Record, name_some, split_of_folder
@@ -107,14 +107,14 @@ class _Texts:
             name = os.path.basename(path)
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SIDECAR_SUFFIXES and not name.startswith("."):
-                self.by_name[stem].append(path)
+                self.by_name[composed(stem)].append(path)
 
     def of(self, picture: str) -> list[str]:
         """Returns the texts of an image, the preferred first: those beside it, or in the one folder beside its own."""
         folder, name = os.path.split(picture)
-        keys = (name, os.path.splitext(name)[0])
+        keys = (composed(name), composed(os.path.splitext(name)[0]))
         candidates = [text for key in keys if key in self.by_name for text in self.by_name[key]]
-        candidates.sort(key=lambda text: self._rank(text, name))
+        candidates.sort(key=lambda text: self._rank(text, keys[0]))
         beside = [text for text in candidates if os.path.dirname(text) == folder]
         if beside:
             return beside
@@ -129,4 +129,4 @@ class _Texts:
     def _rank(text: str, name: str) -> tuple[bool, bool, int]:
         """Returns the place of a text in the order: JSON last, the full name of the image first, then by suffix."""
         stem, suffix = os.path.splitext(os.path.basename(text))
-        return _is_json(text), stem != name, SIDECAR_SUFFIXES.index(suffix.lower())
+        return _is_json(text), composed(stem) != name, SIDECAR_SUFFIXES.index(suffix.lower())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from seesay.data.readers.columns import ColumnNames, object_captions
-from seesay.data.readers.pictures import PICTURE_SUFFIXES
+from seesay.data.readers.pictures import PICTURE_SUFFIXES, composed
 from seesay.data.readers.samples import TEXT_SUFFIXES, choose_image, choose_text
 from seesay.data.readers.text import decode_text, text_lines
 from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
@@ -104,7 +104,7 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Rea
         name = PurePosixPath(member.name).name
         if not member.isfile() or name.startswith(".") or "." not in name:
             continue
-        key = member.name[: -len(name)] + name.split(".", 1)[0]
+        key = composed(member.name[: -len(name)] + name.split(".", 1)[0])
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in PICTURE_SUFFIXES:
             samples.setdefault(key, _Sample()).images.append(member.name)

@@ -1,0 +1,125 @@
+"""Names in another Unicode normalization than the disk's: macOS writes "é" as "e" and an accent (NFD)."""
+
+import json
+import tarfile
+import unicodedata
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from seesay.bulk.finding import find_pictures
+from seesay.data.annotations import load_annotations
+from seesay.data.objects import read_instances
+from seesay.evaluation.predictions import match_predictions
+
+Form = Literal["NFC", "NFD"]
+Forms = tuple[Form, Form]
+"""The form in which a table names an image, and that in which the disk does."""
+
+
+def put(folder: Path, name: str) -> Path:
+    """Makes an empty image."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+@pytest.fixture(params=[("NFC", "NFD"), ("NFD", "NFC")], ids=" beside ".join)
+def forms(request: pytest.FixtureRequest, tmp_path: Path) -> Forms:
+    """Returns the form in which a table names an image, and that in which the disk does."""
+    told: Form
+    stored: Form
+    told, stored = request.param
+    put(tmp_path, unicodedata.normalize(stored, "é"))
+    if (tmp_path / unicodedata.normalize(told, "é")).exists():
+        pytest.skip("the file system itself treats both forms as one")
+    return told, stored
+
+
+def write_table(path: Path, names: list[str]) -> None:
+    path.write_text("\n".join(["image,caption", *(f"{name},A dog" for name in names)]))
+
+
+def test_images_of_a_table_are_found_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
+    told, stored = forms
+    here = put(tmp_path, unicodedata.normalize(stored, "café.jpg"))
+    below = put(tmp_path, unicodedata.normalize(stored, "Übung/zoë.jpg"))
+    deep = put(tmp_path, unicodedata.normalize(stored, "images/Ärzte/naïve.jpg"))
+    names = [unicodedata.normalize(told, name) for name in ("café.jpg", "Übung/zoë.jpg", "Ärzte/naïve.jpg")]
+    write_table(tmp_path / "captions.csv", names)
+    for source in (tmp_path, tmp_path / "captions.csv"):
+        annotations = load_annotations(source)
+        assert [item.image for item in annotations] == [str(path) for path in (here, below, deep)]
+        assert annotations.problems == ()
+
+
+def test_texts_and_split_lists_match_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
+    told, stored = forms
+    put(tmp_path / "texts", unicodedata.normalize(stored, "café.jpg"))
+    (tmp_path / "texts" / unicodedata.normalize(told, "café.txt")).write_text("A dog")
+    assert load_annotations(tmp_path / "texts")[0].captions == ("A dog",)
+    (tmp_path / "lists").mkdir()
+    put(tmp_path / "lists", unicodedata.normalize(stored, "café.jpg"))
+    name = unicodedata.normalize(stored, "café.jpg")
+    (tmp_path / "lists/x.token.txt").write_text(f"{name}#0\tA dog\n", encoding="utf-8")
+    (tmp_path / "lists/trainImages.txt").write_text(unicodedata.normalize(told, "café.jpg"), encoding="utf-8")
+    assert load_annotations(tmp_path / "lists")[0].split == "train"
+
+
+def test_members_of_a_tar_make_one_sample_whatever_the_normalization(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("A dog")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "a", unicodedata.normalize("NFC", "café.jpg"))
+        archive.add(tmp_path / "a", unicodedata.normalize("NFD", "café.txt"))
+    assert load_annotations(tmp_path / "x.tar")[0].captions == ("A dog",)
+
+
+def test_captioning_finds_names_whatever_the_normalization(
+    tmp_path: Path, forms: Forms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, stored = forms
+    monkeypatch.chdir(tmp_path)
+    here = put(tmp_path, unicodedata.normalize(stored, "café.jpg"))
+    below = put(tmp_path, unicodedata.normalize(stored, "Übung/zoë.jpg"))
+    names = [unicodedata.normalize(told, name) for name in ("café.jpg", "Übung/zoë.jpg")]
+    write_table(tmp_path / "list.csv", names)
+    (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    (tmp_path / "list.jsonl").write_text("\n".join(json.dumps({"image": str(tmp_path / name)}) for name in names))
+    for sources in (
+        ["list.csv"],
+        ["list.txt"],
+        ["list.jsonl"],
+        names,
+        [names[0], unicodedata.normalize(told, "Übung")],
+    ):
+        found = find_pictures(sources).pictures
+        assert [Path(name).resolve() for name in found] == [here, below], sources
+    assert (
+        unicodedata.normalize(told, "fehlt-é.jpg")
+        in find_pictures([unicodedata.normalize(told, "fehlt-é.jpg")]).pictures
+    )
+
+
+def test_predictions_and_instances_match_whatever_the_normalization(tmp_path: Path) -> None:
+    put(tmp_path, "café.jpg")
+    write_table(tmp_path / "captions.csv", ["café.jpg"])
+    items = load_annotations(tmp_path).items
+    decomposed = unicodedata.normalize("NFD", "café.jpg")
+    assert match_predictions({decomposed: "a dog"}, items, Path("p.json"))[0] == {"café.jpg": "a dog"}
+    instances = {
+        "images": [{"id": 1, "file_name": decomposed}],
+        "categories": [{"id": 2, "name": "dog"}],
+        "annotations": [{"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    assert read_instances(tmp_path / "instances.json", "café.jpg")[0].label == "dog"
+
+
+def test_two_files_that_differ_in_normalization_alone_are_two_images(tmp_path: Path, forms: Forms) -> None:
+    names = [unicodedata.normalize(form, "café.jpg") for form in forms]
+    for name in names:
+        put(tmp_path, name)
+    write_table(tmp_path / "captions.csv", names)
+    assert [Path(item.image).name for item in load_annotations(tmp_path)] == names
