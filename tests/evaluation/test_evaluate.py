@@ -84,6 +84,19 @@ def test_resplit_data_is_scored_on_the_test_images_that_training_did_not_see(col
     assert {item.id for item in dealt} != {item.id for item in load_dataset(colours, DataConfig()).split("test")}
 
 
+def test_missing_images_do_not_move_training_images_into_the_test_split(tmp_path: Path) -> None:
+    # Bug: training dealt the images that are there, evaluation all that have captions.
+    rows = "".join(f"{number}.jpg,caption {number}\n" for number in range(40))
+    (tmp_path / "captions.csv").write_text(f"image,caption\n{rows}")
+    for number in range(37):
+        (tmp_path / f"{number}.jpg").touch()
+    config = DataConfig(split_seed=1)
+    assert read_subject(tmp_path, None, config).items == load_dataset(tmp_path, config).split("test").items
+    for path in tmp_path.glob("*.jpg"):
+        path.unlink()
+    assert len(read_subject(tmp_path, None, config).items) == 4
+
+
 @pytest.fixture(scope="module")
 def said(annotations: Annotations) -> dict[str, str]:
     """Predictions for the test split: some right, some wrong, one empty."""

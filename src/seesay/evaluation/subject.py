@@ -1,7 +1,9 @@
 """What a system is scored on: the pictures and references of a split, and what is wrong with them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from seesay.config import DataConfig
@@ -52,9 +54,13 @@ def read_subject(
         DataError: the data cannot be read, or the split is empty.
     """
     settings = config or DataConfig()
-    annotations = load_annotations(data, settings.format, columns=columns.over(settings), require_images=False)
+    read = partial(load_annotations, data, settings.format, columns=columns.over(settings))
+    annotations = read(require_images=False)
     dealt = ""
     if settings.resplit or (not annotations.splits and (config is not None or split not in (None, ALL))):
+        if config is not None:
+            with suppress(DataError):  # no image is there: all captions are dealt
+                annotations = read()  # training dealt the images that are there: others would change the deal
         annotations = deal_splits(annotations, settings)
         dealt = f"(dealt {settings.split_fractions} by seed {settings.split_seed})"
     only = annotations.splits[0] if len(annotations.splits) == 1 else "test"
