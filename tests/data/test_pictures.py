@@ -14,6 +14,8 @@ from seesay.data.readers.pictures import SidecarNames, list_pictures
         (["a.jpg"], ["a.txt"]),
         (["a.jpg", "a.txt", "b.png"], ["a.txt", None, "b.txt"]),
         (["a.jpg", "a.png", "A.JPG"], ["a.jpg.txt", "a.png.txt", "A.JPG.txt"]),
+        (["a.jpg", "A.JPG"], ["a.jpg.txt", "A.JPG.txt"]),
+        (["caf\u00e9.jpg", "cafe\u0301.png"], ["caf\u00e9.jpg.txt", "cafe\u0301.png.txt"]),
         (["a.jpg", "a.jpg.png"], ["a.txt", "a.jpg.png.txt"]),
         (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg.txt", "a.png.txt", "a.jpg.png.txt"]),
         (["photo", "photo.jpg"], ["photo.txt", "photo.jpg.txt"]),
@@ -33,6 +35,7 @@ def test_sidecar_names_depend_on_the_folder_alone_and_are_distinct(
 
 def test_sidecar_name_of_an_image_in_no_folder_is_short() -> None:
     assert SidecarNames(".caption").path("gone/a.jpg") == "gone/a.caption"
+    assert SidecarNames(".caption").path("g\0ne/a.jpg") == "g\0ne/a.caption"
 
 
 class TestWalking:

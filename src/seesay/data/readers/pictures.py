@@ -58,9 +58,10 @@ def is_picture_name(name: str) -> bool:
 class SidecarNames:
     """Names of the text files beside images: `photo.txt` for `photo.jpg`.
 
-    The name depends on the image's folder alone, never on which images are processed together. Two images that
-    differ only in their suffix (or in case) are named in full: `photo.jpg.txt` and `photo.png.txt`. So is an image
-    whose short name is another file's full name, and a file without a usual image suffix. No two images share a name.
+    The name depends on the image's folder alone, never on which images are processed together. Images that differ
+    only in their suffix are named in full: `photo.jpg.txt` and `photo.png.txt`, also if their names differ in case or
+    in Unicode normalization, which some file systems ignore. So is an image whose short name is another file's full
+    name, and a file without a usual image suffix. No two images share a name.
 
     Args:
         suffix: of the text files, such as `.txt`.
@@ -76,21 +77,18 @@ class SidecarNames:
         stem = os.path.splitext(name)[0]
         if folder not in self._taken:
             self._taken[folder] = self._taken_stems(folder)
-        short = is_picture_name(name) and stem.lower() not in self._taken[folder]
+        short = is_picture_name(name) and composed(stem).lower() not in self._taken[folder]
         return os.path.join(folder, (stem if short else name) + self.suffix)
 
     def _taken_stems(self, folder: str) -> frozenset[str]:
         """Returns the names without suffix, in lower case, that more than one file of a folder would use."""
         try:
-            names = {name.lower() for name in os.listdir(folder or ".")}
-        except OSError:
+            names = [composed(name).lower() for name in os.listdir(folder or ".")]
+        except (OSError, ValueError):
             return frozenset()
         stems = Counter(os.path.splitext(name)[0] for name in names if is_picture_name(name))
-        return frozenset(
-            stem
-            for stem, number in stems.items()
-            if number > 1 or (stem in names and not stem.endswith(self.suffix.lower()))
-        )
+        others = {name for name in names if not name.endswith(self.suffix.lower())}
+        return frozenset(stem for stem, number in stems.items() if number > 1 or stem in others)
 
 
 def expected_path(reference: str, base: Path) -> str:
