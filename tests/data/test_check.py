@@ -138,6 +138,17 @@ def test_captions_without_a_word_are_named(tmp_path: Path) -> None:
     assert ("wordless", "1 caption of which cleaning leaves nothing: a ('...!')") in report.rows()
 
 
+def test_repeated_captions_and_captions_without_letters_are_named() -> None:
+    items = (
+        Annotation("a", "a.jpg", ("a dog", "a dog", "two dogs"), "train"),
+        Annotation("b", "b.jpg", ("a dog", "42", "日本"), "val"),
+    )
+    report = check_data(Annotations(items, "made", "test"), TextConfig(), open_pictures=False)
+    assert report.repeated == ("a ('a dog', 2 times)",)
+    assert report.letterless == ("b ('42')",)
+    assert {"repeated", "no letters"} <= {label for label, _ in report.rows()}
+
+
 def test_an_empty_data_set_is_not_trainable() -> None:
     report = check_data(Annotations((), "nothing", "test"), TextConfig())
     assert not report.trainable

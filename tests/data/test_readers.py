@@ -615,6 +615,23 @@ def test_of_several_texts_of_an_image_the_first_of_a_stated_order_is_read(
     )
 
 
+def test_label_files_of_object_detection_are_not_captions(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    (tmp_path / "a.txt").write_text("0 0.51 0.43 0.2 0.3\n16 0.5 0.5 1 1\n")
+    (tmp_path / "b.txt").write_text("Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64\n")
+    (tmp_path / "c.txt").write_text("a sign that reads 0.51 0.43\n7 8 9 10\n")
+    annotations = load_annotations(tmp_path)
+    assert told(annotations) == {"c.jpg": (None, ("a sign that reads 0.51 0.43", "7 8 9 10"))}
+    assert annotations.problems == (
+        "labels of objects are no captions, dropped, of 2 images: a.jpg ('0 0.51 0.43 0.2 0.3'), "
+        "b.jpg ('Car 0.00 0 -1.58 587.01 173.33 614.12 20')",
+        "3 pictures without any caption, left out: a.jpg, b.jpg, d.jpg",
+    )
+    (tmp_path / "c.txt").unlink()
+    with pytest.raises(DataError, match=r"holds no caption .* labels of objects are no captions"):
+        load_annotations(tmp_path)
+
+
 def test_an_image_with_texts_in_two_folders_is_named(tmp_path: Path) -> None:
     put(tmp_path, "images/a.jpg", "images/b.jpg")
     for name in ("captions/a.txt", "captions/b.txt", "labels/a.txt"):

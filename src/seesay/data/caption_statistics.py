@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seesay.config import TextConfig
+from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.languages import is_unspaced
 from seesay.tokenizer import SPECIALS, Tokenizer
@@ -40,6 +41,26 @@ class CaptionStatistics:
     vocabulary: int
     coverage: tuple[tuple[int, float], ...]
     unknown: tuple[tuple[str, float], ...]
+
+
+def letterless_captions(items: Iterable[Annotation]) -> list[str]:
+    """Returns the captions without any letter, such as `42` or `...`, each with its image."""
+    return [
+        f"{item.id} ({caption[:40]!r})"
+        for item in items
+        for caption in item.captions
+        if not any(map(str.isalpha, caption))
+    ]
+
+
+def repeated_captions(items: Iterable[Annotation]) -> list[str]:
+    """Returns the captions that an image has more than once, each with its image and how often it is there."""
+    return [
+        f"{item.id} ({caption[:40]!r}, {number} times)"
+        for item in items
+        for caption, number in Counter(item.captions).items()
+        if number > 1
+    ]
 
 
 def caption_statistics(

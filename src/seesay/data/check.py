@@ -8,7 +8,13 @@ from typing import Any
 
 from seesay.config import DataConfig, TextConfig
 from seesay.data.annotations import deal_splits, limit_annotations
-from seesay.data.caption_statistics import CaptionStatistics, caption_statistics, level_advice
+from seesay.data.caption_statistics import (
+    CaptionStatistics,
+    caption_statistics,
+    letterless_captions,
+    level_advice,
+    repeated_captions,
+)
 from seesay.data.inspection import Inspection, inspect_pictures
 from seesay.data.records import Annotation, Annotations, count, name_some
 from seesay.data.trainability import training_obstacles, wordless_captions
@@ -45,6 +51,8 @@ class DataReport:
         widths: Smallest, median and largest width of the pictures in pixels; empty where none was read.
         heights: The same of their heights.
         wordless: Captions of which cleaning leaves nothing, with their images.
+        letterless: Captions without any letter, with their images.
+        repeated: Captions that one image has more than once, with their images.
         text: What the captions are made of, or None where the training captions have no word.
         obstacles: Why training would be refused; empty if it would not.
         advice: Settings that suit the captions better, a line each.
@@ -66,6 +74,8 @@ class DataReport:
     widths: tuple[int, ...]
     heights: tuple[int, ...]
     wordless: tuple[str, ...]
+    letterless: tuple[str, ...]
+    repeated: tuple[str, ...]
     text: CaptionStatistics | None
     obstacles: tuple[str, ...]
     advice: tuple[str, ...] = ()
@@ -125,6 +135,8 @@ class DataReport:
             ("suspect", self.suspect),
             ("same bytes", tuple(" = ".join(group) for group in self.duplicates)),
             ("leaks", self.leaks),
+            ("no letters", self.letterless),
+            ("repeated", self.repeated),
         ):
             if names:
                 rows.append((label, f"{len(names):,}: {name_some(names, 10)}"))
@@ -191,6 +203,8 @@ def check_data(
         widths=_spread([one.size[0] for one in inspections if one.size is not None]),
         heights=_spread([one.size[1] for one in inspections if one.size is not None]),
         wordless=tuple(wordless_captions(annotations, text)),
+        letterless=tuple(letterless_captions(annotations)),
+        repeated=tuple(repeated_captions(annotations)),
         text=statistics_of_text,
         obstacles=(refused,)
         if refused

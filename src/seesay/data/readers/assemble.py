@@ -1,6 +1,7 @@
 """From records, one a row of a file, to annotations, one a picture; what does not fit is named."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from seesay.errors import DataError
 
 NO_SPLIT = "in no split, kept out of training"
 """What is reported of images without a split in data that has splits."""
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass
@@ -77,7 +81,7 @@ def measure(reading: Reading, finder: PictureFinder) -> Extent:
     by_name = {
         (record.image.strip(), record.base): _Picture(record.id or record.image, record.image.strip(), record.base)
         for record in reading.records
-        if any(_captions(record))
+        if any(caption and not is_label_row(caption) for caption in _captions(record))
     }
     pictures = [picture for picture in by_name.values() if not is_url(picture.image)]
     there = set(_locate(pictures, finder, [])) - {None}
@@ -90,11 +94,22 @@ def _captions(record: Record) -> Iterator[str]:
         yield "" if raw is None or raw != raw else str(raw).strip()  # NaN alone differs from itself
 
 
+def is_label_row(text: str) -> bool:
+    """Tells whether a text is a row of a label file of object detection, such as YOLO's `0 0.51 0.43 0.2 0.3`.
+
+    Such a row has four numbers or more, at least two of them with decimals, and at most one word (the class).
+    """
+    cells = text.replace(",", " ").split()
+    numbers = [cell for cell in cells if _NUMBER.fullmatch(cell)]
+    return len(numbers) >= 4 and len(cells) - len(numbers) <= 1 and sum("." in number for number in numbers) >= 2
+
+
 def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Picture]:
     """Returns one picture for all records that speak of it; empty captions are dropped and noted."""
     by_id = _ids_name_pictures(records)
     pictures: dict[tuple[str, str], _Picture] = {}
     empty: dict[str, int] = {}
+    labels: dict[str, str] = {}
     for record in records:
         image = record.image.strip()
         name = (record.id or image) if by_id else image
@@ -103,14 +118,21 @@ def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Pict
         picture = pictures.setdefault(key, _Picture(name, image, record.base))
         captions = picture.captions.setdefault(record.split, [])
         for caption in _captions(record):
-            if caption:
-                captions.append(caption)
-            else:
+            if not caption:
                 empty[name] = empty.get(name, 0) + 1
+            elif is_label_row(caption):
+                labels.setdefault(name, caption)
+            else:
+                captions.append(caption)
         if record.boxes:
             picture.boxes[record.split] = record.boxes
     if empty:
         problems.append(f"{count(sum(empty.values()), 'empty caption')} dropped, of {name_some(list(empty))}")
+    if labels:
+        shown = [f"{name} ({caption[:40]!r})" for name, caption in labels.items()]
+        problems.append(
+            f"labels of objects are no captions, dropped, of {count(len(shown), 'image')}: {name_some(shown, 3)}"
+        )
     return _with_distinct_ids(list(pictures.values()), root)
 
 
