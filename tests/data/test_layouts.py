@@ -60,13 +60,20 @@ def test_a_table_of_one_row_does_not_outrank_texts_beside_the_images(tmp_path: P
     assert told(load_annotations(tmp_path / "notes.csv")) == {"a.jpg": (None, ("blurred",))}
 
 
-def test_a_table_of_all_images_outranks_texts_beside_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("captions.csv", "image,caption\na.jpg,From the table\nb.jpg,Too\n"),
+        ("meta_cap.json", {"a": {"caption": "From the table"}, "b": {"caption": "Too"}}),
+    ],
+)
+def test_a_table_of_all_images_outranks_texts_beside_them(tmp_path: Path, name: str, content: object) -> None:
     photos_with_texts(tmp_path)
-    write(tmp_path, captions_dot_csv="image,caption\na.jpg,From the table\nb.jpg,Too\n")
+    write(tmp_path, **{name.replace(".", "_dot_"): content})
     annotations = load_annotations(tmp_path)
-    assert annotations.format == "csv"
+    assert annotations.format == name.rpartition(".")[2]
     assert annotations[0].captions == ("From the table",)
-    assert "captions read from captions.csv, not from the texts beside the images" in annotations.problems[0]
+    assert f"captions read from {name}, not from the texts beside the images" in annotations.problems[0]
 
 
 def test_a_table_of_one_row_does_not_outrank_another_form_or_a_file_one_level_deeper(tmp_path: Path) -> None:
@@ -101,6 +108,7 @@ def own_outputs(folder: Path) -> list[str]:
         output.write(rows)
         output.close()
     Failures(folder / "captions.errors.jsonl").note("c.jpg", "broken")
+    write(folder, captions_dot_jsonl_dot_recipe_dot_json={"model": "m", "caption": "none"})
     return ["captions.csv", "captions.errors.jsonl", "captions.jsonl", "several.jsonl", "several.tsv"]
 
 

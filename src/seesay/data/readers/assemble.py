@@ -69,7 +69,7 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
 
 
 class Extent(NamedTuple):
-    """How many images a reading captions: those that are there, those at addresses, and those named as files are."""
+    """How many images a reading captions: those that are there, those at addresses; of neither, those with a suffix."""
 
     there: int
     addresses: int
@@ -85,7 +85,9 @@ def measure(reading: Reading, finder: PictureFinder) -> Extent:
     }
     pictures = [picture for picture in by_name.values() if not is_url(picture.image)]
     there = set(_locate(pictures, finder, [])) - {None}
-    return Extent(len(there), len(by_name) - len(pictures), sum(is_picture_name(image) for image, _ in by_name))
+    addresses = len(by_name) - len(pictures)
+    named = 0 if there or addresses else sum(is_picture_name(image) for image, _ in by_name)
+    return Extent(len(there), addresses, named)
 
 
 def _captions(record: Record) -> Iterator[str]:

@@ -48,8 +48,10 @@ _STANDS_FOR = {"tsv": ("csv",), "imagefolder": ("jsonl", "csv", "parquet")}
 FORMATS = ("auto", *READERS, *_STANDS_FOR, "sidecar")
 _WITH_COLUMNS = ("jsonl", "csv", "json", "webdataset", "parquet")
 
-# Neighbours of COCO's captions, and the stemmed captions of Flickr8k.
-_NOT_CAPTIONS = re.compile(r"(instances|person_keypoints|panoptic|stuff|image_info)_|.*\blemma\b", re.IGNORECASE)
+# Neighbours of COCO's captions, the stemmed captions of Flickr8k, and the recipes of captions that seesay wrote.
+_NOT_CAPTIONS = re.compile(
+    r"(instances|person_keypoints|panoptic|stuff|image_info)_|.*\blemma\b|.*\.recipe\.json$", re.IGNORECASE
+)
 _CAPTION_NAME = re.compile(r"caption|annotation|metadata|token|results|dataset", re.IGNORECASE)
 _SPLIT = re.compile(rf"(?<![a-z])({SPLIT_WORDS})(?![a-z])")
 _LOOKED_FOR = (
@@ -253,7 +255,7 @@ def _nothing_found(folder: Path, request: _Request, own: list[Path], unknown: li
     listing = list_images(folder)
     problem = f"{folder} holds {count(len(listing.images), 'picture')} but {what} that gives captions"
     told = [f"{problem}; looked for {_LOOKED_FOR}"]
-    beside = (Path(path) for path in walk_files(folder) if path.lower().endswith(".json"))
+    beside = (Path(path) for path in walk_files(folder) if re.search(r"(?<!\.recipe)\.json$", path, re.IGNORECASE))
     unused = sorted({str(path.relative_to(folder)) for path in (*unknown, *beside) if path not in own})
     if unused:
         told.append(f"not understood: {name_some(unused)} (name one to see why)")
