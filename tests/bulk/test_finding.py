@@ -1,5 +1,6 @@
 import csv
 import errno
+import glob
 import io
 import json
 import os
@@ -110,6 +111,24 @@ class TestFiles:
         assert found(*spellings) == ["./photos/b.JPG", "photos/deep/a.png"]
         assert found("a\0/b.jpg") == ["a\0/b.jpg"]  # no file can have this name; reading it is the error
         assert found("x.tar::a.jpg", "./x.tar::a.jpg", folder.parent / "x.tar::./a.jpg") == ["x.tar::a.jpg"]
+
+    @pytest.mark.parametrize(
+        "pattern", ["**", "**/*", "**/*.*g", "*/**/[ab].*", "**/deep/**", "**/deep/*.p?g", "**/*.JPG"]
+    )
+    def test_glob_of_all_folders_lists_each_once(
+        self, folder: Path, both: list[str], monkeypatch: pytest.MonkeyPatch, pattern: str
+    ) -> None:
+        # Bug: with a few links that lead back, a glob with ** never ended.
+        monkeypatch.chdir(folder.parent)
+        (folder / "notes.txt").unlink()
+        (folder / ".hidden.png").touch()
+        matching = glob.glob(pattern, recursive=True)  # noqa: PTH207
+        expected = {path for path in matching if Path(path).is_file()}
+        for number in range(12):
+            (folder / f"link{number}").symlink_to(folder / "deep")
+            (folder / "deep" / f"link{number}").symlink_to(folder)
+        assert set(found(pattern)) == expected != set()
+        assert set(found(f"{folder.parent}/{pattern}")) == {str(folder.parent / name) for name in expected}
 
     def test_links_to_a_file_are_images_of_their_own(self, folder: Path, both: list[str]) -> None:
         (folder / "deep" / "z.png").symlink_to(folder / "deep" / "a.png")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from seesay.config import DataConfig, TextConfig
-from seesay.data.annotations import Annotation, Annotations, load_annotations
+from seesay.data.annotations import Annotation, Annotations, load_annotations, split_annotations
 from seesay.data.caption_statistics import caption_statistics
 from seesay.data.check import check_data
 from seesay.data.inspection import find_damage, inspect_pictures
@@ -29,6 +29,7 @@ def picture(seed: int, side: int = 64) -> Image.Image:
 
 def annotate(folder: Path, **splits: str) -> Annotations:
     """Returns annotations of pictures name=split, those without a file yet made."""
+    folder.mkdir(exist_ok=True)
     items = []
     for number, (name, split) in enumerate(splits.items()):
         path = folder / f"{name}.png"
@@ -178,6 +179,19 @@ def test_the_same_id_in_two_splits_is_a_leak_but_not_in_train_and_restval(tmp_pa
     for splits, leaks in ((("train", "val"), ("a (train, val)",)), (("train", "restval"), ())):
         items = tuple(Annotation("a", image, ("x y",), split) for split in splits)
         assert check_data(Annotations(items, "made", "test"), TextConfig()).leaks == leaks
+
+
+def test_one_image_by_two_paths_is_a_leak_and_is_dealt_to_one_split(tmp_path: Path) -> None:
+    # Bug: an image through a link to its folder was another image, which could be in another split.
+    (item,) = annotate(tmp_path / "photos", a="train")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    linked = replace(item, id="b", image=str(tmp_path / "link" / "a.png"), split="val")
+    report = check_data(Annotations((item, linked), "made", "test"), TextConfig())
+    assert report.leaks == ("a = b (train, val)",)
+    others = annotate(tmp_path / "photos", **dict.fromkeys("cdefgh", ""))
+    for seed in range(4):
+        dealt = split_annotations(Annotations((item, linked, *others), "made", "test"), "50/50", seed)
+        assert dealt[0].split == dealt[1].split
 
 
 def test_the_report_as_json_has_all_fields(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A name is whatever `seesay.sources` opens, so that nothing is unpacked: `photos/
 """
 
 import csv
+import fnmatch
 import glob
 import io
 import json
@@ -80,11 +81,38 @@ def _files(source: str, found: Found) -> list[str]:
     if exists(source) and Path(source).is_dir():
         return _folder(source, found)
     if glob.has_magic(source) and not exists(source):
-        matches = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207
+        matches = sorted(path for path in _matches(source) if Path(path).is_file())
         if not matches:
             raise DataError(f"no file matches {source}")
         return matches
     return [source]
+
+
+def _matches(pattern: str) -> Iterable[str]:
+    """Returns what matches a glob; below `**` each folder is listed once, however many links lead to it."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return glob.glob(pattern)  # noqa: PTH207
+    place = parts.index("**")
+    head, tail = "/".join(parts[:place]), parts[place:]
+    roots = glob.glob(f"{head}/") if head else ["/" if place else "."]  # noqa: PTH207
+    return (
+        file
+        for root in roots
+        for file in walk_files(Path(root), depth=None)
+        if _match(Path(os.path.relpath(file, root)).parts, tail)
+    )
+
+
+def _match(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Returns whether the parts of a path match those of a glob, in which `**` stands for any number of folders."""
+    if not patterns or not parts:
+        return not parts and not patterns
+    if patterns[0] == "**":
+        rest = patterns[1:] or ["*"]
+        return any(_match(parts[skip:], rest) for skip in range(len(parts)))
+    hidden = parts[0].startswith(".") and not patterns[0].startswith(".")
+    return not hidden and fnmatch.fnmatch(parts[0], patterns[0]) and _match(parts[1:], patterns[1:])
 
 
 def _folder(folder: str, found: Found) -> list[str]:

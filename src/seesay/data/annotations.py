@@ -17,7 +17,7 @@ from seesay.config import DataConfig
 from seesay.data.readers.assemble import NO_SPLIT, assemble
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.readers.detect import recognise
-from seesay.data.readers.pictures import is_url, root_of
+from seesay.data.readers.pictures import Identities, is_url, root_of
 from seesay.data.records import Annotation, Annotations, Box, count
 from seesay.errors import ConfigError, DataError
 
@@ -163,6 +163,7 @@ def _sizes(shares: list[float], pictures: int) -> list[int]:
 def _same_picture(items: Iterable[Annotation]) -> dict[str, list[int]]:
     """Returns the indices of items that must stay together, by the smallest id among them."""
     parent: list[int] = []
+    identities = Identities()
     first: dict[tuple[str, str], int] = {}
 
     def leader(index: int) -> int:
@@ -175,7 +176,7 @@ def _same_picture(items: Iterable[Annotation]) -> dict[str, list[int]]:
     for index, item in enumerate(items):
         parent.append(index)
         ids.append(item.id)
-        for key in (("id", item.id), ("image", item.image)):
+        for key in (("id", item.id), ("image", identities.of(item.image))):
             parent[leader(index)] = leader(first.setdefault(key, index))
     groups: dict[int, list[int]] = defaultdict(list)
     for index in range(len(parent)):

@@ -16,6 +16,7 @@ from seesay.data.caption_statistics import (
     repeated_captions,
 )
 from seesay.data.inspection import Inspection, inspect_pictures
+from seesay.data.readers.pictures import Identities
 from seesay.data.records import Annotation, Annotations, count, name_some
 from seesay.data.trainability import training_obstacles, wordless_captions
 from seesay.errors import DataError
@@ -250,10 +251,11 @@ def _duplicates(inspections: Iterable[Inspection], annotations: Annotations) -> 
 
 def _leaks(annotations: Annotations, duplicates: Sequence[Sequence[Annotation]]) -> tuple[str, ...]:
     """Returns the pictures, by id, by file or by bytes, that are in two splits; restval counts as train."""
+    identities = Identities()
     groups: dict[tuple[str, str], list[Annotation]] = defaultdict(list)
     for item in annotations:
         groups["id", item.id].append(item)
-        groups["image", item.image].append(item)
+        groups["image", identities.of(item.image)].append(item)
     leaks = []
     for group in (*groups.values(), *duplicates):
         splits = {"train" if item.split == "restval" else item.split for item in group} - {None}
