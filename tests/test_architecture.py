@@ -23,6 +23,7 @@ TIERS = (
         "tokenizer",
         "prefetch",
         "files",
+        "outputs",
         "devices",
         "durations",
         "retries",

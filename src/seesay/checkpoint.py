@@ -8,7 +8,6 @@ checkpoints/        last.ckpt (resumable) and the best few
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from seesay.config import Config, resolve_config, save_config
 from seesay.errors import CheckpointError, ConfigError
-from seesay.files import write_atomically
+from seesay.files import check_readable, replacing, write_atomically
+from seesay.outputs import FolderKind
 from seesay.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.yaml"
@@ -30,6 +30,30 @@ TOKENIZER_FILE = "tokenizer.json"
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "checkpoints/last.ckpt"
 _FORMAT = 1
+_EVALUATION = ("predictions.jsonl", "per_image.parquet", "scores.json", "report.html")
+_EXPORT = ("encoder.onnx", "decoder.onnx", "tokenizer.json", "README.txt", "export.json")
+
+RUN = FolderKind(
+    "run",
+    (
+        CONFIG_FILE,
+        TOKENIZER_FILE,
+        MODEL_FILE,
+        "metrics.csv",
+        "curves.png",
+        "checkpoints/epoch*.ckpt",
+        "checkpoints/epoch*.ckpt.tmp",
+        LAST_FILE,
+        f"{LAST_FILE}.tmp",
+        "tensorboard/events.out.tfevents.*",
+        "tensorboard/hparams.yaml",
+        *(f"predictions/*/{name}" for name in _EVALUATION),
+        *(f"{folder}/{name}" for folder in ("onnx", "onnx-int8") for name in _EXPORT),
+        INFO_FILE,
+    ),
+    signature=(INFO_FILE, b'"seesay": "'),
+)
+"""A run folder; what an evaluation and an export write there goes with the run."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +126,12 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
         CheckpointError: the disk is full or cannot be written.
     """
     path = folder / MODEL_FILE
-    temporary = path.with_name(f"{MODEL_FILE}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    try:
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-    except (safetensors.SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
-    temporary.replace(path)
+    with replacing(path, durable=True) as part:
+        try:
+            safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
+        except (safetensors.SafetensorError, OSError) as error:
+            raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: Exception) -> CheckpointError:
@@ -120,6 +140,11 @@ def unwritable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"cannot write {path} ({reason}); make room and run the same command again: it goes on where it stopped"
     )
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """Returns the error of a file that this user may not read."""
+    return CheckpointError(f"{path} cannot be read ({error.strerror}); allow this user to read it (chmod a+r)")
 
 
 def is_run(folder: str | Path) -> bool:
@@ -145,6 +170,8 @@ def load_run(folder: str | Path) -> Run:
         content.pop("seesay")
         grid = content.pop("grid")
         info = RunInfo(grid=tuple(grid) if grid else None, **content)
+    except PermissionError as error:
+        raise unreadable(folder / INFO_FILE, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -182,12 +209,15 @@ def read_weights(run: Run) -> dict[str, Tensor]:
         CheckpointError: the file is missing or cut short.
     """
     path = run.folder / MODEL_FILE
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"the run {run.folder} has no {MODEL_FILE} yet: its first epoch is not over; go on with seesay train --out"
-        ) from error
+        )
+    try:
+        check_readable(path)
+        return safetensors.torch.load_file(path)
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
 

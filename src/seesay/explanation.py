@@ -3,12 +3,13 @@
 import io
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from seesay.captioner import Caption, Captioner, Picture
 from seesay.config import DecodingOptions
@@ -18,6 +19,7 @@ from seesay.data.records import Annotation, Box
 from seesay.errors import ConfigError, DataError
 from seesay.files import write_atomically
 from seesay.images import read_image, resize_image
+from seesay.outputs import ARRAYS, HTML_PAGE, PNG_IMAGE, FileKind, check_file, check_name
 from seesay.pointing import Pointed, point
 from seesay.visualise import (
     Section,
@@ -177,6 +179,29 @@ def explain_search(
     return caption, draw_beam_tree(trace, vocabulary.__getitem__, shown, penalty, caption.text)
 
 
+def check_explanation(out: Path, arrays: bool = False, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuses an explanation's files where an input or a foreign file is; the arguments are `save_explanation`'s.
+
+    Args:
+        out: the page or the strip.
+        arrays: whether the numbers are written too.
+        inputs: the image, and what else is read.
+
+    Raises:
+        DataError: one of the files would replace another one.
+    """
+    for path, kind in _files(out, arrays):
+        check_file(path, kind, inputs=inputs)
+
+
+def _files(out: Path, arrays: bool) -> list[tuple[Path, FileKind]]:
+    """Returns the files of an explanation: the page, unless `out` is the strip itself, the strip, the arrays."""
+    check_name(out)
+    page = [] if out.suffix.lower() == ".png" else [(out, HTML_PAGE)]
+    strip = out if not page else out.with_suffix(".png")
+    return [*page, (strip, PNG_IMAGE), *([(out.with_suffix(".npz"), ARRAYS)] if arrays else [])]
+
+
 def save_explanation(explanation: Explanation, out: Path, arrays: bool = False) -> list[Path]:
     """Writes what was found; returns the files.
 
@@ -184,30 +209,44 @@ def save_explanation(explanation: Explanation, out: Path, arrays: bool = False) 
         explanation: what was found.
         out: the page, with the strip as PNG beside it; or the strip alone, if its name ends in .png.
         arrays: write the numbers too, as .npz beside them.
+
+    Raises:
+        DataError: a file is there that seesay did not write.
+        SeesayError: a file cannot be written.
     """
-    files = [] if out.suffix.lower() == ".png" else [out]
-    if files:
-        write_report(out, explanation.caption.text or "(an empty caption)", explanation.sections())
-    strip = out.with_suffix(".png")
-    buffer = io.BytesIO()
-    explanation.strip().save(buffer, "PNG")
-    write_atomically(strip, buffer.getvalue())
-    files.append(strip)
-    if arrays:
-        buffer = io.BytesIO()
-        caption = explanation.caption
-        attention = np.asarray(caption.attention, np.float32)
-        np.savez_compressed(
-            buffer,
-            words=np.array(caption.words),
-            attention=attention,
-            grid=np.array(caption.grid),
-            log_probs=np.array(caption.log_probs),
-            entropy=attention_entropy(attention),
-        )
-        files.append(out.with_suffix(".npz"))
-        write_atomically(files[-1], buffer.getvalue())
-    return files
+    check_explanation(out, arrays)
+    files = _files(out, arrays)
+    for path, kind in files:
+        if kind is HTML_PAGE:
+            write_report(path, explanation.caption.text or "(an empty caption)", explanation.sections())
+        else:
+            write_atomically(path, _strip(explanation) if kind is PNG_IMAGE else _arrays(explanation))
+    return [path for path, _ in files]
+
+
+def _strip(explanation: Explanation) -> bytes:
+    buffer, about = io.BytesIO(), PngInfo()
+    about.add_text("Software", "seesay")
+    explanation.strip().save(buffer, "PNG", pnginfo=about)
+    return buffer.getvalue()
+
+
+def _arrays(explanation: Explanation) -> bytes:
+    """Returns the numbers as .npz; its first array shows that seesay wrote it."""
+    from seesay import __version__
+
+    buffer, caption = io.BytesIO(), explanation.caption
+    attention = np.asarray(caption.attention, np.float32)
+    np.savez_compressed(
+        buffer,
+        seesay=np.array(__version__),
+        words=np.array(caption.words),
+        attention=attention,
+        grid=np.array(caption.grid),
+        log_probs=np.array(caption.log_probs),
+        entropy=attention_entropy(attention),
+    )
+    return buffer.getvalue()
 
 
 def held_out_picture(

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,34 +44,62 @@ def require_suffix(path: Path, suffixes: Mapping[str, str], flag: str) -> None:
         raise ConfigError(f"{flag} {path}: the suffix selects the format; use one of {known}")
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Writes a file by way of another in the same folder, so that no reader ever meets half of it.
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yields the path of an empty file that replaces `path` when the block ends, so that no reader meets half of it.
+
+    The file gets the permissions that the umask gives to new files, also where a library makes it anew as a private
+    one.
 
     Args:
-        path: the file.
-        data: all of its content.
-        durable: for what cannot be made again: the content is on the disk before it takes the old one's place, whose
+        path: the file to write.
+        durable: for what cannot be made again: the content is on the disk before it replaces the old file, whose
             permissions it keeps.
 
     Raises:
-        SeesayError: if it cannot be written.
+        SeesayError: it cannot be written.
     """
     part = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # a whole long name would be too long with more
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
+            part.touch()
+            mode = (path if durable and path.exists() else part).stat().st_mode
+            yield part
+            part.chmod(stat.S_IMODE(mode))
+            if durable:
+                with part.open("rb") as file:
                     os.fsync(file.fileno())
-            if durable and path.exists():
-                shutil.copymode(path, part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise SeesayError(f"cannot write {path} ({error.strerror}); free it or name another place") from error
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Writes a file as `replacing` does.
+
+    Args:
+        path: the file.
+        data: all of its content.
+        durable: as of `replacing`.
+
+    Raises:
+        SeesayError: it cannot be written.
+    """
+    with replacing(path, durable=durable) as part:
+        part.write_bytes(data)
+
+
+def check_readable(path: Path) -> None:
+    """Opens a file for reading: safetensors reports a file without read permission as absent.
+
+    Raises:
+        OSError: it cannot be opened; the error says why.
+    """
+    with path.open("rb"):
+        pass
 
 
 def append(path: Path, data: bytes) -> None:
@@ -153,19 +181,29 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[bool]:
+    """Yields whether this process could lock a file or folder that exists; the lock ends with the block or the process.
+
+    Where there are no locks it yields True.
+    """
+    if not _HAS_LOCKS:
+        yield True
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield _locked(handle) and _is_at(handle, path)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Keeps a second process from writing to a file or folder that exists; the end of this one gives it free.
+    """Keeps a second process from writing to a file or folder that exists, until the block or the process ends.
 
     Raises:
         DataError: another process has it.
     """
-    if not _HAS_LOCKS:
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        if not _locked(handle):
+    with lock_file(path) as locked:
+        if not locked:
             raise DataError(f"another process is writing to {path}; wait for it, or choose another --out")
         yield
-    finally:
-        os.close(handle)

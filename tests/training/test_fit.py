@@ -81,6 +81,7 @@ def test_no_step_is_by_a_gradient_longer_than_the_bound(
 
 def test_run_folder_holds_everything(cached_run: Path) -> None:
     assert {path.name for path in cached_run.iterdir()} == {
+        ".seesay",
         "captioner.json",
         "checkpoints",
         "config.yaml",

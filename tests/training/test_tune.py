@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -21,7 +22,8 @@ import torch
 from seesay import cli
 from seesay.config import Config, replace, resolve_config, save_config
 from seesay.data.annotations import load_annotations, write_annotations
-from seesay.errors import CheckpointError, ConfigError, MissingDependencyError, SeesayError
+from seesay.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, SeesayError
+from seesay.outputs import MARKER, only_writer_of
 from seesay.training import tune as tune_module
 from seesay.training import tuning_trial
 from seesay.training.callbacks import AtomicCheckpointIO, BestModel
@@ -29,7 +31,8 @@ from seesay.training.fit import train
 from seesay.training.inputs import Material, open_material
 from seesay.training.module import CaptioningModule
 from seesay.training.tune import TuningResult, tune
-from seesay.training.tuning_study import STUDY_FILE, TrialRecord, alone_in, importances, open_study
+from seesay.training.tuning_files import SEARCH
+from seesay.training.tuning_study import STUDY_FILE, TrialRecord, importances, open_study
 from tests import processes, tiny
 from tests.training.outcomes import epochs, outcome, rows
 
@@ -457,7 +460,7 @@ class TestRefusals:
         result = tune(short, colours, tmp_path, trials=1, space=other, features=features, overwrite=True)
         assert len(result.trials) == 1
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {".lock", "best.yaml", "notes.txt", "study.db", "trial-000", "trials.csv"}
+        assert names == {MARKER, "best.yaml", "notes.txt", "study.db", "trial-000", "trials.csv"}
 
     def test_remnant_of_a_study_that_is_gone_is_not_gone_on_with(
         self, unbroken: TuningResult, config: Config, colours: Path, features: Path, tmp_path: Path
@@ -468,9 +471,10 @@ class TestRefusals:
         assert tuned(result.trials) == tuned(unbroken.trials[:1])
 
     def test_two_at_once_are_refused(self, config: Config, colours: Path, features: Path, tmp_path: Path) -> None:
-        with alone_in(tmp_path), pytest.raises(ConfigError, match=r"another process is searching in .*--out"):
+        holder = rf"another process \(pid {os.getpid()} on .+\) is writing to .*--out"
+        with only_writer_of(tmp_path, SEARCH), pytest.raises(DataError, match=holder):
             tune(config, colours, tmp_path, trials=1, space=SPACE, features=features)
-        with alone_in(tmp_path):
+        with only_writer_of(tmp_path, SEARCH):
             pass
 
     @pytest.mark.parametrize("content", [b"no database at all" * 100, None])
@@ -478,6 +482,7 @@ class TestRefusals:
         self, config: Config, colours: Path, features: Path, tmp_path: Path, content: bytes | None
     ) -> None:
         path = tmp_path / STUDY_FILE
+        (tmp_path / MARKER).write_text('{"kind": "search"}')
         if content is None:  # of another version of Optuna
             with open_study(tmp_path, 1):
                 pass

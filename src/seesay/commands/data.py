@@ -6,11 +6,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from seesay import __version__
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, CaptionColumn, DataFlags, Flat, ImageColumn
 from seesay.console import complain, download_progress, progress, say
-from seesay.files import require_suffix
+from seesay.files import require_suffix, write_atomically
 from seesay.flags import given
+from seesay.outputs import JSON_REPORT, check_file
 
 data_app = App(name="data", help="Check, make, download and convert captioned pictures.")
 
@@ -32,6 +34,8 @@ def data_check(
     """
     from seesay.data import USUAL_NAMES, check_data, load_annotations
 
+    if json_out is not None:
+        check_file(json_out, JSON_REPORT, flag="--json", inputs=[data])
     settings = configuration.resolve_config(overrides=given(flags))
     annotations = load_annotations(data, settings.data.format, columns=USUAL_NAMES.over(settings.data))
     with progress("reading", "pictures") as advance:
@@ -39,7 +43,8 @@ def data_check(
     for line in report.lines():
         say(line)
     if json_out is not None:
-        json_out.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        content = {"seesay": __version__, **report.to_dict()}
+        write_atomically(json_out, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     return 0 if report.trainable else 1
 
 
@@ -96,6 +101,7 @@ def data_convert(
     format: str = "auto",
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
+    overwrite: bool = False,
 ) -> None:
     """Write any readable captions in seesay's own form, one JSON line a picture.
 
@@ -103,12 +109,15 @@ def data_convert(
         data: captions and pictures.
         out: the .jsonl file.
         format: reader of the captions.
+        overwrite: replace other annotations in this form that are in the file.
     """
     from seesay.data import ColumnNames, load_annotations, write_annotations
+    from seesay.data.annotations import ANNOTATIONS
 
+    check_file(out, ANNOTATIONS, flag="OUT", inputs=[data])
     require_suffix(out, {".jsonl": "JSON lines"}, "OUT")
     annotations = load_annotations(data, format, columns=ColumnNames(image_column, caption_column))
-    write_annotations(annotations, out)
+    write_annotations(annotations, out, overwrite=overwrite)
     for problem in annotations.problems:
         complain(problem)
     say(f"{len(annotations)} pictures written to {out}")

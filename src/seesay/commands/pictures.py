@@ -226,9 +226,10 @@ def explain(
     from seesay.captioner import Captioner
     from seesay.data import ColumnNames
     from seesay.data.objects import read_instances
+    from seesay.explanation import check_explanation, explain_search, held_out_picture, save_explanation
     from seesay.explanation import explain as explain_picture
-    from seesay.explanation import explain_search, held_out_picture, save_explanation
     from seesay.files import write_atomically
+    from seesay.outputs import PNG_IMAGE, check_file
 
     captioner = Captioner.load(choose_run(model))
     references: tuple[str, ...] = ()
@@ -242,12 +243,14 @@ def explain(
     if boxes is not None:
         objects = read_instances(boxes, photo)
     target = out or Path(f"{Path(photo).stem}.{'tree.png' if beam_tree else 'explain.html'}")
+    inputs = (photo, held_out, boxes)
     if beam_tree:
+        check_file(target, PNG_IMAGE, inputs=inputs)
         said, png = explain_search(captioner, photo, options)
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, png)
         files = [target]
     else:
+        check_explanation(target, save_arrays, inputs)
         explanation = explain_picture(captioner, photo, options, references, objects)
         said, files = explanation.caption, save_explanation(explanation, target, save_arrays)
     print(f"{photo}\nmodel   {said.text}")

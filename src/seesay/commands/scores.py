@@ -17,6 +17,7 @@ from seesay.commands.parameters import (
 from seesay.console import complain, progress, say, show_table
 from seesay.errors import ConfigError, DataError
 from seesay.flags import given
+from seesay.outputs import check_folder
 
 if TYPE_CHECKING:
     from seesay.evaluation import Evaluation
@@ -66,6 +67,7 @@ def evaluate(
     from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
     from seesay.evaluation import evaluate as score
     from seesay.evaluation.report import write_evaluation_report
+    from seesay.evaluation.result import EVALUATION, REPORT_FILE
 
     common: dict[str, Any] = {
         "split": split or None,
@@ -78,6 +80,8 @@ def evaluate(
     run = not human and is_run(model)
     idle = [] if run else [*given(flags), *(["store"] if store else [])]
     _refuse_idle(human, data is not None, human_caption, idle)
+    if out is not None:
+        check_folder(out, EVALUATION, inputs=[model, data])
     if human:
         result = evaluate_human(model, which=human_caption or "1", **common)
     elif data is None:
@@ -91,7 +95,7 @@ def evaluate(
     _show(result)
     target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split, run)
     save_evaluation(result, target)
-    write_evaluation_report(result, target / "report.html", Path(model) / "metrics.csv")
+    write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
     say(f"saved in {target}")
     return 0 if result.whole and not (metrics and result.missing_scores) else 1
 
@@ -149,9 +153,11 @@ def compare(
     """
     from seesay.data import ColumnNames
     from seesay.evaluation import DEFAULT_SCORES
+    from seesay.evaluation.comparison import COMPARISON, difference_rows, save_comparison
     from seesay.evaluation.comparison import compare as compare_systems
-    from seesay.evaluation.comparison import difference_rows, save_comparison
 
+    if out is not None:
+        check_folder(out, COMPARISON, inputs=[*systems, data])
     wanted = tuple(metrics or DEFAULT_SCORES)
     found = compare_systems(
         systems,

@@ -4,10 +4,10 @@ annotations = load_annotations("data/flickr8k")
 annotations.split("train")[0].captions
 """
 
+import filecmp
 import json
 import os
 import random
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +20,8 @@ from seesay.data.readers.detect import recognise
 from seesay.data.readers.pictures import Identities, is_url, root_of
 from seesay.data.records import Annotation, Annotations, Box, count
 from seesay.errors import ConfigError, DataError
+from seesay.files import replacing
+from seesay.outputs import FileKind, check_file
 
 __all__ = [
     "Annotation",
@@ -217,23 +219,38 @@ def limit_annotations(annotations: Annotations, config: DataConfig) -> Annotatio
     return replace(annotations, items=tuple(kept))
 
 
-def write_annotations(annotations: Iterable[Annotation], path: str | Path) -> None:
+def write_annotations(annotations: Iterable[Annotation], path: str | Path, *, overwrite: bool = True) -> None:
     """Writes annotations as JSON lines, which `load_annotations` reads back equal.
 
     A line has id, image, captions, and split and boxes where there are any. An image below the file's folder
     is written relative to it, so that the folder can move; any other as an absolute path.
+
+    Args:
+        annotations: The images and their captions.
+        path: The file.
+        overwrite: Replace annotations in the same form; False refuses a file that holds others.
+
+    Raises:
+        DataError: Something else is there.
+        SeesayError: The file cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 (an open descriptor)
+    check_file(target, ANNOTATIONS)
+    with replacing(target) as part:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
             for item in annotations:
                 file.write(json.dumps(_as_json(item, target.parent), ensure_ascii=False) + "\n")
-        os.replace(temporary, target)  # noqa: PTH105 (atomic, also on Windows)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        there = target.exists() and target.stat().st_size > 0
+        if there and not overwrite and not filecmp.cmp(target, part, shallow=False):
+            raise DataError(f"{target} holds other annotations; name another file, or replace it with --overwrite")
+
+
+def _is_annotations(head: bytes) -> bool:
+    line = head.partition(b"\n")[0]
+    return line.startswith(b'{"id": ') and b'"image": ' in line and b'"captions": ' in line
+
+
+ANNOTATIONS = FileKind("a file of annotations in seesay's form", _is_annotations)
 
 
 def _as_json(item: Annotation, folder: Path) -> dict[str, object]:

@@ -8,12 +8,15 @@ places. Everything follows from a seed, and a picture does not depend on how man
 
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from PIL.PngImagePlugin import PngInfo
 
 from seesay.data.annotations import Annotation, Annotations, Box, write_annotations
 from seesay.data.drawing import Scene, Thing, draw_scene
 from seesay.errors import ConfigError, DataError
+from seesay.outputs import PNG_IMAGE, check_file, check_name
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLOURS = {
@@ -79,34 +82,35 @@ def make_scenes(
     if min(counts.values()) < 0 or not any(counts.values()):
         raise ConfigError(f"{train} train, {val} val and {test} test scenes cannot be made; ask for at least one")
     folder = Path(folder)
-    captions = folder / "captions.jsonl"
-    _clear_captions(captions)
-    images = folder / "images"
+    names = [f"scene-{split}-{index:05d}" for split, count in counts.items() for index in range(count)]
+    captions, images = folder / "captions.jsonl", folder / "images"
+    _refuse_other_files(folder, captions, [images / f"{name}.png" for name in names])
+    captions.unlink(missing_ok=True)  # those of scenes made before, which would not fit images that are drawn anew
     images.mkdir(parents=True, exist_ok=True)
-    items = []
-    for split, count in counts.items():
-        for index in range(count):
-            name = f"scene-{split}-{index:05d}"
-            scene = sample_scene(seed, split, index)
-            picture, boxes = draw_scene(scene, size)
-            picture.save(images / f"{name}.png", compress_level=2)
-            items.append(Annotation(name, str(images / f"{name}.png"), scene.captions, split, boxes))
+    items, about = [], PngInfo()
+    about.add_text("Software", "seesay")
+    for name in names:
+        _, split, index = name.split("-")
+        scene = sample_scene(seed, split, int(index))
+        picture, boxes = draw_scene(scene, size)
+        picture.save(images / f"{name}.png", compress_level=2, pnginfo=about)
+        items.append(Annotation(name, str(images / f"{name}.png"), scene.captions, split, boxes))
     annotations = Annotations(tuple(items), source=str(folder), format="jsonl")
     write_annotations(annotations, captions)
     return annotations
 
 
-def _clear_captions(path: Path) -> None:
-    """Removes the captions of scenes made before, which would not fit pictures that are drawn anew."""
-    if path.parent.exists() and not path.parent.is_dir():
-        raise DataError(f"{path.parent} is a file; name a folder for the scenes")
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        ours = file.readline().startswith(b'{"id": "scene-')
-    if not ours:
-        raise DataError(f"{path} holds captions that are not of scenes; name another folder for the scenes")
-    path.unlink()
+def _refuse_other_files(folder: Path, captions: Path, images: Sequence[Path]) -> None:
+    """Refuses a folder in which scenes would replace other files."""
+    check_name(folder, "FOLDER")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; name a folder for the scenes")
+    if captions.exists():
+        with captions.open("rb") as file:
+            if not file.readline().startswith(b'{"id": "scene-'):
+                raise DataError(f"{captions} holds captions that are not of scenes; name another folder for the scenes")
+    for image in images if (folder / "images").exists() else ():
+        check_file(image, PNG_IMAGE, "FOLDER")
 
 
 def sample_scene(seed: int, split: str, index: int) -> Scene:

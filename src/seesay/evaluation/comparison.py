@@ -19,8 +19,12 @@ from seesay.evaluation.systems import evaluate
 from seesay.files import write_atomically
 from seesay.metrics import Difference, Scores, paired_bootstrap
 from seesay.metrics.bootstrap import DRAWS, SEED, bootstrap_recipe
+from seesay.outputs import FolderKind, check_folder
 from seesay.visualise import Card, Gallery, Section, Table, Text, write_report
 
+COMPARISON = FolderKind(
+    "comparison", ("comparison.html", "comparison.json"), signature=("comparison.json", b'"against_the_first": ')
+)
 SHOWN = 5
 """Pictures shown of those where a system gains or loses most."""
 
@@ -152,7 +156,13 @@ def compare(
 
 
 def save_comparison(comparison: Comparison, folder: Path) -> None:
-    """Writes `comparison.json` and `comparison.html` into a folder, each whole or absent."""
+    """Writes `comparison.json` and `comparison.html` into a folder, each whole or absent.
+
+    Raises:
+        DataError: the folder holds files of these names that seesay did not write.
+        SeesayError: a file cannot be written.
+    """
+    check_folder(folder, COMPARISON)
     content = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / "comparison.json", content.encode())
     first, *others = comparison.systems

@@ -19,10 +19,18 @@ from seesay.files import write_atomically
 from seesay.metrics import Diversity, Interval, Scores, verdict
 from seesay.metrics.bootstrap import DRAWS, bootstrap_recipe
 from seesay.metrics.scores import number_of_references
+from seesay.outputs import FolderKind, check_folder
 
 PER_IMAGE_FILE = "per_image.parquet"
 PREDICTIONS_FILE = "predictions.jsonl"
 SCORES_FILE = "scores.json"
+REPORT_FILE = "report.html"
+
+EVALUATION = FolderKind(
+    "evaluation",
+    (PREDICTIONS_FILE, PER_IMAGE_FILE, REPORT_FILE, SCORES_FILE),
+    signature=(SCORES_FILE, b'"signature": "'),
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,13 @@ class Evaluation:
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Writes `scores.json`, `per_image.parquet` and `predictions.jsonl` into a folder, each whole or absent."""
+    """Writes `scores.json`, `per_image.parquet` and `predictions.jsonl` into a folder, each whole or absent.
+
+    Raises:
+        DataError: the folder holds files of these names that seesay did not write.
+        SeesayError: a file cannot be written.
+    """
+    check_folder(folder, EVALUATION)
     rows = (
         json.dumps({"id": image_id, "caption": caption}, ensure_ascii=False)
         for image_id, caption in evaluation.predictions.items()

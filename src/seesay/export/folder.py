@@ -2,19 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seesay.data.records import name_some
 from seesay.errors import DataError, SeesayError
-from seesay.onnx_runtime.manifest import is_export
+from seesay.onnx_runtime.manifest import EXPORT
+from seesay.outputs import check_folder
 
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target` that takes its place once the block is through, and else is removed.
 
-    An earlier export at `target` is replaced, and kept until then.
+    An earlier export at `target` is replaced when the block ends.
 
     Raises:
         DataError: something else is there.
@@ -37,13 +39,18 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def check_free(target: Path) -> None:
-    """Refuses a place where something else than an export is, before anything is computed.
+def check_free(target: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Refuses a place where anything but an earlier export is, before anything is computed.
+
+    Args:
+        target: where the export goes.
+        inputs: what is read for it.
 
     Raises:
-        DataError: it is.
+        DataError: the folder holds, is or contains something else.
     """
-    if target.is_dir() and (is_export(target) or not any(target.iterdir())):
-        return
-    if target.exists():
-        raise DataError(f"{target} is there already and is no earlier export; name another --out")
+    check_folder(target, EXPORT, inputs=inputs)
+    found = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    foreign = [name for name in found if name not in EXPORT.files]
+    if foreign:
+        raise DataError(f"{target} holds {name_some(foreign)}, which is no part of an export; name another --out")

@@ -84,7 +84,7 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
     _require_libraries()
     source = Path(run)
     target = Path(out) if out is not None else source / ("onnx-int8" if calibration else "onnx")
-    check_free(target)
+    check_free(target, [source, *calibration])
     captioner = Captioner.load(source, "cpu")
     encoder = captioner.model.encoder
     if encoder is None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
+from seesay.files import check_readable
 from seesay.images import Preprocessing
 from seesay.models.hub import hub_answers
 
@@ -127,11 +128,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors of a safetensors file, and those preprocessing settings that its metadata holds."""
     try:
+        check_readable(path)
         weights = safetensors.torch.load_file(path)
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise EncoderError(f"no encoder weights at {path}") from error
+    except PermissionError as error:
+        raise EncoderError(f"{path} cannot be read ({error.strerror}); allow this user to read it") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise EncoderError(f"{path} is not a whole safetensors file: {error}") from error
     said: dict[str, Any] = {

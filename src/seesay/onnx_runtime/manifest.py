@@ -15,6 +15,7 @@ from typing import Any
 from seesay.config import Config, resolve_config
 from seesay.errors import CheckpointError
 from seesay.images import Preprocessing
+from seesay.outputs import FolderKind
 
 MANIFEST_FILE = "export.json"
 ENCODER_FILE = "encoder.onnx"
@@ -22,6 +23,12 @@ DECODER_FILE = "decoder.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 README_FILE = "README.txt"
 _FORMAT = 1
+
+EXPORT = FolderKind(
+    "export",
+    (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE, README_FILE, MANIFEST_FILE),
+    signature=(MANIFEST_FILE, b'"seesay": "'),
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from seesay.checkpoint import LAST_FILE, Run, RunInfo, load_run, save_run, update_progress
+from seesay.checkpoint import LAST_FILE, RUN, Run, RunInfo, load_run, save_run, update_progress
 from seesay.config import Config
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
@@ -19,6 +20,7 @@ from seesay.features.extraction import Progress
 from seesay.models.captioning import build_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
 from seesay.models.vocabulary import start_from_frequencies
+from seesay.outputs import check_folder, only_writer_of
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches
 from seesay.training.graphs import GraphedCritic, TaughtSteps, uses_graphs
@@ -91,12 +93,14 @@ def train(
         progress: told of pictures encoded, if any have to be.
 
     Raises:
-        SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk.
+        SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk; a folder `out`
+            that contains the data, holds foreign files under a run's names, or that another process writes to.
     """
     inputs = LazyInputs(
         lambda: read_captions(config, data),
         lambda annotations: open_material(config, annotations, data, features, stores, progress),
     )
+    check_folder(out, RUN, inputs=[data, *stores])
     return train_on(config, inputs, out, overwrite=overwrite)
 
 
@@ -126,11 +130,15 @@ def train_on(
         raise ConfigError(
             f"training.init_from is {config.training.init_from}, the run folder itself; choose another --out"
         )
-    with leader_first(config.training):
-        prepared = _prepare(config, inputs, out, overwrite and rank() == 0)
-    if prepared is None:
-        return _result(out, load_run(out).info, "nothing to do")
-    return _fit(config, out, *prepared, callbacks)
+    check_folder(out, RUN)
+    with ExitStack() as stack:
+        with leader_first(config.training):
+            if rank() == 0:
+                stack.enter_context(only_writer_of(out, RUN))
+            prepared = _prepare(config, inputs, out, overwrite and rank() == 0)
+        if prepared is None:
+            return _result(out, load_run(out).info, "nothing to do")
+        return _fit(config, out, *prepared, callbacks)
 
 
 def _prepare(

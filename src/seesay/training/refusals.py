@@ -1,15 +1,15 @@
 """What a training is refused for before anything is read: its settings, or those of the run in its folder."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seesay import config as configuration
-from seesay.checkpoint import Run, is_run, load_run
+from seesay.checkpoint import RUN, Run, is_run, load_run
 from seesay.config import Config
 from seesay.errors import ConfigError
 from seesay.models.captioning import check_model
+from seesay.outputs import MARKER, delete_own
 
 
 def check_config(config: Config) -> None:
@@ -45,13 +45,13 @@ def existing_run(out: Path, config: Config, overwrite: bool) -> Run | None:
     Args:
         out: the run folder.
         config: of the training.
-        overwrite: delete what is there, and go on with nothing.
+        overwrite: delete the run that is there, and start with nothing; files that seesay did not write stay.
 
     Raises:
         ConfigError: the run there has another configuration.
     """
     if overwrite and is_run(out):
-        shutil.rmtree(out)
+        delete_own(out, RUN, keep=(MARKER,))  # whose lock this process holds
     if not is_run(out):
         return None
     run = load_run(out)

@@ -16,14 +16,14 @@ from seesay.devices import choose_device
 from seesay.durations import readable_time
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
+from seesay.outputs import check_folder, only_writer_of
 from seesay.training.inputs import LazyInputs, Material, describe_captions, open_material, read_captions
 from seesay.training.refusals import check_config
-from seesay.training.tuning_files import best_of, clear, settle, trial_folder
+from seesay.training.tuning_files import SEARCH, best_of, clear, settle, trial_folder
 from seesay.training.tuning_space import Space, default_space, read_space, value_of
 from seesay.training.tuning_study import (
     Attempt,
     TrialRecord,
-    alone_in,
     begin,
     close_broken,
     hold_to,
@@ -111,6 +111,8 @@ def tune(
     require_optuna()
     folder = Path(out)
     _refuse(config, folder, trials, timeout)
+    named_space = space if isinstance(space, (str, Path)) else None
+    check_folder(folder, SEARCH, inputs=[data, named_space, *stores])
     searched = None if space is None else read_space(config, space, fixed)
 
     def open_(annotations: Annotations) -> Material:
@@ -122,7 +124,7 @@ def tune(
         captions = sum(len(item.captions) for item in annotations.split("train"))
         searched = default_space(config, fixed, captions)
     in_loop = material.store is None  # then every trial needs an encoder of its own to train
-    with alone_in(folder):
+    with only_writer_of(folder, SEARCH):
         if overwrite:
             clear(folder)
         with open_study(folder, warmup_epochs=1 + config.training.epochs // 4) as study:

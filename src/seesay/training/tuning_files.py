@@ -2,17 +2,25 @@
 
 import csv
 import io
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from seesay.checkpoint import RUN
 from seesay.config import save_config
 from seesay.files import write_atomically
+from seesay.outputs import MARKER, FolderKind, delete_own
 from seesay.training.tuning_study import STUDY_FILE, TrialRecord
 
 BEST_FILE = "best.yaml"
 TRIALS_FILE = "trials.csv"
-_KEPT_OF_BEATEN = ("config.yaml", "metrics.csv", "curves.png", "tensorboard")
+_KEPT_OF_BEATEN = ("config.yaml", "metrics.csv", "curves.png", "tensorboard", MARKER)
+
+SEARCH = FolderKind(
+    "search",
+    (BEST_FILE, TRIALS_FILE, f"{STUDY_FILE}-journal", STUDY_FILE),  # a killed process may leave a journal
+    signature=(TRIALS_FILE, b"trial,state,val_cider,"),
+)
+"""The folder of a search; its trials are run folders in it."""
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -41,7 +49,7 @@ def settle(folder: Path, trials: Sequence[TrialRecord]) -> None:
     best = best_of(trials)
     for trial in trials:
         if trial is not best:
-            _slim(trial_folder(folder, trial.number))
+            delete_own(trial_folder(folder, trial.number), RUN, keep=_KEPT_OF_BEATEN)
     if best is not None:
         save_config(best.config, folder / BEST_FILE)
     if trials:
@@ -49,29 +57,16 @@ def settle(folder: Path, trials: Sequence[TrialRecord]) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Throws a search away, and leaves alone what else there may be in its folder."""
-    for name in (BEST_FILE, TRIALS_FILE):
-        (folder / name).unlink(missing_ok=True)
+    """Deletes a search; files that seesay did not write stay."""
     for run in folder.glob("trial-[0-9][0-9][0-9]*"):
-        shutil.rmtree(run)
-    for part in folder.glob(f"{STUDY_FILE}*"):  # with the journal that a killed process may have left
-        part.unlink()
+        delete_own(run, RUN)
+    delete_own(folder, SEARCH, keep=(MARKER,))  # whose lock this process holds
 
 
 def epoch_values(run: Path) -> list[tuple[float, float]]:
     """Returns (CIDEr on validation, seconds of training so far) of every epoch of a run."""
     with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return [(float(row["val_cider"]), float(row["seconds"])) for row in csv.DictReader(file) if row["val_cider"]]
-
-
-def _slim(run: Path) -> None:
-    for path in run.iterdir() if run.is_dir() else ():
-        if path.name in _KEPT_OF_BEATEN:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _write_table(path: Path, trials: Sequence[TrialRecord]) -> None:

@@ -3,7 +3,7 @@
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 STUDY_FILE = "study.db"
-LOCK_FILE = ".lock"
 _RANDOM_TRIALS = 8
 """Trials drawn at random before the sampler goes by what came of them."""
 _COMPLETE_BEFORE_PRUNING = 4
@@ -110,24 +109,6 @@ def open_study(folder: Path, warmup_epochs: int) -> Iterator["optuna.Study"]:
         finally:
             storage.remove_session()
             storage.engine.dispose()
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a folder from other processes that would also do so; it is free again when this one ends, however it does.
-
-    Raises:
-        ConfigError: another process has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(folder / LOCK_FILE, timeout=0, isolation_level=None)) as lock:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise ConfigError(
-                f"another process is searching in {folder}; let it end, or choose another --out"
-            ) from error
-        yield
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """One trial of a search: a training that is watched, and may be given up."""
 
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from seesay.checkpoint import RUN
 from seesay.config import Config
 from seesay.errors import CheckpointError, SeesayError
+from seesay.outputs import delete_own
 from seesay.training.fit import train_on
 from seesay.training.inputs import LazyInputs
 from seesay.training.tuning_files import epoch_values
@@ -96,8 +97,8 @@ def run_trial(
     """
     from optuna.trial import TrialState
 
-    if not attempt.is_retry and run.exists():
-        shutil.rmtree(run)  # a remnant of a study that is not there any more
+    if not attempt.is_retry:
+        delete_own(run, RUN)  # a remnant of a study that is not there any more
     watch = TrialWatch(attempt, prune, deadline)
     try:
         result = train_on(config, inputs, run, callbacks=[watch])

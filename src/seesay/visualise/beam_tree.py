@@ -67,7 +67,7 @@ def draw_beam_tree(
     axes.text(-1, 0, "start", ha="center", va="center", color=INK, fontsize=8)
     axes.set_title(title, loc="left", color=INK, fontsize=11)
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "seesay"})
     return png.getvalue()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from seesay.errors import DataError
 from seesay.files import write_atomically
+from seesay.outputs import PNG_IMAGE, check_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,9 +30,10 @@ def training_curves(metrics_csv: Path, out: Path) -> None:
         out: the PNG to write; its folder is made, and the file is replaced whole or not at all.
 
     Raises:
-        DataError: if the table is missing, broken or holds no loss yet.
-        SeesayError: if the picture cannot be written.
+        DataError: if the table is missing, broken or holds no loss yet, or a file is there that seesay did not draw.
+        SeesayError: if the image cannot be written.
     """
+    check_file(out, PNG_IMAGE)
     write_atomically(Path(out), draw_training_curves(metrics_csv))
 
 
@@ -63,7 +65,7 @@ def draw_training_curves(metrics_csv: Path) -> bytes:
         _mark_best(axes[1], score)
     png = io.BytesIO()
     # Without the library's version in it, the same table gives the same bytes.
-    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "seesay"})
     return png.getvalue()
 
 

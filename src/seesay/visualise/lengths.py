@@ -52,5 +52,5 @@ def draw_score_against_length(words: Sequence[int], scores: Sequence[float], nam
         each.spines[["top"]].set_visible(False)
         each.spines[["left", "bottom", "right"]].set_color(FAINT)
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "seesay"})
     return png.getvalue()

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from seesay.errors import DataError, ImageError
 from seesay.files import write_atomically
+from seesay.outputs import HTML_PAGE, check_file
 
 LONGEST_SIDE = 1280  # pixels of an embedded picture; larger ones only make the file larger
 JPEG_QUALITY = 90
@@ -164,9 +165,11 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
     """Writes the page, whole or not at all; its folder is made.
 
     Raises:
+        DataError: if a file is there that is not a page of seesay.
         ImageError: if the bytes given as a picture are no PNG or JPEG.
         SeesayError: if the file cannot be written.
     """
+    check_file(path, HTML_PAGE)
     body = "\n".join(_section(number, section) for number, section in enumerate(sections, start=1))
     page = PAGE.format(title=escape(" ".join(title.split())), style=STYLE, body=body)
     # File names may hold bytes that are no text; they must not keep a report from being written.
@@ -220,6 +223,7 @@ PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="seesay">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"

@@ -1,0 +1,300 @@
+"""No output replaces an input or a foreign file, and deletion removes only what seesay wrote."""
+
+import json
+import logging
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from seesay import cli
+from seesay.checkpoint import RUN, load_run, read_weights, save_weights
+from seesay.data.annotations import Annotations, write_annotations
+from seesay.data.scenes import make_scenes
+from seesay.errors import CheckpointError, DataError
+from seesay.evaluation import evaluate, save_evaluation
+from seesay.export.folder import check_free, whole_folder
+from seesay.outputs import HTML_PAGE, MARKER, check_file, check_inputs, check_name, delete_own, only_writer_of
+from seesay.training.fit import train
+from seesay.training.tune import tune
+from seesay.visualise import write_report
+from tests import processes, tiny
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
+    """Runs a command that must be refused, in an empty folder; returns its one line."""
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("seesay")
+    before = logger.handlers[:], logger.level, logger.propagate
+
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        assert cli.main([str(argument) for argument in arguments]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    yield run
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Returns every file below a folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestExplain:
+    @pytest.mark.parametrize("out", ["photo.html", "photo.png", "p2.png", "p2.html", "notes.html"])
+    def test_strip_or_page_does_not_replace_a_photograph_or_a_foreign_page(
+        self, refused: Run, cached_run: Path, tmp_path: Path, out: str
+    ) -> None:
+        for number, name in enumerate(("photo.png", "p2.png")):
+            tiny.picture(number).save(tmp_path / name)
+        (tmp_path / "notes.html").write_text("<html>mine</html>")
+        before = content(tmp_path)
+        line = refused("explain", "photo.png", "--model", cached_run, "--out", out)
+        assert "--out" in line
+        assert content(tmp_path) == before
+
+    def test_beam_tree_does_not_replace_a_photograph(self, refused: Run, cached_run: Path, tmp_path: Path) -> None:
+        tiny.picture(0).save(tmp_path / "photo.png")
+        before = content(tmp_path)
+        assert "is an input" in refused(
+            "explain", "photo.png", "--model", cached_run, "--beam-tree", "--out", "photo.png"
+        )
+        assert content(tmp_path) == before
+
+    def test_arrays_do_not_replace_foreign_ones(self, refused: Run, cached_run: Path, tmp_path: Path) -> None:
+        tiny.picture(0).save(tmp_path / "photo.png")
+        (tmp_path / "x.npz").write_bytes(b"PK\3\4 the user's own arrays")
+        line = refused("explain", "photo.png", "--model", cached_run, "--out", "x.html", "--save-arrays")
+        assert "x.npz exists and is not an archive of arrays that seesay wrote" in line
+
+    def test_own_files_are_replaced(self, cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        tiny.picture(0).save(tmp_path / "photo.png")
+        for _ in range(2):
+            for flags in (["--out", "x.html", "--save-arrays"], ["--beam-tree", "--out", "t.png"]):
+                assert cli.main(["explain", "photo.png", "--model", str(cached_run), *flags]) == 0
+
+
+class TestNames:
+    @pytest.mark.parametrize("out", ["", ".", "..", "/"])
+    @pytest.mark.parametrize(
+        "command",
+        ["train {data}", "tune {data}", "explain {photo} --model {run}", "export {run}", "evaluate {run} {data}"],
+    )
+    def test_output_without_a_name_is_one_clear_line(
+        self, refused: Run, cached_run: Path, colours: Path, pictures: list[str], tmp_path: Path, command: str, out: str
+    ) -> None:
+        words = command.format(data=colours, photo=pictures[0], run=cached_run).split()
+        assert "names no file or folder of its own" in refused(*words, "--out", out)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_links_and_other_spellings_of_an_input_are_recognised(self, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "a.jpg").touch()
+        (tmp_path / "link").symlink_to(tmp_path / "data")
+        for out, given in (
+            ("link/a.jpg", "data/a.jpg"),
+            ("data/a.jpg", "link/a.jpg"),
+            ("data/../data/a.jpg", "data/a.jpg"),
+            ("data/a.jpg", "data/a.jpg::member"),
+        ):
+            with pytest.raises(DataError, match="is an input"):
+                check_inputs(tmp_path / out, [tmp_path / given])
+        with pytest.raises(DataError, match="contains the input"):
+            check_inputs(tmp_path / "data", [None, "", "https://example.org/a.jpg", tmp_path / "link" / "a.jpg"])
+        check_inputs(tmp_path / "data" / "b.jpg", [tmp_path / "data", tmp_path / "data" / "a.jpg"])
+        check_name("a")
+
+    def test_file_is_not_written_over_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"which is a folder; name a file with --json"):
+            check_file(tmp_path, HTML_PAGE, "--json")
+
+
+class TestTrain:
+    def test_folder_that_contains_the_data_is_refused(self, colours: Path, weights: Path, tmp_path: Path) -> None:
+        data = shutil.copytree(colours, tmp_path / "proj" / "data")
+        before = content(tmp_path)
+        for out in (tmp_path / "proj", data):
+            for overwrite in (False, True):
+                with pytest.raises(DataError, match="input"):
+                    train(tiny.cached(weights), data, out, features=tmp_path / "f", overwrite=overwrite)
+        assert content(tmp_path) == before
+
+    def test_own_config_of_the_user_is_not_replaced(self, colours: Path, weights: Path, tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_text("mine: 1\n")
+        with pytest.raises(DataError, match=r"config\.yaml would be replaced, .*--out"):
+            train(tiny.cached(weights), colours, tmp_path, features=tmp_path / "f", overwrite=True)
+        assert content(tmp_path) == {"config.yaml": b"mine: 1\n"}
+
+    def test_overwrite_deletes_only_what_seesay_wrote(self, cached_run: Path, tmp_path: Path) -> None:
+        run = shutil.copytree(cached_run, tmp_path / "run")
+        mine = ("notes.txt", "data/photo.jpg", "checkpoints/mine.ckpt", "predictions/test/notes.md")
+        for name in mine:
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            (run / name).write_text("mine")
+        delete_own(run, RUN)
+        assert sorted(content(run)) == sorted(mine)
+
+    def test_own_run_is_deleted_whole(self, cached_run: Path, tmp_path: Path) -> None:
+        run = shutil.copytree(cached_run, tmp_path / "run")
+        delete_own(run, RUN)
+        assert not run.exists()
+
+    def test_foreign_folder_is_not_deleted(self, tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").touch()
+        delete_own(tmp_path, RUN)
+        assert (tmp_path / "config.yaml").exists()
+
+    def test_second_training_in_a_folder_is_told_who_holds_it(
+        self, colours: Path, weights: Path, tmp_path: Path
+    ) -> None:
+        holder = rf"another process \(pid {os.getpid()} on {socket.gethostname()}\) is writing to .*; wait for it"
+        with only_writer_of(tmp_path / "run", RUN), pytest.raises(DataError, match=holder):
+            train(tiny.cached(weights), colours, tmp_path / "run", features=tmp_path / "f")
+        assert list(tmp_path.iterdir()) == []  # a folder in which nothing was written goes again
+
+    def test_killed_process_releases_the_folder(self, tmp_path: Path) -> None:
+        assert processes.run(_die_holding, tmp_path) == 9
+        with only_writer_of(tmp_path, RUN):
+            assert json.loads((tmp_path / MARKER).read_text())["pid"] == os.getpid()
+
+
+def _die_holding(folder: Path) -> None:
+    with only_writer_of(folder, RUN):
+        (folder / "config.yaml").touch()
+        os._exit(9)
+
+
+class TestFolders:
+    def test_search_does_not_replace_foreign_files(self, colours: Path, weights: Path, tmp_path: Path) -> None:
+        (tmp_path / "best.yaml").write_text("mine")
+        with pytest.raises(DataError, match=r"best\.yaml would be replaced"):
+            tune(tiny.cached(weights), colours, tmp_path, trials=1, features=tmp_path / "f", overwrite=True)
+        assert content(tmp_path) == {"best.yaml": b"mine"}
+
+    def test_evaluation_does_not_replace_the_predictions_that_it_scores(
+        self, refused: Run, colours: Path, annotations: Annotations, tmp_path: Path
+    ) -> None:
+        (tmp_path / "mine").mkdir()
+        lines = (json.dumps({"id": item.id, "caption": "red"}) for item in annotations.split("test"))
+        (tmp_path / "mine" / "predictions.jsonl").write_text("\n".join(lines))
+        before = content(tmp_path)
+        line = refused("evaluate", "mine/predictions.jsonl", colours, "--out", "mine")
+        assert "--out mine contains the input mine/predictions.jsonl" in line
+        result = evaluate("mine/predictions.jsonl", colours, split="test", metrics=("BLEU",))
+        with pytest.raises(DataError, match=r"predictions\.jsonl would be replaced"):
+            save_evaluation(result, tmp_path / "mine")
+        assert content(tmp_path) == before
+        for _ in range(2):
+            save_evaluation(result, tmp_path / "own")
+
+    def test_export_does_not_delete_what_was_put_beside_it(self, tmp_path: Path) -> None:
+        target = tmp_path / "onnx"
+        target.mkdir()
+        (target / "export.json").write_text('{"seesay": "0.1.0"}')
+        check_free(target)
+        (target / "notes.txt").write_text("mine")
+        with pytest.raises(DataError, match=r"holds notes\.txt, which is no part of an export"), whole_folder(target):
+            pass
+        assert (target / "notes.txt").read_text() == "mine"
+
+    def test_scenes_do_not_replace_foreign_images(self, tmp_path: Path) -> None:
+        make_scenes(tmp_path / "own", 1, 0, 0)
+        (tmp_path / "own" / "captions.jsonl").unlink()  # as a killed process leaves it
+        make_scenes(tmp_path / "own", 1, 0, 0)
+        shutil.rmtree(tmp_path / "own")
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / "scene-train-00000.png").write_text("mine")
+        with pytest.raises(DataError, match=r"scene-train-00000\.png exists and is not an image that"):
+            make_scenes(tmp_path, 1, 0, 0)
+        assert content(tmp_path) == {"images/scene-train-00000.png": b"mine"}
+
+    def test_damaged_marker_marks_nothing(self, tmp_path: Path) -> None:
+        for text in ("", "[1]", '{"kind": ["run"]}', '{"kind": "ru'):
+            (tmp_path / MARKER).write_text(text)
+            (tmp_path / "config.yaml").touch()
+            delete_own(tmp_path, RUN)
+            assert (tmp_path / "config.yaml").exists()
+
+
+class TestData:
+    @pytest.mark.parametrize("out", ["photo.jpg", "captions.csv", "human.jsonl"])
+    def test_convert_does_not_replace_an_image_or_annotations(self, refused: Run, tmp_path: Path, out: str) -> None:
+        tiny.picture(0).save(tmp_path / "photo.jpg")
+        (tmp_path / "captions.csv").write_text("image,caption\nphoto.jpg,a dog\n")
+        (tmp_path / "human.jsonl").write_text('{"image": "photo.jpg", "caption": "a human wrote this"}\n')
+        before = content(tmp_path)
+        refused("data", "convert", "captions.csv", out)
+        refused("data", "convert", "captions.csv", out, "--overwrite")
+        assert content(tmp_path) == before
+
+    def test_convert_with_swapped_arguments_destroys_nothing(
+        self, refused: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tiny.picture(0).save(tmp_path / "photo.jpg")
+        (tmp_path / "captions.csv").write_text("image,caption\nphoto.jpg,a dog\n")
+        for _ in range(2):  # the same content again is no loss
+            assert cli.main(["data", "convert", "captions.csv", "out.jsonl"]) == 0
+        before = content(tmp_path)
+        assert "captions.csv exists and is not" in refused("data", "convert", "out.jsonl", "captions.csv")
+        (tmp_path / "other.csv").write_text("image,caption\nphoto.jpg,a cat\n")
+        assert "holds other annotations" in refused("data", "convert", "other.csv", "out.jsonl")
+        assert content(tmp_path) == {**before, "other.csv": b"image,caption\nphoto.jpg,a cat\n"}
+        assert cli.main(["data", "convert", "other.csv", "out.jsonl", "--overwrite"]) == 0
+        assert "a cat" in (tmp_path / "out.jsonl").read_text()
+
+    def test_findings_of_check_do_not_replace_the_captions(self, refused: Run, tmp_path: Path) -> None:
+        tiny.picture(0).save(tmp_path / "photo.jpg")
+        (tmp_path / "captions.json").write_text('[{"image": "photo.jpg", "caption": "a dog"}]')
+        before = content(tmp_path)
+        assert "--json captions.json is an input" in refused(
+            "data", "check", "captions.json", "--json", "captions.json"
+        )
+        assert "photo.jpg exists and is not" in refused("data", "check", "captions.json", "--json", "photo.jpg")
+        assert content(tmp_path) == before
+
+
+def test_report_does_not_replace_a_foreign_page(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<html>mine</html>")
+    with pytest.raises(DataError, match=r"index\.html exists and is not a page that seesay wrote"):
+        write_report(tmp_path / "index.html", "x", [])
+
+
+class TestPermissions:
+    def test_files_follow_the_umask(self, cached_run: Path, annotations: Annotations, tmp_path: Path) -> None:
+        # Fault: model.safetensors and converted annotations were 0600, which another user cannot load.
+        before = os.umask(0o022)
+        try:
+            run = shutil.copytree(cached_run, tmp_path / "run", copy_function=shutil.copyfile)
+            weights = read_weights(load_run(run))
+            (run / "model.safetensors").unlink()
+            save_weights(run, weights)
+            write_annotations(annotations, tmp_path / "captions.jsonl")
+            make_scenes(tmp_path / "scenes", 1, 0, 0)
+        finally:
+            os.umask(before)
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+        assert {path for path, mode in modes.items() if mode != 0o644} == set()
+
+    def test_weights_that_may_not_be_read_are_reported_as_such(
+        self, cached_run: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Fault: safetensors reports them as absent, and the message was that the first epoch is not over.
+        run = load_run(cached_run)
+
+        def deny(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr("seesay.checkpoint.check_readable", deny)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read \(Permission denied\)"):
+            read_weights(run)
