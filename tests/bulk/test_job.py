@@ -1,5 +1,6 @@
 """Jobs with a model: every picture is captioned or listed, once, whatever happens in between."""
 
+import codecs
 import itertools
 import json
 import random
@@ -13,7 +14,7 @@ import pytest
 
 from seesay import files
 from seesay.bulk import BulkReport, Destination, caption_collection, find_pictures, job, json_line, outputs
-from seesay.bulk.deposits import merged
+from seesay.bulk.deposits import Sidecars, merged
 from seesay.captioner import Captioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_annotations
@@ -201,6 +202,38 @@ class TestSidecars:
         beside.write_text("changed by hand afterwards")
         assert run(captioner, photos[:2], destination) == (0, 2, 0)
         assert beside.read_text() == "changed by hand afterwards"
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig", "cp1252", "latin-1"])
+    @pytest.mark.parametrize("existing", ["append", "prefix", "suffix"])
+    def test_text_file_keeps_its_encoding(self, photos: list[str], encoding: str, existing: Any) -> None:
+        # Fault: UTF-8 was appended to UTF-16.
+        mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+        beside = Path(photos[0]).with_suffix(".txt")
+        for lines in ("une grêle\r\nd’été", "ein Hündchen"):
+            lines = lines.replace("’", "'") if encoding == "latin-1" else lines
+            beside.write_bytes(mark + lines.encode(encoding))
+            for _ in range(2):
+                Sidecars(".txt", existing).put(photos[0], "un chat blessé")
+            text = beside.read_bytes().removeprefix(mark).decode(encoding)
+            end = "\r\n" if "\r" in lines else "\n"
+            assert text == merged(lines, "un chat blessé", existing).replace(f"{lines}\n", f"{lines}{end}") + end
+
+    def test_text_that_the_encoding_lacks_is_refused(self, photos: list[str]) -> None:
+        beside = Path(photos[0]).with_suffix(".txt")
+        beside.write_bytes("grêle".encode("cp1252"))
+        with pytest.raises(DataError, match=r"0\.txt: cp1252 has no '狗'; write the file again as UTF-8"):
+            Sidecars(".txt", "append").put(photos[0], "狗")
+        assert beside.read_bytes() == "grêle".encode("cp1252")
+        Sidecars(".txt", "overwrite").put(photos[0], "狗")
+        assert beside.read_text(encoding="utf-8") == "狗\n"
+
+    def test_file_that_is_no_text_is_not_replaced(self, photos: list[str]) -> None:
+        beside = Path(photos[0]).with_suffix(".dat")
+        beside.write_bytes(b"\0\1\2")
+        for existing in ("overwrite", "append"):
+            with pytest.raises(DataError, match=r"0\.dat is not a text file"):
+                Sidecars(".dat", existing).put(photos[0], "a dog")  # type: ignore[arg-type]
+        assert beside.read_bytes() == b"\0\1\2"
 
     def test_captions_of_an_output_are_put_where_they_are_missing_without_the_model(
         self, captioner: Captioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from seesay.data.readers.pictures import SidecarNames, is_url
+from seesay.data.readers.text import EditableText
 from seesay.descriptions import DescriptionError, Field, read_description, with_description
 from seesay.errors import DataError, SeesayError
 from seesay.files import exists, write_atomically
@@ -51,17 +52,25 @@ class Sidecars:
     def settled(self, picture: str) -> bool:
         """Tells whether the text is there and not blank; one that cannot be read is reported when it is put."""
         try:
-            return bool(_read_text(self.path(picture)).strip())
+            return bool(EditableText.read(self.path(picture)).text.strip())
         except SeesayError:
             return False
 
     def put(self, picture: str, text: str) -> None:
-        """Writes the text, whole or not at all."""
+        """Writes the text in the encoding of the file that is there, whole or not at all."""
         path = self.path(picture)
-        before = _read_text(path)
-        after = merged(before.rstrip("\r\n"), text, self.existing)
-        if after != before.rstrip("\r\n"):
-            write_atomically(path, f"{after}\n".encode("utf-8", "surrogateescape"))
+        there = EditableText.read(path)
+        before = there.text.rstrip("\r\n")
+        after = merged(before, text, self.existing)
+        if after == before:
+            return
+        try:
+            data = there.encode(f"{after}\n")
+        except DataError as error:
+            if self.existing != "overwrite":
+                raise DataError(f"{path}: {error}") from error
+            data = f"{after}\n".encode("utf-8", "surrogateescape")
+        write_atomically(path, data)
 
 
 class Descriptions:
@@ -126,13 +135,3 @@ def require_files(pictures: Sequence[str], flag: str) -> None:
     for picture in pictures:
         if is_url(picture) or ("::" in picture and not exists(picture)):
             raise DataError(f"{flag} writes where the picture's file is, but {picture} is no file; use --out")
-
-
-def _read_text(path: Path) -> str:
-    """Returns a file's text, empty where there is none; bytes that are no UTF-8 are kept as they are."""
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise SeesayError(f"{path} cannot be read ({error.strerror})") from error

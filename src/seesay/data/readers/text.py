@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from seesay.data.records import Reading, count, name_some, split_in_name
@@ -14,6 +15,14 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+"""Byte order marks, and the encoding of what follows."""
 _LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
 # Python decodes a byte that is not UTF-8 to a surrogate; here are these as characters of Windows-1252.
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
@@ -79,6 +88,78 @@ def _decode_lines(raw: bytes, name: str) -> tuple[str, str]:
     shown = [f"line {number + 1} ({lines[number].strip()[:40]!r})" for number in foreign]
     are = f"{count(len(shown), 'line')} {'is' if len(shown) == 1 else 'are'}"
     return text, f"{name}: {are} not UTF-8; read as Windows-1252: {name_some(shown, 3)}"
+
+
+@dataclass(frozen=True)
+class EditableText:
+    """The text of a file that is changed and written back in the file's own encoding, line ends and byte order mark.
+
+    Attributes:
+        text: without the mark; lines end with a line feed.
+        mark: the byte order mark, empty if there is none.
+        codec: the encoding after the mark.
+        line_end: between the lines of the file.
+    """
+
+    text: str
+    mark: bytes = b""
+    codec: str = "utf-8"
+    line_end: str = "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "EditableText":
+        """Returns the text of a file, an empty one if there is no file.
+
+        UTF-8, or UTF-16/32 by its mark, else Windows-1252; a file that mixes UTF-8 with bytes that are not stays as
+        it is, byte for byte, in what is not changed.
+
+        Raises:
+            DataError: the file cannot be read or is not text.
+        """
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return cls("")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from error
+        mark, codec = next(((mark, codec) for mark, codec in _MARKS if raw.startswith(mark)), (b"", ""))
+        raw = raw[len(mark) :]
+        try:
+            codec = codec or _unmarked_encoding(raw)
+            text = raw.decode(codec, "surrogateescape" if codec == "utf-8" else "strict")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is damaged {codec}: {error.reason}; write it again as UTF-8") from error
+        if "\0" in text:
+            raise DataError(f"{path} is not a text file (it contains zero bytes); name another suffix")
+        line_end = "\r\n" if "\r\n" in text.rstrip("\r\n") else "\n"
+        return cls(text.replace("\r\n", "\n"), mark, codec, line_end)
+
+    def encode(self, text: str) -> bytes:
+        """Returns the bytes of a file with another text.
+
+        Raises:
+            DataError: the encoding lacks a character of it.
+        """
+        try:
+            encoded = text.replace("\n", self.line_end).encode(
+                self.codec, "surrogateescape" if self.codec == "utf-8" else "strict"
+            )
+        except UnicodeEncodeError as error:
+            missing = text[error.start : error.end][:1]
+            raise DataError(f"{self.codec} has no {missing!r}; write the file again as UTF-8") from error
+        return self.mark + encoded
+
+
+def _unmarked_encoding(raw: bytes) -> str:
+    """Returns the encoding of bytes without a mark: UTF-8, also where it is mixed with other bytes, or a Latin one."""
+    text = raw.decode("utf-8", "surrogateescape")
+    if not _BAD_BYTE.search(text) or re.search("[^\x00-\x7f\udc80-\udcff]", text):
+        return "utf-8"
+    try:
+        raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252"
 
 
 def peek_text(path: Path, size: int) -> str:
