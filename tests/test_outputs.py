@@ -9,6 +9,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seesay import cli
@@ -83,6 +85,62 @@ class TestExplain:
         for _ in range(2):
             for flags in (["--out", "x.html", "--save-arrays"], ["--beam-tree", "--out", "t.png"]):
                 assert cli.main(["explain", "photo.png", "--model", str(cached_run), *flags]) == 0
+
+
+class TestCaption:
+    @pytest.fixture(autouse=True)
+    def photos(self, tmp_path: Path) -> None:
+        """Two images, in the current folder."""
+        for number in range(2):
+            tiny.picture(number).save(tmp_path / f"{number}.jpg")
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".PNG", ".heic", ".json", ".csv", ".tags.html"])
+    def test_suffix_of_images_or_data_is_not_one_of_texts(self, refused: Run, tmp_path: Path, suffix: str) -> None:
+        before = content(tmp_path)
+        flags = ["--sidecar", suffix, "--existing", "overwrite", "--out", "c.jsonl"]
+        assert f"--sidecar {suffix} is the suffix of images or data" in refused("caption", ".", *flags)
+        assert content(tmp_path) == before
+
+    @pytest.mark.parametrize("name", ["", " "])
+    def test_empty_source_is_not_the_current_folder(self, refused: Run, tmp_path: Path, name: str) -> None:
+        before = content(tmp_path)
+        assert "a source is an empty text" in refused("caption", name, "--sidecar", ".txt")
+        assert content(tmp_path) == before
+
+    @pytest.mark.parametrize("out", ["", ".", "/"])
+    def test_output_without_a_name_is_one_clear_line(self, refused: Run, out: str) -> None:
+        assert "--out" in refused("caption", "0.jpg", "--out", out)
+        assert "--errors" in refused("caption", "0.jpg", "--out", "c.jsonl", "--errors", out)
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            ("list.csv --out list.csv", "--out list.csv is an input"),
+            ("list.csv --out ./list.csv", "is an input"),
+            ("list.csv --out c.csv --errors list.csv", "--errors list.csv is an input"),
+            ("in.parquet/0.jpg --out in.parquet", "--out in.parquet contains the input in.parquet/0.jpg"),
+            ("0.jpg --out human.jsonl", "human.jsonl exists and is not a file of captions"),
+            ("0.jpg --out human.csv", "human.csv exists and is not a file of captions"),
+            ("0.jpg --out human.parquet", "is not a file of captions"),
+            ("0.jpg --out c.jsonl --errors human.jsonl", "human.jsonl exists and is not a file of captions"),
+            ("0.jpg --out c.jsonl --errors c.jsonl", "--errors c.jsonl is the file of --out"),
+        ],
+    )
+    def test_neither_inputs_nor_human_captions_are_added_to(
+        self, refused: Run, cached_run: Path, tmp_path: Path, flags: str, line: str
+    ) -> None:
+        (tmp_path / "in.parquet").mkdir()
+        shutil.copyfile("0.jpg", tmp_path / "in.parquet" / "0.jpg")
+        (tmp_path / "list.csv").write_text("image,caption,score,finished\n0.jpg,a dog,1,true\n")
+        (tmp_path / "human.csv").write_text("image,caption\n1.jpg,a dog\n")
+        (tmp_path / "human.jsonl").write_text('{"image": "1.jpg", "caption": "a human wrote this"}\n')
+        (tmp_path / "human.parquet").mkdir()
+        table = pa.table({"image": ["1.jpg"], "caption": ["a human wrote this"]})
+        pq.write_table(table, tmp_path / "human.parquet" / "part-00000.parquet")
+        before = content(tmp_path)
+        assert line in refused("caption", *flags.split(), "--model", cached_run)
+        after = content(tmp_path)
+        assert {name: after[name] for name in before} == before
 
 
 class TestNames:
@@ -226,6 +284,26 @@ class TestFolders:
             (tmp_path / "config.yaml").touch()
             delete_own(tmp_path, RUN)
             assert (tmp_path / "config.yaml").exists()
+
+
+def test_demo_replaces_no_foreign_page(refused: Run, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    assert "report.html exists and is not a page that seesay wrote" in refused("demo", "--out", tmp_path)
+    assert "names no file or folder" in refused("demo", "--out", ".")
+    assert content(tmp_path) == {"report.html": b"mine"}
+
+
+def test_extraction_does_not_replace_what_is_no_store(
+    refused: Run, colours: Path, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    (tmp_path / "a.safetensors.old.tmp").write_bytes(b"mine")
+    encoder = ["--encoder", tiny.ENCODER, "--encoder-weights", weights, "--image-size", tiny.SIZE, "--device", "cpu"]
+    assert "photo.jpg is not a feature store" in refused("extract", colours, *encoder, "--out", "photo.jpg")
+    assert "names no file" in refused("extract", colours, *encoder, "--out", ".")
+    assert "contains the input" in refused("extract", colours, *encoder, "--out", colours.parent)
+    assert cli.main(["extract", str(colours), *map(str, encoder), "--out", "a.safetensors"]) == 0
+    assert (tmp_path / "a.safetensors.old.tmp").read_bytes() == b"mine"
 
 
 class TestData:

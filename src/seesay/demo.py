@@ -15,6 +15,7 @@ from seesay.durations import readable_time
 from seesay.evaluation import Evaluation, caption_split, evaluate_captions, save_evaluation
 from seesay.explanation import Explanation
 from seesay.images import read_image
+from seesay.outputs import HTML_PAGE, check_file, check_name
 from seesay.pointing import Pointing, measure_pointing
 from seesay.training.fit import TrainingResult, train
 from seesay.visualise import (
@@ -73,6 +74,8 @@ def run_demo(
     """
     started = time.perf_counter()
     folder = Path(folder)
+    check_name(folder)
+    check_file(folder / "report.html", HTML_PAGE)
     config = config or resolve_config("scenes", overrides={"seed": seed})
     log.info("drawing %d scenes", sum(counts))
     scenes = make_scenes(folder / "scenes", *counts, seed=seed, size=config.encoder.image_size)

@@ -8,13 +8,13 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from seesay import files
 from seesay.bulk import BulkReport, Destination, caption_collection, find_pictures, job, json_line, outputs
-from seesay.bulk.deposits import Sidecars, merged
+from seesay.bulk.deposits import Existing, Sidecars, merged
 from seesay.captioner import Captioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_annotations
@@ -230,9 +230,9 @@ class TestSidecars:
     def test_file_that_is_no_text_is_not_replaced(self, photos: list[str]) -> None:
         beside = Path(photos[0]).with_suffix(".dat")
         beside.write_bytes(b"\0\1\2")
-        for existing in ("overwrite", "append"):
+        for existing in get_args(Existing)[1:]:
             with pytest.raises(DataError, match=r"0\.dat is not a text file"):
-                Sidecars(".dat", existing).put(photos[0], "a dog")  # type: ignore[arg-type]
+                Sidecars(".dat", existing).put(photos[0], "a dog")
         assert beside.read_bytes() == b"\0\1\2"
 
     def test_captions_of_an_output_are_put_where_they_are_missing_without_the_model(

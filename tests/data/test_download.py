@@ -18,7 +18,7 @@ import pytest
 from seesay.data.annotations import load_annotations
 from seesay.data.download import DATASETS, Archive, PublicDataset, download_dataset
 from seesay.data.unpacking import BadArchiveError, unpack
-from seesay.errors import DownloadError
+from seesay.errors import DataError, DownloadError
 
 
 @dataclass
@@ -299,6 +299,31 @@ def test_a_busy_server_says_how_long_to_wait(flickr8k: Server, tmp_path: Path, m
     flickr8k.status, flickr8k.retry_after = [503, 429], "9"
     fetch(flickr8k, tmp_path)
     assert waits == [9, 9]
+
+
+def test_an_archive_that_was_there_before_is_used_and_stays(flickr8k: Server, tmp_path: Path) -> None:
+    # Fault: an archive that a user had put there was deleted after unpacking.
+    (tmp_path / "Flickr8k_text.zip").write_bytes(TEXT)
+    for _ in range(2):
+        fetch(flickr8k, tmp_path)
+    assert [path for path, _ in flickr8k.requests] == ["/Flickr8k_Dataset.zip"]
+    assert [path.name for path in tmp_path.glob("*.zip")] == ["Flickr8k_text.zip"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "Flickr8k_text.zip").write_bytes(b"no zip")
+    with pytest.raises(DownloadError, match="it was there before and stays; remove it"):
+        fetch(flickr8k, tmp_path / "other")
+    assert (tmp_path / "other" / "Flickr8k_text.zip").read_bytes() == b"no zip"
+
+
+def test_files_that_differ_from_those_of_the_archive_are_not_replaced(flickr8k: Server, tmp_path: Path) -> None:
+    (tmp_path / "Flickr8k.token.txt").write_text("my own captions")
+    with pytest.raises(DownloadError, match=r"Flickr8k\.token\.txt exists and differs"):
+        fetch(flickr8k, tmp_path)
+    assert (tmp_path / "Flickr8k.token.txt").read_text() == "my own captions"
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "downloads.json").write_text("[]")
+    with pytest.raises(DataError, match=r"downloads\.json exists and is not a record of downloads"):
+        fetch(flickr8k, tmp_path / "foreign")
 
 
 def test_a_missing_file_is_one_clear_error_at_once(flickr8k: Server, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Where a job's captions go: the options, and what contradicts what."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,18 @@ from typing import Literal
 from seesay.bulk.deposits import Deposit, Descriptions, Existing, Place, Sidecars, require_files
 from seesay.bulk.outputs import JsonLines, Needed, Output, Separated
 from seesay.bulk.parquet_parts import ParquetParts
-from seesay.errors import ConfigError
+from seesay.data.readers.pictures import ImageListing
+from seesay.errors import ConfigError, DataError
 from seesay.files import require_suffix
+from seesay.outputs import check_inputs, check_name
 
 SUFFIXES = {".jsonl": "JSON lines", ".csv": "CSV", ".tsv": "TSV", ".parquet": "a folder of Parquet files"}
+
+
+_NOT_TEXT = re.compile(
+    r"\.(jsonl?|ndjson|csv|tsv|parquet|tar|zip|gz|npy|npz|html?|xml|xmp|ya?ml|safetensors)", re.IGNORECASE
+)
+"""Suffixes of files that hold more than a text; images are told by `ImageListing`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,11 @@ class Destination:
             require_suffix(self.out, SUFFIXES, "--out")
         if self.sidecar and ("/" in self.sidecar or not self.sidecar.startswith(".")):
             raise ConfigError(f"--sidecar is the suffix of a text file, such as .txt, not {self.sidecar!r}")
+        named = ImageListing.of([f"name{self.sidecar}"])
+        if named.images or named.unsupported or _NOT_TEXT.fullmatch(Path(f"name{self.sidecar}").suffix):
+            raise ConfigError(
+                f"--sidecar {self.sidecar} is the suffix of images or data; name one of texts, such as .txt"
+            )
         if not beside and (self.existing != "skip" or self.before or self.after):
             raise ConfigError("--existing, --before and --after need --sidecar or --embed, whose texts they are about")
         if self.existing != "skip" and self.out is None:
@@ -68,6 +82,25 @@ class Destination:
     def pending(self) -> Path | None:
         """Where the batch stands whose captions are being put beside or inside their pictures."""
         return None if self.out is None else self.out.with_name(f".{self.out.name}.pending")
+
+    def check_inputs(self, inputs: Sequence[str]) -> None:
+        """Refuses files of this destination that are inputs or contain them, and two of one name.
+
+        Args:
+            inputs: the images, or the sources that name them.
+
+        Raises:
+            DataError: an output is an input, contains one, or has no name of its own.
+            ConfigError: `out` and `errors` are the same file.
+        """
+        for path, flag in ((self.out, "--out"), (self.errors, "--errors")):
+            if path is not None:
+                check_name(path, flag)
+                check_inputs(path, inputs, flag)
+        if self.out is not None and self.errors is not None and self.out.resolve() == self.errors.resolve():
+            raise ConfigError(f"--errors {self.errors} is the file of --out; name another")
+        if self.errors is not None and self.errors.is_dir():
+            raise DataError(f"--errors {self.errors} is a folder; name a file")
 
     def text(self, captions: list[str]) -> str:
         """Returns what goes beside or inside a picture: a line a caption."""

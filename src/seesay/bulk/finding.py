@@ -73,6 +73,8 @@ def find_pictures(sources: Sequence[str], column: str = "") -> Found:
 
 def _files(source: str, found: Found) -> list[str]:
     """Returns the files that a source means; itself, where it is no folder and no glob."""
+    if not source.strip():
+        raise DataError("a source is an empty text, which names no image; is a variable of the shell unset?")
     if source == STANDARD_INPUT or is_url(source):
         return [source]
     source = _spelled([source], Folders())

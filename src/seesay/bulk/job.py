@@ -120,6 +120,7 @@ class _Job:
     def __init__(
         self, destination: Destination, pictures: Sequence[str], recipe: Recipe, complain: Complain | None
     ) -> None:
+        destination.check_inputs(pictures)
         wanted = recipe.options.num_captions
         self.recipe = recipe
         self.destination = destination

@@ -74,6 +74,8 @@ class JsonLines:
         try:
             for end, line in whole_lines(self.path, LINE_START):
                 whole, found = end, json.loads(line)
+                if "finished" not in found:  # captions of a human have no such key
+                    raise KeyError("finished")
                 name = plain(found["image"])
                 names.add(name)
                 single += "captions" not in found and self.needed(name)

@@ -156,7 +156,7 @@ def _names(part: Path, wanted: int, needed: Needed) -> Iterator[str]:
     try:
         with pq.ParquetFile(part) as table:
             columns = set(table.schema_arrow.names)
-            if not {"image", "caption"} <= columns:
+            if not {"image", "caption", "finished"} <= columns:
                 raise no_captions(part)
             for batch in table.iter_batches(columns=["image"]):
                 for name in batch.column(0).to_pylist():

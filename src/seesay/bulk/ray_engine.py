@@ -100,6 +100,7 @@ def caption_on_ray(
     """
     started = time.perf_counter()
     out = _parquet_folder(destination)
+    destination.check_inputs(pictures)
     wanted = options.num_captions
     output = ParquetParts(out, wanted, frozenset(map(plain, pictures)).__contains__)
     output.create()

@@ -19,6 +19,7 @@ from seesay.commands.parameters import (
 from seesay.console import complain, progress, say
 from seesay.errors import ConfigError
 from seesay.flags import given
+from seesay.outputs import check_inputs, check_name
 
 if TYPE_CHECKING:
     from seesay.features import FeatureDtype
@@ -111,6 +112,9 @@ def extract(
 
     if mirror and import_from is not None:
         raise ConfigError("--mirror encodes pictures, and --import-from takes features as they are; leave one of them")
+    if out is not None:  # a file there that is no store is refused by the extraction
+        check_name(out)
+        check_inputs(out, [data, config, import_from])
     settings = configuration.resolve_config(preset, config, given(flags))
     annotations = load_dataset(data, settings.data)
     split = {item.id: item.image for item in annotations if item.split is not None}

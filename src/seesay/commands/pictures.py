@@ -100,6 +100,8 @@ def caption(
     _refuse_contradictions(batch_size, threads, engine, ray_address, ray_workers)
     written = out is not None or sidecar or embed or strict or engine == "ray"
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors, strict) if written else None
+    if destination is not None:
+        destination.check_inputs(sources)
     found = bulk.find_pictures(sources, column)
     if remark := found.remark():
         complain(remark)

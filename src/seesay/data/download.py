@@ -10,8 +10,12 @@ from typing import Any
 from seesay.data.transfer import Progress, Transfer
 from seesay.data.unpacking import BadArchiveError, unpack
 from seesay.errors import DownloadError
+from seesay.files import write_atomically
+from seesay.outputs import FileKind, check_file, check_name
 
 RECORD = "downloads.json"  # in the data set's folder: address, size and digest of what was fetched
+
+_RECORD = FileKind("a record of downloads by seesay", lambda head: head.startswith(b'{\n "') or head == b"{}\n")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ def download_dataset(
 
     It may be stopped at any moment: another call goes on where it stopped, within an archive by an HTTP
     range. What has been unpacked is not fetched again. Sizes are checked where they are known, digests where
-    they are published; the digests seen are recorded in `downloads.json`.
+    they are published; the digests seen are recorded in `downloads.json`. Files that were there before stay: an
+    archive of the same name is used and kept, and a file that differs from the archive's is refused.
 
     Args:
         name: One of the data sets: flickr8k, coco2014, coco2017.
@@ -107,6 +112,8 @@ def download_dataset(
     base = (base_url or datasets[name].base_url).rstrip("/")
     if not base.startswith(("http://", "https://")):
         raise DownloadError(f"{base} is no http(s) address")
+    check_name(target, "FOLDER")
+    check_file(target / RECORD, _RECORD, "FOLDER")
     try:
         target.mkdir(parents=True, exist_ok=True)
         for archive in datasets[name].archives:
@@ -131,13 +138,17 @@ def _fetch_archive(
     if not local.exists():
         partial = folder / f"{archive.name}.part"
         Transfer(url, partial, archive.size, progress, retry_delay).run()
+        entry = {"url": url}  # marks the archive as one that was fetched
+        _write_record(folder, {**record, archive.name: entry})
         partial.replace(local)
     if "sha256" not in entry or entry.get("bytes") != local.stat().st_size:
-        entry = {"url": url, "bytes": local.stat().st_size, "sha256": _sha256(local)}
+        fetched = entry if "sha256" not in entry else {}
+        entry = {**fetched, "bytes": local.stat().st_size, "sha256": _sha256(local)}
         _write_record(folder, {**record, archive.name: entry})
     if archive.sha256 not in (None, entry["sha256"]):
-        local.unlink()
-        raise DownloadError(f"{url} has the digest {entry['sha256']}, not {archive.sha256}; it was removed")
+        raise DownloadError(
+            f"{url} has the digest {entry['sha256']}, not {archive.sha256}; {_discard(local, entry, record)}"
+        )
 
     def unpacking(done: int, total: int) -> None:
         if progress is not None:
@@ -146,12 +157,25 @@ def _fetch_archive(
     try:
         names = unpack(local, folder, archive.only, unpacking)
     except BadArchiveError as error:
-        # One that stays would be found, and fail, every time.
-        local.unlink()
-        raise DownloadError(f"{error}; it was removed, run the command again to fetch it anew") from error
+        raise DownloadError(
+            f"{error}; {_discard(local, entry, record)}, run the command again to fetch it anew"
+        ) from error
     _write_record(folder, {**record, archive.name: {**entry, "unpacked": names}})
-    if not keep:
+    if not keep and "url" in entry:
         local.unlink()
+
+
+def _discard(local: Path, entry: dict[str, Any], record: dict[str, dict[str, Any]]) -> str:
+    """Removes a bad archive, which would fail every time, and its entry; one that was not fetched stays.
+
+    Returns:
+        What was done or is to be done, for the message.
+    """
+    if "url" not in entry:
+        return "it was there before and stays; remove it"
+    local.unlink()
+    _write_record(local.parent, {name: each for name, each in record.items() if name != local.name})
+    return "it was removed"
 
 
 def _sha256(path: Path) -> str:
@@ -171,6 +195,4 @@ def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _write_record(folder: Path, record: dict[str, dict[str, Any]]) -> None:
     """Writes what has been fetched, whole or not at all."""
-    partial = folder / f".{RECORD}.part"
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / RECORD)
+    write_atomically(folder / RECORD, f"{json.dumps(record, indent=1)}\n".encode())

@@ -37,7 +37,8 @@ def unpack(
     Raises:
         BadArchiveError: The archive is damaged; or a member is a link or device, or would lie outside the
             folder, or all would be absurdly much, and nothing was written.
-        DownloadError: There is not enough room for it.
+        DownloadError: There is not enough room for it, or a file of the same name and another size is there; nothing
+            was written.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -71,6 +72,8 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> None:
             raise BadArchiveError(f"{archive} has a member outside its folder ({member.filename!r})")
         if kind not in (0, stat.S_IFREG):
             raise BadArchiveError(f"{archive} has a link or device ({member.filename!r})")
+        if (target := folder / member.filename).exists() and not _is_there(target, member):
+            raise DownloadError(f"{target} exists and differs from that of {archive}; move it, or name another folder")
     total = sum(member.file_size for member in members)
     packed = archive.stat().st_size
     if len(members) > MAX_FILES or total > MAX_RATIO * packed:

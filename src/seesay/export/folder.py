@@ -27,6 +27,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
+        check_free(target)  # again: an export takes minutes
         if target.exists():
             target.replace(old)
         part.replace(target)

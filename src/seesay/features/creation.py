@@ -71,7 +71,8 @@ def create_store(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left_by_a_killed_one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
-            left_by_a_killed_one.unlink()
+            if left_by_a_killed_one.name[len(path.name) + 1 : -4].isdigit():
+                left_by_a_killed_one.unlink()
         with temporary.open("w+b") as file:
             reserve(file.fileno(), layout.size, path)
             file.write(layout.head)
