@@ -101,6 +101,8 @@ def is_label_row(text: str) -> bool:
 
     Such a row has four numbers or more, at least two of them with decimals, and at most one word (the class).
     """
+    if text.count(".") < 2:  # nearly every caption
+        return False
     cells = text.replace(",", " ").split()
     numbers = [cell for cell in cells if _NUMBER.fullmatch(cell)]
     return len(numbers) >= 4 and len(cells) - len(numbers) <= 1 and sum("." in number for number in numbers) >= 2

@@ -270,15 +270,14 @@ def _captions_like(folder: Path) -> list[Path]:
         names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
-    stems = {composed(stem) for name in names if is_picture_name(name) for stem in (name, Path(name).stem)}
-    return [
-        folder / name
-        for name in names
-        if not is_picture_name(name)
-        and not name.startswith(".")
-        and not _NOT_CAPTIONS.match(name)
-        and not (Path(name).suffix.lower() in SIDECAR_SUFFIXES and composed(Path(name).stem) in stems)
-    ]
+    visible = [name for name in names if not (name.startswith(".") or _NOT_CAPTIONS.match(name))]
+    others = [name for name in visible if not is_picture_name(name)]
+    beside = {name for name in others if name.lower().endswith(SIDECAR_SUFFIXES)}
+    if beside:
+        images = {composed(name) for name in names if is_picture_name(name)}
+        images |= {name.rpartition(".")[0] for name in images}
+        beside = {name for name in beside if composed(name.rpartition(".")[0]) in images}
+    return [folder / name for name in others if name not in beside]
 
 
 def _deeper(folder: Path) -> list[Path]:

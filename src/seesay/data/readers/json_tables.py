@@ -77,7 +77,8 @@ def parse_json(path: Path, reading: Reading) -> object:
     try:
         return json.loads(read_text(path, reading))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); is it cut short?") from error
+        advice = "is it JSON lines? give --format jsonl" if error.msg == "Extra data" else "is it cut short?"
+        raise DataError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); {advice}") from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply to be a captions file") from error
 

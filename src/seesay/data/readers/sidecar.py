@@ -5,11 +5,12 @@
 import json
 import os
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 from seesay.data.readers.columns import object_captions
-from seesay.data.readers.pictures import composed, list_images, list_pictures, walk_files
+from seesay.data.readers.pictures import ImageListing, composed, walk_files
 from seesay.data.readers.samples import TEXT_SUFFIXES
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import Reading, Record, name_some, split_of_folder
@@ -29,10 +30,11 @@ def read_sidecar(folder: Path) -> Reading:
     or test (at any level) gives the split.
     """
     reading = Reading()
-    texts = _Texts(folder)
+    files = sorted(walk_files(folder))
+    texts = _Texts(folder, files)
     readers: dict[str, list[str]] = defaultdict(list)
     unused: list[str] = []
-    listing = list_images(folder)
+    listing = ImageListing.of(files)
     reading.problems += filter(None, [listing.remark()])
     for picture in listing.images:
         found = texts.of(picture)
@@ -59,11 +61,12 @@ def read_sidecar(folder: Path) -> Reading:
 
 def has_sidecars(folder: Path) -> bool:
     """Tells whether at least one image below a folder has a text of its name, or a JSON file with a caption."""
-    texts = _Texts(folder)
+    files = list(walk_files(folder))
+    texts = _Texts(folder, files)
     if not texts.by_name:
         return False
     looked_at = 0
-    for picture in list_pictures(folder):
+    for picture in ImageListing.of(files).images:
         found = texts.of(picture)
         if found and not _is_json(found[0]):
             return True
@@ -99,15 +102,16 @@ class _Texts:
     """The texts below a folder, by name without suffix; `ambiguous` are images with texts in several folders."""
 
     folder: Path
+    files: InitVar[Iterable[str]]
     by_name: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     ambiguous: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        for path in walk_files(self.folder):
-            name = os.path.basename(path)
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SIDECAR_SUFFIXES and not name.startswith("."):
-                self.by_name[composed(stem)].append(path)
+    def __post_init__(self, files: Iterable[str]) -> None:
+        for path in files:
+            if path.lower().endswith(SIDECAR_SUFFIXES):
+                name = os.path.basename(path)
+                if not name.startswith("."):
+                    self.by_name[composed(os.path.splitext(name)[0])].append(path)
 
     def of(self, picture: str) -> list[str]:
         """Returns the texts of an image, the preferred first: those beside it, or in the one folder beside its own."""
