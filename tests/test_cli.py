@@ -287,7 +287,7 @@ class TestCaption:
         names = "\n".join([pictures[0], str(strange)])
         with io.TextIOWrapper(io.BytesIO(os.fsencode(names)), "utf-8") as stream:
             monkeypatch.setattr("sys.stdin", stream)
-            piped = seesay("caption", "-", "--model", cached_run, "--format", "jsonl")
+            piped = seesay("caption", "-", "--model", cached_run, "--format", "jsonl", "--strategy", "sample")
         assert (piped.code, piped.err) == (0, [])
         assert [json.loads(line)["image"] for line in piped.out] == [pictures[0], str(strange)]
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,16 @@ def exists(path: Path | str) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):
         return False
+
+
+def text_bytes(text: str) -> bytes:
+    r"""Returns text as UTF-8; bytes of a file name that are not UTF-8 become escapes of JSON, such as `\udce9`."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def unescape_name(text: str) -> str:
+    """Returns the file name that `text_bytes` wrote to a file without escapes of its own, such as a Parquet file."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def require_suffix(path: Path, suffixes: Mapping[str, str], flag: str) -> None:
@@ -143,7 +154,7 @@ def in_turn(path: Path) -> Iterator[None]:
 
 def _wait_for(path: Path) -> tuple[int, Path]:
     """Returns the locked file beside another, open, and where it lies."""
-    beside = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.lock")
+    beside = path.with_name(f".{hashlib.sha256(text_bytes(path.name)).hexdigest()[:16]}.lock")
     told = False
     while True:
         try:

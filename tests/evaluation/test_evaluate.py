@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -258,6 +259,20 @@ class TestPredictions:
                 compare([elsewhere, own], data=data)
         told = f"every caption of {elsewhere} is the only reference of its image; is it a copy of the references?"
         assert told in evaluate(elsewhere, own.parent).problems
+
+    @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+    def test_names_that_are_not_utf8_are_matched_and_saved(self, tmp_path: Path, suffix: str) -> None:
+        # Bug: a traceback when the scores were saved; names in Parquet files were not found.
+        names = [os.fsdecode(b"caf\xe9"), "k\u00e4se", os.fsdecode(b"\xff")]
+        items = tuple(Annotation(name, f"photos/{name}.png", ("a dog",)) for name in names)
+        write_annotations(Annotations(items, "d", "jsonl"), tmp_path / "d.jsonl")
+        given = as_captioned(tmp_path / f"c.{suffix}", dict.fromkeys(names, "a cat"))
+        result = evaluate(given, tmp_path / "d.jsonl")
+        assert [item.id for item in result.items] == names
+        save_evaluation(result, tmp_path / "saved")
+        assert read_predictions(tmp_path / "saved/predictions.jsonl") == result.predictions
+        compared = compare([tmp_path / "saved", given], data=tmp_path / "d.jsonl")
+        assert [system.predictions for system in compared.systems] == [result.predictions] * 2
 
     def test_pictures_need_not_be_there(self, said: dict[str, str], annotations: Annotations, tmp_path: Path) -> None:
         """Only their captions are compared."""

@@ -10,7 +10,7 @@ from seesay.bulk.finding import STANDARD_INPUT
 from seesay.bulk.outputs import LINE_START, cut, no_captions, whole_lines
 from seesay.bulk.rows import plain
 from seesay.data.readers.pictures import is_url
-from seesay.files import append, write_atomically
+from seesay.files import append, text_bytes, write_atomically
 
 
 def list_of_job(sources: Sequence[str], pictures: Sequence[str], *options: str) -> Path:
@@ -25,7 +25,7 @@ def list_of_job(sources: Sequence[str], pictures: Sequence[str], *options: str) 
     """
     named = [source if is_url(source) else os.path.abspath(source) for source in sources if source != STANDARD_INPUT]  # noqa: PTH100
     key = [*named, *options, *(pictures if STANDARD_INPUT in sources else ())]
-    digest = hashlib.sha256("\0".join(key).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256(text_bytes("\0".join(key))).hexdigest()
     return Path(f"captions-{digest[:8]}.errors.jsonl")
 
 
@@ -102,4 +102,4 @@ class Failures:
 
 def _line(picture: str, reason: str, unplaced: bool) -> bytes:
     found = {"image": picture, "error": reason, **({"captioned": True} if unplaced else {})}
-    return f"{json.dumps(found, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+    return text_bytes(f"{json.dumps(found, ensure_ascii=False)}\n")

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from seesay.bulk.rows import Row, header, json_line, plain, separated_line, separated_row, texts_of_json
 from seesay.errors import DataError
-from seesay.files import append
+from seesay.files import append, text_bytes
 
 LINE_START = b'{"image": "'
 """How every line of JSON of ours begins."""
@@ -92,7 +92,7 @@ class JsonLines:
         """Adds a line for each picture."""
         lines = (json_line(picture, caption, self.wanted > 1) + "\n" for picture, caption in rows)
         # A file name that is no UTF-8 becomes a JSON escape, and the same name again when it is read.
-        append(self.path, "".join(lines).encode("utf-8", "backslashreplace"))
+        append(self.path, text_bytes("".join(lines)))
 
     def captions(self) -> Iterator[tuple[str, list[str]]]:
         """Yields the pictures' names and captions."""

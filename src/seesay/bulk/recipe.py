@@ -16,7 +16,7 @@ from typing import Any
 
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
-from seesay.files import write_atomically
+from seesay.files import text_bytes, write_atomically
 
 log = logging.getLogger("seesay")
 
@@ -86,7 +86,7 @@ def record_recipe(output: Path, recipe: Recipe, held: int, todo: int, *, strict:
             raise DataError(f"{line}; name another --out, or leave --strict to add to it")
         log.warning("%s; they stay, and captions of %d more images are added to it", line, todo)
     if todo and len(found) == len(earlier):
-        write_atomically(path, f"{json.dumps({_KEY: [*earlier, now]}, indent=2, ensure_ascii=False)}\n".encode())
+        write_atomically(path, text_bytes(f"{json.dumps({_KEY: [*earlier, now]}, indent=2, ensure_ascii=False)}\n"))
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seesay.caption import Caption
+from seesay.files import text_bytes
 
 Row = tuple[str, Caption]
 """A picture's name and what the model says of it."""
@@ -65,7 +66,7 @@ def texts_of_json(found: dict[str, Any]) -> list[str]:
 
 def plain(name: str) -> str:
     r"""Returns a picture's name as text that every file can hold: bytes that are no UTF-8 become `\udcff`."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text_bytes(name).decode()
 
 
 def _said(caption: Caption) -> dict[str, object]:

@@ -10,7 +10,7 @@ from seesay import __version__
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, CaptionColumn, DataFlags, Flat, ImageColumn
 from seesay.console import complain, download_progress, progress, say
-from seesay.files import require_suffix, write_atomically
+from seesay.files import require_suffix, text_bytes, write_atomically
 from seesay.flags import given
 from seesay.outputs import JSON_REPORT, check_file
 
@@ -44,7 +44,7 @@ def data_check(
         say(line)
     if json_out is not None:
         content = {"seesay": __version__, **report.to_dict()}
-        write_atomically(json_out, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(json_out, text_bytes(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
     return 0 if report.trainable else 1
 
 

@@ -20,7 +20,7 @@ from seesay.data.readers.detect import recognise
 from seesay.data.readers.pictures import Identities, is_url, root_of
 from seesay.data.records import Annotation, Annotations, Box, count
 from seesay.errors import ConfigError, DataError
-from seesay.files import replacing
+from seesay.files import replacing, text_bytes
 from seesay.outputs import FileKind, check_file
 
 __all__ = [
@@ -237,9 +237,9 @@ def write_annotations(annotations: Iterable[Annotation], path: str | Path, *, ov
     target = Path(path)
     check_file(target, ANNOTATIONS)
     with replacing(target) as part:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
+        with part.open("wb") as file:
             for item in annotations:
-                file.write(json.dumps(_as_json(item, target.parent), ensure_ascii=False) + "\n")
+                file.write(text_bytes(json.dumps(_as_json(item, target.parent), ensure_ascii=False) + "\n"))
         there = target.exists() and target.stat().st_size > 0
         if there and not overwrite and not filecmp.cmp(target, part, shallow=False):
             raise DataError(f"{target} holds other annotations; name another file, or replace it with --overwrite")

@@ -17,6 +17,7 @@ from seesay.decoding.search import Search
 from seesay.decoding.stepping import Steps, run_alone
 from seesay.decoding.trace import SearchTrace
 from seesay.errors import ConfigError, DataError
+from seesay.files import text_bytes
 from seesay.models.protocol import Decoder, DecoderState
 
 DEFAULT_MAX_LENGTH = 30
@@ -206,7 +207,7 @@ def _uniform_draws(names: Sequence[str], options: DecodingOptions, device: torch
             # The n-th draw is the same however many there are.
             text = f"{options.sampling_seed}\n{name}" + (f"\n{place}" if place else "")
             generator = torch.Generator().manual_seed(
-                int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")
+                int.from_bytes(hashlib.sha256(text_bytes(text)).digest()[:7], "little")
             )
             rows.append(torch.rand(options.max_length + 1, generator=generator, dtype=torch.float64))
     # In float64, which Apple's devices do not have.

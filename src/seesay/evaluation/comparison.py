@@ -16,7 +16,7 @@ from seesay.evaluation.report import open_or_blank, ranking_score
 from seesay.evaluation.result import PER_IMAGE_FILE, is_per_image, read_per_image
 from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
 from seesay.evaluation.systems import evaluate
-from seesay.files import write_atomically
+from seesay.files import text_bytes, write_atomically
 from seesay.metrics import Difference, Scores, paired_bootstrap
 from seesay.metrics.bootstrap import DRAWS, SEED, bootstrap_recipe
 from seesay.outputs import FolderKind, check_folder
@@ -164,7 +164,7 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
     """
     check_folder(folder, COMPARISON)
     content = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / "comparison.json", content.encode())
+    write_atomically(folder / "comparison.json", text_bytes(content))
     first, *others = comparison.systems
     signatures = [f"{system.name}: {system.signature}" for system in comparison.systems]
     sections: list[Section] = [

@@ -13,6 +13,7 @@ from typing import Any
 from seesay.data.readers.pictures import composed, is_picture_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
+from seesay.files import unescape_name
 
 _ID_NAMES = ("image_id", "id", "image", "file_name", "filename", "name")
 _TEXT_NAMES = ("caption", "prediction", "text", "hypothesis", "caption_1")
@@ -185,9 +186,11 @@ def _parquet_rows(path: Path) -> list[Any]:
         with pq.ParquetFile(path) as table:
             names = [name for name in table.schema_arrow.names if name in (*_ID_NAMES, *_TEXT_NAMES)]
             rows: list[Any] = table.read(columns=names).to_pylist()
-            return rows
     except pa.ArrowException as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    for row in rows:
+        row.update({key: unescape_name(row[key]) for key in _ID_NAMES if isinstance(row.get(key), str)})
+    return rows
 
 
 def _folder_rows(folder: Path) -> list[Any]:

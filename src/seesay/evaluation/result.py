@@ -15,7 +15,7 @@ from seesay.caption import Caption
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError
-from seesay.files import write_atomically
+from seesay.files import text_bytes, unescape_name, write_atomically
 from seesay.metrics import Diversity, Interval, Scores, verdict
 from seesay.metrics.bootstrap import DRAWS, bootstrap_recipe
 from seesay.metrics.scores import number_of_references
@@ -124,10 +124,10 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
         json.dumps({"id": image_id, "caption": caption}, ensure_ascii=False)
         for image_id, caption in evaluation.predictions.items()
     )
-    write_atomically(folder / PREDICTIONS_FILE, ("\n".join(rows) + "\n").encode())
+    write_atomically(folder / PREDICTIONS_FILE, text_bytes("\n".join(rows) + "\n"))
     write_atomically(folder / PER_IMAGE_FILE, _per_image(evaluation))
     scores = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / SCORES_FILE, scores.encode())  # last: where it is, the others are
+    write_atomically(folder / SCORES_FILE, text_bytes(scores))  # last: where it is, the others are
 
 
 def is_per_image(path: Path) -> bool:
@@ -152,6 +152,7 @@ def read_per_image(path: Path) -> tuple[list[Annotation], dict[str, str], dict[s
         if not all(isinstance(about[name], str) for name in ("split", "tokenization", "signature")):
             raise KeyError("split")
         columns = [table[name].to_pylist() for name in ("id", "image", "caption", "references")]
+        columns[:2] = [[unescape_name(name) for name in names] for names in columns[:2]]
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} is no table of scores of `seesay evaluate`; evaluate again") from error
     items, predictions = [], {}
@@ -165,8 +166,8 @@ def _per_image(evaluation: Evaluation) -> bytes:
     """Returns the table of pictures as Parquet: caption, references and every score."""
     said = [evaluation.captions.get(item.id) for item in evaluation.items]
     columns: dict[str, Any] = {
-        "id": [item.id for item in evaluation.items],
-        "image": [item.image for item in evaluation.items],
+        "id": [text_bytes(item.id).decode() for item in evaluation.items],
+        "image": [text_bytes(item.image).decode() for item in evaluation.items],
         "caption": list(evaluation.predictions.values()),
         "references": [list(item.captions) for item in evaluation.items],
         "words": list(evaluation.scores.lengths),

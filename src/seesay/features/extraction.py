@@ -22,6 +22,7 @@ from seesay.features.mirrored import mirrored_identity
 from seesay.features.pooled import fill_pooled
 from seesay.features.stamps import Stamp, changed_images, stamped
 from seesay.features.store import FeatureStore
+from seesay.files import text_bytes
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
 from seesay.models.products import fix_weights
@@ -87,7 +88,7 @@ def store_path(folder: str | Path, data: str | Path, encoder: Encoder, *, mirror
         mirrored: of the pictures mirrored, whose store has another name too.
     """
     recipe = json.dumps(_identity(encoder, mirrored), sort_keys=True)
-    key = hashlib.sha256(f"{Path(data).resolve()}\n{recipe}".encode()).hexdigest()[:10]
+    key = hashlib.sha256(text_bytes(f"{Path(data).resolve()}\n{recipe}")).hexdigest()[:10]
     name = encoder.config.encoder.replace("/", "_")
     kind = "-mirrored" if mirrored else ""
     stem = f"{Path(data).resolve().stem}-{name}-{encoder.preprocessing.size}{kind}-{key}"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from seesay.errors import FeatureStoreError, ImageError
 from seesay.features.layout import STAMP_BYTES
 from seesay.features.store import FeatureStore
+from seesay.files import text_bytes
 from seesay.prefetch import prefetch, usable_cores
 from seesay.sources import PictureBytes, Source, open_source, source_state
 
@@ -40,7 +41,7 @@ def stamped(source: str) -> tuple[Stamp, Source]:
     """
     state = b""
     with suppress(OSError):  # `open_source` raises what is wrong
-        state = source_state(source).encode()  # before the content: a later change is noticed next time
+        state = text_bytes(source_state(source))  # before the content: a later change is noticed next time
     with open_source(source) as stream:
         stamp = _stamp(_blake(state).digest(), stream)
         return stamp, PictureBytes(source, stream.getvalue()) if isinstance(stream, io.BytesIO) else source
@@ -115,7 +116,7 @@ def _difference(store: FeatureStore, stamp: Stamp, source: str) -> str | None:
         state = source_state(source)
     except OSError:
         return "whose image is not there"
-    if _blake(state.encode()).digest() != stamp[:_HALF].tobytes():
+    if _blake(text_bytes(state)).digest() != stamp[:_HALF].tobytes():
         return None
     return "from URLs" if state == source else ""
 
