@@ -743,7 +743,7 @@ class TestTraining:
 
         monkeypatch.setattr("seesay.training.fit.train", interrupt)
         result = seesay("train", colours, "--preset", "", "--config", settings, "--out", "run")
-        assert (result.code, result.err) == (130, ["seesay: stopped; the same command goes on where it stopped"])
+        assert (result.code, result.err) == (130, ["seesay: stopped; run the same command again"])
 
 
 class TestTuning:

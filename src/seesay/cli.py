@@ -26,7 +26,7 @@ app = App(
     version=seesay.__version__,
     help="Train, evaluate, look inside and run image captioners.",
     help_formatter=HelpFormatter(),
-    suppress_keyboard_interrupt=False,  # `main` says how to go on
+    suppress_keyboard_interrupt=False,  # `main` prints how to resume
 )
 for command in (caption, explain, train, tune, extract, evaluate, compare, export, serve, data_app, presets_app):
     app.command(command)
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SeesayError as error:
         complain(f"error: {error}")
         return 2
-    except KeyboardInterrupt:
-        complain("stopped; the same command goes on where it stopped")
+    except KeyboardInterrupt as interrupt:
+        complain(str(interrupt) or "stopped; run the same command again")
         return 130
     except BrokenPipeError:
         return 141

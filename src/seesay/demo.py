@@ -79,7 +79,10 @@ def run_demo(
     config = config or resolve_config("scenes", overrides={"seed": seed})
     log.info("drawing %d scenes", sum(counts))
     scenes = make_scenes(folder / "scenes", *counts, seed=seed, size=config.encoder.image_size)
-    trained = train(config, folder / "scenes", folder / "run", overwrite=True)
+    try:
+        trained = train(config, folder / "scenes", folder / "run", overwrite=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command starts the demo again") from None
     captioner = Captioner.load(folder / "run")
     test = scenes.split("test").items
     captions, _ = caption_split(captioner, test, None, captioner.options(), attention=True)

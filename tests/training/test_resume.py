@@ -192,17 +192,82 @@ def test_a_second_stage_goes_on_as_unbroken(
     assert len(set(epochs(tmp_path / "whole", "reward"))) == 2
 
 
-@pytest.mark.parametrize("every", [6, 7])
-def test_state_that_falls_due_on_the_last_step_of_an_epoch_is_saved_a_step_later(
-    weights: Path, colours: Path, features: Path, tmp_path: Path, every: int
+@pytest.mark.parametrize(("every", "saved"), [(6, 18), (4, 22), (1000, 18)])
+def test_state_is_saved_at_the_end_of_each_epoch_too(
+    weights: Path, colours: Path, features: Path, tmp_path: Path, every: int, saved: int
 ) -> None:
-    """With as many steps between saves as in an epoch, nothing was ever saved."""
+    """With as many steps between saves as in an epoch, or more, nothing was ever saved."""
     config = settings(weights, checkpoint_every=every)
     with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", 22)
+        fail_at(patch, CaptioningModule, "training_step", 24)
         with pytest.raises(KillError):
             train(config, colours, tmp_path / "run", features=features)
-    assert saved_step(tmp_path / "run") == {6: 19, 7: 21}[every]
+    assert saved_step(tmp_path / "run") == saved
+
+
+def send(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int, *signals: signal.Signals) -> None:
+    """Makes the so-manieth call of a method come with signals to this process."""
+    real, calls = getattr(owner, method), [0]
+
+    def sending(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        for number in signals if calls[0] == call else ():
+            signal.raise_signal(number)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(owner, method, sending)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "method", "call", "place", "saved"),
+    [
+        (signal.SIGINT, "training_step", 9, "epoch 2, step 4 of 6", 9),
+        (signal.SIGTERM, "training_step", 12, "epoch 3, step 1 of 6", 12),  # the last of its epoch
+        (signal.SIGINT, "validation_step", 2, "epoch 3, step 1 of 6", 12),
+        (signal.SIGINT, "validation_step", 4, "the end of its last epoch", 24),
+    ],
+)
+def test_a_signal_saves_the_state_and_tells_the_place_that_is_resumed(
+    weights: Path,
+    colours: Path,
+    features: Path,
+    tmp_path: Path,
+    unbroken: dict[str, Any],
+    told: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    method: str,
+    call: int,
+    place: str,
+    saved: int,
+) -> None:
+    """Nothing was saved but every so many steps, and the message was that training goes on where it stopped."""
+    config, run = settings(weights, checkpoint_every=1000), tmp_path / "run"
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        send(patch, CaptioningModule, method, call, number)
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
+            train(config, colours, run, features=features)
+    message = str(caught.value) if number == signal.SIGINT else told.messages[-1]
+    assert message == f"stopped; {run} resumes at {place}: run the same command again, without --overwrite"
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert saved_step(run) == saved
+    told.clear()
+    train(config, colours, run, features=features)
+    assert saved == STEPS or f"resuming at {place}" in told.messages
+    assert outcome(run) == unbroken
+
+
+@posix
+def test_a_second_ctrl_c_stops_at_once_and_tells_the_place_of_the_last_save(
+    config: Config, colours: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        send(patch, CaptioningModule, "training_step", 10, signal.SIGINT, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt, match="resumes at epoch 2, step 3 of 6: run"):
+            train(config, colours, tmp_path / "run", features=features)
+    assert saved_step(tmp_path / "run") == 8
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -411,7 +476,7 @@ def test_killed_four_times_it_ends_as_unbroken(
     command += ["--features", str(features), "--out", str(tmp_path / "run")]
     for owner, method, call, saved in (
         (CaptioningModule, "training_step", 6, 4),
-        (AtomicCheckpointIO, "save_checkpoint", 5, 11),
+        (AtomicCheckpointIO, "save_checkpoint", 5, 10),
         (CaptioningModule, "validation_step", 2, 17),
         (MetricsLog, "on_train_batch_end", 5, 21),
     ):

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from seesay.files import write_atomically
 from seesay.models.encoders import Encoder
 from seesay.training.module import CaptioningModule
 from seesay.training.ranks import sum_over_ranks
+from seesay.training.stopping import StopRequest, StopRequestedError, describe_place
 
 log = logging.getLogger("seesay")
 
@@ -78,42 +80,81 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class ResumePoint(Checkpoint):
-    """Saves the whole state every few steps, from which training can go on exactly.
+    """Saves the whole state every few steps, at the end of each epoch and before a requested stop.
 
-    Not after the last step of an epoch, when Lightning would skip that epoch's validation on resuming: what
-    falls due then is saved a step later, and where epochs have but one step, after the validation.
+    Not after the last step of an epoch: Lightning would skip that epoch's validation on resuming. What is due then
+    is done at the end of the epoch, after the validation.
+
+    Args:
+        path: of the state.
+        every: steps between two saves.
+        stop: the request; its place is kept at the state that was saved last.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
+    def __init__(self, path: Path, every: int, stop: StopRequest) -> None:
         self.path = path
         self.every = every
+        self.stop = stop
         self._saved = 0
+        self._told = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts from the step that training starts or goes on at."""
-        self._saved = trainer.global_step
+        """Counts from the step that training starts or resumes at, and waits for signals."""
+        self._mark_saved(trainer)
+        if self._saved:
+            log.info("resuming at %s", self.stop.place)
+        self.stop.listen()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time."""
-        if not trainer.is_last_batch:
+        """Saves if it is due, and stops if that was requested."""
+        if trainer.is_last_batch:
+            return
+        assert isinstance(pl_module, CaptioningModule)
+        pl_module.count_time()
+        requested = self._requested(trainer, pl_module)
+        if requested or trainer.global_step - self._saved >= self.every:
             self._save(trainer, pl_module)
+        if requested:
+            raise requested
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Tells who waits for a stop why it takes so long."""
+        if self.stop.signal == signal.SIGINT and not self._told:
+            self._told = True
+            log.info("stopping after this validation; Ctrl-C again stops at once and resumes at %s", self.stop.place)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves if it is time and there is no other; not where training ends, which the state would not tell."""
-        if trainer.num_training_batches == 1 and not trainer.should_stop:
-            assert isinstance(pl_module, CaptioningModule)
-            pl_module.restart_clock()  # validation is not counted
-            self._save(trainer, pl_module)
-
-    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves and stops if that was requested; not where training ends, which the state would not tell."""
         assert isinstance(pl_module, CaptioningModule)
-        if trainer.global_step - self._saved >= self.every:
-            pl_module.count_time()
+        if trainer.should_stop:
+            return
+        pl_module.restart_clock()  # validation is not counted
+        requested = self._requested(trainer, pl_module)
+        self._save(trainer, pl_module)
+        if requested and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            raise requested
+
+    def _save(self, trainer: pl.Trainer, module: CaptioningModule) -> None:
+        if trainer.global_step > self._saved:
             trainer.save_checkpoint(self.path)
-            pl_module.restart_clock()
-            self._saved = trainer.global_step
+            module.restart_clock()
+            self._mark_saved(trainer)
+
+    def _mark_saved(self, trainer: pl.Trainer) -> None:
+        self._saved = trainer.global_step
+        self.stop.place = describe_place(self._saved, int(trainer.num_training_batches), trainer.max_epochs or 0)
+
+    def _requested(self, trainer: pl.Trainer, module: CaptioningModule) -> Exception | None:
+        """Returns why training stops here; several processes agree on it with every log line, as all must save."""
+        if trainer.world_size == 1:
+            return self.stop.reason
+        if trainer.global_step % module.config.training.log_every and not trainer.is_last_batch:
+            return None
+        if sum_over_ranks(torch.tensor(int(self.stop.reason is not None))):
+            self.stop.ask(StopRequestedError())
+        return self.stop.reason
 
 
 class MetricsLog(Callback):

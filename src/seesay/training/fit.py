@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -38,7 +38,8 @@ from seesay.training.module import CaptioningModule
 from seesay.training.ranks import leader_first, rank
 from seesay.training.refusals import check_config, differences, existing_run
 from seesay.training.self_critical import SelfCritic, make_critic
-from seesay.training.trainer import build_trainer, interruptible, quiet_lightning
+from seesay.training.stopping import StopRequest, interruptible
+from seesay.training.trainer import build_trainer, quiet_lightning
 from seesay.training.warm_start import warm_start
 from seesay.visualise import training_curves
 
@@ -111,6 +112,7 @@ def train_on(
     *,
     overwrite: bool = False,
     callbacks: Sequence[Callback] = (),
+    stop: StopRequest | None = None,
 ) -> TrainingResult:
     """Trains like `train`, on data and features that the caller opens, so that several trainings can share them.
 
@@ -120,6 +122,7 @@ def train_on(
         out: the run folder.
         overwrite: throw away a run that is there.
         callbacks: of Lightning; called after a validation is written to metrics.csv, before its weights are kept.
+        stop: request by which the caller may end training when its state is saved.
 
     Raises:
         SeesayError: as by `train`.
@@ -138,12 +141,18 @@ def train_on(
             prepared = _prepare(config, inputs, out, overwrite and rank() == 0)
         if prepared is None:
             return _result(out, load_run(out).info, "nothing to do")
-        return _fit(config, out, *prepared, callbacks)
+        return _fit(config, out, prepared, callbacks, stop or StopRequest())
 
 
-def _prepare(
-    config: Config, source: LazyInputs, out: Path, overwrite: bool
-) -> tuple[RunInfo, Tokenizer, Inputs] | None:
+class _Prepared(NamedTuple):
+    """What training starts or resumes from."""
+
+    info: RunInfo
+    tokenizer: Tokenizer
+    inputs: Inputs
+
+
+def _prepare(config: Config, source: LazyInputs, out: Path, overwrite: bool) -> _Prepared | None:
     """Returns what training starts or resumes from, after making the run folder and features; None if it is done."""
     run = existing_run(out, config, overwrite)
     annotations = source.annotations()
@@ -169,7 +178,7 @@ def _prepare(
         info = resumed.info
         if inputs.store is not None:
             inputs.store.require(info.features)
-    return info, tokenizer, inputs
+    return _Prepared(info, tokenizer, inputs)
 
 
 def _changes(run: Run | None, captions: dict[str, str]) -> str:
@@ -200,8 +209,9 @@ def _resumed(run: Run | None, out: Path, changes: str) -> Run | None:
 
 
 def _fit(
-    config: Config, out: Path, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs, callbacks: Sequence[Callback]
+    config: Config, out: Path, prepared: _Prepared, callbacks: Sequence[Callback], stop: StopRequest
 ) -> TrainingResult:
+    info, tokenizer, inputs = prepared
     module = _build_module(config, info, tokenizer, inputs)
     last = out / LAST_FILE
     if config.training.init_from and not last.is_file():
@@ -209,29 +219,30 @@ def _fit(
     in_loop = inputs.store is None
     stored = inputs.encoder if info.encoder_stored and not in_loop else None
     best = BestModel(out, info, stored, config.training.monitor)
-    validation = CaptionBatches(
-        inputs.val,
-        inputs.store,
-        inputs.encoder.preprocessing if inputs.encoder else None,
-        VALIDATION_CAPTIONS,
-        shuffle=False,
-    )
+    preprocessing = inputs.encoder.preprocessing if inputs.encoder else None
+    validation = CaptionBatches(inputs.val, inputs.store, preprocessing, VALIDATION_CAPTIONS, shuffle=False)
     shared = ShareBatches([module.batches, validation])
     with quiet_lightning():
         metrics = MetricsLog(out / "metrics.csv", config.training.log_every)
-        trainer = build_trainer(config, out, [shared, metrics, *callbacks, best])
+        trainer = build_trainer(config, out, [shared, metrics, *callbacks, best], stop)
     log.info(
-        "training %s parameters on %d captions of %d pictures%s",
+        "training %s parameters on %d captions of %d pictures",
         f"{count_parameters(module.model):,}",
         module.batches.captions,
         len(inputs.train),
-        ", going on from a saved state" if last.is_file() else "",
     )
-    with quiet_lightning(), interruptible(trainer):
+    with quiet_lightning(), interruptible(trainer, stop, out):
         trainer.fit(module, module.batches, validation, ckpt_path=last if last.is_file() else None)
+    result = _conclude(config, out, best, module.seconds, trainer.is_global_zero)
+    if stop.signal is not None:  # it came during the last validation
+        stop.end(out, trainer.is_global_zero)
+    return result
+
+
+def _conclude(config: Config, out: Path, best: BestModel, seconds: float, leads: bool) -> TrainingResult:
+    """Draws the curves of a finished training, and marks its run as finished."""
     epochs = int(best.info.progress["epochs"])
     stopped_by = "epochs" if epochs >= config.training.epochs else "patience"
-    leads = trainer.is_global_zero
     if leads:
         training_curves(out / "metrics.csv", out / "curves.png")
     final = update_progress(out if leads else None, best.info, finished=True, stopped_by=stopped_by)
@@ -241,7 +252,7 @@ def _fit(
         best.best,
         best.best_epoch,
         stopped_by,
-        readable_time(module.seconds),
+        readable_time(seconds),
     )
     return _result(out, final, stopped_by)
 

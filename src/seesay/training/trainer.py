@@ -1,8 +1,7 @@
-"""Lightning's trainer, set up for a run, quiet and stopped by Ctrl-C."""
+"""Lightning's trainer, set up for a run and quiet."""
 
 import contextlib
 import logging
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,15 +18,17 @@ from seesay.errors import ConfigError
 from seesay.training.averaging import AveragedWeights
 from seesay.training.callbacks import AtomicCheckpointIO, ResumePoint
 from seesay.training.ranks import process_counts
+from seesay.training.stopping import StopRequest
 
 
-def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Trainer:
+def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: StopRequest | None = None) -> pl.Trainer:
     """Returns the trainer of a run, which keeps its states, best checkpoints and curves in the folder `out`.
 
     Args:
         config: the whole configuration.
         out: the run folder.
         callbacks: called first; patience, the best checkpoints and the resumable state come after them.
+        stop: request that ends training when its state is saved.
 
     Raises:
         ConfigError: a logger that cannot be made, or a device that is not there.
@@ -54,7 +55,7 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback]) -> pl.Tr
     )
     if training.ema_decay:
         callbacks.append(AveragedWeights(training.ema_decay))
-    callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every))
+    callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every, stop or StopRequest()))
     return pl.Trainer(
         accelerator=_accelerator(device),
         devices=devices,
@@ -139,18 +140,3 @@ def quiet_lightning() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
-
-
-@contextlib.contextmanager
-def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Lets Ctrl-C through as what it is: Lightning ends the process instead, deaf to any further one."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stop:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from stop
-    if trainer.interrupted:
-        raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from seesay.errors import CheckpointError, SeesayError
 from seesay.outputs import delete_own
 from seesay.training.fit import train_on
 from seesay.training.inputs import LazyInputs
+from seesay.training.stopping import StopRequest
 from seesay.training.tuning_files import epoch_values
 from seesay.training.tuning_study import Attempt
 
@@ -39,12 +40,16 @@ class TrialWatch(Callback):
         attempt: the trial; what an earlier attempt at it has told is told again as training gets past it.
         prune: whether it may be given up.
         deadline: `time.monotonic()` at which it is over; None = never.
+
+    Attributes:
+        stop: request to the training, which saves its state first.
     """
 
     def __init__(self, attempt: Attempt, prune: bool, deadline: float | None) -> None:
         self.attempt = attempt
         self.prune = prune
         self.deadline = deadline
+        self.stop = StopRequest()
 
     def catch_up(self, epochs: int) -> None:
         """Tells of the first so many epochs, which an earlier attempt has done."""
@@ -61,7 +66,7 @@ class TrialWatch(Callback):
     ) -> None:
         """Ends the trial if the time is up."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise _TimeUpError
+            self.stop.ask(_TimeUpError())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tells of the epoch, and gives the trial up if it is behind and not at its end."""
@@ -101,7 +106,7 @@ def run_trial(
         delete_own(run, RUN)  # a remnant of a study that is not there any more
     watch = TrialWatch(attempt, prune, deadline)
     try:
-        result = train_on(config, inputs, run, callbacks=[watch])
+        result = train_on(config, inputs, run, callbacks=[watch], stop=watch.stop)
     except _TimeUpError:
         return
     except _PrunedError:
