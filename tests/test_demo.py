@@ -47,6 +47,6 @@ def test_numbers_are_those_of_the_run_and_are_told(demo: tuple[Path, DemoResult]
     assert 0 <= result.pointing.unfounded <= 1
     assert result.pointing.ratio >= 0
     lines = result.lines()
-    assert f"BLEU-4 {result.scores['BLEU-4']:.3f}" in lines[0]
+    assert f"BLEU-4 {100 * result.scores['BLEU-4']:.1f}, CIDEr {100 * result.scores['CIDEr']:.1f} on" in lines[0]
     assert f"{result.pointing.ratio:.2f} on average over {result.pointing.nouns} nouns" in lines[1]
     assert str(result.report) in lines[-1]

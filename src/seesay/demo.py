@@ -47,7 +47,7 @@ class DemoResult:
     def lines(self) -> list[str]:
         """Returns what the command line prints."""
         return [
-            f"BLEU-4 {self.scores['BLEU-4']:.3f}, CIDEr {self.scores['CIDEr']:.2f} on unseen scenes",
+            f"BLEU-4 {100 * self.scores['BLEU-4']:.1f}, CIDEr {100 * self.scores['CIDEr']:.1f} on unseen scenes",
             f"attention inside the named object's box over the box's share of the area: "
             f"{self.pointing.ratio:.2f} on average over {self.pointing.nouns} nouns (1 is chance)",
             f"the strongest look in the named object's box: {100 * self.pointing.accuracy:.0f} % of the nouns "
@@ -124,7 +124,7 @@ def _sections(
         "training. Point at the words of a caption, or walk through them with the arrow keys, to see where the model "
         "looked."
     )
-    rows = [(name, f"{value:.3f}") for name, value in evaluation.scores.corpus.items()]
+    rows = [(name, f"{100 * value:.1f}") for name, value in evaluation.scores.corpus.items()]
     rows += [
         ("attention on the named object, over chance", f"{pointing.ratio:.2f}"),
         ("strongest look on the named object", f"{100 * pointing.accuracy:.0f} %"),
@@ -138,7 +138,7 @@ def _sections(
     return [
         Text(intro),
         Gallery(cards, heading="Six unseen scenes"),
-        Table(("score", "value"), rows, caption=evaluation.signature, heading="Scores on unseen scenes"),
+        Table(("score, times 100", "value"), rows, caption=evaluation.signature, heading="Scores on unseen scenes"),
         Picture(curves, "loss and CIDEr over the epochs", heading="Training"),
     ]
 
@@ -151,6 +151,6 @@ def _card(item: Annotation, caption: Caption, evaluation: Evaluation) -> Card:
         caption=caption.text,
         references=item.captions,
         attention=Explanation(image, caption).looks(side=320),
-        scores={"CIDEr": float(evaluation.scores.per_image["CIDEr"][place])},
+        scores={"CIDEr": 100 * float(evaluation.scores.per_image["CIDEr"][place])},
         name=item.id,
     )

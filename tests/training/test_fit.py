@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
@@ -19,6 +20,7 @@ from seesay.data.annotations import Annotation, Annotations, load_annotations, w
 from seesay.data.check import check_data
 from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
 from seesay.features import JoinedStores, extract_features, import_features
+from seesay.metrics import compute_metrics
 from seesay.models.encoders import build_encoder
 from seesay.training import callbacks
 from seesay.training.callbacks import COLUMNS
@@ -107,10 +109,36 @@ def test_metrics_tell_of_every_so_many_steps_and_every_epoch(cached_run: Path) -
     steps = [int(row["step"]) for row in found if not row["val_loss"]]
     assert steps == list(range(3, 121, 3))
     assert [(int(row["step"]), int(row["epoch"])) for row in found if row["val_loss"]] == [
-        (6 * (epoch + 1), epoch) for epoch in range(20)
+        (6 * epoch, epoch) for epoch in range(1, 21)
     ]
     seconds = [float(row["seconds"]) for row in found]
     assert seconds == sorted(seconds)
+
+
+def test_cider_is_on_the_scale_of_papers_and_epochs_count_from_1_everywhere(
+    colours: Path,
+    annotations: Annotations,
+    features: Path,
+    weights: Path,
+    tmp_path: Path,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    """CIDEr was 217.2 in log lines and 2.17 in the last line, the table and file names, where epochs counted from 0."""
+    run = tmp_path / "run"
+    result = train(tiny.cached(weights, epochs=2, keep_best=2), colours, run, features=features)
+    items = annotations.split("val").items
+    captions = Captioner.load(run, "cpu").caption([item.image for item in items])
+    scores = compute_metrics([each.text for each in captions], [item.captions for item in items], metrics=("CIDEr",))
+    assert result.best == pytest.approx(100 * scores.corpus["CIDEr"], rel=1e-5)
+    values = epochs(run, "val_cider")
+    assert result.best == max(values) == load_run(run).info.progress["best"]
+    for epoch, value in enumerate(values, 1):
+        assert any(f"epoch {epoch} done" in line and f"val CIDEr {value:.1f} " in line for line in told.messages)
+        assert (run / "checkpoints" / f"epoch{epoch:03d}-val_cider{value:.2f}.ckpt").is_file()
+    assert any(f"best val_cider {result.best:.1f} at epoch {result.best_epoch};" in line for line in told.messages)
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("val_cider")] == pytest.approx(values)
+    assert {event.value for event in board.Scalars("epoch")} == {1, 2}
 
 
 def test_losses_told_are_those_of_single_captions_word_by_word(
@@ -173,8 +201,8 @@ def test_keeps_the_best_five_the_last_and_the_weights_of_the_best(
     assert result.best == values[order[0]]
     assert result.best_epoch < 14, "the best should not be the last here, else little is tested"
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert kept == {"last.ckpt", *(f"epoch{epoch:03d}-val_loss{values[epoch]:.4f}.ckpt" for epoch in order[:5])}
-    (best,) = (tmp_path / "run" / "checkpoints").glob(f"epoch{order[0]:03d}*")
+    assert kept == {"last.ckpt", *(f"epoch{epoch + 1:03d}-val_loss{values[epoch]:.4f}.ckpt" for epoch in order[:5])}
+    (best,) = (tmp_path / "run" / "checkpoints").glob(f"epoch{order[0] + 1:03d}*")
     state = torch.load(best, weights_only=True)["state_dict"]
     model = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(tensor, model[name.removeprefix("model.")]) for name, tensor in state.items())

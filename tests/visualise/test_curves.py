@@ -71,6 +71,13 @@ def test_several_values_of_an_epoch_are_drawn_as_their_mean_in_the_order_of_epoc
     assert as_found != draw_training_curves(table(tmp_path, "20,1,2.6,4,0.3,,", "30,2,1.5,3,0.4,,", last))
 
 
+def test_the_training_loss_of_an_epoch_is_its_mean_and_not_that_of_the_logged_steps(tmp_path: Path) -> None:
+    """The mean of the logged steps and the epoch's mean was drawn."""
+    steps = table(tmp_path, "10,1,9,,,,", "20,1,7,,,,", "24,1,3,4,0.2,,", "30,2,8,,,,", "48,2,2,3,0.3,,")
+    drawn = draw_training_curves(steps)
+    assert drawn == draw_training_curves(table(tmp_path, "24,1,3,4,0.2,,", "48,2,2,3,0.3,,"))
+
+
 def test_other_columns_missing_columns_and_short_rows_are_no_trouble(tmp_path: Path) -> None:
     plain = draw_training_curves(table(tmp_path, "1,1,3,4,,,"))
     other = table(tmp_path, "green,4,1,3", "green,,2", header="mood,val_loss,epoch,train_loss")

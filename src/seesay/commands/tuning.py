@@ -114,7 +114,7 @@ def _row(trial: "TrialRecord") -> Sequence[str]:
 
 
 def _score(trial: "TrialRecord") -> str:
-    return "" if trial.value is None else f"{100 * trial.value:.1f}"
+    return "" if trial.value is None else f"{trial.value:.1f}"
 
 
 def _text(value: Any) -> str:

@@ -14,9 +14,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from torch import Tensor
 
 from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
+from seesay.config import TrainingConfig
 from seesay.data.batches import CaptionBatches
 from seesay.durations import readable_time
 from seesay.errors import CheckpointError, ConfigError
@@ -229,7 +231,7 @@ class MetricsLog(Callback):
             mean,
             _readable_rewards(rewards),
             values["val_loss"],
-            100 * values["val_cider"],
+            values["val_cider"],
             readable_time(pl_module.seconds),
         )
         self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
@@ -237,11 +239,39 @@ class MetricsLog(Callback):
     def _write(self, trainer: pl.Trainer, module: CaptioningModule, **values: float) -> None:
         if not trainer.is_global_zero:
             return
+        epoch = trainer.current_epoch + 1
         row = {"learning_rate": module.learning_rate, "seconds": round(module.seconds, 3), **values}
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=trainer.global_step)
+            logger.log_metrics({**row, "epoch": epoch}, step=trainer.global_step)
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({"step": trainer.global_step, "epoch": trainer.current_epoch, **row})
+            csv.DictWriter(file, COLUMNS).writerow({"step": trainer.global_step, "epoch": epoch, **row})
+
+
+class BestCheckpoints(ModelCheckpoint):
+    """Keeps the best checkpoints, in whose names epochs count from 1.
+
+    Args:
+        folder: of the checkpoints.
+        training: what is monitored, and how many are kept.
+    """
+
+    def __init__(self, folder: Path, training: TrainingConfig) -> None:
+        digits = 4 if training.monitor == "val_loss" else 2
+        super().__init__(
+            dirpath=folder,
+            filename=f"epoch{{epoch:03d}}-{training.monitor}{{{training.monitor}:.{digits}f}}",
+            auto_insert_metric_name=False,
+            monitor=training.monitor,
+            mode="min" if training.monitor == "val_loss" else "max",
+            save_top_k=training.keep_best,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+
+    def format_checkpoint_name(self, metrics: dict[str, Tensor], *arguments: Any, **options: Any) -> str:
+        """Returns the path of a checkpoint."""
+        metrics = {**metrics, "epoch": metrics["epoch"] + 1}
+        return super().format_checkpoint_name(metrics, *arguments, **options)
 
 
 class BestModel(Checkpoint):
@@ -308,12 +338,14 @@ def _mean_loss(counted: torch.Tensor) -> float:
 
 
 def _rewards(module: CaptioningModule, epoch: bool) -> dict[str, float]:
-    """Returns the columns that a second stage adds: CIDEr-D of the samples and of their baseline, in 0 to 10."""
-    return {} if module.critic is None else dict(zip(("reward", "baseline"), module.rewards(epoch), strict=True))
+    """Returns the columns that a second stage adds: CIDEr-D of the samples and of their baseline, times 100."""
+    if module.critic is None:
+        return {}
+    return {name: 100 * value for name, value in zip(("reward", "baseline"), module.rewards(epoch), strict=True)}
 
 
 def _readable_rewards(rewards: dict[str, float]) -> str:
-    return "  reward {reward:.3f} against {baseline:.3f}".format(**rewards) if rewards else ""
+    return "  reward {reward:.1f} against {baseline:.1f}".format(**rewards) if rewards else ""
 
 
 def _refuse_divergence(loss: float, step: int) -> None:

@@ -56,7 +56,7 @@ class TrainingResult:
     Attributes:
         folder: the run.
         epochs: epochs done.
-        best: the monitor's best value, and `best_epoch` when.
+        best: the monitor's best value (CIDEr times 100, as in published tables), and `best_epoch` when, from 1.
         stopped_by: "epochs", "patience", or "nothing to do" where the run was finished already.
         seconds: time spent in training steps.
     """
@@ -247,8 +247,9 @@ def _conclude(config: Config, out: Path, best: BestModel, seconds: float, leads:
         training_curves(out / "metrics.csv", out / "curves.png")
     final = update_progress(out if leads else None, best.info, finished=True, stopped_by=stopped_by)
     log.info(
-        "best %s %.4f at epoch %d; stopped by %s after %s of training",
+        "best %s %.*f at epoch %d; stopped by %s after %s of training",
         config.training.monitor,
+        4 if config.training.monitor == "val_loss" else 1,
         best.best,
         best.best_epoch,
         stopped_by,

@@ -148,7 +148,7 @@ class CaptioningModule(pl.LightningModule):
         return found.loss * by_caption
 
     def rewards(self, epoch: bool) -> tuple[float, float]:
-        """Returns the mean reward a sample of all processes, and that of its baseline; all of them must ask.
+        """Returns the mean reward per sample of all processes and that of its baseline; all of them must ask.
 
         Args:
             epoch: of the whole epoch so far, else of the last step.
@@ -196,11 +196,12 @@ class CaptioningModule(pl.LightningModule):
         self.metrics.update(captions, [self.references[image_id] for image_id in batch.ids], batch.ids)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs val_loss and val_cider."""
+        """Logs val_loss and val_cider, the latter times 100 as papers print it."""
         scores = gather_captions(self.metrics).compute()
         total, tokens = sum_over_ranks(self._validation_loss).tolist()
-        self.log("val_loss", total / tokens)
-        self.log("val_cider", scores.corpus["CIDEr"])
+        # Not to the loggers, to which `MetricsLog` gives them.
+        self.log("val_loss", total / tokens, logger=False)
+        self.log("val_cider", 100 * scores.corpus["CIDEr"], logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what an exact resume needs beyond Lightning's own state; of several processes, the sums of all."""

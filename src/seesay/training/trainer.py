@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from seesay.checkpoint import LAST_FILE
@@ -16,7 +16,7 @@ from seesay.config import Config
 from seesay.devices import choose_device, computes_bfloat16
 from seesay.errors import ConfigError
 from seesay.training.averaging import AveragedWeights
-from seesay.training.callbacks import AtomicCheckpointIO, ResumePoint
+from seesay.training.callbacks import AtomicCheckpointIO, BestCheckpoints, ResumePoint
 from seesay.training.ranks import process_counts
 from seesay.training.stopping import StopRequest
 
@@ -38,21 +38,10 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: St
     several = devices * nodes > 1
     device = choose_device(training.device)
     _require_devices(device, devices)
-    mode = "min" if training.monitor == "val_loss" else "max"
     if training.patience:
+        mode = "min" if training.monitor == "val_loss" else "max"
         callbacks.append(EarlyStopping(training.monitor, patience=training.patience, mode=mode))
-    callbacks.append(
-        ModelCheckpoint(
-            dirpath=(out / LAST_FILE).parent,
-            filename=f"epoch{{epoch:03d}}-{training.monitor}{{{training.monitor}:.4f}}",
-            auto_insert_metric_name=False,
-            monitor=training.monitor,
-            mode=mode,
-            save_top_k=training.keep_best,
-            save_weights_only=True,
-            enable_version_counter=False,
-        )
-    )
+    callbacks.append(BestCheckpoints((out / LAST_FILE).parent, training))
     if training.ema_decay:
         callbacks.append(AveragedWeights(training.ema_decay))
     callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every, stop or StopRequest()))

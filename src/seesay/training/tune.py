@@ -227,6 +227,6 @@ def _outcome(done: Sequence[TrialRecord]) -> str:
         told = "failed"
     else:
         given_up = "given up at" if trial.state == "pruned" else "has"
-        told = f"{given_up} CIDEr {100 * trial.value:.1f} after {readable_time(trial.seconds)} of training"
-    leader = f"; best is trial {best.number} with {100 * (best.value or 0):.1f}" if best else ""
+        told = f"{given_up} CIDEr {trial.value:.1f} after {readable_time(trial.seconds)} of training"
+    leader = f"; best is trial {best.number} with {best.value or 0:.1f}" if best else ""
     return f"trial {trial.number} {told}{leader}"

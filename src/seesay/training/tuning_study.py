@@ -35,8 +35,8 @@ class TrialRecord:
     Attributes:
         number: counted from 0, the trial of the defaults.
         state: "complete", "pruned" or "failed".
-        value: CIDEr (1 = 100 in the tables) of the weights it kept, on validation; of a pruned trial that of its best
-            epoch; None of one that failed.
+        value: CIDEr (times 100, as in published tables) of the weights it kept, on validation; a pruned trial's is that
+            of its best epoch; None of one that failed.
         epochs: done, and `best_epoch` that of the weights kept, 0 if there are none.
         seconds: in training steps.
         config: all of its settings, and `settings` those that are searched.

@@ -19,6 +19,8 @@ TRAIN, VALIDATION, SCORE = "#0072b2", "#d55e00", "#00785a"  # told apart also by
 INK, FAINT = "#202124", "#d0d4da"
 DOTS_PER_INCH = 150
 
+COLUMNS = ("train_loss", "val_loss", "val_cider")
+
 Curve = tuple[list[float], list[float]]
 
 
@@ -40,8 +42,9 @@ def training_curves(metrics_csv: Path, out: Path) -> None:
 def draw_training_curves(metrics_csv: Path) -> bytes:
     """Returns the PNG of `training_curves`, for a report.
 
-    Read are the columns `epoch`, `train_loss`, `val_loss` and `val_cider`. Cells may be empty, which is how
-    training and validation share a table; several values of one epoch count as their mean.
+    Reads the columns `epoch`, `train_loss`, `val_loss` and `val_cider`. Cells may be empty, which is how training and
+    validation share a table. The row with a validation ends an epoch: its training loss is the epoch's mean, and that
+    of the epoch's other rows, which are single steps, is not drawn. Otherwise several values of an epoch are averaged.
 
     Raises:
         DataError: if the table is missing, broken or holds no loss yet.
@@ -50,7 +53,7 @@ def draw_training_curves(metrics_csv: Path) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = _read_curves(Path(metrics_csv), ("train_loss", "val_loss", "val_cider"))
+    curves = _read_curves(Path(metrics_csv))
     train, validation, score = curves["train_loss"], curves["val_loss"], curves["val_cider"]
     if not train[0] and not validation[0]:
         raise DataError(f"{metrics_csv} holds no loss yet; draw it when the first epoch has ended")
@@ -91,7 +94,7 @@ def _mark_best(axes: "Axes", score: Curve) -> None:
     epoch, best = max(zip(*score, strict=True), key=lambda point: point[1])
     axes.plot([epoch], [best], marker="o", markersize=9, markerfacecolor="none", color=SCORE)
     axes.annotate(
-        f"best {best:.3g}",
+        f"best {best:.1f}",
         (epoch, best),
         (0, 9),
         textcoords="offset points",
@@ -102,9 +105,10 @@ def _mark_best(axes: "Axes", score: Curve) -> None:
     axes.margins(y=0.18)  # room for those words
 
 
-def _read_curves(path: Path, columns: Iterable[str]) -> Mapping[str, Curve]:
-    """Returns for each column the epochs and its mean values there, in order; a diverged loss is left out."""
-    found: dict[str, defaultdict[float, list[float]]] = {name: defaultdict(list) for name in columns}
+def _read_curves(path: Path) -> Mapping[str, Curve]:
+    """Returns for each column the epochs and its values there, in order; a diverged loss is left out."""
+    found: dict[str, defaultdict[float, list[float]]] = {name: defaultdict(list) for name in COLUMNS}
+    ended: dict[float, float] = {}
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             reader = csv.DictReader(lines)
@@ -112,12 +116,15 @@ def _read_curves(path: Path, columns: Iterable[str]) -> Mapping[str, Curve]:
                 raise DataError(f"{path} has no column 'epoch'; give the metrics.csv of a run folder")
             for row in reader:
                 cells = {name: _number(row.get(name), path, reader.line_num) for name in ("epoch", *found)}
-                epoch = cells.pop("epoch")
+                epoch, loss = cells.pop("epoch"), cells["train_loss"]
+                if epoch is not None and loss is not None and cells["val_loss"] is not None:
+                    ended[epoch] = loss
                 for name, value in cells.items():
                     if epoch is not None and value is not None:
                         found[name][epoch].append(value)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path} ({error}); give the metrics.csv of a run folder") from error
+    found["train_loss"].update({epoch: [loss] for epoch, loss in ended.items()})
     means = {name: {epoch: math.fsum(v) / len(v) for epoch, v in sorted(at.items())} for name, at in found.items()}
     return {name: (list(mean), list(mean.values())) for name, mean in means.items()}
 
