@@ -1,5 +1,7 @@
 """What commands print."""
 
+import io
+
 import pytest
 from rich.console import Console
 
@@ -15,3 +17,18 @@ def test_a_line_that_is_said_is_not_broken_for_a_reader_that_is_no_terminal(
     assert capsys.readouterr().out.splitlines() == [
         "[36] pictures in features/colours-test_resnet-48.safetensors; 36 encoded now"
     ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_steps_are_shown_as_a_bar_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(console_module, "errors", Console(file=out, force_terminal=terminal, width=100))
+    with console_module.progress("encoding", "pictures") as advance, console_module.step_progress() as step:
+        for done in range(1, 4):  # one bar after the other, as a terminal shows one at a time
+            advance(done, 3)
+        for label in ("epoch 1/2 step", "epoch 1/2 validation step"):
+            for done in range(1, 4):
+                step(label, done, 3)
+    shown = out.getvalue()
+    assert all((part in shown) is terminal for part in ("encoding", "epoch 1/2 step", "epoch 1/2 validation step"))
+    assert (shown == "") is not terminal

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from seesay.durations import readable_time
@@ -99,7 +99,7 @@ def log_handler() -> logging.Handler:
 def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
     """Yields a function that is told what is done of how many, and shows it with rate and time left.
 
-    On a terminal as a bar that goes when all is done, else as a line every `PLAIN_PROGRESS` seconds.
+    On a terminal as a bar that is removed when all is done, else as a line every `PLAIN_PROGRESS` seconds.
     """
     columns = (
         TextColumn(f"{verb} {{task.completed:.0f}}/{{task.total:.0f}} {noun}"),
@@ -107,7 +107,7 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn(f"{{task.fields[rate]}} {noun}/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with _bar(*columns) as bar:
         task: Any = None
         first = last = 0
         begun = told = time.monotonic()
@@ -121,12 +121,49 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
             last = done
             rate = (done - first) / (now - begun) if now > begun else 0.0
             bar.update(task, completed=done, rate=f"{rate:.0f}" if rate else "", visible=done < total)
+            _show_or_remove(bar, done, total)
             if not errors.is_terminal and rate and now - told >= PLAIN_PROGRESS:
                 told = now
                 left = readable_time((total - done) / rate)
                 complain(f"{verb} {done:,}/{total:,} {noun}, {rate:.1f} {noun}/s, {left} left")
 
         yield advance
+
+
+@contextmanager
+def step_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a function that is given what is being done, how many steps of it are done, and their number.
+
+    It shows them as a bar on a terminal, with the time left, and nothing elsewhere.
+    """
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with _bar(*columns) as bar:
+        task = bar.add_task("")
+
+        def advance(label: str, done: int, total: int) -> None:
+            if bar.tasks[0].description != label:
+                bar.reset(task, description=label, total=total)
+            bar.update(task, completed=done)
+            _show_or_remove(bar, done, total)
+
+        yield advance
+
+
+@contextmanager
+def _bar(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Yields a bar that is not shown before there is progress, as a terminal shows one bar at a time."""
+    bar = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+    try:
+        yield bar
+    finally:
+        bar.live.stop()
+
+
+def _show_or_remove(bar: Progress, done: int, total: int) -> None:
+    if done >= total:
+        bar.live.stop()
+    elif errors.is_terminal:
+        bar.start()
 
 
 @contextmanager

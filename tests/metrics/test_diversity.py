@@ -65,6 +65,25 @@ def test_verdict_is_silent_on_varied_captions_and_on_a_single_picture() -> None:
     assert verdict(measure_diversity(["a dog runs"])) == ""
 
 
+def test_captions_that_ended_by_themselves_are_not_said_to_be_cut_by_max_length() -> None:
+    """An undertrained model with captions of 5 words and a limit of 24 was told that max_length is too small."""
+    captions = [f"a man {number} on a" for number in range(30)]
+    line = verdict(measure_diversity(captions, finished=[True] * 30))
+    assert "100% of the captions end in a function word, although they are not cut" in line
+    assert "too little training" in line
+    assert "max_length" not in line
+    line = verdict(measure_diversity(captions, finished=[False] * 15 + [True] * 15))
+    assert "and 50% reached the maximum length: sentences are cut" in line
+    assert "max_length is too small" in line
+
+
+def test_without_their_ends_captions_of_one_length_count_as_cut_and_others_do_not() -> None:
+    same = verdict(measure_diversity([f"a man {number} on a" for number in range(30)]))
+    assert "and 100% are as long as the longest: sentences are cut" in same
+    different = verdict(measure_diversity([f"a man {'very ' * number} {number} on a" for number in range(30)]))
+    assert "max_length" not in different
+
+
 def test_verdict_names_cut_repeated_and_empty_captions() -> None:
     assert "cut" in verdict(measure_diversity([f"a man {number} on a" for number in range(30)]))
     assert "twice in a row" in verdict(measure_diversity([f"a man man {number}" for number in range(30)]))

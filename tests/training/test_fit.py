@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from seesay.captioner import Captioner
 from seesay.checkpoint import load_run
@@ -139,6 +139,64 @@ def test_cider_is_on_the_scale_of_papers_and_epochs_count_from_1_everywhere(
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.value for event in board.Scalars("val_cider")] == pytest.approx(values)
     assert {event.value for event in board.Scalars("epoch")} == {1, 2}
+
+
+def test_captions_of_a_few_validation_images_are_logged_after_each_epoch(
+    colours: Path,
+    annotations: Annotations,
+    features: Path,
+    weights: Path,
+    tmp_path: Path,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    run = tmp_path / "run"
+    train(tiny.cached(weights, epochs=1, learning_rate=0.03, batch_captions=4), colours, run, features=features)
+    items = annotations.split("val").items
+    captions = Captioner.load(run, "cpu").caption([item.image for item in items])
+    expected = {
+        f"  {item.id}: {caption.text or '(empty)'} (reference: {item.captions[0]})"
+        for item, caption in zip(items, captions, strict=True)
+    }
+    assert len(expected.intersection(told.messages)) == 3
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    (event,) = board.Tensors("validation captions/text_summary")
+    (text,) = event.tensor_proto.string_val
+    assert text.decode().count("\n") == 1 + 3
+
+
+def test_steps_of_training_and_validation_are_reported(
+    colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Between two log lines of a slow epoch nothing moved on the terminal for minutes."""
+    found: list[tuple[str, int, int]] = []
+    train(
+        tiny.cached(weights, epochs=2),
+        colours,
+        tmp_path / "run",
+        features=features,
+        step_progress=lambda *step: found.append(step),
+    )
+    assert found == [
+        (f"epoch {epoch}/2 {what}", done, total)
+        for epoch in (1, 2)
+        for what, total in (("step", 6), ("validation step", 1))
+        for done in range(1, total + 1)
+    ]
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(5, False), (6, True)])
+def test_warm_up_that_is_as_long_as_training_is_warned_of(
+    colours: Path,
+    features: Path,
+    weights: Path,
+    tmp_path: Path,
+    told: pytest.LogCaptureFixture,
+    steps: int,
+    warned: bool,
+) -> None:
+    config = tiny.cached(weights, epochs=1, warmup_steps=steps, limit_images=24)
+    train(config, colours, tmp_path / "run", features=features)
+    assert any("warmup_steps is 6, but all 1 epochs have 6 steps" in line for line in told.messages) == warned
 
 
 def test_losses_told_are_those_of_single_captions_word_by_word(

@@ -477,8 +477,8 @@ def test_killed_four_times_it_ends_as_unbroken(
     for owner, method, call, saved in (
         (CaptioningModule, "training_step", 6, 4),
         (AtomicCheckpointIO, "save_checkpoint", 5, 10),
-        (CaptioningModule, "validation_step", 2, 17),
-        (MetricsLog, "on_train_batch_end", 5, 21),
+        (CaptioningModule, "validation_step", 2, 16),
+        (MetricsLog, "on_train_batch_end", 5, 20),
     ):
         assert processes.run(train_and_die, command, owner, method, call) == -signal.SIGKILL
         assert saved_step(tmp_path / "run") == saved

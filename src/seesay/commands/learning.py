@@ -16,7 +16,7 @@ from seesay.commands.parameters import (
     Stores,
     TrainFlags,
 )
-from seesay.console import complain, progress, say
+from seesay.console import complain, progress, say, step_progress
 from seesay.errors import ConfigError
 from seesay.flags import given
 from seesay.outputs import check_inputs, check_name
@@ -66,7 +66,7 @@ def train(
         settings = configuration.replace(load_run(out).config, **overrides)
     else:
         settings = configuration.resolve_config(preset, config, overrides)
-    with progress("encoding", "pictures") as advance:
+    with progress("encoding", "pictures") as advance, step_progress() as step:
         result = fit(
             settings,
             data,
@@ -75,6 +75,7 @@ def train(
             stores=store or (),
             overwrite=overwrite,
             progress=advance,
+            step_progress=step,
         )
     if rank() == 0:
         say(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")

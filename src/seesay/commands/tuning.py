@@ -17,7 +17,7 @@ from seesay.commands.parameters import (
     Stores,
     TrainFlags,
 )
-from seesay.console import progress, say, show_table
+from seesay.console import progress, say, show_table, step_progress
 from seesay.flags import given
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def tune(
 
     overrides = given(flags)
     settings = configuration.resolve_config(preset, config, overrides)
-    with progress("encoding", "pictures") as advance:
+    with progress("encoding", "pictures") as advance, step_progress() as step:
         result = search(
             settings,
             data,
@@ -74,6 +74,7 @@ def tune(
             stores=store or (),
             overwrite=overwrite,
             progress=advance,
+            step_progress=step,
         )
     _show(result, data)
 

@@ -202,7 +202,12 @@ def evaluate_captions(
         scores=scores,
         intervals=bootstrap_intervals(scores, draws=draws),
         draws=draws,
-        diversity=measure_diversity(texts, training, tokenization=tokenization),
+        diversity=measure_diversity(
+            texts,
+            training,
+            tokenization=tokenization,
+            finished=[captions[item.id].finished for item in items] if captions else None,
+        ),
         split=split,
         decoding=decoding,
         origin=origin,

@@ -43,6 +43,9 @@ class Diversity:
         empty: share without any word.
         commonest: the caption said most often, as it stands.
         commonest_share: share of pictures for which it is said.
+        at_limit: share that ended only at the maximum length, where `finished` tells; otherwise share of those that are
+            as long as the longest, as only a limit makes many captions equally long.
+        limit_known: whether `finished` told.
     """
 
     captions: int
@@ -58,10 +61,16 @@ class Diversity:
     empty: float
     commonest: str
     commonest_share: float
+    at_limit: float = 0.0
+    limit_known: bool = False
 
 
 def measure_diversity(
-    hypotheses: Sequence[str], training: Iterable[str] | None = None, *, tokenization: str = "ptb"
+    hypotheses: Sequence[str],
+    training: Iterable[str] | None = None,
+    *,
+    tokenization: str = "ptb",
+    finished: Sequence[bool] | None = None,
 ) -> Diversity:
     """Returns how varied and complete captions are.
 
@@ -69,6 +78,7 @@ def measure_diversity(
         hypotheses: one caption for each picture.
         training: the captions that the model was trained on.
         tokenization: see `seesay.metrics.tokenize`.
+        finished: whether each caption ended by itself; None = it is not known.
 
     Raises:
         DataError: There are no captions.
@@ -84,6 +94,8 @@ def measure_diversity(
     commonest, times = Counter(texts).most_common(1)[0]
     cut = sum(bool(caption) and caption[-1] in FUNCTION_WORDS for caption in captions) / total
     repeats = sum(map(has_repeat, captions)) / total
+    longest = max(map(len, captions))
+    reached = [len(caption) == longest for caption in captions] if finished is None else [not one for one in finished]
     return Diversity(
         captions=total,
         unique=len(set(texts)) / total,
@@ -98,6 +110,8 @@ def measure_diversity(
         empty=sum(not caption for caption in captions) / total,
         commonest=hypotheses[texts.index(commonest)],
         commonest_share=times / total,
+        at_limit=sum(reached) / total,
+        limit_known=finished is not None,
     )
 
 
@@ -154,25 +168,37 @@ def verdict(diversity: Diversity) -> str:
     share = f"{diversity.commonest_share:.0%}"
     if diversity.empty > 0.5:
         return (
-            f"{diversity.empty:.0%} of the captions are empty: the model ends at once. Likely: training stopped far "
-            "too early, or the length penalty or the end token is set wrong."
+            f"{diversity.empty:.0%} of the captions are empty. Possible causes: training stopped far too early, a "
+            "length penalty that favours short captions, or captions that were lost where the file was written."
         )
     same = diversity.captions >= 2 and diversity.commonest_share == 1
     few = diversity.captions >= MANY and (diversity.unique < COLLAPSED_SHARE or diversity.commonest_share > 0.5)
     if same or few:
         return (
-            f'The model says "{diversity.commonest}" for {share} of the pictures: it hardly looks at them. Likely: '
-            "pictures prepared otherwise than the encoder expects (size, scale, mean), features that are constant or "
-            "not connected to the decoder, a learning rate that is too high, or too little training."
+            f'The model says "{diversity.commonest}" for {share} of the pictures. Possible causes: too little '
+            "training, a learning rate that is too high, pictures prepared otherwise than the encoder expects (size, "
+            "scale, mean), features that are constant or not connected to the decoder, or test pictures that are alike."
         )
     if diversity.cut is not None and diversity.cut > 0.2:
-        return (
-            f"{diversity.cut:.0%} of the captions end in a function word: sentences are cut. Likely: max_length is too "
-            "small, or a reward that does not count the end of the sentence."
-        )
+        return f"{diversity.cut:.0%} of the captions end in a function word{_why_cut(diversity)}"
     if diversity.repeats is not None and diversity.repeats > 0.2:
         return (
-            f"{diversity.repeats:.0%} of the captions say a word or a pair of words twice in a row. Likely: too little "
-            "training, or a decoder that loses its state between words."
+            f"{diversity.repeats:.0%} of the captions say a word or a pair of words twice in a row. Possible causes: "
+            "too little training, or a decoder that loses its state between words."
         )
     return ""
+
+
+def _why_cut(diversity: Diversity) -> str:
+    """Returns why captions end in a function word, by how many of them reached the maximum length."""
+    assert diversity.cut is not None
+    if diversity.at_limit < diversity.cut / 2:
+        return (
+            ", although they are not cut at the maximum length. Possible causes: too little training, or a reward that "
+            "does not count the end of the sentence."
+        )
+    how = "reached the maximum length" if diversity.limit_known else "are as long as the longest"
+    return (
+        f", and {diversity.at_limit:.0%} {how}: sentences are cut. Possible causes: max_length is too small, or too "
+        "little training for sentences to end."
+    )

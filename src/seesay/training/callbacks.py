@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
@@ -29,6 +30,9 @@ from seesay.training.ranks import sum_over_ranks
 from seesay.training.stopping import StopRequest, StopRequestedError, describe_place
 
 log = logging.getLogger("seesay")
+
+StepProgress = Callable[[str, int, int], None]
+"""Called with what is being done, the steps of it that are done, and their number."""
 
 COLUMNS = (
     "step",
@@ -235,6 +239,20 @@ class MetricsLog(Callback):
             readable_time(pl_module.seconds),
         )
         self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
+        self._show_samples(trainer, pl_module)
+
+    def _show_samples(self, trainer: pl.Trainer, module: CaptioningModule) -> None:
+        """Logs the captions of a few validation images."""
+        for name, caption, reference in module.samples:
+            log.info("  %s: %s (reference: %s)", name, caption or "(empty)", reference)
+        rows = [
+            "| image | caption | reference |",
+            "|---|---|---|",
+            *(f"| {' | '.join(row)} |" for row in module.samples),
+        ]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_text("validation captions", "\n".join(rows), trainer.global_step)
 
     def _write(self, trainer: pl.Trainer, module: CaptioningModule, **values: float) -> None:
         if not trainer.is_global_zero:
@@ -245,6 +263,40 @@ class MetricsLog(Callback):
             logger.log_metrics({**row, "epoch": epoch}, step=trainer.global_step)
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS).writerow({"step": trainer.global_step, "epoch": epoch, **row})
+
+
+class StepReport(Callback):
+    """Reports each step, so that a progress bar moves between two log lines.
+
+    Args:
+        report: called with the epoch in words, the steps that are done in it, and their number.
+    """
+
+    def __init__(self, report: StepProgress) -> None:
+        self.report = report
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Reports a training step."""
+        self._report(trainer, "step", batch_idx, trainer.num_training_batches)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Reports a validation step."""
+        batches = trainer.num_val_batches
+        self._report(trainer, "validation step", batch_idx, batches if isinstance(batches, int) else batches[0])
+
+    def _report(self, trainer: pl.Trainer, what: str, batch_idx: int, batches: float) -> None:
+        if trainer.is_global_zero:
+            self.report(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {what}", batch_idx + 1, int(batches))
 
 
 class BestCheckpoints(ModelCheckpoint):

@@ -22,7 +22,7 @@ from seesay.models.encoders import SMALL_CNN
 from seesay.models.vocabulary import start_from_frequencies
 from seesay.outputs import check_folder, only_writer_of
 from seesay.tokenizer import Tokenizer
-from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches
+from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches, StepProgress, StepReport
 from seesay.training.graphs import GraphedCritic, TaughtSteps, uses_graphs
 from seesay.training.inputs import (
     Inputs,
@@ -37,6 +37,7 @@ from seesay.training.inputs import (
 from seesay.training.module import CaptioningModule
 from seesay.training.ranks import leader_first, rank
 from seesay.training.refusals import check_config, differences, existing_run
+from seesay.training.schedule import warn_of_warmup
 from seesay.training.self_critical import SelfCritic, make_critic
 from seesay.training.stopping import StopRequest, interruptible
 from seesay.training.trainer import build_trainer, quiet_lightning
@@ -78,6 +79,7 @@ def train(
     stores: Sequence[str | Path] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
+    step_progress: StepProgress | None = None,
 ) -> TrainingResult:
     """Trains a captioner and returns how it went; the run folder holds everything else.
 
@@ -92,6 +94,7 @@ def train(
         stores: given stores to use instead, joined along F, those of mirrored pictures among them.
         overwrite: throw away a run that is there.
         progress: told of pictures encoded, if any have to be.
+        step_progress: called after each step of training and validation.
 
     Raises:
         SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk; a folder `out`
@@ -102,7 +105,8 @@ def train(
         lambda annotations: open_material(config, annotations, data, features, stores, progress),
     )
     check_folder(out, RUN, inputs=[data, *stores])
-    return train_on(config, inputs, out, overwrite=overwrite)
+    callbacks = [StepReport(step_progress)] if step_progress else []
+    return train_on(config, inputs, out, overwrite=overwrite, callbacks=callbacks)
 
 
 def train_on(
@@ -231,6 +235,7 @@ def _fit(
         module.batches.captions,
         len(inputs.train),
     )
+    warn_of_warmup(config.training, config.training.epochs * len(module.batches))
     with quiet_lightning(), interruptible(trainer, stop, out):
         trainer.fit(module, module.batches, validation, ckpt_path=last if last.is_file() else None)
     result = _conclude(config, out, best, module.seconds, trainer.is_global_zero)

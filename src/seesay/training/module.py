@@ -22,6 +22,9 @@ from seesay.training.schedule import build_optimizer, rate_factor
 from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
 from seesay.training.self_critical import SelfCritic
 
+SAMPLES = 3
+"""Validation images whose captions are logged after each epoch."""
+
 _SEED_STRIDE, _RANK_STRIDE = 1_000_003, 0x9E3779B1
 
 
@@ -47,6 +50,7 @@ class CaptioningModule(pl.LightningModule):
         epoch_loss: the same of the epoch so far.
         last_rewards: reward of the last step's pictures, that of their baseline, and how many pictures, (3,).
         seconds: time spent in training steps.
+        samples: (id, caption, reference) of a few images of the last validation, the same ones each time.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class CaptioningModule(pl.LightningModule):
         self.steps = steps
         self.metrics = CaptionMetrics(config.text.tokenization, ("CIDEr",))
         self._validation_loss = torch.zeros(2)
+        self.samples: list[tuple[str, str, str]] = []
         self.last_loss = torch.zeros(2)
         self.epoch_loss = torch.zeros(2)
         self.last_rewards = torch.zeros(3, dtype=torch.float64)
@@ -197,7 +202,11 @@ class CaptioningModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs val_loss and val_cider, the latter times 100 as papers print it."""
-        scores = gather_captions(self.metrics).compute()
+        whole = gather_captions(self.metrics)
+        scores = whole.compute()
+        shown = {name: self.references[name][0] for name in sorted(whole.ids)[:: max(1, len(whole.ids) // SAMPLES)]}
+        texts = dict(zip(whole.ids, whole.hypotheses, strict=True))
+        self.samples = [(name, texts[name], reference) for name, reference in list(shown.items())[:SAMPLES]]
         total, tokens = sum_over_ranks(self._validation_loss).tolist()
         # Not to the loggers, to which `MetricsLog` gives them.
         self.log("val_loss", total / tokens, logger=False)

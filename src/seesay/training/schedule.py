@@ -1,5 +1,6 @@
 """The optimizer of a run and the course of its learning rate."""
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,8 @@ from torch import nn
 
 from seesay.config import TrainingConfig
 from seesay.training.rmsprop import RMSprop
+
+log = logging.getLogger("seesay")
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # AdamW without decay is Adam. The smoothing constants are Keras', which the tutorials' results rest on.
@@ -34,6 +37,24 @@ def build_optimizer(training: TrainingConfig, model: nn.Module) -> torch.optim.O
     # Lightning clips no gradients of an optimizer that says it unscales them, as fused ones do. Ours are never scaled.
     made._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return made
+
+
+def warn_of_warmup(training: TrainingConfig, steps: int) -> None:
+    """Logs a warning if the learning rate is still rising when training ends.
+
+    Args:
+        training: the settings.
+        steps: of all epochs.
+    """
+    if training.warmup_steps >= steps:
+        log.warning(
+            "training.warmup_steps is %d, but all %d epochs have %d steps: the learning rate does not reach "
+            "training.learning_rate; set warmup_steps to about %d, or more epochs",
+            training.warmup_steps,
+            training.epochs,
+            steps,
+            steps // 10,
+        )
 
 
 def rate_factor(training: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:

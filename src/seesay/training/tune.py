@@ -17,6 +17,7 @@ from seesay.durations import readable_time
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
 from seesay.outputs import check_folder, only_writer_of
+from seesay.training.callbacks import StepProgress
 from seesay.training.inputs import LazyInputs, Material, describe_captions, open_material, read_captions
 from seesay.training.refusals import check_config
 from seesay.training.tuning_files import SEARCH, best_of, clear, settle, trial_folder
@@ -32,7 +33,7 @@ from seesay.training.tuning_study import (
     records,
     require_optuna,
 )
-from seesay.training.tuning_trial import run_trial
+from seesay.training.tuning_trial import TrialWatch, run_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -80,6 +81,7 @@ def tune(
     stores: Sequence[str | Path] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
+    step_progress: StepProgress | None = None,
 ) -> TuningResult:
     """Searches for settings by which the validation's CIDEr is higher, and returns what it found.
 
@@ -102,6 +104,7 @@ def tune(
         stores: given stores to use instead, joined along F, those of mirrored pictures among them.
         overwrite: throw away a search that is there.
         progress: told of pictures encoded, if any have to be.
+        step_progress: called after each step of training and validation.
 
     Raises:
         MissingDependencyError: Optuna is not installed.
@@ -132,7 +135,7 @@ def tune(
             close_broken(study)
             deadline = time.monotonic() + 60 * timeout if timeout else None
             inputs = LazyInputs(lambda: annotations, open_ if in_loop else lambda _: material)
-            search = _Search(study, searched, folder, inputs, prune, deadline)
+            search = _Search(study, searched, folder, inputs, prune, deadline, step_progress)
             return search.run(trials)
 
 
@@ -146,6 +149,7 @@ class _Search:
     inputs: LazyInputs
     prune: bool
     deadline: float | None
+    step_progress: StepProgress | None
 
     def run(self, trials: int) -> TuningResult:
         """Trains until there are so many trials, or the time is up."""
@@ -155,7 +159,8 @@ class _Search:
             config = self.space.config(attempt.trial.params)
             self._announce(attempt, config, trials)
             run = trial_folder(self.folder, attempt.number)
-            run_trial(self.study, attempt, config, self.inputs, run, prune=self.prune, deadline=self.deadline)
+            watch = TrialWatch(attempt, self.prune, self.deadline)
+            run_trial(self.study, watch, config, self.inputs, run, step_progress=self.step_progress)
             return_freed_memory()  # or each trial leaves the process some 300 MB larger
             done = self._settle()
             if len(done) > attempt.number:

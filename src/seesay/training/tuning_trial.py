@@ -13,6 +13,7 @@ from seesay.checkpoint import RUN
 from seesay.config import Config
 from seesay.errors import CheckpointError, SeesayError
 from seesay.outputs import delete_own
+from seesay.training.callbacks import StepProgress, StepReport
 from seesay.training.fit import train_on
 from seesay.training.inputs import LazyInputs
 from seesay.training.stopping import StopRequest
@@ -78,35 +79,34 @@ class TrialWatch(Callback):
 
 def run_trial(
     study: "optuna.Study",
-    attempt: Attempt,
+    watch: TrialWatch,
     config: Config,
     inputs: LazyInputs,
     run: Path,
     *,
-    prune: bool,
-    deadline: float | None,
+    step_progress: StepProgress | None = None,
 ) -> None:
     """Trains a trial and tells the study what came of it; nothing if the time was up before.
 
     Args:
         study: that the attempt is from.
-        attempt: the trial.
+        watch: of the trial.
         config: its settings.
         inputs: as of `train_on`.
         run: its run folder, which an earlier attempt at it may have left.
-        prune: whether it may be given up.
-        deadline: `time.monotonic()` at which it is broken off; None = never.
+        step_progress: called after each step.
 
     Raises:
         CheckpointError: a full disk or a damaged file, which are no fault of the trial's settings.
     """
     from optuna.trial import TrialState
 
+    attempt = watch.attempt
     if not attempt.is_retry:
         delete_own(run, RUN)  # a remnant of a study that is not there any more
-    watch = TrialWatch(attempt, prune, deadline)
+    callbacks = [watch, *([StepReport(step_progress)] if step_progress else [])]
     try:
-        result = train_on(config, inputs, run, callbacks=[watch], stop=watch.stop)
+        result = train_on(config, inputs, run, callbacks=callbacks, stop=watch.stop)
     except _TimeUpError:
         return
     except _PrunedError:
