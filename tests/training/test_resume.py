@@ -283,7 +283,7 @@ def test_epochs_of_a_single_step_go_on_as_unbroken(
             fail_at(patch, CaptioningModule, "training_step", call)
             with pytest.raises(KillError):
                 train(config, colours, tmp_path / "broken", features=features)
-    assert saved_step(tmp_path / "broken") == {1: 5, 2: 2}[every]
+    assert saved_step(tmp_path / "broken") == 5
     train(config, colours, tmp_path / "broken", features=features)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
