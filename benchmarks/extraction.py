@@ -22,7 +22,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
+from bench.measuring import (
+    add_neighbours_option,
+    alternate,
+    busy_neighbours,
+    median_ratio,
+    print_result,
+    seconds,
+    show_table,
+)
 from bench.pictures import (
     COCO,
     SQUARE,
@@ -47,7 +55,7 @@ def main() -> None:
     keep_freed_memory()  # as the command line does
     options = parse()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, busy_neighbours(options.neighbours):
         scratch = Path(folder)
         for config in encoder_configs(options.encoder, options.encoder_weights, options.image_size)[: options.encoders]:
             encoder = random_encoder(config)
@@ -55,7 +63,7 @@ def main() -> None:
                 files = picture_files(given, kind, options.pictures, scratch)
                 rows.append(measure(encoder, kind, files, options, scratch))
     show_table(HEADS, [cells(row) for row in rows])
-    print_result("extraction", rounds=options.rounds, rows=rows)
+    print_result("extraction", neighbours=options.neighbours, rounds=options.rounds, rows=rows)
 
 
 def parse() -> argparse.Namespace:
@@ -70,6 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--few", type=int, default=32, help="of them for the plain loop")
     parser.add_argument("--workers", type=int, default=2, help="threads that open pictures")
     parser.add_argument("--rounds", type=int, default=5)
+    add_neighbours_option(parser)
     options = parser.parse_args()
     options.encoders = None
     if options.quick:

@@ -26,7 +26,15 @@ import seesay.images
 import seesay.models.encoders
 from bench.ending import LENGTH, EndingDecoder
 from bench.material import VOCABULARY, made_up_tokenizer
-from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
+from bench.measuring import (
+    add_neighbours_option,
+    alternate,
+    busy_neighbours,
+    median_ratio,
+    print_result,
+    seconds,
+    show_table,
+)
 from bench.pictures import (
     COCO,
     encoder_configs,
@@ -56,14 +64,14 @@ def main() -> None:
     keep_freed_memory()  # as the command line does
     options = parse()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, busy_neighbours(options.neighbours):
         files = picture_files(options.pictures_in, COCO, options.pictures, Path(folder))
         for captioner in captioners(options):
             for precision in ("float32", "bfloat16"):
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                     rows.append({**describe(captioner), "precision": precision, **measure(captioner, files, options)})
     show(rows)
-    print_result("inference", run=bool(options.run), beam=BEAM.beam_size, rows=rows)
+    print_result("inference", neighbours=options.neighbours, run=bool(options.run), beam=BEAM.beam_size, rows=rows)
 
 
 def parse() -> argparse.Namespace:
@@ -75,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=0, help="0 = what the encoder was made for")
     parser.add_argument("--pictures", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3, help="of the folder")
+    add_neighbours_option(parser)
     options = parser.parse_args()
     options.encoders = None
     if options.quick:

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.contestants import Contestant, Entry, Precision, Round, has_tensorflow
-from bench.measuring import alternate, cores, machine, median_ratio, print_result, show_table
+from bench.measuring import (
+    add_neighbours_option,
+    alternate,
+    busy_neighbours,
+    cores,
+    machine,
+    median_ratio,
+    print_result,
+    show_table,
+)
 
 PEER = "attention-gru"
 """The preset of the tutorial's sizes, which is held against it."""
@@ -32,13 +41,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
         for precision in options.precisions:
-            print(f"\n{precision}, {threads} thread{'s' * (threads > 1)}, load {machine().get('load')}")
-            found = [row for preset in options.presets for row in measure(options, preset, precision, threads)]
+            beside = f", {options.neighbours} busy neighbours" * bool(options.neighbours)
+            print(f"\n{precision}, {threads} thread{'s' * (threads > 1)}{beside}, load {machine().get('load')}")
+            with busy_neighbours(options.neighbours):
+                found = [row for preset in options.presets for row in measure(options, preset, precision, threads)]
             show_table(HEADS, [cells(row) for row in found])
             rows += [{"precision": precision, "threads": threads, **row} for row in found]
     print()
     given = {"data": options.data is not None, "store": options.store is not None, "pictures": options.pictures}
-    print_result("training", **given, rounds=options.rounds, rows=rows)
+    print_result("training", **given, neighbours=options.neighbours, rounds=options.rounds, rows=rows)
 
 
 def parse() -> argparse.Namespace:
@@ -53,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=312, help="with five captions each: an epoch of 24 batches")
     parser.add_argument("--tutorial-steps", type=int, default=4, help="of a round; it goes on where the last ended")
     parser.add_argument("--rounds", type=int, default=5)
+    add_neighbours_option(parser)
     options = parser.parse_args()
     if options.quick:
         options.presets, options.precisions, options.threads = [PEER], ["float32"], [min(2, cores())]

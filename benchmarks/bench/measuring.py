@@ -8,9 +8,11 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +60,32 @@ def alternate(ways: Mapping[str, Callable[[], float]], rounds: int, warm_up: int
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """Returns the median of the ratios inside each round."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def add_neighbours_option(parser: ArgumentParser) -> None:
+    """Adds `--neighbours N`, the number of busy processes that `busy_neighbours` runs beside a measurement."""
+    parser.add_argument(
+        "--neighbours", type=int, default=0, help="busy processes that run beside the measurement (default: none)"
+    )
+
+
+@contextlib.contextmanager
+def busy_neighbours(number: int) -> Iterator[None]:
+    """Runs processes beside the block, each of which keeps one core busy, and stops them at its end."""
+    # A neighbour ends with this process too, even if that is killed: its standard input then closes.
+    loop = "import sys, threading; threading.Thread(target=lambda: (sys.stdin.read(), __import__('os')._exit(0))).start()"
+    busy = [
+        subprocess.Popen([sys.executable, "-c", f"{loop}\nwhile True: pass"], stdin=subprocess.PIPE)
+        for _ in range(number)
+    ]
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+            assert each.stdin is not None
+            each.stdin.close()
 
 
 class Peak(NamedTuple):

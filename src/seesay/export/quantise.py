@@ -35,8 +35,10 @@ def calibration_pixels(sources: Sequence[str], preprocessing: Preprocessing) -> 
 def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
     """Replaces the graph of an encoder by one whose network computes in 8 bits; what comes after it stays exact.
 
-    Scales are static and go around each operation (QDQ); activations are unsigned, as what convolutions give is
-    mostly positive.
+    Scales are static and go around each operation (QDQ). Activations and weights are unsigned: onnxruntime's kernels
+    for unsigned activations and signed weights add pairs of products in 16 bits on a CPU without VNNI instructions,
+    which saturates. Depthwise convolutions have a kernel without that fault for signed weights, and none that is fast
+    for unsigned ones.
 
     Args:
         path: the graph.
@@ -62,6 +64,7 @@ def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
     # Torch's exporter has folded batch norms and constants, for which another program would have to be run before;
     # without this note onnxruntime warns that it was not.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    depthwise = [node.input[1] for node in model.graph.node if node.name in nodes and _is_depthwise(node, model.graph)]
     made = path.with_name(f"{path.stem}.int8{path.suffix}")
     quantize_static(
         model,
@@ -71,9 +74,21 @@ def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
         nodes_to_quantize=nodes,
         per_channel=True,
         activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        weight_type=QuantType.QUInt8,
+        extra_options={
+            "WeightSymmetric": True,  # one zero point for all channels, which the fast kernels require
+            "TensorQuantOverrides": {name: [{"axis": 0, "quant_type": QuantType.QInt8}] for name in depthwise},
+        },
     )
     made.replace(path)
+
+
+def _is_depthwise(node: Any, graph: Any) -> bool:
+    """Returns whether a node is a convolution of one input channel per group."""
+    groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+    if node.op_type != "Conv" or groups == 1:
+        return False
+    return any(each.name == node.input[1] and each.dims[1] == 1 for each in graph.initializer)
 
 
 def _of_encoder(node: Any) -> bool:
