@@ -72,20 +72,14 @@ def add_neighbours_option(parser: ArgumentParser) -> None:
 @contextlib.contextmanager
 def busy_neighbours(number: int) -> Iterator[None]:
     """Runs processes beside the block, each of which keeps one core busy, and stops them at its end."""
-    # A neighbour ends with this process too, even if that is killed: its standard input then closes.
-    loop = "import sys, threading; threading.Thread(target=lambda: (sys.stdin.read(), __import__('os')._exit(0))).start()"
-    busy = [
-        subprocess.Popen([sys.executable, "-c", f"{loop}\nwhile True: pass"], stdin=subprocess.PIPE)
-        for _ in range(number)
-    ]
+    loop = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with this process
+    busy = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(number)]
     try:
         yield
     finally:
         for each in busy:
             each.kill()
             each.wait()
-            assert each.stdin is not None
-            each.stdin.close()
 
 
 class Peak(NamedTuple):

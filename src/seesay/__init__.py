@@ -6,6 +6,8 @@ The public names are loaded when they are first used, so that importing the pack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seesay.openmp import limit_spinning
+
 if TYPE_CHECKING:
     from seesay.allocation import keep_freed_memory
     from seesay.caption import Caption
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from seesay.training.tune import TuningResult, tune
 
 __version__ = "0.1.0"
+
+limit_spinning()  # here, because torch reads it as it is loaded
 
 _HOMES = {
     "Annotation": "seesay.data",
