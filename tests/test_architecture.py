@@ -18,6 +18,7 @@ TIERS = (
         "config",
         "settings",
         "images",
+        "names",
         "sources",
         "upright",
         "tokenizer",

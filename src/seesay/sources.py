@@ -26,6 +26,7 @@ import numpy as np
 
 from seesay.errors import ImageError
 from seesay.files import exists
+from seesay.names import Folders
 from seesay.retries import is_temporary, wait_seconds
 
 URL_TIMEOUT = 20.0  # seconds without a byte
@@ -116,8 +117,11 @@ def _existing_file(name: str) -> Path:
         if path.is_dir():
             raise source_error(name, "is a folder, not a picture; name a file in it")
         found = path.exists()
+        spelled = None if found or name.isascii() else Folders().find(name)
     except OSError as error:
         raise source_error(name[:200], f"cannot be opened ({error.strerror}); check the path") from error
+    if spelled is not None and spelled != name:
+        return _existing_file(spelled)
     raise source_error(name, "is not an ordinary file" if found else "no such file; check the path")
 
 

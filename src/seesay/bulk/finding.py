@@ -19,11 +19,12 @@ from typing import Any
 
 from seesay.data.readers.columns import find_image_column
 from seesay.data.readers.parquet import embedded_column
-from seesay.data.readers.pictures import Folders, Identities, ImageListing, is_url, unsupported_images, walk_files
+from seesay.data.readers.pictures import Identities, ImageListing, is_url, unsupported_images, walk_files
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import count, name_some
 from seesay.errors import DataError
 from seesay.files import exists
+from seesay.names import Folders
 
 STANDARD_INPUT = "-"
 _DELIMITERS = ",\t;|"

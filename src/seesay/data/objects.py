@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from seesay.data.readers.json_tables import parse_json
-from seesay.data.readers.pictures import composed
 from seesay.data.records import Box, Reading
 from seesay.errors import DataError
+from seesay.names import composed
 
 _PEOPLE = ("person", "people", "man", "men", "woman", "women", "boy", "girl", "child", "children", "kid", "player")
 _OTHER_NAMES = {"person": tuple((word,) for word in (*_PEOPLE, *(f"{word}s" for word in _PEOPLE)))}

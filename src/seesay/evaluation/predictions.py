@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seesay.data.readers.pictures import composed, is_picture_name
+from seesay.data.readers.pictures import is_picture_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.files import unescape_name
+from seesay.names import composed
 
 _ID_NAMES = ("image_id", "id", "image", "file_name", "filename", "name")
 _TEXT_NAMES = ("caption", "prediction", "text", "hypothesis", "caption_1")

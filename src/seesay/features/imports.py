@@ -17,6 +17,7 @@ from seesay.features.creation import existing_store, fill_store
 from seesay.features.layout import FeatureDtype
 from seesay.features.stamps import array_stamp, same_content
 from seesay.features.store import FeatureStore
+from seesay.names import spellings
 
 log = logging.getLogger("seesay")
 
@@ -167,7 +168,7 @@ def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
     for image_id, image in images.items():
         file, named = Path(image), Path(image_id)
         possible = (image_id, str(named.parent / named.stem), file.name, file.stem, named.stem)
-        names[image_id] = list(dict.fromkeys(possible))
+        names[image_id] = list(dict.fromkeys(form for name in possible for form in spellings(name)))
         for name in names[image_id]:
             owners.setdefault(name, set()).add(image)
     return {

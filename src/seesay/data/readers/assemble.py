@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from seesay.data.readers.pictures import PictureFinder, composed, expected_path, is_picture_name, is_url
+from seesay.data.readers.pictures import PictureFinder, expected_path, is_picture_name, is_url
 from seesay.data.records import Annotation, Annotations, Box, Reading, Record, count, name_some
 from seesay.errors import DataError
+from seesay.names import composed
 
 NO_SPLIT = "in no split, kept out of training"
 """What is reported of images without a split in data that has splits."""

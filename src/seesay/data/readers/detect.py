@@ -17,7 +17,6 @@ from seesay.data.readers.own_output import is_own_output
 from seesay.data.readers.parquet import read_parquet
 from seesay.data.readers.pictures import (
     PictureFinder,
-    composed,
     is_picture_name,
     list_images,
     list_pictures,
@@ -31,6 +30,7 @@ from seesay.data.readers.text import is_split_list
 from seesay.data.readers.webdataset import read_webdataset
 from seesay.data.records import SPLIT_WORDS, Reading, count, name_some
 from seesay.errors import ConfigError, DataError
+from seesay.names import composed
 
 # In order of preference, where a folder holds several that caption equally many images.
 READERS: dict[str, Callable[[list[Path], list[Path], ColumnNames], Reading]] = {

@@ -9,7 +9,6 @@ tail of its path that names exactly one file below the data set's folder.
 # ruff: noqa: PTH114, PTH118, PTH119, PTH122, PTH208
 import os
 import re
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from seesay.data.records import count, name_some
 from seesay.images import FORMAT_SUFFIXES
+from seesay.names import Folders, composed
 
 PICTURE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
 # Image formats that seesay does not open: files of these are counted and named where a folder is listed.
@@ -106,48 +106,6 @@ def root_of(captions: Path) -> Path:
     if folder.resolve().name.lower() in _CAPTION_FOLDERS and not list_pictures(folder):
         return folder.parent if folder.name not in ("", "..") else folder / ".."
     return folder
-
-
-def composed(name: str) -> str:
-    """Returns a name in Unicode's composed form (NFC); macOS and some archives write the decomposed one (NFD)."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-class Folders:
-    """The names in folders, each of which is listed once."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, frozenset[str]] = {}
-        self._composed: dict[str, dict[str, str]] = {}
-
-    def find(self, path: str) -> str | None:
-        """Returns the path of a file or folder as it is spelled on the disk, or None if there is none.
-
-        The same name in another Unicode normalization is found too, of the file and of each folder above it.
-        """
-        path = os.path.normpath(path)
-        folder, name = os.path.split(path)
-        names = self._list(folder)
-        if name in names:
-            return path
-        if path.isascii():
-            return None
-        if not names and not folder.isascii():
-            folder = self.find(folder) or folder
-            names = self._list(folder)
-        if folder not in self._composed:
-            self._composed[folder] = {composed(each): each for each in names if not each.isascii()}
-        spelled = name if name in names else self._composed[folder].get(composed(name))
-        return None if spelled is None else os.path.join(folder, spelled)
-
-    def _list(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    self._names[folder] = frozenset(entry.name for entry in entries)
-            except (OSError, ValueError):
-                self._names[folder] = frozenset()
-        return self._names[folder]
 
 
 class PictureFinder:

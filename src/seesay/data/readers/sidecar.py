@@ -10,11 +10,12 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 from seesay.data.readers.columns import object_captions
-from seesay.data.readers.pictures import ImageListing, composed, walk_files
+from seesay.data.readers.pictures import ImageListing, walk_files
 from seesay.data.readers.samples import TEXT_SUFFIXES
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import Reading, Record, name_some, split_of_folder
 from seesay.errors import DataError
+from seesay.names import composed
 
 SIDECAR_SUFFIXES = (*TEXT_SUFFIXES, ".json")
 """Suffixes of the files beside images that may give their captions, the preferred first."""

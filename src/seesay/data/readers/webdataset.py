@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from seesay.data.readers.columns import ColumnNames, object_captions
-from seesay.data.readers.pictures import PICTURE_SUFFIXES, composed
+from seesay.data.readers.pictures import PICTURE_SUFFIXES
 from seesay.data.readers.samples import TEXT_SUFFIXES, choose_image, choose_text
 from seesay.data.readers.text import decode_text, text_lines
 from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
 from seesay.errors import DataError
+from seesay.names import composed
 
 _LARGEST_TEXT = 1 << 20
 

@@ -6,12 +6,16 @@ import unicodedata
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from seesay.bulk.finding import find_pictures
 from seesay.data.annotations import load_annotations
 from seesay.data.objects import read_instances
 from seesay.evaluation.predictions import match_predictions
+from seesay.features.imports import import_features
+from seesay.images import read_image
 
 Form = Literal["NFC", "NFD"]
 Forms = tuple[Form, Form]
@@ -115,6 +119,20 @@ def test_predictions_and_instances_match_whatever_the_normalization(tmp_path: Pa
     }
     (tmp_path / "instances.json").write_text(json.dumps(instances))
     assert read_instances(tmp_path / "instances.json", "café.jpg")[0].label == "dog"
+
+
+def test_an_image_is_opened_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
+    told, stored = forms
+    Image.new("RGB", (3, 2)).save(tmp_path / unicodedata.normalize(stored, "café.png"))
+    assert read_image(tmp_path / unicodedata.normalize(told, "café.png")).size == (3, 2)
+
+
+def test_arrays_of_features_are_found_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
+    told, stored = forms
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / unicodedata.normalize(stored, "café.npy"), np.ones((2, 3), np.float32))
+    name = unicodedata.normalize(told, "café.jpg")
+    assert import_features(tmp_path / "arrays", {name: name}, tmp_path / "store.features") == 1
 
 
 def test_two_files_that_differ_in_normalization_alone_are_two_images(tmp_path: Path, forms: Forms) -> None:
