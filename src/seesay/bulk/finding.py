@@ -67,7 +67,10 @@ def find_pictures(sources: Sequence[str], column: str = "") -> Found:
     found = Found()
     identities = Identities()
     files = (path for source in sources for path in _files(source, found))
-    found.pictures = identities.distinct(name for path in files for name in _pictures(path, column, found))
+    names = identities.distinct(name for path in files for name in _pictures(path, column, found))
+    found.pictures = [name for name in names if "\0" not in name]
+    impossible = [name for name in names if "\0" in name]
+    found.broken |= {name: f"{name.replace(chr(0), '?')}: no file can have this name" for name in impossible}
     found.unsupported = identities.distinct(found.unsupported)
     return found
 
