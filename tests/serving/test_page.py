@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.foreign import CAPTIONS
 from tests.serving.conftest import Start
 from tests.serving.servers import PATIENCE, Running, blank, encoded, upload
 
@@ -419,3 +420,33 @@ def test_on_a_phone_it_fits_and_words_are_tapped(visit: Open) -> None:
         box = button.bounding_box()
         assert box is not None
         assert box["height"] >= 32, "too small for a finger"
+
+
+def test_captions_run_in_the_direction_of_their_script(visit: Open) -> None:
+    """`lang` and `dir` follow the caption, and so do the arrow keys."""
+    page = visit()
+    page.evaluate(
+        """async ([text]) => {
+            const { Picture } = await import("/results.js");
+            const picture = new Picture(new File([], "كلب.png"), { tell() {}, remove() {} });
+            const words = text.split(" ").map((word) => ({ text: word, probability: 0.5 }));
+            const end = { probability: 0.5, alternatives: [] };
+            picture.showResult({}, { captions: [{ text, words, end, probability: 0.1, finished: true }] });
+            document.getElementById("pictures").append(picture.card);
+        }""",
+        ["قطة سوداء تجلس"],
+    )
+    words = page.locator(".words")
+    expect(words).to_have_attribute("lang", "ar")
+    expect(words).to_have_css("direction", "rtl")
+    words.locator("button").first.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(words.locator("button").nth(1)).to_be_focused()
+    languages = page.evaluate(
+        """async (texts) => {
+            const { written } = await import("/results.js");
+            return texts.map((text) => written(text).lang ?? "");
+        }""",
+        [CAPTIONS[language][0][0] for language in ("zh", "ja", "th", "ar", "de", "en")],
+    )
+    assert languages == ["zh", "ja", "th", "ar", "", ""]

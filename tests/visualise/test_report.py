@@ -14,6 +14,7 @@ from PIL import Image
 
 from seesay.errors import DataError, ImageError, SeesayError
 from seesay.visualise import Card, Gallery, Picture, Section, Table, Text, write_report
+from tests.foreign import CAPTIONS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert('1')</script> & \"quoted\" onerror=x --> {braces}"
@@ -289,3 +290,28 @@ def test_a_report_that_cannot_be_written_says_so_and_leaves_nothing_behind(tmp_p
     with pytest.raises(SeesayError, match="cannot write"):
         write_report(tmp_path / "file" / "report.html", "x", [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "report.html"]
+
+
+@pytest.mark.parametrize(
+    ("language", "attributes"),
+    [
+        ("ar", {"lang": "ar", "dir": "rtl"}),
+        ("ja", {"lang": "ja", "dir": "auto"}),
+        ("zh", {"lang": "zh", "dir": "auto"}),
+        ("th", {"lang": "th", "dir": "auto"}),
+        ("de", {"lang": "de", "dir": "auto"}),
+        ("en", {"dir": "auto"}),
+    ],
+)
+def test_language_and_direction_follow_the_text(language: str, attributes: dict[str, str], tmp_path: Path) -> None:
+    text = CAPTIONS[language][4][0]
+    page = render(tmp_path, *everything(text), title=text)
+    assert page.all("html") == [{"lang": "en"}]  # the page's own words
+    for tag in ("h1", "figcaption"):
+        assert page.all(tag) == [attributes]
+    assert page.all("p")[0] == attributes
+    assert {**attributes, "class": "said"} in page.all("p")
+    assert page.all("li")[0] == attributes
+    assert page.all("title") == [{name: tag for name, tag in attributes.items() if name == "lang"}]
+    assert page.all("img")[0].get("lang") == attributes.get("lang")
+    assert page.all("td")[0] == ({} if text.isascii() else attributes)

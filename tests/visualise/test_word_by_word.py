@@ -94,3 +94,13 @@ def test_what_does_not_fit_together_is_refused() -> None:
         WordByWord(PICTURE, ["a"], WEIGHTS, GRID).html()
     with pytest.raises(DataError, match="2 words, attention for 2 and 1 facts"):
         WordByWord(PICTURE, ["a", "b"], WEIGHTS, GRID, ["x"]).html()
+
+
+def test_words_run_in_the_direction_of_their_language() -> None:
+    """With dir="auto" the English legend decided."""
+    arabic = WordByWord(PICTURE, ["قطة", "سوداء"], WEIGHTS, GRID, ["1 bit", "2 bits"]).html()
+    assert '<fieldset dir="rtl"><legend dir="ltr">' in arabic
+    assert '<span class="word" lang="ar">قطة</span>' in arabic
+    assert '<span class="word">the picture</span>' in arabic
+    assert '<span class="fact" dir="ltr">1 bit</span>' in arabic
+    assert '<fieldset dir="ltr">' in WordByWord(PICTURE, ["a", "b"], WEIGHTS, GRID).html()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from seesay.errors import ConfigError, DataError
+from seesay.languages import is_unspaced
+from seesay.visualise.fonts import Lettering, split_characters
 
 HEAT = "inferno"  # perceptually uniform: equal steps of weight look like equal steps
 HEAT_RANGE = (0.30, 0.92)  # without its black, which says nothing on a dark picture, and its palest yellow
@@ -24,7 +26,6 @@ MAX_COLUMNS = 6
 PAPER, INK = (255, 255, 255), (32, 33, 36)
 ELLIPSIS = "…"
 
-Font = ImageFont.FreeTypeFont
 Maps = NDArray[np.float32]
 
 
@@ -103,7 +104,7 @@ def attention_strip(
         title: a line above, such as the whole caption; empty = none.
         columns: tiles a row; 0 = rows of equal length, of six at most.
         tile: longer side of a tile's picture in pixels.
-        font: a TrueType file for scripts that DejaVu Sans lacks (such as Chinese).
+        font: a TrueType or OpenType file; None = DejaVu Sans, and installed fonts for characters that it lacks.
 
     Raises:
         DataError: if words, weights and grid do not fit together.
@@ -181,7 +182,8 @@ def _arranged(
 ) -> Image.Image:
     """Returns the tiles in rows on light paper, a label above each and the title on top."""
     gap = side // 12
-    text, head = _font(font, max(10, side // 10)), _font(font, max(11, side // 8))
+    text = Lettering([*labels, ELLIPSIS], max(10, side // 10), font)
+    head = Lettering([title, ELLIPSIS], max(11, side // 8), font)
     line, head_line = round(text.size * 1.5), round(head.size * 1.4)
     across, down = max(tiles[0].width, round(side * 0.6)), line + tiles[0].height
     columns = min(columns, len(tiles))
@@ -191,43 +193,34 @@ def _arranged(
     figure = Image.new("RGB", (width, top + math.ceil(len(tiles) / columns) * (down + gap)), PAPER)
     draw = ImageDraw.Draw(figure)
     for number, words in enumerate(heading):
-        draw.text((gap, gap + number * head_line), words, font=head, fill=INK, anchor="la")
+        head.write(draw, (gap, gap + (number + 0.5) * head_line), words, INK)
     for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x = gap + number % columns * (across + gap)
         y = top + number // columns * (down + gap)
-        draw.text((x + across / 2, y + line / 2), _cut(label, text, across), font=text, fill=INK, anchor="mm")
+        shown = _cut(label, text, across)
+        text.write(draw, (x + (across - text.length(shown)) / 2, y + line / 2), shown, INK)
         figure.paste(tile, (x + (across - tile.width) // 2, y + line))
     return figure
 
 
-def _font(path: str | Path | None, size: int) -> Font:
-    """Returns the font of the labels; DejaVu Sans, which comes with matplotlib, where none is named."""
-    if path is None:
-        import matplotlib
-
-        path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    try:
-        return ImageFont.truetype(str(path), size)
-    except OSError as error:
-        raise ConfigError(f"cannot read the font {path} ({error}); name a TrueType or OpenType file") from error
-
-
-def _cut(text: str, font: Font, width: float) -> str:
+def _cut(text: str, font: Lettering, width: float) -> str:
     """Returns the text on one line, shortened with an ellipsis where it is wider than the room."""
     text = " ".join(text.split())
-    if font.getlength(text) <= width:
+    if font.length(text) <= width:
         return text
-    while text and font.getlength(text + ELLIPSIS) > width:
+    while text and font.length(text + ELLIPSIS) > width:
         text = text[:-1]
     return text + ELLIPSIS
 
 
-def _wrapped(text: str, font: Font, width: float) -> list[str]:
-    """Returns the text in lines that fit the room."""
+def _wrapped(text: str, font: Lettering, width: float) -> list[str]:
+    """Returns the text in lines that fit the room; text without spaces may break between any two characters."""
     lines: list[str] = []
     for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(_cut(word, font, width))
+        for number, part in enumerate(split_characters(word) if is_unspaced([word]) else [word]):
+            joined = f"{lines[-1]}{'' if number else ' '}{part}" if lines else ""
+            if joined and font.length(joined) <= width:
+                lines[-1] = joined
+            else:
+                lines.append(_cut(part, font, width))
     return lines

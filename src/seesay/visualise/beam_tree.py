@@ -8,6 +8,7 @@ from seesay.decoding import SearchTrace
 from seesay.decoding.trace import Candidate
 from seesay.errors import DataError
 from seesay.visualise.curves import DOTS_PER_INCH, FAINT, INK
+from seesay.visualise.fonts import find_families, quiet_about_glyphs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +47,7 @@ def draw_beam_tree(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     candidates = trace.pictures.get(picture, [])
     if not candidates:
@@ -65,9 +67,14 @@ def draw_beam_tree(
     axes.set_ylim(tallest - 0.4, -0.7)
     axes.set_axis_off()
     axes.text(-1, 0, "start", ha="center", va="center", color=INK, fontsize=8)
-    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.set_title(title, loc="left", color=INK, fontsize=11, parse_math=False)
+    texts = axes.findobj(Text)
+    families = find_families(text.get_text() for text in texts)
+    for text in texts:
+        text.set_fontfamily(families)
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "seesay"})
+    with quiet_about_glyphs():
+        figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "seesay"})
     return png.getvalue()
 
 

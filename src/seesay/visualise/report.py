@@ -1,7 +1,8 @@
 """A report as one HTML file that needs nothing else: styles and pictures are inside, no script, no request.
 
 A page is a title and sections. A section is anything with a heading and the HTML of its body: `Text`,
-`Table`, `Picture`, `Gallery`, and whatever else a caller composes. All text from outside is escaped.
+`Table`, `Picture`, `Gallery`, and whatever else a caller composes. All text from outside is escaped. The
+page is in English; an element whose text is in another language or direction has `lang` and `dir` of its own.
 """
 
 import base64
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from seesay.errors import DataError, ImageError
 from seesay.files import write_atomically
+from seesay.languages import is_right_to_left, language_of
 from seesay.outputs import HTML_PAGE, check_file
 
 LONGEST_SIDE = 1280  # pixels of an embedded picture; larger ones only make the file larger
@@ -48,7 +50,7 @@ class Text:
     def html(self) -> str:
         """Returns one paragraph element each."""
         paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", self.text))
-        return "\n".join(f'<p dir="auto">{escape(part)}</p>' for part in paragraphs if part)
+        return "\n".join(f"<p{text_attributes(part)}>{escape(part)}</p>" for part in paragraphs if part)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ class Table:
             f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(self.header, kinds, strict=True)
         )
         rows = "\n".join(
-            "<tr>" + "".join(f"<td{kind}>{_cell(v)}</td>" for v, kind in zip(row, kinds, strict=True)) + "</tr>"
+            "<tr>"
+            + "".join(f"<td{kind}{_in_cell(v)}>{_cell(v)}</td>" for v, kind in zip(row, kinds, strict=True))
+            + "</tr>"
             for row in self.rows
         )
         caption = f"<caption>{escape(self.caption)}</caption>\n" if self.caption else ""
@@ -100,7 +104,8 @@ class Picture:
 
     def html(self) -> str:
         """Returns a figure."""
-        caption = f'\n<figcaption dir="auto">{escape(self.caption)}</figcaption>' if self.caption else ""
+        attributes = text_attributes(self.caption)
+        caption = f"\n<figcaption{attributes}>{escape(self.caption)}</figcaption>" if self.caption else ""
         return f"<figure>{img_element(self.image, self.alt)}{caption}</figure>"
 
 
@@ -129,9 +134,9 @@ class Card:
         # A person's words describe the picture better than ours, which are printed beside it anyway.
         alt = self.references[0] if self.references else self.name or "the captioned picture"
         said = escape(self.caption) if self.caption.strip() else "<em>(an empty caption)</em>"
-        parts = [f'<p class="said" dir="auto">{said}</p>']
+        parts = [f'<p class="said"{text_attributes(self.caption)}>{said}</p>']
         if self.references:
-            people = "".join(f'<li dir="auto">{escape(reference)}</li>' for reference in self.references)
+            people = "".join(f"<li{text_attributes(each)}>{escape(each)}</li>" for each in self.references)
             parts.append(f'<p class="label">People said</p>\n<ul>{people}</ul>')
         if self.scores:
             pairs = "".join(f"<div><dt>{escape(n)}</dt><dd>{_cell(v)}</dd></div>" for n, v in self.scores.items())
@@ -171,7 +176,13 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
     """
     check_file(path, HTML_PAGE)
     body = "\n".join(_section(number, section) for number, section in enumerate(sections, start=1))
-    page = PAGE.format(title=escape(" ".join(title.split())), style=STYLE, body=body)
+    page = PAGE.format(
+        title=escape(" ".join(title.split())),
+        lang=lang_attribute(title),
+        attributes=text_attributes(title),
+        style=STYLE,
+        body=body,
+    )
     # File names may hold bytes that are no text; they must not keep a report from being written.
     write_atomically(Path(path), page.encode("utf-8", errors="replace"))
 
@@ -194,11 +205,27 @@ def _cell(value: Cell) -> str:
     return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
 
 
+def _in_cell(value: Cell) -> str:
+    """Returns the attributes of a cell; none for numbers and for plain text of the page itself."""
+    return text_attributes(value) if isinstance(value, str) and not value.isascii() else ""
+
+
+def text_attributes(text: str) -> str:
+    """Returns the attributes `lang`, where the language is told and is not the page's, and `dir` for an element."""
+    return f'{lang_attribute(text)} dir="{"rtl" if is_right_to_left(text) else "auto"}"'
+
+
+def lang_attribute(text: str) -> str:
+    """Returns the attribute `lang` of an element with a text; none where it is the page's or cannot be told."""
+    language = language_of([text])
+    return "" if language in ("", "en") else f' lang="{language}"'
+
+
 def img_element(pixels: Pixels, alt: str) -> str:
     """Returns an image element that holds its picture."""
     kind, data, (width, height) = _encoded(pixels)
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    return f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}"{lang_attribute(alt)}>'
 
 
 def _encoded(pixels: Pixels) -> tuple[str, bytes, tuple[int, int]]:
@@ -228,13 +255,13 @@ PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
+<title{lang}>{title}</title>
 <style>
 {style}</style>
 </head>
 <body>
 <main>
-<h1>{title}</h1>
+<h1{attributes}>{title}</h1>
 {body}
 </main>
 </body>

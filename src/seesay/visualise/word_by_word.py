@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from seesay.errors import DataError
+from seesay.languages import is_right_to_left
 from seesay.visualise.attention import FULL_HEAT, fitted, overlay, upsample_attention
-from seesay.visualise.report import img_element
+from seesay.visualise.report import img_element, lang_attribute
 
 SIDE = 560
 """Longer side of the picture in pixels."""
@@ -56,23 +57,29 @@ class WordByWord:
             )
         floor = FULL_HEAT / (self.grid[0] * self.grid[1])
         group = "look-" + hashlib.sha256(picture.tobytes() + "\0".join(self.words).encode()).hexdigest()[:12]
-        buttons = [_button(group, "the picture", img_element(picture, ""), "", checked=True)]
+        caption = " ".join(self.words)
+        lang, direction = lang_attribute(caption), "rtl" if is_right_to_left(caption) else "ltr"
+        buttons = [_button(group, _word("the picture"), img_element(picture, ""), "", checked=True)]
         for word, heat, fact in zip(self.words, maps, facts, strict=True):
             look = overlay(picture, heat, peak=max(floor, float(heat.max())))
-            buttons.append(_button(group, word, img_element(look, ""), fact))
+            buttons.append(_button(group, _word(word, lang), img_element(look, ""), fact))
         shape = f"aspect-ratio: {picture.width} / {picture.height}"
         return (
             f'<div class="looks" style="max-width: {picture.width}px"><div class="stage" style="{shape}"></div>\n'
-            f'<fieldset dir="auto"><legend>The words; arrow keys walk through them</legend>\n'
+            f'<fieldset dir="{direction}"><legend dir="ltr">The words; arrow keys walk through them</legend>\n'
             + "\n".join(buttons)
             + "\n</fieldset></div>"
         )
 
 
+def _word(word: str, lang: str = "") -> str:
+    return f'<span class="word"{lang}>{escape(word)}</span>'
+
+
 def _button(group: str, word: str, look: str, fact: str, checked: bool = False) -> str:
     """Returns a word's button with what it shows, which lies over the stage."""
-    told = f'<span class="fact">{escape(fact)}</span>' if fact else ""
+    told = f'<span class="fact" dir="ltr">{escape(fact)}</span>' if fact else ""
     return (
         f'<label><input type="radio" name="{group}"{" checked" if checked else ""}>'
-        f'<span class="word">{escape(word)}</span><span class="look">{look}{told}</span></label>'
+        f'{word}<span class="look">{look}{told}</span></label>'
     )

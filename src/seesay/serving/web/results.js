@@ -14,6 +14,17 @@ export function element(tag, { text, ...attributes } = {}, ...children) {
   return made;
 }
 
+const LANGUAGES = [ // told by script; kana come first, as Japanese has Chinese characters too
+  ["ja", /[\p{Script=Hiragana}\p{Script=Katakana}]/u], ["zh", /\p{Script=Han}/u], ["ko", /\p{Script=Hangul}/u],
+  ["ar", /\p{Script=Arabic}/u], ["he", /\p{Script=Hebrew}/u], ["th", /\p{Script=Thai}/u],
+  ["hi", /\p{Script=Devanagari}/u], ["el", /\p{Script=Greek}/u], ["und-Cyrl", /\p{Script=Cyrillic}/u],
+];
+
+/** Returns the attributes of an element that holds a caption: its direction, and its language where the script tells. */
+export function written(text) {
+  return { dir: "auto", lang: LANGUAGES.find(([, letters]) => letters.test(text))?.[0] };
+}
+
 /** Returns a probability in words. */
 export function percent(probability) {
   if (probability === null) return "unknown";
@@ -47,7 +58,7 @@ export class Picture {
     const close = element("button", {
       class: "quiet", type: "button", text: "✕", "aria-label": `Remove ${this.name}`, onclick: () => remove(this),
     });
-    const top = element("div", { class: "top" }, element("h2", { text: this.name }), this.save, close);
+    const top = element("div", { class: "top" }, element("h2", { dir: "auto", text: this.name }), this.save, close);
     const said = element("div", { class: "said" }, top, this.body, this.detail);
     this.card = element("article", { class: "picture", "aria-label": this.name }, this.view, said);
     this.showWorking();
@@ -95,7 +106,7 @@ export class Picture {
     const buttons = all.map((word, number) => this.wordButton(word, number));
     buttons[0].tabIndex = 0;
     const words = element("div", {
-      class: "words", role: "group", "aria-label": `Caption ${place + 1}: ${caption.text}. Arrow keys walk along its words`,
+      ...written(caption.text), class: "words", role: "group", "aria-label": `Caption ${place + 1}: ${caption.text}. Arrow keys walk along its words`,
       onkeydown: (event) => this.walk(event, buttons),
       onmouseleave: () => this.look(this.pinned),
       onfocusout: (event) => { if (!words.contains(event.relatedTarget)) this.look(this.pinned); },
@@ -128,7 +139,8 @@ export class Picture {
   /** Moves along a caption's words by the keyboard. */
   walk(event, buttons) {
     const here = buttons.indexOf(document.activeElement);
-    const steps = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: buttons.length - 1 };
+    const forward = getComputedStyle(event.currentTarget).direction === "rtl" ? -1 : 1;
+    const steps = { ArrowRight: here + forward, ArrowLeft: here - forward, Home: 0, End: buttons.length - 1 };
     if (event.key === "Escape") {
       this.pin(null);
       this.look(null);
@@ -182,7 +194,7 @@ export class Picture {
       const bar = element("div", { class: "share" });
       bar.style.width = `${100 * (probability ?? 0)}%`;
       return element("li", { class: text === own ? "own" : undefined },
-        element("span", { text: text ?? "(end)" }), bar, element("span", { class: "amount", text: percent(probability) }));
+        element("span", { ...written(text ?? ""), text: text ?? "(end)" }), bar, element("span", { class: "amount", text: percent(probability) }));
     });
     this.detail.replaceChildren(said, element("ol", { "aria-label": "The likeliest words here" }, ...bars));
   }
