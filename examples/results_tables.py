@@ -54,7 +54,7 @@ def run_row(name: str, run: Path) -> list[str]:
         f"{parameters_of(run):,}",
         f"{progress['epochs']} of {training['epochs']}",
         str(progress["best_epoch"]),
-        f"{100 * progress['best']:.1f}",
+        f"{progress['best']:.1f}",
         stopped,
         str(training["seed"]),
         f"{progress['seconds'] / 60:.0f}",

@@ -77,6 +77,13 @@ def test_captions_that_ended_by_themselves_are_not_said_to_be_cut_by_max_length(
     assert "max_length is too small" in line
 
 
+def test_captions_that_repeat_words_up_to_the_limit_are_said_to_repeat() -> None:
+    """A limit that is reached by repeating a word is not too small."""
+    line = verdict(measure_diversity([f"group {number} a a a a" for number in range(30)], finished=[False] * 30))
+    assert "twice in a row" in line
+    assert "max_length" not in line
+
+
 def test_without_their_ends_captions_of_one_length_count_as_cut_and_others_do_not() -> None:
     same = verdict(measure_diversity([f"a man {number} on a" for number in range(30)]))
     assert "and 100% are as long as the longest: sentences are cut" in same

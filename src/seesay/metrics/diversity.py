@@ -179,13 +179,13 @@ def verdict(diversity: Diversity) -> str:
             "training, a learning rate that is too high, pictures prepared otherwise than the encoder expects (size, "
             "scale, mean), features that are constant or not connected to the decoder, or test pictures that are alike."
         )
-    if diversity.cut is not None and diversity.cut > 0.2:
-        return f"{diversity.cut:.0%} of the captions end in a function word{_why_cut(diversity)}"
     if diversity.repeats is not None and diversity.repeats > 0.2:
         return (
             f"{diversity.repeats:.0%} of the captions say a word or a pair of words twice in a row. Possible causes: "
             "too little training, or a decoder that loses its state between words."
         )
+    if diversity.cut is not None and diversity.cut > 0.2:
+        return f"{diversity.cut:.0%} of the captions end in a function word{_why_cut(diversity)}"
     return ""
 
 
