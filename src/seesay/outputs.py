@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from seesay.errors import DataError, SeesayError
-from seesay.files import lock_file
+from seesay.files import exists, lock_file
 
 MARKER = ".seesay"
 """In the folder of a run or a search: what the folder holds, and which process has written to it last."""
@@ -93,10 +93,11 @@ def check_inputs(path: str | Path, inputs: Iterable[str | Path | None], flag: st
             continue
         folder, name = os.path.split(os.path.abspath(str(given).partition("::")[0]))  # noqa: PTH100
         source = Path(real(folder), name)
-        source = source.resolve() if source.is_symlink() else source
+        if os.path.islink(source):  # noqa: PTH114  `Path.is_symlink` raises for a name that no file can have
+            source = source.resolve()
         if source == target:
             raise DataError(f"{flag} {path} is an input, which would be replaced; choose another {flag}")
-        if source.is_relative_to(target) and source.exists():
+        if source.is_relative_to(target) and exists(source):
             raise DataError(f"{flag} {path} contains the input {given}; choose another {flag}")
 
 

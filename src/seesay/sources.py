@@ -92,7 +92,7 @@ def source_state(source: str) -> str:
     if source.lower().startswith(("http://", "https://")):
         return source
     member = _MEMBER.fullmatch(source)
-    if member is None or Path(source).exists():
+    if member is None or exists(source):
         return _state(Path(source))
     return f"{_state(Path(member[1]))} {member[3]}"
 
