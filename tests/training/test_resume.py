@@ -381,9 +381,8 @@ def corrected(colours: Path, tmp_path: Path) -> Path:
         replace_fields(item, captions=tuple(caption.replace("red", "crimson") for caption in item.captions))
         for item in load_annotations(colours)
     ]
-    path = tmp_path / f"{colours.name}.jsonl"  # whose features are those of the data set itself
-    write_annotations(items, path)
-    return path
+    write_annotations(items, tmp_path / "corrected.jsonl")
+    return tmp_path / "corrected.jsonl"
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, call: int, config: Config, data: Path, run: Path, store: Path) -> None:
@@ -407,7 +406,7 @@ def test_captions_corrected_before_a_state_was_saved_give_a_new_vocabulary(
     run = tmp_path / "run"
     break_off(monkeypatch, 1, config, colours, run, features)
     assert "red" in load_run(run).tokenizer.vocabulary
-    break_off(monkeypatch, 1, config, corrected, run, features)
+    break_off(monkeypatch, 1, config, corrected, run, tmp_path / "features")
     assert {"red", "crimson"}.intersection(load_run(run).tokenizer.vocabulary) == {"crimson"}
     (line,) = {line for line in told.messages if "saved no state" in line}
     assert "data.train is" in line

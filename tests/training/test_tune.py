@@ -441,14 +441,14 @@ class TestRefusals:
         assert "data.train is '24 images" in told(settings=replace(config, limit_captions=9))
 
     def test_captions_corrected_since_the_first_trial_are_refused(
-        self, unbroken: TuningResult, config: Config, colours: Path, features: Path, tmp_path: Path
+        self, unbroken: TuningResult, config: Config, colours: Path, tmp_path: Path
     ) -> None:
         """As many images and captions as before: the change was once not noticed."""
-        data = tmp_path / f"{colours.name}.jsonl"
+        data = tmp_path / "corrected.jsonl"
         first, *others = load_annotations(colours).items
         write_annotations([dataclasses.replace(first, captions=("crimson",) * len(first.captions)), *others], data)
         with pytest.raises(ConfigError, match=r"data\.train is '24 images, .* there, '24 images, .* here"):
-            tune(config, data, unbroken.folder, trials=TRIALS, space=SPACE, features=features)
+            tune(config, data, unbroken.folder, trials=TRIALS, space=SPACE, features=tmp_path)
 
     def test_overwrite_begins_anew_and_leaves_what_is_not_the_searchs(
         self, config: Config, colours: Path, features: Path, tmp_path: Path
