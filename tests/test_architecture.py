@@ -30,6 +30,7 @@ TIERS = (
         "retries",
         "languages",
         "allocation",
+        "openmp",
         "compiled",
         "descriptions",
     ),
