@@ -169,8 +169,9 @@ class TestNames:
         ):
             with pytest.raises(DataError, match="is an input"):
                 check_inputs(tmp_path / out, [tmp_path / given])
+        passed_over = [None, "", "https://example.org/a.jpg", f"{tmp_path}/data/{'x' * 300}", "a\0b"]
         with pytest.raises(DataError, match="contains the input"):
-            check_inputs(tmp_path / "data", [None, "", "https://example.org/a.jpg", tmp_path / "link" / "a.jpg"])
+            check_inputs(tmp_path / "data", [*passed_over, tmp_path / "link" / "a.jpg"])
         check_inputs(tmp_path / "data" / "b.jpg", [tmp_path / "data", tmp_path / "data" / "a.jpg"])
         check_name("a")
 

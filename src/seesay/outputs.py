@@ -86,18 +86,19 @@ def check_inputs(path: str | Path, inputs: Iterable[str | Path | None], flag: st
     Raises:
         DataError: it is one or contains one.
     """
-    target = Path(os.path.realpath(path))
+    target = os.path.realpath(path)
     real = functools.cache(os.path.realpath)  # of folders alone: a collection may have a million files
     for given in inputs:
-        if given is None or not str(given):
+        text = "" if given is None else str(given).partition("::")[0]
+        if not text or "\0" in text:
             continue
-        folder, name = os.path.split(os.path.abspath(str(given).partition("::")[0]))  # noqa: PTH100
-        source = Path(real(folder), name)
-        if os.path.islink(source):  # noqa: PTH114  `Path.is_symlink` raises for a name that no file can have
-            source = source.resolve()
+        folder, name = os.path.split(os.path.abspath(text))  # noqa: PTH100
+        source = os.path.join(real(folder), name)  # noqa: PTH118
+        # `Path` raises an error for a name that no file can have, `os.path` does not.
+        source = os.path.realpath(source) if os.path.islink(source) else source  # noqa: PTH114
         if source == target:
             raise DataError(f"{flag} {path} is an input, which would be replaced; choose another {flag}")
-        if source.is_relative_to(target) and exists(source):
+        if source.startswith(os.path.join(target, "")) and exists(source):  # noqa: PTH118
             raise DataError(f"{flag} {path} contains the input {given}; choose another {flag}")
 
 
