@@ -15,6 +15,7 @@ from seesay.metrics.meteor import Meteor, available, meteor_from_statistics
 from seesay.metrics.meteor.alignment import align
 from seesay.metrics.meteor.matching import EXACT, PARAPHRASE, STEM, SYNONYM, Match
 from seesay.metrics.meteor.normalise import normalise
+from seesay.metrics.meteor.paraphrases import hash_parts
 from seesay.metrics.meteor.stemmer import stem
 from tests.metrics.meteor_cases import sentences
 from tests.metrics.meteor_jar import STORED, additive
@@ -24,7 +25,8 @@ needs_tables = pytest.mark.skipif(bool(available()), reason=available())
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return write_tables(tmp_path / "meteor")
 
 
@@ -247,6 +249,59 @@ def test_a_file_with_changed_bytes_is_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(whole[:start] + spoilt + whole[start + 6 :])
     with pytest.raises(DataError, match=name):
         Meteor.load(folder).statistics(["a dog"], [["dog"]])
+
+
+def test_the_table_of_paraphrases_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = ["a sofa before a hound"], [["in front of a couch"]]
+    first = Meteor.load(folder).statistics(*captions)
+    monkeypatch.setattr("seesay.metrics.meteor.paraphrases.gzip", None)
+    np.testing.assert_array_equal(Meteor.load(folder).statistics(*captions), first)
+
+
+@pytest.mark.parametrize("size", [0, 10, 40])
+def test_a_kept_table_that_was_cut_short_is_made_anew(folder: Path, tmp_path: Path, size: int) -> None:
+    captions = ["a sofa before a hound"], [["in front of a couch"]]
+    first = Meteor.load(folder).statistics(*captions)
+    (kept,) = (tmp_path / "cache").rglob("*.table")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:size])
+    np.testing.assert_array_equal(Meteor.load(folder).statistics(*captions), first)
+    assert kept.read_bytes() == whole
+
+
+def test_without_a_cache_folder_the_table_is_made_in_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    rows = Meteor.load(folder).statistics(["sofa"], [["couch"]])
+    assert rows[0, 16:20].sum() == 2
+
+
+def test_the_hash_of_a_phrase_depends_on_its_bytes_alone() -> None:
+    words = ["a", "b", "ab", "ba", "a b", "b a", "é", "aa", "aaa", ""]
+    text = "|".join([*words, *reversed(words)]).encode()
+    ends = np.array([place for place, byte in enumerate(text + b"|") if byte == ord("|")])
+    first, second = hash_parts(text, np.concatenate(([0], ends[:-1] + 1)), ends).reshape(2, -1)
+    np.testing.assert_array_equal(first, second[::-1])
+    assert len(set(first.tolist())) == len(words)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_references_that_are_not_aligned_are_not_the_best(small: Meteor, seed: int) -> None:
+    """Only references whose bound is high enough are aligned; the result is that of aligning them all."""
+    draw = random.Random(seed)
+    words = "a the dog dogs hound woman lady sofa couch before in front of on upon flew glide take picture".split()  # noqa: SIM905
+    caption = [" ".join(draw.choices(words, k=draw.randint(0, 12))) for _ in range(300)]
+    images = [(caption[k], draw.sample(caption, 4)) for k in range(60)]
+    hypotheses, references = zip(*images, strict=True)
+    alone = small.statistics(
+        [text for text, texts in images for _ in texts], [[text] for _, texts in images for text in texts]
+    )
+    best = meteor_from_statistics(alone).reshape(60, 4).argmax(axis=1)
+    np.testing.assert_array_equal(
+        small.statistics(hypotheses, references), alone.reshape(60, 4, -1)[np.arange(60), best]
+    )
 
 
 def test_bad_input_is_named(small: Meteor) -> None:

@@ -50,6 +50,7 @@ FIXED: dict[str, tuple[tuple[str, str], ...]] = {
         ("Natl.x", "natl.x"),
         ("MISs. Daisy", "miss. daisy"),
         ("pTe. Ltd", "pte. ltd"),
+        ("X PTY. Limited, Y PTE. ltd, Z PTY.", "x pty. limited y pte. ltd z pty"),
         ("Mtg. Co", "mtg. co"),
     ),
     "treaties_before_a_space": (

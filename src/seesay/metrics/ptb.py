@@ -12,9 +12,9 @@ from seesay.metrics.ptb_rules import SPACE, SPACE_OR_BREAK, rules
 from seesay.metrics.ptb_words import ASSIMILATIONS
 
 # Where tokens can depend on the text beyond a space: spaces of different kinds, tags and one smiley, periods
-# with spaces between them, numbers after numbers or after an abbreviation, and a sentence that begins after a
-# single letter. All other lines are cut word by word.
-_BEYOND_SPACE = re.compile(rf" (?! ){SPACE}|<|\.\[\^|\. +[.\d]|[\d)] +[\d(]|\w\.{SPACE_OR_BREAK}+[A-Z]")
+# with spaces between them, numbers after numbers or after an abbreviation, a sentence that begins after a
+# single letter, and PTY. ltd. All other lines are cut word by word.
+_BEYOND_SPACE = re.compile(rf" (?! ){SPACE}|<|\.\[\^|\. +[.\d]|[\d)] +[\d(]|\w\.{SPACE_OR_BREAK}+[A-Z]|[EY]\. l")
 
 # A word and the spaces after it: no rule looks further, so none need be tried.
 _PLAIN_WORD = re.compile(f"([A-Za-z]+) ++(?!{SPACE})")

@@ -188,6 +188,7 @@ def _abbreviations() -> Part:
     yield rf"(?P<token>{_any_case(NUMBER_ABBREVIATIONS)}\.){SPACE_OR_BREAK}?{DIGIT}", _word
     yield rf"(?:{STATES}|{INITIALS})\.", _word
     yield f"(?P<token>{STATES}){SPACE_OR_BREAK}", _word
+    yield rf"(?P<token>[pP][tT][EY]\.){SPACE}(?i:ltd|lim)", _word
 
 
 def _compounds() -> Part:

@@ -23,25 +23,18 @@ class Alignment(NamedTuple):
 # The matches of a path, last first: a match, and the chain before it. Plain tuples, for a search makes many.
 _Chain: TypeAlias = "tuple[Match, _Chain] | None"
 
-# A partial alignment: its rank; the word of the reference it has come to; where in the hypothesis its last match
-# ends, -1 if the word before is not matched; the words of either side that are taken, as bits; its matches.
-_Path: TypeAlias = tuple[int, int, int, int, int, _Chain]
+# A partial alignment: its rank; the word of the reference before which it is complete; where in the hypothesis its
+# last match ends, -1 if the word before is not matched; the words of both sides that are taken, as bits; its matches.
+_Path: TypeAlias = tuple[int, int, int, int, _Chain]
 
 
 class _Option(NamedTuple):
-    """A match with what the search needs of it: its words as bits, its rank's change, how far it reaches across."""
+    """A match with what the search needs of it: its words of both sides as bits, its rank's change, its distance."""
 
     match: Match
     words: int
-    hypothesis_words: int
     gain: int
     distance: int
-
-
-# A way on from a path, which is carried out if the beam holds it: the rank that it would have, and the match that
-# it takes; no match if it leaves a word out, _PASS if it is in the middle of a match.
-_Move: TypeAlias = tuple[int, _Path, _Option | None]
-_PASS = _Option(Match(0, 0, 0, 0, EXACT), 0, 0, 0, 0)
 
 
 def align(matches: Sequence[Sequence[Match]]) -> Alignment:
@@ -55,18 +48,17 @@ def align(matches: Sequence[Sequence[Match]]) -> Alignment:
     Args:
         matches: what may be aligned, by the word of the reference where it starts.
     """
-    options = [[_option(match) for match in here] for here in matches]
+    options = [[_option(match, len(matches)) for match in here] for here in matches]
     fixed = _uncontested(options)
-    taken = hypothesis_taken = 0
+    taken = 0
     for option in fixed.values():
         taken |= option.words
-        hypothesis_taken |= option.hypothesis_words
-    paths: list[_Path] = [(0, 0, -1, taken, hypothesis_taken, None)]
+    paths: list[_Path] = [(0, 0, -1, taken, None)]
     for place, here in enumerate(options):
-        moves = _moves(paths, place, here, fixed.get(place))
-        if len(moves) > 1:
-            moves.sort(key=itemgetter(0))  # among equals the first found stays first
-        paths = [_carry_out(*move) for move in moves[:BEAM]]
+        paths = _fix(paths, place, fixed[place]) if place in fixed else _branch(paths, place, here)
+        if len(paths) > 1:
+            paths.sort(key=itemgetter(0))  # among equals the first found stays first
+            del paths[BEAM:]
     best = min(paths, key=_closed)
     chain, found = best[-1], []
     while chain:
@@ -75,69 +67,68 @@ def align(matches: Sequence[Sequence[Match]]) -> Alignment:
     return Alignment(found[::-1], (_closed(best) & (_WEIGHT - 1)) // _CHUNK)
 
 
-def _option(match: Match) -> _Option:
-    length, across = match.end - match.start, match.hypothesis_end - match.hypothesis_start
+def _option(match: Match, offset: int) -> _Option:
+    start, end, hypothesis_start, hypothesis_end, stage = match
+    length, across = end - start, hypothesis_end - hypothesis_start
     return _Option(
         match,
-        ((1 << length) - 1) << match.start,
-        ((1 << across) - 1) << match.hypothesis_start,
-        _WEIGHT * (2 if match.stage == EXACT else length // 2 + across // 2),
-        abs(match.start - match.hypothesis_start),
+        ((1 << length) - 1) << start | ((1 << across) - 1) << (hypothesis_start + offset),
+        _WEIGHT * (2 if stage == EXACT else length // 2 + across // 2),
+        abs(start - hypothesis_start),
     )
 
 
 def _uncontested(options: Sequence[Sequence[_Option]]) -> dict[int, _Option]:
     """Returns, by where they start, the matches none of whose words, on either side, any other match covers."""
-    once = twice = hypothesis_once = hypothesis_twice = 0
+    once = twice = 0
     for here in options:
-        for option in here:
-            twice |= once & option.words
-            once |= option.words
-            hypothesis_twice |= hypothesis_once & option.hypothesis_words
-            hypothesis_once |= option.hypothesis_words
-    return {
-        place: here[0]
-        for place, here in enumerate(options)
-        if len(here) == 1 and not here[0].words & twice and not here[0].hypothesis_words & hypothesis_twice
-    }
+        for _, words, _, _ in here:
+            twice |= once & words
+            once |= words
+    return {place: here[0] for place, here in enumerate(options) if len(here) == 1 and not here[0].words & twice}
 
 
 def _closed(path: _Path) -> int:
     """Returns a path's rank with its last chunk counted."""
-    rank, _, last, _, _, _ = path
+    rank, _, last, _, _ = path
     return rank if last == -1 else rank + _CHUNK
 
 
-def _moves(paths: Sequence[_Path], place: int, here: Sequence[_Option], fixed: _Option | None) -> list[_Move]:
-    """Returns the ways on from paths that have come to a word of the reference, or passed it."""
-    moves: list[_Move] = []
+def _fix(paths: Sequence[_Path], place: int, option: _Option) -> list[_Path]:
+    """Returns the paths that come to a word of the reference with its uncontested match, the others as they are."""
+    (_, end, start, hypothesis_end, _), _, gain, distance = option
+    gain -= distance
+    return [
+        path
+        if path[1] > place
+        else (
+            path[0] - gain + (0 if path[2] == -1 or path[2] == start else _CHUNK),
+            end,
+            hypothesis_end,
+            path[3],
+            (option.match, path[4]),
+        )
+        for path in paths
+    ]
+
+
+def _branch(paths: Sequence[_Path], place: int, here: Sequence[_Option]) -> list[_Path]:
+    """Returns the paths that come to a word of the reference, with each match that starts there and without any."""
+    longer: list[_Path] = []
     for path in paths:
-        rank, reached, last, taken, hypothesis_taken, _ = path
+        rank, reached, last, taken, chain = path
         if reached > place:
-            moves.append((rank, path, _PASS))
+            longer.append(path)
             continue
-        if fixed:
-            broken = _CHUNK if last not in (-1, fixed.match.hypothesis_start) else 0
-            moves.append((rank + broken - fixed.gain + fixed.distance, path, fixed))
-            continue
-        for option in here:
-            match, words, hypothesis_words, gain, distance = option
-            if taken & words or hypothesis_taken & hypothesis_words:
+        for match, words, gain, distance in here:
+            if taken & words:
                 continue
-            broken = _CHUNK if last not in (-1, match.hypothesis_start) else 0
-            moves.append((rank + broken - gain, path, option))
+            broken = 0 if last == -1 or last == match[2] else _CHUNK
+            longer.append((rank + broken - gain, match[1], match[3], taken | words, (match, chain)))
             rank += distance
-        moves.append((rank if last == -1 else rank + _CHUNK, path, None))
-    return moves
-
-
-def _carry_out(rank: int, path: _Path, option: _Option | None) -> _Path:
-    if option is _PASS:
-        return path
-    _, place, _, taken, hypothesis_taken, chain = path
-    if option is None:
-        return rank, place + 1, -1, taken, hypothesis_taken, chain
-    match, words, hypothesis_words, _, _ = option
-    taken |= words
-    hypothesis_taken |= hypothesis_words
-    return rank, match.end, match.hypothesis_end, taken, hypothesis_taken, (match, chain)
+        longer.append(
+            path
+            if last == -1 and rank == path[0]
+            else (rank if last == -1 else rank + _CHUNK, reached, -1, taken, chain)
+        )
+    return longer

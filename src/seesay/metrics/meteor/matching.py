@@ -1,15 +1,22 @@
 """Which words and phrases of two captions may be aligned: the four matchers of METEOR."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
+from seesay.metrics.meteor.paraphrases import Hashes, Integers, hash_parts
 from seesay.metrics.meteor.stemmer import stem
 from seesay.metrics.meteor.tables import Tables
 
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 # The longest phrase of the paraphrase table, in words.
 _LONGEST = 7
+# Captions whose phrases are hashed at once.
+_BLOCK = 4096
+_NOTHING: frozenset[int] = frozenset()
 
 
 class Match(NamedTuple):
@@ -23,8 +30,8 @@ class Match(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """What the matchers know of a word: hash values of it and of its stem, its synonym sets, its kind.
+class Entry:
+    """What the tables contain of a word: hash values of it and of its stem, its synonym sets, its kind.
 
     Words count as equal where their hash values are, which two different words can share.
     """
@@ -35,60 +42,63 @@ class Word:
     is_function: bool
 
 
-class Places(NamedTuple):
-    """How long a phrase is and where in a caption it begins."""
+class Word(NamedTuple):
+    """A word among those of some captions: its number, and the numbers of other words that match it."""
 
+    number: int
+    key: int
+    is_function: bool
+    stems: frozenset[int]
+    synonyms: frozenset[int]
+    related: frozenset[int]
+
+
+class Phrase(NamedTuple):
+    """A phrase of a caption by its number in the paraphrase table, and its paraphrases with their rank there."""
+
+    start: int
     length: int
-    starts: list[int]
-
-
-# The paraphrases of each phrase, with their rank in the table.
-Paraphrases = Mapping[str, Mapping[str, int]]
+    number: int
+    paraphrases: Mapping[int, int]
 
 
 class Text:
     """A caption that is ready to be matched.
 
     Args:
-        words: what is known of its words.
-        phrases: its phrases that have paraphrases or are some.
-        paraphrases: what the table says of them.
+        words: its words.
+        phrases: its phrases that have paraphrases or are some, by start, then by length.
     """
 
-    __slots__ = ("by_key", "by_stem", "is_function", "keys", "phrases", "rephrased", "synonym_sets", "words")
-
-    def __init__(self, words: Sequence[Word], phrases: Mapping[str, Places], paraphrases: Paraphrases) -> None:
+    def __init__(self, words: Sequence[Word], phrases: Sequence[Phrase]) -> None:
         self.words = words
         self.keys = [word.key for word in words]
         self.is_function = [word.is_function for word in words]
-        self.by_key: dict[int, list[int]] = {}
-        self.by_stem: dict[int, list[int]] = {}
-        for place, word in enumerate(words):
-            self.by_key.setdefault(word.key, []).append(place)
-            self.by_stem.setdefault(word.stem, []).append(place)
-        self.synonym_sets = frozenset().union(*(word.synonym_sets for word in words))
         self.phrases = phrases
-        # Start, length and paraphrases of the phrases that have some, by start, then by length.
-        self.rephrased = sorted(
-            (
-                (start, places.length, paraphrases[phrase])
-                for phrase, places in phrases.items()
-                if phrase in paraphrases
-                for start in places.starts
-            ),
-            key=lambda row: row[:2],
-        )
+        # The numbers of its phrases, and of all their paraphrases.
+        self.phrase_numbers = {phrase.number for phrase in phrases}
+        self.paraphrases = _NOTHING.union(*[phrase.paraphrases for phrase in phrases])
+
+    @cached_property
+    def numbers(self) -> set[int]:
+        """The numbers of its words."""
+        return {word.number for word in self.words}
+
+    @cached_property
+    def by_key(self) -> dict[int, list[int]]:
+        """Where each word is."""
+        places: dict[int, list[int]] = {}
+        for place, key in enumerate(self.keys):
+            places.setdefault(key, []).append(place)
+        return places
 
 
 class Lexicon:
-    """What the tables say of the captions at hand; each word and phrase is looked up once."""
+    """The tables' content for the captions at hand; each word is looked up once."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._words: dict[str, Word] = {}
-        self._looked_up: set[bytes] = set()
-        self._paraphrases: dict[str, dict[str, int]] = {}
-        self._in_table: set[str] = set()
+        self._entries: dict[str, Entry] = {}
 
     def texts(self, captions: Sequence[Sequence[str]]) -> list[Text]:
         """Returns captions ready to be matched with one another.
@@ -96,30 +106,87 @@ class Lexicon:
         Args:
             captions: the normalised words of each.
         """
-        self._look_up({phrase.encode() for words in captions for phrase, _, _ in _phrases(words)})
+        if not captions:
+            return []
+        words = self._words(captions)
         return [
-            Text([self._word(word) for word in words], _places(words, self._in_table), self._paraphrases)
-            for words in captions
+            Text([words[word] for word in caption], phrases)
+            for caption, phrases in zip(captions, self._phrases(captions), strict=True)
         ]
 
-    def _look_up(self, phrases: set[bytes]) -> None:
-        """Adds the paraphrases of phrases not seen before, among themselves and those seen before."""
-        if phrases <= self._looked_up:
-            return
-        self._looked_up |= phrases
-        self._paraphrases = {}
-        for phrase, other in self._tables.paraphrases(self._looked_up):
-            others = self._paraphrases.setdefault(phrase, {})
-            others[other] = len(others)
-        self._in_table = set(self._paraphrases).union(*self._paraphrases.values())
+    def _words(self, captions: Sequence[Sequence[str]]) -> dict[str, Word]:
+        """Return each word of some captions."""
+        entries = {word: self._entry(word) for word in dict.fromkeys(word for words in captions for word in words)}
+        by_stem: dict[int, set[int]] = {}
+        by_set: dict[int, set[int]] = {}
+        by_key: dict[int, set[int]] = {}
+        for number, entry in enumerate(entries.values()):
+            by_key.setdefault(entry.key, set()).add(number)
+            by_stem.setdefault(entry.stem, set()).add(number)
+            for synset in entry.synonym_sets:
+                by_set.setdefault(synset, set()).add(number)
+        words: dict[str, Word] = {}
+        for number, (word, entry) in enumerate(entries.items()):
+            same = by_key[entry.key]
+            stems = frozenset(by_stem[entry.stem] - same)
+            synonyms = _NOTHING.union(*[by_set[synset] for synset in entry.synonym_sets]) - same
+            words[word] = Word(number, entry.key, entry.is_function, stems, synonyms, stems | synonyms)
+        return words
 
-    def _word(self, word: str) -> Word:
-        known = self._words.get(word)
+    def _phrases(self, captions: Sequence[Sequence[str]]) -> list[list[Phrase]]:
+        """Return the phrases of each caption that have paraphrases in one of the captions, or are some."""
+        caption, start, length, hashed = _occurrences(captions)
+        hashes, occurrences = np.unique(hashed, return_inverse=True)
+        table = self._tables.paraphrases.among(hashes)
+        paraphrases: dict[int, dict[int, int]] = {}
+        for source, target in zip(table.sources.tolist(), table.targets.tolist(), strict=True):
+            others = paraphrases.setdefault(source, {})
+            others[target] = len(others)
+        rows = table.rows[occurrences]
+        wanted = np.flatnonzero(np.isin(rows, np.concatenate((table.sources, table.targets))))
+        found: list[list[Phrase]] = [[] for _ in captions]
+        columns = (column[wanted].tolist() for column in (caption, start, length, rows))
+        for number, first, words, row in zip(*columns, strict=True):
+            found[number].append(Phrase(first, words, row, paraphrases.get(row, {})))
+        return found
+
+    def _entry(self, word: str) -> Entry:
+        known = self._entries.get(word)
         if known is None:
             tables = self._tables
-            known = Word(_hash(word), _hash(stem(word)), tables.synonym_sets(word), word in tables.function_words)
-            self._words[word] = known
+            known = Entry(_hash(word), _hash(stem(word)), tables.synonym_sets(word), word in tables.function_words)
+            self._entries[word] = known
         return known
+
+
+def _occurrences(captions: Sequence[Sequence[str]]) -> tuple[Integers, Integers, Integers, Hashes]:
+    """Return caption, first word, length in words and hash of all phrases of up to seven words, sorted so, (Q,)."""
+    parts: list[tuple[Integers, Integers, Integers, Hashes]] = []
+    for first in range(0, len(captions), _BLOCK):
+        lines = [" ".join(words) + "\n" for words in captions[first : first + _BLOCK]]
+        text = "".join(lines).encode("utf-8", "surrogatepass")
+        caption, start, length, begin, end = _spans(text)
+        parts.append((caption + first, start, length, hash_parts(text, begin, end)))
+    caption, start, length, hashes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return caption, start, length, hashes
+
+
+def _spans(text: bytes) -> tuple[Integers, ...]:
+    """Return all phrases of up to seven words of captions, one per line, words parted by single spaces.
+
+    Returns:
+        caption, first word, length in words, first byte and the byte after the last of each, sorted in that order.
+    """
+    codes = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero((codes == ord(" ")) | (codes == ord("\n")))
+    begins = np.concatenate(([0], ends[:-1] + 1))
+    lines = np.concatenate(([0], np.cumsum(codes[ends] == ord("\n"))[:-1]))
+    firsts = np.searchsorted(lines, lines)
+    first, length = (part.ravel() for part in np.indices((len(ends), _LONGEST)))
+    last = np.minimum(first + length, len(ends) - 1)
+    whole = (first + length == last) & (lines[first] == lines[last]) & (ends[first] > begins[first])
+    first, length, last = first[whole], length[whole], last[whole]
+    return lines[first], first - firsts[first], length + 1, begins[first], ends[last]
 
 
 def find_matches(hypothesis: Text, reference: Text) -> list[list[Match]]:
@@ -127,67 +194,49 @@ def find_matches(hypothesis: Text, reference: Text) -> list[list[Match]]:
 
     The order of each list matters, for the search for the best alignment prefers the first among equals.
     """
+    by_key = hypothesis.by_key
     matches: list[list[Match]] = [
-        [Match(place, place + 1, other, other + 1, EXACT) for other in hypothesis.by_key.get(key, ())]
+        [Match(place, place + 1, other, other + 1, EXACT) for other in by_key[key]] if key in by_key else []
         for place, key in enumerate(reference.keys)
     ]
     if hypothesis.keys == reference.keys:
         return matches
     for place, word in enumerate(reference.words):
-        for stage, others in (
-            (STEM, hypothesis.by_stem.get(word.stem, ())),
-            (SYNONYM, _synonyms(word, hypothesis)),
-        ):
-            for other in others:
-                if hypothesis.keys[other] != word.key:
-                    matches[place].append(Match(place, place + 1, other, other + 1, stage))
+        if not word.related.isdisjoint(hypothesis.numbers):
+            for stage, related in ((STEM, word.stems), (SYNONYM, word.synonyms)):
+                for other, said in enumerate(hypothesis.words):
+                    if said.number in related:
+                        matches[place].append(Match(place, place + 1, other, other + 1, stage))
     _add_paraphrases(matches, hypothesis, reference)
     return matches
 
 
-def _synonyms(word: Word, text: Text) -> Iterable[int]:
-    """Returns the places of the words of a caption that share a synonym set with a word."""
-    if text.synonym_sets.isdisjoint(word.synonym_sets):
-        return ()
-    return [place for place, other in enumerate(text.words) if not other.synonym_sets.isdisjoint(word.synonym_sets)]
-
-
 def _add_paraphrases(matches: list[list[Match]], hypothesis: Text, reference: Text) -> None:
     """Adds the phrases that the table equates, from either side; a pair that it has both ways round counts twice."""
-    for start, length, others in reference.rephrased:
-        for places in _found(others, hypothesis.phrases):
-            for other in places.starts:
-                matches[start].append(Match(start, start + length, other, other + places.length, PARAPHRASE))
-    for start, length, others in hypothesis.rephrased:
-        for places in _found(others, reference.phrases):
-            for other in places.starts:
-                matches[other].append(Match(other, other + places.length, start, start + length, PARAPHRASE))
+    for (start, length, *_), other in _equated(reference, hypothesis):
+        pair = start, start + length, other.start, other.start + other.length
+        matches[start].append(Match(*pair, PARAPHRASE))
+    for (start, length, *_), other in _equated(hypothesis, reference):
+        pair = other.start, other.start + other.length, start, start + length
+        matches[other.start].append(Match(*pair, PARAPHRASE))
 
 
-def _found(paraphrases: Mapping[str, int], phrases: Mapping[str, Places]) -> list[Places]:
-    """Returns the places of the paraphrases that a caption has, in the order of the table."""
-    common = paraphrases.keys() & phrases.keys()
+def _equated(text: Text, other: Text) -> list[tuple[Phrase, Phrase]]:
+    """Returns the phrases of a caption with their paraphrases in another, in the order of the table."""
+    common = text.paraphrases & other.phrase_numbers
     if not common:
         return []
-    return [phrases[phrase] for phrase in sorted(common, key=paraphrases.__getitem__)]
-
-
-def _phrases(words: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """Yields each phrase of a caption that could be in the table, its start and its length in words."""
-    for start in range(len(words)):
-        phrase = words[start]
-        yield phrase, start, 1
-        for length, word in enumerate(words[start + 1 : start + _LONGEST], 2):
-            phrase = f"{phrase} {word}"
-            yield phrase, start, length
-
-
-def _places(words: Sequence[str], wanted: Set[str]) -> dict[str, Places]:
-    places: dict[str, Places] = {}
-    for phrase, start, length in _phrases(words):
-        if phrase in wanted:
-            places.setdefault(phrase, Places(length, [])).starts.append(start)
-    return places
+    places: dict[int, list[Phrase]] = {}
+    for phrase in other.phrases:
+        if phrase.number in common:
+            places.setdefault(phrase.number, []).append(phrase)
+    return [
+        (phrase, place)
+        for phrase in text.phrases
+        if not common.isdisjoint(phrase.paraphrases)
+        for number in sorted(common & phrase.paraphrases.keys(), key=phrase.paraphrases.__getitem__)
+        for place in places[number]
+    ]
 
 
 def _hash(word: str) -> int:

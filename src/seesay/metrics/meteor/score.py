@@ -1,6 +1,6 @@
 """METEOR 1.5 for English: statistics of the best reference, and the score that they or their sums give."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from seesay.errors import DataError
 from seesay.metrics.meteor.alignment import align
-from seesay.metrics.meteor.matching import Lexicon, Text, find_matches
+from seesay.metrics.meteor.matching import Lexicon, Match, Text, find_matches
 from seesay.metrics.meteor.normalise import normalise
 from seesay.metrics.meteor.tables import Tables
 
@@ -24,6 +24,15 @@ LENGTH, REFERENCE_LENGTH, FUNCTION_WORDS, REFERENCE_FUNCTION_WORDS = range(4)
 FIRST_STAGE = 4
 CHUNKS = FIRST_STAGE + 4 * len(STAGE_WEIGHTS)
 STATISTICS = CHUNKS + 1
+
+# Images whose matches are held at once.
+_BLOCK = 1024
+# A bound and a score are computed in floating point.
+_MARGIN = 1e-9
+# Stages by falling weight, and the place of each stage among them.
+_STAGES = sorted(range(len(STAGE_WEIGHTS)), key=lambda stage: -STAGE_WEIGHTS[stage])
+_BY_WEIGHT = [_STAGES.index(stage) for stage in range(len(STAGE_WEIGHTS))]
+_UNMATCHED = len(_STAGES)
 
 
 class Meteor:
@@ -55,8 +64,7 @@ class Meteor:
     def statistics(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> FloatArray:
         """Returns what each picture adds to the corpus score, (B, 21): the counts against its best reference.
 
-        The paraphrase table is read through for the phrases of all captions at once, which takes seconds, and again
-        only when a later call brings new phrases: give whole corpora rather than single pictures.
+        All words and phrases are looked up at once: give whole corpora rather than single pictures.
 
         Args:
             hypotheses: a caption a picture, tokenized (`tokenize`).
@@ -76,9 +84,9 @@ class Meteor:
         distinct = list(dict.fromkeys([*said, *(text for texts in meant for text in texts)]))
         words = [normalise(text, self._prefixes) for text in distinct]
         ready = dict(zip(distinct, self._lexicon.texts(words), strict=True))
-        pairs = [(ready[text], ready[other]) for text, texts in zip(said, meant, strict=True) for other in texts]
-        counts = np.array([_count(*pair) for pair in pairs], np.float64).reshape(len(pairs), STATISTICS)
-        return counts[_best_references(meteor_from_statistics(counts), [len(texts) for texts in meant])]
+        images = [(ready[text], [ready[other] for other in texts]) for text, texts in zip(said, meant, strict=True)]
+        parts = [_best_counts(images[start : start + _BLOCK]) for start in range(0, len(images), _BLOCK)]
+        return np.concatenate([np.zeros((0, STATISTICS)), *parts])
 
 
 def meteor_from_statistics(statistics: npt.ArrayLike) -> FloatArray:
@@ -107,13 +115,72 @@ def meteor_from_statistics(statistics: npt.ArrayLike) -> FloatArray:
     return np.asarray(np.maximum(np.nan_to_num(score, nan=0.0), 0.0), np.float64)
 
 
-def _count(hypothesis: Text, reference: Text) -> list[int]:
-    """Returns the statistics of a hypothesis against one reference."""
-    alignment = align(find_matches(hypothesis, reference))
+def _best_counts(images: Sequence[tuple[Text, Sequence[Text]]]) -> FloatArray:
+    """Return the statistics of the best reference of each hypothesis, the first among equals, (B, 21).
+
+    The search for an alignment is what takes time. The references of an image are tried in the order of a bound of
+    their scores, and no longer once the bound is below a score that was found.
+    """
+    pairs = [(hypothesis, reference) for hypothesis, references in images for reference in references]
+    matches = [find_matches(*pair) for pair in pairs]
+    bounds = meteor_from_statistics(_table(map(_bound, pairs, matches)))
+    sizes = np.array([len(references) for _, references in images])
+    images_of = np.repeat(np.arange(len(images)), sizes)
+    counts, scores = np.zeros((len(pairs), STATISTICS)), np.full(len(pairs), -1.0)
+    best = np.full(len(images), -1.0)
+    # By image, the highest bound first; then the first of each image, the second of each, and so on.
+    order = np.lexsort((-bounds, images_of))
+    turn = np.arange(len(pairs)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    for number in range(sizes.max(initial=0)):
+        rows = order[turn == number]
+        rows = rows[bounds[rows] >= best[images_of[rows]] - _MARGIN]
+        counts[rows] = _table(_count(pairs[row], matches[row]) for row in rows.tolist())
+        scores[rows] = meteor_from_statistics(counts[rows])
+        np.maximum.at(best, images_of[rows], scores[rows])
+    chosen = np.lexsort((-scores, images_of))  # stable: the first among equals
+    return np.asarray(counts[chosen[turn == 0]], np.float64)
+
+
+def _table(rows: Iterable[list[int]]) -> FloatArray:
+    return np.array(list(rows), np.float64).reshape(-1, STATISTICS)
+
+
+def _bound(pair: tuple[Text, Text], matches: Sequence[Sequence[Match]]) -> list[int]:
+    """Return statistics whose score no alignment exceeds: each word is matched as well as it can be, in one chunk."""
+    stages = [[_UNMATCHED] * len(text.words) for text in pair]
+    hypothesis, reference = stages
+    for here in matches:
+        for start, end, hypothesis_start, hypothesis_end, stage in here:
+            weight = _BY_WEIGHT[stage]
+            for place in range(start, end):
+                if reference[place] > weight:
+                    reference[place] = weight
+            for place in range(hypothesis_start, hypothesis_end):
+                if hypothesis[place] > weight:
+                    hypothesis[place] = weight
+    counts = _lengths(*pair)
+    for side, (text, found) in enumerate(zip(pair, stages, strict=True)):
+        for weight, is_function in zip(found, text.is_function, strict=True):
+            if weight != _UNMATCHED:
+                counts[FIRST_STAGE + 4 * _STAGES[weight] + 2 * is_function + side] += 1
+    counts[CHUNKS] = 0 if _UNMATCHED not in hypothesis + reference else 1
+    return counts
+
+
+def _lengths(hypothesis: Text, reference: Text) -> list[int]:
+    """Return the statistics of a hypothesis against a reference before anything is matched."""
     counts = [0] * STATISTICS
     counts[LENGTH], counts[REFERENCE_LENGTH] = len(hypothesis.words), len(reference.words)
     counts[FUNCTION_WORDS] = sum(hypothesis.is_function)
     counts[REFERENCE_FUNCTION_WORDS] = sum(reference.is_function)
+    return counts
+
+
+def _count(pair: tuple[Text, Text], matches: Sequence[Sequence[Match]]) -> list[int]:
+    """Return the statistics of a hypothesis against one reference."""
+    hypothesis, reference = pair
+    alignment = align(matches)
+    counts = _lengths(hypothesis, reference)
     for start, end, hypothesis_start, hypothesis_end, stage in alignment.matches:
         column = FIRST_STAGE + 4 * stage
         for is_function in hypothesis.is_function[hypothesis_start:hypothesis_end]:
@@ -125,13 +192,3 @@ def _count(hypothesis: Text, reference: Text) -> list[int]:
     whole = alignment.chunks == 1 and matched == counts[LENGTH : REFERENCE_LENGTH + 1]
     counts[CHUNKS] = 0 if whole else alignment.chunks
     return counts
-
-
-def _best_references(scores: FloatArray, sizes: Sequence[int]) -> list[int]:
-    """Returns the row of the best reference of each picture, the first among equals."""
-    rows = []
-    first = 0
-    for size in sizes:
-        rows.append(first + int(np.argmax(scores[first : first + size])))
-        first += size
-    return rows

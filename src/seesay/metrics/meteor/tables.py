@@ -1,18 +1,16 @@
 """METEOR's word lists and tables, read from where pycocoevalcap installs them."""
 
-import gzip
 import zipfile
 import zlib
-from collections.abc import Iterator, Set
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 from seesay.errors import DataError, MissingDependencyError
+from seesay.metrics.meteor.paraphrases import ParaphraseTable, damaged
 
 _JAR = "meteor-1.5.jar"
 _PARAPHRASES = "data/paraphrase-en.gz"
-_CHUNK = 1 << 23
 
 # How WordNet's morphology takes endings off: an ending and what takes its place, in the order in which they are tried.
 _ENDINGS = (
@@ -54,7 +52,7 @@ def find_tables(folder: Path | None = None) -> Path:
 
 
 class Tables:
-    """The small tables whole, the large one of paraphrases as far as it is asked for.
+    """METEOR's word lists and tables.
 
     Args:
         folder: where the jar and its `data` are; by default in the installed pycocoevalcap.
@@ -77,30 +75,10 @@ class Tables:
         found = " ".join(self._synonyms.get(form, "") for form in (word, *bases))
         return frozenset(map(int, found.split()))
 
-    def paraphrases(self, phrases: Set[bytes]) -> Iterator[tuple[str, str]]:
-        """Yields the pairs (phrase, paraphrase) of the table that both are among some phrases, in its order.
-
-        The table has five million pairs and is read through each time, which takes seconds: ask for many at once.
-
-        Raises:
-            DataError: The table is damaged.
-        """
-        path = self._folder / _PARAPHRASES
-        rest = b""
-        try:
-            with gzip.open(path) as file:
-                while chunk := file.read(_CHUNK):
-                    lines = (rest + chunk).split(b"\n")
-                    # Three lines an entry: probability, phrase, paraphrase.
-                    whole = (len(lines) - 1) // 3 * 3
-                    rest = b"\n".join(lines[whole:])
-                    for phrase, other in zip(lines[1:whole:3], lines[2:whole:3], strict=True):
-                        if phrase in phrases and other in phrases:
-                            yield phrase.decode(), other.decode()
-                if rest or not file.tell():
-                    raise EOFError("it ends too early")
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(_damaged(path, error)) from error
+    @cached_property
+    def paraphrases(self) -> ParaphraseTable:
+        """The table of paraphrases; DataError if it is damaged."""
+        return ParaphraseTable(self._folder / _PARAPHRASES)
 
     @cached_property
     def _synonyms(self) -> dict[str, str]:
@@ -132,11 +110,7 @@ class Tables:
             with zipfile.ZipFile(path) as jar:
                 return jar.read(name).decode().removesuffix("\n").split("\n")
         except (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-            raise DataError(_damaged(path, error)) from error
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return f"METEOR's tables cannot be read from {path} ({error}); run: pip install --force-reinstall pycocoevalcap"
+            raise DataError(damaged(path, error)) from error
 
 
 def _prefixes(lines: list[str]) -> dict[str, bool]:
