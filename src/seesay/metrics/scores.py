@@ -133,9 +133,9 @@ def compute_metrics(
         ids: names of the pictures, for messages and `Scores.ids`; their places by default.
         metrics: which of BLEU, ROUGE-L, CIDEr, CIDEr-plain and METEOR to compute; None = all that the literature
             prints: the first three, and METEOR where it can be had (Latin letters in PTB tokens, and the tables of the
-            extra `coco`), whose table of paraphrases takes seconds to read. The document frequencies of CIDEr are those
-            of the references given, as in the literature: its value depends on how many pictures there are, and of a
-            single picture it is 0.
+            extra `coco`), whose table of paraphrases takes some seconds at the first use on a machine. The document
+            frequencies of CIDEr are those of the references given, as in the literature: its value depends on how many
+            pictures there are, and of a single picture it is 0.
 
     Raises:
         DataError: The lists do not fit together, or hold something that is no caption; the picture is named.
@@ -323,7 +323,7 @@ def _warnings(metrics: Sequence[str], tokenization: str, references: Sequence[st
 
 @cache
 def _meteor() -> Meteor:
-    """Returns one scorer for all calls: it remembers the paraphrases that it has looked up."""
+    """Returns one scorer for all calls, which looks up each word once."""
     return Meteor.load()
 
 
