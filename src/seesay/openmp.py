@@ -2,7 +2,7 @@
 
 import os
 
-SPIN_COUNT = "10000"
+SPIN_COUNT = "3000"
 """Iterations that a thread of libgomp spins before it sleeps; libgomp's own default is 300,000, some milliseconds."""
 
 
