@@ -1,6 +1,8 @@
 """Runs that are trained once for all tests. They are read, never written: a test that changes one copies it."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is loaded: on networks this small a second thread only waits, and on busy cores its spinning made a
@@ -12,6 +14,23 @@ import pytest
 from seesay.data.annotations import Annotations, load_annotations
 from seesay.features import FeatureStore, JoinedStores, store_path
 from tests import tiny
+
+
+def pytest_collection_finish() -> None:
+    """Leaves the objects of imported libraries, some two million, out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+CURVES = "seesay.training.fit.training_curves"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Leaves the curves of a training undrawn, which takes as long as a training does here; `cached_run` has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CURVES, lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +62,12 @@ def features(cached_run: Path) -> Path:
 def cached_run(tmp_path_factory: pytest.TempPathFactory, colours: Path, weights: Path) -> Path:
     """A finished run on cached features, trained until it tells pictures apart."""
     from seesay.training.fit import train
+    from seesay.visualise import training_curves
 
     folder = tmp_path_factory.mktemp("cached")
-    train(tiny.cached(weights, epochs=20, keep_best=2), colours, folder / "run", features=folder / "features")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CURVES, training_curves)
+        train(tiny.cached(weights, epochs=20, keep_best=2), colours, folder / "run", features=folder / "features")
     return folder / "run"
 
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,14 +47,6 @@ TRIALS = 4
 
 class KillError(BaseException):
     """Stands for a kill within the process."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_curves() -> Iterator[None]:
-    """Leaves the curves undrawn, which takes as long as a training does here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seesay.training.fit.training_curves", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")
