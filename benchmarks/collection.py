@@ -1,10 +1,10 @@
-"""A collection of links to pictures, some of them broken: speed, memory, and what kills at random moments do to it.
+"""A collection of links to images, some of them broken: speed, memory, and what kills at random moments do to it.
 
-python benchmarks/collection.py --pictures data/flickr8k/images --model runs/attention-gru [--quick]
+python benchmarks/collection.py --images data/flickr8k/images --model runs/attention-gru [--quick]
 
 The command captions all links, watched for its memory; it is killed with SIGKILL at random moments and started again
-until it is done; and within this process captions in memory only (`Captioner.caption_each`) take turns with the job
-that writes them. What is checked must hold; the last line is JSON. Without --pictures and --model both are made: drawn
+until it is done; and within this process captions in memory only (`caption_each`) take turns with the job
+that writes them. What is checked must hold; the last line is JSON. Without --images and --model both are made: drawn
 scenes, and a tiny model of random weights.
 """
 
@@ -30,11 +30,11 @@ from rich.table import Table
 
 from bench.measuring import Work, alternate, median_ratio, seconds
 from seesay.allocation import keep_freed_memory
-from seesay.bulk import Destination, caption_collection, find_pictures
-from seesay.captioner import Captioner
+from seesay.bulk import Destination, caption_collection, find_images
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import resolve_config
-from seesay.data.readers.pictures import list_pictures
+from seesay.data.readers.images import list_image_paths
 from seesay.data.scenes import make_scenes
 from seesay.errors import ImageError
 from seesay.images import read_image
@@ -51,7 +51,7 @@ RATED = 1000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, help="folder of pictures to link to")
+    parser.add_argument("--images", type=Path, help="folder of images to link to")
     parser.add_argument("--model", type=Path, help="run folder")
     parser.add_argument("--links", type=int, default=20_000)
     parser.add_argument("--broken", type=int, default=200)
@@ -64,11 +64,11 @@ def main() -> None:
         arguments.links, arguments.broken, arguments.kills = 200, 10, 5
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sources = arguments.pictures or _draw(folder / "scenes")
+        sources = arguments.images or _draw(folder / "scenes")
         model = arguments.model or _random_model(folder / "run", folder / "scenes")
-        broken = _link(folder / "links", list_pictures(sources), arguments.links, arguments.broken, arguments.seed)
+        broken = _link(folder / "links", list_image_paths(sources), arguments.links, arguments.broken, arguments.seed)
         report = _measure(folder, model, broken, arguments)
-    table = Table("job", "pictures/s", "largest memory, MB")
+    table = Table("job", "images/s", "largest memory, MB")
     table.add_row("in memory", f"{report['rate_in_memory']:.1f}", "")
     table.add_row("written", f"{report['rate_written']:.1f}", f"{max(report['memory_mb']):.0f}")
     Console().print(table)
@@ -86,8 +86,8 @@ def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Na
     kills = _kill_again_and_again(_command(model, links, out), arguments.kills, watched.seconds, arguments.seed)
     found = _captions(out)
     _check(found, links, broken, folder / "killed.errors.jsonl")
-    # A picture's batch is another after a kill, and the last bits of its numbers with it: a tie may turn over.
-    same = sum(dict(expected)[picture] == text for picture, text in found)
+    # An image's batch is another after a kill, and the last bits of its numbers with it: a tie may turn over.
+    same = sum(dict(expected)[image] == text for image, text in found)
     return {
         "links": arguments.links,
         "broken": len(broken),
@@ -138,7 +138,7 @@ def _watch(command: list[str], out: Path) -> _Watched:
     said, _ = process.communicate()
     watcher.join()
     seconds = time.perf_counter() - started
-    rates = [float(line.split(" pictures/s")[0]) for line in said.splitlines() if " pictures/s, " in line[:25]]
+    rates = [float(line.split(" images/s")[0]) for line in said.splitlines() if " images/s, " in line[:25]]
     size = max(1, len(seen) // 20)
     memory = [max(seen[begin : begin + size]) for begin in range(0, len(seen), size)] or [0.0]
     return _Watched(process.returncode, said, rates[-1] if rates else 0.0, seconds, memory)
@@ -183,25 +183,25 @@ def _kill_again_and_again(command: list[str], kills: int, whole: float, seed: in
 
 
 def _rates(model: Path, links: Path, folder: Path) -> dict[str, Any]:
-    """Returns pictures a second, and per second of processor time, in memory and written, in turn; medians."""
+    """Returns images a second, and per second of processor time, in memory and written, in turn; medians."""
     keep_freed_memory()  # as the command does
-    captioner = Captioner.load(model)
-    pictures = find_pictures([str(links)]).pictures[:RATED]
+    captioner = TrainedCaptioner.load(model)
+    images = find_images([str(links)]).images[:RATED]
     processor: dict[str, list[float]] = {"memory": [], "written": []}
 
     def in_memory() -> None:
-        for _ in captioner.caption_each(pictures, batch_size=BATCH, workers=usable_cores()):
+        for _ in captioner.caption_each(images, batch_size=BATCH, workers=usable_cores()):
             pass
 
     def written() -> None:
         destination = Destination(folder / f"rate{len(processor['written'])}.jsonl")
-        caption_collection(captioner, pictures, destination, batch_size=BATCH)
+        caption_collection(captioner, images, destination, batch_size=BATCH)
 
     def rate(kind: str, work: Work) -> float:
         used = time.process_time()
         taken = seconds(work)
-        processor[kind].append(len(pictures) / (time.process_time() - used))
-        return len(pictures) / taken
+        processor[kind].append(len(images) / (time.process_time() - used))
+        return len(images) / taken
 
     jobs = {"written": partial(rate, "written", written), "memory": partial(rate, "memory", in_memory)}
     wall = alternate(jobs, ROUNDS)
@@ -233,21 +233,21 @@ def _captions(out: Path) -> list[tuple[str, str]]:
 
 def _check(captions: list[tuple[str, str]], links: Path, broken: set[str], errors: Path) -> None:
     """Makes sure that every link is captioned or listed, once."""
-    names = [picture for picture, _ in captions]
-    assert len(names) == len(set(names)), "a picture is there twice"
-    assert set(names) == {str(path) for path in links.iterdir()} - broken, "pictures are lost or too many"
+    names = [image for image, _ in captions]
+    assert len(names) == len(set(names)), "an image is there twice"
+    assert set(names) == {str(path) for path in links.iterdir()} - broken, "images are lost or too many"
     listed = [json.loads(line)["image"] for line in errors.read_text(encoding="utf-8").splitlines()]
     assert sorted(listed) == sorted(broken), "the list of failures is another"
 
 
-def _link(folder: Path, pictures: Sequence[str], links: int, broken: int, seed: int) -> set[str]:
-    """Makes links to the pictures, as often as it takes; returns those that are broken files instead."""
+def _link(folder: Path, images: Sequence[str], links: int, broken: int, seed: int) -> set[str]:
+    """Makes links to the images, as often as it takes; returns those that are broken files instead."""
     folder.mkdir()
     chance = random.Random(seed)
     bad = set(chance.sample(range(links), min(broken, links)))
     failing = set()
     for number in range(links):
-        source = Path(pictures[number % len(pictures)]).resolve()
+        source = Path(images[number % len(images)]).resolve()
         path = folder / f"{number:06d}{source.suffix}"
         if number not in bad:
             path.symlink_to(source)

@@ -1,4 +1,4 @@
-"""Times our search against a plain beam search of one picture at a time, and against one that sorts and never stops.
+"""Times our search against a plain beam search of one image at a time, and against one that sorts and never stops.
 
 Run `python benchmarks/decoding.py --run RUN --store STORE [--data DATA]` for a trained captioner on stored features,
 or with nothing for random weights of the same sizes (attention-gru: 512 units, 5,000 words, 64 regions), made to end
@@ -36,7 +36,7 @@ Step = Callable[[Tensor, DecoderState], tuple[Tensor, DecoderState]]
 
 
 def plain_layers(decoder: AttentionGRUDecoder, ending: EndingDecoder | None) -> Step:
-    """Returns a step of one picture over the decoder's layers as they are usually written; state holds the keys."""
+    """Returns a step of one image over the decoder's layers as they are usually written; state holds the keys."""
     attention = decoder.attention
     assert isinstance(attention, AdditiveAttention)
 
@@ -67,7 +67,7 @@ def plain_layers(decoder: AttentionGRUDecoder, ending: EndingDecoder | None) -> 
 
 
 def own_step(decoder: AttentionGRUDecoder | EndingDecoder) -> Step:
-    """Returns a step of one picture over our decoder."""
+    """Returns a step of one image over our decoder."""
 
     def step(words: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         output = decoder.step(
@@ -79,11 +79,11 @@ def own_step(decoder: AttentionGRUDecoder | EndingDecoder) -> Step:
 
 
 def plain_beam(step: Step, state: DecoderState, beam: int) -> tuple[list[int], float]:
-    """Returns the best caption of one picture and its score, by a beam search with nothing clever and nothing wasteful.
+    """Returns the best caption of one image and its score, by a beam search with nothing clever and nothing wasteful.
 
     Args:
         step: words (K,) and state to logits (K, V).
-        state: of one picture, with one row.
+        state: of one image, with one row.
         beam: hypotheses.
     """
     words, sums, said = torch.tensor([START_ID]), torch.zeros(1), torch.zeros(1, 0, dtype=torch.int64)
@@ -136,7 +136,7 @@ def sorted_beam(decoder: AttentionGRUDecoder | EndingDecoder, memory: Tensor, ma
 
 
 class Bench:
-    """One decoder and the memory of some pictures."""
+    """One decoder and the memory of some images."""
 
     def __init__(self, decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor | None, random: bool) -> None:
         self.layers = decoder
@@ -145,14 +145,14 @@ class Bench:
         self.memory, self.mask = memory, mask
 
     def ours(self, beam: int, images: int, length: int = LENGTH) -> list[list[Hypothesis]]:
-        """Returns our captions of the first pictures; beam 1 is greedy."""
+        """Returns our captions of the first images; beam 1 is greedy."""
         greedy = DecodingOptions(max_length=length)
         options = DecodingOptions("beam", beam, length, PENALTY) if beam > 1 else greedy
         mask = None if self.mask is None else self.mask[:images]
         return decode(self.decoder, self.memory[:images], mask, options)
 
     def plain(self, beam: int, images: int, ours: bool) -> list[tuple[list[int], float]]:
-        """Returns captions one picture at a time, over the usual layers or our step."""
+        """Returns captions one image at a time, over the usual layers or our step."""
         step = own_step(self.decoder) if ours else plain_layers(self.layers, self.ending)
         found = []
         for image in range(images):
@@ -180,7 +180,7 @@ class Bench:
 
 
 def compare(bench: Bench, beam: int, images: int, few: int, rounds: int) -> dict[str, float]:
-    """Returns pictures a second and our speed over the other ways', alternating; few = pictures of the slow ways."""
+    """Returns images a second and our speed over the other ways', alternating; few = images of the slow ways."""
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "ours": (lambda: bench.ours(beam, images), images),
         "plain": (lambda: bench.plain(max(1, beam), few, ours=False), few),
@@ -215,7 +215,7 @@ def growth(bench: Bench, rounds: int) -> list[dict[str, float]]:
         peak = peak_memory(work).growth
         took = statistics.median(seconds(work) for _ in range(rounds))
         rows.append(
-            {"batch": batch, "beam": beam, "length": length, "ms_per_picture": 1000 * took / batch, "peak_mb": peak}
+            {"batch": batch, "beam": beam, "length": length, "ms_per_image": 1000 * took / batch, "peak_mb": peak}
         )
     return rows
 
@@ -228,12 +228,12 @@ def random_bench(images: int) -> Bench:
 
 
 def trained_bench(run: Path, store: Sequence[Path], data: Path | None, images: int) -> Bench:
-    """Returns a trained captioner with stored features, of the test pictures of a data set where it is given."""
-    from seesay.captioner import Captioner
+    """Returns a trained captioner with stored features, of the test images of a data set where it is given."""
+    from seesay.captioner import TrainedCaptioner
     from seesay.data.annotations import load_dataset
     from seesay.features import FeatureStore, JoinedStores
 
-    captioner = Captioner.load(run, "cpu")
+    captioner = TrainedCaptioner.load(run, "cpu")
     joined = JoinedStores([FeatureStore(path) for path in store])
     known = (
         FeatureStore(store[0]).ids
@@ -243,7 +243,7 @@ def trained_bench(run: Path, store: Sequence[Path], data: Path | None, images: i
     ids = [image_id for image_id in known if image_id in joined][:images]
     array, mask = joined.read(ids)
     with torch.inference_mode():
-        memory = captioner.model.remember(torch.from_numpy(array))
+        memory = captioner.model.project(torch.from_numpy(array))
     decoder = captioner.model.decoder
     if not isinstance(decoder, AttentionGRUDecoder):
         raise SystemExit(f"{run} has another decoder; the plain search is written for attention-gru")
@@ -253,11 +253,11 @@ def trained_bench(run: Path, store: Sequence[Path], data: Path | None, images: i
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer images and rounds")
     parser.add_argument("--run", type=Path, help="run folder of a trained attention-gru")
     parser.add_argument("--store", type=Path, nargs="+", help="its feature store")
-    parser.add_argument("--data", type=Path, help="data set, whose test pictures are taken")
-    parser.add_argument("--images", type=int, default=0, help="pictures in a batch; 0 = 64, or 32 when quick")
+    parser.add_argument("--data", type=Path, help="data set, whose test images are taken")
+    parser.add_argument("--images", type=int, default=0, help="images in a batch; 0 = 64, or 32 when quick")
     options = parser.parse_args()
     images = options.images or (32 if options.quick else 64)
     few, rounds = (4, 2) if options.quick else (32, 7)
@@ -283,11 +283,9 @@ def main() -> None:
                 shown += [row[f"{name}_per_s"], row[f"times_{name}"]]
             print(f"{beam if beam > 1 else 'greedy':<6}" + "".join(f"{value:11.2f}" for value in shown))
         rows = growth(bench, 1 if options.quick else 3)
-    print(f"\n{'batch':>6}{'beam':>6}{'length':>8}{'ms/picture':>12}{'peak MB':>9}")
+    print(f"\n{'batch':>6}{'beam':>6}{'length':>8}{'ms/image':>12}{'peak MB':>9}")
     for each in rows:
-        print(
-            f"{each['batch']:6}{each['beam']:6}{each['length']:8}{each['ms_per_picture']:12.2f}{each['peak_mb']:9.1f}"
-        )
+        print(f"{each['batch']:6}{each['beam']:6}{each['length']:8}{each['ms_per_image']:12.2f}{each['peak_mb']:9.1f}")
     result["growth"] = [{name: round(value, 2) for name, value in each.items()} for each in rows]
     print_result("decoding", **result)
 

@@ -1,11 +1,11 @@
-"""Times an exported captioner (onnxruntime) against the run itself (torch), one picture at a time.
+"""Times an exported captioner (onnxruntime) against the run itself (torch), one image at a time.
 
 Run `python benchmarks/export.py --run RUN [--export FOLDER] [--data DATA]` for a trained run, or with nothing for
 random weights of the sizes of attention-gru on EfficientNet-Lite0; `--quick` does less. Prints a table, then one line
 of JSON. FOLDER is what `seesay export RUN` wrote; without it the run is exported for the time of the benchmark.
 
 Both are timed in one process, in turns, with as many threads; each figure is the median over rounds, and each ratio
-the median of the ratios inside a round. With --data the captions of its test pictures are compared, greedy and by a
+the median of the ratios inside a round. With --data the captions of its test images are compared, greedy and by a
 beam of 5; where two differ, it tells by how much their scores do: by rounding alone if that is next to nothing.
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from seesay.caption import PictureCaptioner
-from seesay.captioner import Captioner
+from seesay.caption import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import DecodingOptions, resolve_config
 from seesay.data.annotations import load_dataset
@@ -58,11 +58,11 @@ def random_run(folder: Path) -> Path:
 
 
 class Parts:
-    """What is timed: the same work by torch and by onnxruntime, on one picture."""
+    """What is timed: the same work by torch and by onnxruntime, on one image."""
 
-    def __init__(self, run: Captioner, export: OnnxCaptioner, picture: Image.Image) -> None:
-        self.run, self.export, self.picture = run, export, picture
-        self.pixels = resize_image(picture, export.manifest.preprocessing)[None]
+    def __init__(self, run: TrainedCaptioner, export: OnnxCaptioner, image: Image.Image) -> None:
+        self.run, self.export, self.image = run, export, image
+        self.pixels = resize_image(image, export.manifest.preprocessing)[None]
         self.graph = EncoderGraph(run.model, run.config.encoder.encoder_training == "cached")
         rows = np.zeros((1, 5), np.int64)
         self.words = np.full((1, 5), 4)
@@ -81,8 +81,8 @@ class Parts:
         }
         for name, options in SEARCHES.items():
             ways[name] = (
-                lambda options=options: self.run.caption(self.picture, options),  # type: ignore[misc]
-                lambda options=options: self.export.caption(self.picture, options),  # type: ignore[misc]
+                lambda options=options: self.run.caption(self.image, options),  # type: ignore[misc]
+                lambda options=options: self.export.caption(self.image, options),  # type: ignore[misc]
             )
         return ways
 
@@ -109,10 +109,10 @@ def compare_speed(parts: Parts, rounds: int, clock: Callable[[], float]) -> dict
 
 
 def compare_captions(
-    run: PictureCaptioner, export: PictureCaptioner, pictures: Sequence[str], options: DecodingOptions
+    run: Captioner, export: Captioner, images: Sequence[str], options: DecodingOptions
 ) -> dict[str, float]:
     """Returns how many captions are the same, and the largest difference of scores: of the same, and of others."""
-    pairs = zip(run.caption_each(pictures, options), export.caption_each(pictures, options), strict=True)
+    pairs = zip(run.caption_each(images, options), export.caption_each(images, options), strict=True)
     same, apart = [0.0], [0.0]
     count = 0
     for (_, one), (_, other) in pairs:
@@ -121,7 +121,7 @@ def compare_captions(
         count += 1
         (same if one.text == other.text else apart).append(abs(one.score - other.score))
     return {
-        "pictures": count,
+        "images": count,
         "same_captions": len(same) - 1,
         "largest_score_difference_of_same": round(max(same), 6),
         "largest_score_difference_of_others": round(max(apart), 6),
@@ -131,17 +131,17 @@ def compare_captions(
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and images")
     parser.add_argument("--run", type=Path, help="run folder")
     parser.add_argument("--export", type=Path, help="what it was exported to")
-    parser.add_argument("--data", type=Path, help="data set, whose test pictures are captioned by both")
+    parser.add_argument("--data", type=Path, help="data set, whose test images are captioned by both")
     parser.add_argument("--images", type=int, default=0, help="so many of them; 0 = all, or 20 when quick")
     parser.add_argument("--cpu-time", action="store_true", help="count the process's own time: others use the machine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = options.run or random_run(Path(folder) / "run")
         exported = options.export or export_onnx(path, Path(folder) / "onnx").folder
-        run, export = Captioner.load(path, "cpu"), OnnxCaptioner.load(exported, torch.get_num_threads())
+        run, export = TrainedCaptioner.load(path, "cpu"), OnnxCaptioner.load(exported, torch.get_num_threads())
         sizes = {each.name: round(each.stat().st_size / 1e6, 2) for each in sorted(exported.glob("*.onnx"))}
     result: dict[str, object] = {
         "benchmark": "export",
@@ -157,16 +157,16 @@ def main() -> None:
     with torch.inference_mode():
         clock = time.process_time if options.cpu_time else time.perf_counter
         speed = compare_speed(Parts(run, export, Image.fromarray(noise)), 5 if options.quick else 50, clock)
-    print(f"{'one picture':12}{'torch ms':>10}{'onnx ms':>10}{'ratio':>8}")
+    print(f"{'one image':12}{'torch ms':>10}{'onnx ms':>10}{'ratio':>8}")
     for name, row in speed.items():
         print(f"{name:12}{row['torch_ms']:10.2f}{row['onnx_ms']:10.2f}{row['times_faster']:8.2f}")
     result["speed"] = speed
     if options.data is not None:
         known = load_dataset(options.data, run.config.data).split("test")
-        pictures = [item.image for item in known][: options.images or (20 if options.quick else None)]
+        images = [item.image for item in known][: options.images or (20 if options.quick else None)]
         for name, search in SEARCHES.items():
-            found = compare_captions(run, export, pictures, search)
-            print(f"{name}: {found['same_captions']} of {found['pictures']} captions are the same")
+            found = compare_captions(run, export, images, search)
+            print(f"{name}: {found['same_captions']} of {found['images']} captions are the same")
             result[name] = found
     print(json.dumps(result))
 

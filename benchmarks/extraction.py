@@ -1,4 +1,4 @@
-"""Times feature extraction, from picture files to a finished store, against the encoder alone and a plain loop.
+"""Times feature extraction, from image files to a finished store, against the encoder alone and a plain loop.
 
 Run `python benchmarks/extraction.py [--data data/flickr8k/images --coco data/coco/images]`; without folders JPEGs of
 the same sizes are drawn. `--encoder NAME --encoder-weights FILE --image-size N` takes another encoder than the two
@@ -6,7 +6,7 @@ usual ones (with random weights: their values make no difference). `--quick` doe
 one line of JSON.
 
 The encoder alone is its network on normalised tensors that are ready, 32 at a time, as torch runs it; beside it stands
-the form that seesay gives it. The plain loop opens a picture with PIL, resizes it, shows it to the former and saves a
+the form that seesay gives it. The plain loop opens an image with PIL, resizes it, shows it to the former and saves a
 .npy file, one after the other.
 """
 
@@ -22,6 +22,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.images import (
+    COCO,
+    SQUARE,
+    Kind,
+    encoder_configs,
+    fused_network,
+    image_files,
+    network_rate,
+    plain_network,
+    random_encoder,
+    ready_batches,
+)
 from bench.measuring import (
     add_neighbours_option,
     alternate,
@@ -30,18 +42,6 @@ from bench.measuring import (
     print_result,
     seconds,
     show_table,
-)
-from bench.pictures import (
-    COCO,
-    SQUARE,
-    Kind,
-    encoder_configs,
-    fused_network,
-    network_rate,
-    picture_files,
-    plain_network,
-    random_encoder,
-    ready_batches,
 )
 from seesay.allocation import keep_freed_memory
 from seesay.features import extract_features
@@ -60,7 +60,7 @@ def main() -> None:
         for config in encoder_configs(options.encoder, options.encoder_weights, options.image_size)[: options.encoders]:
             encoder = random_encoder(config)
             for kind, given in ((SQUARE, options.data), (COCO, options.coco)):
-                files = picture_files(given, kind, options.pictures, scratch)
+                files = image_files(given, kind, options.images, scratch)
                 rows.append(measure(encoder, kind, files, options, scratch))
     show_table(HEADS, [cells(row) for row in rows])
     print_result("extraction", neighbours=options.neighbours, rounds=options.rounds, rows=rows)
@@ -68,21 +68,21 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 45 s: one encoder, few pictures")
-    parser.add_argument("--data", type=Path, help="folder of pictures like Flickr8k's squares")
-    parser.add_argument("--coco", type=Path, help="folder of pictures like COCO's")
+    parser.add_argument("--quick", action="store_true", help="under 45 s: one encoder, few images")
+    parser.add_argument("--data", type=Path, help="folder of images like Flickr8k's squares")
+    parser.add_argument("--coco", type=Path, help="folder of images like COCO's")
     parser.add_argument("--encoder", default="", help="timm name; empty = the two usual ones")
     parser.add_argument("--encoder-weights", default="", help="safetensors file; empty = random weights")
     parser.add_argument("--image-size", type=int, default=0, help="0 = what the weights were made for")
-    parser.add_argument("--pictures", type=int, default=256, help="of each kind; a multiple of 32 fills all batches")
+    parser.add_argument("--images", type=int, default=256, help="of each kind; a multiple of 32 fills all batches")
     parser.add_argument("--few", type=int, default=32, help="of them for the plain loop")
-    parser.add_argument("--workers", type=int, default=2, help="threads that open pictures")
+    parser.add_argument("--workers", type=int, default=2, help="threads that open images")
     parser.add_argument("--rounds", type=int, default=5)
     add_neighbours_option(parser)
     options = parser.parse_args()
     options.encoders = None
     if options.quick:
-        options.encoders, options.pictures, options.few, options.rounds = 1, 64, 8, 1
+        options.encoders, options.images, options.few, options.rounds = 1, 64, 8, 1
     return options
 
 
@@ -96,7 +96,7 @@ def measure(
         path = next(stores)
         report = extract_features({file: file for file in files}, encoder, path, workers=options.workers)
         if report.unreadable:
-            raise SystemExit(f"a picture cannot be read: {report.unreadable[0]}")
+            raise SystemExit(f"an image cannot be read: {report.unreadable[0]}")
         path.unlink()
         return report.rate
 
@@ -122,7 +122,7 @@ def measure(
 
 @torch.inference_mode()
 def plain_loop(encoder: Encoder, files: Sequence[str], folder: Path) -> None:
-    """Encodes pictures one by one, as tutorials do, and saves each one's features as float32."""
+    """Encodes images one by one, as tutorials do, and saves each one's features as float32."""
     network, rule = plain_network(encoder), encoder.preprocessing
     mean, std = np.array(rule.mean, np.float32), np.array(rule.std, np.float32)
     for number, file in enumerate(files):

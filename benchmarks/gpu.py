@@ -14,14 +14,14 @@ import torch
 
 from bench.contestants import Entry, Precision
 from bench.floor import MachineRates, finish, floor_of
-from bench.material import GRID, KeptFeatures, Material, made_up_examples, made_up_tokenizer, random_features
+from bench.material import GRID, KeptFeatures, TrainingData, made_up_examples, made_up_tokenizer, random_features
 from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
 from bench.our_training import OurSteps, our_module
 from seesay.devices import choose_device
 
-COCO_PICTURES = 82_783
-"""Training pictures of COCO 2014, with five captions each (a few have six or seven)."""
-_DIFFERENT = 4_096  # feature maps, which pictures share: 1 GB of them is more than any cache holds
+COCO_IMAGES = 82_783
+"""Training images of COCO 2014, with five captions each (a few have six or seven)."""
+_DIFFERENT = 4_096  # feature maps, which images share: 1 GB of them is more than any cache holds
 
 
 def main() -> None:
@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--preset", default="attention-gru")
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 1024], help="captions a batch")
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
-    parser.add_argument("--pictures", type=int, default=1_024, help="with five captions each, in an epoch")
+    parser.add_argument("--images", type=int, default=1_024, help="with five captions each, in an epoch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--coco-batch", type=int, default=1024, help="captions a batch of the epoch of COCO's size")
     options = parser.parse_args()
     if options.quick:
-        options.pictures, options.rounds = min(options.pictures, 39), 1
+        options.images, options.rounds = min(options.images, 39), 1
         options.batches, options.precisions = [64], ["float32"]
-    material = make_material(options.pictures)
+    material = make_material(options.images)
     rows: list[dict[str, Any]] = []
     for precision in options.precisions:
         for captions in options.batches:
@@ -48,34 +48,34 @@ def main() -> None:
             rows += found
     coco = {} if options.quick else coco_epoch(options)
     if coco:
-        print(f"\n{coco['captions']:,} captions of {COCO_PICTURES:,} pictures: {coco['seconds']:.1f} s an epoch")
+        print(f"\n{coco['captions']:,} captions of {COCO_IMAGES:,} images: {coco['seconds']:.1f} s an epoch")
     print()
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
     print_result("gpu", gpu=name, preset=options.preset, rows=rows, coco=coco)
 
 
-def make_material(pictures: int) -> Material:
-    """Returns pictures of which many may share their features."""
-    examples = made_up_examples(pictures)
-    features = random_features(min(pictures, _DIFFERENT), *GRID)
-    return Material(examples, KeptFeatures([example.id for example in examples], features), made_up_tokenizer())
+def make_material(images: int) -> TrainingData:
+    """Returns images of which many may share their features."""
+    examples = made_up_examples(images)
+    features = random_features(min(images, _DIFFERENT), *GRID)
+    return TrainingData(examples, KeptFeatures([example.id for example in examples], features), made_up_tokenizer())
 
 
 def steps_of(
     options: argparse.Namespace,
-    material: Material,
+    material: TrainingData,
     precision: Precision,
     captions: int,
     graphs: bool,
 ) -> OurSteps:
     """Returns our steps, a preset's with so many captions a batch."""
-    entry = Entry("ours", options.preset, precision, 1, 0, 0, None, None, options.pictures)
+    entry = Entry("ours", options.preset, precision, 1, 0, 0, None, None, options.images)
     more = {"device": options.device, "batch_captions": captions, "cuda_graphs": graphs}
     return OurSteps(our_module(entry, material, **more), precision == "bfloat16")
 
 
 def measure(
-    options: argparse.Namespace, material: Material, precision: Precision, captions: int
+    options: argparse.Namespace, material: TrainingData, precision: Precision, captions: int
 ) -> list[dict[str, Any]]:
     """Returns a row without graphs and one with them."""
     ways = {graphs: steps_of(options, material, precision, captions, graphs) for graphs in (False, True)}
@@ -110,7 +110,7 @@ def measure(
 
 def coco_epoch(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the time of an epoch as large as COCO's, in bfloat16 and graphs, all of whose shapes the first met."""
-    material = make_material(COCO_PICTURES)
+    material = make_material(COCO_IMAGES)
     steps = steps_of(options, material, "bfloat16", options.coco_batch, graphs=True)
 
     def epoch() -> None:

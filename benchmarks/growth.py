@@ -18,7 +18,7 @@ from bench.material import (
     GRID,
     VOCABULARY,
     KeptFeatures,
-    Material,
+    TrainingData,
     made_up_examples,
     made_up_tokenizer,
     random_features,
@@ -37,14 +37,14 @@ class Sizes:
         regions: N.
         features: width F of a region.
         length: how often a caption's words are said over.
-        pictures: of the data set.
+        images: of the data set.
     """
 
     vocabulary: int = VOCABULARY
     regions: int = GRID[0]
     features: int = GRID[1]
     length: int = 1
-    pictures: int = 104
+    images: int = 104
 
 
 GROWN: dict[str, tuple[int, ...]] = {
@@ -52,7 +52,7 @@ GROWN: dict[str, tuple[int, ...]] = {
     "regions": (16, 49, 100, 196),
     "features": (576, 1_280, 3_328),
     "length": (2, 3),
-    "pictures": (416, 1_664),
+    "images": (416, 1_664),
 }
 QUICK: dict[str, tuple[int, ...]] = {"regions": (16,)}
 
@@ -98,24 +98,24 @@ def trained(options: argparse.Namespace, sizes: Sizes) -> tuple[Any, bool]:
         steps=0,
         data=None,
         store=None,
-        pictures=sizes.pictures,
+        images=sizes.images,
     )
     return our_module(entry, material(sizes), sizes.vocabulary), options.precision == "bfloat16"
 
 
-def material(sizes: Sizes) -> Material:
-    """Returns made-up pictures with captions of Flickr8k's lengths, said over as often as asked."""
+def material(sizes: Sizes) -> TrainingData:
+    """Returns made-up images with captions of Flickr8k's lengths, said over as often as asked."""
     last = sizes.vocabulary - 1  # rarer words count as the rarest that is left
 
     def said(row: tuple[int, ...]) -> tuple[int, ...]:
         return (row[0], *(min(word, last) for word in row[1:-1] * sizes.length), row[-1])
 
     examples = [
-        replace(each, tokens=tuple(said(row) for row in each.tokens)) for each in made_up_examples(sizes.pictures)
+        replace(each, tokens=tuple(said(row) for row in each.tokens)) for each in made_up_examples(sizes.images)
     ]
     ids = [each.id for each in examples]
     features = KeptFeatures(ids, random_features(len(ids), sizes.regions, sizes.features))
-    return Material(examples, features, made_up_tokenizer())
+    return TrainingData(examples, features, made_up_tokenizer())
 
 
 def measure(options: argparse.Namespace, base: OurSteps, sizes: Sizes) -> dict[str, float]:

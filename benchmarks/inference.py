@@ -1,10 +1,10 @@
-"""Times one picture from its file to its caption by beam 5, and a folder of them, and says where the time goes.
+"""Times one image from its file to its caption by beam 5, and a folder of them, and says where the time goes.
 
-Run `python benchmarks/inference.py [--run RUN] [--pictures-in FOLDER]`; without a run, captioners of random weights of
+Run `python benchmarks/inference.py [--run RUN] [--images-in FOLDER]`; without a run, captioners of random weights of
 attention-gru's sizes, made to end as captions do, on the two usual encoders; without a folder, JPEGs of COCO's size are
 drawn. `--quick` does a little of it. Prints tables, then one line of JSON.
 
-A picture's time is held against that of the encoder's network alone on a ready tensor, in the same precision, taken in
+An image's time is held against that of the encoder's network alone on a ready tensor, in the same precision, taken in
 turn: as torch runs it, and in the form that seesay gives it. bfloat16 is torch's autocast on all sides.
 """
 
@@ -25,6 +25,16 @@ import seesay.captioner
 import seesay.images
 import seesay.models.encoders
 from bench.ending import LENGTH, EndingDecoder
+from bench.images import (
+    COCO,
+    encoder_configs,
+    fused_network,
+    image_files,
+    network_rate,
+    plain_network,
+    random_encoder,
+    ready_batches,
+)
 from bench.material import VOCABULARY, made_up_tokenizer
 from bench.measuring import (
     add_neighbours_option,
@@ -35,24 +45,14 @@ from bench.measuring import (
     seconds,
     show_table,
 )
-from bench.pictures import (
-    COCO,
-    encoder_configs,
-    fused_network,
-    network_rate,
-    picture_files,
-    plain_network,
-    random_encoder,
-    ready_batches,
-)
 from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import Run, RunInfo
 from seesay.config import DecodingOptions, EncoderConfig, resolve_config
 from seesay.models.captioning import build_model
 from seesay.models.encoders import Encoder
-from seesay.models.products import fix_weights
+from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder
 
 BEAM = DecodingOptions("beam", beam_size=5)
@@ -65,7 +65,7 @@ def main() -> None:
     options = parse()
     rows = []
     with tempfile.TemporaryDirectory() as folder, busy_neighbours(options.neighbours):
-        files = picture_files(options.pictures_in, COCO, options.pictures, Path(folder))
+        files = image_files(options.images_in, COCO, options.images, Path(folder))
         for captioner in captioners(options):
             for precision in ("float32", "bfloat16"):
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
@@ -76,34 +76,34 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 45 s: one encoder, few pictures")
+    parser.add_argument("--quick", action="store_true", help="under 45 s: one encoder, few images")
     parser.add_argument("--run", type=Path, help="run folder; without it random weights")
-    parser.add_argument("--pictures-in", type=Path, help="folder of pictures")
+    parser.add_argument("--images-in", type=Path, help="folder of images")
     parser.add_argument("--encoder", default="", help="of the random weights: timm name; empty = the two usual ones")
     parser.add_argument("--image-size", type=int, default=0, help="0 = what the encoder was made for")
-    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3, help="of the folder")
     add_neighbours_option(parser)
     options = parser.parse_args()
     options.encoders = None
     if options.quick:
-        options.encoders, options.pictures, options.rounds = 1, 16, 1
+        options.encoders, options.images, options.rounds = 1, 16, 1
     return options
 
 
-class RandomCaptioner(Captioner):
+class RandomCaptioner(TrainedCaptioner):
     """A captioner of attention-gru's sizes with random weights, which ends its captions as trained ones do."""
 
     def __init__(self, encoder: Encoder) -> None:
         config = resolve_config("attention-gru")
         model = build_model(config.model, VOCABULARY, encoder.feature_size, encoder).eval()
-        fix_weights(model)  # as those that are loaded
+        prepack_weights(model)  # as those that are loaded
         info = RunInfo(VOCABULARY, encoder.feature_size, encoder.grid, LENGTH, encoder.identity, encoder_stored=True)
         super().__init__(Run(Path("random"), config, info, made_up_tokenizer()), model, torch.device("cpu"))
         size = encoder.preprocessing.size
         with torch.inference_mode():
             noise = torch.randint(0, 256, (16, size, size, 3), dtype=torch.uint8)
-            self._ending = EndingDecoder(model.search, VOCABULARY, model.remember(model.encode(noise)))
+            self._ending = EndingDecoder(model.search, VOCABULARY, model.project(model.encode(noise)))
 
     @property
     def decoder(self) -> Decoder:
@@ -111,38 +111,38 @@ class RandomCaptioner(Captioner):
         return self._ending
 
 
-def captioners(options: argparse.Namespace) -> Iterator[Captioner]:
+def captioners(options: argparse.Namespace) -> Iterator[TrainedCaptioner]:
     """Yields the run's captioner, or random ones."""
     if options.run:
-        yield Captioner.load(options.run, "cpu")
+        yield TrainedCaptioner.load(options.run, "cpu")
         return
     configs: list[EncoderConfig] = encoder_configs(options.encoder, "", options.image_size)
     for config in configs[: options.encoders]:
         yield RandomCaptioner(random_encoder(config))
 
 
-def encoder_of(captioner: Captioner) -> Encoder:
+def encoder_of(captioner: TrainedCaptioner) -> Encoder:
     encoder = captioner.model.encoder
     if encoder is None:
-        raise SystemExit(f"{captioner.run.folder} was trained on given features and cannot look at pictures")
+        raise SystemExit(f"{captioner.run.folder} was trained on given features and cannot look at images")
     return encoder
 
 
-def describe(captioner: Captioner) -> dict[str, Any]:
+def describe(captioner: TrainedCaptioner) -> dict[str, Any]:
     encoder = encoder_of(captioner)
     return {"encoder": encoder.config.encoder, "size": encoder.preprocessing.size}
 
 
-def measure(captioner: Captioner, files: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Returns a captioner's times of one picture and of a folder."""
+def measure(captioner: TrainedCaptioner, files: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Returns a captioner's times of one image and of a folder."""
     return {**one_by_one(captioner, files), **folder_rates(captioner, files, options.rounds)}
 
 
-def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
-    """Returns percentiles of a picture's time in ms, its ratio to the network's, and the mean of each stage."""
+def one_by_one(captioner: TrainedCaptioner, files: Sequence[str]) -> dict[str, Any]:
+    """Returns percentiles of an image's time in ms, its ratio to the network's, and the mean of each stage."""
     encoder = encoder_of(captioner)
     ready = ready_batches(encoder, files, batch=1) * 2
-    pictures = iter([*files, *files])
+    images = iter([*files, *files])
     spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     # Taken here: within `stages_timed` they would count as a stage of a caption.
     networks = {"network": plain_network(encoder), "fused": fused_network(encoder)}
@@ -153,11 +153,11 @@ def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
         return seconds(lambda: networks[name](shown))
 
     def caption() -> float:
-        picture = next(pictures)
-        return seconds(lambda: captioner.caption(picture, BEAM))
+        image = next(images)
+        return seconds(lambda: captioner.caption(image, BEAM))
 
     ways: dict[str, Callable[[], float]] = {
-        "picture": caption,
+        "image": caption,
         **{name: partial(alone, name, iter(ready)) for name in networks},
     }
     warm_up = min(5, len(files))
@@ -165,28 +165,28 @@ def one_by_one(captioner: Captioner, files: Sequence[str]) -> dict[str, Any]:
         alternate(ways, 0, warm_up)
         spent.update(dict.fromkeys(STAGES, 0.0))
         taken = alternate(ways, len(files), warm_up=0)
-    spent["the rest"] = sum(taken["picture"]) - sum(spent.values())
+    spent["the rest"] = sum(taken["image"]) - sum(spent.values())
     milliseconds = {name: 1000 * np.array(values) for name, values in taken.items()}
     return {
-        "p50_ms": float(np.percentile(milliseconds["picture"], 50)),
-        "p95_ms": float(np.percentile(milliseconds["picture"], 95)),
+        "p50_ms": float(np.percentile(milliseconds["image"], 50)),
+        "p95_ms": float(np.percentile(milliseconds["image"], 95)),
         "network_p50_ms": float(np.percentile(milliseconds["network"], 50)),
-        "of_network": median_ratio(taken["picture"], taken["network"]),
+        "of_network": median_ratio(taken["image"], taken["network"]),
         "fused_p50_ms": float(np.percentile(milliseconds["fused"], 50)),
-        "of_fused": median_ratio(taken["picture"], taken["fused"]),
+        "of_fused": median_ratio(taken["image"], taken["fused"]),
         "stages_ms": {name: 1000 * spent[name] / len(files) for name in STAGES},
     }
 
 
 @contextmanager
-def stages_timed(captioner: Captioner, spent: dict[str, float]) -> Iterator[None]:
+def stages_timed(captioner: TrainedCaptioner, spent: dict[str, float]) -> Iterator[None]:
     """Adds up the seconds of each stage of a caption, in the very functions that make it."""
     places = {
         "read and decode": (seesay.images, "_read"),
         "resize": (seesay.images, "resize_image"),
         "normalise": (seesay.models.encoders, "normalise"),
         "encode": (encoder_of(captioner), "_run"),
-        "project": (captioner.model, "remember"),
+        "project": (captioner.model, "project"),
         "search": (seesay.captioner, "run_alone"),
     }
 
@@ -204,8 +204,8 @@ def stages_timed(captioner: Captioner, spent: dict[str, float]) -> Iterator[None
         yield
 
 
-def folder_rates(captioner: Captioner, files: Sequence[str], rounds: int) -> dict[str, float]:
-    """Returns pictures a second from a folder to a file of captions, and how much of the network's alone that is."""
+def folder_rates(captioner: TrainedCaptioner, files: Sequence[str], rounds: int) -> dict[str, float]:
+    """Returns images a second from a folder to a file of captions, and how much of the network's alone that is."""
     encoder = encoder_of(captioner)
 
     def ours() -> float:
@@ -227,7 +227,7 @@ def folder_rates(captioner: Captioner, files: Sequence[str], rounds: int) -> dic
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Prints the tables."""
     names = [f"{row['encoder']} at {row['size']}, {row['precision']}" for row in rows]
-    heads = ("one picture", "p50 ms", "p95 ms", "network ms", "times", "fused ms", "times", "folder/s", "of network")
+    heads = ("one image", "p50 ms", "p95 ms", "network ms", "times", "fused ms", "times", "folder/s", "of network")
     one = ("p50_ms", "p95_ms", "network_p50_ms", "of_network", "fused_p50_ms", "of_fused")
     figures = (*one, "folder_per_s", "folder_of_network")
     pairs = list(zip(names, rows, strict=True))

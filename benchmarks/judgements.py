@@ -1,9 +1,9 @@
 """How well each score agrees with people: Kendall's tau-c with the expert judgements of Flickr8k.
 
 Run `python benchmarks/judgements.py data/flickr8k` (needs scipy, and `ExpertAnnotations.txt` beside the captions).
-Protocol of Anderson et al. 2016 and Hessel et al. 2021: three experts judged captions of other pictures from 1 to 4;
-pairs whose caption is one of the picture's own references are left out; each caption is scored against all five
-references of the picture; every single judgement is a point, so a caption counts three times. Prints a table, then
+Protocol of Anderson et al. 2016 and Hessel et al. 2021: three experts judged captions of other images from 1 to 4;
+pairs whose caption is one of the image's own references are left out; each caption is scored against all five
+references of the image; every single judgement is a point, so a caption counts three times. Prints a table, then
 one line of JSON. With `--quick` and no data it runs on made-up judgements, to show that it works.
 """
 
@@ -26,7 +26,7 @@ PUBLISHED = {"BLEU-1": 0.323, "BLEU-4": 0.308, "ROUGE-L": 0.323, "METEOR": 0.418
 
 @dataclass(frozen=True)
 class Judged:
-    """Captions with their pictures' references and three judgements each."""
+    """Captions with their images' references and three judgements each."""
 
     captions: list[str]
     references: list[list[str]]

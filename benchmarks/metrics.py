@@ -2,7 +2,7 @@
 
 Run `python benchmarks/metrics.py` (needs Java and pycocoevalcap for the comparison) or with `--quick` (synthetic
 captions, no Java). `--data data/flickr8k --predictions docs/results/attention-gru-beam3.jsonl` scores captions of a
-model against human captions; where there are more pictures than predictions, the predictions repeat. Prints a table,
+model against human captions; where there are more images than predictions, the predictions repeat. Prints a table,
 then one line of JSON.
 """
 
@@ -31,8 +31,8 @@ PLACES = ("on the grass", "in the snow", "near a lake", "by the street", "at the
 EXTRAS = ("with a red ball", "wearing a t-shirt", ", holding a sign", "while others watch", "in front of a crowd", "")
 
 
-def make_captions(pictures: int, references: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
-    """Returns one hypothesis and some references for each picture, about eleven words each."""
+def make_captions(images: int, references: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
+    """Returns one hypothesis and some references for each image, about eleven words each."""
     draw = random.Random(seed)
     words = [f"word{number}" for number in range(2000)]
 
@@ -40,7 +40,7 @@ def make_captions(pictures: int, references: int, seed: int = 0) -> tuple[list[s
         rare = draw.choice(words) if draw.random() < 0.5 else draw.choice(theme)
         return f"{draw.choice(SUBJECTS)} {draw.choice(VERBS)} {rare} {draw.choice(PLACES)} {draw.choice(EXTRAS)} ."
 
-    themes = [(draw.choice(words), draw.choice(words)) for _ in range(pictures)]
+    themes = [(draw.choice(words), draw.choice(words)) for _ in range(images)]
     return [caption(theme) for theme in themes], [[caption(theme) for _ in range(references)] for theme in themes]
 
 
@@ -67,11 +67,11 @@ def peer_scores(hypotheses: list[str], references: list[list[str]], java: bool) 
     return {f"BLEU-{n + 1}": float(bleu[n]) for n in range(4)} | {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
 
 
-def real_captions(data: Path, predictions: Path, pictures: int) -> tuple[list[str], list[list[str]]]:
-    """Returns captions of a model, and five human captions of each picture."""
+def real_captions(data: Path, predictions: Path, images: int) -> tuple[list[str], list[list[str]]]:
+    """Returns captions of a model, and five human captions of each image."""
     said = {row["id"]: row["caption"] for row in map(json.loads, predictions.read_text("utf-8").splitlines())}
     meant = {item.id: list(item.captions[:5]) for item in load_annotations(data).items if len(item.captions) >= 5}
-    ids = [*(name for name in said if name in meant), *(name for name in meant if name not in said)][:pictures]
+    ids = [*(name for name in said if name in meant), *(name for name in meant if name not in said)][:images]
     captions = list(said.values())
     return [said.get(name, captions[k % len(captions)]) for k, name in enumerate(ids)], [meant[name] for name in ids]
 
@@ -105,7 +105,7 @@ def meteor_times(hypotheses: list[str], references: list[list[str]], passes: int
     }
 
 
-def reward_milliseconds(pictures: int) -> float:
+def reward_milliseconds(images: int) -> float:
     """Returns the time of id-level CIDEr-D for 320 hypotheses against cached references, in milliseconds."""
     draw = np.random.default_rng(0)
 
@@ -113,29 +113,29 @@ def reward_milliseconds(pictures: int) -> float:
         drawn: list[int] = (draw.zipf(1.3, 11) % 5000).tolist()
         return drawn
 
-    scorer = Cider([[ids() for _ in range(5)] for _ in range(pictures)])
-    hypotheses, images = [ids() for _ in range(320)], draw.integers(0, pictures, 320)
-    return 1000 * min(seconds(lambda: scorer.score(hypotheses, images)) for _ in range(10))
+    scorer = Cider([[ids() for _ in range(5)] for _ in range(images)])
+    hypotheses, owners = [ids() for _ in range(320)], draw.integers(0, images, 320)
+    return 1000 * min(seconds(lambda: scorer.score(hypotheses, owners)) for _ in range(10))
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer pictures, no Java")
-    parser.add_argument("--pictures", type=int, default=0, help="pictures to score; 0 = 5000, or 1000 when quick")
+    parser.add_argument("--quick", action="store_true", help="fewer images, no Java")
+    parser.add_argument("--images", type=int, default=0, help="images to score; 0 = 5000, or 1000 when quick")
     parser.add_argument("--data", type=Path, help="data set whose captions are the references")
     parser.add_argument("--predictions", type=Path, help="JSON lines of id and caption, with --data")
     parser.add_argument("--passes", type=int, default=3, help="alternating passes")
     options = parser.parse_args()
-    pictures = options.pictures or (1000 if options.quick else 5000)
+    images = options.images or (1000 if options.quick else 5000)
     java = not options.quick and shutil.which("java") is not None
     if options.data:
-        hypotheses, references = real_captions(options.data, options.predictions, pictures)
+        hypotheses, references = real_captions(options.data, options.predictions, images)
     else:
-        hypotheses, references = make_captions(pictures, references=5)
+        hypotheses, references = make_captions(images, references=5)
 
-    result: dict[str, object] = {"pictures": pictures, "references": 5, "java": java}
-    result["reward_320_ms"] = round(reward_milliseconds(pictures), 2)
+    result: dict[str, object] = {"images": images, "references": 5, "java": java}
+    result["reward_320_ms"] = round(reward_milliseconds(images), 2)
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(1 if options.quick else options.passes):  # in turn, for the machine's speed drifts

@@ -1,11 +1,11 @@
-"""Measures `seesay serve` with and without batching: pictures a second and latencies at 1, 8, 32 and 128 clients.
+"""Measures `seesay serve` with and without batching: images a second and latencies at 1, 8, 32 and 128 clients.
 
-Run `python benchmarks/serve.py --run RUN --pictures FOLDER` for a trained captioner on photographs, or with nothing for
+Run `python benchmarks/serve.py --run RUN --images FOLDER` for a trained captioner on photographs, or with nothing for
 random weights of the same sizes (an EfficientNet-Lite0 at 224, attention-gru: 512 units, 3,000 words) and drawn
-pictures; `--quick` sends less. Prints a table, then one line of JSON.
+images; `--quick` sends less. Prints a table, then one line of JSON.
 
 Two servers, which differ only in `--max-batch` (1 and 32), run as processes of their own on this machine and are
-measured in turn, round after round, so that a disturbance falls on both. Each client sends its next picture when the
+measured in turn, round after round, so that a disturbance falls on both. Each client sends its next image when the
 last one is answered. The clients run here and take part of the same processors: figures are those of the whole machine.
 Requests are mixed (greedy, a beam of 3, sampling) unless `--requests` says otherwise. The captions of both servers are
 compared word for word.
@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 CLIENTS = (1, 8, 32, 128)
-WISHES: dict[str, tuple[dict[str, str], ...]] = {
+REQUESTS: dict[str, tuple[dict[str, str], ...]] = {
     "greedy": ({"strategy": "greedy"},),
     "beam": ({"strategy": "beam", "beam_size": "3"},),
     "mixed": ({"strategy": "greedy"}, {"strategy": "beam", "beam_size": "3"}, {"strategy": "sample"}),
@@ -50,7 +50,7 @@ class Load:
         latencies: of each answer, in seconds.
         busy: answers that told to come back.
         captions: by number of the request.
-        batch: mean pictures in a batch.
+        batch: mean images in a batch.
     """
 
     seconds: float = 0.0
@@ -78,13 +78,13 @@ def serving(run: Path, max_batch: int) -> Iterator[str]:
             process.wait(START_SECONDS)
 
 
-def request(picture: bytes, fields: dict[str, str]) -> bytes:
+def request(image: bytes, fields: dict[str, str]) -> bytes:
     """Returns the bytes of an upload."""
     parts = [
         f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
     ]
-    head = '--b\r\nContent-Disposition: form-data; name="pictures"; filename="a.jpg"\r\n\r\n'
-    body = "".join(parts).encode() + head.encode() + picture + b"\r\n--b--\r\n"
+    head = '--b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
+    body = "".join(parts).encode() + head.encode() + image + b"\r\n--b--\r\n"
     lines = (
         "POST /v1/caption HTTP/1.1",
         "Host: 127.0.0.1",
@@ -118,12 +118,12 @@ async def client(address: str, requests: Sequence[bytes], numbers: Iterator[int]
 
 
 def batches(address: str) -> tuple[float, float]:
-    """Returns pictures and batches so far, from the server's metrics."""
+    """Returns images and batches so far, from the server's metrics."""
     with urllib.request.urlopen(f"{address}/metrics", timeout=REQUEST_SECONDS) as reply:
         text = reply.read().decode()
-    found = [re.search(rf"^seesay_batch_pictures_{name} (\S+)", text, re.MULTILINE) for name in ("sum", "count")]
-    pictures, count = (float(each[1]) if each else 0.0 for each in found)
-    return pictures, count
+    found = [re.search(rf"^seesay_batch_images_{name} (\S+)", text, re.MULTILINE) for name in ("sum", "count")]
+    images, count = (float(each[1]) if each else 0.0 for each in found)
+    return images, count
 
 
 async def measure(address: str, requests: Sequence[bytes], clients: int, total: int) -> Load:
@@ -132,8 +132,8 @@ async def measure(address: str, requests: Sequence[bytes], clients: int, total: 
     start = time.perf_counter()
     await asyncio.gather(*(client(address, requests, numbers, total, load) for _ in range(clients)))
     load.seconds = time.perf_counter() - start
-    pictures, count = (after - earlier for after, earlier in zip(batches(address), before, strict=True))
-    load.batch = pictures / max(count, 1)
+    images, count = (after - earlier for after, earlier in zip(batches(address), before, strict=True))
+    load.batch = images / max(count, 1)
     return load
 
 
@@ -211,17 +211,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer clients, requests and rounds")
     parser.add_argument("--run", type=Path, help="run folder of a trained captioner")
-    parser.add_argument("--pictures", type=Path, help="folder of JPEG files")
-    parser.add_argument("--requests", choices=sorted(WISHES), default="mixed", help="what is asked for")
+    parser.add_argument("--images", type=Path, help="folder of JPEG files")
+    parser.add_argument("--requests", choices=sorted(REQUESTS), default="mixed", help="what is asked for")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         run = options.run or random_run(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "random")
-        pictures, wishes = photographs(options.pictures, 48), WISHES[options.requests]
-        requests = [request(picture, wishes[place % len(wishes)]) for place, picture in enumerate(pictures)]
+        images, fields = photographs(options.images, 48), REQUESTS[options.requests]
+        requests = [request(image, fields[place % len(fields)]) for place, image in enumerate(images)]
         sizes = {"alone": 1, "batched": 32}
         addresses = {name: stack.enter_context(serving(run, size)) for name, size in sizes.items()}
         rows, same = asyncio.run(compare(addresses, requests, options.quick))
-    heads = ("pictures/s", "p50 ms", "p95 ms", "p99 ms", "in a batch")
+    heads = ("images/s", "p50 ms", "p95 ms", "p99 ms", "in a batch")
     print(f"{'clients':>7} {'':8}" + "".join(f"{head:>12}" for head in heads) + f"{'ratio':>8}")
     for row in rows:
         for name in sizes:

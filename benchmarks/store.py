@@ -26,7 +26,7 @@ from seesay.data.reading import FeatureReader
 from seesay.features import FeatureDtype, FeatureStore
 from seesay.features.creation import create_store
 from seesay.models.captioning import CaptionModel, build_model
-from seesay.training.objectives import cross_entropy
+from seesay.training.losses import cross_entropy
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def milliseconds_a_batch(side: FeatureReader, ids: Sequence[str]) -> float:
-    """Returns the median time of reading 13 pictures, about a batch of 64 captions; the first are not counted."""
+    """Returns the median time of reading 13 images, about a batch of 64 captions; the first are not counted."""
     taken = []
     for begin in range(0, len(ids) - 12, 13):
         batch = ids[begin : begin + 13]
@@ -87,7 +87,7 @@ def captions_per_second(batches: CaptionBatches, model: CaptionModel, optimizer:
 
 
 def given(arguments: argparse.Namespace) -> tuple[FeatureStore, list[Example]]:
-    """Returns the named store and the training pictures of the named data."""
+    """Returns the named store and the training images of the named data."""
     return FeatureStore(arguments.store), read_examples(arguments.data, VOCABULARY)[0]
 
 

@@ -1,4 +1,4 @@
-"""From raw pictures to a captioner of a given quality: how long it takes, everything included.
+"""From raw images to a captioner of a given quality: how long it takes, everything included.
 
 Run `python benchmarks/time_to_quality.py data/flickr8k --encoder-weights weights/tf_efficientnet_lite0.safetensors`.
 The clock starts with the process, before anything is imported, and there is no cache: features are extracted, the

@@ -48,7 +48,7 @@ def main() -> None:
             show_table(HEADS, [cells(row) for row in found])
             rows += [{"precision": precision, "threads": threads, **row} for row in found]
     print()
-    given = {"data": options.data is not None, "store": options.store is not None, "pictures": options.pictures}
+    given = {"data": options.data is not None, "store": options.store is not None, "images": options.images}
     print_result("training", **given, neighbours=options.neighbours, rounds=options.rounds, rows=rows)
 
 
@@ -61,14 +61,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cores())}))
     parser.add_argument("--padding", nargs="+", type=int, default=[50, 20], help="of the tutorial; 0 = longest caption")
-    parser.add_argument("--pictures", type=int, default=312, help="with five captions each: an epoch of 24 batches")
+    parser.add_argument("--images", type=int, default=312, help="with five captions each: an epoch of 24 batches")
     parser.add_argument("--tutorial-steps", type=int, default=4, help="of a round; it goes on where the last ended")
     parser.add_argument("--rounds", type=int, default=5)
     add_neighbours_option(parser)
     options = parser.parse_args()
     if options.quick:
         options.presets, options.precisions, options.threads = [PEER], ["float32"], [min(2, cores())]
-        options.padding, options.pictures, options.tutorial_steps, options.rounds = [20], 39, 1, 1
+        options.padding, options.images, options.tutorial_steps, options.rounds = [20], 39, 1, 1
     return options
 
 
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace, preset: str, precision: Precision, thre
 
 def entry(options: argparse.Namespace, system: str, precision: Precision, threads: int, **more: Any) -> Entry:
     """Returns what a contestant is told."""
-    given = {"data": options.data, "store": options.store, "pictures": options.pictures}
+    given = {"data": options.data, "store": options.store, "images": options.images}
     chosen = {"preset": "", "padding": 0, "steps": options.tutorial_steps, **more}
     return Entry(system=cast("Any", system), precision=precision, threads=threads, **given, **chosen)
 

@@ -41,7 +41,7 @@ def main() -> None:
     for name, value in theirs.items():
         table.add_row(name, f"{100 * value:.4f}", f"{100 * ours[name]:.4f}", f"{abs(value - ours[name]):.1e}")
     Console().print(table)
-    print(json.dumps({"pictures": len(references), "pycocoevalcap": theirs, "seesay": ours}))
+    print(json.dumps({"images": len(references), "pycocoevalcap": theirs, "seesay": ours}))
 
 
 def reference_scores(predictions: dict[str, str], references: dict[str, list[str]]) -> dict[str, float]:

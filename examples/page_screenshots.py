@@ -1,6 +1,6 @@
-"""Takes the pictures of the page that docs/serving.md shows: python examples/page_screenshots.py RUN PICTURE OUT.
+"""Takes the images of the page that docs/serving.md shows: python examples/page_screenshots.py RUN IMAGE OUT.
 
-Needs the extra `serve`, playwright and Debian's chromium. Give it a picture that is free to publish.
+Needs the extra `serve`, playwright and Debian's chromium. Give it an image that is free to publish.
 """
 
 import re
@@ -18,7 +18,7 @@ VIEWS = (
 )
 
 
-def take(browser: Browser, address: str, picture: Path, target: Path, view: tuple[str, str, int, int, float]) -> None:
+def take(browser: Browser, address: str, image: Path, target: Path, view: tuple[str, str, int, int, float]) -> None:
     name, scheme, width, height, scale = view
     context = browser.new_context(
         color_scheme="dark" if scheme == "dark" else "light",
@@ -33,10 +33,10 @@ def take(browser: Browser, address: str, picture: Path, target: Path, view: tupl
     page.locator("#captions").evaluate(
         "field => { field.value = 2; field.dispatchEvent(new Event('input', {bubbles: true})); }"
     )
-    page.locator("#files").set_input_files(picture)
-    card = page.locator("article.picture:not([aria-busy])")
+    page.locator("#files").set_input_files(image)
+    card = page.locator("article.image:not([aria-busy])")
     card.locator(".word").nth(2).click()
-    page.wait_for_timeout(500)  # the picture's colours fade
+    page.wait_for_timeout(500)  # the image's colours fade
     if width < 500:
         card.scroll_into_view_if_needed()
         card.evaluate("card => window.scrollTo(0, card.offsetTop - 12)")
@@ -45,7 +45,7 @@ def take(browser: Browser, address: str, picture: Path, target: Path, view: tupl
 
 
 def main() -> None:
-    run, picture, target = (Path(argument) for argument in sys.argv[1:4])
+    run, image, target = (Path(argument) for argument in sys.argv[1:4])
     command = [sys.executable, "-m", "seesay.cli", "serve", str(run), "--port", "0", "--device", "cpu"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -57,7 +57,7 @@ def main() -> None:
                 executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE
             )
             for view in VIEWS:
-                take(browser, found[0], picture, target, view)
+                take(browser, found[0], image, target, view)
             browser.close()
     finally:
         server.terminate()

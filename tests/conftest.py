@@ -35,7 +35,7 @@ def no_curves() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a data set of 36 pictures: 24 train, 6 val, 6 test."""
+    """The folder of a data set of 36 images: 24 train, 6 val, 6 test."""
     folder = tmp_path_factory.mktemp("data") / "colours"
     tiny.make_colours(folder)
     return folder
@@ -60,7 +60,7 @@ def features(cached_run: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cached_run(tmp_path_factory: pytest.TempPathFactory, colours: Path, weights: Path) -> Path:
-    """A finished run on cached features, trained until it tells pictures apart."""
+    """A finished run on cached features, trained until it tells images apart."""
     from seesay.training.fit import train
     from seesay.visualise import training_curves
 
@@ -88,8 +88,8 @@ def loop_run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(annotations: Annotations) -> list[str]:
-    """The paths of all pictures."""
+def images(annotations: Annotations) -> list[str]:
+    """The paths of all images."""
     return [item.image for item in annotations]
 
 

@@ -64,7 +64,7 @@ def make_data(folder: Path, language: str) -> Annotations:
     for number, captions in enumerate(CAPTIONS[language]):
         path = folder / "images" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        tiny.picture(number).save(path)
+        tiny.image(number).save(path)
         split = {4: "val", 5: "test"}.get(number, "train")
         items.append(Annotation(path.stem, str(path), captions, split))
     annotations = Annotations(tuple(items), str(folder), "jsonl")

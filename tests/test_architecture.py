@@ -41,13 +41,13 @@ TIERS = (
         "caption",
         "captioner",
         "captioner_ensemble",
-        "captioner_mixed",
+        "request_batching",
         "onnx_runtime",
         "clipscore",
         "visualise",
         "hub",
     ),
-    ("evaluation", "training", "bulk", "serving", "export", "explanation", "pointing", "demo", "doctor"),
+    ("evaluation", "training", "bulk", "serving", "export", "explanation", "grounding", "demo", "doctor"),
     ("flags", "console", "commands", "cli"),
 )
 
@@ -163,8 +163,8 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     [
         ("seesay.models.packing", "from seesay.training import fit", True),
         ("seesay.models.packing", "def f():\n    import seesay.decoding", True),
-        ("seesay.training.objectives", "from seesay.training.fit import train", True),
-        ("seesay.training.fit", "from seesay.training.objectives import cross_entropy", False),
+        ("seesay.training.losses", "from seesay.training.fit import train", True),
+        ("seesay.training.fit", "from seesay.training.losses import cross_entropy", False),
         ("seesay.decoding", "from seesay import config", False),
         ("seesay.decoding", "from seesay import __version__", False),
     ],

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from seesay.captioner import Caption, Captioner
-from seesay.captioner_ensemble import CaptionerEnsemble
+from seesay.captioner import Caption, TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.data.annotations import Annotations
+from seesay.ensemble_captioner import EnsembleCaptioner
 from seesay.errors import CheckpointError, ConfigError, EncoderError, ImageError
 from seesay.features import JoinedStores, import_features
 from seesay.images import Preprocessing
@@ -26,8 +26,8 @@ SAMPLE = DecodingOptions(strategy="sample")
 
 
 @pytest.fixture(scope="module")
-def captioner(cached_run: Path) -> Captioner:
-    return Captioner.load(cached_run, "cpu")
+def captioner(cached_run: Path) -> TrainedCaptioner:
+    return TrainedCaptioner.load(cached_run, "cpu")
 
 
 def assert_same(found: Sequence[Caption], wanted: Sequence[Caption], rel: float = 1e-4) -> None:
@@ -40,7 +40,7 @@ def assert_same(found: Sequence[Caption], wanted: Sequence[Caption], rel: float 
 
 @pytest.mark.parametrize("options", [None, BEAM], ids=["greedy", "beam"])
 def test_file_gets_the_caption_of_its_stored_features(
-    captioner: Captioner, annotations: Annotations, store: JoinedStores, options: DecodingOptions | None
+    captioner: TrainedCaptioner, annotations: Annotations, store: JoinedStores, options: DecodingOptions | None
 ) -> None:
     """Preprocessing and rounding are the ones of training, though the file of weights brought its own means."""
     assert captioner.model.encoder is not None
@@ -54,38 +54,40 @@ def test_file_gets_the_caption_of_its_stored_features(
 
 @pytest.mark.parametrize("options", [None, BEAM, SAMPLE], ids=["greedy", "beam", "sample"])
 def test_caption_does_not_depend_on_the_batch(
-    captioner: Captioner, pictures: list[str], options: DecodingOptions | None
+    captioner: TrainedCaptioner, images: list[str], options: DecodingOptions | None
 ) -> None:
-    together = captioner.caption(pictures, options)
-    assert_same([captioner.caption(picture, options) for picture in pictures], together)
-    by_threes = [found for _, found in captioner.caption_each(pictures[::-1], options, batch_size=3)]
+    together = captioner.caption(images, options)
+    assert_same([captioner.caption(image, options) for image in images], together)
+    by_threes = [found for _, found in captioner.caption_each(images[::-1], options, batch_size=3)]
     assert all(isinstance(found, Caption) for found in by_threes)
     assert_same([found for found in by_threes if isinstance(found, Caption)][::-1], together)
 
 
-def test_opened_picture_gets_the_caption_of_its_file(captioner: Captioner, pictures: list[str]) -> None:
-    for path in pictures[:6]:
+def test_opened_image_gets_the_caption_of_its_file(captioner: TrainedCaptioner, images: list[str]) -> None:
+    for path in images[:6]:
         with Image.open(path) as image:
             assert_same([captioner.caption(image)], [captioner.caption(Path(path))])
-    with Image.open(pictures[0]) as image:
+    with Image.open(images[0]) as image:
         rgba = image.convert("RGBA")
-    assert_same([captioner.caption(rgba)], [captioner.caption(pictures[0])])
+    assert_same([captioner.caption(rgba)], [captioner.caption(images[0])])
 
 
 class TestImagesInMemory:
-    def test_bytes_and_arrays_get_the_caption_of_their_file(self, captioner: Captioner, pictures: list[str]) -> None:
+    def test_bytes_and_arrays_get_the_caption_of_their_file(
+        self, captioner: TrainedCaptioner, images: list[str]
+    ) -> None:
         # Bug: bytes were read as a sequence of numbers, an array as a sequence of images.
-        for each in (captioner, CaptionerEnsemble([captioner, captioner])):
-            wanted = each.caption(pictures[0])
-            content = Path(pictures[0]).read_bytes()
-            pixels = np.asarray(Image.open(pictures[0]).convert("RGB"))
+        for each in (captioner, EnsembleCaptioner([captioner, captioner])):
+            wanted = each.caption(images[0])
+            content = Path(images[0]).read_bytes()
+            pixels = np.asarray(Image.open(images[0]).convert("RGB"))
             rgba = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2)
             for given in (content, pixels, rgba, np.asfortranarray(pixels)):
                 assert_same([each.caption(given)], [wanted])
             assert_same(each.caption([content, pixels]), [wanted, wanted])
 
-    def test_grey_arrays_have_two_axes_or_one_channel(self, captioner: Captioner) -> None:
-        grey = np.asarray(tiny.picture(1).convert("L"))
+    def test_grey_arrays_have_two_axes_or_one_channel(self, captioner: TrainedCaptioner) -> None:
+        grey = np.asarray(tiny.image(1).convert("L"))
         assert_same(captioner.caption([grey, grey[..., None]]), [captioner.caption(Image.fromarray(grey))] * 2)
 
     @pytest.mark.parametrize(
@@ -99,32 +101,32 @@ class TestImagesInMemory:
         ],
         ids=lambda array: f"{array.dtype} {array.shape}",
     )
-    def test_arrays_that_are_no_image_are_refused(self, captioner: Captioner, array: np.ndarray) -> None:
+    def test_arrays_that_are_no_image_are_refused(self, captioner: TrainedCaptioner, array: np.ndarray) -> None:
         told = re.escape(f"an array of {array.dtype} {array.shape} is not an image; give uint8 (height, width, 3)")
         with pytest.raises(ImageError, match=told):
             captioner.caption(array)
 
-    def test_damage_is_an_image_error_without_the_content(self, captioner: Captioner, pictures: list[str]) -> None:
-        content = Path(pictures[0]).read_bytes()[:-60]
+    def test_damage_is_an_image_error_without_the_content(self, captioner: TrainedCaptioner, images: list[str]) -> None:
+        content = Path(images[0]).read_bytes()[:-60]
         with pytest.raises(ImageError, match=rf"^image of {len(content)} bytes: damaged or cut short"):
             captioner.caption(content)
         with Image.open(io.BytesIO(content)) as image, pytest.raises(ImageError, match=r"^opened image of 44 x 32: "):
             captioner.caption(image)
 
 
-def test_sampling_of_an_opened_picture_can_be_repeated(captioner: Captioner, pictures: list[str]) -> None:
-    """Its randomness once came from where the picture lay in memory."""
-    with Image.open(pictures[0]) as image:
+def test_sampling_of_an_opened_image_can_be_repeated(captioner: TrainedCaptioner, images: list[str]) -> None:
+    """Its randomness once came from where the image lay in memory."""
+    with Image.open(images[0]) as image:
         copies = [image.copy() for _ in range(4)]
     assert len({captioner.caption(copy, SAMPLE).text for copy in copies}) == 1
     seeds = [replace(SAMPLE, sampling_seed=seed) for seed in range(8)]
     assert len({captioner.caption(copies[0], options).text for options in seeds}) > 1
 
 
-def test_one_picture_gives_a_caption_and_several_give_a_list(captioner: Captioner, pictures: list[str]) -> None:
-    caption = captioner.caption(pictures[0])
+def test_one_image_gives_a_caption_and_several_give_a_list(captioner: TrainedCaptioner, images: list[str]) -> None:
+    caption = captioner.caption(images[0])
     assert isinstance(caption, Caption)
-    assert captioner.caption([pictures[0]]) == [caption]
+    assert captioner.caption([images[0]]) == [caption]
     assert captioner.caption([]) == []
     assert " ".join(caption.words) == caption.text
     assert len(caption.log_probs) == len(caption.words)
@@ -132,44 +134,44 @@ def test_one_picture_gives_a_caption_and_several_give_a_list(captioner: Captione
     assert caption.probability == pytest.approx(np.exp(sum(caption.log_probs)))
 
 
-def test_attention_is_kept_where_it_is_asked_for(captioner: Captioner, pictures: list[str]) -> None:
-    assert captioner.caption(pictures[0]).attention is None
-    caption = captioner.caption(pictures[0], attention=True)
+def test_attention_is_kept_where_it_is_asked_for(captioner: TrainedCaptioner, images: list[str]) -> None:
+    assert captioner.caption(images[0]).attention is None
+    caption = captioner.caption(images[0], attention=True)
     assert caption.attention is not None
     assert caption.attention.shape == (len(caption.words), 4)
     np.testing.assert_allclose(caption.attention.sum(1), 1, rtol=1e-5)
     assert caption.grid == (2, 2)
 
 
-def test_options_fill_in_the_longest_caption_of_training(captioner: Captioner, pictures: list[str]) -> None:
+def test_options_fill_in_the_longest_caption_of_training(captioner: TrainedCaptioner, images: list[str]) -> None:
     assert captioner.options().max_length == 8
     assert captioner.options(DecodingOptions(max_length=3)).max_length == 3
-    short = captioner.caption(pictures, DecodingOptions(max_length=2))
+    short = captioner.caption(images, DecodingOptions(max_length=2))
     assert {len(caption.words) for caption in short} == {2}
     assert not any(caption.finished for caption in short)
 
 
-def test_unreadable_picture_is_an_error_alone_and_an_entry_among_others(
-    captioner: Captioner, pictures: list[str], tmp_path: Path
+def test_unreadable_image_is_an_error_alone_and_an_entry_among_others(
+    captioner: TrainedCaptioner, images: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.png").write_bytes(Path(pictures[0]).read_bytes()[:60])
+    (tmp_path / "broken.png").write_bytes(Path(images[0]).read_bytes()[:60])
     with pytest.raises(ImageError, match=r"broken\.png: damaged or cut short"):
         captioner.caption(tmp_path / "broken.png")
     with pytest.raises(ImageError, match=r"gone\.png: no such file"):
-        captioner.caption([pictures[0], tmp_path / "gone.png"])
-    mixed = [pictures[0], str(tmp_path / "broken.png"), pictures[1], str(tmp_path / "gone.png")]
+        captioner.caption([images[0], tmp_path / "gone.png"])
+    mixed = [images[0], str(tmp_path / "broken.png"), images[1], str(tmp_path / "gone.png")]
     found = list(captioner.caption_each(mixed, batch_size=2))
-    assert [picture for picture, _ in found] == mixed
+    assert [image for image, _ in found] == mixed
     assert [type(result) for _, result in found] == [Caption, ImageError, Caption, ImageError]
     assert all(isinstance(found, ImageError) for _, found in captioner.caption_each(mixed[1::2]))
 
 
-def test_in_loop_run_captions_what_it_was_trained_to_see(loop_run: Path, pictures: list[str]) -> None:
-    captioner = Captioner.load(loop_run, "cpu")
+def test_in_loop_run_captions_what_it_was_trained_to_see(loop_run: Path, images: list[str]) -> None:
+    captioner = TrainedCaptioner.load(loop_run, "cpu")
     encoder = captioner.model.encoder
     assert encoder is not None
     assert encoder.preprocessing == Preprocessing(48, "squash", (0.5,) * 3, (0.5,) * 3)
-    assert_same([captioner.caption(picture) for picture in pictures[:4]], captioner.caption(pictures[:4]))
+    assert_same([captioner.caption(image) for image in images[:4]], captioner.caption(images[:4]))
 
 
 class TestLoading:
@@ -178,15 +180,15 @@ class TestLoading:
         return shutil.copytree(cached_run, tmp_path / "run")
 
     def test_file_of_encoder_weights_is_not_needed_again(
-        self, colours: Path, tmp_path: Path, pictures: list[str]
+        self, colours: Path, tmp_path: Path, images: list[str]
     ) -> None:
         weights = tiny.write_encoder(tmp_path / "weights.safetensors", seed=2)
         train(tiny.cached(weights), colours, tmp_path / "run", features=tmp_path / "features")
-        before = Captioner.load(tmp_path / "run", "cpu").caption(pictures)
+        before = TrainedCaptioner.load(tmp_path / "run", "cpu").caption(images)
         weights.unlink()
-        assert Captioner.load(tmp_path / "run", "cpu").caption(pictures) == before
+        assert TrainedCaptioner.load(tmp_path / "run", "cpu").caption(images) == before
 
-    def test_encoder_knows_its_own_store_again(self, captioner: Captioner, cached_run: Path) -> None:
+    def test_encoder_knows_its_own_store_again(self, captioner: TrainedCaptioner, cached_run: Path) -> None:
         """A run's features were once extracted anew at each evaluation: the encoder's digest was that of an
         empty shell."""
         assert captioner.model.encoder is not None
@@ -195,13 +197,13 @@ class TestLoading:
     def test_run_without_weights_is_refused(self, run: Path) -> None:
         (run / "model.safetensors").unlink()
         with pytest.raises(CheckpointError, match="its first epoch is not over"):
-            Captioner.load(run, "cpu")
+            TrainedCaptioner.load(run, "cpu")
 
     def test_weights_cut_in_half_are_refused(self, run: Path) -> None:
         path = run / "model.safetensors"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(CheckpointError, match="damaged or cut short"):
-            Captioner.load(run, "cpu")
+            TrainedCaptioner.load(run, "cpu")
 
     def test_hub_encoder_that_has_changed_is_refused(
         self, cached_run: Path, run: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
@@ -212,7 +214,7 @@ class TestLoading:
             text.replace('"encoder_stored": true', '"encoder_stored": false').replace(digest, "0" * 16)
         )
         with pytest.raises(CheckpointError, match=rf"another version of test_resnet: weights 0+ then, {digest} now"):
-            Captioner.load(run, "cpu")
+            TrainedCaptioner.load(run, "cpu")
 
     def test_file_of_encoder_weights_that_is_gone_is_named(self, run: Path, weights: Path) -> None:
         for name, old, new in (
@@ -221,19 +223,19 @@ class TestLoading:
         ):
             (run / name).write_text((run / name).read_text().replace(old, new))
         with pytest.raises(EncoderError, match=r"gone\.safetensors"):
-            Captioner.load(run, "cpu")
+            TrainedCaptioner.load(run, "cpu")
 
-    def test_run_on_imported_features_cannot_look_at_pictures(
-        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path, pictures: list[str]
+    def test_run_on_imported_features_cannot_look_at_images(
+        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path, images: list[str]
     ) -> None:
-        images = {item.id: item.image for item in annotations}
-        arrays = {name: tiny.features(place, 1 + place % 3, 5) for place, name in enumerate(images)}
+        named = {item.id: item.image for item in annotations}
+        arrays = {name: tiny.features(place, 1 + place % 3, 5) for place, name in enumerate(named)}
         np.savez(tmp_path / "f.npz", **arrays)  # type: ignore[arg-type]
-        import_features(tmp_path / "f.npz", images, tmp_path / "s")
+        import_features(tmp_path / "f.npz", named, tmp_path / "s")
         train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s"])
-        captioner = Captioner.load(tmp_path / "run", "cpu")
+        captioner = TrainedCaptioner.load(tmp_path / "run", "cpu")
         with pytest.raises(ConfigError, match="trained on imported or joined features"):
-            captioner.caption(pictures[0])
+            captioner.caption(images[0])
         ragged = torch.zeros(2, 3, 5)
         mask = torch.tensor([[True, False, False], [True, True, True]])
         assert len(captioner.caption_features(ragged, mask)) == 2
@@ -243,42 +245,44 @@ class TestLoading:
 
 class TestSeveralCaptions:
     @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-    def test_alternatives_are_other_texts(self, captioner: Captioner, pictures: list[str], strategy: str) -> None:
-        options = DecodingOptions("beam", 4, num_captions=3).with_strategy(strategy)  # type: ignore[arg-type]
-        for caption in captioner.caption(pictures[:5], options):
+    def test_alternatives_are_other_texts(self, captioner: TrainedCaptioner, images: list[str], strategy: str) -> None:
+        options = DecodingOptions("beam", 4, num_return_sequences=3).with_strategy(strategy)  # type: ignore[arg-type]
+        for caption in captioner.caption(images[:5], options):
             texts = [caption.text, *(each.text for each in caption.alternatives)]
             assert len(set(texts)) == len(texts) == 3
             assert all(each.alternatives == () for each in caption.alternatives)
-        assert captioner.caption(pictures[0], BEAM).alternatives == ()
+        assert captioner.caption(images[0], BEAM).alternatives == ()
 
-    def test_required_and_banned_words_are_kept(self, captioner: Captioner, pictures: list[str]) -> None:
-        plain = captioner.caption(pictures[0], BEAM)
-        options = replace(BEAM, require=("purple", "its right"), ban=(plain.words[0],), complete_endings=True)
+    def test_required_and_banned_words_are_kept(self, captioner: TrainedCaptioner, images: list[str]) -> None:
+        plain = captioner.caption(images[0], BEAM)
+        options = replace(BEAM, force_words=("purple", "its right"), bad_words=(plain.words[0],), complete_endings=True)
         if plain.words[0] in ("purple", "its", "right"):
-            options = replace(options, ban=())
-        caption = captioner.caption(pictures[0], options)
+            options = replace(options, bad_words=())
+        caption = captioner.caption(images[0], options)
         assert "purple" in caption.words
         assert "its right" in caption.text
-        assert not set(options.ban) & set(caption.words)
+        assert not set(options.bad_words) & set(caption.words)
         assert caption.words[-1] not in ("a", "its", "on", "to", "the", "and")
         with pytest.raises(ConfigError, match=r"'purpel' is not in the vocabulary of \d+ words; near are purple"):
-            captioner.caption(pictures[0], replace(BEAM, require=("purpel",)))
+            captioner.caption(images[0], replace(BEAM, force_words=("purpel",)))
 
 
 class TestEnsemble:
-    def test_a_run_with_itself_says_what_it_says_alone(self, cached_run: Path, pictures: list[str]) -> None:
-        both = Captioner.load([cached_run, cached_run], "cpu")
-        assert isinstance(both, CaptionerEnsemble)
-        assert_same(both.caption(pictures[:5], BEAM), Captioner.load([cached_run], "cpu").caption(pictures[:5], BEAM))
+    def test_a_run_with_itself_says_what_it_says_alone(self, cached_run: Path, images: list[str]) -> None:
+        both = TrainedCaptioner.load([cached_run, cached_run], "cpu")
+        assert isinstance(both, EnsembleCaptioner)
+        assert_same(
+            both.caption(images[:5], BEAM), TrainedCaptioner.load([cached_run], "cpu").caption(images[:5], BEAM)
+        )
 
-    def test_members_see_pictures_through_their_own_encoders(
-        self, cached_run: Path, loop_run: Path, pictures: list[str]
+    def test_members_see_images_through_their_own_encoders(
+        self, cached_run: Path, loop_run: Path, images: list[str]
     ) -> None:
-        both = Captioner.load([cached_run, loop_run], "cpu")
-        other = Captioner.load([loop_run, cached_run], "cpu")
-        captions = both.caption(pictures)
-        assert [caption.text for caption in captions] == [caption.text for caption in other.caption(pictures)]
-        alone = [Captioner.load(run, "cpu").caption(pictures) for run in (cached_run, loop_run)]
+        both = TrainedCaptioner.load([cached_run, loop_run], "cpu")
+        other = TrainedCaptioner.load([loop_run, cached_run], "cpu")
+        captions = both.caption(images)
+        assert [caption.text for caption in captions] == [caption.text for caption in other.caption(images)]
+        alone = [TrainedCaptioner.load(run, "cpu").caption(images) for run in (cached_run, loop_run)]
         for each in alone:
             assert [caption.log_probs for caption in captions] != [caption.log_probs for caption in each]
         with pytest.raises(ImageError, match="no such file"):
@@ -290,35 +294,35 @@ class TestEnsemble:
         # Bug: all were given the same, whatever they were made by.
         features = torch.from_numpy(store.read([annotations.items[0].id])[0])
         with pytest.raises(ConfigError, match=r"run and .*run were trained on features of different encoders"):
-            Captioner.load([cached_run, loop_run], "cpu").caption_features(features)
-        twice = Captioner.load([cached_run, cached_run], "cpu").caption_features(features)
-        assert_same(twice, Captioner.load(cached_run, "cpu").caption_features(features))
+            TrainedCaptioner.load([cached_run, loop_run], "cpu").caption_features(features)
+        twice = TrainedCaptioner.load([cached_run, cached_run], "cpu").caption_features(features)
+        assert_same(twice, TrainedCaptioner.load(cached_run, "cpu").caption_features(features))
 
     def test_other_vocabularies_are_refused_by_name(
         self, cached_run: Path, weights: Path, colours: Path, tmp_path: Path, features: Path
     ) -> None:
         train(tiny.cached(weights, epochs=1, vocabulary_size=5), colours, tmp_path / "small", features=features)
         with pytest.raises(ConfigError, match=r"run and .*small have different vocabularies, of \d+ and 9 words"):
-            Captioner.load([cached_run, tmp_path / "small"], "cpu")
+            TrainedCaptioner.load([cached_run, tmp_path / "small"], "cpu")
 
-    def test_seeing_keeps_no_graph(self, cached_run: Path, pictures: list[Path]) -> None:
-        both = CaptionerEnsemble([Captioner.load(cached_run, "cpu")] * 2)
-        memory, _ = both.see([both.prepare(pictures[0])[0]])
+    def test_seeing_keeps_no_graph(self, cached_run: Path, images: list[Path]) -> None:
+        both = EnsembleCaptioner([TrainedCaptioner.load(cached_run, "cpu")] * 2)
+        memory, _ = both.see([both.prepare(images[0])[0]])
         assert memory.is_inference()
 
     def test_nobody_is_no_ensemble(self) -> None:
         with pytest.raises(ConfigError, match="at least one captioner"):
-            CaptionerEnsemble([])
+            EnsembleCaptioner([])
 
 
-def test_misspelt_bans_are_told_once(cached_run: Path, pictures: list[str], caplog: pytest.LogCaptureFixture) -> None:
-    options = DecodingOptions(ban=("purpel",))
-    list(Captioner.load(cached_run, "cpu").caption_each(pictures[:6], options, batch_size=2))
+def test_misspelt_bans_are_told_once(cached_run: Path, images: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    options = DecodingOptions(bad_words=("purpel",))
+    list(TrainedCaptioner.load(cached_run, "cpu").caption_each(images[:6], options, batch_size=2))
     (message,) = [line for line in caplog.messages if "purpel" in line]
-    assert message.startswith("decoding.ban: 'purpel' is not in the vocabulary of ")
+    assert message.startswith("decoding.bad_words: 'purpel' is not in the vocabulary of ")
 
 
-def test_the_trace_holds_the_caption(captioner: Captioner, pictures: list[str]) -> None:
-    caption, trace = captioner.trace(pictures[0], BEAM)
-    assert caption.text == captioner.caption(pictures[0], BEAM).text
-    assert len(trace.pictures[0]) > 3 * len(caption.words)
+def test_the_trace_holds_the_caption(captioner: TrainedCaptioner, images: list[str]) -> None:
+    caption, trace = captioner.trace(images[0], BEAM)
+    assert caption.text == captioner.caption(images[0], BEAM).text
+    assert len(trace.images[0]) > 3 * len(caption.words)

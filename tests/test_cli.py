@@ -17,12 +17,12 @@ import yaml
 from PIL import Image
 
 from seesay import __version__, cli
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, preset_names, resolve_config, save_config, to_dict
 from seesay.data.annotations import Annotations, load_annotations, write_annotations
-from seesay.descriptions import read_description
 from seesay.features import FeatureStore, extract_features
+from seesay.image_metadata import read_description
 from tests import tiny
 
 COMMANDS = [
@@ -85,18 +85,18 @@ def bomb(path: Path) -> Path:
     return path
 
 
-class TestBadPictures:
+class TestBadImages:
     """A bad input is one line on the error stream, and an exit code that is not 0."""
 
     @pytest.mark.parametrize(
         ("kind", "told"),
         [
             ("missing", "no such file"),
-            ("text", "not a picture of a known format"),
+            ("text", "not an image of a known format"),
             ("truncated", "damaged or cut short"),
             ("empty", "the file is empty"),
             ("bomb", "10000 megapixels, more than"),
-            ("folder", "holds no pictures"),
+            ("folder", "holds no images"),
         ],
     )
     @pytest.mark.parametrize("command", ["caption", "caption --out", "explain"])
@@ -105,9 +105,9 @@ class TestBadPictures:
     ) -> None:
         path = tmp_path / "photo.jpg"
         if kind == "text":
-            path.write_text("no picture")
+            path.write_text("no image")
         elif kind == "truncated":
-            tiny.picture(0, 300, 200).save(path, "JPEG")
+            tiny.image(0, 300, 200).save(path, "JPEG")
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         elif kind == "empty":
             path.touch()
@@ -125,12 +125,12 @@ class TestBadPictures:
             assert told in result.err[0]
 
     def test_does_not_keep_the_others_from_their_captions(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         (tmp_path / "b.png").touch()
-        result = seesay("caption", pictures[0], tmp_path / "b.png", pictures[1], "--model", cached_run)
+        result = seesay("caption", images[0], tmp_path / "b.png", images[1], "--model", cached_run)
         assert result.code == 1
-        assert [line.split("\t")[0] for line in result.out] == pictures[:2]
+        assert [line.split("\t")[0] for line in result.out] == images[:2]
         assert len(result.err) == 1
 
 
@@ -141,7 +141,7 @@ class TestBadInputs:
         assert result.err[0].startswith("seesay: error: ")
         assert told in result.err[0]
 
-    def test_captions_without_pictures(self, seesay: Seesay, tmp_path: Path) -> None:
+    def test_captions_without_images(self, seesay: Seesay, tmp_path: Path) -> None:
         (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\nb.jpg,a cat\n")
         for command in (["data", "check"], ["train"], ["extract"]):
             self.only_line(seesay(*command, tmp_path / "captions.csv"), "captions.csv")
@@ -167,14 +167,14 @@ class TestBadInputs:
         self.only_line(seesay("extract", colours, "--out", tmp_path / "s", *settings), told)
 
     def test_checkpoint_cut_in_half(
-        self, seesay: Seesay, cached_run: Path, colours: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, colours: Path, images: list[str], tmp_path: Path
     ) -> None:
         run = shutil.copytree(cached_run, tmp_path / "run")
         path = run / "model.safetensors"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         for command in (
-            ["caption", pictures[0], "--model", run],
-            ["explain", pictures[0], "--model", run],
+            ["caption", images[0], "--model", run],
+            ["explain", images[0], "--model", run],
             ["evaluate", run, colours],
         ):
             self.only_line(seesay(*command), "model.safetensors is damaged or cut short")
@@ -193,71 +193,71 @@ class TestBadInputs:
         self.only_line(seesay("train", colours, "--batch-captions", 0), "training.batch_captions is 0")
         self.only_line(seesay("presets", "show", "x"), "no preset 'x'")
 
-    def test_run_that_is_not_there(self, seesay: Seesay, colours: Path, pictures: list[str]) -> None:
-        self.only_line(seesay("caption", pictures[0], "--model", "runs/gone"), "no run folder at runs/gone")
-        self.only_line(seesay("caption", pictures[0]), "there is no trained run under runs/")
+    def test_run_that_is_not_there(self, seesay: Seesay, colours: Path, images: list[str]) -> None:
+        self.only_line(seesay("caption", images[0], "--model", "runs/gone"), "no run folder at runs/gone")
+        self.only_line(seesay("caption", images[0]), "there is no trained run under runs/")
         self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a file of predictions")
         self.only_line(seesay("train", colours, "--resume", "--out", "runs/gone"), "no run folder at runs/gone")
 
     def test_device_that_is_not_there(
-        self, seesay: Seesay, cached_run: Path, colours: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+        self, seesay: Seesay, cached_run: Path, colours: Path, images: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         for device in ("cuda", "tpu"):
             told = f"device is '{device}'; here are auto, "
-            self.only_line(seesay("caption", pictures[0], "--model", cached_run, "--device", device), told)
+            self.only_line(seesay("caption", images[0], "--model", cached_run, "--device", device), told)
             self.only_line(seesay("extract", colours, "--encoder", "small-cnn", "--device", device), told)
         result = seesay("train", colours, "--preset", "scenes", "--out", "run", "--device", "tpu")
         assert result.code == 2
         assert result.err[-1].startswith("seesay: error: device is 'tpu'")
 
     def test_output_that_cannot_be_written(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
-        result = seesay("caption", pictures[0], "--model", cached_run, "--out", tmp_path / "file" / "c.jsonl")
+        result = seesay("caption", images[0], "--model", cached_run, "--out", tmp_path / "file" / "c.jsonl")
         self.only_line(result, "file")
 
     def test_nothing_to_work_on(self, seesay: Seesay, cached_run: Path) -> None:
-        self.only_line(seesay("caption", "--model", cached_run), "name at least one picture")
-        self.only_line(seesay("explain", "--model", cached_run), "name a picture")
+        self.only_line(seesay("caption", "--model", cached_run), "name at least one image")
+        self.only_line(seesay("explain", "--model", cached_run), "name an image")
 
 
 class TestCaption:
-    def test_one_picture_is_its_caption_and_several_have_names(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str]
+    def test_one_image_is_its_caption_and_several_have_names(
+        self, seesay: Seesay, cached_run: Path, images: list[str]
     ) -> None:
-        captions = [caption.text for caption in Captioner.load(cached_run, "cpu").caption(pictures[:2])]
-        assert seesay("caption", pictures[0], "--model", cached_run) == Result(0, captions[:1], [])
-        several = seesay("caption", *pictures[:2], "--model", cached_run)
-        assert several.out == [f"{name}\t{text}" for name, text in zip(pictures, captions, strict=False)]
+        captions = [caption.text for caption in TrainedCaptioner.load(cached_run, "cpu").caption(images[:2])]
+        assert seesay("caption", images[0], "--model", cached_run) == Result(0, captions[:1], [])
+        several = seesay("caption", *images[:2], "--model", cached_run)
+        assert several.out == [f"{name}\t{text}" for name, text in zip(images, captions, strict=False)]
 
     def test_lines_of_json_are_those_of_the_file(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
-        printed = seesay("caption", *pictures[:3], "--model", cached_run, "--format", "jsonl")
-        assert [json.loads(line)["image"] for line in printed.out] == pictures[:3]
-        written = seesay("caption", *pictures[:3], "--model", cached_run, "--out", "captions.jsonl")
+        printed = seesay("caption", *images[:3], "--model", cached_run, "--format", "jsonl")
+        assert [json.loads(line)["image"] for line in printed.out] == images[:3]
+        written = seesay("caption", *images[:3], "--model", cached_run, "--out", "captions.jsonl")
         assert written.out[0] == "3 captioned, 0 already there, 0 failed: captions.jsonl"
-        assert re.fullmatch(r"[\d.]+ pictures/s, .+", written.out[1])
+        assert re.fullmatch(r"[\d.]+ images/s, .+", written.out[1])
         assert (tmp_path / "captions.jsonl").read_text().splitlines() == printed.out
 
     def test_what_is_there_is_skipped(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
-        seesay("caption", *pictures[:3], "--model", cached_run, "--out", "c.jsonl")
+        seesay("caption", *images[:3], "--model", cached_run, "--out", "c.jsonl")
         before = (tmp_path / "c.jsonl").read_bytes()
-        again = seesay("caption", *pictures[:3], "--model", cached_run, "--out", "c.jsonl")
+        again = seesay("caption", *images[:3], "--model", cached_run, "--out", "c.jsonl")
         assert (again.code, again.out) == (0, ["0 captioned, 3 already there, 0 failed: c.jsonl"])
         assert (tmp_path / "c.jsonl").read_bytes() == before
 
     def test_failures_are_listed_in_a_file_and_only_the_first_are_printed(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         broken = [tmp_path / f"{number:02d}.jpg" for number in range(13)]
         for path in broken:
             path.touch()
-        result = seesay("caption", *broken, pictures[0], "--model", cached_run, "--out", "c.csv")
+        result = seesay("caption", *broken, images[0], "--model", cached_run, "--out", "c.csv")
         assert result.code == 1
         assert result.out[0] == "1 captioned, 0 already there, 13 failed (reasons in c.errors.jsonl): c.csv"
         assert len(result.err) == 11
@@ -265,47 +265,47 @@ class TestCaption:
         listed = [json.loads(line)["image"] for line in (tmp_path / "c.errors.jsonl").read_text().splitlines()]
         assert listed == list(map(str, broken))
 
-    def test_texts_beside_and_inside_pictures(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    def test_texts_beside_and_inside_images(
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
-        shutil.copy(pictures[0], tmp_path / "a.png")
+        shutil.copy(images[0], tmp_path / "a.png")
         result = seesay("caption", "a.png", "--model", cached_run, "--sidecar", ".txt", "--embed", "xmp")
         assert (result.code, result.out[0]) == (
             0,
-            "1 captioned, 0 already there, 0 failed: beside or inside the pictures",
+            "1 captioned, 0 already there, 0 failed: beside or inside the images",
         )
-        text = Captioner.load(cached_run, "cpu").caption(pictures[0]).text
+        text = TrainedCaptioner.load(cached_run, "cpu").caption(images[0]).text
         assert (tmp_path / "a.txt").read_text() == f"{text}\n"
         assert read_description((tmp_path / "a.png").read_bytes(), "xmp") == text
 
     def test_names_come_from_the_standard_input(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Bug: "Unknown option: -"; a name that is not UTF-8 was a traceback.
         strange = tmp_path / os.fsdecode(b"caf\xe9.png")
-        shutil.copy(pictures[1], strange)
-        names = "\n".join([pictures[0], str(strange)])
+        shutil.copy(images[1], strange)
+        names = "\n".join([images[0], str(strange)])
         with io.TextIOWrapper(io.BytesIO(os.fsencode(names)), "utf-8") as stream:
             monkeypatch.setattr("sys.stdin", stream)
             piped = seesay("caption", "-", "--model", cached_run, "--format", "jsonl", "--strategy", "sample")
         assert (piped.code, piped.err) == (0, [])
-        assert [json.loads(line)["image"] for line in piped.out] == [pictures[0], str(strange)]
+        assert [json.loads(line)["image"] for line in piped.out] == [images[0], str(strange)]
 
     def test_a_flag_that_does_not_exist_is_no_source(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         with pytest.raises(SystemExit):
-            seesay("caption", pictures[0], "--modle", cached_run)
-        shutil.copy(pictures[0], tmp_path / "--modle.png")
+            seesay("caption", images[0], "--modle", cached_run)
+        shutil.copy(images[0], tmp_path / "--modle.png")
         assert seesay("caption", "--model", cached_run, "--", "--modle.png").code == 0
 
     def test_jobs_without_an_output_list_their_failures_apart(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         # Bug: all of them shared captions.errors.jsonl.
         for folder in ("a", "b"):
             (tmp_path / folder).mkdir()
-            shutil.copy(pictures[0], tmp_path / folder)
+            shutil.copy(images[0], tmp_path / folder)
             (tmp_path / folder / "broken.jpg").touch()
         named = set()
         for folder, flags in (("a", ["--sidecar", ".txt"]), ("b", ["--sidecar", ".txt"]), ("b", ["--embed", "xmp"])):
@@ -324,7 +324,7 @@ class TestCaption:
         self,
         seesay: Seesay,
         cached_run: Path,
-        pictures: list[str],
+        images: list[str],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         encoding: str,
@@ -334,7 +334,7 @@ class TestCaption:
         names = [os.fsdecode(b"photos/caf\xe9.png"), "photos/käse \U0001f9c0.png"]
         (tmp_path / "photos").mkdir()
         for name in names:
-            shutil.copy(pictures[0], tmp_path / name)
+            shutil.copy(images[0], tmp_path / name)
         printed = io.BytesIO()
         with io.TextIOWrapper(printed, encoding, write_through=True) as stream:
             monkeypatch.setattr("sys.stdout", stream)
@@ -355,31 +355,31 @@ class TestCaption:
         ],
     )
     def test_flags_that_contradict_each_other(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path, flags: str, told: str
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, flags: str, told: str
     ) -> None:
         (tmp_path / "t.csv").write_text("image\na.png\n")
-        result = seesay("caption", pictures[0], "--model", cached_run, *flags.split())
+        result = seesay("caption", images[0], "--model", cached_run, *flags.split())
         assert (result.code, len(result.err)) == (2, 1)
         assert told in result.err[0]
 
-    def test_flags_reach_the_search(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
-        result = seesay("caption", pictures[0], "--model", cached_run, "--strategy", "beam", "--max-length", 2)
+    def test_flags_reach_the_search(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
+        result = seesay("caption", images[0], "--model", cached_run, "--strategy", "beam", "--max-length", 2)
         assert (result.code, len(result.out[0].split())) == (0, 2)
 
-    def test_several_captions_are_lines_and_a_list(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
-        alone = seesay("caption", pictures[0], "--model", cached_run, "--num-captions", 3)
+    def test_several_captions_are_lines_and_a_list(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
+        alone = seesay("caption", images[0], "--model", cached_run, "--num-return-sequences", 3)
         assert len(set(alone.out)) == 3
-        two = seesay("caption", *pictures[:2], "--model", cached_run, "--num-captions", 3)
-        assert [line.split("\t")[0] for line in two.out] == [pictures[0]] * 3 + [pictures[1]] * 3
-        printed = seesay("caption", pictures[0], "--model", cached_run, "--num-captions", 3, "--format", "jsonl")
+        two = seesay("caption", *images[:2], "--model", cached_run, "--num-return-sequences", 3)
+        assert [line.split("\t")[0] for line in two.out] == [images[0]] * 3 + [images[1]] * 3
+        printed = seesay("caption", images[0], "--model", cached_run, "--num-return-sequences", 3, "--format", "jsonl")
         (row,) = map(json.loads, printed.out)
         assert [each["caption"] for each in row["captions"]] == alone.out
         assert row["caption"] == alone.out[0]
         assert row["captions"][0] == {name: row[name] for name in row if name not in ("image", "captions")}
 
-    def test_several_runs_speak_as_one(self, seesay: Seesay, cached_run: Path, pictures: list[str]) -> None:
-        once = seesay("caption", pictures[0], "--model", cached_run)
-        assert seesay("caption", pictures[0], "--model", cached_run, "--model", cached_run) == once
+    def test_several_runs_speak_as_one(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
+        once = seesay("caption", images[0], "--model", cached_run)
+        assert seesay("caption", images[0], "--model", cached_run, "--model", cached_run) == once
 
     @pytest.mark.parametrize(
         ("flags", "told"),
@@ -387,53 +387,53 @@ class TestCaption:
             ("--strategy beam --beam-size 0", "decoding.beam_size is 0; it must be at least 1"),
             ("--strategy sample --top-p 1.5", "decoding.top_p is 1.5; it must be at most 1"),
             ("--min-length 9 --max-length 8", "decoding.min_length is 9, above max_length, which is 8"),
-            ("--strategy beam --require purpel", "'purpel' is not in the vocabulary"),
+            ("--strategy beam --force-words purpel", "'purpel' is not in the vocabulary"),
             ("--beam-size 5", "--beam-size is read by --strategy beam only; the strategy is greedy"),
             (
                 "--strategy beam --temperature 2",
                 "--temperature is read by --strategy sample only; the strategy is beam",
             ),
             (
-                "--strategy beam --diversity-strength 0.5",
-                "--diversity-strength is read by --beam-groups above 1 only; the strategy is beam",
+                "--strategy beam --diversity-penalty 0.5",
+                "--diversity-penalty is read by --num-beam-groups above 1 only; the strategy is beam",
             ),
             ("--strategy beam --length-penalty 500", "decoding.length_penalty is 500.0; it must be at most 10"),
             ("--strategy sample --temperature inf", "decoding.temperature is inf; it must be finite"),
         ],
     )
     def test_bad_options_get_one_line(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], flags: str, told: str
+        self, seesay: Seesay, cached_run: Path, images: list[str], flags: str, told: str
     ) -> None:
-        result = seesay("caption", pictures[0], "--model", cached_run, *flags.split())
+        result = seesay("caption", images[0], "--model", cached_run, *flags.split())
         assert (result.code, result.out, len(result.err)) == (2, [], 1)
         assert told in result.err[0]
 
     def test_another_strategy_leaves_the_options_of_the_runs_own_behind(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         shutil.copytree(cached_run, tmp_path / "run")
         config = tmp_path / "run" / "config.yaml"
         text = config.read_text().replace("strategy: greedy", "strategy: sample")
         config.write_text(text.replace("temperature: 1.0", "temperature: 0.5"))
-        greedy = seesay("caption", pictures[0], "--model", tmp_path / "run", "--strategy", "greedy")
-        assert greedy == seesay("caption", pictures[0], "--model", cached_run)
+        greedy = seesay("caption", images[0], "--model", tmp_path / "run", "--strategy", "greedy")
+        assert greedy == seesay("caption", images[0], "--model", cached_run)
 
     def test_latest_run_is_taken_where_none_is_named(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         shutil.copytree(cached_run, tmp_path / "runs" / "mine")
         (tmp_path / "runs" / "not-yet").mkdir()
-        assert seesay("caption", pictures[0]).code == 0
+        assert seesay("caption", images[0]).code == 0
 
     def test_the_run_that_is_used_is_printed_where_there_are_several(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         # Bug: the latest of several was taken without a word.
         for number, name in enumerate(("first", "latest", "second")):
             run = shutil.copytree(cached_run, tmp_path / "runs" / name)
             os.utime(run / "model.safetensors", (number % 2, number % 2))
         for command in ("caption", "explain"):
-            result = seesay(command, pictures[0])
+            result = seesay(command, images[0])
             assert result.code == 0
             assert result.err == ["seesay: no run was named: using runs/latest, the latest of the 3 under runs/"]
 
@@ -451,21 +451,21 @@ class TestCaption:
         ],
     )
     def test_output_of_an_unknown_suffix_is_refused(
-        self, seesay: Seesay, pictures: list[str], tmp_path: Path, command: str, known: str
+        self, seesay: Seesay, images: list[str], tmp_path: Path, command: str, known: str
     ) -> None:
         # Bug: `caption --out out.txt` wrote JSON lines under any suffix.
-        result = seesay(*command.format(pictures[0]).split())
+        result = seesay(*command.format(images[0]).split())
         assert (result.code, len(result.err)) == (2, 1)
         assert known in result.err[0]
         assert list(tmp_path.iterdir()) == []
 
 
 class TestExplain:
-    def test_the_search_is_drawn(self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path) -> None:
+    def test_the_search_is_drawn(self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path) -> None:
         flags = ("--model", cached_run, "--strategy", "beam")
-        result = seesay("explain", pictures[0], "--beam-tree", "--out", "new/t.png", *flags)
-        text = seesay("caption", pictures[0], *flags).out[0]
-        assert result.out == [pictures[0], f"model   {text}", "written new/t.png"]
+        result = seesay("explain", images[0], "--beam-tree", "--out", "new/t.png", *flags)
+        text = seesay("caption", images[0], *flags).out[0]
+        assert result.out == [images[0], f"model   {text}", "written new/t.png"]
         with Image.open(tmp_path / "new" / "t.png") as image:
             assert image.width > 300
 
@@ -473,32 +473,32 @@ class TestExplain:
         ("flags", "told"),
         [
             (
-                "--num-captions 3",
-                "explain shows one caption; leave --num-captions, or draw their search with --beam-tree",
+                "--num-return-sequences 3",
+                "explain shows one caption; leave --num-return-sequences, or draw their search with --beam-tree",
             ),
             ("--beam-tree --save-arrays", "--save-arrays writes attention, which --beam-tree does not show"),
         ],
     )
     def test_what_it_does_not_show_is_refused(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path, flags: str, told: str
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, flags: str, told: str
     ) -> None:
         # Bug: it was passed over.
-        result = seesay("explain", pictures[0], "--model", cached_run, *flags.split())
+        result = seesay("explain", images[0], "--model", cached_run, *flags.split())
         assert (result.code, result.out, len(result.err)) == (2, [], 1)
         assert told in result.err[0]
         assert list(tmp_path.iterdir()) == []
 
-    def test_picture_and_numbers_are_written(
-        self, seesay: Seesay, cached_run: Path, pictures: list[str], tmp_path: Path
+    def test_image_and_numbers_are_written(
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
-        result = seesay("explain", pictures[0], "--model", cached_run, "--out", "e.png", "--save-arrays")
-        text = Captioner.load(cached_run, "cpu").caption(pictures[0]).text
-        assert result.out == [pictures[0], f"model   {text}", "written e.png e.npz"]
+        result = seesay("explain", images[0], "--model", cached_run, "--out", "e.png", "--save-arrays")
+        text = TrainedCaptioner.load(cached_run, "cpu").caption(images[0]).text
+        assert result.out == [images[0], f"model   {text}", "written e.png e.npz"]
         with Image.open(tmp_path / "e.png") as image, np.load(tmp_path / "e.npz") as arrays:
             assert image.format == "PNG"
             assert arrays["attention"].shape == (len(text.split()), 4)
 
-    def test_unseen_picture_comes_with_what_people_say(
+    def test_unseen_image_comes_with_what_people_say(
         self, seesay: Seesay, cached_run: Path, colours: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
         result = seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
@@ -524,7 +524,7 @@ class TestTraining:
         extracted = seesay("extract", *common)
         assert extracted.code == 0
         (store,) = (tmp_path / "features").iterdir()
-        assert extracted.out[0].startswith(f"36 pictures in features/{store.name}; 36 encoded now")
+        assert extracted.out[0].startswith(f"36 images in features/{store.name}; 36 encoded now")
         before = store.read_bytes()
         trained = seesay("train", *common, "--out", "runs/x", "--epochs", 3)
         assert trained.code == 0
@@ -538,7 +538,7 @@ class TestTraining:
         assert (tmp_path / "runs/x/predictions/test/report.html").is_file()
         saved = json.loads((tmp_path / "runs/x/predictions/test/scores.json").read_text())
         assert saved["decoding"]["strategy"] == "beam"
-        assert saved["pictures"] == 6
+        assert saved["images"] == 6
         again = seesay("evaluate", "runs/x/predictions/test/predictions.jsonl", colours)
         assert again.code == int(empty)
         scores = json.loads((tmp_path / "evaluations/predictions-test/scores.json").read_text())["scores"]
@@ -554,11 +554,11 @@ class TestTraining:
             for which in ("1", "longest")
         )
         assert (one.code, two.code) == (0, 0)
-        assert one.out[0] == f"human caption (1) on test: {len(both)} pictures"
+        assert one.out[0] == f"human caption (1) on test: {len(both)} images"
         assert any("captions:human(longest)" in line for line in two.out)
         compared = seesay("compare", "human-1", "human-longest", "--out", "out")
         assert compared.code == 2  # the references are not the same four
-        assert "have other references of picture" in compared.err[0]
+        assert "have other references of image" in compared.err[0]
         assert seesay("evaluate", cached_run, colours, "--features", features, "--out", "greedy").code == 0
         beam = ["--strategy", "beam", "--out", "beam"]
         assert seesay("evaluate", cached_run, colours, "--features", features, *beam).code == 0
@@ -647,7 +647,7 @@ class TestTraining:
             np.save(tmp_path / "theirs" / f"{Path(item.image).name}.npy", tiny.features(place, 64, 12))
         made = seesay("extract", colours, "--import-from", "theirs")
         store = "features/colours-theirs.safetensors"
-        assert (made.code, made.out) == (0, [f"36 of 36 pictures imported into {store}"])
+        assert (made.code, made.out) == (0, [f"36 of 36 images imported into {store}"])
         assert FeatureStore(store).grid == (8, 8)
         common = ["--preset", "", "--config", settings, "--epochs", 1]
         assert seesay("train", colours, "--store", store, "--out", "run", *common).code == 0
@@ -661,9 +661,9 @@ class TestTraining:
         common = [colours, "--preset", "", "--config", settings]
         made = seesay("extract", *common, "--mirror")
         (store,) = (tmp_path / "features").iterdir()
-        assert made.out[0].startswith(f"8 mirrored pictures in features/{store.name}; 8 encoded now")
+        assert made.out[0].startswith(f"8 mirrored images in features/{store.name}; 8 encoded now")
         before = store.read_bytes()
-        trained = seesay("train", *common, "--out", "one", "--augment-flip", 0.5, "--epochs", 1)
+        trained = seesay("train", *common, "--out", "one", "--hflip-prob", 0.5, "--epochs", 1)
         assert trained.code == 0, trained.err
         assert store.read_bytes() == before
         assert len(list((tmp_path / "features").iterdir())) == 2
@@ -673,19 +673,19 @@ class TestTraining:
                 path = tmp_path / "-".join([pool, *kind])
                 assert seesay("extract", *common, "--pool", pool, *kind, "--out", path).code == 0
                 given += ["--store", path]
-        flags = ["--out", "two", "--augment-flip", 0.5, "--epochs", 1]
+        flags = ["--out", "two", "--hflip-prob", 0.5, "--epochs", 1]
         assert seesay("train", *common, *given, *flags).code == 0
         assert seesay("train", *common, *given, *flags, "--overwrite").code == 0
         scored = seesay("evaluate", "two", colours, *given[:2], *given[4:6])
         assert any("CIDEr" in line for line in scored.out)
-        # What the training was given will do for the rest: mirrored pictures are left aside.
+        # What the training was given will do for the rest: mirrored images are left aside.
         assert seesay("evaluate", "two", colours, *given).out == scored.out
         for told, command in (
             ("1 feature stores are given", ["evaluate", "two", colours, *given[:2], *given[6:]]),
-            ("name the store of the pictures as they are too", ["evaluate", "two", colours, *given[2:4], *given[6:]]),
-            ("augment_flip=0 never shows", ["train", *common, *given, "--out", "three"]),
+            ("name the store of the images as they are too", ["evaluate", "two", colours, *given[2:4], *given[6:]]),
+            ("hflip_prob=0 never shows", ["train", *common, *given, "--out", "three"]),
             ("pooled has no counterpart", ["train", *common, *given[:6], *flags[2:], "--out", "three"]),
-            ("--mirror encodes pictures", ["extract", colours, "--mirror", "--import-from", "theirs"]),
+            ("--mirror encodes images", ["extract", colours, "--mirror", "--import-from", "theirs"]),
             ("mirrored is None, wanted True", ["extract", *common, "--mirror", "--out", given[1]]),
         ):
             result = seesay(*command)
@@ -700,9 +700,9 @@ class TestTraining:
         (exact,) = (tmp_path / "features").iterdir()
         target = f"features/{exact.stem}-int8.safetensors"
         made = seesay("extract", *common, "--import-from", exact, "--feature-dtype", "int8")
-        assert (made.code, made.out) == (0, [f"36 of 36 pictures imported into {target}"])
+        assert (made.code, made.out) == (0, [f"36 of 36 images imported into {target}"])
         extracted = seesay("extract", *common, "--feature-dtype", "int8")
-        assert extracted.out[0].startswith(f"36 pictures in {target}; 0 encoded now")
+        assert extracted.out[0].startswith(f"36 images in {target}; 0 encoded now")
         assert [FeatureStore(path).dtype for path in (exact, target)] == ["float16", "int8"]
         refused = seesay("extract", *common, "--feature-dtype", "int8", "--out", exact)
         assert (refused.code, len(refused.err)) == (2, 1)
@@ -714,13 +714,13 @@ class TestTraining:
             scored = seesay("evaluate", "rounded", colours, *stores)
             assert any("CIDEr" in line for line in scored.out), scored.err
         back = seesay("extract", *common, "--import-from", target, "--features", "again")
-        assert back.out == [f"36 of 36 pictures imported into again/{exact.name}"]
+        assert back.out == [f"36 of 36 images imported into again/{exact.name}"]
         names = [item.id for item in annotations]
         np.testing.assert_array_equal(
             FeatureStore(f"again/{exact.name}").read(names)[0], FeatureStore(target).read(names)[0]
         )
 
-    def test_unreadable_picture_is_told_of_by_every_command(
+    def test_unreadable_image_is_told_of_by_every_command(
         self, seesay: Seesay, settings: Path, colours: Path, tmp_path: Path
     ) -> None:
         data = shutil.copytree(colours, tmp_path / "data")
@@ -733,7 +733,7 @@ class TestTraining:
         assert seesay("train", *common, "--out", "run").code == 0
         scored = seesay("evaluate", "run", data)
         assert scored.code == 1
-        assert any("1 pictures of the split are not in the scores" in line for line in scored.err)
+        assert any("1 images of the split are not in the scores" in line for line in scored.err)
 
     def test_ctrl_c_says_how_to_go_on(
         self, seesay: Seesay, colours: Path, settings: Path, monkeypatch: pytest.MonkeyPatch
@@ -823,9 +823,9 @@ class TestData:
         assert checked.code == 0
         assert any("10" in line for line in checked.out)
         report = json.loads((tmp_path / "report.json").read_text())
-        assert (report["pictures"], report["captions"], report["trainable"]) == (10, 50, True)
+        assert (report["images"], report["captions"], report["trainable"]) == (10, 50, True)
         converted = seesay("data", "convert", "scenes", "all.jsonl")
-        assert converted == Result(0, ["10 pictures written to all.jsonl"], [])
+        assert converted == Result(0, ["10 images written to all.jsonl"], [])
         assert load_annotations("all.jsonl").items == load_annotations("scenes").items
 
     def test_check_of_what_cannot_be_trained_on_fails(self, seesay: Seesay, tmp_path: Path) -> None:
@@ -844,22 +844,22 @@ class TestData:
     ],
 )
 def test_an_export_refuses_in_one_line_what_it_cannot_do(
-    flags: list[str], message: str, exported: Path, pictures: list[str], seesay: Seesay
+    flags: list[str], message: str, exported: Path, images: list[str], seesay: Seesay
 ) -> None:
-    result = seesay("caption", pictures[0], "--model", exported, *flags)
+    result = seesay("caption", images[0], "--model", exported, *flags)
     assert result.code == 2
     (line,) = result.err
     assert message in line
 
 
 def test_captions_of_an_export_go_to_a_file_as_those_of_a_run(
-    exported: Path, pictures: list[str], seesay: Seesay, tmp_path: Path
+    exported: Path, images: list[str], seesay: Seesay, tmp_path: Path
 ) -> None:
     out = tmp_path / "captions.jsonl"
     for wanted in (3, 5):
-        assert seesay("caption", *pictures[:wanted], "--model", exported, "--out", out).code == 0
+        assert seesay("caption", *images[:wanted], "--model", exported, "--out", out).code == 0
         assert len(out.read_text().splitlines()) == wanted
-    alone = seesay("caption", pictures[0], "--model", exported.parent).out
+    alone = seesay("caption", images[0], "--model", exported.parent).out
     assert [json.loads(out.read_text().splitlines()[0])["caption"]] == alone
 
 
@@ -905,7 +905,7 @@ def test_columns_of_other_names_are_read_by_every_command_that_reads_a_data_set(
     for number in range(4):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(f"{number}.jpg")
     flags = ("--image-column", "Bild", "--caption-column", "Beschreibung")
-    assert "4 pictures, 4 captions" in "\n".join(seesay("data", "check", "data.csv", *flags).out)
+    assert "4 images, 4 captions" in "\n".join(seesay("data", "check", "data.csv", *flags).out)
     assert seesay("data", "convert", "data.csv", "out.jsonl", *flags).code == 0
     assert json.loads(Path("out.jsonl").read_text().splitlines()[1])["captions"] == ["Ein Hund 1"]
     Path("predictions.json").write_text(json.dumps({f"{number}.jpg": f"Ein Hund {number}" for number in range(4)}))

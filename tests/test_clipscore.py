@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "merges.txt").write_text("#version: 0.2\n")
     size = len(tokens)
     tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    transformers.CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    transformers.CLIPProcessor(images, tokenizer).save_pretrained(folder)
     torch.manual_seed(0)
     shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**shared, "vocab_size": size, "max_position_embeddings": 64, "bos_token_id": size - 2}
@@ -47,11 +47,11 @@ def scorer(folder: Path) -> ClipScorer:
 
 
 def cosines(scorer: ClipScorer, captions: list[str]) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
-    """Cosine of every caption and picture, one forward each, by the network's own joint form."""
+    """Cosine of every caption and image, one forward each, by the network's own joint form."""
     found = np.zeros((len(captions), 3))
     for row, text in enumerate(captions):
         for column in range(3):
-            inputs = scorer.processor(text=[PROMPT + text], images=[tiny.picture(column)], return_tensors="pt")
+            inputs = scorer.processor(text=[PROMPT + text], images=[tiny.image(column)], return_tensors="pt")
             with torch.no_grad():
                 out = scorer.model(**inputs)
             found[row, column] = float((out.text_embeds * out.image_embeds).sum())
@@ -59,13 +59,13 @@ def cosines(scorer: ClipScorer, captions: list[str]) -> "np.ndarray[tuple[int, i
 
 
 def test_scores_are_those_of_the_formulas(scorer: ClipScorer) -> None:
-    pictures = [tiny.picture(seed) for seed in range(3)]
-    plain, with_references = scorer.score(pictures, CAPTIONS, REFERENCES)
+    images = [tiny.image(seed) for seed in range(3)]
+    plain, with_references = scorer.score(images, CAPTIONS, REFERENCES)
     wanted = 2.5 * np.maximum(np.diag(cosines(scorer, CAPTIONS)), 0)
     np.testing.assert_allclose(plain, wanted, atol=1e-5)
 
     def vector(text: str) -> torch.Tensor:
-        inputs = scorer.processor(text=[PROMPT + text], images=[tiny.picture(0)], return_tensors="pt")
+        inputs = scorer.processor(text=[PROMPT + text], images=[tiny.image(0)], return_tensors="pt")
         with torch.no_grad():
             found: torch.Tensor = scorer.model(**inputs).text_embeds[0]
         return found
@@ -77,25 +77,25 @@ def test_scores_are_those_of_the_formulas(scorer: ClipScorer) -> None:
         assert with_references[place] == pytest.approx(harmonic, abs=1e-5)
 
 
-def test_files_score_as_opened_pictures(scorer: ClipScorer, tmp_path: Path) -> None:
-    tiny.picture(4).save(tmp_path / "x.png")
+def test_files_score_as_opened_images(scorer: ClipScorer, tmp_path: Path) -> None:
+    tiny.image(4).save(tmp_path / "x.png")
     from_file, _ = scorer.score([tmp_path / "x.png"], ["a dog"])
-    opened, none = scorer.score([tiny.picture(4)], ["a dog"])
+    opened, none = scorer.score([tiny.image(4)], ["a dog"])
     assert from_file == pytest.approx(opened)
     assert np.isnan(none).all()
 
 
 def test_batches_do_not_change_the_scores(scorer: ClipScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = [tiny.picture(seed) for seed in range(3)]
-    whole = scorer.score(pictures, CAPTIONS, REFERENCES)
+    images = [tiny.image(seed) for seed in range(3)]
+    whole = scorer.score(images, CAPTIONS, REFERENCES)
     monkeypatch.setattr("seesay.clipscore._BATCH", 2)
-    for some, all_at_once in zip(scorer.score(pictures, CAPTIONS, REFERENCES), whole, strict=True):
+    for some, all_at_once in zip(scorer.score(images, CAPTIONS, REFERENCES), whole, strict=True):
         np.testing.assert_allclose(some, all_at_once, atol=1e-6)
 
 
 def test_lists_that_do_not_fit_are_refused(scorer: ClipScorer) -> None:
-    with pytest.raises(DataError, match="one caption, and one list of references, a picture"):
-        scorer.score([tiny.picture(0)], ["a", "b"])
+    with pytest.raises(DataError, match="one caption, and one list of references, an image"):
+        scorer.score([tiny.image(0)], ["a", "b"])
 
 
 def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from seesay.errors import ConfigError
 from seesay.models.captioning import build_model
 from seesay.models.packing import pack_captions
 from seesay.settings import SECOND_STAGE
-from seesay.training.objectives import cross_entropy
+from seesay.training.losses import cross_entropy
 
 
 def write(folder: Path, values: object) -> Path:
@@ -108,11 +108,11 @@ def test_a_plain_name_and_a_dotted_one_are_the_same() -> None:
 
 def test_replace_leaves_the_rest_and_the_original() -> None:
     config = resolve_config("pooled-gru")
-    changed = replace(config, num_captions=7, lr_drop_epochs=[1, 2])
-    assert changed.decoding == dataclasses.replace(config.decoding, num_captions=7)
+    changed = replace(config, num_return_sequences=7, lr_drop_epochs=[1, 2])
+    assert changed.decoding == dataclasses.replace(config.decoding, num_return_sequences=7)
     assert changed.training == dataclasses.replace(config.training, lr_drop_epochs=(1, 2))
     assert changed.model == config.model
-    assert config.decoding.num_captions == 1
+    assert config.decoding.num_return_sequences == 1
 
 
 # What is refused, and how.
@@ -398,5 +398,5 @@ def test_the_presets_hold_the_sizes_of_the_published_systems() -> None:
     assert (attention.model.projection_size, attention.model.embedding_size) == (256, 256)
     assert (attention.model.hidden_size, attention.model.attention_size, attention.model.output_size) == (512, 512, 512)
     assert (attention.text.vocabulary_size, attention.training.batch_captions) == (5000, 64)
-    assert (pooled.model.layers, pooled.model.hidden_size, pooled.model.merge) == (3, 512, "state")
+    assert (pooled.model.num_layers, pooled.model.hidden_size, pooled.model.merge) == (3, 512, "state")
     assert (pooled.training.optimizer, pooled.decoding.max_length) == ("rmsprop", 30)

@@ -42,11 +42,11 @@ def test_numbers_are_those_of_the_run_and_are_told(demo: tuple[Path, DemoResult]
     folder, result = demo
     saved = json.loads((folder / "run/predictions/test/scores.json").read_text())
     assert saved["scores"] == result.scores
-    assert saved["pictures"] == 8
+    assert saved["images"] == 8
     assert load_run(folder / "run").info.progress["epochs"] == 5
-    assert 0 <= result.pointing.unfounded <= 1
-    assert result.pointing.ratio >= 0
+    assert 0 <= result.grounding.unfounded <= 1
+    assert result.grounding.ratio >= 0
     lines = result.lines()
     assert f"BLEU-4 {100 * result.scores['BLEU-4']:.1f}, CIDEr {100 * result.scores['CIDEr']:.1f} on" in lines[0]
-    assert f"{result.pointing.ratio:.2f} on average over {result.pointing.nouns} nouns" in lines[1]
+    assert f"{result.grounding.ratio:.2f} on average over {result.grounding.nouns} nouns" in lines[1]
     assert str(result.report) in lines[-1]

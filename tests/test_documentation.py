@@ -25,7 +25,7 @@ from PIL import Image
 import seesay
 from seesay import cli
 from seesay.config import Config, changed_decoding, resolve_config
-from seesay.flags import given
+from seesay.flags import provided_flags
 from seesay.training.fit import TrainingResult, train
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ PARSED_ONLY = {
 
 PARSED_FLAGS = {
     "--engine": "starts a Ray cluster; tests/bulk/test_ray.py",
-    "--require": "its words are not in the vocabulary of the tests' run",
+    "--force-words": "its words are not in the vocabulary of the tests' run",
     "--human": "needs several captions of each image; tests/test_cli.py",
     "--store": "needs stores of encoders with weights of the hub",
 }
@@ -114,7 +114,7 @@ def parse(arguments: list[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
 
 def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -> None:
     """Checks the configuration that a command's flags make."""
-    flags = given(bound.arguments.get("flags"))
+    flags = provided_flags(bound.arguments.get("flags"))
     if command.__name__ in ("train", "extract", "tune"):
         resolve_config(bound.arguments.get("preset", "attention-gru"), None, flags)
     elif command.__name__ in ("caption", "evaluate", "explain"):
@@ -160,10 +160,10 @@ def _check_other(words: list[str]) -> None:
             assert name in packages
             assert not extra or extra in extras
     elif program == "curl":
-        from seesay.serving.wishes import read_wish
+        from seesay.serving.requests import read_request
 
         fields = [(name, value) for name, mark, value in (word.partition("=") for word in rest) if mark]
-        read_wish([field for field in fields if field[0] != "pictures"], Config())
+        read_request([field for field in fields if field[0] != "images"], Config())
         assert rest[-1].endswith("/v1/caption")
     elif program == "docker":
         assert (ROOT / "Dockerfile").is_file()

@@ -5,33 +5,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.data.annotations import Annotations, write_annotations
 from seesay.data.records import Box
 from seesay.errors import ConfigError, DataError, ImageError
-from seesay.explanation import explain, held_out_picture, save_explanation
+from seesay.explanation import explain, held_out_image, save_explanation
 from seesay.training.fit import train
 from seesay.visualise import attention_entropy
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def captioner(cached_run: Path) -> Captioner:
-    return Captioner.load(cached_run, "cpu")
+def captioner(cached_run: Path) -> TrainedCaptioner:
+    return TrainedCaptioner.load(cached_run, "cpu")
 
 
-def test_explanation_is_the_caption_with_its_attention(captioner: Captioner, pictures: list[str]) -> None:
-    explanation = explain(captioner, pictures[0], references=("a", "b"))
-    assert explanation.caption.text == captioner.caption(pictures[0]).text
+def test_explanation_is_the_caption_with_its_attention(captioner: TrainedCaptioner, images: list[str]) -> None:
+    explanation = explain(captioner, images[0], references=("a", "b"))
+    assert explanation.caption.text == captioner.caption(images[0]).text
     assert explanation.caption.attention is not None
     assert explanation.references == ("a", "b")
-    with Image.open(pictures[0]) as image:
+    with Image.open(images[0]) as image:
         np.testing.assert_array_equal(explanation.image, image)
         again = explain(captioner, image).caption
     np.testing.assert_array_equal(again.attention, explanation.caption.attention)
 
 
-def test_large_jpeg_is_explained_as_it_is_captioned(captioner: Captioner, tmp_path: Path) -> None:
+def test_large_jpeg_is_explained_as_it_is_captioned(captioner: TrainedCaptioner, tmp_path: Path) -> None:
     """Large JPEGs are shrunk as they are decoded; explaining them once went another way."""
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.jpg")
@@ -44,13 +44,13 @@ def test_large_jpeg_is_explained_as_it_is_captioned(captioner: Captioner, tmp_pa
         assert captioner.caption(image).log_probs != explained, "both ways are one: no proof"
 
 
-def test_picture_of_another_mode_is_shown_in_colour(captioner: Captioner, pictures: list[str]) -> None:
-    with Image.open(pictures[0]) as image:
+def test_image_of_another_mode_is_shown_in_colour(captioner: TrainedCaptioner, images: list[str]) -> None:
+    with Image.open(images[0]) as image:
         assert explain(captioner, image.convert("LA")).strip().mode == "RGB"
 
 
-def test_files_hold_the_strip_and_the_numbers(captioner: Captioner, pictures: list[str], tmp_path: Path) -> None:
-    explanation = explain(captioner, pictures[0])
+def test_files_hold_the_strip_and_the_numbers(captioner: TrainedCaptioner, images: list[str], tmp_path: Path) -> None:
+    explanation = explain(captioner, images[0])
     out = tmp_path / "new" / "x.png"
     assert save_explanation(explanation, out) == [out]
     with Image.open(out) as strip:
@@ -65,9 +65,9 @@ def test_files_hold_the_strip_and_the_numbers(captioner: Captioner, pictures: li
 
 
 def test_page_stands_alone_and_the_strip_lies_beside_it(
-    captioner: Captioner, pictures: list[str], tmp_path: Path
+    captioner: TrainedCaptioner, images: list[str], tmp_path: Path
 ) -> None:
-    explanation = explain(captioner, pictures[0], references=("two <colours>",))
+    explanation = explain(captioner, images[0], references=("two <colours>",))
     files = save_explanation(explanation, tmp_path / "e.html", arrays=True)
     assert files == [tmp_path / "e.html", tmp_path / "e.png", tmp_path / "e.npz"]
     page = files[0].read_text()
@@ -81,67 +81,63 @@ def test_page_stands_alone_and_the_strip_lies_beside_it(
         np.testing.assert_allclose(arrays["entropy"], spread, rtol=1e-6)
 
 
-def test_page_says_whether_the_named_object_was_looked_at(captioner: Captioner, pictures: list[str]) -> None:
-    first = explain(captioner, pictures[0])
+def test_page_says_whether_the_named_object_was_looked_at(captioner: TrainedCaptioner, images: list[str]) -> None:
+    first = explain(captioner, images[0])
     word = next(word for word in first.caption.words if len(word) > 2)
     everywhere = Box(word, 0, 0, *map(float, first.image.size))
-    explanation = explain(captioner, pictures[0], boxes=(everywhere,))
-    (pointed,) = explanation.pointed
-    assert (pointed.label, pointed.hit) == (word, True)
-    assert pointed.ratio == pytest.approx(1)
+    explanation = explain(captioner, images[0], boxes=(everywhere,))
+    (grounding_hits,) = explanation.grounding_hits
+    assert (grounding_hits.label, grounding_hits.hit) == (word, True)
+    assert grounding_hits.ratio == pytest.approx(1)
     table = explanation.sections()[1].html()
     assert "the strongest look is on the named object in 1 of 1 words (1.0 by chance)" in table
-    assert first.pointed == ()
+    assert first.grounding_hits == ()
 
 
-def test_model_that_sees_a_crop_shows_the_crop(
-    colours: Path, weights: Path, tmp_path: Path, pictures: list[str]
-) -> None:
+def test_model_that_sees_a_crop_shows_the_crop(colours: Path, weights: Path, tmp_path: Path, images: list[str]) -> None:
     train(tiny.cached(weights, resize="crop", epochs=1), colours, tmp_path / "run", features=tmp_path / "features")
     boxes = (Box("a", 0, 0, 44, 32), Box("b", 0, 0, 5, 32))
-    explanation = explain(Captioner.load(tmp_path / "run", "cpu"), pictures[0], boxes=boxes)
+    explanation = explain(TrainedCaptioner.load(tmp_path / "run", "cpu"), images[0], boxes=boxes)
     assert explanation.image.size == (48, 48)
     assert explanation.strip().width > 0
     assert explanation.boxes == (Box("a", 0, 0, 48, 48),), "the second lies outside the middle square"
 
 
-def test_decoder_without_attention_is_refused(
-    colours: Path, weights: Path, tmp_path: Path, pictures: list[str]
-) -> None:
+def test_decoder_without_attention_is_refused(colours: Path, weights: Path, tmp_path: Path, images: list[str]) -> None:
     config = tiny.cached(weights, decoder="pooled", projection_size=32, epochs=1)
     train(config, colours, tmp_path / "run", features=tmp_path / "features")
     with pytest.raises(ConfigError, match=r"the pooled decoder of .*run has no attention to show"):
-        explain(Captioner.load(tmp_path / "run", "cpu"), pictures[0])
+        explain(TrainedCaptioner.load(tmp_path / "run", "cpu"), images[0])
 
 
-def test_unreadable_picture_is_refused(captioner: Captioner, tmp_path: Path) -> None:
+def test_unreadable_image_is_refused(captioner: TrainedCaptioner, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         explain(captioner, tmp_path / "gone.png")
 
 
-def test_regions_without_a_grid_cannot_be_drawn(captioner: Captioner, pictures: list[str]) -> None:
+def test_regions_without_a_grid_cannot_be_drawn(captioner: TrainedCaptioner, images: list[str]) -> None:
 
-    gridless = Captioner(
+    gridless = TrainedCaptioner(
         replace(captioner.run, info=replace(captioner.run.info, grid=None)), captioner.model, captioner.device
     )
     with pytest.raises(ConfigError, match="form no grid"):
-        explain(gridless, pictures[0])
+        explain(gridless, images[0])
 
 
 class TestHeldOut:
-    def test_picture_is_of_the_test_split_and_repeatable(
-        self, captioner: Captioner, colours: Path, annotations: Annotations
+    def test_image_is_of_the_test_split_and_repeatable(
+        self, captioner: TrainedCaptioner, colours: Path, annotations: Annotations
     ) -> None:
-        drawn = [held_out_picture(captioner, colours, seed) for seed in range(12)]
+        drawn = [held_out_image(captioner, colours, seed) for seed in range(12)]
         assert all(item in annotations.split("test").items for item in drawn)
         assert len({item.id for item in drawn}) > 2
-        assert drawn == [held_out_picture(captioner, colours, seed) for seed in range(12)]
+        assert drawn == [held_out_image(captioner, colours, seed) for seed in range(12)]
 
     def test_validation_stands_in_for_a_test_split_that_is_not_there(
-        self, captioner: Captioner, annotations: Annotations, tmp_path: Path
+        self, captioner: TrainedCaptioner, annotations: Annotations, tmp_path: Path
     ) -> None:
         write_annotations([item for item in annotations if item.split != "test"], tmp_path / "d.jsonl")
-        assert held_out_picture(captioner, tmp_path / "d.jsonl", 0).split == "val"
+        assert held_out_image(captioner, tmp_path / "d.jsonl", 0).split == "val"
         write_annotations(annotations.split("train"), tmp_path / "d.jsonl")
-        with pytest.raises(DataError, match="no test or val picture"):
-            held_out_picture(captioner, tmp_path / "d.jsonl", 0)
+        with pytest.raises(DataError, match="no test or val image"):
+            held_out_image(captioner, tmp_path / "d.jsonl", 0)

@@ -1,4 +1,4 @@
-"""Flags of the command line: all of the configuration, and only what was given."""
+"""Flags of the command line: all of the configuration, and only what was provided_flags."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from seesay.cli import app
 from seesay.config import Config, field_paths, resolve_config
-from seesay.flags import flags_of, given
+from seesay.flags import flags_of, provided_flags
 
 SECTIONS = ("data", "text", "encoder", "model", "training", "decoding")
 
@@ -21,13 +21,13 @@ def flag(name: str) -> str:
 
 
 def parse(*arguments: str) -> dict[str, Any]:
-    """What `given` makes of a command line with every section's flags."""
+    """What `provided_flags` makes of a command line with every section's flags."""
     kind = flags_of("Every", *SECTIONS)
     parser = App(name="tool")
 
     @parser.default
     def command(*, flags: Annotated[kind, Parameter(name="*")] = kind()) -> dict[str, Any]:  # type: ignore[valid-type]  # noqa: B008
-        return given(flags)
+        return provided_flags(flags)
 
     found: dict[str, Any] = parser(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     return found
@@ -90,14 +90,14 @@ def test_commands_that_decode_have_the_flags_of_decoding(command: str) -> None:
 
 def test_nothing_given_is_nothing() -> None:
     assert parse() == {}
-    assert given(None) == {}
+    assert provided_flags(None) == {}
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--epochs", "3"], {"epochs": 3}),
-        (["--epochs", "20"], {"epochs": 20}),  # given, though it is the default
+        (["--epochs", "20"], {"epochs": 20}),  # provided_flags, though it is the default
         (["--learning-rate", "1e-3"], {"learning_rate": 0.001}),
         (["--learning-rate", "1"], {"learning_rate": 1.0}),
         (["--max-length", "0", "--layer", ""], {"max_length": 0, "layer": ""}),
@@ -129,7 +129,7 @@ def test_what_is_given_and_nothing_else(arguments: list[str], expected: dict[str
     [
         ["--epochs", "1.5"],  # bug: was rounded to 2
         ["--lr-drop-epochs", "3", "5.5"],
-        ["--epochs", "none"],  # bug: was taken for a flag that is not given
+        ["--epochs", "none"],  # bug: was taken for a flag that is not provided_flags
         ["--merge", "none"],
         ["--mean", "none"],
         ["--epochs", "many"],
@@ -171,7 +171,7 @@ def test_every_default_can_be_typed() -> None:
 
 
 def test_flags_may_be_absent_where_another_library_has_loaded_pydantic() -> None:
-    """cyclopts then has every value checked against its type, those that were not given too."""
+    """cyclopts then has every value checked against its type, those that were not provided_flags too."""
     pytest.importorskip("pydantic")
     assert parse() == {}
     assert parse("--beam-size", "4", "--allow-unk") == {"beam_size": 4, "allow_unk": True}

@@ -1,4 +1,4 @@
-"""Odd, damaged and hostile pictures, made here with Pillow or by hand, and the one preprocessing."""
+"""Odd, damaged and hostile images, made here with Pillow or by hand, and the one preprocessing."""
 
 import http.server
 import io
@@ -34,14 +34,14 @@ from seesay.images import (
     normalise,
     read_image,
     resize_image,
-    upright_rgb,
+    to_oriented_rgb,
 )
 
 PLAIN = Preprocessing(16, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def gradient(width: int = 48, height: int = 32) -> Image.Image:
-    """A smooth picture whose four corners differ, so that every turn and flip shows."""
+    """A smooth image whose four corners differ, so that every turn and flip shows."""
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
 
@@ -84,14 +84,14 @@ def refused(source: str | Path, *words: str, **options: int) -> None:
         assert Path(str(source)).name in message
 
 
-# Kinds of picture
+# Kinds of image
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "GIF", "TIFF", "PPM", "WEBP", "JPEG2000", "JPEG", "AVIF"])
 def test_every_format_is_read(tmp_path: Path, format: str) -> None:
     if format == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
-    path = tmp_path / "picture"  # no suffix: the content decides
+    path = tmp_path / "image"  # no suffix: the content decides
     gradient().save(path, format, **({"lossless": True} if format == "WEBP" else {}))
     image = read_image(path)
     assert (image.mode, image.size, image_size(path)) == ("RGB", (48, 32), (48, 32))
@@ -132,13 +132,13 @@ def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path: Path) -> None:
     ("values", "expected"),
     [([0.0, 0.5, 1.0], [0, 128, 255]), ([0, 100, 255], [0, 100, 255]), ([-1, 0, 1], [0, 128, 255])],
 )
-def test_float_pictures_take_the_range_that_fits(tmp_path: Path, values: list[float], expected: list[int]) -> None:
+def test_float_images_take_the_range_that_fits(tmp_path: Path, values: list[float], expected: list[int]) -> None:
     path = tmp_path / "float.tif"
     Image.fromarray(np.array([values], np.float32)).save(path)
     assert [pixel(read_image(path), x, 0)[0] for x in range(3)] == expected
 
 
-def test_a_float_picture_with_holes_is_read(tmp_path: Path) -> None:
+def test_a_float_image_with_holes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "depth.tif"
     Image.fromarray(np.array([[np.nan, 1.0, np.inf]], np.float32)).save(path)
     assert [pixel(read_image(path), x, 0)[0] for x in range(3)] == [0, 255, 0]
@@ -203,7 +203,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path, format: str) -> None
 def test_every_mode_becomes_rgb(mode: str) -> None:
     via = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
     image = gradient().convert(via).convert(mode) if via else gradient().convert(mode)
-    converted = upright_rgb(image)
+    converted = to_oriented_rgb(image)
     assert converted.mode == "RGB"
     if mode in ("RGBA", "RGBa", "RGBX"):
         assert np.array_equal(np.asarray(converted), np.asarray(gradient()))
@@ -213,7 +213,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 
 def turned_by_hand(stored: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
-    """TIFF 6.0: which side of the upright picture the stored first row and first column are."""
+    """TIFF 6.0: which side of the upright image the stored first row and first column are."""
     transposed = stored.swapaxes(0, 1)
     return {
         1: stored,
@@ -248,7 +248,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, kind: str, orientation: int
     with Image.open(path) as opened:
         assert image.size == ImageOps.exif_transpose(opened).size
     assert image_size(path) == image.size
-    again = upright_rgb(image)  # as for a picture that the caller has opened: not turned twice
+    again = to_oriented_rgb(image)  # as for an image that the caller has opened: not turned twice
     assert np.array_equal(np.asarray(again), np.asarray(image))
     assert np.array_equal(load_pixels(path, PLAIN), resize_image(image, PLAIN))
 
@@ -259,15 +259,15 @@ def test_broken_exif_is_no_orientation_and_no_warning(noise: bytes) -> None:
     image = gradient(4, 2)
     for head in (b"", b"Exif\x00\x00II*\x00", b"Exif\x00\x00MM\x00*\x00\x00\x00\x08"):
         image.info["exif"] = head + noise
-        assert upright_rgb(image).size in ((4, 2), (2, 4))
+        assert to_oriented_rgb(image).size in ((4, 2), (2, 4))
 
 
-def test_the_callers_picture_is_left_alone() -> None:
+def test_the_callers_image_is_left_alone() -> None:
     image = gradient()
     exif = Image.Exif()
     exif[0x0112] = 6
     image.info["exif"] = exif.tobytes()
-    assert upright_rgb(image).size == (32, 48)
+    assert to_oriented_rgb(image).size == (32, 48)
     assert image.size == (48, 32)
     assert "exif" in image.info
 
@@ -292,7 +292,7 @@ def test_missing_folder_empty_and_text(tmp_path: Path) -> None:
 def test_heic_without_its_library_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brand: bytes, compatible: bytes
 ) -> None:
-    # Bug: HEIC was "not a picture of a known format", or a damaged AVIF.
+    # Bug: HEIC was "not an image of a known format", or a damaged AVIF.
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(4) + b"miaf" + compatible)
     refused(tmp_path / "a.heic", "HEIC needs pillow-heif", "pip install 'seesay[heif]'")
@@ -306,7 +306,7 @@ def test_heic_is_read_where_its_library_is_installed(tmp_path: Path) -> None:
     assert np.abs(np.asarray(image, int) - np.asarray(gradient(), int)).mean() < 5
     assert load_pixels(tmp_path / "a.heic", PLAIN).shape == (16, 16, 3)
     assert "HEIF" not in Image.OPEN  # the registry of Pillow is the process's, not ours
-    with pytest.raises(ImageError, match="not a picture of a known format"):
+    with pytest.raises(ImageError, match="not an image of a known format"):
         image_size(tmp_path / "a.heic", formats=("JPEG", "PNG"))
     (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:-50])
     refused(tmp_path / "cut.heic", "cut.heic")
@@ -323,14 +323,14 @@ def test_odd_names_give_one_line(tmp_path: Path) -> None:
 def test_postscript_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "page.png"
     gradient().save(path, "EPS")
-    refused(path, "not a picture of a known format")
+    refused(path, "not an image of a known format")
 
 
 @pytest.mark.parametrize(
     "exif", [b"II*\x00\xff\xff\xff\x7f", b"MM\x00*\x00\x00\x00\x08\xff\xff" + bytes(300), b"noise"]
 )
 def test_a_photo_with_broken_exif_is_read_without_a_warning(tmp_path: Path, exif: bytes) -> None:
-    # Bug: Pillow looked for its resolution there, and warned; where warnings are errors the picture was refused.
+    # Bug: Pillow looked for its resolution there, and warned; where warnings are errors the image was refused.
     path = tmp_path / "photo.jpg"
     gradient().save(path, exif=b"Exif\x00\x00" + exif)
     assert read_image(path).size == image_size(path) == (48, 32)
@@ -339,7 +339,7 @@ def test_a_photo_with_broken_exif_is_read_without_a_warning(tmp_path: Path, exif
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_picture_cut_short_is_refused(tmp_path: Path, format: str, share: float) -> None:
+def test_a_image_cut_short_is_refused(tmp_path: Path, format: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     whole = encoded(Image.fromarray(noise), format)
     path = tmp_path / "cut.img"
@@ -356,7 +356,7 @@ def test_a_progressive_jpeg_cut_short_is_refused_at_any_size(tmp_path: Path) -> 
 
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM"]), st.data())
 @settings(max_examples=150, deadline=None)
-def test_flipped_bytes_give_a_picture_or_an_image_error(
+def test_flipped_bytes_give_a_image_or_an_image_error(
     tmp_path_factory: pytest.TempPathFactory, format: str, data: st.DataObject
 ) -> None:
     content = bytearray(encoded(gradient(), format))
@@ -391,7 +391,7 @@ def test_between_pillows_two_limits_no_warning_escapes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "BMP"])
-def test_large_pictures_of_other_formats_raise_no_warning(tmp_path: Path, format: str) -> None:
+def test_large_images_of_other_formats_raise_no_warning(tmp_path: Path, format: str) -> None:
     content = bytearray(encoded(gradient(), format))
     if format == "GIF":
         content[6:10] = struct.pack("<HH", 10_000, 10_000)
@@ -563,7 +563,7 @@ def test_an_address_is_read(site: str) -> None:
 
 def test_an_address_says_what_is_wrong(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(f"{site}/none.png", "404", "check the address")
-    refused(f"{site}/text", "not a picture")
+    refused(f"{site}/text", "not an image")
     monkeypatch.setattr(sources, "MAX_URL_BYTES", 100)
     refused(f"{site}/a.png", "more than 0.0001 MB")
 
@@ -675,7 +675,7 @@ def test_wrong_preprocessing_is_a_config_error(change: dict[str, Any], message: 
 
 @given(preprocessings, st.integers(1, 60), st.integers(1, 60))
 @settings(deadline=None)
-def test_any_picture_becomes_the_square_every_time(preprocessing: Preprocessing, width: int, height: int) -> None:
+def test_any_image_becomes_the_square_every_time(preprocessing: Preprocessing, width: int, height: int) -> None:
     first = resize_image(gradient(width, height), preprocessing)
     assert first.shape == (preprocessing.size, preprocessing.size, 3)
     assert first.dtype == np.uint8

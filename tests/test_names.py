@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seesay.bulk.finding import find_pictures
+from seesay.bulk.discovery import find_images
 from seesay.data.annotations import load_annotations
 from seesay.data.objects import read_instances
 from seesay.evaluation.predictions import match_predictions
@@ -98,11 +98,10 @@ def test_captioning_finds_names_whatever_the_normalization(
         names,
         [names[0], unicodedata.normalize(told, "Übung")],
     ):
-        found = find_pictures(sources).pictures
+        found = find_images(sources).images
         assert [Path(name).resolve() for name in found] == [here, below], sources
     assert (
-        unicodedata.normalize(told, "fehlt-é.jpg")
-        in find_pictures([unicodedata.normalize(told, "fehlt-é.jpg")]).pictures
+        unicodedata.normalize(told, "fehlt-é.jpg") in find_images([unicodedata.normalize(told, "fehlt-é.jpg")]).images
     )
 
 

@@ -58,7 +58,7 @@ class TestExplain:
         self, refused: Run, cached_run: Path, tmp_path: Path, out: str
     ) -> None:
         for number, name in enumerate(("photo.png", "p2.png")):
-            tiny.picture(number).save(tmp_path / name)
+            tiny.image(number).save(tmp_path / name)
         (tmp_path / "notes.html").write_text("<html>mine</html>")
         before = content(tmp_path)
         line = refused("explain", "photo.png", "--model", cached_run, "--out", out)
@@ -66,7 +66,7 @@ class TestExplain:
         assert content(tmp_path) == before
 
     def test_beam_tree_does_not_replace_a_photograph(self, refused: Run, cached_run: Path, tmp_path: Path) -> None:
-        tiny.picture(0).save(tmp_path / "photo.png")
+        tiny.image(0).save(tmp_path / "photo.png")
         before = content(tmp_path)
         assert "is an input" in refused(
             "explain", "photo.png", "--model", cached_run, "--beam-tree", "--out", "photo.png"
@@ -74,14 +74,14 @@ class TestExplain:
         assert content(tmp_path) == before
 
     def test_arrays_do_not_replace_foreign_ones(self, refused: Run, cached_run: Path, tmp_path: Path) -> None:
-        tiny.picture(0).save(tmp_path / "photo.png")
+        tiny.image(0).save(tmp_path / "photo.png")
         (tmp_path / "x.npz").write_bytes(b"PK\3\4 the user's own arrays")
         line = refused("explain", "photo.png", "--model", cached_run, "--out", "x.html", "--save-arrays")
         assert "x.npz exists and is not an archive of arrays that seesay wrote" in line
 
     def test_own_files_are_replaced(self, cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        tiny.picture(0).save(tmp_path / "photo.png")
+        tiny.image(0).save(tmp_path / "photo.png")
         for _ in range(2):
             for flags in (["--out", "x.html", "--save-arrays"], ["--beam-tree", "--out", "t.png"]):
                 assert cli.main(["explain", "photo.png", "--model", str(cached_run), *flags]) == 0
@@ -92,7 +92,7 @@ class TestCaption:
     def photos(self, tmp_path: Path) -> None:
         """Two images, in the current folder."""
         for number in range(2):
-            tiny.picture(number).save(tmp_path / f"{number}.jpg")
+            tiny.image(number).save(tmp_path / f"{number}.jpg")
 
     @pytest.mark.parametrize("suffix", [".jpg", ".PNG", ".heic", ".json", ".csv", ".tags.html"])
     def test_suffix_of_images_or_data_is_not_one_of_texts(self, refused: Run, tmp_path: Path, suffix: str) -> None:
@@ -150,9 +150,9 @@ class TestNames:
         ["train {data}", "tune {data}", "explain {photo} --model {run}", "export {run}", "evaluate {run} {data}"],
     )
     def test_output_without_a_name_is_one_clear_line(
-        self, refused: Run, cached_run: Path, colours: Path, pictures: list[str], tmp_path: Path, command: str, out: str
+        self, refused: Run, cached_run: Path, colours: Path, images: list[str], tmp_path: Path, command: str, out: str
     ) -> None:
-        words = command.format(data=colours, photo=pictures[0], run=cached_run).split()
+        words = command.format(data=colours, photo=images[0], run=cached_run).split()
         line = refused(*words, "--out", out)
         assert "names no file or folder of its own" in line or f"--out {Path(out)}: the suffix" in line
         assert list(tmp_path.iterdir()) == []
@@ -310,7 +310,7 @@ def test_extraction_does_not_replace_what_is_no_store(
 class TestData:
     @pytest.mark.parametrize("out", ["photo.jpg", "captions.csv", "human.jsonl"])
     def test_convert_does_not_replace_an_image_or_annotations(self, refused: Run, tmp_path: Path, out: str) -> None:
-        tiny.picture(0).save(tmp_path / "photo.jpg")
+        tiny.image(0).save(tmp_path / "photo.jpg")
         (tmp_path / "captions.csv").write_text("image,caption\nphoto.jpg,a dog\n")
         (tmp_path / "human.jsonl").write_text('{"image": "photo.jpg", "caption": "a human wrote this"}\n')
         before = content(tmp_path)
@@ -321,7 +321,7 @@ class TestData:
     def test_convert_with_swapped_arguments_destroys_nothing(
         self, refused: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        tiny.picture(0).save(tmp_path / "photo.jpg")
+        tiny.image(0).save(tmp_path / "photo.jpg")
         (tmp_path / "captions.csv").write_text("image,caption\nphoto.jpg,a dog\n")
         for _ in range(2):  # the same content again is no loss
             assert cli.main(["data", "convert", "captions.csv", "out.jsonl"]) == 0
@@ -334,7 +334,7 @@ class TestData:
         assert "a cat" in (tmp_path / "out.jsonl").read_text()
 
     def test_findings_of_check_do_not_replace_the_captions(self, refused: Run, tmp_path: Path) -> None:
-        tiny.picture(0).save(tmp_path / "photo.jpg")
+        tiny.image(0).save(tmp_path / "photo.jpg")
         (tmp_path / "captions.json").write_text('[{"image": "photo.jpg", "caption": "a dog"}]')
         before = content(tmp_path)
         assert "--json captions.json is an input" in refused(

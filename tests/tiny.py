@@ -49,7 +49,7 @@ _SMALL = {
 
 
 def in_loop(**overrides: Any) -> Config:
-    """Returns settings by which pictures pass through a small network that is trained too."""
+    """Returns settings by which images pass through a small network that is trained too."""
     values = {"encoder": "small-cnn", "encoder_weights": "none", "encoder_training": "full"}
     return resolve_config(overrides={**_SMALL, **values, **overrides})
 
@@ -87,7 +87,7 @@ def build(weights: Path) -> Encoder:
 
 
 def make_colours(folder: Path, train: int = 24, val: int = 6, test: int = 6) -> Annotations:
-    """Writes pictures of two colours side by side, which captions tell in one to three sentences."""
+    """Writes images of two colours side by side, which captions tell in one to three sentences."""
     items = []
     pairs = [(left, right) for left in COLOURS for right in COLOURS if left != right]
     random.Random(0).shuffle(pairs)
@@ -105,8 +105,8 @@ def make_colours(folder: Path, train: int = 24, val: int = 6, test: int = 6) -> 
     return annotations
 
 
-def picture(seed: int, width: int = 60, height: int = 40) -> Image.Image:
-    """Returns a smooth picture of random colours."""
+def image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    """Returns a smooth image of random colours."""
     rough = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -117,10 +117,10 @@ def features(seed: int, *shape: int) -> NDArray[np.float16]:
 
 
 def random_run(folder: Path, config: Config, words: int = 20, scale: float = 3.0) -> Path:
-    """Writes a run that was never trained, with weights by which pictures differ, and large enough for captions to."""
+    """Writes a run that was never trained, with weights by which images differ, and large enough for captions to."""
     torch.manual_seed(0)
     encoder = build_encoder(config.encoder)
-    shown = np.stack([resize_image(picture(seed), encoder.preprocessing) for seed in range(16)])
+    shown = np.stack([resize_image(image(seed), encoder.preprocessing) for seed in range(16)])
     tokenizer = Tokenizer.build([f"word{chr(97 + number)}" for number in range(words)], config.text)
     model = build_model(config.model, len(tokenizer), encoder.feature_size, encoder).eval()
     first = cast("torch.nn.Linear", cast("torch.nn.Sequential", model.projection)[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
-    from bench.material import Material
+    from bench.material import TrainingData
 
 Precision = Literal["float32", "bfloat16"]
 Round = dict[str, float]
@@ -30,7 +30,7 @@ class Entry:
         steps: of a tutorial's round.
         data: data set; None = made-up captions.
         store: its features; None = random ones.
-        pictures: how many of them.
+        images: how many of them.
     """
 
     system: Literal["ours", "torch", "tensorflow"]
@@ -41,7 +41,7 @@ class Entry:
     steps: int
     data: Path | None
     store: Path | None
-    pictures: int
+    images: int
 
 
 class Contestant:
@@ -94,7 +94,7 @@ def _serve(connection: Connection, entry: Entry) -> None:
     torch.set_num_threads(entry.threads)
     with contextlib.suppress(EOFError, BrokenPipeError):  # whoever asked is gone
         try:
-            work = _prepare(entry, load_material(entry.data, entry.store, entry.pictures))
+            work = _prepare(entry, load_material(entry.data, entry.store, entry.images))
         except (SeesayError, SystemExit) as error:
             connection.send(str(error))
             return
@@ -103,7 +103,7 @@ def _serve(connection: Connection, entry: Entry) -> None:
             connection.send(work())
 
 
-def _prepare(entry: Entry, material: "Material") -> Callable[[], Round]:
+def _prepare(entry: Entry, material: "TrainingData") -> Callable[[], Round]:
     if entry.system == "ours":
         from bench.our_training import ours
 

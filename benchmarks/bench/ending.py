@@ -25,7 +25,7 @@ class EndingDecoder:
     Args:
         decoder: the one of random weights.
         vocabulary: V.
-        memory: of some pictures, (B, N, D), by which the scale is found.
+        memory: of some images, (B, N, D), by which the scale is found.
     """
 
     def __init__(self, decoder: Decoder, vocabulary: int, memory: Tensor) -> None:

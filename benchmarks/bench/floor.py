@@ -1,7 +1,7 @@
 """The least time a training step can take: its necessary arithmetic at the best rates that the machine shows.
 
 Counted are the multiply-adds of the matrix products, forward and backward, and the evaluations of tanh. What depends
-on a picture alone counts once a picture, and captions count their real tokens. Not counted, so that the floor is
+on an image alone counts once an image, and captions count their real tokens. Not counted, so that the floor is
 lower than anything that can be reached: softmax and loss over the vocabulary, dropout, the optimizer and the average of
 weights, all sums and copies, and whatever moves through memory. `docs/performance.md` says the same in words.
 """
@@ -23,7 +23,7 @@ from seesay.models.transformer_layer import TransformerLayer
 
 # By the last part of a layer's name; all other layers are applied to every token.
 _ONCE_A_REGION = ("key", "key_value", "cross_keys")
-_ONCE_A_PICTURE = ("first_hidden", "first_cell", "mean_gates")
+_ONCE_A_IMAGE = ("first_hidden", "first_cell", "mean_gates")
 _PROJECTION = "projection.0"
 
 
@@ -32,8 +32,8 @@ class Counts:
     """What a batch holds.
 
     Attributes:
-        images: pictures B.
-        regions: of a picture, N.
+        images: images B.
+        regions: of an image, N.
         tokens: real tokens M, over all captions.
         pairs: of a token and one that it may look back at, itself included, over all captions.
     """
@@ -130,7 +130,7 @@ def _rows(name: str, counts: Counts) -> int:
         return counts.images * counts.regions
     if last == "score":  # of additive attention: every token scores every region
         return counts.tokens * counts.regions
-    return counts.images if last in _ONCE_A_PICTURE else counts.tokens
+    return counts.images if last in _ONCE_A_IMAGE else counts.tokens
 
 
 def _stacked_gru(name: str, gru: nn.GRU, counts: Counts) -> Iterator[Product]:
@@ -142,7 +142,7 @@ def _stacked_gru(name: str, gru: nn.GRU, counts: Counts) -> Iterator[Product]:
 
 
 def _attention(name: str, attention: Attention, config: ModelConfig, counts: Counts) -> Iterator[Product]:
-    """Yields the products of the queries and their pictures' regions: scores, then the weighted sum."""
+    """Yields the products of the queries and their images' regions: scores, then the weighted sum."""
     memory = config.projection_size
     if isinstance(attention, MultiHeadAttention):
         yield Product(f"{name}.scores", counts.tokens, config.attention_size, counts.regions)
@@ -160,7 +160,7 @@ def _cell_activations(config: ModelConfig) -> int:
         "luong": 3 * hidden + config.output_size,
         "show-attend-tell": 5 * hidden + 1,
         "up-down": 10 * hidden,
-        "pooled": 3 * hidden * config.layers,
+        "pooled": 3 * hidden * config.num_layers,
         "transformer": 0,
     }[config.decoder]
 

@@ -18,7 +18,7 @@ VOCABULARY = 5001
 GRID = (64, 2048)
 """Regions and width of InceptionV3's last map."""
 _CAPTIONS = 5
-"""Captions of a picture."""
+"""Captions of an image."""
 
 # How many of Flickr8k's 30,000 training captions have 2 words, 3 words, ... 37 words, punctuation aside
 # (10.8 on average, half of them at most 10).
@@ -30,10 +30,10 @@ _SHORTEST = 2
 
 
 class KeptFeatures:
-    """Features of pictures held in memory.
+    """Features of images held in memory.
 
     Attributes:
-        ids: the pictures.
+        ids: the images.
         features: (I, N, F) float16, in that order; of fewer, which then serve in turn.
     """
 
@@ -47,17 +47,17 @@ class KeptFeatures:
         return self.features[[self._rows[name] for name in ids]], None
 
     def pooled(self) -> "KeptFeatures":
-        """Returns the mean region of each picture, (I, 1, F)."""
+        """Returns the mean region of each image, (I, 1, F)."""
         return KeptFeatures(self.ids, self.features.mean(1, keepdims=True, dtype=np.float32).astype(np.float16))
 
 
 @dataclass(frozen=True)
-class Material:
-    """Pictures with captions and features.
+class TrainingData:
+    """Images with captions and features.
 
     Attributes:
         examples: the captions as word ids.
-        features: of their pictures.
+        features: of their images.
         tokenizer: of at most `VOCABULARY` ids.
     """
 
@@ -76,32 +76,32 @@ class Material:
         return max(example.length for example in self.examples)
 
 
-def load_material(data: Path | None, store: Path | None, pictures: int) -> Material:
-    """Returns the first pictures of a training split, or made-up ones.
+def load_material(data: Path | None, store: Path | None, images: int) -> TrainingData:
+    """Returns the first images of a training split, or made-up ones.
 
     Args:
         data: a data set; None = captions of Flickr8k's lengths.
         store: its features; None = random ones of InceptionV3's shape.
-        pictures: how many.
+        images: how many.
 
     Raises:
         SystemExit: a store without the data that it belongs to.
     """
     if data is None and store is not None:
-        raise SystemExit("--store goes with --data, the data set whose pictures it holds")
+        raise SystemExit("--store goes with --data, the data set whose images it holds")
     if data is None:
-        examples, tokenizer = made_up_examples(pictures), made_up_tokenizer()
+        examples, tokenizer = made_up_examples(images), made_up_tokenizer()
     else:
         examples, tokenizer = read_examples(data, VOCABULARY)
     source = None if store is None else FeatureStore(store)
-    examples = [example for example in examples if source is None or example.id in source][:pictures]
+    examples = [example for example in examples if source is None or example.id in source][:images]
     ids = [example.id for example in examples]
     features = random_features(len(ids), *GRID) if source is None else read_features(source, ids)
-    return Material(examples, KeptFeatures(ids, features), tokenizer)
+    return TrainingData(examples, KeptFeatures(ids, features), tokenizer)
 
 
 def read_examples(data: Path, vocabulary: int) -> tuple[list[Example], Tokenizer]:
-    """Returns the training pictures of a data set with their captions in at most so many ids."""
+    """Returns the training images of a data set with their captions in at most so many ids."""
     train = load_dataset(data, resolve_config().data).split("train")
     config = TextConfig(vocabulary_size=vocabulary - len(SPECIALS))
     tokenizer = Tokenizer.build((text for item in train for text in item.captions), config)
@@ -109,20 +109,20 @@ def read_examples(data: Path, vocabulary: int) -> tuple[list[Example], Tokenizer
 
 
 def read_features(store: FeatureStore, ids: Sequence[str]) -> NDArray[np.float16]:
-    """Returns features (I, N, F) of a store whose pictures all have the same number of regions."""
+    """Returns features (I, N, F) of a store whose images all have the same number of regions."""
     features, mask = store.read(ids)
     if mask is not None:
-        raise SystemExit(f"{store.path} has pictures of different numbers of regions; name another store")
+        raise SystemExit(f"{store.path} has images of different numbers of regions; name another store")
     return features
 
 
-def made_up_examples(pictures: int, seed: int = 0) -> list[Example]:
-    """Returns pictures with five captions each, of lengths distributed as Flickr8k's and words as in Zipf's law."""
+def made_up_examples(images: int, seed: int = 0) -> list[Example]:
+    """Returns images with five captions each, of lengths distributed as Flickr8k's and words as in Zipf's law."""
     random = np.random.default_rng(seed)
     shares = np.array(_LENGTHS) / sum(_LENGTHS)
-    lengths = _SHORTEST + random.choice(len(shares), (pictures, _CAPTIONS), p=shares)
-    chances = 1 / np.arange(1, VOCABULARY - len(SPECIALS) + 1)
-    words = len(SPECIALS) + random.choice(len(chances), int(lengths.sum()), p=chances / chances.sum())
+    lengths = _SHORTEST + random.choice(len(shares), (images, _CAPTIONS), p=shares)
+    dropout_masks = 1 / np.arange(1, VOCABULARY - len(SPECIALS) + 1)
+    words = len(SPECIALS) + random.choice(len(dropout_masks), int(lengths.sum()), p=dropout_masks / dropout_masks.sum())
     drawn = iter(words.tolist())
     return [
         Example(str(number), "", tuple((START_ID, *(next(drawn) for _ in range(length)), END_ID) for length in row))
@@ -135,10 +135,10 @@ def made_up_tokenizer() -> Tokenizer:
     return Tokenizer.build((f"w{number}" for number in range(VOCABULARY - len(SPECIALS))), TextConfig())
 
 
-def random_features(pictures: int, regions: int, width: int) -> NDArray[np.float16]:
+def random_features(images: int, regions: int, width: int) -> NDArray[np.float16]:
     """Returns features (I, N, F) in 0..1."""
     random = np.random.default_rng(0)
-    made = np.empty((pictures, regions, width), np.float16)
+    made = np.empty((images, regions, width), np.float16)
     for row in made:  # one at a time: in float32 they would take twice the room
         row[:] = random.random((regions, width), np.float32)
     return made

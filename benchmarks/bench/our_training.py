@@ -10,19 +10,19 @@ import torch
 
 from bench.contestants import Entry, Round
 from bench.floor import Counts, MachineRates, NecessaryWork, floor_of, necessary_work
-from bench.material import VOCABULARY, Material
+from bench.material import VOCABULARY, TrainingData
 from bench.measuring import seconds
 from seesay.config import resolve_config
 from seesay.data.batches import CaptionBatches
 from seesay.models.captioning import build_model
-from seesay.training.averaging import AveragedWeights
 from seesay.training.callbacks import MetricsLog
-from seesay.training.graphs import TaughtSteps, uses_graphs
+from seesay.training.ema import EmaWeights
+from seesay.training.graphs import GraphedTrainStep, uses_graphs
 from seesay.training.module import CaptioningModule
 from seesay.training.trainer import build_trainer, quiet_lightning
 
 
-def ours(entry: Entry, material: Material) -> Callable[[], Round]:
+def ours(entry: Entry, material: TrainingData) -> Callable[[], Round]:
     """Returns a round of ours: an epoch of bare steps, one of the whole training loop, and the floor of the former."""
     made: list[OurSteps] = []
     rates: list[MachineRates] = []
@@ -68,8 +68,8 @@ class OurSteps:
         training = self.module.config.training
         made = self.module.configure_optimizers()
         self._optimizer, self._schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
-        self._clip = training.clip_gradients
-        self._average = AveragedWeights(training.ema_decay) if training.ema_decay else None
+        self._clip = training.max_grad_norm
+        self._average = EmaWeights(training.ema_decay) if training.ema_decay else None
         if self._average:
             self._average.on_train_start(cast("Any", None), self.module)
         self._steps, self._epochs = 0, 0
@@ -105,7 +105,7 @@ class OurSteps:
 
 
 def our_module(
-    entry: Entry, material: Material, vocabulary: int = VOCABULARY, **overrides: str | int | bool
+    entry: Entry, material: TrainingData, vocabulary: int = VOCABULARY, **overrides: str | int | bool
 ) -> CaptioningModule:
     """Returns a preset's captioner ready to be trained, with so many word ids."""
     settings = {"precision": entry.precision, "device": "cpu", "epochs": 100, **overrides}
@@ -114,9 +114,9 @@ def our_module(
     features = material.features.pooled() if config.encoder.pool == "pooled" else material.features
     model = build_model(config.model, vocabulary, features.features.shape[2])
     batches = CaptionBatches(material.examples, features, None, config.training.batch_captions)
-    references = {example.id: ["a picture"] for example in material.examples}
+    references = {example.id: ["an image"] for example in material.examples}
     model.train()
-    steps = TaughtSteps(model, config.training.label_smoothing) if uses_graphs(config.training, model) else None
+    steps = GraphedTrainStep(model, config.training.label_smoothing) if uses_graphs(config.training, model) else None
     longest = material.longest - 2
     module = CaptioningModule(model, config, material.tokenizer, batches, references, longest, steps=steps)
     module.train()

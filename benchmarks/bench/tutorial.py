@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.contestants import Entry, Round
-from bench.material import VOCABULARY, Material
+from bench.material import VOCABULARY, TrainingData
 from bench.measuring import seconds
 from bench.tutorial_tensorflow import TrainStep, load_tensorflow, tensorflow_step
 from bench.tutorial_torch import TorchTutorial
 
 _BATCH = 64
-"""Pairs of a picture and a caption."""
+"""Pairs of an image and a caption."""
 
 
-def tutorial(entry: Entry, material: Material) -> Callable[[], Round]:
-    """Returns a round of the tutorial: so many steps, which go on through the pairs of a picture and a caption.
+def tutorial(entry: Entry, material: TrainingData) -> Callable[[], Round]:
+    """Returns a round of the tutorial: so many steps, which go on through the pairs of an image and a caption.
 
     Its features are float32, as its files hold them, and in memory.
     """
@@ -53,7 +53,7 @@ def _padded(captions: Sequence[Sequence[int]], longest: int) -> NDArray[np.int64
     return tokens
 
 
-def torch_step(entry: Entry, material: Material) -> TrainStep:
+def torch_step(entry: Entry, material: TrainingData) -> TrainStep:
     """Returns the training step of the tutorial in PyTorch."""
     torch.manual_seed(0)
     model = TorchTutorial(material.features.features.shape[2], VOCABULARY)

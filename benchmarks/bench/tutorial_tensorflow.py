@@ -41,7 +41,7 @@ def tensorflow_step(tf: Any, vocabulary: int, width: int = 256, units: int = 512
     key, query, score = layers.Dense(units), layers.Dense(units), layers.Dense(1)
     gru = layers.GRU(units, return_sequences=True, return_state=True, recurrent_initializer="glorot_uniform")
     dense, scores = layers.Dense(units), layers.Dense(vocabulary)
-    surprise = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    cross_entropy_rows = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     optimizer = tf.keras.optimizers.Adam()
 
     def total_loss(features: Any, tokens: Any) -> Any:
@@ -55,7 +55,7 @@ def tensorflow_step(tf: Any, vocabulary: int, width: int = 256, units: int = 512
             output, hidden = gru(tf.concat([tf.expand_dims(context, 1), word], -1), initial_state=hidden)
             logits = scores(tf.reshape(dense(output), (-1, units)))
             real = tf.cast(tf.not_equal(tokens[:, step + 1], 0), tf.float32)
-            loss += tf.reduce_mean(surprise(tokens[:, step + 1], logits) * real)
+            loss += tf.reduce_mean(cross_entropy_rows(tokens[:, step + 1], logits) * real)
         return loss
 
     parts = (projection, embedding, key, query, score, gru, dense, scores)

@@ -10,7 +10,7 @@ PAD_ID = 0
 class TorchTutorial(nn.Module):
     """Dense and ReLU over the grid, additive attention, a GRU of context and word, a dense layer, the vocabulary.
 
-    As the tutorial does it: one row a caption, its picture's features projected for each; attention keys and the
+    As the tutorial does it: one row a caption, its image's features projected for each; attention keys and the
     vocabulary layer at every step; every caption as long as the longest. The state is carried from step to step,
     which the tutorial forgets and which costs nothing, so that this is the network of our `attention-gru` and its
     loss can be held against ours.
@@ -49,6 +49,6 @@ class TorchTutorial(nn.Module):
             hidden = self.gru(torch.cat([context, self.embedding(tokens[:, step])], -1), hidden)
             logits = self.vocabulary(self.dense(hidden))
             following = tokens[:, step + 1]
-            surprise = F.cross_entropy(logits.float(), following, reduction="none")
-            loss = loss + (surprise * (following != PAD_ID)).mean()
+            cross_entropy_rows = F.cross_entropy(logits.float(), following, reduction="none")
+            loss = loss + (cross_entropy_rows * (following != PAD_ID)).mean()
         return loss

@@ -11,7 +11,7 @@ from seesay.openmp import limit_spinning
 if TYPE_CHECKING:
     from seesay.allocation import keep_freed_memory
     from seesay.caption import Caption
-    from seesay.captioner import Captioner
+    from seesay.captioner import TrainedCaptioner
     from seesay.config import Config, DecodingOptions, resolve_config
     from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
     from seesay.errors import SeesayError
@@ -31,7 +31,7 @@ _HOMES = {
     "Annotation": "seesay.data",
     "Annotations": "seesay.data",
     "Caption": "seesay.caption",
-    "Captioner": "seesay.captioner",
+    "TrainedCaptioner": "seesay.captioner",
     "Comparison": "seesay.evaluation",
     "Config": "seesay.config",
     "DecodingOptions": "seesay.config",
@@ -63,7 +63,6 @@ __all__ = [
     "Annotation",
     "Annotations",
     "Caption",
-    "Captioner",
     "Comparison",
     "Config",
     "DecodingOptions",
@@ -73,6 +72,7 @@ __all__ = [
     "Scores",
     "SeesayError",
     "Tokenizer",
+    "TrainedCaptioner",
     "TrainingResult",
     "TuningResult",
     "bootstrap_intervals",

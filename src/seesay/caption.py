@@ -1,4 +1,4 @@
-"""What every captioner shares, whatever computes its networks: pictures in, captions out. Needs no torch."""
+"""What every captioner shares, whatever computes its networks: images in, captions out. Needs no torch."""
 
 import functools
 import hashlib
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.config import Config, DecodingOptions
+from seesay.decoding.constraints import token_constraints
 from seesay.decoding.hypothesis import Hypothesis
-from seesay.decoding.rules import token_rules
 from seesay.errors import ConfigError, ImageError
-from seesay.images import Picture, Preprocessing, load_pixels
+from seesay.images import ImageInput, Preprocessing, load_pixels
 from seesay.prefetch import prefetch
-from seesay.sources import PictureBytes
+from seesay.sources import ImageBytes
 from seesay.tokenizer import Tokenizer
 
-Views = tuple[NDArray[np.uint8], ...]
-"""A picture as each encoder of a captioner is shown it."""
+ModelInputs = tuple[NDArray[np.uint8], ...]
+"""An image as each encoder of a captioner is shown it."""
 
 _KEPT_RULES = 64  # sets of options whose words and phrases are kept in ids
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says of a picture, with its evidence.
+    """What the model says of an image, with its evidence.
 
     Attributes:
         text: the caption.
@@ -41,8 +41,8 @@ class Caption:
         finished: False if the caption was cut at the maximum length.
         attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
         grid: (rows, columns) of the N regions, None where they form no grid.
-        alternatives: the other captions asked for by `num_captions`, best first; none of them has alternatives.
-        likely: the likeliest words at each place and for the end after them, each with its natural log-probability
+        alternatives: the other captions asked for by `num_return_sequences`, best first; none of them has alternatives.
+        top_tokens: the likeliest words at each place and for the end after them, each with its natural log-probability
             given the words before, likeliest first; the end is None, not a word. Empty if not asked for.
     """
 
@@ -55,7 +55,7 @@ class Caption:
     attention: NDArray[np.float32] | None = None
     grid: tuple[int, int] | None = None
     alternatives: tuple["Caption", ...] = ()
-    likely: tuple[tuple[tuple[str | None, float], ...], ...] = ()
+    top_tokens: tuple[tuple[tuple[str | None, float], ...], ...] = ()
 
     @property
     def probability(self) -> float:
@@ -63,8 +63,8 @@ class Caption:
         return float(np.exp(sum(self.log_probs)))
 
 
-class PictureCaptioner:
-    """The way from pictures to captions; a captioner fills in `preprocessing`, `see` and `say`.
+class Captioner:
+    """The way from images to captions; a captioner fills in `preprocessing`, `see` and `say`.
 
     Args:
         config: what it was trained with; of it the decoding options are read.
@@ -77,7 +77,7 @@ class PictureCaptioner:
         self.config, self.tokenizer = config, tokenizer
         self._longest, self._grid = longest, grid
         # What is wrong with the words of the options is told once, not in every batch.
-        self._rules = functools.lru_cache(maxsize=_KEPT_RULES)(lambda options: token_rules(options, tokenizer))
+        self._rules = functools.lru_cache(maxsize=_KEPT_RULES)(lambda options: token_constraints(options, tokenizer))
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -100,48 +100,53 @@ class PictureCaptioner:
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
-        self, pictures: Picture, options: DecodingOptions | None = None, *, attention: bool = False, likely: int = 0
+        self,
+        images: ImageInput,
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+        top_tokens: int = 0,
     ) -> Caption: ...
 
     @overload
     def caption(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageInput],
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
-        likely: int = 0,
+        top_tokens: int = 0,
     ) -> list[Caption]: ...
 
     def caption(
         self,
-        pictures: Picture | Sequence[Picture],
+        images: ImageInput | Sequence[ImageInput],
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
-        likely: int = 0,
+        top_tokens: int = 0,
     ) -> Caption | list[Caption]:
         """Returns the caption of an image, or of each of several.
 
         Args:
-            pictures: a path, URL, bytes of a file, opened image or NumPy array of uint8 (height, width, 3) (see
-                `seesay.images.Picture`), or a sequence of these.
-            options: how to search; None = as the run says. With `num_captions` above 1 the others are the
+            images: a path, URL, bytes of a file, opened image or NumPy array of uint8 (height, width, 3) (see
+                `seesay.images.ImageInput`), or a sequence of these.
+            options: how to search; None = as the run says. With `num_return_sequences` above 1 the others are the
                 caption's `alternatives`.
             attention: keep where the model looked at each word.
-            likely: how many of the likeliest words to give at each place; 0 = none.
+            top_tokens: how many of the likeliest words to give at each place; 0 = none.
 
         Raises:
-            ImageError: a picture cannot be read; its name and the reason are in the message.
+            ImageError: an image cannot be read; its name and the reason are in the message.
             ConfigError: the model was trained on imported or joined features and has no encoder of its own; or the
                 options cannot be kept, such as a required word outside the vocabulary.
         """
-        if isinstance(pictures, (str, Path, bytes, PictureBytes, Image.Image, np.ndarray)):
+        if isinstance(images, (str, Path, bytes, ImageBytes, Image.Image, np.ndarray)):
             # In this thread: there is nothing to overlap, and two threads' sets of workers would wait for each other.
-            views, name = self.prepare(pictures)
-            return self.say(self.see([views]), [name], options, attention=attention, likely=likely)[0]
+            model_inputs, name = self.prepare(images)
+            return self.say(self.see([model_inputs]), [name], options, attention=attention, top_tokens=top_tokens)[0]
         results = []
-        for _, found in self.caption_each(pictures, options, attention=attention, likely=likely):
+        for _, found in self.caption_each(images, options, attention=attention, top_tokens=top_tokens):
             if isinstance(found, ImageError):
                 raise found
             results.append(found)
@@ -149,74 +154,74 @@ class PictureCaptioner:
 
     def caption_each(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageInput],
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
-        likely: int = 0,
+        top_tokens: int = 0,
         batch_size: int = 32,
         workers: int = 2,
-    ) -> Iterator[tuple[Picture, Caption | ImageError]]:
-        """Yields every picture with its caption, or with the error that kept it from being read, in order."""
+    ) -> Iterator[tuple[ImageInput, Caption | ImageError]]:
+        """Yields every image with its caption, or with the error that kept it from being read, in order."""
         for batch in self.caption_batches(
-            pictures, options, attention=attention, likely=likely, batch_size=batch_size, workers=workers
+            images, options, attention=attention, top_tokens=top_tokens, batch_size=batch_size, workers=workers
         ):
             yield from batch
 
     def caption_batches(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageInput],
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
-        likely: int = 0,
+        top_tokens: int = 0,
         batch_size: int = 32,
         workers: int = 2,
-    ) -> Iterator[list[tuple[Picture, Caption | ImageError]]]:
-        """Yields the pictures of a batch with their captions, or the errors that kept them from being read, in order.
+    ) -> Iterator[list[tuple[ImageInput, Caption | ImageError]]]:
+        """Yields the images of a batch with their captions, or the errors that kept them from being read, in order.
 
-        Opening pictures, encoding and the search run beside each other: while a batch is searched, the next one is
-        encoded, and the pictures after it are opened.
+        Opening images, encoding and the search run beside each other: while a batch is searched, the next one is
+        encoded, and the images after it are opened.
 
         Args:
-            pictures: what to caption.
+            images: what to caption.
             options: how to search; None = as the run says.
             attention: keep where the model looked at each word.
-            likely: how many of the likeliest words to give at each place; 0 = none.
-            batch_size: pictures the network sees at once.
-            workers: threads that open pictures.
+            top_tokens: how many of the likeliest words to give at each place; 0 = none.
+            batch_size: images the network sees at once.
+            workers: threads that open images.
 
         Raises:
             ConfigError: `batch_size` is none.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
-        loaded = prefetch(self._load, pictures, workers, ahead=2 * batch_size)
+        loaded = prefetch(self._load, images, workers, ahead=2 * batch_size)
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
         for batch, seen in prefetch(self._see_batch, batches, workers=1, ahead=1):
-            names = [picture_name(picture, found) for picture, found in batch if not isinstance(found, ImageError)]
-            captions = self.say(seen, names, options, attention=attention, likely=likely) if names else []
+            names = [image_name(image, found) for image, found in batch if not isinstance(found, ImageError)]
+            captions = self.say(seen, names, options, attention=attention, top_tokens=top_tokens) if names else []
             said = iter(captions)
-            yield [(picture, found if isinstance(found, ImageError) else next(said)) for picture, found in batch]
+            yield [(image, found if isinstance(found, ImageError) else next(said)) for image, found in batch]
 
-    def prepare(self, picture: Picture) -> tuple[Views, str]:
-        """Returns a picture as the encoder is shown it, and the name from which sampling draws its randomness.
+    def prepare(self, image: ImageInput) -> tuple[ModelInputs, str]:
+        """Returns an image as the encoder is shown it, and the name from which sampling draws its randomness.
 
         Raises:
             ImageError: it cannot be read.
             ConfigError: the model has no encoder of its own.
         """
-        _, views = self._load(picture)
-        if isinstance(views, ImageError):
-            raise views
-        return views, picture_name(picture, views)
+        _, model_inputs = self._load(image)
+        if isinstance(model_inputs, ImageError):
+            raise model_inputs
+        return model_inputs, image_name(image, model_inputs)
 
     def preprocessing(self) -> Preprocessing:
-        """Returns how a picture becomes what the encoder is shown."""
+        """Returns how an image becomes what the encoder is shown."""
         raise NotImplementedError
 
-    def see(self, pixels: Sequence[Views]) -> Any:
-        """Returns what the decoder needs of pictures, as `say` takes it."""
+    def see(self, pixels: Sequence[ModelInputs]) -> Any:
+        """Returns what the decoder needs of images, as `say` takes it."""
         raise NotImplementedError
 
     def say(
@@ -226,35 +231,35 @@ class PictureCaptioner:
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
-        likely: int = 0,
+        top_tokens: int = 0,
     ) -> list[Caption]:
-        """Returns the captions of pictures.
+        """Returns the captions of images.
 
         Args:
             seen: from `see`.
             names: from which sampling draws its randomness, and for messages.
             options: how to search; None = as the run says.
             attention: keep where the model looked at each word.
-            likely: how many of the likeliest words to give at each place; 0 = none.
+            top_tokens: how many of the likeliest words to give at each place; 0 = none.
         """
         raise NotImplementedError
 
     def _see_batch(
-        self, batch: list[tuple[Picture, Views | ImageError]]
-    ) -> tuple[list[tuple[Picture, Views | ImageError]], Any]:
-        """Returns a batch with what was seen of its pictures that could be read, None where there are none."""
+        self, batch: list[tuple[ImageInput, ModelInputs | ImageError]]
+    ) -> tuple[list[tuple[ImageInput, ModelInputs | ImageError]], Any]:
+        """Returns a batch with what was seen of its images that could be read, None where there are none."""
         pixels = [found for _, found in batch if not isinstance(found, ImageError)]
         return batch, self.see(pixels) if pixels else None
 
-    def _load(self, picture: Picture) -> tuple[Picture, Views | ImageError]:
+    def _load(self, image: ImageInput) -> tuple[ImageInput, ModelInputs | ImageError]:
         preprocessing = self.preprocessing()
         try:
-            return picture, (load_pixels(picture, preprocessing),)
+            return image, (load_pixels(image, preprocessing),)
         except ImageError as error:
-            return picture, error
+            return image, error
 
     def _captions(self, found: Sequence[Sequence[Hypothesis]]) -> list[Caption]:
-        """Returns the first hypothesis of each picture as its caption, and the others as alternatives to it."""
+        """Returns the first hypothesis of each image as its caption, and the others as alternatives to it."""
         captions = []
         for hypotheses in found:
             best, *others = map(self._describe, hypotheses)
@@ -276,6 +281,6 @@ class PictureCaptioner:
         )
 
 
-def picture_name(picture: Picture, views: Views) -> str:
-    """Returns what sampling draws its randomness from: the path, or what a picture without one shows."""
-    return str(picture) if isinstance(picture, (str, Path)) else hashlib.sha256(views[0].data).hexdigest()
+def image_name(image: ImageInput, model_inputs: ModelInputs) -> str:
+    """Returns what sampling draws its randomness from: the path, or what an image without one shows."""
+    return str(image) if isinstance(image, (str, Path)) else hashlib.sha256(model_inputs[0].data).hexdigest()

@@ -1,4 +1,4 @@
-"""`Captioner`: a trained model with everything a picture needs, from file to sentence."""
+"""`TrainedCaptioner`: a trained model with everything an image needs, from file to sentence."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,30 +8,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seesay.caption import Caption, PictureCaptioner, Views
+from seesay.caption import Caption, Captioner, ModelInputs
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
 from seesay.decoding import SearchTrace
 from seesay.decoding.engine import searching
-from seesay.decoding.likely import LikelyWords, likely_words
 from seesay.decoding.stepping import Steps, run_alone
+from seesay.decoding.top_tokens import TopTokens, find_top_tokens
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError
 from seesay.features.extraction import round_features
-from seesay.images import Picture, Preprocessing
+from seesay.images import ImageInput, Preprocessing
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
-from seesay.models.products import fix_weights
+from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder, DecoderState
 from seesay.tokenizer import END_ID
 
-__all__ = ["Caption", "Captioner", "Picture", "Views"]
+__all__ = ["Caption", "ImageInput", "ModelInputs", "TrainedCaptioner"]
 
 _ENCODED_AT_ONCE = 8
-"""Pictures that the encoder is shown together on a processor: more are not quicker, and take memory for each."""
+"""Images that the encoder is shown together on a processor: more are not quicker, and take memory for each."""
 
 
-class Captioner(PictureCaptioner):
+class TrainedCaptioner(Captioner):
     """A trained captioner.
 
     Attributes:
@@ -46,11 +46,11 @@ class Captioner(PictureCaptioner):
         self.device = device
 
     @classmethod
-    def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "Captioner":
+    def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "TrainedCaptioner":
         """Returns the captioner of a run folder, or of several, which then speak as one.
 
         Args:
-            model: the run folder; or several of the same vocabulary, for a `CaptionerEnsemble`.
+            model: the run folder; or several of the same vocabulary, for a `EnsembleCaptioner`.
             device: auto, cpu, cuda or mps.
 
         Raises:
@@ -59,10 +59,10 @@ class Captioner(PictureCaptioner):
             EncoderError: the encoder's weights cannot be had.
         """
         if not isinstance(model, (str, Path)):
-            from seesay.captioner_ensemble import CaptionerEnsemble
+            from seesay.ensemble_captioner import EnsembleCaptioner
 
             members = [cls.load(each, device) for each in model]
-            return members[0] if len(members) == 1 else CaptionerEnsemble(members)
+            return members[0] if len(members) == 1 else EnsembleCaptioner(members)
         run = load_run(model)
         encoder = None
         if "encoder" in run.info.features:
@@ -80,7 +80,7 @@ class Captioner(PictureCaptioner):
         network.encoder = encoder
         chosen = torch.device(choose_device(device))
         network = network.to(chosen).eval()
-        fix_weights(network)
+        prepack_weights(network)
         return cls(run, network, chosen)
 
     @torch.inference_mode()
@@ -93,35 +93,35 @@ class Captioner(PictureCaptioner):
         keys: Sequence[str] | None = None,
         attention: bool = False,
     ) -> list[Caption]:
-        """Returns the captions of pictures whose features are known.
+        """Returns the captions of images whose features are known.
 
         Args:
             features: (B, N, F).
             memory_mask: (B, N), True = a real region; None = all are.
             options: how to search; None = as the run says.
-            keys: a name a picture, for sampling and messages.
+            keys: a name an image, for sampling and messages.
             attention: keep where the model looked at each word.
 
         Raises:
-            ConfigError: not as many keys as pictures; or of an ensemble, its members look through other encoders.
-            DataError: a picture has no region.
+            ConfigError: not as many keys as images; or of an ensemble, its members look through other encoders.
+            DataError: an image has no region.
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
-        return self.say(self._remember(features.to(self.device), mask), keys, options, attention=attention)
+        return self.say(self._project(features.to(self.device), mask), keys, options, attention=attention)
 
-    def trace(self, picture: Picture, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
-        """Returns a picture's caption and every candidate that the search for it looked at.
+    def trace(self, image: ImageInput, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
+        """Returns an image's caption and every candidate that the search for it looked at.
 
         Args:
-            picture: what `caption` takes.
+            image: what `caption` takes.
             options: how to search; None = as the run says.
 
         Raises:
             ImageError: it cannot be read.
         """
-        views, name = self.prepare(picture)
+        model_inputs, name = self.prepare(image)
         trace = SearchTrace()
-        return self.say(self.see([views]), [name], options, trace=trace)[0], trace
+        return self.say(self.see([model_inputs]), [name], options, trace=trace)[0], trace
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -134,7 +134,7 @@ class Captioner(PictureCaptioner):
         return self.model.search
 
     def preprocessing(self) -> Preprocessing:
-        """Returns how a picture becomes what the encoder is shown.
+        """Returns how an image becomes what the encoder is shown.
 
         Raises:
             ConfigError: the model has no encoder of its own.
@@ -142,14 +142,14 @@ class Captioner(PictureCaptioner):
         if self.model.encoder is None:
             raise ConfigError(
                 f"{self.run.folder} was trained on imported or joined features and has no encoder of its own: "
-                "it can be evaluated with those features, but cannot look at pictures"
+                "it can be evaluated with those features, but cannot look at images"
             )
         return self.model.encoder.preprocessing
 
     @torch.inference_mode()
-    def see(self, pixels: Sequence[Views]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns what the decoder attends to, of pictures, (B, N, D), and its mask."""
-        return self._remember(self._encode([view for (view,) in pixels]), None)
+    def see(self, pixels: Sequence[ModelInputs]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the decoder attends to, of images, (B, N, D), and its mask."""
+        return self._project(self._encode([view for (view,) in pixels]), None)
 
     @torch.inference_mode()
     def say(
@@ -159,13 +159,13 @@ class Captioner(PictureCaptioner):
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
-        likely: int = 0,
+        top_tokens: int = 0,
         trace: SearchTrace | None = None,
     ) -> list[Caption]:
-        """Returns the captions of pictures, and tells a trace of every candidate; see `PictureCaptioner.say`."""
+        """Returns the captions of images, and tells a trace of every candidate; see `Captioner.say`."""
         (memory, mask), decoder = seen, self.decoder
         begin: Callable[[], DecoderState] = lambda: decoder.init_state(memory, mask)  # noqa: E731
-        return run_alone(decoder, self.saying(begin, memory, mask, options, names, attention, likely, trace))
+        return run_alone(decoder, self.saying(begin, memory, mask, options, names, attention, top_tokens, trace))
 
     def saying(
         self,
@@ -175,19 +175,19 @@ class Captioner(PictureCaptioner):
         options: DecodingOptions | None,
         keys: Sequence[str] | None,
         attention: bool,
-        likely: int = 0,
+        top_tokens: int = 0,
         trace: SearchTrace | None = None,
     ) -> Steps[list[Caption]]:
-        """Asks for the steps of the search for pictures' captions, and returns these (see `decoding.stepping`).
+        """Asks for the steps of the search for images' captions, and returns these (see `decoding.stepping`).
 
         Args:
-            begin: gives the decoder's state of these pictures before the start token.
+            begin: gives the decoder's state of these images before the start token.
             memory: (B, N, D).
             mask: (B, N), True = may attend; None = all.
             options: how to search; None = as the run says.
-            keys: a name a picture.
+            keys: a name an image.
             attention: keep where the model looked at each word.
-            likely: of the likeliest words, how many to give at each place.
+            top_tokens: of the likeliest words, how many to give at each place.
             trace: told of every candidate.
         """
         options = self.options(options)
@@ -202,29 +202,29 @@ class Captioner(PictureCaptioner):
             trace=trace,
         )
         captions = self._captions(found)
-        if not likely:
+        if not top_tokens:
             return captions
         tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
-        words = yield from likely_words(begin(), tokens, likely, allow_unk=options.allow_unk)
-        return [self._with_likely(caption, rows) for caption, rows in zip(captions, words, strict=True)]
+        words = yield from find_top_tokens(begin(), tokens, top_tokens, allow_unk=options.allow_unk)
+        return [self._with_top_tokens(caption, rows) for caption, rows in zip(captions, words, strict=True)]
 
-    def _with_likely(self, caption: Caption, rows: Sequence[list[LikelyWords]]) -> Caption:
+    def _with_top_tokens(self, caption: Caption, rows: Sequence[list[TopTokens]]) -> Caption:
         """Returns a caption with the likeliest words of its places, and its alternatives with theirs."""
         best, *others = (self._named(places) for places in rows)
         alternatives = (
-            replace(other, likely=places) for other, places in zip(caption.alternatives, others, strict=True)
+            replace(other, top_tokens=places) for other, places in zip(caption.alternatives, others, strict=True)
         )
-        return replace(caption, likely=best, alternatives=tuple(alternatives))
+        return replace(caption, top_tokens=best, alternatives=tuple(alternatives))
 
-    def _named(self, places: list[LikelyWords]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
+    def _named(self, places: list[TopTokens]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
         words = self.tokenizer.vocabulary
         return tuple(
             tuple((None if token == END_ID else words[token], value) for token, value in place) for place in places
         )
 
-    def _remember(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns what the decoder attends to, of features (B, N, F), and its mask."""
-        return self.model.remember(features), mask
+        return self.model.project(features), mask
 
     def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         count = _ENCODED_AT_ONCE if self.device.type == "cpu" else len(pixels)

@@ -11,13 +11,13 @@ import seesay
 from seesay.allocation import keep_freed_memory
 from seesay.commands.data import data_app
 from seesay.commands.export import export
-from seesay.commands.learning import extract, train
-from seesay.commands.pictures import caption, explain
+from seesay.commands.images import caption, explain
 from seesay.commands.presets import presets_app
 from seesay.commands.scores import compare, evaluate
 from seesay.commands.serving import serve
+from seesay.commands.training import extract, train
 from seesay.commands.tuning import tune
-from seesay.console import accept_every_name, complain, log_handler, say, show_table
+from seesay.console import accept_every_name, log_handler, print_error, say, show_table
 from seesay.errors import SeesayError
 from seesay.flags import HelpFormatter
 
@@ -65,15 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(arguments, result_action="return_value")
     except SeesayError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt as interrupt:
-        complain(str(interrupt) or "stopped; run the same command again")
+        print_error(str(interrupt) or "stopped; run the same command again")
         return 130
     except BrokenPipeError:
         return 141
     except OSError as error:  # a disk that is full, a folder that may not be written
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         return 2
     return code if isinstance(code, int) else 0
 

@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore (Hessel et al. 2021): how near a caption lies to its picture in CLIP's space.
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021): how near a caption lies to its image in CLIP's space.
 
 They need no human captions, or only as a second opinion; the network comes from the transformers library (extra
 `hub`), by its hub name or from a folder. The published figures are those of ViT-B/32.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from seesay.images import read_image
 from seesay.models.hub import hub_answers
 
 if TYPE_CHECKING:
-    from seesay.captioner import Picture
+    from seesay.captioner import ImageInput
 
 CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
@@ -74,25 +75,25 @@ class ClipScorer:
         return cls(network, processor, choose_device(device))
 
     def score(
-        self, pictures: Sequence["Picture"], captions: Sequence[str], references: Sequence[Sequence[str]] | None = None
+        self, images: Sequence["ImageInput"], captions: Sequence[str], references: Sequence[Sequence[str]] | None = None
     ) -> tuple[Floats, Floats]:
-        """Returns CLIPScore and RefCLIPScore of each picture's caption, each (B,).
+        """Returns CLIPScore and RefCLIPScore of each image's caption, each (B,).
 
-        CLIPScore = 2.5 * max(cos(caption, picture), 0); RefCLIPScore is its harmonic mean with the largest cosine
+        CLIPScore = 2.5 * max(cos(caption, image), 0); RefCLIPScore is its harmonic mean with the largest cosine
         of the caption to a reference, not below 0 (section 3.2).
 
         Args:
-            pictures: what can be captioned.
-            captions: one a picture.
+            images: what can be captioned.
+            captions: one an image.
             references: the human captions of each; None = RefCLIPScore is NaN.
 
         Raises:
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
             DataError: the lists do not fit together.
         """
-        if len(pictures) != len(captions) or (references is not None and len(references) != len(captions)):
-            raise DataError("give one caption, and one list of references, a picture")
-        seen = self._pictures(pictures)
+        if len(images) != len(captions) or (references is not None and len(references) != len(captions)):
+            raise DataError("give one caption, and one list of references, an image")
+        seen = self._images(images)
         said = self._texts(captions)
         plain = WEIGHT * (seen * said).sum(-1).clamp(min=0)
         if references is None:
@@ -105,13 +106,13 @@ class ClipScorer:
         return _numbers(plain), _numbers(both)
 
     @torch.inference_mode()
-    def _pictures(self, pictures: Sequence["Picture"]) -> Tensor:
-        """Returns unit vectors (B, E) of pictures."""
+    def _images(self, images: Sequence["ImageInput"]) -> Tensor:
+        """Returns unit vectors (B, E) of images."""
         found = []
-        for begin in range(0, len(pictures), _BATCH):
-            some = pictures[begin : begin + _BATCH]
-            images = [picture if hasattr(picture, "convert") else read_image(picture) for picture in some]
-            inputs = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        for begin in range(0, len(images), _BATCH):
+            some = images[begin : begin + _BATCH]
+            opened = [image if isinstance(image, Image.Image) else read_image(image) for image in some]
+            inputs = self.processor(images=[image.convert("RGB") for image in opened], return_tensors="pt")
             found.append(_unit(self.model.get_image_features(**inputs.to(self.device))))
         return torch.cat(found)
 

@@ -150,7 +150,7 @@ def changed_decoding(config: Config, values: Mapping[str, Any], written: Callabl
         ConfigError: a value that the search does not read, or that is unfit.
     """
     strategy = values.get("strategy", config.decoding.strategy)
-    unread = unread_fields(strategy, values.get("beam_groups", config.decoding.beam_groups))
+    unread = unread_fields(strategy, values.get("num_beam_groups", config.decoding.num_beam_groups))
     for name in values:
         if name in unread:
             reader = written(unread[name])

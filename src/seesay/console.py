@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from seesay.durations import readable_time
 from seesay.errors import DataError
+from seesay.formatting import format_duration
 
 console = Console()
 errors = Console(stderr=True)
@@ -56,12 +56,12 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
     """Prints a line of what is wrong on the error stream, under the program's name."""
     errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def few(tell: Callable[[str], None], most: int, then: str) -> Callable[[str], None]:
+def limit_calls(tell: Callable[[str], None], most: int, then: str) -> Callable[[str], None]:
     """Returns a function that tells the first lines it is given, then once that there are more, then nothing."""
     told = 0
 
@@ -124,8 +124,8 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
             _show_or_remove(bar, done, total)
             if not errors.is_terminal and rate and now - told >= PLAIN_PROGRESS:
                 told = now
-                left = readable_time((total - done) / rate)
-                complain(f"{verb} {done:,}/{total:,} {noun}, {rate:.1f} {noun}/s, {left} left")
+                left = format_duration((total - done) / rate)
+                print_error(f"{verb} {done:,}/{total:,} {noun}, {rate:.1f} {noun}/s, {left} left")
 
         yield advance
 
@@ -201,5 +201,5 @@ def choose_run(name: str) -> Path:
         )
     chosen = runs[-1].parent
     if len(runs) > 1:
-        complain(f"no run was named: using {chosen}, the latest of the {len(runs)} under runs/")
+        print_error(f"no run was named: using {chosen}, the latest of the {len(runs)} under runs/")
     return chosen

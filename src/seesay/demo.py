@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seesay.captioner import Caption, Captioner
+from seesay.captioner import Caption, TrainedCaptioner
 from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation
 from seesay.data.scenes import make_scenes
-from seesay.durations import readable_time
 from seesay.evaluation import Evaluation, caption_split, evaluate_captions, save_evaluation
 from seesay.explanation import Explanation
+from seesay.formatting import format_duration
+from seesay.grounding import GroundingScores, measure_grounding
 from seesay.images import read_image
 from seesay.outputs import HTML_PAGE, check_file, check_name
-from seesay.pointing import Pointing, measure_pointing
 from seesay.training.fit import TrainingResult, train
 from seesay.visualise import (
     Card,
+    Figure,
     Gallery,
-    Picture,
     Section,
     Table,
     Text,
@@ -41,7 +41,7 @@ class DemoResult:
 
     report: Path
     scores: dict[str, float]
-    pointing: Pointing
+    grounding: GroundingScores
     seconds: float
 
     def lines(self) -> list[str]:
@@ -49,11 +49,11 @@ class DemoResult:
         return [
             f"BLEU-4 {100 * self.scores['BLEU-4']:.1f}, CIDEr {100 * self.scores['CIDEr']:.1f} on unseen scenes",
             f"attention inside the named object's box over the box's share of the area: "
-            f"{self.pointing.ratio:.2f} on average over {self.pointing.nouns} nouns (1 is chance)",
-            f"the strongest look in the named object's box: {100 * self.pointing.accuracy:.0f} % of the nouns "
-            f"({100 * self.pointing.chance:.0f} % by chance)",
-            f"named objects that are not in the picture: {100 * self.pointing.unfounded:.0f} %",
-            f"done in {readable_time(self.seconds)}; open {self.report} in a browser",
+            f"{self.grounding.ratio:.2f} on average over {self.grounding.nouns} nouns (1 is chance)",
+            f"the strongest look in the named object's box: {100 * self.grounding.accuracy:.0f} % of the nouns "
+            f"({100 * self.grounding.chance:.0f} % by chance)",
+            f"named objects that are not in the image: {100 * self.grounding.unfounded:.0f} %",
+            f"done in {format_duration(self.seconds)}; open {self.report} in a browser",
         ]
 
 
@@ -83,7 +83,7 @@ def run_demo(
         trained = train(config, folder / "scenes", folder / "run", overwrite=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; the same command starts the demo again") from None
-    captioner = Captioner.load(folder / "run")
+    captioner = TrainedCaptioner.load(folder / "run")
     test = scenes.split("test").items
     captions, _ = caption_split(captioner, test, None, captioner.options(), attention=True)
     evaluation = evaluate_captions(
@@ -98,21 +98,21 @@ def run_demo(
         captions=captions,
     )
     save_evaluation(evaluation, folder / "run" / "predictions" / "test")
-    pointing = measure_pointing(captions, test)
+    grounding = measure_grounding(captions, test)
     report = folder / "report.html"
     seconds = time.perf_counter() - started
     shown = random.Random(seed).sample(list(test), min(SHOWN, len(test)))
     write_report(
         report,
         "seesay demo: a captioner trained from nothing",
-        _sections(evaluation, pointing, trained, folder, [(item, captions[item.id]) for item in shown], seconds),
+        _sections(evaluation, grounding, trained, folder, [(item, captions[item.id]) for item in shown], seconds),
     )
-    return DemoResult(report, evaluation.scores.corpus, pointing, seconds)
+    return DemoResult(report, evaluation.scores.corpus, grounding, seconds)
 
 
 def _sections(
     evaluation: Evaluation,
-    pointing: Pointing,
+    grounding: GroundingScores,
     trained: TrainingResult,
     folder: Path,
     shown: Sequence[tuple[Annotation, Caption]],
@@ -120,17 +120,17 @@ def _sections(
 ) -> list[Section]:
     intro = (
         "Scenes of shapes were drawn, and a small convolutional network and an attention decoder learned "
-        f"together to describe them, in {readable_time(seconds)} in all. The scenes below were never seen in "
+        f"together to describe them, in {format_duration(seconds)} in all. The scenes below were never seen in "
         "training. Point at the words of a caption, or walk through them with the arrow keys, to see where the model "
         "looked."
     )
     rows = [(name, f"{100 * value:.1f}") for name, value in evaluation.scores.corpus.items()]
     rows += [
-        ("attention on the named object, over chance", f"{pointing.ratio:.2f}"),
-        ("strongest look on the named object", f"{100 * pointing.accuracy:.0f} %"),
-        ("that by chance", f"{100 * pointing.chance:.0f} %"),
-        ("spread of a word's attention, bits", f"{pointing.entropy:.2f}"),
-        ("named objects that are not there", f"{100 * pointing.unfounded:.0f} %"),
+        ("attention on the named object, over chance", f"{grounding.ratio:.2f}"),
+        ("strongest look on the named object", f"{100 * grounding.accuracy:.0f} %"),
+        ("that by chance", f"{100 * grounding.chance:.0f} %"),
+        ("spread of a word's attention, bits", f"{grounding.entropy:.2f}"),
+        ("named objects that are not there", f"{100 * grounding.unfounded:.0f} %"),
         ("epochs", str(trained.epochs)),
     ]
     cards = [_card(item, caption, evaluation) for item, caption in shown]
@@ -139,7 +139,7 @@ def _sections(
         Text(intro),
         Gallery(cards, heading="Six unseen scenes"),
         Table(("score, times 100", "value"), rows, caption=evaluation.signature, heading="Scores on unseen scenes"),
-        Picture(curves, "loss and CIDEr over the epochs", heading="Training"),
+        Figure(curves, "loss and CIDEr over the epochs", heading="Training"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Where a captioner looks: one picture, its caption, and an overlay a word, as a page and as a strip."""
+"""Where a captioner looks: one image, its caption, and an overlay a word, as a page and as a strip."""
 
 import io
 import math
@@ -11,16 +11,16 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from seesay.captioner import Caption, Captioner, Picture
+from seesay.captioner import Caption, ImageInput, TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation, Box
 from seesay.errors import ConfigError, DataError
 from seesay.files import write_atomically
+from seesay.grounding import GroundingHit, point
 from seesay.images import read_image, resize_image
 from seesay.outputs import ARRAYS, HTML_PAGE, PNG_IMAGE, FileKind, check_file, check_name
-from seesay.pointing import Pointed, point
 from seesay.visualise import (
     Section,
     Table,
@@ -37,13 +37,13 @@ from seesay.visualise.report import Cell
 
 @dataclass(frozen=True)
 class Explanation:
-    """A picture as the model saw its frame, with what it said and where it looked.
+    """An image as the model saw its frame, with what it said and where it looked.
 
     Attributes:
-        image: the picture; cropped where the model sees a crop.
+        image: the image; cropped where the model sees a crop.
         caption: with attention (T, N).
         references: what people said, where that is known.
-        boxes: the objects in the picture, in its pixels, where they are known.
+        boxes: the objects in the image, in its pixels, where they are known.
     """
 
     image: Image.Image
@@ -52,7 +52,7 @@ class Explanation:
     boxes: tuple[Box, ...] = ()
 
     @property
-    def pointed(self) -> tuple[Pointed, ...]:
+    def grounding_hits(self) -> tuple[GroundingHit, ...]:
         """The words that name an object with a box, and whether the model looked at it."""
         return point(self.caption, self.boxes, self.image.size) if self.boxes else ()
 
@@ -60,7 +60,7 @@ class Explanation:
         """Returns the section of a page in which each word shows where the model looked.
 
         Args:
-            side: longer side of the picture in pixels.
+            side: longer side of the image in pixels.
         """
         assert self.caption.attention is not None
         assert self.caption.grid is not None
@@ -71,14 +71,14 @@ class Explanation:
         return WordByWord(self.image, words, self.caption.attention, self.caption.grid, facts, side=side)
 
     def sections(self) -> list[Section]:
-        """Returns the page: the picture word by word, the numbers, and what people said."""
-        pointed = {each.word: each for each in self.pointed}
+        """Returns the page: the image word by word, the numbers, and what people said."""
+        grounding_hits = {each.word: each for each in self.grounding_hits}
         header = ["word", "probability", "spread, bits", "at most"]
         rows: list[list[Cell]] = [list(row) for row in self._rows()]
-        if pointed:
+        if grounding_hits:
             header += ["object", "attention over chance", "strongest look inside"]
             for place, row in enumerate(rows):
-                found = pointed.get(place)
+                found = grounding_hits.get(place)
                 row += [None] * 3 if found is None else [found.label, found.ratio, "yes" if found.hit else "no"]
         sections: list[Section] = [self.looks(), Table(header, rows, self._summary(), heading="Word by word")]
         if self.references:
@@ -98,7 +98,7 @@ class Explanation:
     def _summary(self) -> str:
         bits = [row[2] for row in self._rows()]
         told = f"attention spread over {sum(bits) / max(1, len(bits)):.2f} bits a word on average"
-        if found := self.pointed:
+        if found := self.grounding_hits:
             hits, chance = sum(each.hit for each in found), sum(each.chance for each in found)
             told += (
                 f"; the strongest look is on the named object in {hits} of {len(found)} words ({chance:.1f} by chance)"
@@ -106,7 +106,7 @@ class Explanation:
         return told
 
     def strip(self, tile: int = 160) -> Image.Image:
-        """Returns the picture followed by one overlay a word."""
+        """Returns the image followed by one overlay a word."""
         assert self.caption.attention is not None
         assert self.caption.grid is not None
         return attention_strip(
@@ -120,8 +120,8 @@ class Explanation:
 
 
 def explain(
-    captioner: Captioner,
-    picture: Picture,
+    captioner: TrainedCaptioner,
+    image: ImageInput,
     options: DecodingOptions | None = None,
     references: tuple[str, ...] = (),
     boxes: tuple[Box, ...] = (),
@@ -130,19 +130,19 @@ def explain(
 
     Args:
         captioner: the model.
-        picture: what `Captioner.caption` takes.
+        image: what `TrainedCaptioner.caption` takes.
         options: how to search; None = as the run says.
         references: what people said.
-        boxes: labelled objects, in the picture's pixels.
+        boxes: labelled objects, in the image's pixels.
 
     Raises:
-        ImageError: the picture cannot be read.
+        ImageError: the image cannot be read.
         ConfigError: the decoder has no attention, or its regions form no grid.
     """
-    # The file itself, not the opened picture: large JPEGs are shrunk as they are decoded, and the caption must
+    # The file itself, not the opened image: large JPEGs are shrunk as they are decoded, and the caption must
     # be the one that `seesay caption` gives.
-    caption = captioner.caption(picture, options, attention=True)
-    image = read_image(picture)
+    caption = captioner.caption(image, options, attention=True)
+    image = read_image(image)
     if caption.attention is None:
         kind = captioner.run.config.model.decoder
         raise ConfigError(f"the {kind} decoder of {captioner.run.folder} has no attention to show")
@@ -164,14 +164,14 @@ def _boxes_of_crop(boxes: Sequence[Box], size: tuple[int, int], crop: tuple[int,
 
 
 def explain_search(
-    captioner: Captioner, picture: Picture, options: DecodingOptions | None = None
+    captioner: TrainedCaptioner, image: ImageInput, options: DecodingOptions | None = None
 ) -> tuple[Caption, bytes]:
-    """Returns a picture's caption, and a PNG of the candidates and their scores in every step of the search for it.
+    """Returns an image's caption, and a PNG of the candidates and their scores in every step of the search for it.
 
     Raises:
-        ImageError: the picture cannot be read.
+        ImageError: the image cannot be read.
     """
-    caption, trace = captioner.trace(picture, options)
+    caption, trace = captioner.trace(image, options)
     chosen = captioner.options(options)
     vocabulary = captioner.run.tokenizer.vocabulary
     penalty = chosen.length_penalty if chosen.strategy == "beam" else 0.0
@@ -249,10 +249,10 @@ def _arrays(explanation: Explanation) -> bytes:
     return buffer.getvalue()
 
 
-def held_out_picture(
-    captioner: Captioner, data: str | Path, seed: int | None = None, columns: ColumnNames = USUAL_NAMES
+def held_out_image(
+    captioner: TrainedCaptioner, data: str | Path, seed: int | None = None, columns: ColumnNames = USUAL_NAMES
 ) -> Annotation:
-    """Returns a random picture that training did not see: of the test split, else of the validation split.
+    """Returns a random image that training did not see: of the test split, else of the validation split.
 
     Args:
         captioner: whose configuration tells how data without splits is dealt.
@@ -261,7 +261,7 @@ def held_out_picture(
         columns: columns of tables, instead of those of the run.
 
     Raises:
-        DataError: there is no such picture.
+        DataError: there is no such image.
     """
     config = captioner.run.config.data
     named = columns.over(config)
@@ -269,4 +269,4 @@ def held_out_picture(
     for split in ("test", "val"):
         if items := annotations.split(split).items:
             return random.Random(seed).choice(items)
-    raise DataError(f"{annotations.source} has no test or val picture")
+    raise DataError(f"{annotations.source} has no test or val image")

@@ -59,7 +59,7 @@ class _MayBeNone:
         return core_schema.nullable_schema(handler(source))
 
 
-def given(flags: Any) -> dict[str, Any]:
+def provided_flags(flags: Any) -> dict[str, Any]:
     """Returns the flags that were given, by field name."""
     if flags is None:
         return {}

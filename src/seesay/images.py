@@ -1,10 +1,10 @@
-"""Opens a picture safely, and holds the one preprocessing that training, captioning and serving share.
+"""Opens an image safely, and holds the one preprocessing that training, captioning and serving share.
 
-A source is anything `seesay.sources` opens; an opened image or an array is accepted where a `Picture` is. Whatever
+A source is anything `seesay.sources` opens; an opened image or an array is accepted where a `ImageInput` is. Whatever
 the file turns out to be, the caller gets an upright 8-bit RGB image or an `ImageError` of one line. An image's size is
 read from its header and checked before anything is decoded. All functions may be called from several threads.
 
-Limit: `MAX_PIXELS` of a picture.
+Limit: `MAX_PIXELS` of an image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from seesay.errors import ConfigError, ImageError, MissingDependencyError
+from seesay.orientation import exif_orientation, to_oriented_rgb
 from seesay.sources import Source, open_source, source_error
-from seesay.upright import exif_orientation, upright_rgb
 
 if TYPE_CHECKING:
     import torch
@@ -26,17 +26,17 @@ __all__ = [
     "FORMATS",
     "FORMAT_SUFFIXES",
     "MAX_PIXELS",
-    "Picture",
+    "ImageInput",
     "Preprocessing",
     "image_size",
     "load_pixels",
     "normalise",
     "read_image",
     "resize_image",
-    "upright_rgb",
+    "to_oriented_rgb",
 ]
 
-MAX_PIXELS = 120_000_000  # lets the 108-megapixel pictures of telephones through; 360 MB decoded
+MAX_PIXELS = 120_000_000  # lets the 108-megapixel images of telephones through; 360 MB decoded
 
 # Formats that start with a signature and are decoded by libraries made for untrusted bytes (EPS would start
 # Ghostscript), each with its suffixes. The suffixes do not depend on what is installed: sidecar names depend on them.
@@ -55,7 +55,7 @@ FORMAT_SUFFIXES: Mapping[str, tuple[str, ...]] = {
 FORMATS = tuple(FORMAT_SUFFIXES)
 _HEVC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
 
-Picture = Source | Image.Image | NDArray[Any]
+ImageInput = Source | Image.Image | NDArray[Any]
 """What can be captioned: a path, an http(s) URL, the content of a file, an opened image, or an array of uint8.
 
 An array has the shape (height, width, 3), red first; (height, width) and (height, width, 1) are grey,
@@ -67,7 +67,7 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the encoder's input; kept with every feature store and run.
+    """How an image becomes the encoder's input; kept with every feature store and run.
 
     Attributes:
         size: side of the square the encoder sees, in pixels.
@@ -124,7 +124,7 @@ class Preprocessing:
         return f"{self.resize} to {self.size} x {self.size}, {self.interpolation}, mean {mean}, std {std}"
 
 
-def read_image(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Returns an image as upright 8-bit RGB; of an animation the first frame, transparency over white.
 
     Args:
@@ -133,21 +133,21 @@ def read_image(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
         max_pixels: width x height above which a file is refused before it is decoded.
 
     Raises:
-        ImageError: missing, not a picture, damaged, cut short or too large.
+        ImageError: missing, not an image, damaged, cut short or too large.
     """
     image = _read(source, max_pixels)
-    # The copy of a file's picture is a plain one, without the handle of a file that is closed by now.
+    # The copy of a file's image is a plain one, without the handle of a file that is closed by now.
     return image.copy() if isinstance(image, ImageFile.ImageFile) else image
 
 
 def load_pixels(
-    source: Picture, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+    source: ImageInput, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Returns `resize_image(read_image(source))`, decoding large JPEGs at a fraction of their size.
 
     The fraction (1/2, 1/4 or 1/8) leaves every side at least twice as long as the square, so that the resize
     after it still decides what is seen: on photographs 99 % of the values differ from the full way by at
-    most three levels of 255. Pictures less than four times the square are the same to the bit.
+    most three levels of 255. Images less than four times the square are the same to the bit.
 
     Returns:
         uint8 (size, size, 3).
@@ -159,17 +159,17 @@ def load_pixels(
 
 
 def image_size(source: Source, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> tuple[int, int]:
-    """Returns (width, height) of the upright picture from its header alone, without decoding it.
+    """Returns (width, height) of the upright image from its header alone, without decoding it.
 
     A file that is cut short after its header goes unnoticed here; `read_image` finds it.
 
     Args:
         source: as of `read_image`.
-        max_pixels: width x height above which a picture is refused.
+        max_pixels: width x height above which an image is refused.
         formats: those of `FORMATS` that are taken.
 
     Raises:
-        ImageError: missing, not a picture, a damaged header, or too large.
+        ImageError: missing, not an image, a damaged header, or too large.
     """
     with open_source(source) as stream:
         image = _open_header(stream, source, max_pixels, formats)
@@ -180,12 +180,12 @@ def image_size(source: Source, max_pixels: int = MAX_PIXELS, formats: Sequence[s
 
 
 def resize_image(image: Image.Image, preprocessing: Preprocessing) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Returns the picture as the encoder's square: uint8 (size, size, 3), red first.
+    """Returns the image as the encoder's square: uint8 (size, size, 3), red first.
 
     `squash` maps the whole frame to the square; `crop` brings the shortest side to `size` and keeps the
     centre. Another mode than RGB is converted first, and an EXIF orientation applied.
     """
-    image = upright_rgb(image)
+    image = to_oriented_rgb(image)
     box: tuple[float, float, float, float] = (0.0, 0.0, float(image.width), float(image.height))
     if preprocessing.resize == "crop":
         side = min(image.size)
@@ -214,13 +214,13 @@ def normalise(pixels: "torch.Tensor", preprocessing: Preprocessing) -> "torch.Te
     return images.mul_(1 / (255 * std)).sub_(mean / std)
 
 
-def _read(source: Picture, max_pixels: int, least_side: int = 0) -> Image.Image:
+def _read(source: ImageInput, max_pixels: int, least_side: int = 0) -> Image.Image:
     """Returns an upright RGB image; with `least_side` a JPEG file may shrink to no less than that per side."""
     if isinstance(source, np.ndarray):
-        return upright_rgb(_from_array(source))
+        return to_oriented_rgb(_from_array(source))
     if isinstance(source, Image.Image):
         try:
-            return upright_rgb(source)
+            return to_oriented_rgb(source)
         except Exception as error:  # it is decoded only now; see below
             name = getattr(source, "filename", "") or f"opened image of {source.width} x {source.height}"
             raise source_error(name, f"damaged or cut short ({error}); open a whole copy") from error
@@ -229,7 +229,7 @@ def _read(source: Picture, max_pixels: int, least_side: int = 0) -> Image.Image:
         try:
             if least_side and image.format == "JPEG":  # a HEIF file's draft is an embedded thumbnail
                 image.draft(None, (least_side, least_side))
-            return upright_rgb(image)
+            return to_oriented_rgb(image)
         except Exception as error:  # on damaged bytes Pillow raises nearly anything, SyntaxError included
             raise source_error(
                 source, f"damaged or cut short ({error}); replace it with a whole copy or remove it"
@@ -262,9 +262,9 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
 def _open_header(
     stream: IO[bytes], source: Source, max_pixels: int, formats: Sequence[str] = FORMATS
 ) -> ImageFile.ImageFile:
-    """Returns the picture with its header read and its size checked, not yet decoded.
+    """Returns the image with its header read and its size checked, not yet decoded.
 
-    Pillow's registry is used without `Image.open`, which warns of large pictures through the process-wide
+    Pillow's registry is used without `Image.open`, which warns of large images through the process-wide
     warning filters; those cannot be held off safely with several threads.
     """
     prefix = stream.read(64)
@@ -283,7 +283,7 @@ def _open_header(
             raise source_error(source, f"damaged {name} header ({error}); replace it or remove it") from error
         _check_size(image, source, max_pixels)
         return image
-    raise source_error(source, f"not a picture of a known format ({', '.join(formats)}); convert it or remove it")
+    raise source_error(source, f"not an image of a known format ({', '.join(formats)}); convert it or remove it")
 
 
 def _opener(name: str, prefix: bytes, source: Source) -> Callable[[IO[bytes], str], ImageFile.ImageFile] | None:
@@ -295,7 +295,7 @@ def _opener(name: str, prefix: bytes, source: Source) -> Callable[[IO[bytes], st
     # `accept` returns a text where this Pillow was built without the format.
     if factory is None or accept is None or accept(prefix[:16].ljust(16, b"\0")) is not True:
         return None
-    # Pillow's JPEG factory warns of broken multi-picture files, of which only the first image is read.
+    # Pillow's JPEG factory warns of broken multi-image files, of which only the first image is read.
     return _JpegFile if name == "JPEG" else factory
 
 
@@ -321,7 +321,7 @@ def _heif_opener(source: Source) -> Callable[[IO[bytes], str], ImageFile.ImageFi
 
 
 def _check_size(image: ImageFile.ImageFile, source: Source, max_pixels: int) -> None:
-    """Raises ImageError where a picture has more pixels than allowed."""
+    """Raises ImageError where an image has more pixels than allowed."""
     if image.format not in ("JPEG", "PNG"):
         # Some of the other decoders check Pillow's own limit as they decode, and would warn.
         max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)

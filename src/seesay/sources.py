@@ -1,8 +1,8 @@
-"""Where the bytes of a picture come from: a file, an address, or a member of an archive.
+"""Where the bytes of an image come from: a file, an address, or a member of an archive.
 
 A source is a path, an http(s) address, or a member of an archive: `photos.tar::name.jpg` or
 `table.parquet::COLUMN::ROW`, where the column holds bytes or a {bytes, path} struct; or the content of an image file,
-as bytes or as `PictureBytes`, which have a name. What cannot be read raises an `ImageError` of one line. All functions
+as bytes or as `ImageBytes`, which have a name. What cannot be read raises an `ImageError` of one line. All functions
 may be called from several threads.
 
 Limits: `URL_TIMEOUT`, `URL_DEADLINE`, `URL_ATTEMPTS` and `MAX_URL_BYTES` of a download.
@@ -35,7 +35,7 @@ URL_ATTEMPTS = 4  # of a server that is busy or cuts the connection
 URL_RETRY_DELAY = 1.0  # seconds before the second attempt; doubled for every further one
 MAX_URL_BYTES = 100_000_000
 CACHED_ARCHIVES = 64  # tar indices kept in a process
-CACHED_ROW_GROUPS = 4  # Parquet row groups kept in a process; one may hold 100 MB of pictures
+CACHED_ROW_GROUPS = 4  # Parquet row groups kept in a process; one may hold 100 MB of images
 
 _MEMBER = re.compile(r"(.+?\.(tar|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
 
@@ -44,8 +44,8 @@ _archive_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class PictureBytes:
-    """A picture's file in memory.
+class ImageBytes:
+    """An image's file in memory.
 
     Attributes:
         name: what messages call it.
@@ -59,14 +59,14 @@ class PictureBytes:
         return self.name
 
 
-Source = str | Path | bytes | PictureBytes
+Source = str | Path | bytes | ImageBytes
 
 
 def open_source(source: Source) -> IO[bytes]:
     """Returns the bytes of a source as a stream that can seek."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if isinstance(source, PictureBytes):
+    if isinstance(source, ImageBytes):
         return io.BytesIO(source.content)
     name = str(source)
     if name.lower().startswith(("http://", "https://")):
@@ -115,7 +115,7 @@ def _existing_file(name: str) -> Path:
         if path.is_file():
             return path
         if path.is_dir():
-            raise source_error(name, "is a folder, not a picture; name a file in it")
+            raise source_error(name, "is a folder, not an image; name a file in it")
         found = path.exists()
         spelled = None if found or name.isascii() else Folders().find(name)
     except OSError as error:
@@ -214,7 +214,7 @@ def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
     """Returns the bytes at COLUMN::ROW of a Parquet table."""
     column, separator, digits = reference.rpartition("::")
     if not separator or not digits.isdecimal():
-        raise source_error(source, "a picture in a table is written table.parquet::COLUMN::ROW")
+        raise source_error(source, "an image in a table is written table.parquet::COLUMN::ROW")
     status = archive.stat()
     with _archive_lock:
         starts, columns = _parquet_layout(str(archive), status.st_mtime_ns, status.st_size)
@@ -231,7 +231,7 @@ def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
         if value is None and path:
             value = _existing_file(str(archive.parent / path)).read_bytes()
     if not isinstance(value, bytes):
-        raise source_error(source, "holds no picture; the column must hold bytes or {bytes, path}")
+        raise source_error(source, "holds no image; the column must hold bytes or {bytes, path}")
     return value
 
 

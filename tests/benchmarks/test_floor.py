@@ -66,9 +66,9 @@ def captioner(preset: str) -> tuple[CaptionModel, ModelConfig, int]:
 
 
 def say(model: CaptionModel, regions: int) -> Tensor:
-    """Returns the surprise of captions of one picture, each of `WORDS` words, by one step a word."""
+    """Returns the surprise of captions of one image, each of `WORDS` words, by one step a word."""
     decoder = model.search
-    state = decoder.init_state(model.remember(torch.randn(1, regions, F)), None)
+    state = decoder.init_state(model.project(torch.randn(1, regions, F)), None)
     state = state.pick(torch.zeros(1, ROWS, dtype=torch.int64))
     # Else autograd would leave out the gradients of a first state that is zero.
     rows = {
@@ -96,7 +96,7 @@ def test_every_presets_multiply_adds_are_those_that_torch_counts(preset: str) ->
 
 
 def test_our_training_step_multiplies_no_more_than_is_necessary() -> None:
-    """Of captions of one length, for our step pads a picture's captions where it multiplies them with the regions."""
+    """Of captions of one length, for our step pads an image's captions where it multiplies them with the regions."""
     model, config, regions = captioner("attention-gru")
     captions = pack_captions(torch.randint(4, V, (2, ROWS, WORDS + 1)))
     counts = Counts.of(captions, 2, regions)

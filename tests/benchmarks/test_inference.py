@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import inference
-from bench.pictures import SQUARE, draw_photographs, encoder_configs, random_encoder
+from bench.images import SQUARE, draw_photographs, encoder_configs, random_encoder
 from seesay.decoding import DecodingOptions
 from tests import tiny
 
@@ -17,7 +17,7 @@ def captioner() -> inference.RandomCaptioner:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return draw_photographs(tmp_path_factory.mktemp("pictures"), SQUARE, 6)
+    return draw_photographs(tmp_path_factory.mktemp("images"), SQUARE, 6)
 
 
 def test_stages_are_all_of_a_captions_time(captioner: inference.RandomCaptioner, files: list[str]) -> None:

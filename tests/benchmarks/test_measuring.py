@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.images import COCO, SQUARE, Kind, draw_photographs
 from bench.material import GRID, VOCABULARY, load_material
 from bench.measuring import Peak, alternate, median_ratio, peak_memory, print_result, seconds_since_start, show_table
-from bench.pictures import COCO, SQUARE, Kind, draw_photographs
 
 
 def test_ways_take_turns_back_and_forth_and_warm_up_does_not_count() -> None:
@@ -71,7 +71,7 @@ def test_a_store_needs_its_data() -> None:
 
 
 @pytest.mark.parametrize("kind", [SQUARE, COCO])
-def test_drawn_pictures_are_as_large_as_photographs(kind: Kind, tmp_path: Path) -> None:
+def test_drawn_images_are_as_large_as_photographs(kind: Kind, tmp_path: Path) -> None:
     for path in draw_photographs(tmp_path, kind, 3):
         with Image.open(path) as image:
             assert (image.format, image.size) == ("JPEG", kind.size)

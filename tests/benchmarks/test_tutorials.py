@@ -11,7 +11,7 @@ from seesay.config import resolve_config
 from seesay.data.batches import pad_captions
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import pack_captions
-from seesay.training.objectives import cross_entropy
+from seesay.training.losses import cross_entropy
 
 V, F, N = 17, 9, 6
 CAPTIONS = [((1, 4, 5, 6, 2), (1, 7, 2)), ((1, 8, 9, 10, 11, 12, 2), (1, 16, 15, 2))]

@@ -1,4 +1,4 @@
-"""Jobs with a model: every picture is captioned or listed, once, whatever happens in between."""
+"""Jobs with a model: every image is captioned or listed, once, whatever happens in between."""
 
 import codecs
 import itertools
@@ -13,48 +13,50 @@ from typing import Any, get_args
 import pytest
 
 from seesay import files
-from seesay.bulk import BulkReport, Destination, caption_collection, find_pictures, job, json_line, outputs
-from seesay.bulk.deposits import Existing, Sidecars, merged
-from seesay.captioner import Captioner
+from seesay.bulk import BulkReport, Destination, caption_collection, find_images, job, json_line, writers
+from seesay.bulk.sinks import Existing, Sidecars, merged
+from seesay.captioner import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_annotations
-from seesay.descriptions import read_description
 from seesay.errors import ConfigError, DataError
+from seesay.image_metadata import read_description
 from tests import processes, tiny
 from tests.bulk import said
 
 
 @pytest.fixture(scope="module")
-def captioner(cached_run: Path) -> Captioner:
-    return Captioner.load(cached_run, "cpu")
+def captioner(cached_run: Path) -> TrainedCaptioner:
+    return TrainedCaptioner.load(cached_run, "cpu")
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[str]:
-    """Five pictures, of which the third is empty and the last cut short."""
+    """Five images, of which the third is empty and the last cut short."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(5):
-        tiny.picture(number).save(folder / f"{number}.jpg")
+        tiny.image(number).save(folder / f"{number}.jpg")
     (folder / "2.jpg").write_bytes(b"")
     whole = (folder / "4.jpg").read_bytes()
     (folder / "4.jpg").write_bytes(whole[: len(whole) // 2])
     return sorted(map(str, folder.iterdir()))
 
 
-def _output(path: Path) -> outputs.Output:
+def _output(path: Path) -> writers.Writer:
     output = Destination(path).output(1, lambda _: True)
     assert output is not None
     return output
 
 
-def run(captioner: Captioner, pictures: list[str], destination: Destination, **options: Any) -> tuple[int, int, int]:
-    report: BulkReport = caption_collection(captioner, pictures, destination, **options)
+def run(
+    captioner: TrainedCaptioner, images: list[str], destination: Destination, **options: Any
+) -> tuple[int, int, int]:
+    report: BulkReport = caption_collection(captioner, images, destination, **options)
     return report.captioned, report.skipped, report.failed
 
 
 def test_counts_add_up_where_captions_cannot_be_put_beside_images(
-    captioner: Captioner, photos: list[str], tmp_path: Path
+    captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
 ) -> None:
     # Bug: such an image was counted as captioned and as failed, so that 5 images came to "3 captioned, 3 failed".
     for name in ("0.txt", "1.txt"):
@@ -65,23 +67,25 @@ def test_counts_add_up_where_captions_cannot_be_put_beside_images(
         (tmp_path / "photos" / "3.txt").unlink()
 
 
-def test_a_name_that_no_file_can_have_is_one_failure(captioner: Captioner, photos: list[str], tmp_path: Path) -> None:
+def test_a_name_that_no_file_can_have_is_one_failure(
+    captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
+) -> None:
     # Bug: one name above 255 bytes in a list stopped the whole job.
     long = f"{'x' * 300}.jpg"
     names = tmp_path / "names.txt"
     names.write_text("\n".join([photos[0], long, f"{'x' * 300}.tar::a.jpg", f"photos/{'y' * 252}.jpg", photos[1]]))
-    found = find_pictures([str(names)])
+    found = find_images([str(names)])
     told: list[str] = []
-    assert run(captioner, found.pictures, Destination(tmp_path / "c.jsonl"), complain=told.append) == (2, 0, 3)
+    assert run(captioner, found.images, Destination(tmp_path / "c.jsonl"), print_error=told.append) == (2, 0, 3)
     assert len(told) == 3
-    files_only = [name for name in found.pictures if "::" not in name]
+    files_only = [name for name in found.images if "::" not in name]
     assert run(captioner, files_only, Destination(sidecar=".txt")) == (2, 0, 2)
 
 
 class TestOutput:
     @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv", "c.parquet"])
     def test_captions_are_the_captioners_and_a_second_run_adds_nothing(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path, name: str
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, name: str
     ) -> None:
         destination = Destination(tmp_path / "new" / name)
         assert run(captioner, photos, destination, batch_size=2) == (3, 0, 2)
@@ -92,29 +96,31 @@ class TestOutput:
         assert run(captioner, photos, destination) == (0, 3, 2)
         assert len(list(output.captions())) == 3
 
-    def test_lines_say_what_the_captions_say(self, captioner: Captioner, pictures: list[str], tmp_path: Path) -> None:
-        assert run(captioner, pictures[:3], Destination(tmp_path / "c.jsonl")) == (3, 0, 0)
-        captions = captioner.caption(pictures[:3])
-        written = [json_line(picture, caption, False) for picture, caption in zip(pictures, captions, strict=False)]
+    def test_lines_say_what_the_captions_say(
+        self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
+    ) -> None:
+        assert run(captioner, images[:3], Destination(tmp_path / "c.jsonl")) == (3, 0, 0)
+        captions = captioner.caption(images[:3])
+        written = [json_line(image, caption, False) for image, caption in zip(images, captions, strict=False)]
         assert said.lines(tmp_path / "c.jsonl") == [json.loads(line) for line in written]
 
-    def test_broken_pictures_are_listed_once_and_tried_again(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path
+    def test_broken_images_are_listed_once_and_tried_again(
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
         destination = Destination(tmp_path / "c.jsonl")
         told: list[str] = []
         for _ in range(2):
-            run(captioner, photos, destination, complain=told.append, broken={"shard.tar": "shard.tar: cut short"})
+            run(captioner, photos, destination, print_error=told.append, broken={"shard.tar": "shard.tar: cut short"})
             listed = said.lines(tmp_path / "c.errors.jsonl")
             assert [row["image"] for row in listed] == ["shard.tar", photos[2], photos[4]]
             assert "the file is empty" in listed[1]["error"]
         assert len(told) == 6
-        tiny.picture(2).save(photos[2])
+        tiny.image(2).save(photos[2])
         assert run(captioner, photos, destination) == (1, 3, 1)
         assert [row["image"] for row in said.lines(tmp_path / "c.errors.jsonl")] == ["shard.tar", photos[4]]
 
     def test_progress_counts_what_was_done_before(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
         seen: list[tuple[int, int]] = []
         for _ in range(2):
@@ -127,52 +133,54 @@ class TestOutput:
             )
         assert seen == [(0, 5), (2, 5), (4, 5), (5, 5), (3, 5), (5, 5)]
 
-    def test_score_can_be_computed_from_a_line(self, captioner: Captioner, pictures: list[str], tmp_path: Path) -> None:
+    def test_score_can_be_computed_from_a_line(
+        self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
+    ) -> None:
         # Bug: the end's log-probability, which the score counts, was nowhere to be found.
         options = DecodingOptions("beam", length_penalty=1.3)
-        run(captioner, pictures[:3], Destination(tmp_path / "c.jsonl"), options=options)
+        run(captioner, images[:3], Destination(tmp_path / "c.jsonl"), options=options)
         for line in said.lines(tmp_path / "c.jsonl"):
             total = sum(line["log_probs"]) + line["end_log_prob"]
             assert line["score"] == pytest.approx(total / (len(line["log_probs"]) + 1) ** 1.3, abs=1e-5)
 
-    def test_scores_that_are_no_numbers_are_null(self, captioner: Captioner, pictures: list[str]) -> None:
+    def test_scores_that_are_no_numbers_are_null(self, captioner: TrainedCaptioner, images: list[str]) -> None:
         # Bug: they were written as NaN and Infinity, which JSON does not have.
         caption = replace(
-            captioner.caption(pictures[0]), score=float("nan"), end_log_prob=-float("inf"), log_probs=(float("inf"),)
+            captioner.caption(images[0]), score=float("nan"), end_log_prob=-float("inf"), log_probs=(float("inf"),)
         )
         line = json.loads(json_line("a", caption, True), parse_constant=pytest.fail)
         assert (line["score"], line["end_log_prob"], line["log_probs"]) == (None, None, [None])
         assert line["captions"][0]["score"] is None
 
     def test_single_captions_are_not_taken_for_several_but_those_of_others_do_not_matter(
-        self, captioner: Captioner, pictures: list[str], tmp_path: Path
+        self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
     ) -> None:
-        # Bug: pictures with a caption counted as done though three were asked for.
+        # Bug: images with a caption counted as done though three were asked for.
         out = tmp_path / "c.jsonl"
-        run(captioner, pictures[:2], Destination(out))
+        run(captioner, images[:2], Destination(out))
         before = out.read_bytes() + b'{"image'
         out.write_bytes(before)
-        three = DecodingOptions(num_captions=3)
-        with pytest.raises(DataError, match=r"c\.jsonl holds one caption, not 3, of 2 of the pictures; choose another"):
-            run(captioner, pictures[:3], Destination(out), options=three)
+        three = DecodingOptions(num_return_sequences=3)
+        with pytest.raises(DataError, match=r"c\.jsonl holds one caption, not 3, of 2 of the images; choose another"):
+            run(captioner, images[:3], Destination(out), options=three)
         assert out.read_bytes() == before
-        assert run(captioner, pictures[2:4], Destination(out), options=three) == (2, 0, 0)
-        assert run(captioner, pictures[:4], Destination(out)) == (0, 4, 0)
+        assert run(captioner, images[2:4], Destination(out), options=three) == (2, 0, 0)
+        assert run(captioner, images[:4], Destination(out)) == (0, 4, 0)
 
     def test_lists_are_there_also_where_only_one_caption_was_found(
-        self, captioner: Captioner, pictures: list[str], tmp_path: Path
+        self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
     ) -> None:
         # Bug: such a line had no list, as if one had been asked for, and was refused the next time.
         words = captioner.run.tokenizer.vocabulary
-        options = DecodingOptions(num_captions=3, max_length=1, ban=tuple(words[5:]), min_length=1)
+        options = DecodingOptions(num_return_sequences=3, max_length=1, bad_words=tuple(words[5:]), min_length=1)
         for _ in range(2):
-            run(captioner, pictures[:2], Destination(tmp_path / "c.jsonl"), options=options)
+            run(captioner, images[:2], Destination(tmp_path / "c.jsonl"), options=options)
         assert [len(line["captions"]) for line in said.lines(tmp_path / "c.jsonl")] == [1, 1]
 
 
 class TestSidecars:
     def test_skip_writes_what_is_missing_and_nothing_else(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
         (tmp_path / "photos" / "0.txt").write_text("mine")
         (tmp_path / "photos" / "1.txt").write_text(" \n")
@@ -185,7 +193,7 @@ class TestSidecars:
 
     @pytest.mark.parametrize("existing", ["overwrite", "append", "prefix", "suffix"])
     def test_text_that_is_there_is_changed_once(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path, existing: Any
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, existing: Any
     ) -> None:
         text = captioner.caption(photos[0]).text
         beside = tmp_path / "photos" / "0.caption"
@@ -236,38 +244,42 @@ class TestSidecars:
         assert beside.read_bytes() == b"\0\1\2"
 
     def test_captions_of_an_output_are_put_where_they_are_missing_without_the_model(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run(captioner, photos[:2], Destination(tmp_path / "c.csv"))
-        monkeypatch.setattr(Captioner, "_encode", None)
+        monkeypatch.setattr(TrainedCaptioner, "_encode", None)
         assert run(captioner, photos[:2], Destination(tmp_path / "c.csv", ".txt")) == (0, 2, 0)
         assert len(list((tmp_path / "photos").glob("*.txt"))) == 2
 
-    def test_pictures_that_differ_in_their_suffix_have_a_text_each(self, captioner: Captioner, tmp_path: Path) -> None:
+    def test_images_that_differ_in_their_suffix_have_a_text_each(
+        self, captioner: TrainedCaptioner, tmp_path: Path
+    ) -> None:
         for number, name in enumerate(("a.png", "a.jpg", "b.png")):
-            tiny.picture(number).save(tmp_path / name)
-        names = find_pictures([str(tmp_path)]).pictures
+            tiny.image(number).save(tmp_path / name)
+        names = find_images([str(tmp_path)]).images
         run(captioner, names, Destination(sidecar=".txt", errors=tmp_path / "e"))
         texts = {path.name: path.read_text().strip() for path in tmp_path.glob("*.txt")}
         assert texts == {
-            name: captioner.caption(tmp_path / picture).text
-            for name, picture in (("a.png.txt", "a.png"), ("a.jpg.txt", "a.jpg"), ("b.txt", "b.png"))
+            name: captioner.caption(tmp_path / image).text
+            for name, image in (("a.png.txt", "a.png"), ("a.jpg.txt", "a.jpg"), ("b.txt", "b.png"))
         }
 
-    def test_sidecar_names_do_not_depend_on_the_images_of_the_job(self, captioner: Captioner, tmp_path: Path) -> None:
+    def test_sidecar_names_do_not_depend_on_the_images_of_the_job(
+        self, captioner: TrainedCaptioner, tmp_path: Path
+    ) -> None:
         # Bug: a.jpg and a.png, captioned in two runs, shared a.txt: three images captioned, two text files.
         names = ["a.jpg", "a.png", "b.png"]
         for number, name in enumerate(names):
-            tiny.picture(number).save(tmp_path / name)
+            tiny.image(number).save(tmp_path / name)
         destination = Destination(sidecar=".txt", errors=tmp_path / "e")
         for name in names:
             assert run(captioner, [str(tmp_path / name)], destination) == (1, 0, 0)
         assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["a.jpg.txt", "a.png.txt", "b.txt"]
-        assert run(captioner, find_pictures([str(tmp_path)]).pictures, destination) == (0, 3, 0)
+        assert run(captioner, find_images([str(tmp_path)]).images, destination) == (0, 3, 0)
         read = {Path(item.image).name: item.captions for item in load_annotations(tmp_path)}
         assert read == {name: (captioner.caption(tmp_path / name).text,) for name in names}
 
-    def test_pictures_without_a_file_of_their_own_are_refused(self, captioner: Captioner, tmp_path: Path) -> None:
+    def test_images_without_a_file_of_their_own_are_refused(self, captioner: TrainedCaptioner, tmp_path: Path) -> None:
         for name in ("shard.tar::a.jpg", "https://example.org/a.jpg"):
             with pytest.raises(DataError, match="is no file; use --out"):
                 run(captioner, [name], Destination(sidecar=".txt"))
@@ -288,7 +300,7 @@ def test_merging_twice_is_merging_once(existing: Any, after: str) -> None:
 class TestDescriptions:
     @pytest.mark.parametrize(("place", "fields"), [("xmp", ["xmp"]), ("exif", ["exif"]), ("both", ["xmp", "exif"])])
     def test_are_inside_the_files_and_done_but_once(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path, place: Any, fields: list[Any]
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, place: Any, fields: list[Any]
     ) -> None:
         before = Path(photos[0]).read_bytes()
         text = captioner.caption(photos[0]).text
@@ -302,18 +314,18 @@ class TestDescriptions:
         assert Path(photos[0]).read_bytes() == after
 
     def test_file_without_a_place_and_link_are_listed_and_captioned_all_the_same(
-        self, captioner: Captioner, photos: list[str], tmp_path: Path
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
-        tiny.picture(0).save(tmp_path / "a.gif")
+        tiny.image(0).save(tmp_path / "a.gif")
         (tmp_path / "link.jpg").symlink_to(photos[0])
         before = Path(photos[0]).read_bytes()
-        pictures = [str(tmp_path / "a.gif"), str(tmp_path / "link.jpg"), photos[1]]
+        images = [str(tmp_path / "a.gif"), str(tmp_path / "link.jpg"), photos[1]]
         for existing in ("skip", "append"):
             out = tmp_path / f"{existing}.jsonl"
             for counts in ((1, 0, 2), (0, 1, 2)):
-                assert run(captioner, pictures, Destination(out, embed="xmp", existing=existing)) == counts
+                assert run(captioner, images, Destination(out, embed="xmp", existing=existing)) == counts
                 listed = said.lines(out.with_suffix(".errors.jsonl"))
-                assert [row["image"] for row in listed] == pictures[:2]
+                assert [row["image"] for row in listed] == images[:2]
                 assert "only JPEG, PNG, WebP and TIFF" in listed[0]["error"]
                 assert "is a link" in listed[1]["error"]
             assert len(said.lines(out)) == 3
@@ -336,10 +348,10 @@ def test_destinations_that_contradict_themselves_are_refused(options: dict[str, 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The names of 200 pictures, most of them links to one of twenty, every tenth broken."""
+    """The names of 200 images, most of them links to one of twenty, every tenth broken."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(20):
-        tiny.picture(number, 24, 20).save(folder / f"source{number}.jpg")
+        tiny.image(number, 24, 20).save(folder / f"source{number}.jpg")
     links = folder / "links"
     links.mkdir()
     for number in range(200):
@@ -347,16 +359,16 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             (links / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff broken")
         else:
             (links / f"{number:03d}.jpg").symlink_to(folder / f"source{number % 20}.jpg")
-    return find_pictures([str(links)]).pictures
+    return find_images([str(links)]).images
 
 
 class TestKills:
-    """A job of 200 pictures, 20 of them broken, ends the same however often it was killed."""
+    """A job of 200 images, 20 of them broken, ends the same however often it was killed."""
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
     @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.parquet"])
     def test_killed_at_random_moments_nothing_is_lost_or_twice(
-        self, cached_run: Path, captioner: Captioner, many: list[str], tmp_path: Path, name: str
+        self, cached_run: Path, captioner: TrainedCaptioner, many: list[str], tmp_path: Path, name: str
     ) -> None:
         out = tmp_path / name
         chance = random.Random(name)
@@ -372,23 +384,23 @@ class TestKills:
         output = _output(out)
         output.open()
         captions = list(output.captions())
-        broken = [picture for place, picture in enumerate(many) if place % 10 == 7]
-        assert sorted(picture for picture, _ in captions) == sorted(set(many) - set(broken))
+        broken = [image for place, image in enumerate(many) if place % 10 == 7]
+        assert sorted(image for image, _ in captions) == sorted(set(many) - set(broken))
         assert sorted(row["image"] for row in said.lines(tmp_path / "c.errors.jsonl")) == broken
-        fresh = {picture: caption.text for picture, caption in zip(many[:7], captioner.caption(many[:7]), strict=True)}
-        assert all(found == [fresh[picture]] for picture, found in captions if picture in fresh)
+        fresh = {image: caption.text for image, caption in zip(many[:7], captioner.caption(many[:7]), strict=True)}
+        assert all(found == [fresh[image]] for image, found in captions if image in fresh)
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
     @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 17, 18])
     def test_killed_at_any_write_a_text_is_added_once(self, cached_run: Path, tmp_path: Path, call: int) -> None:
         """Each write of a job of two batches in turn: pending, output, side-cars, and the note's removal."""
         for number in range(4):
-            tiny.picture(number).save(tmp_path / f"{number}.png")
+            tiny.image(number).save(tmp_path / f"{number}.png")
             (tmp_path / f"{number}.txt").write_text("there\n")
         names = sorted(map(str, tmp_path.glob("*.png")))
         code = processes.run(_appending_job_that_dies, cached_run, names, tmp_path / "c.jsonl", call)
         assert code == (-signal.SIGKILL if call <= 17 else 0)
-        captioner = Captioner.load(cached_run, "cpu")
+        captioner = TrainedCaptioner.load(cached_run, "cpu")
         run(captioner, names, Destination(tmp_path / "c.jsonl", ".txt", existing="append"))
         rows = {row["image"]: row["caption"] for row in said.lines(tmp_path / "c.jsonl")}
         assert sorted(rows) == names
@@ -411,27 +423,27 @@ def _nothing(*_: object, **__: object) -> None:
 
 
 _MOMENTS: list[tuple[Any, str, Callable[..., None]]] = [
-    (outputs, "append", _half),
-    (outputs, "append", _nothing),
-    (outputs, "append", files.append),
+    (writers, "append", _half),
+    (writers, "append", _nothing),
+    (writers, "append", files.append),
     (job._Job, "take", _nothing),
     (job._Job, "fail", _nothing),
-    (Captioner, "_see_batch", _nothing),
+    (TrainedCaptioner, "_see_batch", _nothing),
 ]
 
 
-def _job_that_dies(model: Path, pictures: list[str], out: Path, place: int, call: int) -> None:
-    captioner = Captioner.load(model, "cpu")
+def _job_that_dies(model: Path, images: list[str], out: Path, place: int, call: int) -> None:
+    captioner = TrainedCaptioner.load(model, "cpu")
     owner, method, before = _MOMENTS[place]
     processes.die_at(owner, method, call, before)
-    caption_collection(captioner, pictures, Destination(out), batch_size=_BATCH)
+    caption_collection(captioner, images, Destination(out), batch_size=_BATCH)
 
 
-def _appending_job_that_dies(model: Path, pictures: list[str], out: Path, call: int) -> None:
+def _appending_job_that_dies(model: Path, images: list[str], out: Path, call: int) -> None:
     """Counts the writes of all kinds together, with the removals that follow: 1 of the recipe, and 8 a batch of two."""
-    from seesay.bulk import deposits
+    from seesay.bulk import sinks
 
-    captioner = Captioner.load(model, "cpu")
+    captioner = TrainedCaptioner.load(model, "cpu")
     calls = itertools.count(1)
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -442,9 +454,9 @@ def _appending_job_that_dies(model: Path, pictures: list[str], out: Path, call: 
 
         return maybe
 
-    outputs.append = counted(outputs.append)  # type: ignore[attr-defined]
-    deposits.write_atomically = counted(deposits.write_atomically)  # type: ignore[attr-defined]
+    writers.append = counted(writers.append)  # type: ignore[attr-defined]
+    sinks.write_atomically = counted(sinks.write_atomically)  # type: ignore[attr-defined]
     job.write_atomically = counted(job.write_atomically)  # type: ignore[attr-defined]
     Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]
     destination = Destination(out, ".txt", existing="append")
-    caption_collection(captioner, pictures, destination, batch_size=2)
+    caption_collection(captioner, images, destination, batch_size=2)

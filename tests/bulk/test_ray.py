@@ -13,7 +13,7 @@ import pytest
 
 from seesay.bulk import Destination, caption_collection, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.errors import ConfigError, MissingDependencyError
 from tests import tiny
 from tests.bulk import said
@@ -25,10 +25,10 @@ TASKS = 10
 
 @pytest.fixture(scope="module")
 def links(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The names of 80 pictures, every tenth broken."""
+    """The names of 80 images, every tenth broken."""
     folder = tmp_path_factory.mktemp("links")
     for number in range(10):
-        tiny.picture(number, 24, 20).save(folder / f"source{number}.jpg")
+        tiny.image(number, 24, 20).save(folder / f"source{number}.jpg")
     for number in range(80):
         path = folder / f"link{number:02d}.jpg"
         path.write_bytes(b"broken") if number % 10 == 3 else path.symlink_to(folder / f"source{number % 10}.jpg")
@@ -40,7 +40,7 @@ def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
     cached_run: Path, links: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'seesay[ray]'")
-    captioner = Captioner.load(cached_run, "cpu")
+    captioner = TrainedCaptioner.load(cached_run, "cpu")
     local, out = Destination(tmp_path / "local.parquet"), Destination(tmp_path / "ray.parquet")
     caption_collection(captioner, links, local, batch_size=4)
     assert local.out is not None
@@ -97,9 +97,9 @@ def test_a_task_asked_for_again_tells_what_its_part_was_written_with(
     cached_run: Path, links: list[str], tmp_path: Path
 ) -> None:
     # A worker that died after its part was written had its task done again by another, and the part written anew.
-    options = Captioner.load(cached_run, "cpu").options()
+    options = TrainedCaptioner.load(cached_run, "cpu").options()
     worker = ray_engine._Worker(ray_engine._Work((str(cached_run),), str(tmp_path), options, 4, "cpu", str(Path.cwd())))
-    task = {"pictures": json.dumps(links[:8])}
+    task = {"images": json.dumps(links[:8])}
     first = worker(task)
     (part,) = tmp_path.glob("*.parquet")
     before = part.stat().st_mtime_ns
@@ -113,7 +113,7 @@ def test_a_task_asked_for_again_tells_what_its_part_was_written_with(
 def _here(tasks: list[list[str]], work: Any, cluster: Cluster) -> Any:
 
     worker = ray_engine._Worker(work)
-    return (row for row in (worker({"pictures": json.dumps(task)}) for task in tasks))
+    return (row for row in (worker({"images": json.dumps(task)}) for task in tasks))
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def _here(tasks: list[list[str]], work: Any, cluster: Cluster) -> Any:
 )
 def test_other_outputs_are_refused(cached_run: Path, destination: Destination) -> None:
     with pytest.raises(ConfigError, match=r"--engine ray writes a folder of Parquet files and nothing else"):
-        caption_on_ray([cached_run], ["a.jpg"], destination, Captioner.load(cached_run).options(), Cluster())
+        caption_on_ray([cached_run], ["a.jpg"], destination, TrainedCaptioner.load(cached_run).options(), Cluster())
 
 
 def test_ray_that_is_not_installed_names_its_extra(
     cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    options = Captioner.load(cached_run).options()
+    options = TrainedCaptioner.load(cached_run).options()
     with pytest.raises(MissingDependencyError, match=r"needs ray, which is not installed; run: .*seesay\[ray\]"):
         caption_on_ray([cached_run], ["a.jpg"], Destination(tmp_path / "c.parquet"), options, Cluster())
 

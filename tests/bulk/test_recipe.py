@@ -10,7 +10,7 @@ import pytest
 from seesay.bulk import Destination, caption_collection, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray
 from seesay.bulk.recipe import model_digest
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
 from tests import tiny
@@ -19,13 +19,13 @@ BEAM = DecodingOptions("beam", beam_size=2)
 
 
 @pytest.fixture(scope="module")
-def captioner(cached_run: Path) -> Captioner:
-    return Captioner.load(cached_run, "cpu")
+def captioner(cached_run: Path) -> TrainedCaptioner:
+    return TrainedCaptioner.load(cached_run, "cpu")
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Captioner:
-    return Captioner.load(tiny.random_run(tmp_path_factory.mktemp("other") / "run", tiny.untrained()), "cpu")
+def other(tmp_path_factory: pytest.TempPathFactory) -> TrainedCaptioner:
+    return TrainedCaptioner.load(tiny.random_run(tmp_path_factory.mktemp("other") / "run", tiny.untrained()), "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +43,17 @@ def recipes(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv", "c.parquet"])
 def test_output_records_its_model_and_options_and_warns_of_others(
-    captioner: Captioner,
-    other: Captioner,
-    pictures: list[str],
+    captioner: TrainedCaptioner,
+    other: TrainedCaptioner,
+    images: list[str],
     tmp_path: Path,
     log: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
     # Bug: a resumed job mixed captions of two models, and of two searches, in one file without a word.
     out = tmp_path / name
-    caption_collection(captioner, pictures[:2], Destination(out))
-    caption_collection(captioner, pictures[:4], Destination(out))
+    caption_collection(captioner, images[:2], Destination(out))
+    caption_collection(captioner, images[:4], Destination(out))
     assert log.messages == []
     (made,) = recipes(out)
     folder = captioner.run.folder
@@ -61,48 +61,48 @@ def test_output_records_its_model_and_options_and_warns_of_others(
     assert made["decoding"]["strategy"] == "greedy"
     assert made["decoding"]["max_length"] == captioner.run.info.max_length
     with pytest.raises(DataError, match=r"another model or other options \(model .*, now .*; name another --out"):
-        caption_collection(other, pictures[:6], Destination(out, strict=True))
-    caption_collection(captioner, pictures[:5], Destination(out, strict=True))
+        caption_collection(other, images[:6], Destination(out, strict=True))
+    caption_collection(captioner, images[:5], Destination(out, strict=True))
     assert len(recipes(out)) == 1
-    caption_collection(captioner, pictures[:6], Destination(out), BEAM)
+    caption_collection(captioner, images[:6], Destination(out), BEAM)
     (told,) = log.messages
     assert "strategy greedy, now beam; beam_size 3, now 2); they stay, and captions of 1 more images" in told
     assert [each["decoding"]["strategy"] for each in recipes(out)] == ["greedy", "beam"]
 
 
 def test_output_without_a_record_is_of_unknown_make(
-    captioner: Captioner, pictures: list[str], tmp_path: Path, log: pytest.LogCaptureFixture
+    captioner: TrainedCaptioner, images: list[str], tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "c.jsonl"
-    caption_collection(captioner, pictures[:1], Destination(out))
+    caption_collection(captioner, images[:1], Destination(out))
     Path(f"{out}.recipe.json").unlink()
     with pytest.raises(DataError, match="which are not recorded"):
-        caption_collection(captioner, pictures[:2], Destination(out, strict=True))
-    caption_collection(captioner, pictures[:2], Destination(out))
-    caption_collection(captioner, pictures[:2], Destination(out))
+        caption_collection(captioner, images[:2], Destination(out, strict=True))
+    caption_collection(captioner, images[:2], Destination(out))
+    caption_collection(captioner, images[:2], Destination(out))
     assert ["not recorded" in line for line in log.messages] == [True, True]
     out.unlink()
-    caption_collection(captioner, pictures[:1], Destination(out, strict=True))
+    caption_collection(captioner, images[:1], Destination(out, strict=True))
     assert len(recipes(out)) == 1
 
 
 def test_another_file_in_the_records_place_is_not_replaced(
-    captioner: Captioner, pictures: list[str], tmp_path: Path
+    captioner: TrainedCaptioner, images: list[str], tmp_path: Path
 ) -> None:
     foreign = tmp_path / "c.jsonl.recipe.json"
     foreign.write_text('{"pancakes": 3}')
     with pytest.raises(DataError, match=r"c\.jsonl\.recipe\.json is not a record of models"):
-        caption_collection(captioner, pictures[:1], Destination(tmp_path / "c.jsonl"))
+        caption_collection(captioner, images[:1], Destination(tmp_path / "c.jsonl"))
     assert foreign.read_text() == '{"pancakes": 3}'
 
 
 def test_ray_records_what_the_local_engine_records(
-    captioner: Captioner, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    captioner: TrainedCaptioner, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, options = tmp_path / "c.parquet", captioner.config.decoding
-    caption_collection(captioner, pictures[:2], Destination(out))
+    caption_collection(captioner, images[:2], Destination(out))
     monkeypatch.setattr(ray_engine, "_run", lambda *_: (_ for _ in list[object]()))  # no worker is started
     folder = captioner.run.folder
-    caption_on_ray([folder], pictures[:4], Destination(out, strict=True), options, Cluster())
+    caption_on_ray([folder], images[:4], Destination(out, strict=True), options, Cluster())
     with pytest.raises(DataError, match="strategy greedy, now beam"):
-        caption_on_ray([folder], pictures[:4], Destination(out, strict=True), BEAM, Cluster())
+        caption_on_ray([folder], images[:4], Destination(out, strict=True), BEAM, Cluster())

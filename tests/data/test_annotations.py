@@ -45,9 +45,9 @@ def test_flickr8k_has_the_standard_splits_and_all_its_known_defects_are_named() 
     assert {len(item.captions) for item in annotations} == {5}
     assert annotations.missing == ("2258277193_586949ec62.jpg.1",)
     told = "\n".join(annotations.problems)
-    assert "Flickr_8k.testImages.txt: 5 lines name no picture with captions: 1.jpg, 2.jpg" in told
+    assert "Flickr_8k.testImages.txt: 5 lines name no image with captions: 1.jpg, 2.jpg" in told
     assert "2258277193_586949ec62.jpg.1" in told
-    assert "91 pictures in no split" in told
+    assert "91 images in no split" in told
     assert len(annotations.problems) == 3
 
 
@@ -109,19 +109,19 @@ def test_fractions_that_cannot_work_are_refused(fractions: str) -> None:
         split_annotations(make(10), fractions, seed=0)
 
 
-def test_too_few_pictures_to_split() -> None:
+def test_too_few_images_to_split() -> None:
     with pytest.raises(DataError, match="too few to deal to 3 splits"):
         split_annotations(make(2), "80/10/10", seed=0)
 
 
-def test_every_split_gets_a_picture_when_there_are_just_enough() -> None:
+def test_every_split_gets_a_image_when_there_are_just_enough() -> None:
     dealt = split_annotations(make(3), "80/10/10", seed=0)
     assert [len(dealt.split(name)) for name in ("train", "val", "test")] == [1, 1, 1]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=3, max_size=60), st.integers(0, 5))
-def test_a_picture_is_never_in_two_splits(names: list[tuple[int, int]], seed: int) -> None:
+def test_a_image_is_never_in_two_splits(names: list[tuple[int, int]], seed: int) -> None:
     items = tuple(Annotation(f"id{i}", f"{image}.jpg", ("a",)) for i, image in names)
     try:
         dealt = split_annotations(Annotations(items, "made", "test"), "50/25/25", seed)
@@ -151,7 +151,7 @@ def test_limits_cut_training_and_leave_references_alone() -> None:
     assert limited.split("train")[0].captions == ("caption 0 0", "caption 0 1")
 
 
-def test_limit_captions_drops_pictures_beyond_it() -> None:
+def test_limit_captions_drops_images_beyond_it() -> None:
     limited = limit_annotations(make(4, split="train"), DataConfig(limit_captions=10))
     assert [item.id for item in limited] == ["0000", "0001"]
 
@@ -167,9 +167,9 @@ def test_negative_limits_are_refused(name: str) -> None:
         limit_annotations(make(1), DataConfig(**{name: -1}))  # type: ignore[arg-type]
 
 
-def folder_with(tmp_path: Path, text: str, pictures: int) -> Path:
+def folder_with(tmp_path: Path, text: str, images: int) -> Path:
     (tmp_path / "captions.csv").write_text(text)
-    for number in range(pictures):
+    for number in range(images):
         (tmp_path / f"{number}.jpg").touch()
     return tmp_path
 
@@ -230,7 +230,7 @@ def test_the_folder_of_written_annotations_can_move(tmp_path: Path) -> None:
     assert load_annotations(tmp_path / "new")[0].image == str(tmp_path / "new/images/a.jpg")
 
 
-def test_one_picture_under_two_ids_survives_writing(tmp_path: Path) -> None:
+def test_one_image_under_two_ids_survives_writing(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     items = tuple(Annotation(name, str(tmp_path / "a.jpg"), (name,)) for name in ("first", "second"))
     write_annotations(items, tmp_path / "captions.jsonl")
@@ -244,9 +244,9 @@ def test_without_required_images_none_is_missed(tmp_path: Path) -> None:
     assert annotations.missing == ()
 
 
-def test_captions_without_pictures_are_one_clear_error(tmp_path: Path) -> None:
+def test_captions_without_images_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("image,caption\nx.jpg,a dog\ny.jpg,a cat\n")
-    with pytest.raises(DataError, match=r"captions of 2 pictures, none of which .*x.jpg, y.jpg"):
+    with pytest.raises(DataError, match=r"captions of 2 images, none of which .*x.jpg, y.jpg"):
         load_annotations(tmp_path)
 
 
@@ -265,10 +265,10 @@ def test_empty_captions_are_counted_and_named(tmp_path: Path) -> None:
     annotations = load_annotations(tmp_path)
     assert [item.id for item in annotations] == ["0.jpg"]
     assert "2 empty captions dropped, of 0.jpg, 1.jpg" in annotations.problems
-    assert "1 picture without any caption, left out: 1.jpg" in annotations.problems
+    assert "1 image without any caption, left out: 1.jpg" in annotations.problems
 
 
-def test_a_picture_in_two_splits_stays_in_both_so_that_the_check_finds_it(tmp_path: Path) -> None:
+def test_a_image_in_two_splits_stays_in_both_so_that_the_check_finds_it(tmp_path: Path) -> None:
     folder_with(tmp_path, "image,caption,split\n0.jpg,a dog,train\n0.jpg,the dog,dev\n", 1)
     annotations = load_annotations(tmp_path)
     assert [(item.id, item.split, item.captions) for item in annotations] == [
@@ -277,8 +277,8 @@ def test_a_picture_in_two_splits_stays_in_both_so_that_the_check_finds_it(tmp_pa
     ]
 
 
-def test_pictures_that_need_not_be_there_are_found_where_they_are(tmp_path: Path) -> None:
-    """A report of finished captions showed grey places for pictures that lay in a folder beside the list."""
+def test_images_that_need_not_be_there_are_found_where_they_are(tmp_path: Path) -> None:
+    """A report of finished captions showed grey places for images that lay in a folder beside the list."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
     (tmp_path / "captions.token.txt").write_text("a.jpg#0\ta dog\nb.jpg#0\ta cat\n")

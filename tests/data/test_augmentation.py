@@ -14,7 +14,7 @@ PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3)
 
 @pytest.fixture
 def gradient(tmp_path: Path) -> str:
-    """A picture whose red tells the column and whose green tells the row, twice as wide as high."""
+    """An image whose red tells the column and whose green tells the row, twice as wide as high."""
     pixels = np.zeros((64, 128, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(128)[None], 2 * np.arange(64)[:, None]
     Image.fromarray(pixels).save(tmp_path / "gradient.png")
@@ -25,12 +25,12 @@ def changed(source: str, seed: int, mirrored: bool = True, **settings: float) ->
     return Augmentation(**settings).pixels(source, PREPROCESSING, np.random.default_rng(seed), mirrored)
 
 
-def test_nothing_asked_for_is_the_picture_itself(gradient: str) -> None:
+def test_nothing_asked_for_is_the_image_itself(gradient: str) -> None:
     assert not Augmentation()
     np.testing.assert_array_equal(changed(gradient, 0), load_pixels(gradient, PREPROCESSING))
 
 
-def test_pictures_are_mirrored_as_often_as_told_and_only_those_that_may(gradient: str) -> None:
+def test_images_are_mirrored_as_often_as_told_and_only_those_that_may(gradient: str) -> None:
     plain = load_pixels(gradient, PREPROCESSING)
     found = [changed(gradient, seed, flip=0.3) for seed in range(300)]
     mirrored = [np.array_equal(pixels, plain[:, ::-1]) for pixels in found]
@@ -39,11 +39,11 @@ def test_pictures_are_mirrored_as_often_as_told_and_only_those_that_may(gradient
     np.testing.assert_array_equal(changed(gradient, 0, mirrored=False, flip=1.0), plain)
 
 
-def test_a_crop_is_a_window_of_the_picture_s_shape_no_smaller_than_told_anywhere_in_it(gradient: str) -> None:
+def test_a_crop_is_a_window_of_the_image_s_shape_no_smaller_than_told_anywhere_in_it(gradient: str) -> None:
     edges = []
     for seed in range(200):
         pixels = changed(gradient, seed, crop=0.25).astype(float)
-        # In shares of the picture: half a pixel of the square lies outside the first and last centre.
+        # In shares of the image: half a pixel of the square lies outside the first and last centre.
         left, right = pixels[:, 0, 0].mean() / 128, pixels[:, -1, 0].mean() / 128
         top, bottom = pixels[0, :, 1].mean() / 128, pixels[-1, :, 1].mean() / 128
         width, height = (right - left) * 32 / 31, (bottom - top) * 32 / 31
@@ -69,7 +69,7 @@ def test_a_crop_is_a_window_of_the_picture_s_shape_no_smaller_than_told_anywhere
         ("a dog runs", True),
     ],
 )
-def test_captions_that_name_a_side_hold_of_one_picture_only(caption: str, true_of_both: bool) -> None:
+def test_captions_that_name_a_side_hold_of_one_image_only(caption: str, true_of_both: bool) -> None:
     assert may_be_mirrored(["a man", caption]) is true_of_both
 
 

@@ -19,7 +19,7 @@ counts_and_lengths = st.lists(st.lists(st.integers(3, 30), min_size=1, max_size=
 
 
 class Numbers:
-    """Gives each picture its own number as its features."""
+    """Gives each image its own number as its features."""
 
     def __init__(self, ragged: bool = False) -> None:
         self.ragged = ragged
@@ -39,9 +39,9 @@ def examples_of(lengths: Sequence[Sequence[int]]) -> list[Example]:
     ]
 
 
-def random_lengths(pictures: int, seed: int = 0) -> list[list[int]]:
+def random_lengths(images: int, seed: int = 0) -> list[list[int]]:
     random = np.random.default_rng(seed)
-    return [random.integers(5, 25, random.integers(1, 6)).tolist() for _ in range(pictures)]
+    return [random.integers(5, 25, random.integers(1, 6)).tolist() for _ in range(images)]
 
 
 def batches_of(lengths: Sequence[Sequence[int]], size: int = 16, **options: object) -> CaptionBatches:
@@ -55,7 +55,7 @@ def first_words(batch: Batch) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(counts_and_lengths, st.integers(1, 80), st.integers(0, 3), st.booleans())
-def test_plan_holds_every_picture_once_in_batches_of_about_the_size_asked_for(
+def test_plan_holds_every_image_once_in_batches_of_about_the_size_asked_for(
     lengths: list[list[int]], size: int, epoch: int, shuffle: bool
 ) -> None:
     batches = batches_of(lengths, size, shuffle=shuffle)
@@ -67,22 +67,22 @@ def test_plan_holds_every_picture_once_in_batches_of_about_the_size_asked_for(
     total, most = sum(map(len, lengths)), max(map(len, lengths))
     assert batches.captions == total
     assert len(batches) == min(len(lengths), max(1, round(total / size)))
-    if len(batches) * most * 2 <= total:  # else single pictures fill a batch and whole ones must do
+    if len(batches) * most * 2 <= total:  # else single images fill a batch and whole ones must do
         goal = total / len(batches)
         assert all(goal - most <= count <= goal + most for count in captions)
 
 
 @settings(max_examples=15, deadline=None)
 @given(counts_and_lengths, st.integers(1, 80))
-def test_epoch_gives_every_caption_once_with_its_picture(lengths: list[list[int]], size: int) -> None:
+def test_epoch_gives_every_caption_once_with_its_image(lengths: list[list[int]], size: int) -> None:
     batches = batches_of(lengths, size)
     owner = {caption[1]: example.id for example in batches.examples for caption in example.tokens}
     seen: list[int] = []
     for batch in batches:
         assert batch.features is not None
         words = first_words(batch)
-        pictures = [batch.ids[row] for row in batch.captions.image_of_row.tolist()]
-        assert [owner[word] for word in words] == pictures
+        images = [batch.ids[row] for row in batch.captions.image_of_row.tolist()]
+        assert [owner[word] for word in words] == images
         assert batch.features[:, 0, 0].tolist() == [float(image_id) for image_id in batch.ids]
         seen += words
     assert Counter(seen) == Counter(owner.keys())
@@ -144,7 +144,7 @@ def test_finished_epoch_starts_again_from_its_first_batch() -> None:
 
 def test_place_in_other_data_is_refused() -> None:
     state = batches_of(random_lengths(20)).state_dict()
-    with pytest.raises(DataError, match=r"on 20 pictures with \d+ captions, but the data has 21 with"):
+    with pytest.raises(DataError, match=r"on 20 images with \d+ captions, but the data has 21 with"):
         batches_of(random_lengths(21)).load_state_dict(state)
 
 
@@ -170,7 +170,7 @@ def test_pixels_are_read_where_there_are_no_features(tmp_path: Path) -> None:
     items = []
     for number in range(5):
         path = tmp_path / f"{number}.png"
-        tiny.picture(number).save(path)
+        tiny.image(number).save(path)
         items.append(Example(str(number), str(path), ((1, 4, 2),)))
     batches = CaptionBatches(items, None, preprocessing, 2)
     for batch in batches:
@@ -180,7 +180,7 @@ def test_pixels_are_read_where_there_are_no_features(tmp_path: Path) -> None:
             np.testing.assert_array_equal(pixels, load_pixels(tmp_path / f"{image_id}.png", preprocessing))
 
 
-def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     preprocessing = Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3)
     batches = CaptionBatches([Example("1", str(tmp_path / "gone.png"), ((1, 4, 2),))], None, preprocessing, 2)
     with pytest.raises(ImageError, match=r"gone\.png"):
@@ -188,13 +188,13 @@ def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_to_batch_and_nothing_to_read_are_refused() -> None:
-    with pytest.raises(DataError, match="no picture with a caption"):
+    with pytest.raises(DataError, match="no image with a caption"):
         CaptionBatches([], Numbers(), None, 8)
     with pytest.raises(DataError, match="feature store, or a preprocessing"):
         CaptionBatches(examples_of([[4]]), None, None, 8)
 
 
-def test_features_that_lack_a_picture_are_an_error_and_not_a_gap() -> None:
+def test_features_that_lack_a_image_are_an_error_and_not_a_gap() -> None:
     class Lacking(Numbers):
         def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
             raise FeatureStoreError("lacks it")
@@ -203,7 +203,7 @@ def test_features_that_lack_a_picture_are_an_error_and_not_a_gap() -> None:
         list(CaptionBatches(examples_of([[4]]), Lacking(), None, 8))
 
 
-def test_captions_without_a_word_and_pictures_without_such_a_caption_are_left_out() -> None:
+def test_captions_without_a_word_and_images_without_such_a_caption_are_left_out() -> None:
     items = [Annotation("a", "a.jpg", ("one two", "", "three")), Annotation("b", "b.jpg", ("",))]
     examples = make_examples(items, lambda caption: [1, *range(4, 4 + len(caption.split())), 2])
     assert examples == [Example("a", "a.jpg", ((1, 4, 5, 2), (1, 4, 2)))]

@@ -15,26 +15,26 @@ from seesay.config import DataConfig, TextConfig
 from seesay.data.annotations import Annotation, Annotations, load_annotations, split_annotations
 from seesay.data.caption_statistics import caption_statistics
 from seesay.data.check import check_data
-from seesay.data.inspection import find_damage, inspect_pictures
+from seesay.data.inspection import find_damage, inspect_images
 from tests import foreign
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 
 
-def picture(seed: int, side: int = 64) -> Image.Image:
-    """Returns a picture with contents at every place: smooth noise."""
+def image(seed: int, side: int = 64) -> Image.Image:
+    """Returns an image with contents at every place: smooth noise."""
     small = np.random.default_rng(seed).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def annotate(folder: Path, **splits: str) -> Annotations:
-    """Returns annotations of pictures name=split, those without a file yet made."""
+    """Returns annotations of images name=split, those without a file yet made."""
     folder.mkdir(exist_ok=True)
     items = []
     for number, (name, split) in enumerate(splits.items()):
         path = folder / f"{name}.png"
         if not path.exists():
-            picture(number).save(path)
+            image(number).save(path)
         items.append(Annotation(name, str(path), (f"a {name} runs",), split or None))
     return Annotations(tuple(items), "made", "test")
 
@@ -52,7 +52,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 def test_a_clean_data_set_is_trainable_and_has_no_defects(tmp_path: Path) -> None:
     report = check_data(annotate(tmp_path, a="train", b="train", c="val", d=""), TextConfig())
     assert report.trainable
-    assert [(split.name, split.pictures, split.captions) for split in report.splits] == [
+    assert [(split.name, split.images, split.captions) for split in report.splits] == [
         ("train", 2, 2),
         ("val", 1, 1),
         ("", 1, 1),
@@ -64,9 +64,9 @@ def test_a_clean_data_set_is_trainable_and_has_no_defects(tmp_path: Path) -> Non
     assert report.lines()[-1].split() == ["trainable", "yes"]
 
 
-def test_every_kind_of_broken_picture_is_counted_and_named(tmp_path: Path) -> None:
+def test_every_kind_of_broken_image_is_counted_and_named(tmp_path: Path) -> None:
     stream = io.BytesIO()
-    picture(1, 256).save(stream, "JPEG")
+    image(1, 256).save(stream, "JPEG")
     (tmp_path / "cut.png").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("404 not found")
@@ -84,11 +84,11 @@ def test_every_kind_of_broken_picture_is_counted_and_named(tmp_path: Path) -> No
     assert report.trainable
 
 
-def test_without_a_readable_training_picture_one_cannot_train(tmp_path: Path) -> None:
+def test_without_a_readable_training_image_one_cannot_train(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     report = check_data(annotate(tmp_path, a="train", b="val"), TextConfig())
-    assert report.obstacles == ("no training picture can be read",)
-    assert report.lines()[-1].endswith("no: no training picture can be read")
+    assert report.obstacles == ("no training image can be read",)
+    assert report.lines()[-1].endswith("no: no training image can be read")
 
 
 def test_without_training_captions_one_cannot_train(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_what_train_refuses_is_not_said_to_be_trainable(tmp_path: Path) -> None:
 
     one, two, three = (annotate(tmp_path, **dict.fromkeys("abc"[:number], "")) for number in (1, 2, 3))
     assert obstacles(one) == (
-        "made has 1 picture, too few to deal to 3 splits by --split-fractions 80/10/10; add pictures",
+        "made has 1 image, too few to deal to 3 splits by --split-fractions 80/10/10; add images",
     )
-    assert obstacles(two)[0].endswith("add pictures, or give two fractions")
+    assert obstacles(two)[0].endswith("add images, or give two fractions")
     assert obstacles(two, DataConfig(split_fractions="80/20")) == obstacles(three) == ()
     (one_split,) = obstacles(annotate(tmp_path, a="train", b="train"))
     assert one_split.startswith("no validation captions (splits: train); --resplit deals all images anew")
@@ -124,9 +124,9 @@ def test_what_train_refuses_is_not_said_to_be_trainable(tmp_path: Path) -> None:
     )
     (tmp_path / "v.png").write_bytes(b"")
     broken = replace(val, image=str(tmp_path / "v.png"))
-    assert obstacles(Annotations((train, broken), "made", "test")) == ("no validation picture can be read",)
+    assert obstacles(Annotations((train, broken), "made", "test")) == ("no validation image can be read",)
     assert obstacles(Annotations((train, broken, wordless[1]), "made", "test")) == (
-        "no validation picture that can be read has a caption of words",
+        "no validation image that can be read has a caption of words",
     )
 
 
@@ -144,7 +144,7 @@ def test_repeated_captions_and_captions_without_letters_are_named() -> None:
         Annotation("a", "a.jpg", ("a dog", "a dog", "two dogs"), "train"),
         Annotation("b", "b.jpg", ("a dog", "42", "日本"), "val"),
     )
-    report = check_data(Annotations(items, "made", "test"), TextConfig(), open_pictures=False)
+    report = check_data(Annotations(items, "made", "test"), TextConfig(), open_images=False)
     assert report.repeated == ("a ('a dog', 2 times)",)
     assert report.letterless == ("b ('42')",)
     assert {"repeated", "no letters"} <= {label for label, _ in report.rows()}
@@ -153,7 +153,7 @@ def test_repeated_captions_and_captions_without_letters_are_named() -> None:
 def test_an_empty_data_set_is_not_trainable() -> None:
     report = check_data(Annotations((), "nothing", "test"), TextConfig())
     assert not report.trainable
-    assert report.pictures == report.captions == 0
+    assert report.images == report.captions == 0
 
 
 def test_duplicates_and_leaks_by_bytes_are_named(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_report_as_json_has_all_fields(tmp_path: Path) -> None:
     report = check_data(annotate(tmp_path, a="train", b="val"), TextConfig())
     content = json.loads(json.dumps(report.to_dict()))
     assert content["trainable"] is True
-    assert content["splits"][1] == {"name": "val", "pictures": 1, "captions": 1}
+    assert content["splits"][1] == {"name": "val", "images": 1, "captions": 1}
     assert content["text"]["vocabulary"] == 2  # a, runs
 
 
@@ -216,8 +216,8 @@ def test_urls_are_counted_and_not_fetched_and_progress_is_told(tmp_path: Path) -
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_unopened_pictures_are_not_said_to_be_whole(tmp_path: Path) -> None:
-    report = check_data(annotate(tmp_path, a="", b=""), TextConfig(), open_pictures=False)
+def test_unopened_images_are_not_said_to_be_whole(tmp_path: Path) -> None:
+    report = check_data(annotate(tmp_path, a="", b=""), TextConfig(), open_images=False)
     assert report.not_opened == 2
     assert any(line.startswith("not opened") for line in report.lines())
 
@@ -253,20 +253,20 @@ def test_coverage_rises_to_one_at_the_whole_vocabulary() -> None:
 
 def test_a_jpeg_that_was_cut_and_saved_again_is_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
-    picture(3, 256).save(stream, "JPEG", quality=95)
+    image(3, 256).save(stream, "JPEG", quality=95)
     with monkeypatch.context() as patch:
         patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
         cut = Image.open(io.BytesIO(stream.getvalue()[: len(stream.getvalue()) // 2])).convert("RGB")
     cut.save(tmp_path / "cut.png")
-    (one,) = inspect_pictures([str(tmp_path / "cut.png")])
+    (one,) = inspect_images([str(tmp_path / "cut.png")])
     assert one.error is None
     assert one.suspect is not None
     share = int(one.suspect.removeprefix("the lowest ").split()[0])
     assert share == pytest.approx(50, abs=12)
 
 
-def test_washed_out_blank_and_whole_pictures_are_told_apart() -> None:
-    grey = np.asarray(picture(4, 256).convert("L"))
+def test_washed_out_blank_and_whole_images_are_told_apart() -> None:
+    grey = np.asarray(image(4, 256).convert("L"))
     assert find_damage(grey) is None
     dark = (grey * 0.5).astype(np.uint8)
     washed = dark.copy()
@@ -284,7 +284,7 @@ def test_washed_out_blank_and_whole_pictures_are_told_apart() -> None:
 
 
 @pytest.mark.skipif(not (SHARED / "flickr8k").is_dir(), reason="no Flickr8k here")
-def test_the_washed_out_picture_and_the_twins_of_flickr8k_are_found() -> None:
+def test_the_washed_out_image_and_the_twins_of_flickr8k_are_found() -> None:
     whole = load_annotations(SHARED / "flickr8k")
     twins = {"2851198725_37b6027625.jpg", "3050606344_af711c726c.jpg"}
     wanted = {"1798209205_77dbf525b0.jpg", *twins}
@@ -296,7 +296,7 @@ def test_the_washed_out_picture_and_the_twins_of_flickr8k_are_found() -> None:
     assert len(report.suspect) <= 3
     assert report.missing == ("2258277193_586949ec62.jpg.1",)
     text = "\n".join(report.lines())
-    for known in ("1.jpg, 2.jpg, 3.jpg", "2258277193_586949ec62.jpg.1", "91 pictures in no split", "1798209205"):
+    for known in ("1.jpg, 2.jpg, 3.jpg", "2258277193_586949ec62.jpg.1", "91 images in no split", "1798209205"):
         assert known in text
     assert report.trainable
 
@@ -305,9 +305,9 @@ def test_the_washed_out_picture_and_the_twins_of_flickr8k_are_found() -> None:
 def test_characters_are_recommended_where_words_are_whole_sentences(language: str, tmp_path: Path) -> None:
     annotations = foreign.make_data(tmp_path, language)
     advice = "the captions are written without spaces, so that words are whole phrases; use --level character"
-    report = check_data(annotations, TextConfig(), open_pictures=False)
+    report = check_data(annotations, TextConfig(), open_images=False)
     expected = (advice,) if language in foreign.WITHOUT_SPACES else ()
     assert report.advice == expected
     assert report.to_dict()["advice"] == expected
     assert any(advice in line for line in report.lines()) == bool(expected)
-    assert check_data(annotations, TextConfig(level="character"), open_pictures=False).advice == ()
+    assert check_data(annotations, TextConfig(level="character"), open_images=False).advice == ()

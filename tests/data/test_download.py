@@ -117,7 +117,7 @@ TEXT = make_zip(
         "__MACOSX/._readme.txt": b"litter",
     }
 )
-PICTURES = make_zip(
+IMAGES = make_zip(
     {
         "Flicker8k_Dataset/": b"",
         "Flicker8k_Dataset/1.jpg": bytes(range(256)) * 40,
@@ -131,7 +131,7 @@ PICTURES = make_zip(
 
 @pytest.fixture
 def flickr8k(server: Server) -> Server:
-    server.files = {"/Flickr8k_text.zip": TEXT, "/Flickr8k_Dataset.zip": PICTURES}
+    server.files = {"/Flickr8k_text.zip": TEXT, "/Flickr8k_Dataset.zip": IMAGES}
     return server
 
 
@@ -149,9 +149,9 @@ def test_flickr8k_is_fetched_unpacked_recorded_and_read(flickr8k: Server, tmp_pa
     assert not list(folder.glob("*.zip*"))
     record = json.loads((folder / "downloads.json").read_text())
     assert record["Flickr8k_text.zip"]["sha256"] == hashlib.sha256(TEXT).hexdigest()
-    assert record["Flickr8k_Dataset.zip"]["bytes"] == len(PICTURES)
+    assert record["Flickr8k_Dataset.zip"]["bytes"] == len(IMAGES)
     assert record["Flickr8k_Dataset.zip"]["url"] == f"{flickr8k.url}/Flickr8k_Dataset.zip"
-    assert ("Flickr8k_Dataset.zip", len(PICTURES), len(PICTURES)) in steps
+    assert ("Flickr8k_Dataset.zip", len(IMAGES), len(IMAGES)) in steps
     assert ("unpacking Flickr8k_Dataset.zip", 20480, 20480) in steps
 
 
@@ -177,7 +177,7 @@ def test_coco_paths_and_the_captions_alone_of_its_annotations(server: Server, tm
         }
         captions[f"annotations/captions_{name}.json"] = json.dumps(content).encode()
         captions[f"annotations/instances_{name}.json"] = b"{}"
-        zips[f"/zips/{name}.zip"] = make_zip({f"{name}/{number}.jpg": b"picture"})
+        zips[f"/zips/{name}.zip"] = make_zip({f"{name}/{number}.jpg": b"image"})
     server.files = {f"/annotations/annotations_trainval{year}.zip": make_zip(captions), **zips}
     # The sizes published are those of the real archives.
     published = DATASETS[f"coco{year}"]
@@ -219,7 +219,7 @@ def test_a_killed_download_goes_on_in_the_next_call(flickr8k: Server, tmp_path: 
     with pytest.raises(Killed):
         fetch(flickr8k, tmp_path, progress=kill)
     held = (tmp_path / "Flickr8k_Dataset.zip.part").stat().st_size
-    assert 0 < held < len(PICTURES)
+    assert 0 < held < len(IMAGES)
     flickr8k.requests.clear()
     fetch(flickr8k, tmp_path)
     assert flickr8k.requests == [("/Flickr8k_Dataset.zip", f"bytes={held}-")]
@@ -246,14 +246,14 @@ def test_a_killed_unpacking_goes_on_in_the_next_call(flickr8k: Server, tmp_path:
 
 
 def test_a_file_that_is_whole_but_was_not_renamed_is_taken(flickr8k: Server, tmp_path: Path) -> None:
-    (tmp_path / "Flickr8k_Dataset.zip.part").write_bytes(PICTURES)
+    (tmp_path / "Flickr8k_Dataset.zip.part").write_bytes(IMAGES)
     fetch(flickr8k, tmp_path)
-    assert ("/Flickr8k_Dataset.zip", f"bytes={len(PICTURES)}-") in flickr8k.requests
+    assert ("/Flickr8k_Dataset.zip", f"bytes={len(IMAGES)}-") in flickr8k.requests
     assert len(load_annotations(tmp_path)) == 2
 
 
 def test_a_part_longer_than_the_file_is_fetched_anew(flickr8k: Server, tmp_path: Path) -> None:
-    (tmp_path / "Flickr8k_Dataset.zip.part").write_bytes(PICTURES + b"more")
+    (tmp_path / "Flickr8k_Dataset.zip.part").write_bytes(IMAGES + b"more")
     fetch(flickr8k, tmp_path)
     assert len(load_annotations(tmp_path)) == 2
 
@@ -383,8 +383,8 @@ def test_what_is_no_zip_is_removed_so_that_the_next_call_can_succeed(
 
 
 def test_a_flipped_byte_fails_the_checksum(flickr8k: Server, tmp_path: Path) -> None:
-    bad = bytearray(PICTURES)
-    bad[PICTURES.index(bytes(range(100)))] ^= 1
+    bad = bytearray(IMAGES)
+    bad[IMAGES.index(bytes(range(100)))] ^= 1
     flickr8k.files["/Flickr8k_Dataset.zip"] = bytes(bad)
     with pytest.raises(DownloadError, match=r"is damaged .*CRC.* it was removed"):
         fetch(flickr8k, tmp_path)

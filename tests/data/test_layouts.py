@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from seesay.bulk.failures import Failures
-from seesay.bulk.outputs import JsonLines, Separated
-from seesay.bulk.parquet_parts import ParquetParts
+from seesay.bulk.parquet_writer import ParquetWriter
+from seesay.bulk.writers import CsvWriter, JsonlWriter
 from seesay.caption import Caption
 from seesay.data.annotations import Annotations, load_annotations
 from seesay.data.readers.columns import ColumnNames
@@ -97,11 +97,11 @@ def own_outputs(folder: Path) -> list[str]:
     """Writes what `seesay caption` writes, by its own writers; returns the names."""
     rows = [("a.jpg", caption_of_a_model()), ("b.jpg", caption_of_a_model())]
     for output in (
-        JsonLines(folder / "captions.jsonl", 1, lambda name: True),
-        JsonLines(folder / "several.jsonl", 2, lambda name: True),
-        Separated(folder / "captions.csv", 1),
-        Separated(folder / "several.tsv", 3),
-        ParquetParts(folder / "captions.parquet", 1, lambda name: True),
+        JsonlWriter(folder / "captions.jsonl", 1, lambda name: True),
+        JsonlWriter(folder / "several.jsonl", 2, lambda name: True),
+        CsvWriter(folder / "captions.csv", 1),
+        CsvWriter(folder / "several.tsv", 3),
+        ParquetWriter(folder / "captions.parquet", 1, lambda name: True),
     ):
         output.create()
         output.open()
@@ -126,7 +126,7 @@ def test_what_seesay_wrote_is_not_taken_for_human_captions(tmp_path: Path) -> No
 def test_a_folder_with_nothing_but_captions_of_seesay_is_refused_and_a_named_file_is_read(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg")
     own_outputs(tmp_path)
-    with pytest.raises(DataError, match=r"holds 2 pictures but nothing .*captions.csv.* written by seesay"):
+    with pytest.raises(DataError, match=r"holds 2 images but nothing .*captions.csv.* written by seesay"):
         load_annotations(tmp_path)
     for name in ("captions.jsonl", "several.tsv", "captions.parquet", "captions.parquet/part-00000.parquet"):
         annotations = load_annotations(tmp_path / name, require_images=False)
@@ -282,7 +282,7 @@ def test_a_named_column_that_is_not_there_is_one_clear_error(tmp_path: Path) -> 
 
 
 def test_scores_that_are_not_finite_leave_a_file_recognisable(tmp_path: Path) -> None:
-    output = JsonLines(tmp_path / "x.jsonl", 1, lambda name: True)
+    output = JsonlWriter(tmp_path / "x.jsonl", 1, lambda name: True)
     output.create()
     output.write([("a.jpg", replace(caption_of_a_model(), score=math.nan, log_probs=(math.inf,)))])
     assert "written by seesay" in load_annotations(tmp_path / "x.jsonl", require_images=False).problems[0]

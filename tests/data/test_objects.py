@@ -18,7 +18,7 @@ INSTANCES = {
 }
 
 
-def test_boxes_of_a_picture_by_its_name(tmp_path: Path) -> None:
+def test_boxes_of_a_image_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(json.dumps(INSTANCES))
     assert read_instances(tmp_path / "instances.json", "somewhere/000007.jpg") == (
         Box("person", 1, 2, 3, 4),

@@ -25,7 +25,7 @@ Told = dict[str, tuple[str | None, tuple[str, ...]]]
 
 
 def put(folder: Path, *names: str) -> None:
-    """Makes empty pictures: reading annotations opens none."""
+    """Makes empty images: reading annotations opens none."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -70,8 +70,8 @@ def test_flickr8k_with_split_lists_junk_lines_and_crlf(tmp_path: Path) -> None:
     assert images(annotations, tmp_path)[0] == "Flicker8k_Dataset/a.jpg"
     problems = "\n".join(annotations.problems)
     assert "1 line not of the form name#number, tab, caption: line 3 ('what is this')" in problems
-    assert "Flickr_8k.devImages.txt: 1 line names no picture with captions: none.jpg" in problems
-    assert "1 picture in no split, kept out of training: c.jpg" in problems
+    assert "Flickr_8k.devImages.txt: 1 line names no image with captions: none.jpg" in problems
+    assert "1 image in no split, kept out of training: c.jpg" in problems
 
 
 def test_flickr30k_token_file_with_lists_of_stems_one_folder_down(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_flickr30k_token_file_with_lists_of_stems_one_folder_down(tmp_path: Path
     assert told(load_annotations(tmp_path / "text/results_20130124.token")) == expected
 
 
-def test_a_picture_on_two_split_lists_is_in_both(tmp_path: Path) -> None:
+def test_a_image_on_two_split_lists_is_in_both(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     (tmp_path / "x.token.txt").write_text("a.jpg#0\tA dog .\n")
     (tmp_path / "trainImages.txt").write_text("a.jpg\n")
@@ -122,7 +122,7 @@ def test_karpathy_coco_with_restval_and_folders(tmp_path: Path) -> None:
     assert images(annotations, tmp_path) == ["val2014/COCO_val2014_7.jpg", "train2014/COCO_train2014_9.jpg"]
 
 
-def test_karpathy_flickr_without_filepath_beside_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_karpathy_flickr_without_filepath_beside_a_folder_of_images(tmp_path: Path) -> None:
     put(tmp_path, "Images/1.jpg")
     (tmp_path / "dataset_flickr8k.json").write_text(
         karpathy(
@@ -161,7 +161,7 @@ def coco(names: dict[int, str], captions: list[tuple[int, str]], **more: Any) ->
     )
 
 
-def test_coco_2014_annotations_folder_beside_picture_folders(tmp_path: Path) -> None:
+def test_coco_2014_annotations_folder_beside_image_folders(tmp_path: Path) -> None:
     put(tmp_path, "train2014/COCO_train2014_1.jpg", "val2014/COCO_val2014_2.jpg")
     (tmp_path / "annotations").mkdir()
     for split, number in (("train", 1), ("val", 2)):
@@ -180,7 +180,7 @@ def test_coco_2014_annotations_folder_beside_picture_folders(tmp_path: Path) -> 
     assert told(one) == {"2": ("val", ("A val .", "Two."))}
 
 
-def test_coco_in_an_images_folder_with_urls_stray_captions_and_uncaptioned_pictures(tmp_path: Path) -> None:
+def test_coco_in_an_images_folder_with_urls_stray_captions_and_uncaptioned_images(tmp_path: Path) -> None:
     put(tmp_path, "images/000001.jpg", "images/000002.jpg")
     content = json.loads(coco({2: "000002.jpg"}, [(1, "A dog"), (99, "Lost"), (1, "")]))
     content["images"].insert(0, {"id": 1, "coco_url": "http://images.example.org/val2017/000001.jpg"})
@@ -190,10 +190,10 @@ def test_coco_in_an_images_folder_with_urls_stray_captions_and_uncaptioned_pictu
     problems = "\n".join(annotations.problems)
     assert "captions of 1 image id that images does not list: 99" in problems
     assert "1 empty caption dropped, of 1" in problems
-    assert "1 picture without any caption, left out: 2" in problems
+    assert "1 image without any caption, left out: 2" in problems
 
 
-def test_both_years_of_coco_are_told_apart_by_the_picture_folders(tmp_path: Path) -> None:
+def test_both_years_of_coco_are_told_apart_by_the_image_folders(tmp_path: Path) -> None:
     put(tmp_path, "train2017/1.jpg")
     (tmp_path / "annotations").mkdir()
     for year in (2014, 2017):
@@ -311,7 +311,7 @@ def test_the_cut_line_of_flickr30k_results_csv_is_named_and_passed_over(tmp_path
     )
     annotations = load_annotations(tmp_path)
     assert told(annotations) == {"2199200615.jpg": (None, ("A dog runs .",))}
-    assert "1 row cut short or without a picture: line 3 ('2199200615.jpg| 4   A dog runs" in annotations.problems[0]
+    assert "1 row cut short or without an image: line 3 ('2199200615.jpg| 4   A dog runs" in annotations.problems[0]
 
 
 def test_unpaired_quotation_marks_do_not_swallow_rows(tmp_path: Path) -> None:
@@ -396,9 +396,9 @@ def test_a_folder_that_only_contains_a_split_word_gives_no_split(tmp_path: Path)
 
 
 def test_a_table_without_the_columns_names_those_present_and_those_expected(tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text("picture_no,words,score\n1,a dog,3\n")
+    (tmp_path / "table.csv").write_text("image_no,words,score\n1,a dog,3\n")
     for source in (tmp_path, tmp_path / "table.csv"):
-        with pytest.raises(DataError, match=r"columns 'picture_no', 'words', 'score'; expected .*file_name.*caption"):
+        with pytest.raises(DataError, match=r"columns 'image_no', 'words', 'score'; expected .*file_name.*caption"):
             load_annotations(source)
 
 
@@ -424,7 +424,7 @@ def test_the_format_flag_overrides_the_preference(tmp_path: Path) -> None:
         load_annotations(tmp_path, format="coco")
 
 
-def test_same_name_in_two_folders_is_two_pictures_and_an_ambiguous_one_is_named(tmp_path: Path) -> None:
+def test_same_name_in_two_folders_is_two_images_and_an_ambiguous_one_is_named(tmp_path: Path) -> None:
     put(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg")
     (tmp_path / "captions.csv").write_text("image,caption\na/1.jpg,A\nb/1.jpg,B\n1.jpg,C\nold/b/2.jpg,D\n")
     annotations = load_annotations(tmp_path)
@@ -446,11 +446,11 @@ def test_jsonl_with_lists_splits_and_junk(tmp_path: Path) -> None:
         '{"filepath": "img/1.png", "captions": ["A", "B"], "split": "dev"}\n'
         "not json\n"
         '{"filepath": "img/2.png", "sentences": [{"raw": "C"}], "extra": null}\n'
-        '{"caption": "no picture"}\n'
+        '{"caption": "no image"}\n'
     )
     annotations = load_annotations(tmp_path)
     assert told(annotations) == {"img/1.png": ("val", ("A", "B")), "img/2.png": (None, ("C",))}
-    assert "2 entries without a picture and caption: line 2 ('not json'), line 4" in annotations.problems[0]
+    assert "2 entries without an image and caption: line 2 ('not json'), line 4" in annotations.problems[0]
 
 
 def test_jsonl_of_one_caption_a_line_with_caption_ids_and_boxes(tmp_path: Path) -> None:
@@ -502,7 +502,7 @@ def test_imagefolder_of_split_folders_with_metadata_csv(tmp_path: Path) -> None:
     assert images(annotations, tmp_path) == ["test/0001.png", "train/0001.png"]
 
 
-def test_imagefolder_with_metadata_jsonl_and_nested_pictures(tmp_path: Path) -> None:
+def test_imagefolder_with_metadata_jsonl_and_nested_images(tmp_path: Path) -> None:
     put(tmp_path, "sub/deep/0001.png", "stray.csv")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "sub/deep/0001.png", "text": "a cat"}\n')
     (tmp_path / "other.csv").write_text("image,caption\n0001.png,another\n")
@@ -512,7 +512,7 @@ def test_imagefolder_with_metadata_jsonl_and_nested_pictures(tmp_path: Path) -> 
         assert told(annotations) == {"sub/deep/0001.png": (None, ("a cat",))}
 
 
-def test_parquet_shards_of_the_hub_with_pictures_inside(tmp_path: Path) -> None:
+def test_parquet_shards_of_the_hub_with_images_inside(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for split, colour in (("train", "red"), ("test", "blue")):
         table = pa.table(
@@ -533,17 +533,17 @@ def test_parquet_shards_of_the_hub_with_pictures_inside(tmp_path: Path) -> None:
     assert pixel[2] > 200
 
 
-def test_parquet_with_a_row_for_each_caption_of_an_embedded_picture(tmp_path: Path) -> None:
-    pictures = [{"bytes": jpeg(), "path": name} for name in ("a.jpg", "a.jpg", "b.jpg")]
-    pq.write_table(pa.table({"image": pictures, "text": ["A", "B", "C"]}), tmp_path / "x.parquet")
+def test_parquet_with_a_row_for_each_caption_of_an_embedded_image(tmp_path: Path) -> None:
+    images = [{"bytes": jpeg(), "path": name} for name in ("a.jpg", "a.jpg", "b.jpg")]
+    pq.write_table(pa.table({"image": images, "text": ["A", "B", "C"]}), tmp_path / "x.parquet")
     annotations = load_annotations(tmp_path / "x.parquet")
     assert told(annotations) == {"a.jpg": (None, ("A", "B")), "b.jpg": (None, ("C",))}
     assert [item.image for item in annotations] == [f"{tmp_path}/x.parquet::image::{row}" for row in (0, 2)]
 
 
-def test_parquet_whose_pictures_all_have_the_same_placeholder_name(tmp_path: Path) -> None:
-    pictures = [{"bytes": jpeg(), "path": "image.jpg"} for _ in range(60)]
-    table = pa.table({"image": pictures, "text": [str(n) for n in range(60)]})
+def test_parquet_whose_images_all_have_the_same_placeholder_name(tmp_path: Path) -> None:
+    images = [{"bytes": jpeg(), "path": "image.jpg"} for _ in range(60)]
+    table = pa.table({"image": images, "text": [str(n) for n in range(60)]})
     pq.write_table(table, tmp_path / "x.parquet")
     assert len(load_annotations(tmp_path)) == 60
 
@@ -582,10 +582,10 @@ def test_sidecars_of_a_caption_a_line_in_split_folders(tmp_path: Path) -> None:
         "train/a.jpg": ("train", ("A dog", "A brown dog")),
         "val2017/b.png": ("val", ("A cat",)),
     }
-    assert "1 picture without any caption, left out: train/none.jpg" in annotations.problems
+    assert "1 image without any caption, left out: train/none.jpg" in annotations.problems
 
 
-def test_sidecars_in_a_folder_beside_the_pictures(tmp_path: Path) -> None:
+def test_sidecars_in_a_folder_beside_the_images(tmp_path: Path) -> None:
     put(tmp_path, "images/a.JPG", "images/b.jpg")
     (tmp_path / "captions").mkdir()
     (tmp_path / "captions/a.txt").write_text("A dog")
@@ -625,7 +625,7 @@ def test_label_files_of_object_detection_are_not_captions(tmp_path: Path) -> Non
     assert annotations.problems == (
         "labels of objects are no captions, dropped, of 2 images: a.jpg ('0 0.51 0.43 0.2 0.3'), "
         "b.jpg ('Car 0.00 0 -1.58 587.01 173.33 614.12 20')",
-        "3 pictures without any caption, left out: a.jpg, b.jpg, d.jpg",
+        "3 images without any caption, left out: a.jpg, b.jpg, d.jpg",
     )
     (tmp_path / "c.txt").unlink()
     with pytest.raises(DataError, match=r"holds no caption .* labels of objects are no captions"):
@@ -644,9 +644,9 @@ def test_an_image_with_texts_in_two_folders_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_of_pictures_alone_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_of_images_alone_says_what_was_looked_for(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg")
-    with pytest.raises(DataError, match=r"holds 2 pictures but nothing that gives captions; looked for Flickr"):
+    with pytest.raises(DataError, match=r"holds 2 images but nothing that gives captions; looked for Flickr"):
         load_annotations(tmp_path)
 
 
@@ -686,13 +686,13 @@ def test_webdataset_with_folders_dotted_parts_and_equal_keys_in_split_shards(tmp
     for split in ("train", "val"):
         write_tar(
             tmp_path / f"{split}-0000.tar",
-            {"./set/0.left.jpg": jpeg(), "./set/0.caption": split.encode(), "./set/1.txt": b"no picture"},
+            {"./set/0.left.jpg": jpeg(), "./set/0.caption": split.encode(), "./set/1.txt": b"no image"},
         )
     annotations = load_annotations(tmp_path)
     assert [(item.split, item.captions) for item in annotations] == [("train", ("train",)), ("val", ("val",))]
     assert len({item.id for item in annotations}) == 2
     assert read_image(annotations[0].image).size == (8, 6)
-    assert any("1 sample without a picture" in line for line in annotations.problems)
+    assert any("1 sample without an image" in line for line in annotations.problems)
 
 
 def test_webdataset_masks_are_not_taken_for_the_image(tmp_path: Path) -> None:
@@ -716,8 +716,8 @@ def test_webdataset_captions_are_decoded_as_those_of_any_text_file(tmp_path: Pat
         "1.caption": codecs.BOM_UTF16_LE + "Ein Café\r\nZwei".encode("utf-16-le"),
         "2.txt": "Ein\x85Café".encode(),
     }
-    pictures = {f"{name[0]}.jpg": jpeg() for name in texts}
-    write_tar(tmp_path / "x.tar", dict(sorted({**texts, **pictures}.items())))
+    images = {f"{name[0]}.jpg": jpeg() for name in texts}
+    write_tar(tmp_path / "x.tar", dict(sorted({**texts, **images}.items())))
     annotations = load_annotations(tmp_path / "x.tar")
     assert [item.captions for item in annotations] == [("Ein Café",), ("Ein Café", "Zwei"), ("Ein\x85Café",)]
     assert annotations.problems == ("x.tar::0.txt is not UTF-8; read as Windows-1252",)

@@ -10,15 +10,15 @@ from seesay.data.reading import read_some_mirrored
 from seesay.errors import DataError
 from tests import tiny
 
-PICTURES = 60
-PLAIN, MIRRORED = tiny.features(0, PICTURES, 2, 3), tiny.features(1, PICTURES, 2, 3)
+IMAGES = 60
+PLAIN, MIRRORED = tiny.features(0, IMAGES, 2, 3), tiny.features(1, IMAGES, 2, 3)
 EXAMPLES = [
-    Example(str(number), "", ((1, *[4] * (1 + number % 5), 2),), mirrored=number % 3 != 0) for number in range(PICTURES)
+    Example(str(number), "", ((1, *[4] * (1 + number % 5), 2),), mirrored=number % 3 != 0) for number in range(IMAGES)
 ]
 
 
 class Kept:
-    """Features in memory, with the number of pictures of every read; `ragged` says which have one region only."""
+    """Features in memory, with the number of images of every read; `ragged` says which have one region only."""
 
     def __init__(self, features: NDArray[np.float16], ragged: Sequence[int] | None = None) -> None:
         self.features, self.ragged = features, ragged
@@ -37,7 +37,7 @@ def batches_of(flip: float = 0.5, seed: int = 0, **options: object) -> CaptionBa
 
 
 def mirrored_in(batch: Batch) -> dict[str, bool]:
-    """Tells of each picture which of its two features a batch holds; any others fail."""
+    """Tells of each image which of its two features a batch holds; any others fail."""
     assert batch.features is not None
     found = {}
     for name, features in zip(batch.ids, batch.features.numpy(), strict=True):
@@ -51,10 +51,10 @@ def epoch_of(batches: CaptionBatches, epoch: int) -> dict[str, bool]:
     return {name: turned for batch in batches for name, turned in mirrored_in(batch).items()}
 
 
-def test_each_picture_has_the_features_of_its_own_side_in_one_read_a_store() -> None:
+def test_each_image_has_the_features_of_its_own_side_in_one_read_a_store() -> None:
     plain, mirrored, random = Kept(PLAIN), Kept(MIRRORED), np.random.default_rng(3)
     for chance in (0, 0.1, 0.5, 0.9, 1):
-        rows, turned = random.permutation(PICTURES)[:7], random.random(7) < chance
+        rows, turned = random.permutation(IMAGES)[:7], random.random(7) < chance
         plain.reads, mirrored.reads = [], []
         features, mask = read_some_mirrored(plain, mirrored, [str(row) for row in rows], turned)
         np.testing.assert_array_equal(features, np.where(turned[:, None, None], MIRRORED[rows], PLAIN[rows]))
@@ -85,7 +85,7 @@ def test_an_epoch_shows_about_half_of_those_that_may_be_mirrored_so_and_none_of_
     assert 0.07 < np.mean([found[name] for found in rare for name in may]) < 0.13
 
 
-def test_seed_epoch_and_picture_decide_and_nothing_else() -> None:
+def test_seed_epoch_and_image_decide_and_nothing_else() -> None:
     first = epoch_of(batches_of(), 0)
     assert epoch_of(batches_of(), 0) == first
     assert epoch_of(batches_of(), 1) != first
@@ -124,7 +124,7 @@ def test_a_batch_is_read_once_from_each_store() -> None:
     assert isinstance(mirrored, Kept)
     assert len(plain.reads) <= count
     assert 0 < len(mirrored.reads) <= count
-    assert sum(plain.reads) + sum(mirrored.reads) == PICTURES
+    assert sum(plain.reads) + sum(mirrored.reads) == IMAGES
 
 
 def test_nothing_is_mirrored_where_nothing_asks_for_it() -> None:
@@ -141,5 +141,5 @@ def test_state_of_a_training_with_other_mirrored_features_is_refused() -> None:
     )
     fewer.load_state_dict(batches_of(0.0).state_dict())  # neither mirrors any
     fewer.augmentation = Augmentation(0.5)
-    with pytest.raises(DataError, match=r"training with 40 pictures that may be mirrored, but now they are 39: put"):
+    with pytest.raises(DataError, match=r"training with 40 images that may be mirrored, but now they are 39: put"):
         fewer.load_state_dict(state)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from seesay.data.annotations import Annotation, Annotations, Box, load_annotations
-from seesay.data.drawing import Scene, draw_scene
+from seesay.data.scene_drawing import Scene, draw_scene
 from seesay.data.scenes import (
     COLOURS,
     SHAPES,
@@ -54,8 +54,8 @@ def test_folder_reads_back_as_what_was_returned(made: tuple[Path, Annotations]) 
     assert read.format == annotations.format
     assert not read.problems
     assert [len(read.split(name)) for name in ("train", "val", "test")] == [40, 12, 12]
-    with Image.open(annotations[0].image) as picture:
-        assert (picture.size, picture.mode) == ((64, 64), "RGB")
+    with Image.open(annotations[0].image) as image:
+        assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
 def test_same_seed_gives_the_same_bytes(made: tuple[Path, Annotations], tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_another_seed_gives_other_scenes(made: tuple[Path, Annotations], tmp_pat
     assert all(a.captions != b.captions for a, b in zip(other, made[1], strict=True))
 
 
-def test_a_picture_does_not_depend_on_how_many_are_made(made: tuple[Path, Annotations], tmp_path: Path) -> None:
+def test_a_image_does_not_depend_on_how_many_are_made(made: tuple[Path, Annotations], tmp_path: Path) -> None:
     make_scenes(tmp_path, train=3, val=0, test=5, seed=5, size=64)
     many, few = files(made[0]), files(tmp_path)
     assert len(few) == 9
@@ -80,8 +80,8 @@ def test_a_picture_does_not_depend_on_how_many_are_made(made: tuple[Path, Annota
 
 
 def test_no_scene_is_in_two_splits(made: tuple[Path, Annotations]) -> None:
-    pictures = [path.read_bytes() for path in (made[0] / "images").iterdir()]
-    assert len(pictures) == len(set(pictures)) == 64
+    images = [path.read_bytes() for path in (made[0] / "images").iterdir()]
+    assert len(images) == len(set(images)) == 64
 
 
 def test_scenes_may_be_made_anew_in_their_folder(tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_captions_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("seesay.data.scenes.draw_scene", stop)
     with pytest.raises(KeyboardInterrupt):
         make_scenes(tmp_path, train=3, val=0, test=0, seed=2, size=48)
-    assert not (tmp_path / "captions.jsonl").exists()  # old captions beside new pictures would be wrong
+    assert not (tmp_path / "captions.jsonl").exists()  # old captions beside new images would be wrong
 
 
-def test_captions_of_other_pictures_are_left_alone(tmp_path: Path) -> None:
+def test_captions_of_other_images_are_left_alone(tmp_path: Path) -> None:
     theirs = '{"id": "dog", "image": "dog.jpg", "captions": ["a dog"]}\n'
     (tmp_path / "captions.jsonl").write_text(theirs)
     with pytest.raises(DataError, match="not of scenes; name another folder"):
@@ -166,8 +166,8 @@ def test_boxes_tightly_enclose_the_pixels_drawn(scenes: list[Scene], size: int) 
     for scene in scenes[:25]:
         empty = np.asarray(draw_scene(replace(scene, things=()), size)[0]).astype(int)
         for thing, box in zip(scene.things, draw_scene(scene, size)[1], strict=True):
-            picture, _ = draw_scene(replace(scene, things=(thing,)), size)
-            rows, columns = np.nonzero(np.abs(np.asarray(picture) - empty).max(axis=2) > 0)
+            image, _ = draw_scene(replace(scene, things=(thing,)), size)
+            rows, columns = np.nonzero(np.abs(np.asarray(image) - empty).max(axis=2) > 0)
             drawn = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             claimed = (box.x, box.y, box.x + box.width, box.y + box.height)
             # An edge pixel that is covered to a few hundredths may round to the background's own value.
@@ -176,11 +176,11 @@ def test_boxes_tightly_enclose_the_pixels_drawn(scenes: list[Scene], size: int) 
             assert all(np.subtract(drawn, claimed)[2:] <= 0)
 
 
-def test_a_picture_shows_all_of_its_things(scenes: list[Scene]) -> None:
+def test_a_image_shows_all_of_its_things(scenes: list[Scene]) -> None:
     for scene in scenes[:50]:
-        picture, boxes = draw_scene(scene, SIZE)
+        image, boxes = draw_scene(scene, SIZE)
         difference = np.abs(
-            np.asarray(picture).astype(int) - np.asarray(draw_scene(replace(scene, things=()), SIZE)[0])
+            np.asarray(image).astype(int) - np.asarray(draw_scene(replace(scene, things=()), SIZE)[0])
         ).max(axis=2)
         for box in boxes:
             inside = difference[int(box.y) : int(box.y + box.height), int(box.x) : int(box.x + box.width)]
@@ -204,10 +204,10 @@ def test_colours_can_be_told_apart(scenes: list[Scene]) -> None:
 
 def test_textures_show(scenes: list[Scene]) -> None:
     for scene in scenes[:100]:
-        picture, boxes = draw_scene(scene, SIZE)
+        image, boxes = draw_scene(scene, SIZE)
         for thing, box in zip(scene.things[:2], boxes, strict=False):
             part = (box.x, box.y, box.x + box.width, box.y + box.height)
-            pixels = np.asarray(picture.crop(part)).reshape(-1, 3).astype(int)
+            pixels = np.asarray(image.crop(part)).reshape(-1, 3).astype(int)
             plain = (np.abs(pixels - thing.tint).max(axis=1) <= 2).mean()
             light = (pixels.min(axis=1) > 242).mean()  # paler than the paper behind corners
             if thing.texture:
@@ -286,8 +286,8 @@ def test_places_are_true(annotated: list[Annotation]) -> None:
     assert len(seen) == 9
 
 
-def test_captions_do_not_fit_other_pictures(annotated: list[Annotation]) -> None:
-    """Whoever has not looked at the picture names objects that it does not show."""
+def test_captions_do_not_fit_other_images(annotated: list[Annotation]) -> None:
+    """Whoever has not looked at the image names objects that it does not show."""
     named = fitting = 0
     for annotation, other in itertools.pairwise(annotated):
         for caption in annotation.captions:
@@ -296,7 +296,7 @@ def test_captions_do_not_fit_other_pictures(annotated: list[Annotation]) -> None
     assert fitting / named < 0.1
 
 
-def picture_of(*labels: str) -> Annotation:
+def image_of(*labels: str) -> Annotation:
     return Annotation("x", "x.png", ("x",), None, tuple(Box(label, k, 0, 1, 1) for k, label in enumerate(labels)))
 
 
@@ -319,12 +319,12 @@ def picture_of(*labels: str) -> Annotation:
     ],
 )
 def test_mentions_of_any_caption(caption: str, expected: list[tuple[int, int]]) -> None:
-    annotation = picture_of("large red circle", "green circle", "small blue striped square")
+    annotation = image_of("large red circle", "green circle", "small blue striped square")
     assert mentions(caption, annotation) == [(word, annotation.boxes[box]) for word, box in expected]
 
 
 def test_unfounded_mentions_are_named_with_their_words() -> None:
-    annotation = picture_of("large red circle", "green circle")
+    annotation = image_of("large red circle", "green circle")
     assert unfounded_mentions("a circle above a small red circle", annotation) == [(6, "small red circle")]
     assert unfounded_mentions("a star is over a blue cross", annotation) == [(1, "star"), (6, "blue cross")]
     assert unfounded_mentions("there is nothing", annotation) == []
@@ -339,7 +339,7 @@ def bleu4(hypotheses: list[str], references: list[tuple[str, ...]]) -> float:
 
 
 def test_wording_can_be_guessed_but_content_cannot(scenes: list[Scene]) -> None:
-    """Whoever sees the picture agrees with its captions; whoever knows the language alone does not."""
+    """Whoever sees the image agrees with its captions; whoever knows the language alone does not."""
     spoken = [scene.captions[0] for scene in scenes]
     references = [scene.captions[1:] for scene in scenes]
     assert bleu4(spoken, references) > 0.6

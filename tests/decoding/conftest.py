@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-import seesay.decoding.choosing
 import seesay.decoding.search
+import seesay.decoding.selection
 
 
 @pytest.fixture(params=["asks", "never asks"], scope="module")
@@ -13,6 +13,6 @@ def asking(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both ways through a search: with the short cuts of a processor, and as on a graphics card without them."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "never asks":
-            for module in (seesay.decoding.search, seesay.decoding.choosing):
+            for module in (seesay.decoding.search, seesay.decoding.selection):
                 patch.setattr(module, "surely_none", lambda found: False)
         yield request.param

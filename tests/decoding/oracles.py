@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from seesay.decoding import DecodingOptions, Hypothesis, TokenRules
+from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, START_ID, UNK_ID
 
 ROWS = 1009
 PRIME = 1_000_003
-NO_RULES = TokenRules()
+NO_RULES = TokenConstraints()
 
 
 class TableDecoder:
-    """A decoder whose scores after any prefix are a row of a random table, found by hashing picture and prefix.
+    """A decoder whose scores after any prefix are a row of a random table, found by hashing image and prefix.
 
-    The hash of the words is kept a row, the picture's number a picture, so that both kinds of state have to
+    The hash of the words is kept a row, the image's number an image, so that both kinds of state have to
     be led the right way. `rows_seen` notes how many hypotheses each step was asked for.
     """
 
@@ -72,7 +72,7 @@ class ConstantDecoder:
 
 
 def numbered(images: Sequence[int]) -> Tensor:
-    """Memory (B, 4, 1) that tells a `TableDecoder` which pictures it looks at."""
+    """Memory (B, 4, 1) that tells a `TableDecoder` which images it looks at."""
     return torch.tensor(images, dtype=torch.float64)[:, None, None].expand(-1, 4, 1)
 
 
@@ -117,14 +117,17 @@ def holds(words: Sequence[int], phrase: Sequence[int]) -> bool:
     return any(tuple(words[at : at + len(phrase)]) == tuple(phrase) for at in range(len(words) - len(phrase) + 1))
 
 
-def may_be_said(words: Sequence[int], options: DecodingOptions, rules: TokenRules) -> bool:
+def may_be_said(words: Sequence[int], options: DecodingOptions, rules: TokenConstraints) -> bool:
     """Whether words, which more may follow, keep the rules that forbid."""
-    runs = [tuple(words[at : at + options.block_ngrams]) for at in range(len(words) - options.block_ngrams + 1)]
-    repeats = options.block_ngrams > 0 and len(set(runs)) < len(runs)
+    runs = [
+        tuple(words[at : at + options.no_repeat_ngram_size])
+        for at in range(len(words) - options.no_repeat_ngram_size + 1)
+    ]
+    repeats = options.no_repeat_ngram_size > 0 and len(set(runs)) < len(runs)
     return not repeats and not any(holds(words, phrase) for phrase in rules.banned)
 
 
-def may_be_all(words: Sequence[int], options: DecodingOptions, rules: TokenRules) -> bool:
+def may_be_all(words: Sequence[int], options: DecodingOptions, rules: TokenConstraints) -> bool:
     """Whether a whole caption keeps every rule."""
     return (
         options.min_length <= len(words) <= options.max_length
@@ -139,7 +142,7 @@ def sayings(decoder: TableDecoder, options: DecodingOptions) -> range:
 
 
 def every_caption(
-    decoder: TableDecoder, image: int, options: DecodingOptions, rules: TokenRules = NO_RULES
+    decoder: TableDecoder, image: int, options: DecodingOptions, rules: TokenConstraints = NO_RULES
 ) -> list[Plain]:
     """All captions of at most the maximum length that keep the rules, best first: what search is compared with."""
 
@@ -157,13 +160,13 @@ def every_caption(
 
 
 def plain_beam(
-    decoder: TableDecoder, image: int, options: DecodingOptions, rules: TokenRules = NO_RULES
+    decoder: TableDecoder, image: int, options: DecodingOptions, rules: TokenConstraints = NO_RULES
 ) -> list[Plain]:
-    """Beam search of one picture with nothing clever, by groups where the options say so.
+    """Beam search of one image with nothing clever, by groups where the options say so.
 
     Rules are minded where they can be without looking ahead: what forbids, and the minimum length.
     """
-    groups, width = options.beam_groups, options.beam_size // options.beam_groups
+    groups, width = options.num_beam_groups, options.beam_size // options.num_beam_groups
     running: list[list[Plain]] = [[Plain(())] for _ in range(groups)]
     ended: list[list[Plain]] = [[] for _ in range(groups)]
     for step in range(options.max_length):
@@ -177,7 +180,7 @@ def plain_beam(
                     if more.ended and step < options.min_length:
                         continue
                     if may_be_said(more.words, options, rules):
-                        shunned = options.diversity_strength * spoken.count(word) * (not more.ended)
+                        shunned = options.diversity_penalty * spoken.count(word) * (not more.ended)
                         found.append((more.total - shunned, word, more))
             found.sort(key=lambda item: -item[0])
             kept = found[: width - len(ended[group])]  # a finished hypothesis keeps its place

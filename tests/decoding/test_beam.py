@@ -13,7 +13,7 @@ from torch import Tensor
 import seesay.decoding.engine
 from seesay.compiled import SWITCH, compiled
 from seesay.config import DecodingOptions
-from seesay.decoding import Hypothesis, TokenRules, decode
+from seesay.decoding import Hypothesis, TokenConstraints, decode
 from seesay.decoding import beam as module
 from seesay.decoding.beam import compiled_beam
 from seesay.errors import ConfigError
@@ -44,7 +44,10 @@ class Precise(TableDecoder):
 
 
 def both(
-    decoder: TableDecoder | ConstantDecoder, memory: Tensor, options: DecodingOptions, rules: TokenRules = NO_RULES
+    decoder: TableDecoder | ConstantDecoder,
+    memory: Tensor,
+    options: DecodingOptions,
+    rules: TokenConstraints = NO_RULES,
 ) -> tuple[list[list[Hypothesis]], list[list[Hypothesis]]]:
     """What the search in C finds, and what `Search` does."""
     assert compiled_beam(options, rules, memory, keep_attention=False, traced=False) is not None
@@ -73,8 +76,8 @@ def some_options(random: np.random.Generator) -> DecodingOptions:
         max_length=limit,
         min_length=int(random.integers(0, limit + 1)) if random.random() < 0.4 else 0,
         length_penalty=float(random.choice([0.0, 0.5, 0.7, 1.0, 2.0])),
-        block_ngrams=int(random.choice([0, 0, 1, 2, 3])),
-        num_captions=int(random.integers(1, width + 1)) if beam and random.random() < 0.4 else 1,
+        no_repeat_ngram_size=int(random.choice([0, 0, 1, 2, 3])),
+        num_return_sequences=int(random.integers(1, width + 1)) if beam and random.random() < 0.4 else 1,
         allow_unk=bool(random.random() < 0.3),
     )
     return options if beam else options.with_strategy("greedy")
@@ -86,12 +89,12 @@ def test_it_finds_what_search_does(seed: int) -> None:
     end, scale = float(random.choice([-3.0, 0.0, 2.0])), float(random.choice([0.5, 2.0]))
     decoder = Precise(seed, WORDS, end=end, scale=scale)
     bans = random.permutation(np.arange(UNK_ID + 1, UNK_ID + 1 + WORDS))[: int(random.choice([0, 0, 1, 2]))]
-    rules = TokenRules(banned=tuple((int(token),) for token in bans))
-    pictures = numbered(range(int(random.choice([1, 2, 7])))).float()
-    check_equal(*both(decoder, pictures, some_options(random), rules))
+    rules = TokenConstraints(banned=tuple((int(token),) for token in bans))
+    images = numbered(range(int(random.choice([1, 2, 7])))).float()
+    check_equal(*both(decoder, images, some_options(random), rules))
 
 
-def test_many_pictures_and_words_are_shared_by_threads() -> None:
+def test_many_images_and_words_are_shared_by_threads() -> None:
     decoder = Precise(1, 3000)
     check_equal(*both(decoder, numbered(range(40)).float(), DecodingOptions("beam", 5, 12)))
 
@@ -126,7 +129,7 @@ def test_scores_that_are_no_numbers_are_left_to_search(logits: list[float]) -> N
 
 
 def test_rules_that_leave_nothing_are_left_to_search() -> None:
-    rules = TokenRules(banned=((4,), (5,)))
+    rules = TokenConstraints(banned=((4,), (5,)))
     decoder = ConstantDecoder([0.0, 0.0, 1.0, 0.0, 1.0, 2.0], torch.float32)
     check_equal(*both(decoder, numbered([0]).float(), DecodingOptions("beam", 2, 5, min_length=3), rules))
 
@@ -135,15 +138,17 @@ def test_rules_that_leave_nothing_are_left_to_search() -> None:
 def test_a_ban_of_no_word_is_told(token: int) -> None:
     decoder = ConstantDecoder([0.0] * 6, torch.float32)
     with pytest.raises(ConfigError, match=f"token {token} "):
-        decode(decoder, numbered([0]).float(), None, DecodingOptions("beam", 2), rules=TokenRules(banned=((token,),)))
+        decode(
+            decoder, numbered([0]).float(), None, DecodingOptions("beam", 2), rules=TokenConstraints(banned=((token,),))
+        )
 
 
 @pytest.mark.parametrize(
     "options",
     [
         DecodingOptions("sample"),
-        DecodingOptions("greedy", num_captions=2),
-        DecodingOptions("beam", 4, beam_groups=2),
+        DecodingOptions("greedy", num_return_sequences=2),
+        DecodingOptions("beam", 4, num_beam_groups=2),
         DecodingOptions("beam", 4, repetition_penalty=1.5),
     ],
 )
@@ -158,9 +163,9 @@ def test_attention_traces_phrases_and_float64_are_left_to_search() -> None:
     assert compiled_beam(options, NO_RULES, memory, keep_attention=False, traced=True) is None
     assert compiled_beam(options, NO_RULES, memory.double(), keep_attention=False, traced=False) is None
     for rules in (
-        TokenRules(banned=((4, 5),)),
-        TokenRules(required=((4,),)),
-        TokenRules(no_end_after=frozenset({4})),
+        TokenConstraints(banned=((4, 5),)),
+        TokenConstraints(required=((4,),)),
+        TokenConstraints(no_end_after=frozenset({4})),
     ):
         assert compiled_beam(options, rules, memory, keep_attention=False, traced=False) is None
 
@@ -176,7 +181,7 @@ def test_without_compiled_code_search_does_it(monkeypatch: pytest.MonkeyPatch) -
     check_equal(decode(Precise(0), memory, None, options), expected)
 
 
-def test_pictures_and_hypotheses_that_are_done_leave() -> None:
+def test_images_and_hypotheses_that_are_done_leave() -> None:
     for options in (DecodingOptions("greedy", max_length=40), DecodingOptions("beam", 2, 40)):
         decoder = Precise(0)
         decode(decoder, numbered(range(50)).float(), None, options)

@@ -1,4 +1,4 @@
-"""`draw_captions`: sampling for training by reward, against the enumerated distribution."""
+"""`sample_captions`: sampling for training by reward, against the enumerated distribution."""
 
 import itertools
 from collections import Counter
@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from seesay.decoding import DecodingOptions, draw_captions
+from seesay.decoding import DecodingOptions, sample_captions
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
 
 
 class Unchecked:
-    """A decoder whose next word depends on the picture and the last word alone."""
+    """A decoder whose next word depends on the image and the last word alone."""
 
     def __init__(self, table: Tensor) -> None:
         self.table = table  # (B, V, V) logits
@@ -32,10 +32,10 @@ def said(
     decoder: Unchecked, images: int, samples: int, longest: int, allow_unk: bool = False
 ) -> list[list[tuple[int, ...]]]:
     """Draws captions of at most `longest` words; those that ended with their end token."""
-    options = DecodingOptions(strategy="sample", num_captions=samples, max_length=longest, allow_unk=allow_unk)
+    options = DecodingOptions(strategy="sample", num_return_sequences=samples, max_length=longest, allow_unk=allow_unk)
     draws = torch.rand(images, samples, longest + 1, dtype=torch.float64)
-    found = draw_captions(decoder, torch.zeros(images, 1, 1), None, options, draws)
-    return [[(*one.tokens, END_ID) if one.finished else one.tokens for one in of_picture] for of_picture in found]
+    found = sample_captions(decoder, torch.zeros(images, 1, 1), None, options, draws)
+    return [[(*one.tokens, END_ID) if one.finished else one.tokens for one in of_image] for of_image in found]
 
 
 def probabilities(table: Tensor, longest: int, allow_unk: bool) -> dict[tuple[int, ...], float]:
@@ -72,7 +72,7 @@ def test_captions_come_as_often_as_they_are_likely(allow_unk: bool) -> None:
             assert abs(counts[row] - samples * p) <= 4.5 * np.sqrt(samples * p * (1 - p)) + 1e-9, row
 
 
-def test_samples_of_a_picture_do_not_depend_on_each_other() -> None:
+def test_samples_of_a_image_do_not_depend_on_each_other() -> None:
     torch.manual_seed(4)
     found = said(Unchecked(torch.zeros(3000, 6, 6)), 3000, 2, 1)
     pairs = Counter((first[0], second[0]) for first, second in found)
@@ -83,15 +83,15 @@ def test_samples_of_a_picture_do_not_depend_on_each_other() -> None:
 
 def test_rows_keep_their_past_and_their_order() -> None:
     table = torch.full((2, 7, 7), -50.0)
-    table[0, :, END_ID] = 50.0  # the first picture ends at once
+    table[0, :, END_ID] = 50.0  # the first image ends at once
     table[1, START_ID, 4:7] = 0.0
     table[1, 4, 5], table[1, 5, 6], table[1, 6, END_ID] = 0.0, 0.0, 0.0
-    options = DecodingOptions(strategy="sample", num_captions=6, max_length=9)
+    options = DecodingOptions(strategy="sample", num_return_sequences=6, max_length=9)
     draws = torch.full((2, 6, 10), 0.5, dtype=torch.float64)
     draws[:, :, 0] = torch.tensor(
         [0.1, 0.5, 0.9, 0.9, 0.1, 0.5], dtype=torch.float64
     )  # the first word of three equally likely ones
-    first, second = draw_captions(Unchecked(table), torch.zeros(2, 1, 1), None, options, draws)
+    first, second = sample_captions(Unchecked(table), torch.zeros(2, 1, 1), None, options, draws)
     assert [one.tokens for one in first] == [()] * 6
     ways = {0.1: (4, 5, 6), 0.5: (5, 6), 0.9: (6,)}
     assert [one.tokens for one in second] == [ways[float(draw)] for draw in draws[1, :, 0]]
@@ -120,10 +120,10 @@ def test_draws_that_have_ended_are_computed_no_further() -> None:
             fed.append(tokens.numel())
             return super().step(tokens, state)
 
-    options = DecodingOptions(strategy="sample", num_captions=40, max_length=12)
+    options = DecodingOptions(strategy="sample", num_return_sequences=40, max_length=12)
     draws = torch.full((1, 40, 13), 0.1, dtype=torch.float64)
     draws[0, 17, 0] = 0.9  # the only one that says a word; the end comes first in the vocabulary
-    (found,) = draw_captions(Counted(table), torch.zeros(1, 1, 1), None, options, draws)
+    (found,) = sample_captions(Counted(table), torch.zeros(1, 1, 1), None, options, draws)
     assert [len(one.tokens) for one in found] == [0] * 17 + [12] + [0] * 22
     assert fed[0] == 40
     assert fed[-1] == 1

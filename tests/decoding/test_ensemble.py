@@ -29,7 +29,7 @@ def joined(decoders: list[TableDecoder], mean: Mean) -> TableDecoder:
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
 def test_an_ensemble_is_the_mean_of_its_members(strategy: str, mean: Mean) -> None:
     members = [TableDecoder(seed, words=3) for seed in range(3)]
-    options = DecodingOptions("beam", 3, 8, num_captions=2).with_strategy(strategy)  # type: ignore[arg-type]
+    options = DecodingOptions("beam", 3, 8, num_return_sequences=2).with_strategy(strategy)  # type: ignore[arg-type]
     memory, mask = join_memories([numbered(range(9))] * 3, [None] * 3)
     found = decode(EnsembleDecoder(members, [1, 1, 1], mean), memory, mask, options, keep_attention=True)
     expected = decode(joined(members, mean), numbered(range(9)), None, options, keep_attention=True)
@@ -40,7 +40,7 @@ def test_members_look_at_memories_of_their_own() -> None:
     torch.manual_seed(0)
     sizes = ModelConfig(projection_size=7, embedding_size=5, hidden_size=9, attention_size=4, output_size=8)
     attention = AttentionGRUDecoder(sizes, 11).double().eval()
-    sizes = ModelConfig(projection_size=6, embedding_size=6, hidden_size=6, layers=1, output_size=0)
+    sizes = ModelConfig(projection_size=6, embedding_size=6, hidden_size=6, num_layers=1, output_size=0)
     pooled = PooledGRUDecoder(sizes, 11).double().eval()
     grid, vector = torch.randn(4, 5, 7, dtype=torch.float64), torch.randn(4, 2, 6, dtype=torch.float64)
     mask = torch.tensor([[True] * 5, [True, False, True, True, True]] * 2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seesay.config import resolve_config
-from seesay.decoding import DecodingOptions, Hypothesis, TokenRules, decode
+from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints, decode
 from seesay.errors import ConfigError
 from seesay.tokenizer import UNK_ID
 from tests.decoding.oracles import TableDecoder, may_be_all, may_be_said, numbered
@@ -19,7 +19,7 @@ from tests.decoding.oracles import TableDecoder, may_be_all, may_be_said, number
 WORDS = range(4, 10)
 
 
-def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
+def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenConstraints]:
     """Options that do not contradict each other, and rules to go with them."""
     strategy = draw.choice(("greedy", "sample", "beam"))
     length, groups = draw.choice((1, 1, 2, 3)), draw.choice((1, 1, 2, 3))
@@ -28,17 +28,17 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
         "max_length": length,
         "min_length": draw.choice((0, draw.randint(0, length))),
         "allow_unk": draw.random() < 0.3,
-        "num_captions": draw.choice((1, 1, 1, 1, 2, 3)),
-        "block_ngrams": draw.choice((0, 0, 0, 0, 1, 2, 3)),
+        "num_return_sequences": draw.choice((1, 1, 1, 1, 2, 3)),
+        "no_repeat_ngram_size": draw.choice((0, 0, 0, 0, 1, 2, 3)),
         "repetition_penalty": draw.choice((1.0, 1.0, 2.0)),
     }
     required: tuple[tuple[int, ...], ...] = ()
     if strategy == "beam":
         beam = groups * draw.randint(1, 3)
-        values |= {"beam_size": beam, "beam_groups": groups, "length_penalty": draw.choice((0.0, 0.7, 3.0))}
+        values |= {"beam_size": beam, "num_beam_groups": groups, "length_penalty": draw.choice((0.0, 0.7, 3.0))}
         if groups > 1:
-            values["diversity_strength"] = draw.choice((0.0, 0.5, 9.0))
-        values["num_captions"] = min(beam, int(str(values["num_captions"])))
+            values["diversity_penalty"] = draw.choice((0.0, 0.5, 9.0))
+        values["num_return_sequences"] = min(beam, int(str(values["num_return_sequences"])))
         if groups == 1 and draw.random() < 0.25:
             required = tuple(any_phrase(draw) for _ in range(draw.randint(1, 2)))
     if strategy == "sample":
@@ -51,16 +51,16 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenRules]:
         }
     barred = tuple(any_phrase(draw) for _ in range(draw.choice((0, 0, 0, 0, 1, 3))))
     ends = frozenset(draw.sample(WORDS, 3)) if draw.random() < 0.3 else frozenset()
-    return DecodingOptions(**values), TokenRules(barred, required, ends)  # type: ignore[arg-type]
+    return DecodingOptions(**values), TokenConstraints(barred, required, ends)  # type: ignore[arg-type]
 
 
 def any_phrase(draw: random.Random) -> tuple[int, ...]:
     return tuple(draw.choice(WORDS) for _ in range(draw.randint(1, 2)))
 
 
-def check(found: list[Hypothesis], options: DecodingOptions, rules: TokenRules) -> None:
+def check(found: list[Hypothesis], options: DecodingOptions, rules: TokenConstraints) -> None:
     """What holds of every result, whatever the options."""
-    assert 1 <= len(found) <= options.num_captions
+    assert 1 <= len(found) <= options.num_return_sequences
     assert len({hypothesis.tokens for hypothesis in found}) == len(found)
     scores = [hypothesis.score for hypothesis in found][options.strategy != "beam" :]
     assert scores == sorted(scores, reverse=True)
@@ -127,20 +127,23 @@ def test_a_thousand_random_sets_of_options_break_nothing(asking: str, part: int)
         ({"top_k": 5}, "decoding.top_k is 5, which only sampling reads; add --strategy sample"),
         ({"top_p": 0.9}, "decoding.top_p is 0.9, which only sampling reads"),
         (
-            {"beam_size": 4, "beam_groups": 3, "strategy": "beam"},
-            "decoding.beam_groups is 3, which does not divide beam_size, 4",
+            {"beam_size": 4, "num_beam_groups": 3, "strategy": "beam"},
+            "decoding.num_beam_groups is 3, which does not divide beam_size, 4",
         ),
-        ({"beam_size": 4, "beam_groups": 2}, "decoding.beam_groups is 2, which only a beam search reads"),
-        ({"require": ("dog",)}, "decoding.require is ('dog',), which only a beam search reads; add --strategy beam"),
+        ({"beam_size": 4, "num_beam_groups": 2}, "decoding.num_beam_groups is 2, which only a beam search reads"),
         (
-            {"require": ("dog",), "strategy": "beam", "beam_size": 4, "beam_groups": 2},
-            "decoding.require is ('dog',), which needs beam_groups 1, not 2",
+            {"force_words": ("dog",)},
+            "decoding.force_words is ('dog',), which only a beam search reads; add --strategy beam",
         ),
         (
-            {"num_captions": 4, "strategy": "beam"},
-            "decoding.num_captions is 4, but a beam of 3 ends in as many at most",
+            {"force_words": ("dog",), "strategy": "beam", "beam_size": 4, "num_beam_groups": 2},
+            "decoding.force_words is ('dog',), which needs num_beam_groups 1, not 2",
         ),
-        ({"num_captions": 0}, "decoding.num_captions is 0; it must be at least 1"),
+        (
+            {"num_return_sequences": 4, "strategy": "beam"},
+            "decoding.num_return_sequences is 4, but a beam of 3 ends in as many at most",
+        ),
+        ({"num_return_sequences": 0}, "decoding.num_return_sequences is 0; it must be at least 1"),
         ({"repetition_penalty": 0.5}, "decoding.repetition_penalty is 0.5; it must be at least 1"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seesay.config import ModelConfig
-from seesay.decoding import DecodingOptions, TokenRules, decode
+from seesay.decoding import DecodingOptions, TokenConstraints, decode
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
@@ -25,7 +25,7 @@ def real_decoder(kind: Any) -> AttentionGRUDecoder | PooledGRUDecoder:
         sizes = ModelConfig(projection_size=7, embedding_size=5, hidden_size=9, attention_size=4, output_size=8)
         decoder = AttentionGRUDecoder(sizes, 11)
     else:
-        sizes = ModelConfig(projection_size=7, embedding_size=7, hidden_size=7, layers=2, output_size=0, merge=kind)
+        sizes = ModelConfig(projection_size=7, embedding_size=7, hidden_size=7, num_layers=2, output_size=0, merge=kind)
         decoder = PooledGRUDecoder(sizes, 11)
     for parameter in decoder.parameters():
         parameter.data.mul_(3.0)
@@ -44,7 +44,7 @@ KEYS = list("abcdef")
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder(kind)
-    options = DecodingOptions("beam", 4, 9, num_captions=3).with_strategy(strategy)
+    options = DecodingOptions("beam", 4, 9, num_return_sequences=3).with_strategy(strategy)
     results = decode(decoder, MEMORY, MASK, options, keys=KEYS)
     assert len({found[0].tokens for found in results}) > 3
     for image, found in enumerate(results):
@@ -65,24 +65,24 @@ def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["gr
 
 SEARCHES = {
     "greedy": DecodingOptions("greedy", max_length=11),
-    "greedy, several": DecodingOptions("greedy", max_length=11, num_captions=3, block_ngrams=2),
+    "greedy, several": DecodingOptions("greedy", max_length=11, num_return_sequences=3, no_repeat_ngram_size=2),
     "sample": DecodingOptions("sample", max_length=11),
-    "sample, several": DecodingOptions("sample", max_length=11, num_captions=3, repetition_penalty=1.3),
+    "sample, several": DecodingOptions("sample", max_length=11, num_return_sequences=3, repetition_penalty=1.3),
     "beam": DecodingOptions("beam", 3, 11),
-    "beam, several": DecodingOptions("beam", 4, 11, num_captions=3, block_ngrams=2),
-    "groups": DecodingOptions("beam", 4, 11, num_captions=2, beam_groups=2, diversity_strength=1.0),
+    "beam, several": DecodingOptions("beam", 4, 11, num_return_sequences=3, no_repeat_ngram_size=2),
+    "groups": DecodingOptions("beam", 4, 11, num_return_sequences=2, num_beam_groups=2, diversity_penalty=1.0),
     "required": DecodingOptions("beam", 3, 11),
-    "required, several": DecodingOptions("beam", 4, 11, num_captions=2, block_ngrams=2),
+    "required, several": DecodingOptions("beam", 4, 11, num_return_sequences=2, no_repeat_ngram_size=2),
 }
 
 
 @pytest.mark.usefixtures("asking")
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("kind", [*KINDS, "table"])
-def test_a_batch_is_its_pictures_one_by_one(kind: str, name: str) -> None:
+def test_a_batch_is_its_images_one_by_one(kind: str, name: str) -> None:
     decoder = TableDecoder(1, words=7, end=-1.0) if kind == "table" else real_decoder(kind)
     memory = numbered(range(6)) if kind == "table" else MEMORY
-    options, rules = SEARCHES[name], TokenRules(required=((5,), (9, 4)) if name.startswith("required") else ())
+    options, rules = SEARCHES[name], TokenConstraints(required=((5,), (9, 4)) if name.startswith("required") else ())
     batch = decode(decoder, memory, MASK, options, rules=rules, keys=KEYS, keep_attention=True)
     for order in ([5, 4, 3, 2, 1, 0], [2, 2, 0], [4]):
         names = [KEYS[image] for image in order]
@@ -111,7 +111,7 @@ def test_padding_regions_do_not_matter(kind: str, strategy: Literal["greedy", "s
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_attention_is_that_of_replaying_the_words(strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder("attention")
-    options = DecodingOptions("beam", 4, 9, num_captions=3).with_strategy(strategy)
+    options = DecodingOptions("beam", 4, 9, num_return_sequences=3).with_strategy(strategy)
     for image, found in enumerate(decode(decoder, MEMORY, MASK, options, keys=KEYS, keep_attention=True)):
         for hypothesis in found:
             state = decoder.init_state(MEMORY[image : image + 1], MASK[image : image + 1])
@@ -128,7 +128,7 @@ def test_attention_is_that_of_replaying_the_words(strategy: Literal["greedy", "s
 
 
 @pytest.mark.parametrize("beam", [1, 4])
-def test_attention_is_gathered_along_the_beam_and_through_leaving_pictures(beam: int) -> None:
+def test_attention_is_gathered_along_the_beam_and_through_leaving_images(beam: int) -> None:
     decoder = TableDecoder(3, end=-0.5)
     options = DecodingOptions("beam", beam, 12)
     for image, found in enumerate(decode(decoder, numbered(range(9)), None, options, keep_attention=True)):
@@ -160,7 +160,7 @@ def test_an_empty_batch_has_no_captions(strategy: Literal["greedy", "sample", "b
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_scores_that_are_no_numbers_give_some_caption(strategy: Literal["greedy", "sample", "beam"]) -> None:
-    # Bug: a beam search over the features of a damaged picture gave no hypothesis at all.
+    # Bug: a beam search over the features of a damaged image gave no hypothesis at all.
     memory = MEMORY.clone()
     memory[1] = float("nan")
     options = DecodingOptions("beam", 3, 9).with_strategy(strategy)

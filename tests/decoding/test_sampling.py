@@ -28,9 +28,9 @@ def kept_words(log_probs: dict[int, float], options: DecodingOptions) -> dict[in
     for word in ordered:
         if sum(weights[each] for each in nucleus) / total < options.top_p:
             nucleus.append(word)
-    likely = [word for word in nucleus if weights[word] >= options.min_p * weights[ordered[0]]]
-    total = sum(weights[word] for word in likely)
-    return {word: weights[word] / total for word in likely}
+    top_tokens = [word for word in nucleus if weights[word] >= options.min_p * weights[ordered[0]]]
+    total = sum(weights[word] for word in top_tokens)
+    return {word: weights[word] / total for word in top_tokens}
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_sampling_depends_on_seed_and_key_alone() -> None:
         options = DecodingOptions("sample", max_length=length, sampling_seed=seed)
         return [found.tokens for (found,) in decode(decoder, numbered([0] * images), None, options, keys=keys)]
 
-    same_picture = captions(20, 0, [f"photo {n}" for n in range(20)])
-    assert len(set(same_picture)) > 10
-    assert captions(1, 0, ["photo 13"]) == [same_picture[13]]
-    assert captions(1, 0, ["photo 13"], length=4) == [same_picture[13][:4]]
-    assert captions(20, 1, [f"photo {n}" for n in range(20)]) != same_picture
+    same_image = captions(20, 0, [f"photo {n}" for n in range(20)])
+    assert len(set(same_image)) > 10
+    assert captions(1, 0, ["photo 13"]) == [same_image[13]]
+    assert captions(1, 0, ["photo 13"], length=4) == [same_image[13][:4]]
+    assert captions(20, 1, [f"photo {n}" for n in range(20)]) != same_image
     assert captions(3, 0, None) == captions(5, 0, None)[:3]
 
 

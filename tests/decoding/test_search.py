@@ -9,7 +9,7 @@ import torch
 
 import seesay.decoding.search
 from seesay.decoding import DEFAULT_MAX_LENGTH, DecodingOptions, decode
-from seesay.decoding.choosing import greatest
+from seesay.decoding.selection import stable_topk
 from seesay.tokenizer import END_ID, UNK_ID
 from tests.decoding.oracles import (
     ConstantDecoder,
@@ -28,7 +28,7 @@ STRATEGIES: tuple[Literal["greedy", "sample", "beam"], ...] = ("greedy", "sample
 @pytest.mark.parametrize(("words", "length"), [(5, 1), (5, 2), (5, 3), (3, 4), (2, 4)])
 def test_a_beam_that_holds_every_prefix_is_exhaustive_search(words: int, length: int, penalty: float) -> None:
     most = sum(words**t for t in range(length + 1))
-    options = DecodingOptions("beam", most, length, penalty, num_captions=most)
+    options = DecodingOptions("beam", most, length, penalty, num_return_sequences=most)
     for seed in range(3):
         decoder = TableDecoder(seed, words)
         (found,) = decode(decoder, numbered([seed]), None, options)
@@ -39,7 +39,7 @@ def test_a_beam_that_holds_every_prefix_is_exhaustive_search(words: int, length:
 
 
 def test_five_words_and_four_steps_are_searched_exhaustively() -> None:
-    options = DecodingOptions("beam", 781, 4, num_captions=781)
+    options = DecodingOptions("beam", 781, 4, num_return_sequences=781)
     decoder = TableDecoder(11, words=5)
     (found,) = decode(decoder, numbered([3]), None, options)
     for hypothesis, whole in zip(found, every_caption(decoder, 3, options), strict=True):
@@ -47,7 +47,7 @@ def test_five_words_and_four_steps_are_searched_exhaustively() -> None:
 
 
 def test_exhaustive_search_over_captions_with_unk() -> None:
-    options = DecodingOptions("beam", 85, 3, allow_unk=True, num_captions=85)
+    options = DecodingOptions("beam", 85, 3, allow_unk=True, num_return_sequences=85)
     decoder = TableDecoder(0, words=3)
     (found,) = decode(decoder, numbered([0]), None, options)
     for hypothesis, whole in zip(found, every_caption(decoder, 0, options), strict=True):
@@ -59,7 +59,7 @@ def test_exhaustive_search_over_captions_with_unk() -> None:
 @pytest.mark.parametrize("beam", [1, 2, 3, 6])
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.5])
 def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) -> None:
-    # Pictures of one batch end at different times, so that they leave it, and some are stopped early.
+    # Images of one batch end at different times, so that they leave it, and some are stopped early.
     if beam % groups:
         return
     fewer = stopped = 0
@@ -72,11 +72,11 @@ def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) ->
             length,
             penalty,
             allow_unk=bool(seed % 2),
-            beam_groups=groups,
-            diversity_strength=(0.5, float(random.uniform(0, 2)))[groups > 1],
-            num_captions=1 if groups > 1 else int(random.integers(1, beam + 1)),
+            num_beam_groups=groups,
+            diversity_penalty=(0.5, float(random.uniform(0, 2)))[groups > 1],
+            num_return_sequences=1 if groups > 1 else int(random.integers(1, beam + 1)),
             min_length=int(random.integers(0, length + 1)) if seed % 3 == 0 else 0,
-            block_ngrams=3 if seed % 4 == 1 else 0,
+            no_repeat_ngram_size=3 if seed % 4 == 1 else 0,
             repetition_penalty=1.3 if seed % 5 == 2 else 1.0,
         )
         decoder = TableDecoder(seed, int(random.integers(3, 7)), end=float(random.uniform(-3, 2)))
@@ -86,9 +86,9 @@ def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) ->
         stopped += len(decoder.rows_seen) <= length
         for image, found in zip(images, results, strict=True):
             expected = plain_beam(decoder, image, options)
-            if len(expected) < options.num_captions:  # then it is done again, wider
+            if len(expected) < options.num_return_sequences:  # then it is done again, wider
                 continue
-            assert len(found) == options.num_captions
+            assert len(found) == options.num_return_sequences
             for hypothesis, whole in zip(found, expected, strict=False):
                 check_same(decoder, image, hypothesis, whole, options)
     assert fewer > 1
@@ -96,8 +96,8 @@ def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) ->
 
 
 def test_what_is_computed_apart_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures whose beams have mostly ended are computed apart from the rest, by fewer hypotheses."""
-    options = DecodingOptions("beam", 5, 16, num_captions=2)
+    """Images whose beams have mostly ended are computed apart from the rest, by fewer hypotheses."""
+    options = DecodingOptions("beam", 5, 16, num_return_sequences=2)
     images = numbered(range(40))
     found = {}
     for saved in (1, 10**9):
@@ -132,13 +132,13 @@ def test_one_beam_is_greedy(penalty: float) -> None:
 def test_of_equally_good_captions_the_first_stays_first() -> None:
     # Bug: captions that had ended with the same score stood in any order.
     decoder = TableDecoder(0, words=4, scale=0.0)
-    for found in decode(decoder, numbered(range(3)), None, DecodingOptions(num_captions=4, max_length=3)):
+    for found in decode(decoder, numbered(range(3)), None, DecodingOptions(num_return_sequences=4, max_length=3)):
         assert [each.tokens for each in found] == [(), (4,), (5,), (6,)]
 
 
 @pytest.mark.usefixtures("asking")
 def test_of_equally_good_words_every_search_takes_the_first() -> None:
-    # Bug: greedy decoding took the first, topk whichever: a beam of one said something else, and with num_captions
+    # Bug: greedy decoding took the first, topk whichever: a beam of one said something else, and with num_return_sequences
     # above 1 greedy decoding's own caption was not the first.
     for logits in ([0.0] * 12, [0.0, 0.0, -1.0, 0.0, *[0.0] * 8], [0.0, 0.0, -1.0, 0.0, 0.0, *[1.0] * 7]):
         decoder = ConstantDecoder(logits)
@@ -146,11 +146,11 @@ def test_of_equally_good_words_every_search_takes_the_first() -> None:
         first = min(range(2, 12), key=lambda word: (-logits[word] if word != UNK_ID else 9.0, word))
         assert greedy.tokens == (() if first == END_ID else (first,) * 5)
         for options in (
-            DecodingOptions(max_length=5, num_captions=2),
-            DecodingOptions(max_length=5, num_captions=9),
+            DecodingOptions(max_length=5, num_return_sequences=2),
+            DecodingOptions(max_length=5, num_return_sequences=9),
             DecodingOptions("beam", 1, 5),
             DecodingOptions("sample", max_length=5, top_k=1),
-            DecodingOptions("beam", 2, 5, beam_groups=2, diversity_strength=0.0),
+            DecodingOptions("beam", 2, 5, num_beam_groups=2, diversity_penalty=0.0),
         ):
             ((found, *_),) = decode(decoder, numbered([0]), None, options)
             assert found.tokens == greedy.tokens, options
@@ -163,7 +163,7 @@ def test_the_greatest_are_those_of_a_stable_sort() -> None:
         for count in (1, 2, 5, 299, 400):
             values = torch.randint(0, 6, (20, size), generator=random).double()
             values[values == 0] = float("-inf")
-            found, places = greatest(values, count)
+            found, places = stable_topk(values, count)
             ordered = sorted_first(values, count)
             assert torch.equal(found, values.gather(1, ordered))
             real = torch.isfinite(found)  # of what is no hypothesis any will do
@@ -180,7 +180,7 @@ def sorted_first(values: torch.Tensor, count: int) -> torch.Tensor:
 def test_a_group_that_cannot_win_still_keeps_later_ones_from_its_words() -> None:
     # Bug: its hypotheses were dropped as soon as they could not win, and later groups were free to say their words.
     decoder = TableDecoder(215458, 3, end=0.14101752809198853, scale=2)
-    options = DecodingOptions("beam", 6, 7, 0.0, beam_groups=2, diversity_strength=6.0)
+    options = DecodingOptions("beam", 6, 7, 0.0, num_beam_groups=2, diversity_penalty=6.0)
     ((best,),) = decode(decoder, numbered([383]), None, options)
     assert best.score == pytest.approx(-2.2157, abs=5e-5)
     check_same(decoder, 383, best, plain_beam(decoder, 383, options)[0], options)
@@ -233,7 +233,7 @@ def test_padding_and_start_are_never_said_and_unk_only_where_allowed(
 ) -> None:
     decoder = ConstantDecoder([90.0, 80.0, 2.0, 2.5, 1.0, 1.5])
     for allow in (True, False):
-        options = DecodingOptions("beam", 4, 6, allow_unk=allow, num_captions=2).with_strategy(strategy)
+        options = DecodingOptions("beam", 4, 6, allow_unk=allow, num_return_sequences=2).with_strategy(strategy)
         results = decode(decoder, numbered(range(40)), None, options)
         said = {word for found in results for h in found for word in h.tokens}
         assert said <= {UNK_ID, 4, 5}
@@ -271,7 +271,7 @@ def test_a_search_stops_when_the_best_has_ended() -> None:
     assert decoder.rows_seen == [1, 4, 4, 4]  # the first time it looks
 
 
-def test_pictures_that_are_done_leave_the_batch() -> None:
+def test_images_that_are_done_leave_the_batch() -> None:
     for options in (DecodingOptions("greedy", max_length=40), DecodingOptions("beam", 2, 40)):
         decoder = TableDecoder(0)
         decode(decoder, numbered(range(50)), None, options)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
-from seesay.decoding import DecodingOptions, Hypothesis, TokenRules, decode, stepping
+from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints, decode, stepping
 from seesay.decoding.engine import searching
-from seesay.decoding.likely import likely_words
 from seesay.decoding.stepping import Steps, run_alone, run_together
+from seesay.decoding.top_tokens import find_top_tokens
 from seesay.errors import ConfigError, SeesayError
 from seesay.models.captioning import build_model
 from seesay.models.protocol import Decoder, DecoderState, StepOutput
@@ -18,8 +18,8 @@ from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
 from tests.decoding.oracles import TableDecoder, numbered, same
 from tests.decoding.test_real_decoders import KEYS, MASK, MEMORY, SEARCHES, real_decoder
 
-PICTURES = ([0, 1], [2], [3, 4, 5], [1, 5], [0], [4], [2, 3], [5, 0], [1])
-RULES = {name: TokenRules(required=((5,), (9, 4)) if name.startswith("required") else ()) for name in SEARCHES}
+IMAGES = ([0, 1], [2], [3, 4, 5], [1, 5], [0], [4], [2, 3], [5, 0], [1])
+RULES = {name: TokenConstraints(required=((5,), (9, 4)) if name.startswith("required") else ()) for name in SEARCHES}
 
 
 class Counting:
@@ -40,7 +40,7 @@ class Counting:
 def transformer() -> Decoder:
     torch.manual_seed(0)
     sizes = ModelConfig(
-        "transformer", projection_size=7, embedding_size=8, hidden_size=8, heads=2, layers=2, output_size=0
+        "transformer", projection_size=7, embedding_size=8, hidden_size=8, num_heads=2, num_layers=2, output_size=0
     )
     return build_model(sizes, 11, 3).double().eval().search
 
@@ -68,7 +68,7 @@ def search(decoder: Decoder, memory: Tensor, name: str, images: list[int]) -> St
 def test_searches_together_find_what_each_finds_alone(kind: str, worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stepping._LEAST_SAVED, "cpu", worth)
     decoder, memory = made(kind)
-    jobs = list(zip(SEARCHES, PICTURES, strict=True))
+    jobs = list(zip(SEARCHES, IMAGES, strict=True))
     wanted = []
     for name, images in jobs:
         names = [KEYS[image] for image in images]
@@ -163,7 +163,9 @@ def test_likely_words_are_the_best_of_the_distribution_after_each_word(kind: str
     decoder, memory = made(kind)
     captions: list[list[tuple[int, ...]]] = [[(4, 6, 5), ()], [(9,)], [(5, 5)]]
     with torch.inference_mode():
-        found = run_alone(decoder, likely_words(decoder.init_state(memory[:3], None), captions, 3, allow_unk=allow_unk))
+        found = run_alone(
+            decoder, find_top_tokens(decoder.init_state(memory[:3], None), captions, 3, allow_unk=allow_unk)
+        )
     for image, said in enumerate(captions):
         for row, tokens in enumerate(said):
             assert len(found[image][row]) == len(tokens) + 1
@@ -185,7 +187,7 @@ def test_likely_words_of_a_caption_hold_its_own_log_probs() -> None:
     ((best, *_),) = decode(decoder, MEMORY[:1], None, SEARCHES["beam"])
     with torch.inference_mode():
         state = decoder.init_state(MEMORY[:1], None)
-        ((places,),) = run_alone(decoder, likely_words(state, [[best.tokens]], 99))
+        ((places,),) = run_alone(decoder, find_top_tokens(state, [[best.tokens]], 99))
     assert [len(place) for place in places] == [8] * (len(best.tokens) + 1)  # eleven but the three never said
     own = [dict(place)[token] for place, token in zip(places, (*best.tokens, END_ID), strict=True)]
     assert own == pytest.approx(best.log_probs)

@@ -35,7 +35,7 @@ def right(annotations: Annotations) -> Predictions:
 
 @pytest.fixture
 def half(right: Predictions) -> Predictions:
-    """The same, the other way round in the file, with nonsense for the second half of the pictures."""
+    """The same, the other way round in the file, with nonsense for the second half of the images."""
     texts = {name: text if place < 3 else "nobody knows" for place, (name, text) in enumerate(right.items())}
     return dict(reversed(texts.items()))
 
@@ -69,7 +69,7 @@ def test_saved_evaluations_need_no_data(
     assert from_folders.apart == from_files.apart
 
 
-def test_order_of_pictures_does_not_matter(
+def test_order_of_images_does_not_matter(
     write: Callable[[str, Predictions], Path], right: Predictions, half: Predictions, annotations: Annotations
 ) -> None:
     path = write("half", half).parent
@@ -162,7 +162,7 @@ class TestRefused:
         with pytest.raises(DataError, match="name what it is scored against with --data DATA"):
             compare([path, path])
 
-    def test_other_pictures(
+    def test_other_images(
         self, write: Callable[[str, Predictions], Path], right: Predictions, colours: Path, tmp_path: Path
     ) -> None:
         items = load_annotations(colours).split("test").items
@@ -181,7 +181,7 @@ class TestRefused:
         path = write("a", right)
         save_evaluation(evaluate(path, colours), tmp_path / "a")
         save_evaluation(evaluate(path, tmp_path / "other.jsonl"), tmp_path / "b")
-        with pytest.raises(DataError, match=f"have other references of picture {items[0].id}"):
+        with pytest.raises(DataError, match=f"have other references of image {items[0].id}"):
             compare([tmp_path / "a", tmp_path / "b"])
 
     def test_other_tokens(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seesay.bulk import Destination
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.clipscore import ClipScorer
 from seesay.config import DataConfig, DecodingOptions
@@ -19,7 +19,7 @@ from seesay.data.scenes import make_scenes
 from seesay.errors import CheckpointError, ConfigError, DataError, FeatureStoreError
 from seesay.evaluation import captioning, evaluate, evaluate_human, read_predictions, save_evaluation, scoring
 from seesay.evaluation.comparison import compare
-from seesay.evaluation.subject import read_subject
+from seesay.evaluation.eval_split import read_eval_split
 from seesay.features import JoinedStores, extract_features
 from seesay.metrics import compute_metrics
 from seesay.metrics.meteor import Meteor
@@ -80,7 +80,7 @@ FORMS = [
 def test_resplit_data_is_scored_on_the_test_images_that_training_did_not_see(colours: Path) -> None:
     config = DataConfig(resplit=True, split_fractions="50/25/25", split_seed=3)
     dealt = load_dataset(colours, config).split("test")
-    subject = read_subject(colours, None, config)
+    subject = read_eval_split(colours, None, config)
     assert subject.items == dealt.items
     assert {item.id for item in dealt} != {item.id for item in load_dataset(colours, DataConfig()).split("test")}
 
@@ -92,10 +92,10 @@ def test_missing_images_do_not_move_training_images_into_the_test_split(tmp_path
     for number in range(37):
         (tmp_path / f"{number}.jpg").touch()
     config = DataConfig(split_seed=1)
-    assert read_subject(tmp_path, None, config).items == load_dataset(tmp_path, config).split("test").items
+    assert read_eval_split(tmp_path, None, config).items == load_dataset(tmp_path, config).split("test").items
     for path in tmp_path.glob("*.jpg"):
         path.unlink()
-    assert len(read_subject(tmp_path, None, config).items) == 4
+    assert len(read_eval_split(tmp_path, None, config).items) == 4
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +107,13 @@ def said(annotations: Annotations) -> dict[str, str]:
 
 
 class TestRuns:
-    def test_scores_are_those_of_the_captions_of_the_pictures(
+    def test_scores_are_those_of_the_captions_of_the_images(
         self, cached_run: Path, colours: Path, features: Path, annotations: Annotations
     ) -> None:
         """The same captions from the store as from the files, which is what `seesay caption` gives."""
         result = evaluate(cached_run, colours, features=features, device="cpu")
         items = annotations.split("test").items
-        captioner = Captioner.load(cached_run, "cpu")
+        captioner = TrainedCaptioner.load(cached_run, "cpu")
         captions = [caption.text for caption in captioner.caption([item.image for item in items])]
         assert result.predictions == {item.id: text for item, text in zip(items, captions, strict=True)}
         wanted = compute_metrics(captions, [item.captions for item in items])
@@ -127,19 +127,19 @@ class TestRuns:
         options = DecodingOptions(strategy="beam", beam_size=4, length_penalty=0.0, max_length=12)
         result = evaluate(cached_run, colours, split="train", options=options, features=features, device="cpu")
         assert result.decoding == options
-        pictures = [item.image for item in load_annotations(colours).split("train")]
-        captioner = Captioner.load(cached_run, "cpu")
-        beam, greedy = (captioner.caption(pictures, each) for each in (options, options.with_strategy("greedy")))
+        images = [item.image for item in load_annotations(colours).split("train")]
+        captioner = TrainedCaptioner.load(cached_run, "cpu")
+        beam, greedy = (captioner.caption(images, each) for each in (options, options.with_strategy("greedy")))
         assert list(result.predictions.values()) == [caption.text for caption in beam]
         assert [caption.text for caption in beam] != [caption.text for caption in greedy]
-        assert sum(a.score >= b.score - 1e-4 for a, b in zip(beam, greedy, strict=True)) >= len(pictures) - 1
+        assert sum(a.score >= b.score - 1e-4 for a, b in zip(beam, greedy, strict=True)) >= len(images) - 1
 
-    def test_encoder_in_the_loop_sees_the_pictures(self, loop_run: Path, colours: Path, tmp_path: Path) -> None:
+    def test_encoder_in_the_loop_sees_the_images(self, loop_run: Path, colours: Path, tmp_path: Path) -> None:
         result = evaluate(loop_run, colours, split="validation", features=tmp_path / "features", device="cpu")
         assert len(result.predictions) == 6
         assert not (tmp_path / "features").exists()
 
-    def test_only_the_pictures_of_the_split_are_encoded(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
+    def test_only_the_images_of_the_split_are_encoded(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
         """Scoring the test split of a large set of others once meant to encode all of it."""
         data = shutil.copytree(colours, tmp_path / "data")
         told: list[tuple[int, int]] = []
@@ -158,18 +158,18 @@ class TestRuns:
         assert len(list(features.iterdir())) == 1
 
     @pytest.mark.parametrize("run", ["cached_run", "loop_run"])
-    def test_unreadable_picture_is_named_and_left_out(
+    def test_unreadable_image_is_named_and_left_out(
         self, run: str, colours: Path, tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
         data = shutil.copytree(colours, tmp_path / "data")
         broken = Path(load_annotations(data).split("test")[2].image)
-        broken.write_bytes(b"no picture")
+        broken.write_bytes(b"no image")
         result = evaluate(request.getfixturevalue(run), data, features=tmp_path / "f", device="cpu")
         assert len(result.predictions) == 5
         assert result.left_out == (broken.stem,)
-        assert f"1 pictures of the split are not in the scores: {broken.stem}" in result.problems
+        assert f"1 images of the split are not in the scores: {broken.stem}" in result.problems
 
-    def test_picture_that_is_gone_is_named_and_left_out(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
+    def test_image_that_is_gone_is_named_and_left_out(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
         """Its absence was found while the data was read, and not passed on."""
         data = shutil.copytree(colours, tmp_path / "data")
         gone = Path(load_annotations(data).split("test")[2].image)
@@ -217,7 +217,7 @@ class TestRuns:
         self, cached_run: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
         write_annotations(annotations.split("train"), tmp_path / "d.jsonl")
-        with pytest.raises(DataError, match="no picture in split 'test'; it has train"):
+        with pytest.raises(DataError, match="no image in split 'test'; it has train"):
             evaluate(cached_run, tmp_path / "d.jsonl", device="cpu")
         with pytest.raises(DataError, match="no split 'tset'"):
             evaluate(cached_run, tmp_path / "d.jsonl", split="tset", device="cpu")
@@ -274,7 +274,7 @@ class TestPredictions:
         compared = compare([tmp_path / "saved", given], data=tmp_path / "d.jsonl")
         assert [system.predictions for system in compared.systems] == [result.predictions] * 2
 
-    def test_pictures_need_not_be_there(self, said: dict[str, str], annotations: Annotations, tmp_path: Path) -> None:
+    def test_images_need_not_be_there(self, said: dict[str, str], annotations: Annotations, tmp_path: Path) -> None:
         """Only their captions are compared."""
         items = [replace(item, image=str(tmp_path / "gone" / f"{item.id}.png")) for item in annotations]
         write_annotations(items, tmp_path / "data.jsonl")
@@ -293,7 +293,7 @@ class TestPredictions:
         assert len(dealt.predictions) == 4
         assert dealt.split == "test(dealt 80/10/10 by seed 0)"
         assert "|split:test(dealt 80/10/10 by seed 0)|" in dealt.signature
-        assert dealt.problems == ("32 predictions are of pictures outside the split",)
+        assert dealt.problems == ("32 predictions are of images outside the split",)
 
     def test_the_only_split_is_meant_where_none_is_named(self, annotations: Annotations, tmp_path: Path) -> None:
         items = annotations.split("val").items
@@ -301,8 +301,8 @@ class TestPredictions:
         path = as_coco(tmp_path / "p.json", {item.id: item.captions[0] for item in items})
         assert evaluate(path, tmp_path / "data.jsonl").split == "val"
 
-    def test_a_prediction_serves_one_picture_only(self, tmp_path: Path) -> None:
-        """Pictures of one name in two folders shared a caption, and clip.0 took that of clip.1."""
+    def test_a_prediction_serves_one_image_only(self, tmp_path: Path) -> None:
+        """Images of one name in two folders shared a caption, and clip.0 took that of clip.1."""
         for ids, given in (
             (["cat/0", "dog/0"], ["cat/0.png"]),
             (["cat/0", "dog/0"], ["0"]),
@@ -311,58 +311,56 @@ class TestPredictions:
             items = [Annotation(name, f"images/{name}.png", ("a cat",), "test") for name in ids]
             write_annotations(items, tmp_path / "data.jsonl")
             path = as_coco(tmp_path / "p.json", dict.fromkeys(given, "a cat"))
-            with pytest.raises(DataError, match=rf"no caption of {len(ids) - (given != ['0'])} of the 2 pictures"):
+            with pytest.raises(DataError, match=rf"no caption of {len(ids) - (given != ['0'])} of the 2 images"):
                 evaluate(path, tmp_path / "data.jsonl")
 
-    def test_entries_of_coco_are_matched_by_their_picture(
+    def test_entries_of_coco_are_matched_by_their_image(
         self, said: dict[str, str], colours: Path, tmp_path: Path
     ) -> None:
-        """An annotation's own id stands beside the picture's, and was taken for it."""
+        """An annotation's own id stands beside the image's, and was taken for it."""
         rows = [{"id": place, "image_id": name, "caption": text} for place, (name, text) in enumerate(said.items())]
         (tmp_path / "p.json").write_text(json.dumps(rows))
         assert evaluate(tmp_path / "p.json", colours).predictions == said
 
-    def test_pictures_without_references_are_left_out_by_name(self, tmp_path: Path) -> None:
+    def test_images_without_references_are_left_out_by_name(self, tmp_path: Path) -> None:
         lines = [{"id": name, "image": f"{name}.png", "captions": ["a cat"], "split": "test"} for name in "abc"]
         lines[1]["captions"] = []
         (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         result = evaluate(as_coco(tmp_path / "p.json", dict.fromkeys("abc", "a cat")), tmp_path / "data.jsonl")
         assert result.left_out == ("b",)
         assert not result.whole
-        assert "1 pictures of the split are not in the scores: b" in result.problems
+        assert "1 images of the split are not in the scores: b" in result.problems
 
     def test_references_without_words_are_told_of(self, tmp_path: Path) -> None:
         items = [Annotation("x", "x.png", ("a cat", "..."), "test")]
         write_annotations(items, tmp_path / "data.jsonl")
         result = evaluate(as_coco(tmp_path / "p.json", {"x": "a cat"}), tmp_path / "data.jsonl")
-        assert "1 pictures have references without any word: x" in result.problems
+        assert "1 images have references without any word: x" in result.problems
 
-    def test_missing_picture_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
+    def test_missing_image_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
         first, *rest = said
-        with pytest.raises(DataError, match=rf"no caption of 1 of the 6 pictures, such as {first}"):
+        with pytest.raises(DataError, match=rf"no caption of 1 of the 6 images, such as {first}"):
             evaluate(as_coco(tmp_path / "p.json", {name: said[name] for name in rest}), colours)
 
-    def test_predictions_of_other_pictures_are_told_of(
-        self, said: dict[str, str], colours: Path, tmp_path: Path
-    ) -> None:
+    def test_predictions_of_other_images_are_told_of(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
         result = evaluate(as_coco(tmp_path / "p.json", {**said, "x": "x", "y": "y"}), colours)
         assert result.predictions == said
-        assert "2 predictions are of pictures outside the split" in result.problems
+        assert "2 predictions are of images outside the split" in result.problems
 
-    def test_picture_twice_is_refused(self, tmp_path: Path) -> None:
+    def test_image_twice_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "p.jsonl").write_text('{"id": 1, "caption": "a"}\n{"id": "1", "caption": "b"}\n')
-        with pytest.raises(DataError, match="two captions of picture 1"):
+        with pytest.raises(DataError, match="two captions of image 1"):
             read_predictions(tmp_path / "p.jsonl")
 
-    def test_picture_under_two_names_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
+    def test_image_under_two_names_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
         """Of "x" and "x.png" one once won without a word."""
         first = next(iter(said))
         path = as_coco(tmp_path / "p.json", {**said, f"{first}.png": "another"})
-        with pytest.raises(DataError, match=f"two captions of picture {first}: as {first} and as {first}.png"):
+        with pytest.raises(DataError, match=f"two captions of image {first}: as {first} and as {first}.png"):
             evaluate(path, colours)
         rest = {name: text for name, text in said.items() if name != first}
         path = as_coco(tmp_path / "p.json", {**rest, f"a/{first}.jpg": "one", f"b/{first}.jpg": "two"})
-        with pytest.raises(DataError, match=f"two captions of picture {first}: as a/{first}.jpg"):
+        with pytest.raises(DataError, match=f"two captions of image {first}: as a/{first}.jpg"):
             evaluate(path, colours)
 
     @pytest.mark.parametrize(
@@ -381,10 +379,10 @@ class TestPredictions:
             ("p.csv", b"id,caption\n1,a,b,c\n2\n", "entry 2 has"),
             ("p.csv", b"", r"p.csv is empty \(0 bytes\)"),
             ("p.json", b"", r"p.json is empty \(0 bytes\)"),
-            ("p.json", b'[{"image_id": 7, "caption": NaN}]', "the caption of picture 7 is nan, not a text"),
-            ("p.json", b'[{"image_id": 7, "caption": 3}]', "the caption of picture 7 is 3, not a text"),
+            ("p.json", b'[{"image_id": 7, "caption": NaN}]', "the caption of image 7 is nan, not a text"),
+            ("p.json", b'[{"image_id": 7, "caption": 3}]', "the caption of image 7 is 3, not a text"),
             ("p.json", b'[{"image_id": 7, "caption": null}]', "entry 1 has the fields image_id, caption; wanted"),
-            ("p.json", b'[{"image_id": 7, "caption": "\\ud800"}]', "picture 7 holds half a character"),
+            ("p.json", b'[{"image_id": 7, "caption": "\\ud800"}]', "image 7 holds half a character"),
             ("p.json", b"[" * 100_000, "cannot be read as predictions"),
             ("p.json", b'{"a": "x", "a": "y"}', "name 'a' twice in one object"),
         ],
@@ -417,7 +415,7 @@ def test_what_is_saved_is_read_again_as_predictions_with_the_same_scores(
     assert saved["signature"] == result.signature
     assert result.signature.startswith(f"{result.scores.signature}|split:test|captions:greedy(max_length=")
     assert saved["references"] == "1-3"
-    assert (saved["pictures"], saved["split"], saved["decoding"]["strategy"]) == (6, "test", "greedy")
+    assert (saved["images"], saved["split"], saved["decoding"]["strategy"]) == (6, "test", "greedy")
 
 
 class TestHuman:
@@ -440,10 +438,10 @@ class TestHuman:
     @pytest.mark.parametrize(
         ("captions", "which", "told"),
         [
-            (("a",), "1", "picture x has only one caption"),
-            (("a", "b"), "3", "picture x has no caption '3'; name one from 1 to 2, or longest"),
-            (("a", "b"), "0", "picture x has no caption '0'"),
-            (("a", "b"), "first", "picture x has no caption 'first'"),
+            (("a",), "1", "image x has only one caption"),
+            (("a", "b"), "3", "image x has no caption '3'; name one from 1 to 2, or longest"),
+            (("a", "b"), "0", "image x has no caption '0'"),
+            (("a", "b"), "first", "image x has no caption 'first'"),
         ],
     )
     def test_what_cannot_be_compared_is_refused(
@@ -482,7 +480,7 @@ class TestBesideTheScores:
         path = as_coco(tmp_path / "p.json", wrong)
         assert evaluate(path, tmp_path / "scenes").absent_objects == 1.0
 
-    def test_verdict_on_one_caption_for_every_picture(self, colours: Path, tmp_path: Path) -> None:
+    def test_verdict_on_one_caption_for_every_image(self, colours: Path, tmp_path: Path) -> None:
         said = {item.id: "a red part" for item in load_annotations(colours).split("test")}
         assert 'says "a red part" for 100%' in evaluate(as_coco(tmp_path / "p.json", said), colours).verdict
 

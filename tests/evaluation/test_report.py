@@ -16,7 +16,7 @@ def evaluation(colours: Path, annotations: Annotations, tmp_path: Path) -> Evalu
     return evaluate(tmp_path / "p.json", colours)
 
 
-def test_page_shows_scores_intervals_and_the_pictures_at_both_ends(
+def test_page_shows_scores_intervals_and_the_images_at_both_ends(
     evaluation: Evaluation, cached_run: Path, tmp_path: Path
 ) -> None:
     write_evaluation_report(evaluation, tmp_path / "report.html", cached_run / "metrics.csv")
@@ -39,7 +39,7 @@ def test_page_of_predictions_has_no_training_curves(evaluation: Evaluation, tmp_
     assert ">Training<" not in (tmp_path / "report.html").read_text()
 
 
-def test_pictures_that_are_not_there_leave_a_grey_place(
+def test_images_that_are_not_there_leave_a_grey_place(
     evaluation: Evaluation, annotations: Annotations, tmp_path: Path
 ) -> None:
     gone = [replace(item, image=str(tmp_path / "gone.png")) for item in annotations.split("test")]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import DecodingOptions, EncoderConfig, ModelConfig
-from seesay.decoding import TokenRules, decode
+from seesay.decoding import TokenConstraints, decode
 from seesay.errors import ConfigError
 from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
 from seesay.models.captioning import CaptionModel, build_model
@@ -22,13 +22,13 @@ from seesay.onnx_runtime.search import Search
 from tests.models.decoders import CONFIGS, sized
 
 SIZE, WORDS = 8, 23
-POOLED = ModelConfig("pooled", projection_size=8, embedding_size=8, hidden_size=8, layers=2, output_size=0)
+POOLED = ModelConfig("pooled", projection_size=8, embedding_size=8, hidden_size=8, num_layers=2, output_size=0)
 DECODERS = {
     "attention-multihead": sized("attention-multihead"),
     "show-attend-tell": sized("show-attend-tell", tie_weights=True),
     "luong-dot": sized("luong-dot"),
     "up-down-general": sized("up-down", attention_score="general"),
-    "transformer": sized("transformer", layers=1),
+    "transformer": sized("transformer", num_layers=1),
     "pooled-add": replace(POOLED, projection_size=6, embedding_size=6, hidden_size=7, merge="add", output_size=5),
 }
 """Every decoder and every score of regions at least once."""
@@ -44,7 +44,7 @@ def some(quick: Collection[str], more: Collection[str]) -> list[Any]:
 
 
 class Patches(nn.Module):
-    """An encoder of one layer: the four quarters of a picture through a matrix."""
+    """An encoder of one layer: the four quarters of an image through a matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ def write(model: CaptionModel, size: int, folder: Path) -> Graphs:
     return Graphs(folder, threads=1)
 
 
-def pictures(seed: int, count: int, size: int = SIZE) -> Any:
+def images(seed: int, count: int, size: int = SIZE) -> Any:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
 @torch.no_grad()
 def start(model: CaptionModel, pixels: Any) -> DecoderState:
-    return model.search.init_state(model.remember(model.encode(torch.from_numpy(pixels))), None)
+    return model.search.init_state(model.project(model.encode(torch.from_numpy(pixels))), None)
 
 
 def assert_close(found: State, wanted: DecoderState) -> None:
@@ -99,13 +99,13 @@ def assert_close(found: State, wanted: DecoderState) -> None:
 def test_each_step_gives_what_the_decoder_gives(exported: tuple[CaptionModel, Graphs]) -> None:
     model, graphs = exported
     random = np.random.default_rng(1)
-    for images, beam in ((1, 1), (5, 1), (1, 3), (4, 5)):
-        pixels, rows = pictures(images, images), np.zeros((images, beam), np.int64)
+    for count, beam in ((1, 1), (5, 1), (1, 3), (4, 5)):
+        pixels, rows = images(count, count), np.zeros((count, beam), np.int64)
         found, wanted = graphs.look(pixels), start(model, pixels)
         assert_close(found, wanted)
         found, wanted = found.pick(rows), wanted.pick(torch.from_numpy(rows))
         for _ in range(4):
-            words, parents = random.integers(0, WORDS, (2, images, beam)) % np.array([[[WORDS]], [[beam]]])
+            words, parents = random.integers(0, WORDS, (2, count, beam)) % np.array([[[WORDS]], [[beam]]])
             output = graphs.step(words, found)
             expected = model.search.step(torch.from_numpy(words), wanted)
             np.testing.assert_allclose(output.logits, expected.logits.numpy(), rtol=1e-4, atol=1e-4)
@@ -117,13 +117,13 @@ def test_each_step_gives_what_the_decoder_gives(exported: tuple[CaptionModel, Gr
 
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
-def test_captions_of_many_pictures_are_the_same(exported: tuple[CaptionModel, Graphs], beam: int) -> None:
+def test_captions_of_many_images_are_the_same(exported: tuple[CaptionModel, Graphs], beam: int) -> None:
     model, graphs = exported
     options = DecodingOptions("beam", beam, 9) if beam > 1 else DecodingOptions(max_length=9)
-    pixels = pictures(9, 60)
+    pixels = images(9, 60)
     with torch.no_grad():
-        wanted = decode(model.search, model.remember(model.encode(torch.from_numpy(pixels))), None, options)
-    found = Search(graphs, options, TokenRules(), keep_attention=True).run(graphs.look(pixels), len(pixels))
+        wanted = decode(model.search, model.project(model.encode(torch.from_numpy(pixels))), None, options)
+    found = Search(graphs, options, TokenConstraints(), keep_attention=True).run(graphs.look(pixels), len(pixels))
     for mine, (theirs, *_) in zip(found, wanted, strict=True):
         assert mine.hypotheses[0].tokens == theirs.tokens
         assert mine.hypotheses[0].finished == theirs.finished
@@ -155,10 +155,10 @@ def test_features_are_those_of_the_encoder(name: str, tmp_path: Path) -> None:
     model.decoder = _Keeps()
     size = encoder.preprocessing.size
     graphs = write(model, size, tmp_path)
-    pixels = pictures(3, 2, size)
+    pixels = images(3, 2, size)
     found = graphs.look(pixels).per_image["memory"]
     with torch.no_grad():
-        wanted = model.remember(model.encode(torch.from_numpy(pixels)))
+        wanted = model.project(model.encode(torch.from_numpy(pixels)))
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
     assert float(wanted.std()) > 0
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import seesay.export.onnx
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run, save_run, save_weights
 from seesay.errors import ConfigError, DataError, MissingDependencyError, SeesayError
 from seesay.export import export_onnx
@@ -49,10 +49,10 @@ def test_both_graphs_are_valid_and_free_in_batch_and_beam(exported: Path) -> Non
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """A folder of images."""
+    folder = tmp_path_factory.mktemp("images")
     for number in range(6):
-        tiny.picture(number).save(folder / f"{number}.png")
+        tiny.image(number).save(folder / f"{number}.png")
     return str(folder)
 
 
@@ -108,7 +108,7 @@ def test_what_an_activation_cuts_off_takes_no_part_of_the_eight_bits(eight_bits:
 
 
 def test_eight_bits_look_almost_the_same(exported: Path, eight_bits: Path) -> None:
-    pixels = np.stack([np.asarray(tiny.picture(number, tiny.SIZE, tiny.SIZE)) for number in range(20, 30)])
+    pixels = np.stack([np.asarray(tiny.image(number, tiny.SIZE, tiny.SIZE)) for number in range(20, 30)])
     exact, rough = (OnnxCaptioner.load(folder, 1).graphs.look(pixels) for folder in (exported, eight_bits))
     wanted, found = exact.per_image["memory"], rough.per_image["memory"]
     assert 0 < np.abs(found - wanted).mean() < 0.1 * wanted.std()
@@ -116,7 +116,7 @@ def test_eight_bits_look_almost_the_same(exported: Path, eight_bits: Path) -> No
 
 def test_a_run_without_an_encoder_is_refused(exported: Path, tmp_path: Path) -> None:
     run = load_run(exported.parent)
-    captioner = Captioner.load(exported.parent, "cpu")
+    captioner = TrainedCaptioner.load(exported.parent, "cpu")
     info = dataclasses.replace(run.info, features={"joined": []}, encoder_stored=False)
     save_run(tmp_path / "run", run.config, info, run.tokenizer)
     captioner.model.encoder = None

@@ -34,7 +34,7 @@ def write_store(
     regions: list[int] | None = None,
     dtype: FeatureDtype = "float16",
 ) -> FeatureStore:
-    """Returns a store of the features (I, N, F) of some pictures."""
+    """Returns a store of the features (I, N, F) of some images."""
     create_store(path, ids, array.shape[1], array.shape[2], grid, IDENTITY, dtype)
     with FeatureStore(path, writable=True) as store:
         store.write(range(len(ids)), array, regions)

@@ -41,7 +41,7 @@ def test_what_was_rounded_stays_so(tmp_path: Path) -> None:
     np.testing.assert_array_equal(FeatureStore(tmp_path / "c").read(list("abc"))[0], rounded)
 
 
-def test_pictures_that_the_source_lacks_are_left_to_be_done(tmp_path: Path) -> None:
+def test_images_that_the_source_lacks_are_left_to_be_done(tmp_path: Path) -> None:
     array = exact(0, 3, 2, 4)
     create_store(tmp_path / "a", list("abcd"), 2, 4, (1, 2), IDENTITY)
     with FeatureStore(tmp_path / "a", writable=True) as store:
@@ -56,7 +56,7 @@ def test_pictures_that_the_source_lacks_are_left_to_be_done(tmp_path: Path) -> N
     np.testing.assert_array_equal(FeatureStore(tmp_path / "b").read(list("abc"))[0], array)
 
 
-def test_target_with_more_regions_and_other_pictures_takes_them_in(tmp_path: Path) -> None:
+def test_target_with_more_regions_and_other_images_takes_them_in(tmp_path: Path) -> None:
     wide, narrow = exact(0, 1, 5, 4), exact(1, 2, 3, 4)
     write_store(tmp_path / "b", ["x"], wide, dtype="int8")
     write_store(tmp_path / "a", ["y", "z"], narrow)

@@ -36,7 +36,7 @@ def test_growing_keeps_every_row_and_its_state(tmp_path: Path, dtype: FeatureDty
 
 
 @DTYPES
-def test_growing_by_pictures_with_more_regions_keeps_every_row(tmp_path: Path, dtype: FeatureDtype) -> None:
+def test_growing_by_images_with_more_regions_keeps_every_row(tmp_path: Path, dtype: FeatureDtype) -> None:
     """Rows were once copied as they lay, into a file where rows are longer."""
     array = exact(0, 2, 3, 4)
     path = tmp_path / "s"
@@ -52,7 +52,7 @@ def test_growing_by_pictures_with_more_regions_keeps_every_row(tmp_path: Path, d
 
 
 @DTYPES
-def test_growing_by_pictures_with_fewer_regions_keeps_every_row(tmp_path: Path, dtype: FeatureDtype) -> None:
+def test_growing_by_images_with_fewer_regions_keeps_every_row(tmp_path: Path, dtype: FeatureDtype) -> None:
     array = exact(0, 2, 3, 4)
     write_store(tmp_path / "s", ["a", "b"], array, dtype=dtype)
     create_store(tmp_path / "s", ["c"], 1, 4, (1, 1), IDENTITY, dtype)
@@ -152,7 +152,7 @@ def test_int8_takes_a_byte_a_feature_and_five_a_region(tmp_path: Path) -> None:
 
 
 def fill_slowly(folder: Path, name: str) -> None:
-    """Fills a row of a store of two pictures, and holds it until it is told to go on."""
+    """Fills a row of a store of two images, and holds it until it is told to go on."""
     (folder / f"came-{name}").touch()
     with fill_store(folder / "s", [name], 4, 5, (2, 2), IDENTITY) as store:
         (folder / f"begun-{name}").touch()

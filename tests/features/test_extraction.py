@@ -33,10 +33,10 @@ def eight_bits(weights: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Eleven pictures; the sixth cannot be read."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Eleven images; the sixth cannot be read."""
+    folder = tmp_path_factory.mktemp("images")
     for number in range(11):
-        tiny.picture(number).save(folder / f"{number:02}.png")
+        tiny.image(number).save(folder / f"{number:02}.png")
     (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:90])
     return {path.stem: str(path) for path in sorted(folder.iterdir())}
 
@@ -75,7 +75,7 @@ def test_report_counts_and_names_what_cannot_be_read(sources: dict[str, str], en
     assert report.encoder_rate >= report.rate
 
 
-def test_unreadable_picture_is_tried_again(sources: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
+def test_unreadable_image_is_tried_again(sources: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
     broken = tmp_path / "b.png"
     broken.write_bytes(b"GIF89a")
     mixed = {"a": sources["00"], "b": str(broken)}
@@ -83,7 +83,7 @@ def test_unreadable_picture_is_tried_again(sources: dict[str, str], encoder: Enc
     assert "b" not in FeatureStore(extract_features(mixed, encoder, path).path)
     again = extract_features(mixed, encoder, path)
     assert (again.images, again.extracted, len(again.unreadable)) == (1, 0, 1)
-    tiny.picture(1).save(broken)
+    tiny.image(1).save(broken)
     mended = extract_features(mixed, encoder, path)
     assert (mended.images, mended.extracted, mended.unreadable) == (2, 1, ())
     np.testing.assert_array_equal(
@@ -92,9 +92,7 @@ def test_unreadable_picture_is_tried_again(sources: dict[str, str], encoder: Enc
     )
 
 
-def test_only_the_pictures_that_were_added_are_encoded(
-    sources: dict[str, str], encoder: Encoder, tmp_path: Path
-) -> None:
+def test_only_the_images_that_were_added_are_encoded(sources: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
     path = tmp_path / "s"
     some = {name: sources[name] for name in ("00", "02")}
     extract_features(some, encoder, path)
@@ -193,10 +191,10 @@ def test_interrupted_extraction_goes_on_to_the_same_bytes(
     assert (tmp_path / "s").read_bytes() == unbroken.read_bytes()
 
 
-def test_pictures_go_through_the_network_in_the_company_they_would_have_had_unbroken(
+def test_images_go_through_the_network_in_the_company_they_would_have_had_unbroken(
     sources: dict[str, str], encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last bits of a picture's features depend on its batch, so that resuming once gave other bytes."""
+    """The last bits of an image's features depend on its batch, so that resuming once gave other bytes."""
     good = readable(sources)
     names, path = list(good), tmp_path / "s"
     extract_features({name: good[name] for name in names[:2]}, encoder, path, batch_size=BATCH)

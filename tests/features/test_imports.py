@@ -31,7 +31,7 @@ def folder(path: Path, arrays: dict[str, NDArray[Any]]) -> Path:
 
 
 @pytest.mark.parametrize("shape", [(64, 20), (8, 8, 20), (1, 8, 8, 20)])
-def test_folder_of_the_tutorial_with_an_npy_a_picture(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_folder_of_the_tutorial_with_an_npy_a_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
     arrays = {f"{name}.npy": tiny.features(place, *shape).astype(np.float32) for place, name in enumerate(FILES)}
     store = imported(folder(tmp_path / "f", arrays))
     assert (store.grid, store.regions, store.feature_size) == ((8, 8), 64, 20)
@@ -43,7 +43,7 @@ def test_folder_of_the_tutorial_with_an_npy_a_picture(tmp_path: Path, shape: tup
 
 
 @pytest.mark.parametrize("named", [("1", "2", "3"), FILES, ("a", "b", "c")])
-def test_files_are_named_after_the_id_or_the_picture_with_or_without_suffix(
+def test_files_are_named_after_the_id_or_the_image_with_or_without_suffix(
     tmp_path: Path, named: tuple[str, ...]
 ) -> None:
     arrays = {f"{name}.npy": tiny.features(place, 20) for place, name in enumerate(named)}
@@ -52,14 +52,14 @@ def test_files_are_named_after_the_id_or_the_picture_with_or_without_suffix(
     np.testing.assert_array_equal(store.read(list("123"))[0][:, 0], np.stack(list(arrays.values())))
 
 
-def test_a_name_that_several_pictures_have_is_nobodys(tmp_path: Path) -> None:
+def test_a_name_that_several_images_have_is_nobodys(tmp_path: Path) -> None:
     """Both once got the same array."""
     images = {"cats/1.jpg": "images/cats/1.jpg", "dogs/1.jpg": "images/dogs/1.jpg", "dogs/2.jpg": "images/dogs/2.jpg"}
     arrays = {f"{name}.npy": tiny.features(place, 4, 6) for place, name in enumerate("12")}
     source = folder(tmp_path / "f", arrays)
     assert imported(source, images).ids == ["dogs/2.jpg"]
     (source / "2.npy").unlink()
-    with pytest.raises(FeatureStoreError, match=r"none of the 3 pictures; an array goes by .* such as 'cats/1\.jpg'"):
+    with pytest.raises(FeatureStoreError, match=r"none of the 3 images; an array goes by .* such as 'cats/1\.jpg'"):
         imported(source, images)
     for name in ("cats", "dogs"):
         (source / name).mkdir()
@@ -70,7 +70,7 @@ def test_a_name_that_several_pictures_have_is_nobodys(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, np.stack([tiny.features(ord(letter), 4, 6) for letter in "cd"]))
 
 
-def test_npz_a_picture_with_as_many_regions_as_were_found_in_it(tmp_path: Path) -> None:
+def test_npz_a_image_with_as_many_regions_as_were_found_in_it(tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     arrays = {name: tiny.features(place, count, 6) for place, (name, count) in enumerate(zip("abc", (3, 5, 1)))}  # noqa: B905
     for name, array in arrays.items():
@@ -85,7 +85,7 @@ def test_npz_a_picture_with_as_many_regions_as_were_found_in_it(tmp_path: Path) 
         assert not features[row, len(array) :].any()
 
 
-def test_npz_a_picture_with_a_single_array_of_any_name(tmp_path: Path) -> None:
+def test_npz_a_image_with_a_single_array_of_any_name(tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     np.savez(tmp_path / "f" / "a.npz", grid=np.ones((2, 3)))
     assert imported(tmp_path / "f").ids == ["1"]
@@ -99,7 +99,7 @@ def test_an_archive_under_a_wrong_name_is_read_nevertheless(tmp_path: Path) -> N
     np.testing.assert_array_equal(imported(tmp_path / "f").read(["2"])[0][0], tiny.features(ord("b"), 4, 6))
 
 
-def test_one_npz_with_an_array_a_picture(tmp_path: Path) -> None:
+def test_one_npz_with_an_array_a_image(tmp_path: Path) -> None:
     arrays = {name: tiny.features(place, 4, 6) for place, name in enumerate(FILES)}
     np.savez_compressed(tmp_path / "f.npz", **arrays)  # type: ignore[arg-type]
     store = imported(tmp_path / "f.npz")
@@ -158,7 +158,7 @@ def test_missing_hdf5_library_is_named_with_its_extra(tmp_path: Path, monkeypatc
         imported(tmp_path / "f.h5")
 
 
-def test_pictures_without_features_are_left_out_and_come_later(tmp_path: Path) -> None:
+def test_images_without_features_are_left_out_and_come_later(tmp_path: Path) -> None:
     arrays = {"a.npy": tiny.features(0, 2, 6), "c.npy": tiny.features(1, 4, 6)}
     source = folder(tmp_path / "f", arrays)
     assert imported(source).ids == ["1", "3"]
@@ -222,10 +222,10 @@ def test_store_that_was_imported_from_elsewhere_is_refused(tmp_path: Path) -> No
         (np.zeros((0, 6)), r"shape \(0, 6\)"),
         (np.zeros(0), r"shape \(0,\)"),
         (np.float32(1), r"shape \(\)"),
-        (np.array(["a", "b"]), "picture '1' are <U1"),
+        (np.array(["a", "b"]), "image '1' are <U1"),
         (np.array([{"x": 1}], dtype=object), "cannot be read as arrays: .*(allow_pickle|Python objects)"),
-        (np.full((2, 3), 1e6), "picture '1' do not fit float16"),
-        (np.full((2, 3), np.nan), "picture '1' do not fit float16"),
+        (np.full((2, 3), 1e6), "image '1' do not fit float16"),
+        (np.full((2, 3), np.nan), "image '1' do not fit float16"),
     ],
 )
 @pytest.mark.parametrize("form", ["npy", "npz", "archive"])
@@ -285,13 +285,13 @@ def test_one_array_does_not_say_whose_features_it_holds(tmp_path: Path) -> None:
 
 def test_table_with_fewer_ids_than_features_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", ids=np.array(["1", "2"]), features=tiny.features(0, 3, 4, 6))
-    with pytest.raises(FeatureStoreError, match="2 ids but features of 3 pictures"):
+    with pytest.raises(FeatureStoreError, match="2 ids but features of 3 images"):
         imported(tmp_path / "f.npz")
 
 
-def test_source_without_the_pictures_or_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_source_without_the_images_or_that_is_not_there_is_refused(tmp_path: Path) -> None:
     source = folder(tmp_path / "f", {"z.npy": tiny.features(0, 4, 6)})
-    with pytest.raises(FeatureStoreError, match="features of none of the 3 pictures"):
+    with pytest.raises(FeatureStoreError, match="features of none of the 3 images"):
         imported(source)
     shutil.rmtree(source)
     with pytest.raises(FeatureStoreError, match="no features at"):

@@ -23,10 +23,10 @@ def encoder(weights: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Five pictures of the encoder's own size, which no resize changes."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Five images of the encoder's own size, which no resize changes."""
+    folder = tmp_path_factory.mktemp("images")
     for number in range(5):
-        tiny.picture(number, tiny.SIZE, tiny.SIZE).save(folder / f"{number}.png")
+        tiny.image(number, tiny.SIZE, tiny.SIZE).save(folder / f"{number}.png")
     return {path.stem: str(path) for path in sorted(folder.iterdir())}
 
 
@@ -42,13 +42,13 @@ def an_empty_one(path: Path, identity: dict[str, Any], *, turned: bool = False) 
     return FeatureStore(path)
 
 
-def test_rows_are_what_the_encoder_gives_of_files_that_hold_the_mirrored_pictures(
+def test_rows_are_what_the_encoder_gives_of_files_that_hold_the_mirrored_images(
     sources: dict[str, str], encoder: Encoder, mirrored: FeatureStore, tmp_path: Path
 ) -> None:
     turned = {name: str(tmp_path / f"{name}.png") for name in sources}
     for name, source in sources.items():
-        with Image.open(source) as picture:
-            ImageOps.mirror(picture).save(turned[name])
+        with Image.open(source) as image:
+            ImageOps.mirror(image).save(turned[name])
     extract_features(turned, encoder, tmp_path / "s")
     extract_features(sources, encoder, tmp_path / "plain")
     features, _ = mirrored.read(list(sources))
@@ -117,7 +117,7 @@ class TestMatching:
         imported = an_empty_one(tmp_path / "imported", {"imported": "mine"})
         turned = an_empty_one(tmp_path / "turned", one, turned=True)
         twin = an_empty_one(tmp_path / "twin", one, turned=True)
-        with pytest.raises(FeatureStoreError, match=r"turned holds .* mirrored pictures; name the store of the pict"):
+        with pytest.raises(FeatureStoreError, match=r"turned holds .* mirrored images; name the store of the pict"):
             part_stores([turned, twin])
         with pytest.raises(FeatureStoreError, match=r"other has no counterpart .* seesay extract DATA --mirror"):
             match_mirrored([plain, other], [turned])

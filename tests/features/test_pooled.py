@@ -16,7 +16,7 @@ NAMES = list("abcde")
 @pytest.fixture
 def images(tmp_path: Path) -> dict[str, str]:
     for number, name in enumerate(NAMES):
-        tiny.picture(number).save(tmp_path / f"{name}.png")
+        tiny.image(number).save(tmp_path / f"{name}.png")
     return {name: str(tmp_path / f"{name}.png") for name in NAMES}
 
 
@@ -54,6 +54,6 @@ def test_grids_of_another_encoder_or_in_8_bits_are_not_pooled(
 
 def test_grids_of_changed_images_are_not_pooled(images: dict[str, str], weights: Path, tmp_path: Path) -> None:
     extract_features(images, encoder(weights, "grid"), tmp_path / "g.safetensors")
-    tiny.picture(9).save(images["b"])
+    tiny.image(9).save(images["b"])
     report = extract_features(images, encoder(weights, "pooled"), tmp_path / "p.safetensors")
     assert (report.pooled, report.extracted) == (4, 1)

@@ -33,7 +33,7 @@ def encoder(weights: Path) -> Encoder:
 @pytest.fixture
 def images(tmp_path: Path) -> dict[str, str]:
     for number, name in enumerate(NAMES):
-        tiny.picture(number).save(tmp_path / f"{name}.png")
+        tiny.image(number).save(tmp_path / f"{name}.png")
     return {name: str(tmp_path / f"{name}.png") for name in NAMES}
 
 
@@ -66,7 +66,7 @@ def test_image_replaced_under_the_same_name_is_encoded_again(
     assert counts(extract_features(images, encoder, path, mirrored=mirrored)) == (4, 0)
     before = read(path)
     status = Path(images["b"]).stat()
-    tiny.picture(9).save(images["b"])
+    tiny.image(9).save(images["b"])
     os.utime(images["b"], ns=(status.st_atime_ns, status.st_mtime_ns))  # as an unpacked archive keeps it
     assert counts(extract_features(images, encoder, path, mirrored=mirrored)) == (1, 1)
     assert log.messages == [f"1 images have changed since {path} was made, such as {images['b']}; encoding them again"]
@@ -157,7 +157,7 @@ def test_given_stores_of_changed_images_are_refused(images: dict[str, str], enco
         extract_features(images, encoder, tmp_path / name)
     stores = [FeatureStore(tmp_path / name) for name in ("one", "two")]
     require_unchanged(stores, images)
-    tiny.picture(9).save(images["b"])
+    tiny.image(9).save(images["b"])
     extract_features(images, encoder, tmp_path / "one")
     with pytest.raises(
         FeatureStoreError, match=r"1 images have changed since .*two was made, such as .*b\.png; encode"
@@ -189,7 +189,7 @@ def test_changed_arrays_are_imported_again_and_images_are_not_asked(
     assert log.messages == [f"1 arrays have changed since {tmp_path / 's'} was made; imported them again"]
     np.testing.assert_array_equal(read(tmp_path / "s", "a", "b")[1], tiny.features(9, 2, 3))
     np.testing.assert_array_equal(read(tmp_path / "s", "a", "c", "d"), before[[0, 2, 3]])
-    tiny.picture(9).save(images["a"])
+    tiny.image(9).save(images["a"])
     require_unchanged([FeatureStore(tmp_path / "s")], images)
     assert log.messages[1].endswith("used unchecked: 4 imported, not made of an image")
 
@@ -197,7 +197,7 @@ def test_changed_arrays_are_imported_again_and_images_are_not_asked(
 def test_conversion_takes_in_what_was_encoded_again(images: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
     extract_features(images, encoder, tmp_path / "s")
     convert_store(tmp_path / "s", tmp_path / "i", "int8")
-    tiny.picture(9).save(images["b"])
+    tiny.image(9).save(images["b"])
     extract_features(images, encoder, tmp_path / "s")
     with pytest.raises(FeatureStoreError, match="have changed"):
         require_unchanged([FeatureStore(tmp_path / "i")], images)

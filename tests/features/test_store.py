@@ -105,7 +105,7 @@ def test_stores_of_before_there_were_stamps_are_read_and_grow_into_new_ones(tmp_
 
 
 @DTYPES
-def test_pictures_with_fewer_regions_have_a_mask(tmp_path: Path, dtype: FeatureDtype) -> None:
+def test_images_with_fewer_regions_have_a_mask(tmp_path: Path, dtype: FeatureDtype) -> None:
     array = exact(0, 3, 4, 2)
     array[1, 1:] = array[2, 3:] = 0
     store = write_store(tmp_path / "s", list("abc"), array, None, [4, 1, 3], dtype)
@@ -115,13 +115,13 @@ def test_pictures_with_fewer_regions_have_a_mask(tmp_path: Path, dtype: FeatureD
     assert mask.tolist() == [[True, False, False, False], [True, True, True, False]]
 
 
-def test_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_image_that_is_not_there_is_named(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", ["a"], tiny.features(0, 1, 2, 2))
-    with pytest.raises(FeatureStoreError, match="no features of picture 'b'"):
+    with pytest.raises(FeatureStoreError, match="no features of image 'b'"):
         store.read(["a", "b"])
 
 
-def test_unreadable_picture_is_noted_and_stays_to_be_done(tmp_path: Path) -> None:
+def test_unreadable_image_is_noted_and_stays_to_be_done(tmp_path: Path) -> None:
     create_store(tmp_path / "s", list("abc"), 1, 2, None, IDENTITY)
     with FeatureStore(tmp_path / "s", writable=True) as store:
         store.write([0], tiny.features(0, 1, 1, 2))

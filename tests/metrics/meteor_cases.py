@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-Picture = tuple[str, list[str]]
+ImageInput = tuple[str, list[str]]
 
 # A hypothesis and its references, parted by bars.
 WRITTEN = """
@@ -15,7 +15,7 @@ women sit on benches | a woman sitting on a bench | a lady is seated upon the be
 a man is riding a bicycle | a man rides a bike | a guy on a bike | a person riding his bicycle
 a big house next to a river | a large home beside a stream | the house is near to the river
 a kid in front of a car | a child before an automobile | the boy stands in front of the auto
-a picture of a sofa and a television | an image of a couch and a tv
+an image of a sofa and a television | an image of a couch and a tv
 the aeroplane is taking off | an airplane takes off | a plane departs from the airport
 a a a a | a a a a a a
 the the the cat | the cat the cat the cat
@@ -57,7 +57,7 @@ the knives cut the leaves and loaves | a knife cuts a leaf and a loaf
 added adding biologist inning | add adds biology innings
 in spite of the rain they play | despite the rain they are playing | even though it rains they play
 as well as a lot of people | and many people | also a great number of people
-a man wearing a hat takes a picture | a man with a hat is taking a photograph | a photographer in a hat
+a man wearing a hat takes an image | a man with a hat is taking a photograph | a photographer in a hat
 there is a large number of cars in the parking lot | many cars are parked in the car park
 """
 
@@ -112,41 +112,41 @@ SALADS = (
     ("big", "large", "great", "small", "little", "a lot of", "many", "a large number of", "some", "much", "a great"),
     ("in front of", "before", "next to", "beside", "near", "close to", "the side of", "at", "by", "with", "along"),
     ("man", "men", "person", "people", "guy", "boy", "boys", "kid", "child", "children", "woman", "lady", "the", "a"),
-    ("take", "takes", "taking", "a picture", "picture", "photo", "photograph", "take a picture", "image", "of", "a"),
+    ("take", "takes", "taking", "an image", "image", "photo", "photograph", "take an image", "image", "of", "a"),
     ("it's", "dog's", "'", "''", "don't", "5", "1,000", "u.s.", "t-shirt", "...", ",", "mr.", "no.", "a.b.", "-"),
 )
 
 
-def written() -> list[Picture]:
+def written() -> list[ImageInput]:
     """Returns the captions written by hand."""
     rows = [line.split(" | ") for line in WRITTEN.strip("\n").split("\n")]
     return [(row[0].strip(), [text.strip() for text in row[1:]]) for row in rows]
 
 
-def framed(count: int, seed: int) -> list[Picture]:
+def framed(count: int, seed: int) -> list[ImageInput]:
     """Returns sentences of one frame each, which differ in their words."""
     draw = random.Random(seed)
-    pictures = []
+    images = []
     for _ in range(count):
         frames = draw.sample(FRAMES, 2)
         texts = [_fill(draw, draw.choice(frames)) for _ in range(draw.randint(2, 6))]
-        pictures.append((texts[0], texts[1:]))
-    return pictures
+        images.append((texts[0], texts[1:]))
+    return images
 
 
-def salads(count: int, seed: int, most: int = 14, words: Sequence[Sequence[str]] = SALADS) -> list[Picture]:
+def salads(count: int, seed: int, most: int = 14, words: Sequence[Sequence[str]] = SALADS) -> list[ImageInput]:
     """Returns captions of few distinct words in any order, whose best alignments are many."""
     draw = random.Random(seed)
-    pictures = []
+    images = []
     for number in range(count):
         bowl = words[number % len(words)]
         texts = [" ".join(draw.choices(bowl, k=draw.randint(1, most))) for _ in range(draw.randint(2, 4))]
-        pictures.append((texts[0], texts[1:]))
-    return pictures
+        images.append((texts[0], texts[1:]))
+    return images
 
 
-def sentences() -> list[Picture]:
-    """Returns the pictures whose values by the jar are stored."""
+def sentences() -> list[ImageInput]:
+    """Returns the images whose values by the jar are stored."""
     return written() + framed(120, seed=1) + salads(153, seed=2)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seesay.metrics.meteor.tables import find_tables
-from tests.metrics.meteor_cases import Picture, sentences
+from tests.metrics.meteor_cases import ImageInput, sentences
 
 STORED = Path(__file__).with_name("meteor_expected.json")
 Floats = npt.NDArray[np.float64]
@@ -37,10 +37,10 @@ class Jar:
     ) -> None:
         self._process.communicate()
 
-    def statistics(self, pictures: Sequence[Picture]) -> list[str]:
-        """Returns the line of 23 numbers that it prints of each picture's best reference."""
+    def statistics(self, images: Sequence[ImageInput]) -> list[str]:
+        """Returns the line of 23 numbers that it prints of each image's best reference."""
         lines = []
-        for hypothesis, references in pictures:
+        for hypothesis, references in images:
             said = hypothesis.replace("|||", "").replace("  ", " ")
             self._write(" ||| ".join(("SCORE", *references, said)))
             lines.append(self._read())
@@ -78,16 +78,16 @@ def additive(lines: Sequence[str]) -> Floats:
 
 
 def main() -> None:
-    pictures = sentences()
+    images = sentences()
     with Jar() as jar:
-        lines = jar.statistics(pictures)
+        lines = jar.statistics(images)
         *scores, corpus = jar.scores(lines).tolist()
     rows = [
         [hypothesis, references, [int(float(number)) for number in line.split()], score]
-        for (hypothesis, references), line, score in zip(pictures, lines, scores, strict=True)
+        for (hypothesis, references), line, score in zip(images, lines, scores, strict=True)
     ]
     text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    STORED.write_text(f'{{"corpus": {corpus!r}, "pictures": [\n{text}\n]}}\n', encoding="utf-8")
+    STORED.write_text(f'{{"corpus": {corpus!r}, "images": [\n{text}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

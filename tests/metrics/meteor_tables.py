@@ -15,7 +15,7 @@ PARAPHRASES = (
     ("before", "in front of"),
     ("on", "upon"),
     ("sofa", "couch"),
-    ("take a picture", "photograph"),
+    ("take an image", "photograph"),
 )
 
 

@@ -15,7 +15,7 @@ NAMES = {"bleu": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), "rouge": ("ROUGE-L",)
 def reference_scores(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, npt.NDArray[np.float64]]]:
-    """Returns pycocoevalcap's corpus and per-picture BLEU, ROUGE-L and CIDEr of tokenized captions."""
+    """Returns pycocoevalcap's corpus and per-image BLEU, ROUGE-L and CIDEr of tokenized captions."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         from pycocoevalcap.bleu.bleu import Bleu
@@ -42,12 +42,12 @@ WORDS = (
 )
 
 
-def random_captions(pictures: int, seed: int, most: int = 5) -> tuple[list[str], list[list[str]]]:
+def random_captions(images: int, seed: int, most: int = 5) -> tuple[list[str], list[list[str]]]:
     """Returns hypotheses and references whose n-grams often agree; some hypotheses are empty."""
     draw = random.Random(seed)
     references = []
     hypotheses = []
-    for _ in range(pictures):
+    for _ in range(images):
         theme = draw.sample(WORDS, 9)
         image = [" ".join(draw.choices(theme, k=draw.randint(1, 14))) for _ in range(draw.randint(1, most))]
         copied = draw.choice(image).split()

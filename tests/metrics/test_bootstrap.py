@@ -23,8 +23,8 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
     assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_draws_are_scored_from_their_pictures_anew() -> None:
-    """BLEU of a draw is that of its captions, not a mean of the pictures' values."""
+def test_draws_are_scored_from_their_images_anew() -> None:
+    """BLEU of a draw is that of its captions, not a mean of the images' values."""
     hypotheses, references = random_captions(30, seed=5)
     scores = compute_metrics(hypotheses, references, tokenization="whitespace", metrics=["BLEU"])
     draw = np.random.default_rng(1).integers(0, 30, 30)
@@ -64,7 +64,7 @@ def test_a_system_does_not_differ_from_itself() -> None:
         assert not difference.real
 
 
-def test_a_small_gain_on_every_picture_is_real_though_the_intervals_overlap() -> None:
+def test_a_small_gain_on_every_image_is_real_though_the_intervals_overlap() -> None:
     """What pairing is for."""
     values = np.random.default_rng(0).normal(0.4, 0.2, 200)
     first, second = of_values(values), of_values(values + 0.005)
@@ -137,9 +137,9 @@ def test_bad_requests_are_refused() -> None:
         bootstrap_intervals(scores, draws=0)
     with pytest.raises(ConfigError, match="level of 95; it must be between 0 and 1"):
         bootstrap_intervals(scores, level=95)
-    with pytest.raises(DataError, match="wants the same pictures in the same order"):
+    with pytest.raises(DataError, match="wants the same images in the same order"):
         paired_bootstrap(scores, of_values(np.array([0.1, 0.2, 0.3])))
-    with pytest.raises(DataError, match="x has not one finite value for each of the 2 pictures"):
+    with pytest.raises(DataError, match="x has not one finite value for each of the 2 images"):
         scores.with_score("x", np.array([0.1, math.nan]))
-    with pytest.raises(DataError, match="x has not one finite value for each of the 2 pictures"):
+    with pytest.raises(DataError, match="x has not one finite value for each of the 2 images"):
         scores.with_score("x", np.array([0.1]))

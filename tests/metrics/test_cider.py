@@ -11,13 +11,13 @@ from seesay.metrics.rouge import common_subsequence
 from tests.metrics.reference import random_captions, reference_scores
 
 
-def _numbered(pictures: int, seed: int) -> tuple[list[list[int]], list[list[list[int]]]]:
-    hypotheses, references = random_captions(pictures, seed)
+def _numbered(images: int, seed: int) -> tuple[list[list[int]], list[list[list[int]]]]:
+    hypotheses, references = random_captions(images, seed)
     return number_tokens([h.split() for h in hypotheses], [[r.split() for r in image] for image in references])
 
 
 def _paper_cider(hypothesis: list[int], references: list[list[int]], corpus: list[list[list[int]]]) -> float:
-    """Equations 1 to 3 of Vedantam et al. 2015, written as they stand, for one picture."""
+    """Equations 1 to 3 of Vedantam et al. 2015, written as they stand, for one image."""
 
     def grams(words: list[int], n: int) -> Counter[tuple[int, ...]]:
         return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
@@ -46,8 +46,8 @@ def test_plain_cider_is_the_formula_of_the_paper() -> None:
     np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
-def test_several_hypotheses_a_picture_score_as_each_would_alone() -> None:
-    """What training by reward does: ids in any order, pictures repeated, document frequencies cached."""
+def test_several_hypotheses_a_image_score_as_each_would_alone() -> None:
+    """What training by reward does: ids in any order, images repeated, document frequencies cached."""
     hypotheses, references = random_captions(60, seed=2)
     numbered, numbered_references = number_tokens(
         [h.split() for h in hypotheses], [[r.split() for r in image] for image in references]
@@ -70,7 +70,7 @@ def test_words_that_no_reference_has_cost_score_and_repeat_as_one_word() -> None
     assert longer == pytest.approx(per_image["CIDEr"][0], abs=1e-9)
 
 
-def test_one_picture_alone_scores_0_as_every_word_is_common_to_all() -> None:
+def test_one_image_alone_scores_0_as_every_word_is_common_to_all() -> None:
     assert Cider([[[1, 2]]]).score([[1, 2]]) == pytest.approx([0])
 
 
@@ -91,8 +91,8 @@ def test_common_subsequence_equals_the_table_of_the_textbook(seed: int) -> None:
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
-    """A picture without references gave NaN, an unknown variant plain CIDEr, a picture -1 that of the last."""
-    with pytest.raises(DataError, match="picture 1 has no references"):
+    """An image without references gave NaN, an unknown variant plain CIDEr, an image -1 that of the last."""
+    with pytest.raises(DataError, match="image 1 has no references"):
         Cider([[[1, 2]], []])
     with pytest.raises(ConfigError, match="unknown variant of CIDEr 'X'"):
         Cider([[[1, 2]]], variant="X")  # type: ignore[arg-type]

@@ -49,18 +49,18 @@ def test_objects_that_are_not_there_are_named() -> None:
     ]
 
 
-def test_objects_need_the_labels_of_every_picture() -> None:
+def test_objects_need_the_labels_of_every_image() -> None:
     with pytest.raises(DataError, match="2 captions but labels of 1"):
         absent_objects(["a", "b"], [["dog"]])
 
 
 def test_verdict_names_a_model_that_always_says_the_same() -> None:
     line = verdict(measure_diversity(["a man in a red shirt"] * 30))
-    assert '"a man in a red shirt" for 100% of the pictures' in line
+    assert '"a man in a red shirt" for 100% of the images' in line
     assert "learning rate" in line
 
 
-def test_verdict_is_silent_on_varied_captions_and_on_a_single_picture() -> None:
+def test_verdict_is_silent_on_varied_captions_and_on_a_single_image() -> None:
     assert verdict(measure_diversity([f"a dog with {number} balls" for number in range(40)])) == ""
     assert verdict(measure_diversity(["a dog runs"])) == ""
 

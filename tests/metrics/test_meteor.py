@@ -42,7 +42,7 @@ def test_equal_to_the_jar_on_sentences_of_our_own(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(subprocess, "Popen", None)
     monkeypatch.setattr(os, "fork", None)
     stored = json.loads(STORED.read_text(encoding="utf-8"))
-    hypotheses, references, lines, scores = zip(*stored["pictures"], strict=True)
+    hypotheses, references, lines, scores = zip(*stored["images"], strict=True)
     assert len(scores) > 300
     ours = Meteor.load().statistics(hypotheses, references)
     expected = additive([" ".join(map(str, line)) for line in lines])
@@ -55,7 +55,7 @@ def test_equal_to_the_jar_on_sentences_of_our_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_stored_is_what_the_cases_are() -> None:
-    stored = json.loads(STORED.read_text(encoding="utf-8"))["pictures"]
+    stored = json.loads(STORED.read_text(encoding="utf-8"))["images"]
     assert [(row[0], row[1]) for row in stored] == sentences()
     used = np.array([row[2] for row in stored])[:, 4:20].reshape(-1, 4, 4).sum(axis=(0, 2))
     assert (used > 50).all(), f"words matched by each stage: {used}"
@@ -72,7 +72,7 @@ def test_what_is_stored_is_what_the_cases_are() -> None:
         ("sofa", "couch", {PARAPHRASE: 1}),
         ("couch", "sofa", {PARAPHRASE: 1}),
         ("before", "in front of", {PARAPHRASE: 1}),
-        ("i take a picture", "i photograph", {EXACT: 1, PARAPHRASE: 3}),
+        ("i take an image", "i photograph", {EXACT: 1, PARAPHRASE: 3}),
         ("cat", "dog", {}),
     ],
 )
@@ -291,7 +291,7 @@ def test_the_hash_of_a_phrase_depends_on_its_bytes_alone() -> None:
 def test_references_that_are_not_aligned_are_not_the_best(small: Meteor, seed: int) -> None:
     """Only references whose bound is high enough are aligned; the result is that of aligning them all."""
     draw = random.Random(seed)
-    words = "a the dog dogs hound woman lady sofa couch before in front of on upon flew glide take picture".split()  # noqa: SIM905
+    words = "a the dog dogs hound woman lady sofa couch before in front of on upon flew glide take image".split()  # noqa: SIM905
     caption = [" ".join(draw.choices(words, k=draw.randint(0, 12))) for _ in range(300)]
     images = [(caption[k], draw.sample(caption, 4)) for k in range(60)]
     hypotheses, references = zip(*images, strict=True)
@@ -307,7 +307,7 @@ def test_references_that_are_not_aligned_are_not_the_best(small: Meteor, seed: i
 def test_bad_input_is_named(small: Meteor) -> None:
     with pytest.raises(DataError, match="2 hypotheses for 1"):
         small.statistics(["a", "b"], [["a"]])
-    with pytest.raises(DataError, match="picture 1 has no reference"):
+    with pytest.raises(DataError, match="image 1 has no reference"):
         small.statistics(["a", "b"], [["a"], []])
     assert small.statistics([], []).shape == (0, 21)
 

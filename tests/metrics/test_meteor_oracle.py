@@ -1,4 +1,4 @@
-"""METEOR against the jar that pycocoevalcap ships: no picture may differ in any number."""
+"""METEOR against the jar that pycocoevalcap ships: no image may differ in any number."""
 
 import contextlib
 import gzip
@@ -20,7 +20,7 @@ from seesay.metrics.meteor.stemmer import stem
 from seesay.metrics.meteor.tables import Tables, find_tables
 from seesay.metrics.tokenize import tokenize
 from tests.metrics.fuzz import odd_strings
-from tests.metrics.meteor_cases import Picture, framed, salads, sentences
+from tests.metrics.meteor_cases import ImageInput, framed, salads, sentences
 from tests.metrics.meteor_jar import Jar, additive
 from tests.metrics.test_scores import SHARED
 
@@ -46,31 +46,31 @@ def meteor() -> Meteor:
 
 @pytest.fixture(scope="module")
 def human() -> dict[str, list[str]]:
-    """Returns the captions of the test pictures of Flickr8k, tokenized."""
+    """Returns the captions of the test images of Flickr8k, tokenized."""
     folder = SHARED / "flickr8k"
     if not folder.is_dir():
         pytest.skip("Flickr8k is not next to the repository")
     return {item.id: tokenize(item.captions) for item in load_annotations(folder).split("test")}
 
 
-def _compare(jar: Jar, meteor: Meteor, pictures: Sequence[Picture]) -> None:
-    hypotheses, references = zip(*pictures, strict=True)
+def _compare(jar: Jar, meteor: Meteor, images: Sequence[ImageInput]) -> None:
+    hypotheses, references = zip(*images, strict=True)
     ours = meteor.statistics(hypotheses, references)
-    lines = jar.statistics(pictures)
+    lines = jar.statistics(images)
     theirs = additive(lines)
-    different = [row for row in range(len(pictures)) if ours[row].tolist() != theirs[row].tolist()]
-    assert [(pictures[row], ours[row], theirs[row]) for row in different[:5]] == []
+    different = [row for row in range(len(images)) if ours[row].tolist() != theirs[row].tolist()]
+    assert [(images[row], ours[row], theirs[row]) for row in different[:5]] == []
     *scores, corpus = jar.scores(lines)
     largest = np.abs(meteor_from_statistics(ours) - scores).max()
     of_all = abs(meteor_from_statistics(ours.sum(0)) - corpus)
-    print(f"{len(pictures)} pictures: scores differ by {largest:.1e} at most, of the corpus by {of_all:.1e}: {corpus}")
+    print(f"{len(images)} images: scores differ by {largest:.1e} at most, of the corpus by {of_all:.1e}: {corpus}")
     assert largest < 1e-12
     assert of_all < 1e-12
 
 
 def test_every_pair_of_human_captions(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
-    """Each of the five captions of a picture against each of the others alone."""
-    pairs: list[Picture] = [
+    """Each of the five captions of an image against each of the others alone."""
+    pairs: list[ImageInput] = [
         (said, [meant])
         for captions in human.values()
         for number, said in enumerate(captions)
@@ -82,24 +82,24 @@ def test_every_pair_of_human_captions(jar: Jar, meteor: Meteor, human: dict[str,
 
 
 def test_every_human_caption_against_the_other_four(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
-    pictures: list[Picture] = [
+    images: list[ImageInput] = [
         (said, captions[:number] + captions[number + 1 :])
         for captions in human.values()
         for number, said in enumerate(captions)
     ]
-    assert len(pictures) == 5000
-    _compare(jar, meteor, pictures)
+    assert len(images) == 5000
+    _compare(jar, meteor, images)
 
 
 def test_captions_of_models(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
-    pictures: list[Picture] = []
+    images: list[ImageInput] = []
     for path in sorted(RESULTS.glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         known = [row for row in rows if row["id"] in human]
         said = tokenize([row["caption"] for row in known])
-        pictures += [(text, human[row["id"]]) for text, row in zip(said, known, strict=True)]
-    assert len(pictures) >= 4000
-    _compare(jar, meteor, pictures)
+        images += [(text, human[row["id"]]) for text, row in zip(said, known, strict=True)]
+    assert len(images) >= 4000
+    _compare(jar, meteor, images)
 
 
 def test_sentences_of_our_own(jar: Jar, meteor: Meteor) -> None:
@@ -195,7 +195,7 @@ def test_stems_of_every_word_of_the_tables_and_of_random_ones(tmp_path: Path) ->
 
 
 def test_pycocoevalcap_prints_our_score(meteor: Meteor, human: dict[str, list[str]]) -> None:
-    """The first caption of each picture against the other four, through its own class."""
+    """The first caption of each image against the other four, through its own class."""
     with contextlib.redirect_stdout(io.StringIO()):
         from pycocoevalcap.meteor.meteor import Meteor as Theirs
     theirs = Theirs()

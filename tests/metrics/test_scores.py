@@ -17,9 +17,9 @@ from tests.metrics.reference import random_captions, reference_scores
 SHARED = Path(__file__).parents[2] / "../shared/data"
 
 
-@pytest.mark.parametrize(("pictures", "seed"), [(1, 0), (2, 1), (40, 2), (300, 3)])
-def test_equal_to_pycocoevalcap_over_the_corpus_and_for_each_picture(pictures: int, seed: int) -> None:
-    hypotheses, references = random_captions(pictures, seed)
+@pytest.mark.parametrize(("images", "seed"), [(1, 0), (2, 1), (40, 2), (300, 3)])
+def test_equal_to_pycocoevalcap_over_the_corpus_and_for_each_image(images: int, seed: int) -> None:
+    hypotheses, references = random_captions(images, seed)
     ours = compute_metrics(hypotheses, references, tokenization="whitespace")
     corpus, per_image = reference_scores(hypotheses, references)
     assert ours.corpus.keys() == corpus.keys()
@@ -130,18 +130,18 @@ def test_an_empty_hypothesis_scores_0_and_is_named() -> None:
         assert values[0] == values[2] == 0.0, name
 
 
-def test_resampling_every_picture_once_gives_the_corpus_value() -> None:
+def test_resampling_every_image_once_gives_the_corpus_value() -> None:
     scores = compute_metrics(*random_captions(50, seed=4), tokenization="whitespace")
     again = scores.resample(np.stack([np.arange(50), np.arange(50)[::-1]]))
     for name, value in scores.corpus.items():
         assert again[name] == pytest.approx([value, value], abs=1e-12), name
 
 
-def test_resampled_bleu_is_that_of_the_drawn_pictures() -> None:
+def test_resampled_bleu_is_that_of_the_drawn_images() -> None:
     hypotheses, references = random_captions(30, seed=5)
-    pictures = np.random.default_rng(0).integers(0, 30, (3, 30))
-    resampled = compute_metrics(hypotheses, references, tokenization="whitespace").resample(pictures)
-    for draw, chosen in enumerate(pictures):
+    images = np.random.default_rng(0).integers(0, 30, (3, 30))
+    resampled = compute_metrics(hypotheses, references, tokenization="whitespace").resample(images)
+    for draw, chosen in enumerate(images):
         corpus, _ = reference_scores([hypotheses[i] for i in chosen], [references[i] for i in chosen])
         for name in ("BLEU-1", "BLEU-4", "ROUGE-L"):
             assert resampled[name][draw] == pytest.approx(corpus[name], abs=1e-9), name
@@ -172,18 +172,18 @@ def test_characters_are_the_words_of_languages_without_spaces() -> None:
 @pytest.mark.parametrize(
     ("hypotheses", "references", "ids", "message"),
     [
-        (["a"], [["a"], ["b"]], None, "1 hypotheses but references of 2 pictures"),
-        (["a", "b"], [["a"], []], ["x", "y"], "picture y has no references"),
-        (["a", "b"], [["a"], ["b"]], ["x", "x"], "picture x is given twice"),
+        (["a"], [["a"], ["b"]], None, "1 hypotheses but references of 2 images"),
+        (["a", "b"], [["a"], []], ["x", "y"], "image y has no references"),
+        (["a", "b"], [["a"], ["b"]], ["x", "x"], "image x is given twice"),
         (["a", "b"], [["a"], ["b"]], ["x"], "1 ids for 2 hypotheses"),
-        (["a", math.nan], [["a"], ["b"]], ["x", "y"], "picture y: the hypothesis is nan"),
-        (["a", None], [["a"], ["b"]], None, "picture 1: the hypothesis is None"),
-        (["a"], ["a"], None, "picture 0: references must be a list of texts"),
-        (["a"], [["a", 3]], None, "picture 0: a reference is 3"),
+        (["a", math.nan], [["a"], ["b"]], ["x", "y"], "image y: the hypothesis is nan"),
+        (["a", None], [["a"], ["b"]], None, "image 1: the hypothesis is None"),
+        (["a"], ["a"], None, "image 0: references must be a list of texts"),
+        (["a"], [["a", 3]], None, "image 0: a reference is 3"),
         ([], [], None, "no hypotheses"),
         ("a dog", [["a"]], None, "got str and list"),
         (["a dog"], None, None, "got list and NoneType"),
-        (["a dog"], [None], None, "picture 0: references must be a list of texts, not None"),
+        (["a dog"], [None], None, "image 0: references must be a list of texts, not None"),
     ],
 )
 def test_bad_input_is_named(hypotheses: list[str], references: list[list[str]], ids: list[str], message: str) -> None:
@@ -225,7 +225,7 @@ def _flickr_test() -> tuple[list[str], list[list[str]]]:
 
 
 def test_human_captions_of_flickr8k_score_as_pycocoevalcap_with_its_java_tokenizer_scores_them() -> None:
-    """The first caption of each test picture against the other four; expected values printed by pycocoevalcap."""
+    """The first caption of each test image against the other four; expected values printed by pycocoevalcap."""
     hypotheses, references = _flickr_test()
     assert len(hypotheses) == 1000
     corpus = compute_metrics(hypotheses, references, metrics=NEED_NOTHING).corpus

@@ -28,7 +28,7 @@ CONFIGS = {
     "luong-general": ModelConfig("luong", hidden_size=7, attention_score="general"),
     "luong-dot": ModelConfig("luong", hidden_size=D, attention_score="dot"),
     "up-down": ModelConfig("up-down", hidden_size=7),
-    "transformer": ModelConfig("transformer", hidden_size=8, layers=2, heads=2, feedforward_size=9),
+    "transformer": ModelConfig("transformer", hidden_size=8, num_layers=2, num_heads=2, feedforward_size=9),
 }
 """Every decoder that attends, small; see `sized`."""
 
@@ -50,12 +50,12 @@ def decoder(name: str, **changes: Any) -> Any:
 
 
 def memories(seed: int = 1, size: int = D) -> Tensor:
-    """Returns the memory (3, N, size) of three pictures."""
+    """Returns the memory (3, N, size) of three images."""
     return torch.randn(3, N, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def spread(logits: Tensor, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
-    """Returns packed values (M, ...) as (picture, caption) -> (T, ...)."""
+    """Returns packed values (M, ...) as (image, caption) -> (T, ...)."""
     packed = pack_captions(tokens)
     captions, rows = tokens.shape[1], packed.row_of_token()
     return {

@@ -28,7 +28,7 @@ def build(score: str, dropout: float = 0.0) -> Attention:
         projection_size=D,
         hidden_size=Q,
         attention_size=A,
-        heads=2,
+        num_heads=2,
         attention_score=score,  # type: ignore[arg-type]
         attention_dropout=dropout,
     )
@@ -88,7 +88,7 @@ def test_it_is_the_formula_with_and_without_masked_regions(score: str) -> None:
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_hypotheses_share_the_keys_of_their_picture(score: str) -> None:
+def test_hypotheses_share_the_keys_of_their_image(score: str) -> None:
     attention = build(score)
     query, memory = torch.randn(2, 3, Q, dtype=torch.float64), torch.randn(2, N, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 5, [True, False, True, True, False]])
@@ -101,7 +101,7 @@ def test_hypotheses_share_the_keys_of_their_picture(score: str) -> None:
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_search_is_forward_for_all_hypotheses_of_a_picture(score: str) -> None:
+def test_search_is_forward_for_all_hypotheses_of_a_image(score: str) -> None:
     attention = build(score)
     query, memory = torch.randn(3, 7, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
@@ -135,7 +135,7 @@ def test_search_copies_neither_keys_nor_memory_for_each_hypothesis(score: str) -
         projection_size=width,
         hidden_size=width,
         attention_size=width,
-        heads=4,
+        num_heads=4,
         attention_score=score,  # type: ignore[arg-type]
     )
     attention = build_attention(config, width).eval()

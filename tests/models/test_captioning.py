@@ -18,8 +18,8 @@ from seesay.models.packing import pack_captions
 
 V, F = 13, 10
 ATTENTION = ModelConfig(projection_size=6, embedding_size=5, hidden_size=7, attention_size=4, output_size=8)
-POOLED = ModelConfig("pooled", 7, "tanh", embedding_size=5, hidden_size=7, layers=3, output_size=0)
-ADDED = ModelConfig("pooled", 5, "none", embedding_size=5, hidden_size=7, layers=2, output_size=8, merge="add")
+POOLED = ModelConfig("pooled", 7, "tanh", embedding_size=5, hidden_size=7, num_layers=3, output_size=0)
+ADDED = ModelConfig("pooled", 5, "none", embedding_size=5, hidden_size=7, num_layers=2, output_size=8, merge="add")
 CAPTIONS = pack_captions(torch.tensor([[[1, 4, 5, 2], [1, 6, 2, 0]], [[1, 2, 0, 0], [0, 0, 0, 0]]]))
 
 
@@ -32,7 +32,7 @@ def test_the_network_is_projection_then_decoder(config: ModelConfig) -> None:
     memory = features @ linear.weight.T + linear.bias
     if config.projection_activation != "none":
         memory = {"relu": torch.relu, "tanh": torch.tanh}[config.projection_activation](memory)
-    torch.testing.assert_close(model.remember(features), memory)
+    torch.testing.assert_close(model.project(features), memory)
     assert memory.shape == (2, 3, config.projection_size)
     logits = model(features, mask, CAPTIONS)
     assert logits.shape == (len(CAPTIONS.targets), V)
@@ -70,7 +70,7 @@ def test_sizes_are_the_configurations() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (ModelConfig(layers=2), "model.layers is 2"),
+        (ModelConfig(num_layers=2), "model.num_layers is 2"),
         (ModelConfig(decoder="pooled", projection_size=100), "model.hidden_size (512)"),
         (ModelConfig(decoder="pooled", merge="add", projection_size=512), "model.embedding_size (256)"),
     ],
@@ -111,9 +111,9 @@ def test_initial_weights_may_be_torchs() -> None:
 def test_stored_features_become_the_weights_type(dtype: torch.dtype) -> None:
     model = build_model(ATTENTION, V, F)
     features = torch.randn(2, 3, F).half()
-    torch.testing.assert_close(model.remember(features.to(dtype)), model.remember(features.float()))
-    assert model.remember(features.to(dtype)).dtype == torch.float32
-    assert model.double().remember(features.to(dtype)).dtype == torch.float64
+    torch.testing.assert_close(model.project(features.to(dtype)), model.project(features.float()))
+    assert model.project(features.to(dtype)).dtype == torch.float32
+    assert model.double().project(features.to(dtype)).dtype == torch.float64
 
 
 def dropped(model: CaptionModel) -> bool:
@@ -141,12 +141,12 @@ def test_feature_dropout_drops_its_share_of_the_features() -> None:
     linear = model.get_submodule("projection.0")
     assert isinstance(linear, nn.Linear)
     nn.init.constant_(linear.weight, 1 / 4000)  # the projection of ones tells how many of them are left
-    left = model.remember(torch.ones(8, 1, 4000)) * 0.75
+    left = model.project(torch.ones(8, 1, 4000)) * 0.75
     assert left.mean().item() == pytest.approx(0.75, abs=0.02)
 
 
-def test_dropping_embeddings_spares_the_picture_that_is_added_to_them() -> None:
-    # Bug: the sum was dropped, the picture's vector with it.
+def test_dropping_embeddings_spares_the_image_that_is_added_to_them() -> None:
+    # Bug: the sum was dropped, the image's vector with it.
     model = build_model(ModelConfig("pooled", 64, embedding_size=64, merge="add", embedding_dropout=0.9), V, F).train()
     decoder = model.decoder
     assert isinstance(decoder, PooledGRUDecoder)
@@ -167,7 +167,7 @@ def test_an_encoder_in_the_loop_is_trained_with_the_rest() -> None:
     assert silent == []
 
 
-def test_a_model_of_cached_features_cannot_look_at_pictures() -> None:
+def test_a_model_of_cached_features_cannot_look_at_images() -> None:
     with pytest.raises(ConfigError, match="cached features"):
         build_model(ATTENTION, V, F).encode(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
 

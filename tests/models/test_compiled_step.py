@@ -12,7 +12,7 @@ from seesay.models import compiled_step as module
 from seesay.models.compiled_step import compiled_step
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.kernels import kernels_for
-from seesay.models.products import fix_weights
+from seesay.models.products import prepack_weights
 from seesay.models.protocol import DecoderState, StepOutput
 from tests.c_source import struct_fields
 
@@ -24,7 +24,7 @@ def made(settings: dict[str, int | bool | str] | None = None, *, fixed: bool = T
     sizes = {"projection_size": 7, "embedding_size": 6, "hidden_size": 21, "attention_size": 10, "output_size": 9}
     decoder = AttentionGRUDecoder(ModelConfig(**{**sizes, **(settings or {})}), vocabulary_size=37).eval()  # type: ignore[arg-type]
     if fixed:
-        fix_weights(decoder)
+        prepack_weights(decoder)
     return decoder
 
 
@@ -94,8 +94,8 @@ def test_what_c_does_not_read_is_left_to_the_modules() -> None:
 @torch.inference_mode()
 def test_parts_of_ones_own_are_asked() -> None:
     class Loud(AttentionGRUDecoder):
-        def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
-            return super().read_out(output, embedded) + 99
+        def compute_logits(self, output: Tensor, embedded: Tensor) -> Tensor:
+            return super().compute_logits(output, embedded) + 99
 
     memory, tokens = torch.randn(1, 4, 7), torch.tensor([[3]])
     plain = made()
@@ -120,7 +120,7 @@ def test_weights_that_training_changes_are_the_new_ones() -> None:
     decoder.eval()
     for again in (False, True):
         if again:
-            fix_weights(decoder)
+            prepack_weights(decoder)
         with torch.inference_mode():
             state = decoder.init_state(memory, None)
             torch.testing.assert_close(

@@ -17,7 +17,7 @@ from seesay.config import EncoderConfig
 from seesay.models import convolutions, encoders
 from seesay.models.convolutions import fuse_convolutions
 from seesay.models.encoders import Encoder, build_encoder
-from seesay.models.products import fix_weights, library_has
+from seesay.models.products import library_has, prepack_weights
 
 needs_library = pytest.mark.skipif(not library_has(*convolutions._OPERATIONS), reason="torch lacks its library here")
 pytestmark = needs_library
@@ -28,7 +28,7 @@ def noise(*size: int) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def settled(network: nn.Module, images: Tensor, run: Callable[[Tensor], object] | None = None) -> nn.Module:
+def is_done(network: nn.Module, images: Tensor, run: Callable[[Tensor], object] | None = None) -> nn.Module:
     """A network whose normalisations know what comes through them, in evaluation mode."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -72,7 +72,7 @@ def assert_same(found: nn.Module, network: nn.Module, images: Tensor) -> None:
 )
 def test_networks_of_timm_give_the_same_and_no_normalisation_is_left(name: str, left: int) -> None:
     torch.manual_seed(0)
-    network = settled(timm.create_model(name, pretrained=False, num_classes=0), noise(16, 3, 64, 64))
+    network = is_done(timm.create_model(name, pretrained=False, num_classes=0), noise(16, 3, 64, 64))
     found = fused(network, 64, forward="forward_features")
     assert count(found, nn.BatchNorm2d) == left
     assert count(found, nn.Conv2d) == 0
@@ -83,9 +83,9 @@ def test_networks_of_timm_give_the_same_and_no_normalisation_is_left(name: str, 
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
-def test_a_picture_gives_the_same_to_the_last_bit_alone_and_in_company(name: str) -> None:
+def test_a_image_gives_the_same_to_the_last_bit_alone_and_in_company(name: str) -> None:
     torch.manual_seed(0)
-    network = settled(timm.create_model(name, pretrained=False, num_classes=0), noise(16, 3, 96, 96))
+    network = is_done(timm.create_model(name, pretrained=False, num_classes=0), noise(16, 3, 96, 96))
     found, images = fused(network, 96, forward="forward_features"), noise(11, 3, 96, 96)
     with torch.no_grad():
         alone = torch.cat([found(image[None]) for image in images])
@@ -116,7 +116,7 @@ def test_a_picture_gives_the_same_to_the_last_bit_alone_and_in_company(name: str
 def test_each_activation_is_torchs(activation: nn.Module, norm: bool) -> None:
     torch.manual_seed(0)
     between = [nn.BatchNorm2d(8)] if norm else []
-    network = settled(nn.Sequential(nn.Conv2d(3, 8, 3), *between, activation), noise(8, 3, 12, 12))
+    network = is_done(nn.Sequential(nn.Conv2d(3, 8, 3), *between, activation), noise(8, 3, 12, 12))
     found = fused(network, 12)
     assert [type(module) for module in found.children()] == [convolutions._Convolution]
     assert_same(found, network, noise(4, 3, 12, 12))
@@ -124,7 +124,7 @@ def test_each_activation_is_torchs(activation: nn.Module, norm: bool) -> None:
 
 def test_an_activation_that_the_library_lacks_stays_a_layer_of_its_own() -> None:
     torch.manual_seed(0)
-    network = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ELU()), noise(8, 3, 12, 12))
+    network = is_done(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ELU()), noise(8, 3, 12, 12))
     found = fused(network, 12)
     assert {type(module) for module in found.children()} == {convolutions._Convolution, nn.ELU}
     assert_same(found, network, noise(4, 3, 12, 12))
@@ -133,7 +133,7 @@ def test_an_activation_that_the_library_lacks_stays_a_layer_of_its_own() -> None
 def test_a_normalisation_with_an_activation_that_the_library_lacks_stays_too() -> None:
     torch.manual_seed(0)
     norm = timm.layers.BatchNormAct2d(8, act_layer=nn.ELU)  # type: ignore[attr-defined]
-    network = settled(nn.Sequential(nn.Conv2d(3, 8, 3), norm), noise(8, 3, 12, 12))
+    network = is_done(nn.Sequential(nn.Conv2d(3, 8, 3), norm), noise(8, 3, 12, 12))
     found = fused(network, 12)
     assert count(found, nn.BatchNorm2d) == 1
     assert_same(found, network, noise(4, 3, 12, 12))
@@ -142,7 +142,7 @@ def test_a_normalisation_with_an_activation_that_the_library_lacks_stays_too() -
 def test_only_one_of_two_activations_is_done_by_the_convolution() -> None:
     torch.manual_seed(0)
     norm = timm.layers.BatchNormAct2d(8, act_layer=nn.SiLU)  # type: ignore[attr-defined]
-    network = settled(nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.Sigmoid()), noise(8, 3, 12, 12))
+    network = is_done(nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.Sigmoid()), noise(8, 3, 12, 12))
     found = fused(network, 12)
     assert {type(module) for module in found.children()} == {convolutions._Convolution, nn.Sigmoid}
     assert_same(found, network, noise(4, 3, 12, 12))
@@ -155,20 +155,20 @@ def test_tensorflows_padding(size: int, kernel: int, stride: int, dilation: int,
     torch.manual_seed(0)
     kind = cast("Any", timm.layers).Conv2dSame
     first = kind(4, 8, (kernel, 3), stride=stride, dilation=dilation, groups=groups)
-    network = settled(nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU()), noise(8, 4, size, size))
+    network = is_done(nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU()), noise(8, 4, size, size))
     assert_same(fused(network, size, channels=4), network, noise(3, 4, size, size))
 
 
 @pytest.mark.parametrize("padding", ["valid", "same", 2, (1, 0)])
 def test_torchs_padding(padding: Any) -> None:
     torch.manual_seed(0)
-    network = settled(nn.Sequential(nn.Conv2d(3, 8, (5, 3), padding=padding), nn.ReLU()), noise(8, 3, 12, 12))
+    network = is_done(nn.Sequential(nn.Conv2d(3, 8, (5, 3), padding=padding), nn.ReLU()), noise(8, 3, 12, 12))
     assert_same(fused(network, 12), network, noise(3, 3, 12, 12))
 
 
 def test_padding_that_is_no_zeros_stays_torchs() -> None:
     torch.manual_seed(0)
-    network = settled(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")), noise(8, 3, 12, 12))
+    network = is_done(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")), noise(8, 3, 12, 12))
     found = fused(network, 12)
     assert count(found, nn.Conv2d) == 1
     assert_same(found, network, noise(3, 3, 12, 12))
@@ -192,7 +192,7 @@ class Branches(nn.Module):
 
 def test_what_others_look_at_is_left_for_them() -> None:
     torch.manual_seed(0)
-    network = settled(Branches(), noise(8, 3, 12, 12))
+    network = is_done(Branches(), noise(8, 3, 12, 12))
     found = fused(network, 12)
     assert count(found, nn.Conv2d) == 1  # the one that is given maps of two sizes
     assert count(found, nn.BatchNorm2d) == 1  # the one before which somebody looks
@@ -250,7 +250,7 @@ def test_networks_of_other_threads_are_not_disturbed() -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    network = settled(timm.create_model("resnet18", pretrained=False, num_classes=0), noise(2, 3, 32, 32))
+    network = is_done(timm.create_model("resnet18", pretrained=False, num_classes=0), noise(2, 3, 32, 32))
     for _ in range(3):
         fused(network, 32, forward="forward_features")
     done.set()
@@ -264,7 +264,7 @@ class TestEncoder:
         torch.manual_seed(0)
         config = EncoderConfig("mobilenetv3_small_050", "none", image_size=64, **options)
         encoder = build_encoder(config)
-        settled(encoder.network, noise(16, 3, 64, 64), encoder._run)
+        is_done(encoder.network, noise(16, 3, 64, 64), encoder._run)
         return encoder
 
     @staticmethod
@@ -289,43 +289,43 @@ class TestEncoder:
         encoder, pixels = self.build(layer=layer, pool=pool), self.pixels()
         with torch.inference_mode():
             before = encoder(pixels)
-            fix_weights(encoder)
+            prepack_weights(encoder)
             assert self.fused_calls(encoder, lambda: encoder(pixels)) == 1
             torch.testing.assert_close(encoder(pixels), before, rtol=0, atol=1e-4 * float(before.abs().max()))
 
     def test_inception_leaves_the_padding_out_of_its_pools_there_too(self) -> None:
         config = EncoderConfig("inception_v3", "none", image_size=107, layer="Mixed_5c", tf_average_pooling=True)
         encoder = build_encoder(config)
-        settled(encoder.network, noise(4, 3, 107, 107), encoder._run)
+        is_done(encoder.network, noise(4, 3, 107, 107), encoder._run)
         pixels = self.pixels(size=107)
         with torch.inference_mode():
             before = encoder(pixels)
-            fix_weights(encoder)
+            prepack_weights(encoder)
             assert self.fused_calls(encoder, lambda: encoder(pixels)) == 1
             torch.testing.assert_close(encoder(pixels), before, rtol=0, atol=1e-4 * float(before.abs().max()))
 
     def test_where_a_gradient_is_asked_for_it_is_as_it_was(self) -> None:
         encoder = self.build()
-        fix_weights(encoder)
+        prepack_weights(encoder)
         pixels = self.pixels()
         assert self.fused_calls(encoder, lambda: encoder(pixels)) == 0
         assert encoder(pixels).requires_grad
 
     def test_in_half_precision_it_is_as_it_was(self) -> None:
         encoder, pixels = self.build(), self.pixels()
-        fix_weights(encoder)
+        prepack_weights(encoder)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             assert self.fused_calls(encoder, lambda: encoder(pixels)) == 0
 
-    def test_pictures_of_another_size_take_the_networks_own_way(self) -> None:
+    def test_images_of_another_size_take_the_networks_own_way(self) -> None:
         encoder = self.build()
-        fix_weights(encoder)
+        prepack_weights(encoder)
         with torch.no_grad():
             assert self.fused_calls(encoder, lambda: encoder(self.pixels(size=96))) == 0
 
     def test_weights_that_are_trained_are_no_longer_fixed(self) -> None:
         encoder, pixels = self.build(encoder_training="full"), self.pixels()
-        fix_weights(encoder)
+        prepack_weights(encoder)
         encoder.train()
         with torch.no_grad():
             for weight in encoder.parameters():
@@ -333,7 +333,7 @@ class TestEncoder:
             encoder.eval()
             wanted = encoder._run_plainly(noise(2, 3, 64, 64))
             assert torch.equal(encoder._run(noise(2, 3, 64, 64)), wanted)
-            fix_weights(encoder)
+            prepack_weights(encoder)
             assert self.fused_calls(encoder, lambda: encoder(pixels)) == 1
             found = encoder._run(noise(2, 3, 64, 64))
         assert math.isclose(float((found - wanted).abs().max() / wanted.abs().max()), 0, abs_tol=1e-4)
@@ -341,7 +341,7 @@ class TestEncoder:
     def test_is_copied_and_saved_without_it(self) -> None:
         encoder = self.build()
         names = set(encoder.state_dict())
-        fix_weights(encoder)
+        prepack_weights(encoder)
         assert set(encoder.state_dict()) == names
         twin = copy.deepcopy(encoder)
         assert twin not in encoders._fused
@@ -350,7 +350,7 @@ class TestEncoder:
 
     def test_goes_with_the_encoder(self) -> None:
         encoder = self.build()
-        fix_weights(encoder)
+        prepack_weights(encoder)
         before = len(encoders._fused)
         del encoder
         assert len(encoders._fused) == before - 1

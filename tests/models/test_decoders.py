@@ -92,7 +92,7 @@ def test_it_is_searched_by_the_one_engine_with_the_scores_of_teacher_forcing(nam
 
 
 @every
-def test_captions_of_other_pictures_do_not_matter(name: str) -> None:
+def test_captions_of_other_images_do_not_matter(name: str) -> None:
     made, memory = decoder(name), memories()
     together = spread(made(memory, MASK, pack_captions(TOKENS)).logits, TOKENS)
     for image in range(3):
@@ -141,12 +141,12 @@ def test_each_dropout_acts_in_training_only_and_in_its_place(name: str, place: s
 
 def test_the_dropped_state_is_one_mask_a_caption() -> None:
     made = decoder("attention", state_dropout=0.5).train()
-    masks = made.chances(1000)["state_mask"]
+    masks = made.dropout_masks(1000)["state_mask"]
     assert masks.shape == (1000, 7)
     assert set(masks.unique().tolist()) == {0.0, 2.0}
     assert float(masks.mean()) == pytest.approx(1.0, abs=0.05)
-    assert decoder("attention").train().chances(5) == {}
-    assert made.eval().chances(5) == {}
+    assert decoder("attention").train().dropout_masks(5) == {}
+    assert made.eval().dropout_masks(5) == {}
 
 
 @every
@@ -156,7 +156,7 @@ def test_other_precisions_keep_the_state_exact(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.train()(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
         decoder = model.eval().search
-        state = decoder.init_state(model.remember(torch.randn(3, 4, 10)), MASK)
+        state = decoder.init_state(model.project(torch.randn(3, 4, 10)), MASK)
         output = decoder.step(TOKENS[:, :1, 0], state)
     assert torch.isfinite(logits).all()
     assert torch.isfinite(output.logits).all()

@@ -43,7 +43,7 @@ def test_step_by_step_is_forward(model: CaptionModel) -> None:
     features = torch.randn(3, 4, 10, dtype=torch.float64)
     model.eval()
     found = spread(model(features, MASK, pack_captions(TOKENS)), TOKENS)
-    state = model.search.init_state(model.remember(features), MASK).pick(torch.zeros(3, 2, dtype=torch.int64))
+    state = model.search.init_state(model.project(features), MASK).pick(torch.zeros(3, 2, dtype=torch.int64))
     for t in range(5):
         output = model.search.step(TOKENS[:, :, t], state)
         state = output.state
@@ -66,7 +66,7 @@ def test_it_learns_and_is_searched(model: CaptionModel) -> None:
     model.eval()
     for strategy in ("greedy", "beam"):
         options: Any = DecodingOptions(strategy=strategy)
-        said = [found[0].tokens for found in decode(model.search, model.remember(features), None, options)]
+        said = [found[0].tokens for found in decode(model.search, model.project(features), None, options)]
         assert said == [(4, 5), (6,), (7, 8)]
 
 

@@ -160,7 +160,7 @@ def test_position_embeddings_are_resampled_to_another_size(tmp_path: Path, name:
 
 
 def test_a_file_may_be_made_for_another_size_than_the_network(tmp_path: Path) -> None:
-    # Bug: the network was built for its own size, and the pictures made for the file's.
+    # Bug: the network was built for its own size, and the images made for the file's.
     network = cast("Any", made("test_vit", img_size=64))
     path = save(network, tmp_path / "vit64.safetensors", {**METADATA, "input_size": "[3, 64, 64]"})
     encoder = from_file("test_vit", path)
@@ -291,7 +291,7 @@ def encoder_of_kind(kind: str, resnet: Path, vit: Path) -> Encoder:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "layer", "vit", "small"])
-def test_a_batch_is_its_pictures_one_by_one(kind: str, resnet: Path, vit: Path) -> None:
+def test_a_batch_is_its_images_one_by_one(kind: str, resnet: Path, vit: Path) -> None:
     encoder = encoder_of_kind(kind, resnet, vit)
     images = pixels(4, 96)
     together = encoded(encoder, images)

@@ -46,7 +46,7 @@ def test_it_is_torchs_layer(
     images: int, captions: int, length: int, merge: str, layers: int, torchs: pytest.MonkeyPatch
 ) -> None:
     width = 20 if merge == "state" else 6
-    decoder = made(merge=merge, layers=layers, projection_size=width)  # type: ignore[arg-type]
+    decoder = made(merge=merge, num_layers=layers, projection_size=width)  # type: ignore[arg-type]
     memory, tokens = torch.randn(images, 1, width), random_tokens(images, captions, length, 30)
     wanted = results(decoder, memory, tokens)
     torchs.undo()

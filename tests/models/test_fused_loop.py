@@ -14,8 +14,8 @@ from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.show_attend_tell import ShowAttendTellDecoder
 from seesay.models.fused_attention import can_fuse
 from seesay.models.fused_lstm_loop import LSTMLoopWeights, fused_lstm_loop
-from seesay.models.packing import PackedCaptions, even_captions, pack_captions
-from seesay.models.protocol import Taught
+from seesay.models.packing import PackedCaptions, pack_captions, pad_to_longest
+from seesay.models.protocol import DecoderOutput
 from seesay.models.recurrent import RecurrentDecoder
 from seesay.tokenizer import END_ID, START_ID, UNK_ID
 
@@ -53,7 +53,7 @@ def random_tokens(images: int, captions: int, length: int, words: int) -> Tensor
 
 def results(
     decoder: RecurrentDecoder,
-    forward: Callable[..., Taught],
+    forward: Callable[..., DecoderOutput],
     captions: PackedCaptions,
     memory: Tensor,
     dtype: torch.dtype | None = None,
@@ -103,7 +103,7 @@ def test_half_precision_is_as_near_to_float32_as_the_modules_is(kind: Kind, sett
 @every
 def test_captions_that_run_to_the_longest_and_a_second_backward_pass(kind: Kind, settings: dict[str, float]) -> None:
     decoder, memory = made(kind, **settings), torch.randn(2, 5, 7)
-    captions = even_captions(random_tokens(2, 3, 6, 30))
+    captions = pad_to_longest(random_tokens(2, 3, 6, 30))
     found = results(decoder, kind.forward, captions, memory)
     for name, wanted in results(decoder, RecurrentDecoder.forward, captions, memory).items():
         assert difference(found[name], wanted) < 1e-5 or not wanted.any(), name

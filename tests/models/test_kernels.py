@@ -12,7 +12,7 @@ from seesay.models import kernels as module
 from seesay.models.additive import doubled_exponential, energies
 from seesay.models.cells import gru_update, lstm_update
 from seesay.models.kernels import Kernels, kernels_for
-from seesay.training.objectives import cross_entropy
+from seesay.training.losses import cross_entropy
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_look_is_softmax_and_weighted_mean(kernels: Kernels, rows: int, region
     score = torch.randn(units)
     wide = [tensor.double() for tensor in (keys, query, score, memory)]
     weights = (torch.tanh(wide[0][:, None] + wide[1][:, :, None]) @ wide[2]).softmax(-1)
-    found = kernels.additive_look(doubled_exponential(keys), query, score, memory)
+    found = kernels.additive_attend(doubled_exponential(keys), query, score, memory)
     torch.testing.assert_close(found[1].double(), weights, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[0].double(), weights @ wide[3], rtol=1e-4, atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_a_look_is_softmax_and_weighted_mean(kernels: Kernels, rows: int, region
 def test_a_look_bears_queries_that_are_too_large(kernels: Kernels) -> None:
     keys, query = torch.randn(1, 4, 8), torch.full((1, 2, 8), 500.0)
     query[0, 1] = -500.0
-    context, weights = kernels.additive_look(doubled_exponential(keys), query, torch.randn(8), torch.randn(1, 4, 3))
+    context, weights = kernels.additive_attend(doubled_exponential(keys), query, torch.randn(8), torch.randn(1, 4, 3))
     torch.testing.assert_close(weights, torch.full((1, 2, 4), 0.25), rtol=1e-3, atol=1e-3)
     assert torch.isfinite(context).all()
 
@@ -100,7 +100,7 @@ def test_sums_are_added_to(kernels: Kernels) -> None:
         torch.testing.assert_close(twice, 2 * single)
 
 
-def test_a_search_asks_for_as_many_rows_to_each_picture(kernels: Kernels) -> None:
+def test_a_search_asks_for_as_many_rows_to_each_image(kernels: Kernels) -> None:
     keys, factors, score = torch.rand(3, 6, 130), torch.rand(3, 5, 130), torch.randn(130)
     wanted = (1 / (1 + keys[:, None] * factors[:, :, None])) @ (-2 * score)
     torch.testing.assert_close(kernels.additive_energies(keys, factors, score, None), wanted, rtol=1e-4, atol=1e-4)
@@ -121,12 +121,12 @@ def test_saturated_sides_give_numbers(kernels: Kernels) -> None:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("rows", "inner", "columns"), SIZES)
-def test_products_with_the_matrix_of_a_picture(kernels: Kernels, rows: int, inner: int, columns: int) -> None:
+def test_products_with_the_matrix_of_a_image(kernels: Kernels, rows: int, inner: int, columns: int) -> None:
     matrix, image = torch.randn(3, inner, columns), torch.randint(0, 3, (rows,))
     x, grad = torch.randn(rows, inner), torch.randn(rows, columns)
-    close(kernels.picture_product(matrix, x, image), torch.bmm(x[:, None].double(), matrix[image].double())[:, 0])
+    close(kernels.image_product(matrix, x, image), torch.bmm(x[:, None].double(), matrix[image].double())[:, 0])
     wanted = torch.bmm(matrix[image].double(), grad[..., None].double())[..., 0]
-    close(kernels.picture_product_back(matrix, grad, image), wanted)
+    close(kernels.image_product_back(matrix, grad, image), wanted)
 
 
 @pytest.mark.usefixtures("threads", "kernels")
@@ -209,8 +209,8 @@ def test_lstm_is_that_of_torch(shape: tuple[int, ...], parts: int, dtype: torch.
 
 
 @pytest.mark.usefixtures("kernels")
-def test_parts_of_an_lstms_gates_may_be_one_a_picture() -> None:
-    """up-down's mean region, which all hypotheses of a picture share."""
+def test_parts_of_an_lstms_gates_may_be_one_a_image() -> None:
+    """up-down's mean region, which all hypotheses of an image share."""
     words, mean, cell = torch.randn(2, 5, 12), torch.randn(2, 1, 12, requires_grad=True), torch.randn(2, 5, 3)
     chosen, slopes = torch.randn(2, 2, 5, 3), []
     for parts in ([words, mean], [words + mean]):

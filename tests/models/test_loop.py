@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.models import additive
 from seesay.models.attention import Attention, build_attention, masked_softmax
-from seesay.models.loop import LoopLinear, LoopTerm, TimeLoop, looping
+from seesay.models.loop import DeferredGradient, DeferredGradients, DeferredLinear, deferring_gradients
 from seesay.models.packing import PackedCaptions, pack_captions
 
 TOKENS = torch.tensor(
     [
         [[1, 4, 5, 6, 4, 5, 2], [1, 5, 2, 0, 0, 0, 0]],
         [[1, 6, 6, 2, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]],
-        [[0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]],  # a picture without a caption
+        [[0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]],  # an image without a caption
         [[1, 4, 4, 2, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0]],
     ]
 )
@@ -27,18 +27,18 @@ class Reader(nn.Module):
 
     def __init__(self, score: str, width: int = 6) -> None:
         super().__init__()
-        config = ModelConfig(projection_size=width, attention_size=4, heads=2, attention_score=score)  # type: ignore[arg-type]
+        config = ModelConfig(projection_size=width, attention_size=4, num_heads=2, attention_score=score)  # type: ignore[arg-type]
         self.attention: Attention = build_attention(config, width)
-        self.mix = LoopLinear(width, width)
+        self.mix = DeferredLinear(width, width)
 
     def forward(self, memory: Tensor, mask: Tensor | None, captions: PackedCaptions) -> Tensor:
-        loop = TimeLoop(captions, len(memory), "cpu")
+        loop = DeferredGradients(captions, len(memory), "cpu")
         self.attention.enter(memory, loop)
         rows = None if mask is None else mask[captions.image_of_row]
         state, out = torch.zeros(captions.rows, memory.shape[-1], dtype=memory.dtype), []
-        with looping(self, loop):
+        with deferring_gradients(self, loop):
             for size in captions.sizes:
-                context, weights = self.attention.loop_look(state[:size], None if rows is None else rows[:size])
+                context, weights = self.attention.loop_attend(state[:size], None if rows is None else rows[:size])
                 state = torch.tanh(self.mix(state[:size]) + context)
                 out.append(torch.cat([state, weights], -1))
         return torch.cat(out)
@@ -160,7 +160,7 @@ def test_no_part_stays_in_a_loop_that_has_ended_or_failed() -> None:
     reader(memory, None, captions)
     assert reader.mix.loop is None
     assert reader.attention.loop is None
-    with pytest.raises(RuntimeError, match="stop"), looping(reader, TimeLoop(captions, 4, "cpu")):
+    with pytest.raises(RuntimeError, match="stop"), deferring_gradients(reader, DeferredGradients(captions, 4, "cpu")):
         raise RuntimeError("stop")
     assert reader.mix.loop is None
 
@@ -223,5 +223,5 @@ def test_a_batch_goes_without_pythons_search_for_circles(score: str) -> None:
 
 
 def count_loops() -> int:
-    kinds = (TimeLoop, LoopTerm)
+    kinds = (DeferredGradients, DeferredGradient)
     return sum(issubclass(type(each), kinds) for each in gc.get_objects())

@@ -11,7 +11,7 @@ from tests.models.decoders import MASK, TOKENS, decoder, fed, memories, spread
 
 
 def plain(made: Any, memory: Tensor, words: list[int]) -> Tensor:
-    """Logits (T, V) of one picture (N, D) and one caption: update, look, score, feed."""
+    """Logits (T, V) of one image (N, D) and one caption: update, look, score, feed."""
     cell = nn.GRUCell(made.embedding.embedding_dim + made.wide, made.hidden_size).double()
     with torch.no_grad():
         cell.weight_ih.copy_(torch.cat([made.word_gates.weight, made.fed_gates.weight], dim=1))

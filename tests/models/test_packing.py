@@ -17,7 +17,7 @@ START, END = tokenizer.START_ID, tokenizer.END_ID
 
 bodies = st.lists(st.integers(tokenizer.UNK_ID, 9), max_size=6)
 captions = bodies.map(lambda words: (START, *words, END))
-pictures = st.lists(st.lists(captions, min_size=1, max_size=4), min_size=1, max_size=5)
+images = st.lists(st.lists(captions, min_size=1, max_size=4), min_size=1, max_size=5)
 
 
 def unpacked(packed: PackedCaptions) -> dict[int, list[int]]:
@@ -43,7 +43,7 @@ def oracle(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return inputs.data, targets.data, inputs.batch_sizes, places[order]
 
 
-@given(pictures)
+@given(images)
 def test_packing_is_torchs(images: list[list[tuple[int, ...]]]) -> None:
     tokens = pad_captions(images)
     packed = pack_captions(tokens)
@@ -55,7 +55,7 @@ def test_packing_is_torchs(images: list[list[tuple[int, ...]]]) -> None:
     assert torch.equal(packed.image_of_row, places // tokens.shape[1])
 
 
-@given(pictures)
+@given(images)
 def test_every_real_token_is_there_once_and_no_padding(images: list[list[tuple[int, ...]]]) -> None:
     packed = pack_captions(pad_captions(images))
     most = max(map(len, images))
@@ -68,7 +68,7 @@ def test_every_real_token_is_there_once_and_no_padding(images: list[list[tuple[i
     assert bool((packed.targets != 0).all())
 
 
-@given(pictures, st.integers(0, 3), st.integers(0, 3))
+@given(images, st.integers(0, 3), st.integers(0, 3))
 def test_more_padding_changes_nothing_but_the_places(
     images: list[list[tuple[int, ...]]], wider: int, longer: int
 ) -> None:
@@ -80,7 +80,7 @@ def test_more_padding_changes_nothing_but_the_places(
     assert plain.sizes == loose.sizes
 
 
-def test_a_picture_may_lack_captions_or_have_none() -> None:
+def test_a_image_may_lack_captions_or_have_none() -> None:
     tokens = torch.tensor([[[1, 5, 2], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 2, 0]]])
     packed = pack_captions(tokens)
     assert unpacked(packed) == {0: [1, 5, 2], 5: [1, 2]}
@@ -94,12 +94,12 @@ def test_nothing_packs_to_nothing() -> None:
         assert len(packed.row_of_token()) == 0
 
 
-@given(pictures)
+@given(images)
 def test_padding_by_caption_and_by_image_is_the_captions_themselves_and_comes_back(
     images: list[list[tuple[int, ...]]],
 ) -> None:
     packed = pack_captions(pad_captions(images))
-    by_caption, by_image = packed.by_caption(), packed.by_image(len(images) + 1)  # one picture without a caption
+    by_caption, by_image = packed.by_caption(), packed.by_image(len(images) + 1)  # one image without a caption
     most = max(map(len, images))
     for row, place in zip(by_caption.pad(packed.inputs).tolist(), packed.caption_of_row.tolist(), strict=True):
         caption = images[place // most][place % most][:-1]

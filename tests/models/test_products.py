@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seesay.models import products
-from seesay.models.products import Linear, fix_weights, pack, product, quick
+from seesay.models.products import Linear, pack, prepack_weights, product, quick
 
 needs_quick = pytest.mark.skipif(
     not quick(torch.zeros(1, 1), torch.float32), reason="torch has no oneDNN linear layer here"
@@ -57,7 +57,7 @@ def test_types_that_do_not_fit_are_refused_as_torch_refuses_them() -> None:
 @pytest.mark.parametrize("width", [3, 40])
 def test_rows_of_another_width_are_refused_by_a_fixed_layer_too(width: int) -> None:
     layer = Linear(12, 5)
-    fix_weights(layer)
+    prepack_weights(layer)
     with torch.inference_mode(), pytest.raises(RuntimeError):
         layer(torch.zeros(2, width))
 
@@ -96,7 +96,7 @@ def test_a_weight_that_an_optimizer_changes_uncounted_is_the_new_one() -> None:
 def test_a_fixed_weight_is_packed_in_the_precision_that_is_asked_for() -> None:
     torch.manual_seed(0)
     layer, x = Linear(20, 33), torch.randn(6, 20)
-    fix_weights(nn.Sequential(layer))
+    prepack_weights(nn.Sequential(layer))
     for _ in range(2):
         torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
         with torch.autocast("cpu", torch.bfloat16):
@@ -109,7 +109,7 @@ def test_a_fixed_weight_is_packed_in_the_precision_that_is_asked_for() -> None:
 @torch.no_grad()
 def test_what_is_packed_goes_with_its_layer_and_is_not_copied() -> None:
     layer, x = Linear(4, 3), torch.randn(2, 4)
-    fix_weights(layer)
+    prepack_weights(layer)
     before = len(products._packed)
     wanted = layer(x)
     assert len(products._packed) == before + 1

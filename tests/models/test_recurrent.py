@@ -27,12 +27,12 @@ def attention_decoder() -> AttentionGRUDecoder:
 def pooled_decoder(merge: Any) -> PooledGRUDecoder:
     torch.manual_seed(0)
     width = 7 if merge == "state" else 5
-    config = replace(SIZES, decoder="pooled", projection_size=width, layers=3, output_size=0, merge=merge)
+    config = replace(SIZES, decoder="pooled", projection_size=width, num_layers=3, output_size=0, merge=merge)
     return PooledGRUDecoder(config, V).double()
 
 
 def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor, caption: list[int]) -> Tensor:
-    """One picture (N, D), one caption, one word at a time, with torch.nn.GRUCell; logits (T, V)."""
+    """One image (N, D), one caption, one word at a time, with torch.nn.GRUCell; logits (T, V)."""
     hidden_size = decoder.hidden_size
     cell = nn.GRUCell(memory.shape[1] + decoder.embedding.embedding_dim, hidden_size).double()
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_the_state_is_carried_from_word_to_word() -> None:
 
 
 @pytest.mark.parametrize("merge", ["state", "add"])
-def test_the_picture_reaches_the_pooled_decoder(merge: str) -> None:
+def test_the_image_reaches_the_pooled_decoder(merge: str) -> None:
     decoder = pooled_decoder(merge)
     memory = torch.randn(2, 1, 7 if merge == "state" else 5, dtype=torch.float64)
     tokens = torch.tensor([[[1, 4, 2]], [[1, 4, 2]]])
@@ -153,7 +153,7 @@ def test_masked_mean_counts_real_regions_only() -> None:
 
 def pooled_model() -> CaptionModel:
     torch.manual_seed(0)
-    return build_model(replace(SIZES, decoder="pooled", projection_size=7, layers=3), V, 10)
+    return build_model(replace(SIZES, decoder="pooled", projection_size=7, num_layers=3), V, 10)
 
 
 def test_a_gradient_reaches_every_parameter_of_the_pooled_gru() -> None:
@@ -164,7 +164,7 @@ def test_a_gradient_reaches_every_parameter_of_the_pooled_gru() -> None:
     assert silent == []
 
 
-def test_captions_of_other_pictures_do_not_matter_to_the_pooled_gru() -> None:
+def test_captions_of_other_images_do_not_matter_to_the_pooled_gru() -> None:
     model = pooled_model().double()
     features = torch.randn(3, 4, 10, dtype=torch.float64)
     together = spread(model(features, None, pack_captions(TOKENS)), TOKENS)

@@ -30,7 +30,7 @@ def cell_of(made: Any) -> nn.LSTMCell:
 
 
 def plain(made: Any, memory: Tensor, words: list[int]) -> Tensor:
-    """Logits (T, V) of one picture (N, D) and one caption, by the equations of the paper."""
+    """Logits (T, V) of one image (N, D) and one caption, by the equations of the paper."""
     cell, mean = cell_of(made), memory.mean(0)
     hidden = torch.tanh(made.first_hidden.weight @ mean + made.first_hidden.bias)[None]
     memory_cell = torch.tanh(made.first_cell.weight @ mean + made.first_cell.bias)[None]
@@ -92,20 +92,20 @@ def every_draw(made: Any, patch: pytest.MonkeyPatch, baseline: float) -> Iterato
     """Yields chance, surprise and penalty of each way to draw a region a word."""
     for regions in itertools.product(range(3), repeat=2):
         left = list(regions)
-        chances: list[Tensor] = []
+        dropout_masks: list[Tensor] = []
 
-        def scripted(weights: Tensor, left: list[int] = left, chances: list[Tensor] = chances) -> Any:
+        def scripted(weights: Tensor, left: list[int] = left, dropout_masks: list[Tensor] = dropout_masks) -> Any:
             chosen = left.pop(0)
             one_hot = torch.zeros_like(weights)
             one_hot[..., chosen] = 1.0
-            chances.append(weights[..., chosen])
+            dropout_masks.append(weights[..., chosen])
             return one_hot, weights[..., chosen].log()
 
         patch.setattr(show_attend_tell, "draw_regions", scripted)
         made.hard_loss.baseline.copy_(torch.tensor([baseline, 1.0]))
         packed = pack_captions(TWO)
         logits, penalty = made(memories()[:1, :3], None, packed)
-        yield torch.stack(chances).prod(), nn.functional.cross_entropy(logits, packed.targets), penalty()
+        yield torch.stack(dropout_masks).prod(), nn.functional.cross_entropy(logits, packed.targets), penalty()
 
 
 def gradients(made: nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -121,14 +121,14 @@ def test_hard_attentions_gradient_is_that_of_the_sum_over_all_draws(
     """Whatever the baseline: it takes away variance, and adds no bias."""
     made = decoder("show-attend-tell-hard", hard_reward=1.0, hard_entropy=0.0, hard_share=1.0).train()
     expected = torch.zeros((), dtype=torch.float64)
-    for chance, surprise, _ in every_draw(made, monkeypatch, baseline):
-        expected = expected + chance * surprise
+    for chance, cross_entropy_rows, _ in every_draw(made, monkeypatch, baseline):
+        expected = expected + chance * cross_entropy_rows
     exact = gradients(made, expected)
     total = 0.0
     estimated = {name: torch.zeros_like(gradient) for name, gradient in exact.items()}
-    for chance, surprise, penalty in every_draw(made, monkeypatch, baseline):
+    for chance, cross_entropy_rows, penalty in every_draw(made, monkeypatch, baseline):
         total += float(chance.detach())
-        for name, gradient in gradients(made, surprise + penalty).items():
+        for name, gradient in gradients(made, cross_entropy_rows + penalty).items():
             estimated[name] += chance.detach() * gradient
     assert total == pytest.approx(1.0)
     assert float(exact["attention.query.weight"].abs().sum()) > 1e-6

@@ -22,7 +22,7 @@ def cell_of(inputs: list[nn.Linear], bias: Tensor, state: nn.Linear) -> nn.LSTMC
 
 
 def plain(made: Any, memory: Tensor, words: list[int]) -> Tensor:
-    """Logits (T, V) of one picture (N, D) and one caption, by the equations of the paper."""
+    """Logits (T, V) of one image (N, D) and one caption, by the equations of the paper."""
     first = cell_of(
         [made.language_gates, made.mean_gates, made.word_gates], made.word_gates.bias, made.attention_state_gates
     )

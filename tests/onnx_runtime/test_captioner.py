@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from seesay.caption import Caption
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import CheckpointError, ConfigError, EncoderError, ImageError, MissingDependencyError
 from seesay.onnx_runtime import OnnxCaptioner, is_export
@@ -23,18 +23,20 @@ WITHOUT_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvi
 SEARCHES = {
     "the run's own": None,
     "beam 3": DecodingOptions("beam", 3),
-    "beam 5, several": DecodingOptions("beam", 5, num_captions=4),
-    "rules": DecodingOptions("beam", 5, ban=("worda", "wordb wordc"), block_ngrams=2, min_length=4, max_length=8),
-    "greedy, several": DecodingOptions(num_captions=3, repetition_penalty=1.4, allow_unk=True),
+    "beam 5, several": DecodingOptions("beam", 5, num_return_sequences=4),
+    "rules": DecodingOptions(
+        "beam", 5, bad_words=("worda", "wordb wordc"), no_repeat_ngram_size=2, min_length=4, max_length=8
+    ),
+    "greedy, several": DecodingOptions(num_return_sequences=3, repetition_penalty=1.4, allow_unk=True),
 }
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Pictures of several sizes and modes, as files."""
+    """Images of several sizes and modes, as files."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(40):
-        image = tiny.picture(number, 30 + 7 * number, 200 - 3 * number)
+        image = tiny.image(number, 30 + 7 * number, 200 - 3 * number)
         image = image.convert("L") if number % 8 == 7 else image
         image.save(folder / f"{number:02}.{'png' if number % 3 else 'jpg'}")
     return sorted(map(str, folder.iterdir()))
@@ -47,8 +49,8 @@ def test_bytes_and_arrays_get_the_caption_of_their_file(captioner: OnnxCaptioner
 
 
 @pytest.fixture(scope="module")
-def run(exported: Path) -> Captioner:
-    return Captioner.load(exported.parent, "cpu")
+def run(exported: Path) -> TrainedCaptioner:
+    return TrainedCaptioner.load(exported.parent, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,9 @@ def assert_same(found: list[Caption], wanted: list[Caption]) -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_it_says_what_the_run_says(name: str, run: Captioner, captioner: OnnxCaptioner, photos: list[str]) -> None:
+def test_it_says_what_the_run_says(
+    name: str, run: TrainedCaptioner, captioner: OnnxCaptioner, photos: list[str]
+) -> None:
     options = SEARCHES[name]
     wanted = run.caption(photos, options, attention=True)
     assert_same(captioner.caption(photos, options, attention=True), wanted)
@@ -77,19 +81,21 @@ def test_it_says_what_the_run_says(name: str, run: Captioner, captioner: OnnxCap
     assert captioner.options(options) == run.options(options)
 
 
-def test_the_encoder_is_shown_the_same_pixels(run: Captioner, captioner: OnnxCaptioner, photos: list[str]) -> None:
+def test_the_encoder_is_shown_the_same_pixels(
+    run: TrainedCaptioner, captioner: OnnxCaptioner, photos: list[str]
+) -> None:
     for photo in photos[:10]:
-        for picture in (photo, Image.open(photo)):
-            (_, (mine,)), (_, (theirs,)) = captioner._load(picture), run._load(picture)  # type: ignore[misc]
+        for image in (photo, Image.open(photo)):
+            (_, (mine,)), (_, (theirs,)) = captioner._load(image), run._load(image)  # type: ignore[misc]
             np.testing.assert_array_equal(mine, theirs)
 
 
-def test_a_picture_does_not_hang_on_its_batch(captioner: OnnxCaptioner, photos: list[str]) -> None:
+def test_a_image_does_not_hang_on_its_batch(captioner: OnnxCaptioner, photos: list[str]) -> None:
     together = captioner.caption(photos, SEARCHES["beam 3"])
     assert_same([captioner.caption(photo, SEARCHES["beam 3"]) for photo in photos[:8]], together[:8])
 
 
-def test_an_unreadable_picture_is_told_beside_the_others(captioner: OnnxCaptioner, photos: list[str]) -> None:
+def test_an_unreadable_image_is_told_beside_the_others(captioner: OnnxCaptioner, photos: list[str]) -> None:
     pairs = list(captioner.caption_each([photos[0], "nowhere.jpg", photos[1]]))
     assert [isinstance(found, ImageError) for _, found in pairs] == [False, True, False]
 
@@ -98,8 +104,8 @@ def test_an_unreadable_picture_is_told_beside_the_others(captioner: OnnxCaptione
     ("options", "named"),
     [
         (DecodingOptions("sample"), "strategy sample"),
-        (DecodingOptions("beam", 4, beam_groups=2), "beam_groups"),
-        (DecodingOptions("beam", require=("worda",)), "require"),
+        (DecodingOptions("beam", 4, num_beam_groups=2), "num_beam_groups"),
+        (DecodingOptions("beam", force_words=("worda",)), "force_words"),
         (DecodingOptions(complete_endings=True), "complete_endings"),
     ],
 )
@@ -119,7 +125,7 @@ def test_features_that_are_no_numbers_are_refused(captioner: OnnxCaptioner, monk
 
     monkeypatch.setattr(captioner.graphs, "_encoder", Broken())
     with pytest.raises(EncoderError, match="no finite numbers"):
-        captioner.caption(tiny.picture(0))
+        captioner.caption(tiny.image(0))
 
 
 def python(*arguments: str) -> str:
@@ -129,7 +135,7 @@ def python(*arguments: str) -> str:
 
 
 def test_the_command_line_captions_without_torch_and_leaves_nothing_at_home(
-    exported: Path, run: Captioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Path, run: TrainedCaptioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = f"{WITHOUT_TORCH}; from seesay.cli import main; sys.exit(main())"
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.serving.app import create_app
 from seesay.serving.limits import Limits
 from tests.serving.servers import PATIENCE, PATIENT, Running, running
@@ -15,12 +15,12 @@ Start = Callable[..., Running]
 
 
 @pytest.fixture(scope="session")
-def captioner(cached_run: Path) -> Captioner:
-    return Captioner.load(cached_run, "cpu")
+def captioner(cached_run: Path) -> TrainedCaptioner:
+    return TrainedCaptioner.load(cached_run, "cpu")
 
 
 @pytest.fixture(scope="session")
-def shared(captioner: Captioner) -> Iterator[Running]:
+def shared(captioner: TrainedCaptioner) -> Iterator[Running]:
     """A server with its ordinary bounds, for tests that leave it as it was."""
     patient: dict[str, Any] = dict(PATIENT)
     bounds = Limits(**patient)
@@ -29,7 +29,7 @@ def shared(captioner: Captioner) -> Iterator[Running]:
 
 
 @pytest.fixture
-def start(captioner: Captioner) -> Iterator[Start]:
+def start(captioner: TrainedCaptioner) -> Iterator[Start]:
     """Starts a server with bounds of its own."""
     with ExitStack() as stack:
 
@@ -41,24 +41,24 @@ def start(captioner: Captioner) -> Iterator[Start]:
 
 
 class Gate:
-    """The network, which waits until it is let go; it notes the pictures of each batch."""
+    """The network, which waits until it is let go; it notes the images of each batch."""
 
-    def __init__(self, captioner: Captioner, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, captioner: TrainedCaptioner, patch: pytest.MonkeyPatch) -> None:
         self.batches: list[int] = []
         self.open, self.reached = Event(), Event()
         see = captioner.see
 
-        def gated(views: Any) -> Any:
-            self.batches.append(len(views))
+        def gated(model_inputs: Any) -> Any:
+            self.batches.append(len(model_inputs))
             self.reached.set()
             assert self.open.wait(PATIENCE)
-            return see(views)
+            return see(model_inputs)
 
         patch.setattr(captioner, "see", gated)
 
 
 @pytest.fixture
-def gate(start: Start, captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Gate]]:
+def gate(start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Gate]]:
     """Makes the network wait, from when it is called on; asks for `start` so that it is undone before servers end."""
     gates: list[Gate] = []
 

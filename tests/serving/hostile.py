@@ -41,7 +41,7 @@ class Upload:
         kind: of what it is made.
         name: that the client gives it.
         content: its bytes.
-        good: whether it is a picture after all, which must get its caption; None where either may be.
+        good: whether it is an image after all, which must get its caption; None where either may be.
     """
 
     kind: str
@@ -160,7 +160,7 @@ def _frames(random_: random.Random) -> Upload:
 
 
 def _polyglot(random_: random.Random) -> Upload:
-    """A picture that is something else too, for whoever looks at its end."""
+    """An image that is something else too, for whoever looks at its end."""
     _, content = _photo(random_)
     tail = random_.choice((_HTML, _SVG, b"PK\x05\x06" + bytes(18), b"<?php system($_GET[0]); ?>", bytes(100_000)))
     return Upload("polyglot", "a.html", content + tail, True)

@@ -69,9 +69,9 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 
 def encoded(seed: int, format: str = "PNG", width: int = 60, height: int = 40, **options: Any) -> bytes:
-    """The bytes of a picture of random colours."""
+    """The bytes of an image of random colours."""
     buffer = io.BytesIO()
-    tiny.picture(seed, width, height).save(buffer, format, **options)
+    tiny.image(seed, width, height).save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -82,9 +82,9 @@ def blank(width: int, height: int, format: str = "PNG") -> bytes:
 
 
 def upload(*contents: bytes, **fields: Any) -> dict[str, Any]:
-    """What `httpx` sends of pictures and fields."""
+    """What `httpx` sends of images and fields."""
     return {
-        "files": [("pictures", (f"{number}.png", content)) for number, content in enumerate(contents)],
+        "files": [("images", (f"{number}.png", content)) for number, content in enumerate(contents)],
         "data": fields,
     }
 
@@ -92,7 +92,7 @@ def upload(*contents: bytes, **fields: Any) -> dict[str, Any]:
 def raw_request(content: bytes, declared: int | None = None) -> tuple[bytes, bytes]:
     """Head and body of an upload, with the length it says it has."""
     body = (
-        b'--b\r\nContent-Disposition: form-data; name="pictures"; filename="a.png"\r\n\r\n' + content + b"\r\n--b--\r\n"
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n' + content + b"\r\n--b--\r\n"
     )
     head = (
         "POST /v1/caption HTTP/1.1\r\nHost: here\r\nContent-Type: multipart/form-data; boundary=b\r\n"

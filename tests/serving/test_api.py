@@ -10,30 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seesay.captioner import Caption, Captioner
+from seesay.captioner import Caption, TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.serving import limits
 from seesay.serving.app import create_app
 from seesay.serving.limits import Limits
-from seesay.sources import PictureBytes
+from seesay.sources import ImageBytes
 from tests.serving.conftest import Start
 from tests.serving.servers import Running, encoded, running, upload
 
 WISHES: tuple[dict[str, Any], ...] = (
     {},
-    {"num_captions": 3, "attention": True},
-    {"strategy": "beam", "beam_size": 4, "num_captions": 4, "max_length": 5},
+    {"num_return_sequences": 3, "attention": True},
+    {"strategy": "beam", "beam_size": 4, "num_return_sequences": 4, "max_length": 5},
     {"strategy": "sample", "temperature": 1.5, "alternatives": 3},
     {"strategy": "sample", "sampling_seed": 7, "max_length": 3},
-    {"strategy": "beam", "beam_size": 4, "beam_groups": 2, "attention": True, "alternatives": 2},
-    {"strategy": "beam", "require": ["right"], "ban": ["red", "blue"]},
+    {"strategy": "beam", "beam_size": 4, "num_beam_groups": 2, "attention": True, "alternatives": 2},
+    {"strategy": "beam", "force_words": ["right"], "bad_words": ["red", "blue"]},
 )
 
 
-def options_of(wish: Mapping[str, Any]) -> DecodingOptions:
+def options_of(caption_request: Mapping[str, Any]) -> DecodingOptions:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in wish.items()
+        for name, value in caption_request.items()
         if name not in ("attention", "alternatives")
     }
     return DecodingOptions(**values)
@@ -53,46 +53,48 @@ def assert_answers(answer: Mapping[str, Any], caption: Caption) -> None:
             assert word["attention"] is None
         else:
             np.testing.assert_allclose(word["attention"], caption.attention[place], atol=1e-4)
-    for likely, word in zip(caption.likely, (*answer["words"], answer["end"]), strict=False):
-        assert [each["text"] for each in word["alternatives"]] == [text for text, _ in likely]
+    for top_tokens, word in zip(caption.top_tokens, (*answer["words"], answer["end"]), strict=False):
+        assert [each["text"] for each in word["alternatives"]] == [text for text, _ in top_tokens]
 
 
-def assert_alike(answer: Mapping[str, Any], captioner: Captioner, content: bytes, wish: Mapping[str, Any]) -> None:
+def assert_alike(
+    answer: Mapping[str, Any], captioner: TrainedCaptioner, content: bytes, caption_request: Mapping[str, Any]
+) -> None:
     caption = captioner.caption(
-        PictureBytes("x", content),
-        options_of(wish),
-        attention=wish.get("attention", False),
-        likely=wish.get("alternatives", 0),
+        ImageBytes("x", content),
+        options_of(caption_request),
+        attention=caption_request.get("attention", False),
+        top_tokens=caption_request.get("alternatives", 0),
     )
     for found, wanted in zip(answer["captions"], (caption, *caption.alternatives), strict=True):
         assert_answers(found, wanted)
 
 
 def test_requests_in_flight_share_passes_and_each_is_answered_as_if_alone(
-    shared: Running, captioner: Captioner, pictures: list[str]
+    shared: Running, captioner: TrainedCaptioner, images: list[str]
 ) -> None:
-    """42 requests of seven kinds at a time, some with several pictures of several formats."""
+    """42 requests of seven kinds at a time, some with several images of several formats."""
     jobs = []
     for number in range(42):
-        contents = [Path(pictures[(number + extra) % len(pictures)]).read_bytes() for extra in range(1 + number % 3)]
+        contents = [Path(images[(number + extra) % len(images)]).read_bytes() for extra in range(1 + number % 3)]
         contents[-1] = encoded(number, ("JPEG", "WEBP", "GIF", "BMP")[number % 4])
         jobs.append((contents, WISHES[number % len(WISHES)]))
-    before = shared.service.metrics.registry.get_sample_value("seesay_batch_pictures_count") or 0
+    before = shared.service.metrics.registry.get_sample_value("seesay_batch_images_count") or 0
     with shared.client() as client, ThreadPoolExecutor(len(jobs)) as pool:
         answers = list(pool.map(lambda job: client.post("/v1/caption", **upload(*job[0], **job[1])), jobs))
-    batches = (shared.service.metrics.registry.get_sample_value("seesay_batch_pictures_count") or 0) - before
+    batches = (shared.service.metrics.registry.get_sample_value("seesay_batch_images_count") or 0) - before
     assert batches < sum(len(contents) for contents, _ in jobs) / 2, "nothing was shared"
     texts = set()
-    for (contents, wish), answer in zip(jobs, answers, strict=True):
+    for (contents, caption_request), answer in zip(jobs, answers, strict=True):
         assert answer.status_code == 200, answer.text
         for content, result in zip(contents, answer.json()["results"], strict=True):
-            assert_alike(result, captioner, content, wish)
+            assert_alike(result, captioner, content, caption_request)
             texts.add(result["captions"][0]["text"])
     assert len(texts) > 10, "one caption for all would prove nothing"
     assert shared.service.pending.taken == shared.service.receiving.taken == 0
 
 
-def test_answer_tells_of_picture_and_options(shared: Running, captioner: Captioner) -> None:
+def test_answer_tells_of_image_and_options(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(1, "JPEG"), strategy="beam", beam_size=2)).json()
     assert answer["model"] == captioner.run.folder.name
@@ -113,17 +115,23 @@ def test_answer_tells_of_picture_and_options(shared: Running, captioner: Caption
         ({"strategy": "best"}, "strategy: input should be 'greedy', 'sample' or 'beam'"),
         ({"strategy": "beam", "beam_size": 11}, "beam_size: input should be less than or equal to 10"),
         ({"strategy": "beam", "beam_size": "many"}, "beam_size: input should be a valid integer"),
-        ({"strategy": "beam", "num_captions": 5}, "num_captions is 5, but a beam of 3 ends in as many at most"),
+        (
+            {"strategy": "beam", "num_return_sequences": 5},
+            "num_return_sequences is 5, but a beam of 3 ends in as many at most",
+        ),
         ({"strategy": "sample", "temperature": "nan"}, "temperature: input should be a finite number"),
         ({"strategy": "sample", "temperature": "1e999"}, "temperature: input should be"),
         ({"beem": 3}, "'beem' is no option; known are attention, alternatives, strategy"),
         ({"max_length": [3, 4]}, "'max_length' is given twice"),
         ({"max_length": "9" * 3000}, "max_length: "),
-        ({"ban": ["x" * 61]}, "ban.0: string should have at most 60 characters"),
-        ({"ban": ["x"] * 11}, "ban: list should have at most 10 items"),
-        ({"strategy": "beam", "require": ["purpel"]}, "'purpel' is not in the vocabulary"),
-        ({"strategy": "beam", "require": ["red red red red red", "blue blue blue blue"]}, "require holds 9 words"),
-        ({"strategy": "beam", "require": ["red red red red red red red red"], "max_length": 7}, "above max_length, 7"),
+        ({"bad_words": ["x" * 61]}, "ban.0: string should have at most 60 characters"),
+        ({"bad_words": ["x"] * 11}, "ban: list should have at most 10 items"),
+        ({"strategy": "beam", "force_words": ["purpel"]}, "'purpel' is not in the vocabulary"),
+        ({"strategy": "beam", "force_words": ["red red red red red", "blue blue blue blue"]}, "require holds 9 words"),
+        (
+            {"strategy": "beam", "force_words": ["red red red red red red red red"], "max_length": 7},
+            "above max_length, 7",
+        ),
         ({"alternatives": 11}, "alternatives: input should be less than or equal to 10"),
     ],
 )
@@ -137,17 +145,17 @@ def test_bad_options_are_told_in_one_line(shared: Running, fields: dict[str, Any
     assert "\n" not in error["message"]
 
 
-def test_a_bad_picture_among_good_ones_is_an_entry_of_its_own(shared: Running, captioner: Captioner) -> None:
+def test_a_bad_image_among_good_ones_is_an_entry_of_its_own(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
-        answer = client.post("/v1/caption", **upload(encoded(3), b"no picture", encoded(4)))
-        alone = client.post("/v1/caption", **upload(b"", b"no picture"))
+        answer = client.post("/v1/caption", **upload(encoded(3), b"no image", encoded(4)))
+        alone = client.post("/v1/caption", **upload(b"", b"no image"))
     assert answer.status_code == 200
     good, bad, other = answer.json()["results"]
-    assert (bad["captions"], bad["error"]["code"]) == ([], "unreadable_picture")
-    assert bad["error"]["message"].startswith("1.png: not a picture of a known format (JPEG, PNG")
+    assert (bad["captions"], bad["error"]["code"]) == ([], "unreadable_image")
+    assert bad["error"]["message"].startswith("1.png: not an image of a known format (JPEG, PNG")
     assert_alike(good, captioner, encoded(3), {})
     assert_alike(other, captioner, encoded(4), {})
-    assert (alone.status_code, alone.json()["error"]["code"]) == (422, "unreadable_picture")
+    assert (alone.status_code, alone.json()["error"]["code"]) == (422, "unreadable_image")
     assert alone.json()["error"]["message"].startswith("0.png: the file is empty")
 
 
@@ -186,10 +194,10 @@ def test_too_much_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> N
         assert (alone.status_code, alone.json()["error"]["code"]) == (413, "too_large")
         body = client.post("/v1/caption", **upload(bytes(7_000_000)))
         assert (body.status_code, body.json()["error"]["code"]) == (413, "too_large")
-        many = client.post("/v1/caption", **upload(*[encoded(0)] * (limits.MAX_PICTURES + 1)))
+        many = client.post("/v1/caption", **upload(*[encoded(0)] * (limits.MAX_IMAGES + 1)))
         assert many.status_code == 400
         assert "Maximum number of files is 16" in many.json()["error"]["message"]
-        field = client.post("/v1/caption", **upload(encoded(0), ban="x" * 5000))
+        field = client.post("/v1/caption", **upload(encoded(0), bad_words="x" * 5000))
         assert field.status_code == 400
         assert client.post("/v1/caption", **upload(encoded(0))).status_code == 200
 
@@ -208,7 +216,7 @@ def test_a_key_guards_the_interface_and_nothing_else(start: Start) -> None:
         assert [client.get(path).status_code for path in ("/", "/healthz", "/readyz", "/metrics")] == [200] * 4
 
 
-def test_models_tell_what_is_served(shared: Running, captioner: Captioner) -> None:
+def test_models_tell_what_is_served(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
         (model,) = client.get("/v1/models").json()["models"]
     assert model["id"] == captioner.run.folder.name
@@ -216,7 +224,7 @@ def test_models_tell_what_is_served(shared: Running, captioner: Captioner) -> No
     assert model["attention"] is True
     assert model["vocabulary"] == len(captioner.run.tokenizer)
     assert model["options"]["max_length"] == 8
-    assert model["limits"]["pictures"] == limits.MAX_PICTURES
+    assert model["limits"]["images"] == limits.MAX_IMAGES
 
 
 def test_metrics_count_what_happened(start: Start) -> None:
@@ -227,14 +235,14 @@ def test_metrics_count_what_happened(start: Start) -> None:
         client.get("/nothing-2")
         text = client.get("/metrics").text
     assert 'seesay_requests_total{route="/v1/caption",status="200"} 1.0' in text
-    assert 'seesay_pictures_total{outcome="captioned"} 2.0' in text
-    assert 'seesay_pictures_total{outcome="unreadable_picture"} 1.0' in text
+    assert 'seesay_images_total{outcome="captioned"} 2.0' in text
+    assert 'seesay_images_total{outcome="unreadable_image"} 1.0' in text
     assert 'seesay_requests_total{route="/{name}",status="404"} 2.0' in text
-    assert "seesay_pending_pictures 0.0" in text
+    assert "seesay_pending_images 0.0" in text
     assert "nothing-1" not in text, "a client could make any number of series"
 
 
-def test_log_lines_tell_of_the_request_and_nothing_of_the_picture(
+def test_log_lines_tell_of_the_request_and_nothing_of_the_image(
     shared: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "seesay.serving"), shared.client() as client:
@@ -242,25 +250,25 @@ def test_log_lines_tell_of_the_request_and_nothing_of_the_picture(
         other = client.get("/healthz", headers={"X-Request-ID": "not one\tword"})
     assert given.headers["x-request-id"] == "mine-1"
     assert other.headers["x-request-id"] not in ("", "not one\tword")
-    from seesay.serving.observing import JsonLines
+    from seesay.serving.telemetry import JsonlWriter
 
-    lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
+    lines = [json.loads(JsonlWriter().format(record)) for record in caplog.records]
     assert [(line["event"], line["route"], line["status"]) for line in lines] == [
         ("request", "/v1/caption", 200),
         ("request", "/healthz", 200),
     ]
     assert lines[0]["id"] == "mine-1"
-    assert lines[0]["pictures"] == 1
+    assert lines[0]["images"] == 1
     assert lines[0]["bytes"] > len(encoded(0))
     said = given.json()["results"][0]["captions"][0]["text"]
     assert not any(said in json.dumps(line) or "0.png" in json.dumps(line) for line in lines)
 
 
 def test_a_fault_of_ours_is_one_answer_without_a_trace(
-    start: Start, captioner: Captioner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start()
-    monkeypatch.setattr(captioner, "prepare", lambda picture: 1 // 0)
+    monkeypatch.setattr(captioner, "prepare", lambda image: 1 // 0)
     with server.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(0)))
         assert answer.status_code == 500
@@ -285,10 +293,10 @@ def test_headers_keep_the_page_to_itself(shared: Running) -> None:
         assert client.get("/app.js", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
 
 
-def test_an_ensemble_is_served_too(captioner: Captioner) -> None:
-    from seesay.captioner_ensemble import CaptionerEnsemble
+def test_an_ensemble_is_served_too(captioner: TrainedCaptioner) -> None:
+    from seesay.ensemble_captioner import EnsembleCaptioner
 
-    both = CaptionerEnsemble([captioner, captioner])
+    both = EnsembleCaptioner([captioner, captioner])
     with running(create_app(both), Limits()) as server, server.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(2), attention=True)).json()
         assert answer["model"] == "run+run"

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.serving import limits
 from seesay.serving.limits import Limits
 from seesay.serving.uploads import shown_name
@@ -26,7 +26,7 @@ GOOD = encoded(0)
 
 
 def send(client: httpx.Client, *files: Upload, **fields: Any) -> httpx.Response:
-    parts = [("pictures", (each.name or " ", each.content)) for each in files]
+    parts = [("images", (each.name or " ", each.content)) for each in files]
     return client.post("/v1/caption", files=parts, data=fields)
 
 
@@ -70,12 +70,12 @@ def test_hostile_uploads_are_refused_in_one_line_and_the_next_is_served(
 
 
 FORMS = {
-    "no end": b'--b\r\nContent-Disposition: form-data; name="pictures"; filename="a"\r\n\r\nabc',
+    "no end": b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\nabc',
     "no name": b"--b\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--b--\r\n",
     "no headers": b"--b\r\n\r\nabc\r\n--b--\r\n",
     "only the end": b"--b--\r\n",
-    "another boundary": b'--c\r\nContent-Disposition: form-data; name="pictures"; filename="a"\r\n\r\nabc\r\n--c--\r\n',
-    "a name of 5,000 letters": b'--b\r\nContent-Disposition: form-data; name="pictures"; filename="'
+    "another boundary": b'--c\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\nabc\r\n--c--\r\n',
+    "a name of 5,000 letters": b'--b\r\nContent-Disposition: form-data; name="images"; filename="'
     + b"a" * 5_000
     + b'"\r\n\r\nabc\r\n--b--\r\n',
     "noise": bytes(range(256)) * 20,
@@ -86,9 +86,9 @@ FORMS = {
     )
     + b"--b--\r\n",
     "a name of noise": b'--b\r\nContent-Disposition: form-data; name="\xff\xfe\x00"\r\n\r\nabc\r\n--b--\r\n',
-    "a field of noise": b'--b\r\nContent-Disposition: form-data; name="ban"\r\n\r\n\xff\xfe\x00\x80\r\n--b--\r\n',
-    "a field called pictures": b'--b\r\nContent-Disposition: form-data; name="pictures"\r\n\r\nabc\r\n--b--\r\n',
-    "a file called ban": b'--b\r\nContent-Disposition: form-data; name="ban"; filename="a"\r\n\r\nx\r\n--b--\r\n',
+    "a field of noise": b'--b\r\nContent-Disposition: form-data; name="bad_words"\r\n\r\n\xff\xfe\x00\x80\r\n--b--\r\n',
+    "a field called images": b'--b\r\nContent-Disposition: form-data; name="images"\r\n\r\nabc\r\n--b--\r\n',
+    "a file called ban": b'--b\r\nContent-Disposition: form-data; name="bad_words"; filename="a"\r\n\r\nx\r\n--b--\r\n',
 }
 
 
@@ -108,10 +108,10 @@ def test_forms_that_are_none(shared: Running, kind: str, charset: str) -> None:
     ("given", "shown"),
     [
         ("../../etc/passwd", "passwd"),
-        ("C:\\pictures\\a.png", "a.png"),
+        ("C:\\images\\a.png", "a.png"),
         ("a\nb\x00\u2028c.png", "a b c.png"),
-        ("", "picture 1"),
-        ("/", "picture 1"),
+        ("", "image 1"),
+        ("/", "image 1"),
         ("x" * 500 + ".png", "x" * 96 + ".png"),
         ("bild ü 猫.png", "bild ü 猫.png"),
     ],
@@ -244,7 +244,7 @@ def test_a_client_that_does_not_read_its_answer_holds_no_place(start: Start) -> 
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.sendall(head + body)
     counted = server.service.metrics.registry.get_sample_value
-    wait_until(lambda: counted("seesay_pictures_total", {"outcome": "captioned"}) == 5)
+    wait_until(lambda: counted("seesay_images_total", {"outcome": "captioned"}) == 5)
     wait_until(lambda: server.service.pending.taken == 0)
     for connection in deaf:
         connection.close()
@@ -270,16 +270,16 @@ def test_shutting_down_finishes_what_was_accepted(start: Start, gate: Callable[[
     assert not server.service.alive
 
 
-def test_one_picture_that_breaks_the_network_is_no_fault_of_the_others(
-    start: Start, captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+def test_one_image_that_breaks_the_network_is_no_fault_of_the_others(
+    start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start()
-    see, bad = captioner.see, captioner.prepare(tiny.picture(1))[0][0].tobytes()
+    see, bad = captioner.see, captioner.prepare(tiny.image(1))[0][0].tobytes()
 
-    def fragile(views: Any) -> Any:
-        if any(view[0].tobytes() == bad for view in views):
+    def fragile(model_inputs: Any) -> Any:
+        if any(view[0].tobytes() == bad for view in model_inputs):
             raise RuntimeError("out of memory")
-        return see(views)
+        return see(model_inputs)
 
     monkeypatch.setattr(captioner, "see", fragile)
     with server.client() as client, ThreadPoolExecutor(6) as pool:
@@ -306,10 +306,10 @@ def test_bounds_of_the_service_are_what_they_are_documented_as() -> None:
         f"{limits.MAX_FILE_BYTES / 1e6:g} MB",
         f"{limits.MAX_PIXELS / 1e6:g} megapixels",
         f"{limits.MAX_BODY_BYTES / 1e6:g} MB",
-        f"{limits.MAX_PICTURES} pictures",
+        f"{limits.MAX_IMAGES} images",
         f"{limits.RECEIVE_SECONDS:g} s",
         f"{limits.ANSWER_SECONDS:g} s",
-        f"{Limits().max_pending} pictures",
+        f"{Limits().max_pending} images",
         f"{limits.MAX_PENDING_BYTES / 1e6:g} MB",
         ", ".join(limits.FORMATS),
     ):

@@ -75,15 +75,15 @@ def choose(page: "Page", *contents: bytes) -> "Locator":
     """Chooses files by the button's dialog; returns their cards when all are done."""
     files = [FilePayload(name=f"{place}.png", mimeType="image/png", buffer=each) for place, each in enumerate(contents)]
     with page.expect_file_chooser() as dialog:
-        page.get_by_role("button", name="Choose pictures").click()
+        page.get_by_role("button", name="Choose images").click()
     dialog.value.set_files(files)
-    cards = page.locator("article.picture:not([aria-busy])")
+    cards = page.locator("article.image:not([aria-busy])")
     expect(cards).to_have_count(len(contents))
     return cards
 
 
 def asked(server: Running, content: bytes, **fields: Any) -> dict[str, Any]:
-    """What the interface says of a picture with the page's own wishes."""
+    """What the interface says of an image with the page's own wishes."""
     with server.client() as client:
         answer = client.post("/v1/caption", **upload(content, attention=True, alternatives=5, **fields))
     result: dict[str, Any] = answer.json()["results"][0]
@@ -94,7 +94,7 @@ def words_of(row: "Locator") -> str:
     return " ".join(row.locator(".word:not(.end)").all_text_contents())
 
 
-def test_several_pictures_are_captioned_as_by_the_interface(visit: Open, shared: Running) -> None:
+def test_several_images_are_captioned_as_by_the_interface(visit: Open, shared: Running) -> None:
     contents = [encoded(seed) for seed in range(5)]
     cards = choose(visit(), *contents)
     for place, content in enumerate(contents):
@@ -164,13 +164,13 @@ def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Runn
 
 
 def test_what_is_seen_on_the_screen_is_what_was_drawn(visit: Open, shared: Running) -> None:
-    """A black picture on the screen shows the drawing alone, stretched by the browser."""
+    """A black image on the screen shows the drawing alone, stretched by the browser."""
     page, content = visit(), blank(90, 60)
     card = choose(page, content).first
     (first, *_) = asked(shared, content)["captions"][0]["words"]
     card.locator(".word").first.hover()
     expect(card.locator("canvas")).to_be_visible()
-    page.wait_for_timeout(300)  # the picture's colours fade
+    page.wait_for_timeout(300)  # the image's colours fade
     shot = np.asarray(Image.open(io.BytesIO(card.locator(".view").screenshot())).convert("RGB")).astype(float)
     drawn = expected_overlay(first["attention"], (2, 2), shot.shape[1], shot.shape[0])
     wanted = drawn[..., :3] * drawn[..., 3:] / 255
@@ -240,10 +240,10 @@ def test_beam_temperature_and_number_of_captions_are_asked_for(visit: Open, shar
     with page.expect_response("**/v1/caption") as reply:
         page.get_by_role("button", name="Caption again").click()
     options = reply.value.json()["options"]
-    assert (options["strategy"], options["beam_size"], options["num_captions"]) == ("beam", 4, 3)
+    assert (options["strategy"], options["beam_size"], options["num_return_sequences"]) == ("beam", 4, 3)
     rows = card.locator(".caption")
     expect(rows).to_have_count(3)
-    wanted = asked(shared, content, strategy="beam", beam_size=4, num_captions=3)["captions"]
+    wanted = asked(shared, content, strategy="beam", beam_size=4, num_return_sequences=3)["captions"]
     assert [words_of(rows.nth(place)) for place in range(3)] == [caption["text"] for caption in wanted]
     set_range(page, "captions", 6)
     assert page.locator("#beam").input_value() == "6", "a beam holds as many captions as are asked for"
@@ -255,12 +255,12 @@ def test_beam_temperature_and_number_of_captions_are_asked_for(visit: Open, shar
             page.get_by_role("button", name="Caption again").click()
         options = reply.value.json()["options"]
         seeds.add(options["sampling_seed"])
-        assert (options["strategy"], options["temperature"], options["num_captions"]) == ("sample", 1.7, 6)
+        assert (options["strategy"], options["temperature"], options["num_return_sequences"]) == ("sample", 1.7, 6)
     assert len(seeds) == 2, "drawing again draws others"
 
 
 def outline(result: Any) -> Any:
-    """A picture's entry with its numbers to the digits that do not depend on the batch."""
+    """An image's entry with its numbers to the digits that do not depend on the batch."""
     if isinstance(result, dict):
         return {name: outline(value) for name, value in result.items() if name != "name"}
     if isinstance(result, list):
@@ -292,7 +292,7 @@ def test_captions_are_copied_and_downloaded(visit: Open, shared: Running, tmp_pa
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 200), (900, 300)])
 @pytest.mark.parametrize("phone", [False, True])
-def test_pictures_keep_their_shape(visit: Open, size: tuple[int, int], phone: bool) -> None:
+def test_images_keep_their_shape(visit: Open, size: tuple[int, int], phone: bool) -> None:
     width, height = size
     page = visit(viewport={"width": 360 if phone else 1100, "height": 740})
     card = choose(page, encoded(0, "PNG", width, height)).first
@@ -305,7 +305,7 @@ def test_pictures_keep_their_shape(visit: Open, size: tuple[int, int], phone: bo
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
-def test_pictures_are_pasted_and_dropped(visit: Open, shared: Running, kind: str) -> None:
+def test_images_are_pasted_and_dropped(visit: Open, shared: Running, kind: str) -> None:
     page, content = visit(), encoded(8)
     page.evaluate(
         """([kind, bytes]) => {
@@ -318,19 +318,19 @@ def test_pictures_are_pasted_and_dropped(visit: Open, shared: Running, kind: str
         }""",
         [kind, list(content)],
     )
-    card = page.locator("article.picture:not([aria-busy])")
+    card = page.locator("article.image:not([aria-busy])")
     expect(card).to_have_count(1)
     assert words_of(card) == asked(shared, content)["captions"][0]["text"]
 
 
 def test_refused_files_are_told_of_and_the_others_go_on(visit: Open) -> None:
     page = visit()
-    cards = choose(page, encoded(0), b"no picture", encoded(1, "JPEG", 300, 200)[:900])
+    cards = choose(page, encoded(0), b"no image", encoded(1, "JPEG", 300, 200)[:900])
     expect(cards.nth(0).locator(".caption")).to_have_count(1)
-    expect(cards.nth(1).get_by_role("alert")).to_contain_text("1.png: not a picture of a known format (JPEG, PNG")
+    expect(cards.nth(1).get_by_role("alert")).to_contain_text("1.png: not an image of a known format (JPEG, PNG")
     expect(cards.nth(2).get_by_role("alert")).to_contain_text("2.png: damaged or cut short")
     cards.nth(1).get_by_role("button", name="Remove 1.png").click()
-    expect(page.locator("article.picture")).to_have_count(2)
+    expect(page.locator("article.image")).to_have_count(2)
 
 
 def test_a_file_that_is_too_large_is_not_sent(visit: Open, tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_file_that_is_too_large_is_not_sent(visit: Open, tmp_path: Path) -> No
     sent = []
     page.on("request", lambda request: sent.append(request.url) if "caption" in request.url else None)
     page.locator("#files").set_input_files(tmp_path / "large.png")
-    cards = page.locator("article.picture:not([aria-busy])")
+    cards = page.locator("article.image:not([aria-busy])")
     expect(cards.get_by_role("alert")).to_contain_text("21 MB, more than the 20 allowed")
     assert sent == []
 
@@ -349,9 +349,9 @@ def test_a_name_that_looks_like_markup_is_text(visit: Open) -> None:
     page = visit()
     name = "<img src=x onerror=alert(1)>.png"
     with page.expect_file_chooser() as dialog:
-        page.get_by_role("button", name="Choose pictures").click()
-    dialog.value.set_files(FilePayload(name=name, mimeType="image/png", buffer=b"no picture"))
-    expect(page.get_by_role("alert")).to_contain_text("onerror=alert(1)>.png: not a picture")
+        page.get_by_role("button", name="Choose images").click()
+    dialog.value.set_files(FilePayload(name=name, mimeType="image/png", buffer=b"no image"))
+    expect(page.get_by_role("alert")).to_contain_text("onerror=alert(1)>.png: not an image")
     expect(page.get_by_role("heading", level=2)).to_have_text([name])
     assert page.locator("article img").count() <= 1
 
@@ -427,12 +427,12 @@ def test_captions_run_in_the_direction_of_their_script(visit: Open) -> None:
     page = visit()
     page.evaluate(
         """async ([text]) => {
-            const { Picture } = await import("/results.js");
-            const picture = new Picture(new File([], "كلب.png"), { tell() {}, remove() {} });
+            const { ImageInput } = await import("/results.js");
+            const image = new ImageInput(new File([], "كلب.png"), { tell() {}, remove() {} });
             const words = text.split(" ").map((word) => ({ text: word, probability: 0.5 }));
             const end = { probability: 0.5, alternatives: [] };
-            picture.showResult({}, { captions: [{ text, words, end, probability: 0.1, finished: true }] });
-            document.getElementById("pictures").append(picture.card);
+            image.showResult({}, { captions: [{ text, words, end, probability: 0.1, finished: true }] });
+            document.getElementById("images").append(image.card);
         }""",
         ["قطة سوداء تجلس"],
     )

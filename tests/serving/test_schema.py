@@ -25,8 +25,8 @@ def test_it_tells_of_every_option_and_bound(shared: Running) -> None:
     operation = paths["/v1/caption"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     names = set(DecodingOptions.__dataclass_fields__)
-    assert set(form["properties"]) == names | {"pictures", "attention", "alternatives"}
-    assert form["required"] == ["pictures"]
+    assert set(form["properties"]) == names | {"images", "attention", "alternatives"}
+    assert form["required"] == ["images"]
     assert form["properties"]["beam_size"]["maximum"] == limits.MAX_BEAM_SIZE
     assert all(field["description"] for field in form["properties"].values())
     assert {"200", "400", "401", "408", "413", "415", "422", "503"} == set(operation["responses"])

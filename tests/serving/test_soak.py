@@ -106,12 +106,12 @@ def test_memory_is_flat_over_many_requests(alone: Alone) -> None:
 
 async def many(alone: Alone) -> list[float]:
     """Sends mixed requests; returns the memory held, twenty times."""
-    wishes: list[dict[str, Any]] = [
+    requests: list[dict[str, Any]] = [
         {},
         {"attention": True, "alternatives": 5},
-        {"strategy": "beam", "beam_size": 4, "num_captions": 3},
-        {"strategy": "sample", "num_captions": 2},
-        {"strategy": "beam", "ban": ["red"], "max_length": 5},
+        {"strategy": "beam", "beam_size": 4, "num_return_sequences": 3},
+        {"strategy": "sample", "num_return_sequences": 2},
+        {"strategy": "beam", "bad_words": ["red"], "max_length": 5},
     ]
     memory: list[float] = []
     numbers = iter(range(REQUESTS))
@@ -119,7 +119,7 @@ async def many(alone: Alone) -> list[float]:
 
     async def one(client: httpx.AsyncClient) -> None:
         for number in numbers:
-            asked = upload(contents[number % len(contents)], **wishes[number % len(wishes)])
+            asked = upload(contents[number % len(contents)], **requests[number % len(requests)])
             answer = await client.post("/v1/caption", **asked)
             assert answer.status_code == 200, answer.text
             if number % (REQUESTS // 20) == REQUESTS // 20 - 1:

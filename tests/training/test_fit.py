@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, TextConfig
 from seesay.data.annotations import Annotation, Annotations, load_annotations, write_annotations
@@ -32,11 +32,11 @@ from tests.training.outcomes import epochs, first_loss, outcome, rows
 
 def mean_loss(run: Path, annotations: Annotations, store: JoinedStores) -> float:
     """The surprise at every word of every caption, in nats, one caption at a time through the decoder's steps."""
-    captioner = Captioner.load(run, "cpu")
+    captioner = TrainedCaptioner.load(run, "cpu")
     decoder, losses = captioner.model.search, []
     with torch.inference_mode():
         for item in annotations:
-            memory = captioner.model.remember(torch.from_numpy(store.read([item.id])[0]))
+            memory = captioner.model.project(torch.from_numpy(store.read([item.id])[0]))
             for caption in item.captions:
                 tokens = captioner.run.tokenizer.encode(caption)
                 state = decoder.init_state(memory, None)
@@ -74,7 +74,7 @@ def test_no_step_is_by_a_gradient_longer_than_the_bound(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CaptioningModule, "on_train_batch_end", watched)
         for bound in (0.0, 0.01):
-            config = tiny.cached(weights, epochs=1, optimizer=optimizer, clip_gradients=bound)
+            config = tiny.cached(weights, epochs=1, optimizer=optimizer, max_grad_norm=bound)
             train(config, colours, tmp_path / str(bound), features=features)
     half = len(lengths) // 2
     assert min(lengths[:half]) > 0.02
@@ -127,7 +127,7 @@ def test_cider_is_on_the_scale_of_papers_and_epochs_count_from_1_everywhere(
     run = tmp_path / "run"
     result = train(tiny.cached(weights, epochs=2, keep_best=2), colours, run, features=features)
     items = annotations.split("val").items
-    captions = Captioner.load(run, "cpu").caption([item.image for item in items])
+    captions = TrainedCaptioner.load(run, "cpu").caption([item.image for item in items])
     scores = compute_metrics([each.text for each in captions], [item.captions for item in items], metrics=("CIDEr",))
     assert result.best == pytest.approx(100 * scores.corpus["CIDEr"], rel=1e-5)
     values = epochs(run, "val_cider")
@@ -152,7 +152,7 @@ def test_captions_of_a_few_validation_images_are_logged_after_each_epoch(
     run = tmp_path / "run"
     train(tiny.cached(weights, epochs=1, learning_rate=0.03, batch_captions=4), colours, run, features=features)
     items = annotations.split("val").items
-    captions = Captioner.load(run, "cpu").caption([item.image for item in items])
+    captions = TrainedCaptioner.load(run, "cpu").caption([item.image for item in items])
     expected = {
         f"  {item.id}: {caption.text or '(empty)'} (reference: {item.captions[0]})"
         for item, caption in zip(items, captions, strict=True)
@@ -211,7 +211,7 @@ def test_losses_told_are_those_of_single_captions_word_by_word(
         )
 
 
-def test_learns_a_handful_of_pictures_by_heart(
+def test_learns_a_handful_of_images_by_heart(
     colours: Path, annotations: Annotations, features: Path, weights: Path, tmp_path: Path
 ) -> None:
     few = {"limit_images": 6, "captions_per_image": 1, "batch_captions": 2, "monitor": "val_loss"}
@@ -222,7 +222,7 @@ def test_learns_a_handful_of_pictures_by_heart(
     assert losses[0] > 2
     assert losses[-1] < 0.1 * losses[0]
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    captioner = Captioner.load(tmp_path / "run", "cpu")  # holds the best of validation, which comes long before
+    captioner = TrainedCaptioner.load(tmp_path / "run", "cpu")  # holds the best of validation, which comes long before
     captioner.model.load_state_dict({name.removeprefix("model."): last[name] for name in last}, strict=False)
     items = annotations.split("train").items[:6]
     captions = captioner.caption([item.image for item in items])
@@ -292,7 +292,7 @@ def test_diverging_training_ends_in_one_line(
 ) -> None:
     """Also if no step is logged before the epoch is over, when the end was once the best model of all."""
     config = tiny.cached(
-        weights, optimizer="rmsprop", learning_rate=1e30, clip_gradients=0.0, log_every=log_every, epochs=3
+        weights, optimizer="rmsprop", learning_rate=1e30, max_grad_norm=0.0, log_every=log_every, epochs=3
     )
     with pytest.raises(ConfigError, match=r"^the loss is nan at step \d+: training has diverged; .*learning_rate"):
         train(config, colours, tmp_path / "run", features=features)
@@ -306,7 +306,7 @@ def test_encoder_is_trained_only_if_asked_to(colours: Path, weights: Path, tmp_p
     assert result.epochs == 1
     assert (tmp_path / "features").exists() == (mode == "cached")
     before = tiny.build(weights).state_dict()
-    after = Captioner.load(tmp_path / "run", "cpu").model.encoder
+    after = TrainedCaptioner.load(tmp_path / "run", "cpu").model.encoder
     assert after is not None
     same = [torch.equal(tensor, before[name]) for name, tensor in after.state_dict().items()]
     assert all(same) == (mode != "full")
@@ -338,7 +338,7 @@ def test_kind_of_features_is_refused_where_none_are_kept(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["augment_crop", "encoder_learning_rate"])
+@pytest.mark.parametrize("name", ["crop_fraction", "encoder_learning_rate"])
 def test_settings_of_an_encoder_in_the_loop_are_refused_on_cached_features(
     colours: Path, features: Path, weights: Path, tmp_path: Path, name: str
 ) -> None:
@@ -347,9 +347,9 @@ def test_settings_of_an_encoder_in_the_loop_are_refused_on_cached_features(
     assert not (tmp_path / "run").exists()
 
 
-def test_encoder_with_a_rate_of_its_own_on_augmented_pictures_goes_its_own_way(colours: Path, tmp_path: Path) -> None:
-    """A rate of next to nothing holds the encoder's weights where they were; the pictures still change."""
-    for name, settings in (("plain", {}), ("still", {"encoder_learning_rate": 1e-12, "augment_crop": 0.2})):
+def test_encoder_with_a_rate_of_its_own_on_augmented_images_goes_its_own_way(colours: Path, tmp_path: Path) -> None:
+    """A rate of next to nothing holds the encoder's weights where they were; the images still change."""
+    for name, settings in (("plain", {}), ("still", {"encoder_learning_rate": 1e-12, "crop_fraction": 0.2})):
         train(tiny.in_loop(epochs=1, **settings), colours, tmp_path / name)
     plain, still = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("plain", "still"))
     torch.manual_seed(tiny.in_loop().training.seed)
@@ -362,7 +362,7 @@ def test_encoder_with_a_rate_of_its_own_on_augmented_pictures_goes_its_own_way(c
 
 @pytest.mark.parametrize("mode", ["full", "cached"])
 def test_encoder_from_nothing_follows_the_seed_and_its_run_can_be_used(
-    colours: Path, tmp_path: Path, pictures: list[str], mode: str
+    colours: Path, tmp_path: Path, images: list[str], mode: str
 ) -> None:
     """Its weights were once drawn before the seed was set; and a run on cached features did not keep them."""
     results = []
@@ -371,13 +371,13 @@ def test_encoder_from_nothing_follows_the_seed_and_its_run_can_be_used(
         run = tmp_path / f"{turn}"
         train(config, colours, run, features=tmp_path / "features")
         results.append(outcome(run)["metrics"])
-        assert Captioner.load(run, "cpu").caption(pictures[0]).words is not None
+        assert TrainedCaptioner.load(run, "cpu").caption(images[0]).words is not None
     assert results[0] == results[1] != results[2]
 
 
 def test_pooled_decoder_on_a_pooled_encoder_in_bfloat16_learns(colours: Path, weights: Path, tmp_path: Path) -> None:
     config = tiny.cached(
-        weights, pool="pooled", decoder="pooled", projection_size=32, layers=2, precision="bfloat16", epochs=8
+        weights, pool="pooled", decoder="pooled", projection_size=32, num_layers=2, precision="bfloat16", epochs=8
     )
     train(config, colours, tmp_path / "run", features=tmp_path / "features")
     losses = epochs(tmp_path / "run", "val_loss")
@@ -416,16 +416,16 @@ class TestStores:
             train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s"])
         assert not (tmp_path / "run").exists()
 
-    def test_pictures_that_one_lacks_are_told_of(
+    def test_images_that_one_lacks_are_told_of(
         self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path, told: pytest.LogCaptureFixture
     ) -> None:
         some = {item.id: item.image for item in annotations if item.id != annotations.split("train")[0].id}
         extract_features(some, tiny.build(weights), tmp_path / "s")
         train(tiny.cached(weights, epochs=1), colours, tmp_path / "run", stores=[tmp_path / "s"])
-        assert "1 train pictures have no features and are left out" in told.messages
+        assert "1 train images have no features and are left out" in told.messages
 
 
-def test_unreadable_picture_is_told_of_and_left_out(
+def test_unreadable_image_is_told_of_and_left_out(
     colours: Path, weights: Path, tmp_path: Path, told: pytest.LogCaptureFixture
 ) -> None:
     data = shutil.copytree(colours, tmp_path / "data")
@@ -433,10 +433,10 @@ def test_unreadable_picture_is_told_of_and_left_out(
     broken.write_bytes(broken.read_bytes()[:50])
     train(tiny.cached(weights, epochs=1), data, tmp_path / "run", features=tmp_path / "features")
     assert any(line.startswith(f"left out: {broken}: damaged or cut short") for line in told.messages)
-    assert any("of 23 pictures" in line for line in told.messages)
+    assert any("of 23 images" in line for line in told.messages)
 
 
-def test_unreadable_picture_ends_a_training_that_reads_pictures_in_one_line(colours: Path, tmp_path: Path) -> None:
+def test_unreadable_image_ends_a_training_that_reads_images_in_one_line(colours: Path, tmp_path: Path) -> None:
     data = shutil.copytree(colours, tmp_path / "data")
     broken = Path(load_annotations(data).split("train")[3].image)
     broken.write_bytes(b"")
@@ -444,7 +444,7 @@ def test_unreadable_picture_ends_a_training_that_reads_pictures_in_one_line(colo
         train(tiny.in_loop(), data, tmp_path / "run")
 
 
-def test_data_without_training_or_validation_pictures_is_refused(
+def test_data_without_training_or_validation_images_is_refused(
     annotations: Annotations, weights: Path, tmp_path: Path
 ) -> None:
     for missing in ("train", "val"):
@@ -458,9 +458,9 @@ def test_data_without_training_or_validation_pictures_is_refused(
     ("items", "reason"),
     [
         (lambda train, val: [train[0], replace(val[0], captions=("...!",))], "no word is left of the validation"),
-        (lambda train, val: [train[0], replace(val[0], image=__file__)], "no validation picture can be read"),
+        (lambda train, val: [train[0], replace(val[0], image=__file__)], "no validation image can be read"),
         (lambda train, val: train, "no validation captions .*--resplit"),
-        (lambda train, val: [replace(train[0], split=None)], "1 picture, too few to deal to 3 splits"),
+        (lambda train, val: [replace(train[0], split=None)], "1 image, too few to deal to 3 splits"),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused_before_any_work(

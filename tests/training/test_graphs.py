@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from seesay.config import DecodingOptions, TrainingConfig
 from seesay.data.batches import Example
 from seesay.models.captioning import CaptionModel, build_model
-from seesay.models.packing import even_captions, pack_captions
+from seesay.models.packing import pack_captions, pad_to_longest
 from seesay.tokenizer import END_ID
 from seesay.training import graphs
-from seesay.training.graphs import Graph, GraphedCritic, Graphs, TaughtSteps, samples_of, uses_graphs
-from seesay.training.objectives import cross_entropy
+from seesay.training.graphs import Graph, GraphedCritic, GraphedTrainStep, Graphs, samples_of, uses_graphs
+from seesay.training.losses import cross_entropy
 from seesay.training.self_critical import SelfCritic, make_critic
 from tests.models.decoders import CONFIGS, TOKENS, V, sized
 
@@ -29,8 +29,8 @@ def a_model(name: str, device: str) -> CaptionModel:
     return build_model(replace(sized(name), initialisation="torch"), V, 5).to(device).train()
 
 
-def features(device: str, seed: int = 1, pictures: int = 3) -> Tensor:
-    return torch.randn(pictures, 4, 5, generator=torch.Generator().manual_seed(seed)).half().to(device)
+def features(device: str, seed: int = 1, images: int = 3) -> Tensor:
+    return torch.randn(images, 4, 5, generator=torch.Generator().manual_seed(seed)).half().to(device)
 
 
 def gradients(loss: Tensor, model: CaptionModel) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("name", SOFT)
 def test_a_taught_step_has_the_loss_and_gradients_of_one_on_real_tokens_only(name: str, device: str) -> None:
     model = a_model(name, device)
-    steps = TaughtSteps(model, label_smoothing=0.1)
+    steps = GraphedTrainStep(model, label_smoothing=0.1)
     for seed, tokens in ((1, TOKENS), (2, TOKENS.flip(0)), (3, TOKENS[:2, :, :4]), (1, TOKENS)):
         given, words = features(device, seed, len(tokens)), tokens.to(device)
         captions = pack_captions(tokens).to(torch.device(device))
@@ -68,7 +68,7 @@ def test_a_taught_step_has_the_loss_and_gradients_of_one_on_real_tokens_only(nam
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_loss_taken_before_the_next_step_keeps_its_own_gradients(device: str) -> None:
     model = a_model("attention", device)
-    steps = TaughtSteps(model, label_smoothing=0.0)
+    steps = GraphedTrainStep(model, label_smoothing=0.0)
     words = TOKENS.to(device)
     wanted = gradients(steps(features(device, 1), words)[0], model)
     first, _ = steps(features(device, 1), words)
@@ -79,7 +79,7 @@ def test_a_loss_taken_before_the_next_step_keeps_its_own_gradients(device: str) 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_step_sees_weights_that_an_optimizer_has_changed(device: str) -> None:
     model = a_model("attention", device)
-    steps, given, words = TaughtSteps(model, 0.0), features(device), TOKENS.to(device)
+    steps, given, words = GraphedTrainStep(model, 0.0), features(device), TOKENS.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     losses = []
     for _ in range(20):
@@ -95,7 +95,7 @@ def test_a_step_sees_weights_that_an_optimizer_has_changed(device: str) -> None:
 def test_chances_of_a_step_hang_on_the_seed_not_on_whether_its_shape_was_met(device: str) -> None:
     model = a_model("attention", device)
     model.feature_dropout.p = 0.5
-    steps, given, words = TaughtSteps(model, 0.0), features(device), TOKENS.to(device)
+    steps, given, words = GraphedTrainStep(model, 0.0), features(device), TOKENS.to(device)
     found = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
@@ -238,7 +238,7 @@ def test_graphs_are_for_what_can_be_captured() -> None:
 
 
 def test_even_captions_lead_to_the_same_rows_as_packed_ones() -> None:
-    even, packed = even_captions(TOKENS), pack_captions(TOKENS)
+    even, packed = pad_to_longest(TOKENS), pack_captions(TOKENS)
     values = torch.arange(len(packed.targets))
     by_place = {
         (int(packed.caption_of_row[row]), int(step)): int(value)
@@ -263,7 +263,7 @@ def test_a_gpu_gives_the_processor_s_loss_and_gradients(name: str) -> None:
     found = []
     for device in ("cpu", "cuda"):
         model = a_model(name, device)
-        loss, penalty = TaughtSteps(model, label_smoothing=0.1)(features(device), TOKENS.to(device))
+        loss, penalty = GraphedTrainStep(model, label_smoothing=0.1)(features(device), TOKENS.to(device))
         found.append((float(loss.detach()), gradients(loss + penalty, model)))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     same({key: gradient.cpu() for key, gradient in found[1][1].items()}, found[0][1])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.config import EncoderConfig, resolve_config
 from seesay.data.scenes import make_scenes
 from seesay.errors import EncoderError
@@ -60,7 +60,7 @@ def test_an_encoder_that_a_run_has_trained_is_named_by_the_run(tmp_path: Path) -
     config = tiny.cached(weights, encoder_training="full", epochs=1, image_size=SIZE)
     train(config, tmp_path / "data", tmp_path / "run")
     tuned = build_encoder(replace(tiny.cached(tmp_path / "run").encoder, image_size=0))
-    captioner = Captioner.load(tmp_path / "run", "cpu")
+    captioner = TrainedCaptioner.load(tmp_path / "run", "cpu")
     assert captioner.model.encoder is not None
     pixels = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

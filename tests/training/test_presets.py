@@ -1,4 +1,4 @@
-"""Every preset, in small: learns four pictures by heart, is saved, loaded, explained, and goes on where it stopped."""
+"""Every preset, in small: learns four images by heart, is saved, loaded, explained, and goes on where it stopped."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.config import Config, DecodingOptions, preset_names
 from seesay.decoding import decode
 from seesay.errors import ConfigError
@@ -42,7 +42,7 @@ def small(weights: Path, preset: str, **changes: Any) -> Config:
 
 
 @every
-def test_learns_four_pictures_by_heart(preset: str, changes: dict[str, Any], weights: Path) -> None:
+def test_learns_four_images_by_heart(preset: str, changes: dict[str, Any], weights: Path) -> None:
     places = ("feature_dropout", "embedding_dropout", "attention_dropout", "state_dropout", "output_dropout")
     config = small(weights, preset, **dict.fromkeys(places, 0.0), **changes)
     torch.manual_seed(0)
@@ -52,15 +52,15 @@ def test_learns_four_pictures_by_heart(preset: str, changes: dict[str, Any], wei
     optimizer = torch.optim.Adam(model.parameters(), 0.005)
     for _ in range(300):
         logits, penalty = model.teach(features, None, captions)
-        surprise = F.cross_entropy(logits, captions.targets)
-        if surprise < 0.05:
+        cross_entropy_rows = F.cross_entropy(logits, captions.targets)
+        if cross_entropy_rows < 0.05:
             break
         optimizer.zero_grad()
-        (surprise + penalty()).backward()  # type: ignore[no-untyped-call]
+        (cross_entropy_rows + penalty()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model.eval()
     for options in (DecodingOptions(), DecodingOptions(strategy="beam")):
-        found = decode(model.search, model.remember(features), None, options)
+        found = decode(model.search, model.project(features), None, options)
         said = [[1, *hypotheses[0].tokens, 2] for hypotheses in found]
         assert said == [[word for word in caption[0] if word] for caption in tokens.tolist()]
 
@@ -77,7 +77,7 @@ def test_is_saved_and_loaded_and_goes_on_where_it_was_killed(
     features: Path,
     weights: Path,
     tmp_path: Path,
-    pictures: list[str],
+    images: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small(weights, preset, limit_images=12, checkpoint_every=2, log_every=1, **changes)
@@ -98,16 +98,16 @@ def test_is_saved_and_loaded_and_goes_on_where_it_was_killed(
     train(config, colours, tmp_path / "broken", features=folder)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
 
-    captioner = Captioner.load(tmp_path / "broken", "cpu")
+    captioner = TrainedCaptioner.load(tmp_path / "broken", "cpu")
     (layer,) = [module for module in captioner.model.modules() if isinstance(module, VocabularyLayer)]
     with torch.no_grad():
         layer.bias[END_ID] -= 5.0  # after so little training, some would say nothing at all
-    assert captioner.caption(pictures[0]).words
+    assert captioner.caption(images[0]).words
     if config.model.decoder == "pooled":
         with pytest.raises(ConfigError, match=r"the pooled decoder of .* has no attention to show"):
-            explain(captioner, pictures[0])
+            explain(captioner, images[0])
     else:
-        explanation = explain(captioner, pictures[0])
+        explanation = explain(captioner, images[0])
         assert explanation.caption.attention is not None
         assert explanation.caption.attention.shape == (len(explanation.caption.words), 4)
         assert explanation.strip().height > 0

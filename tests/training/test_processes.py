@@ -20,11 +20,11 @@ from seesay.errors import ConfigError, SeesayError
 from seesay.features import JoinedStores
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
+from seesay.training.distributed import process_counts, rank, rank_zero_first
 from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
-from seesay.training.ranks import leader_first, process_counts, rank
-from seesay.training.refusals import existing_run
 from seesay.training.trainer import _require_devices
+from seesay.training.validation import existing_run
 from tests import processes, tiny
 from tests.training.outcomes import rows
 
@@ -34,7 +34,7 @@ COLUMNS = ("train_loss", "val_loss", "val_cider", "learning_rate")
 
 
 def settings(weights: Path, **overrides: Any) -> Config:
-    """Returns settings without chance in a step; many of their batches have fewer pictures than there are processes."""
+    """Returns settings without chance in a step; many of their batches have fewer images than there are processes."""
     values = {"batch_captions": 3, "doubly_stochastic": 0.5, "label_smoothing": 0.1, "ema_decay": 0.5, "epochs": 2}
     return tiny.cached(weights, **{**values, "learning_rate": 1e-3, "log_every": 1, "checkpoint_every": 4, **overrides})
 
@@ -59,7 +59,7 @@ def die_in_both(config: Config, data: Path, run: Path, features: Path) -> None:
 
 
 def test_two_processes_end_as_one_also_when_they_were_killed(weights: Path, colours: Path, tmp_path: Path) -> None:
-    config = settings(weights, augment_flip=0.5)
+    config = settings(weights, hflip_prob=0.5)
     train(config, colours, tmp_path / "one", features=tmp_path / "ones")
     two = tmp_path / "two"
     # The features are made by the leader alone, while the other waits.
@@ -95,7 +95,7 @@ def test_shares_make_up_the_batches_of_one_process(annotations: Annotations, sto
         share.share(place, 3)
     for batch, *parts in zip(whole, *shares, strict=True):
         assert batch.tokens == batch.whole.tokens == len(batch.captions.targets)
-        assert (batch.whole.captions, batch.whole.pictures) == (batch.captions.rows, len(batch.ids))
+        assert (batch.whole.captions, batch.whole.images) == (batch.captions.rows, len(batch.ids))
         assert all(part.whole == batch.whole for part in parts)
         ids = [name for part in parts if not part.idle for name in part.ids]
         assert sorted(ids) == sorted(batch.ids)
@@ -167,7 +167,7 @@ class TestLaunching:
         assert (process_counts(training), rank()) == ((4, 2), 5)
 
     def test_one_process_waits_for_nobody(self) -> None:
-        with leader_first(tiny.in_loop().training):
+        with rank_zero_first(tiny.in_loop().training):
             assert not dist.is_initialized()
 
     def test_failure_of_the_leader_ends_the_others(self, colours: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ class TestLaunching:
 def _fail(folder: Path) -> None:
     name = "leader" if rank() == 0 else "other"
     try:
-        with leader_first(tiny.in_loop().training):
+        with rank_zero_first(tiny.in_loop().training):
             assert name == "leader", "the other went through"
             raise SeesayError("the leader's own error")
     except SeesayError as error:

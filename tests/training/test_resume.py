@@ -160,7 +160,7 @@ def test_broken_off_again_and_again_it_ends_as_unbroken(
     assert outcome(tmp_path / "run") == unbroken
 
 
-def test_encoder_in_training_and_its_pictures_go_on_as_unbroken(colours: Path, tmp_path: Path) -> None:
+def test_encoder_in_training_and_its_images_go_on_as_unbroken(colours: Path, tmp_path: Path) -> None:
     config = tiny.in_loop(output_dropout=0.2, log_every=1, checkpoint_every=4)
     train(config, colours, tmp_path / "whole")
     for call in (3, 6):
@@ -506,7 +506,7 @@ def kill_five_times(command: list[str], reached: Callable[[], int], moments: lis
 @posix
 @pytest.mark.slow
 @pytest.mark.skipif(not (tiny.SHARED / "data/flickr8k").is_dir(), reason="no Flickr8k here")
-def test_five_kills_of_the_command_line_on_real_pictures(tmp_path: Path) -> None:
+def test_five_kills_of_the_command_line_on_real_images(tmp_path: Path) -> None:
     data, weights = tiny.SHARED / "data/flickr8k", tiny.SHARED / "weights/tf_efficientnet_lite0.safetensors"
     settings = ["--encoder", "tf_efficientnet_lite0", "--encoder-weights", weights, "--limit-images", 100]
     settings += ["--features", tmp_path / "features"]

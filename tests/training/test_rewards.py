@@ -58,7 +58,7 @@ def test_unknown_word_of_a_reference_counts_as_a_word() -> None:
     assert known(["p0"], caption)[0, 0] > unknown(["p0"], caption)[0, 0] > 0
 
 
-def test_every_sample_of_every_picture_is_held_against_its_own_picture() -> None:
+def test_every_sample_of_every_image_is_held_against_its_own_image() -> None:
     reward = CaptionReward(examples([[[4, 5]], [[6, 7]], [[8, 9]]]))
     found = reward(["p1", "p0"], padded([[[6, 7, 2], [4, 5, 2]], [[6, 7, 2], [4, 5, 2]]]))
     assert found[0, 0] == found[1, 1] > 5 > found[0, 1] == found[1, 0]

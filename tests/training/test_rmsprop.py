@@ -20,12 +20,14 @@ def weights() -> list[nn.Parameter]:
 
 
 def train(made: torch.optim.Optimizer, on: list[nn.Parameter], steps: int, seed: int = 1) -> None:
-    chances = torch.Generator().manual_seed(seed)
+    dropout_masks = torch.Generator().manual_seed(seed)
     for _ in range(steps):
 
         def closure() -> float:
             for each in on:
-                each.grad = torch.randn(each.shape, generator=chances).to(each.dtype) if each.requires_grad else None
+                each.grad = (
+                    torch.randn(each.shape, generator=dropout_masks).to(each.dtype) if each.requires_grad else None
+                )
             return 3.5
 
         assert made.step(closure) == 3.5
@@ -95,10 +97,10 @@ def test_an_encoders_weights_may_lie_channels_last(monkeypatch: pytest.MonkeyPat
     theirs = copy.deepcopy(on)
 
     def run(made: torch.optim.Optimizer, on: list[nn.Parameter], steps: int, seed: int) -> None:
-        chances = torch.Generator().manual_seed(seed)
+        dropout_masks = torch.Generator().manual_seed(seed)
         for _ in range(steps):
             for each in on:
-                each.grad = torch.randn(each.shape, generator=chances).to(memory_format=torch.channels_last)
+                each.grad = torch.randn(each.shape, generator=dropout_masks).to(memory_format=torch.channels_last)
             made.step()
 
     ours, wanted = RMSprop(on, **SETTINGS), torch.optim.RMSprop(theirs, **SETTINGS)

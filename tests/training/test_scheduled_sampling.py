@@ -13,7 +13,7 @@ from tests.training.outcomes import epochs
 
 
 class Parrot(nn.Module):
-    """Says, after word w of picture b, the word 10 + 10 b + w and no other."""
+    """Says, after word w of image b, the word 10 + 10 b + w and no other."""
 
     def forward(self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Tensor:
         said = 10 + 10 * captions.image_of_row[captions.row_of_token()] + captions.inputs
@@ -36,7 +36,7 @@ def test_a_guess_stands_where_the_word_it_foretells_was() -> None:
     captions = pack_captions(TOKENS)
     mixed = mix_in_guesses(Parrot(), torch.zeros(2, 1, 1), None, captions, 1.0)  # type: ignore[arg-type]
     assert inputs_by_row(captions) == {0: [1, 4, 5, 6], 1: [1, 7], 2: [1, 8, 9]}
-    # The guess at position t follows from the true word there, 10 for the first picture and 20 for the second.
+    # The guess at position t follows from the true word there, 10 for the first image and 20 for the second.
     assert inputs_by_row(mixed) == {0: [1, 11, 14, 15], 1: [1, 11], 2: [1, 21, 28]}
     assert torch.equal(mixed.targets, captions.targets)
     assert mixed.sizes == captions.sizes

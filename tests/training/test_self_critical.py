@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seesay.checkpoint import load_run
 from seesay.config import Config, DecodingOptions, ModelConfig, TrainingConfig
-from seesay.data.batches import Batch, Example, Whole, pad_captions
+from seesay.data.batches import Batch, Example, GlobalBatchStats, pad_captions
 from seesay.decoding import Hypothesis
 from seesay.errors import ConfigError
 from seesay.models.captioning import CaptionModel, build_model
@@ -17,8 +17,8 @@ from seesay.models.packing import pack_captions
 from seesay.tokenizer import END_ID, START_ID
 from seesay.training import self_critical
 from seesay.training.fit import train
-from seesay.training.objectives import policy_gradient
-from seesay.training.self_critical import Criticism, SelfCritic, make_critic, without_dropout
+from seesay.training.losses import policy_gradient
+from seesay.training.self_critical import ScstOutput, SelfCritic, make_critic, without_dropout
 from tests import tiny
 from tests.training.outcomes import epochs, first_loss, rows
 
@@ -43,7 +43,9 @@ def a_model(decoder: str = "attention") -> CaptionModel:
 def a_batch() -> tuple[Batch, Tensor]:
     features = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     captions = pack_captions(pad_captions([EXAMPLES[0].tokens]))
-    return Batch(("a",), features, None, None, captions, Whole(1, captions.rows, len(captions.targets))), features
+    return Batch(
+        ("a",), features, None, None, captions, GlobalBatchStats(1, captions.rows, len(captions.targets))
+    ), features
 
 
 def a_critic(baseline: str, samples: int = 2) -> SelfCritic:
@@ -58,15 +60,15 @@ def every_caption() -> list[tuple[int, ...]]:
 
 
 def drawn_as(captions: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
-    """The captions of one picture, as sampling gives them."""
+    """The captions of one image, as sampling gives them."""
     return [[Hypothesis(tuple(w for w in row if w != END_ID), (), 0.0, END_ID in row) for row in captions]]
 
 
-def chances(model: CaptionModel, features: Tensor, captions: list[tuple[int, ...]]) -> Tensor:
+def dropout_masks(model: CaptionModel, features: Tensor, captions: list[tuple[int, ...]]) -> Tensor:
     """The probability of each caption, one step after the other over the words that may be said."""
     found = []
     for caption in captions:
-        state, chance, last = model.search.init_state(model.remember(features), None), torch.ones(()).double(), START_ID
+        state, chance, last = model.search.init_state(model.project(features), None), torch.ones(()).double(), START_ID
         for word in caption:
             logits, state, _ = model.search.step(torch.tensor([[last]]), state)
             chance = chance * torch.softmax(logits[0, 0, SAID], 0)[SAID.index(word)]
@@ -101,7 +103,7 @@ def test_gradient_is_on_average_that_of_the_expected_reward(
     padded = pad_captions([captions])  # (1, 11, 3)
     rewards = torch.from_numpy(critic.reward(("a",), padded.numpy())[0])
     model.eval()
-    chance = chances(model, features, captions)
+    chance = dropout_masks(model, features, captions)
     wanted = gradient(-(chance * rewards).sum(), model)
     chance = chance.detach()
     assert float(chance.sum()) == pytest.approx(1)
@@ -110,7 +112,7 @@ def test_gradient_is_on_average_that_of_the_expected_reward(
     deviations = []
     for first, second in itertools.combinations_with_replacement(range(len(captions)), 2):
         drawn = drawn_as([captions[first], captions[second]])
-        monkeypatch.setattr(self_critical, "draw_captions", lambda *_, drawn=drawn: drawn)
+        monkeypatch.setattr(self_critical, "sample_captions", lambda *_, drawn=drawn: drawn)
         found = gradient(critic(model, features, batch).loss, model)
         weight = float(chance[first] * chance[second]) * (1 if first == second else 2)  # in either order
         average += weight * found
@@ -122,21 +124,21 @@ def test_gradient_is_on_average_that_of_the_expected_reward(
 
 
 def test_what_is_drawn_at_random_averages_to_the_same() -> None:
-    """The whole of it, samples and all: the mean over many pictures and draws comes near the exact gradient."""
+    """The whole of it, samples and all: the mean over many images and draws comes near the exact gradient."""
     torch.manual_seed(0)
     model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=400)
     captions = every_caption()
     rewards = torch.from_numpy(critic.reward(("a",), pad_captions([captions]).numpy())[0])
     found = sum(gradient(critic(model, features, batch).loss, model) for _ in range(25)) / 25
     model.eval()
-    wanted = gradient(-(chances(model, features, captions) * rewards).sum(), model) / 2.5
+    wanted = gradient(-(dropout_masks(model, features, captions) * rewards).sum(), model) / 2.5
     assert float((found - wanted).norm()) < 0.15 * float(wanted.norm())
 
 
-def test_others_are_the_mean_of_the_picture_s_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_are_the_mean_of_the_image_s_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=3)
     drawn = [[4, 5, END_ID], [5, END_ID], [5, 5]]
-    monkeypatch.setattr(self_critical, "draw_captions", lambda *_: drawn_as(drawn))
+    monkeypatch.setattr(self_critical, "sample_captions", lambda *_: drawn_as(drawn))
     seen = {}
 
     def spy(log_probs: Tensor, advantages: Tensor, samples: int) -> Tensor:
@@ -160,7 +162,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption() -> None:
     model.eval()
     captions = every_caption()
     walked: list[int] = []
-    state, last = model.search.init_state(model.remember(features), None), START_ID
+    state, last = model.search.init_state(model.project(features), None), START_ID
     while last != END_ID and len(walked) <= LONGEST:
         logits, state, _ = model.search.step(torch.tensor([[last]]), state)
         last = SAID[int(logits[0, 0, SAID].argmax())]
@@ -173,7 +175,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption() -> None:
 def test_dropout_is_off_for_the_reward_and_on_again_after() -> None:
     model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=5)
 
-    def once() -> Criticism:
+    def once() -> ScstOutput:
         torch.manual_seed(5)
         return critic(model, features, batch)
 
@@ -217,14 +219,14 @@ def test_a_second_stage_raises_its_reward(
 def test_the_loss_is_so_much_of_the_reward_and_the_rest_of_the_cross_entropy(
     cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SelfCritic, "__call__", lambda *_: Criticism(torch.tensor(2.0, requires_grad=True), 0.5, 0.5))
+    monkeypatch.setattr(SelfCritic, "__call__", lambda *_: ScstOutput(torch.tensor(2.0, requires_grad=True), 0.5, 0.5))
     losses = {}
     for share in (0.25, 0.5, 1.0):
         config = second_stage(weights, cached_run, epochs=1, scst_weight=share)
         losses[share] = first_loss(config, tmp_path / str(share), colours, features)
-    surprise = (losses[0.5] - 0.5 * 2) / 0.5
-    assert surprise > 0.01
-    assert losses[0.25] == pytest.approx(0.75 * surprise + 0.25 * 2, rel=1e-5)
+    cross_entropy_rows = (losses[0.5] - 0.5 * 2) / 0.5
+    assert cross_entropy_rows > 0.01
+    assert losses[0.25] == pytest.approx(0.75 * cross_entropy_rows + 0.25 * 2, rel=1e-5)
     assert losses[1.0] == pytest.approx(2.0)
 
 
@@ -258,7 +260,7 @@ def test_without_dropout_a_model_is_as_it_is_used_learns_and_gets_its_modes_back
         embedding_size=8,
         attention_size=8,
         output_size=0,
-        layers=2 if decoder == "pooled" else 1,
+        num_layers=2 if decoder == "pooled" else 1,
         feature_dropout=0.5,
         embedding_dropout=0.5,
         output_dropout=0.5,

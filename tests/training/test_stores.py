@@ -1,4 +1,4 @@
-"""Training on the cached features of pictures and of their mirrored twins."""
+"""Training on the cached features of images and of their mirrored twins."""
 
 import logging
 import shutil
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, replace
 from seesay.data.annotations import write_annotations
-from seesay.data.augmentation import mirrorable_pictures
+from seesay.data.augmentation import mirrorable_images
 from seesay.data.batches import Batch
 from seesay.data.records import Annotations
 from seesay.errors import ConfigError, DataError, FeatureStoreError
@@ -37,14 +37,14 @@ def own(features: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, annotations: Annotations, weights: Path) -> dict[str, Path]:
-    """Stores of two encoders, each of the pictures as they are and mirrored."""
+    """Stores of two encoders, each of the images as they are and mirrored."""
     folder = tmp_path_factory.mktemp("two")
     other = tiny.build(tiny.write_encoder(folder / "other.weights", seed=1))
     stores = {}
     for name, encoder in (("a", tiny.build(weights)), ("b", other)):
         stores[name], stores[f"{name}-mirrored"] = folder / name, folder / f"{name}-mirrored"
         extract_features({item.id: item.image for item in annotations}, encoder, folder / name)
-        extract_features(mirrorable_pictures(annotations), encoder, folder / f"{name}-mirrored", mirrored=True)
+        extract_features(mirrorable_images(annotations), encoder, folder / f"{name}-mirrored", mirrored=True)
     return stores
 
 
@@ -70,7 +70,7 @@ def test_a_training_sees_what_one_with_the_encoder_in_the_loop_sees(
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
 ) -> None:
-    """That turns pixels, and here features are chosen: of the same pictures in the same steps."""
+    """That turns pixels, and here features are chosen: of the same images in the same steps."""
     seen: list[Batch] = []
     real = CaptioningModule.training_step
 
@@ -81,7 +81,7 @@ def test_a_training_sees_what_one_with_the_encoder_in_the_loop_sees(
     monkeypatch.setattr(CaptioningModule, "training_step", spy)
     second = {"scst": True, "init_from": str(cached_run)} if stage == "second" else {}
     for mode in ("cached", "frozen"):
-        config = tiny.cached(weights, encoder_training=mode, augment_flip=0.5, captions_per_image=1, **second)
+        config = tiny.cached(weights, encoder_training=mode, hflip_prob=0.5, captions_per_image=1, **second)
         train(config, colours, tmp_path / mode, features=own)
     encoder, plain, turned = tiny.build(weights), FeatureStore(store_path(own, colours, tiny.build(weights))), []
     steps = len(seen) // 2
@@ -98,10 +98,10 @@ def test_a_training_sees_what_one_with_the_encoder_in_the_loop_sees(
     assert 12 < sum(turned) < 36
 
 
-def test_only_training_pictures_whose_captions_name_no_side_are_encoded_mirrored(
+def test_only_training_images_whose_captions_name_no_side_are_encoded_mirrored(
     annotations: Annotations, colours: Path, weights: Path, own: Path, tmp_path: Path
 ) -> None:
-    config, encoder = tiny.cached(weights, augment_flip=0.5, epochs=1), tiny.build(weights)
+    config, encoder = tiny.cached(weights, hflip_prob=0.5, epochs=1), tiny.build(weights)
     before = store_path(own, colours, encoder).read_bytes()
     train(config, colours, tmp_path / "run", features=own)
     store = mirrored_of(own, colours, encoder)
@@ -113,10 +113,10 @@ def test_only_training_pictures_whose_captions_name_no_side_are_encoded_mirrored
     assert load_run(tmp_path / "run").info.features == encoder.identity
 
 
-def test_validation_sees_pictures_as_they_are(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
+def test_validation_sees_images_as_they_are(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
     """With a rate of next to nothing the weights stay, so that losses differ by what was read alone."""
     for flip in (0.0, 1.0):
-        config = tiny.cached(weights, augment_flip=flip, learning_rate=1e-12, epochs=1)
+        config = tiny.cached(weights, hflip_prob=flip, learning_rate=1e-12, epochs=1)
         train(config, colours, tmp_path / f"{flip}", features=own)
     plain, mirrored = tmp_path / "0.0", tmp_path / "1.0"
     for column in ("val_loss", "val_cider"):
@@ -125,7 +125,7 @@ def test_validation_sees_pictures_as_they_are(colours: Path, weights: Path, own:
 
 
 def test_broken_off_it_ends_as_unbroken_in_both_stages(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
-    first = tiny.cached(weights, augment_flip=0.5, seed=1, output_dropout=0.2, checkpoint_every=2, log_every=1)
+    first = tiny.cached(weights, hflip_prob=0.5, seed=1, output_dropout=0.2, checkpoint_every=2, log_every=1)
     stage = {"scst": True, "scst_weight": 1.0, "init_from": str(tmp_path / "first")}
     second = replace(first, learning_rate=1e-3, epochs=1, **stage)
     for name, config in (("first", first), ("second", second)):
@@ -134,26 +134,26 @@ def test_broken_off_it_ends_as_unbroken_in_both_stages(colours: Path, weights: P
             train_and_fail(step, config, colours, tmp_path / f"{name}-broken", features=own)
         train(config, colours, tmp_path / f"{name}-broken", features=own)
         assert outcome(tmp_path / f"{name}-broken") == outcome(tmp_path / name)
-    train(replace(second, augment_flip=0.0), colours, tmp_path / "plain", features=own)
+    train(replace(second, hflip_prob=0.0), colours, tmp_path / "plain", features=own)
     assert outcome(tmp_path / "plain")["weights"] != outcome(tmp_path / "second")["weights"]
 
 
 def test_mirrored_features_that_went_are_missed(
     colours: Path, annotations: Annotations, weights: Path, two: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = tiny.cached(weights, augment_flip=0.5, checkpoint_every=2)
+    config = tiny.cached(weights, hflip_prob=0.5, checkpoint_every=2)
     stores = [two["a"], two["a-mirrored"]]
     train_and_fail(4, config, colours, tmp_path / "run", stores=stores)
-    fewer = dict(list(mirrorable_pictures(annotations).items())[1:])
+    fewer = dict(list(mirrorable_images(annotations).items())[1:])
     extract_features(fewer, tiny.build(weights), tmp_path / "fewer", mirrored=True)
-    with pytest.raises(DataError, match=r"training with 8 pictures that may be mirrored, but now they are 7"):
+    with pytest.raises(DataError, match=r"training with 8 images that may be mirrored, but now they are 7"):
         train(config, colours, tmp_path / "run", stores=[two["a"], tmp_path / "fewer"])
     train(config, colours, tmp_path / "run", stores=stores)
 
 
 class TestGiven:
     def config(self, weights: Path, **overrides: Any) -> Config:
-        return tiny.cached(weights, **{"augment_flip": 0.5, "epochs": 1, **overrides})
+        return tiny.cached(weights, **{"hflip_prob": 0.5, "epochs": 1, **overrides})
 
     def open(self, config: Config, annotations: Annotations, tmp_path: Path, *stores: Path) -> Any:
         return open_sources(config, annotations, "data", tmp_path / "features", stores, None)
@@ -187,17 +187,17 @@ class TestGiven:
     def test_what_contradicts_the_settings_is_refused(
         self, annotations: Annotations, weights: Path, two: dict[str, Path], tmp_path: Path
     ) -> None:
-        plain, config = self.config(weights, augment_flip=0.0), self.config(weights)
-        cropped = self.config(weights, augment_crop=0.1, encoder_training="frozen")
-        with pytest.raises(ConfigError, match=r"a-mirrored holds features of mirrored .*augment_flip=0 never shows"):
+        plain, config = self.config(weights, hflip_prob=0.0), self.config(weights)
+        cropped = self.config(weights, crop_fraction=0.1, encoder_training="frozen")
+        with pytest.raises(ConfigError, match=r"a-mirrored holds features of mirrored .*hflip_prob=0 never shows"):
             self.open(plain, annotations, tmp_path, two["a"], two["a-mirrored"])
-        with pytest.raises(FeatureStoreError, match=r"a-mirrored holds .*; name the store of the pictures as they are"):
+        with pytest.raises(FeatureStoreError, match=r"a-mirrored holds .*; name the store of the images as they are"):
             self.open(plain, annotations, tmp_path, two["a-mirrored"])
-        with pytest.raises(FeatureStoreError, match=r"b has no counterpart of mirrored pictures.* seesay extract DATA"):
+        with pytest.raises(FeatureStoreError, match=r"b has no counterpart of mirrored images.* seesay extract DATA"):
             self.open(config, annotations, tmp_path, two["a"], two["b"], two["a-mirrored"])
         with pytest.raises(FeatureStoreError, match=r"b-mirrored holds .* goes with no other store given"):
             self.open(config, annotations, tmp_path, two["a"], two["b-mirrored"])
-        with pytest.raises(ConfigError, match=r"augment_crop cuts pictures, which given stores have no more"):
+        with pytest.raises(ConfigError, match=r"crop_fraction cuts images, which given stores have no more"):
             self.open(cropped, annotations, tmp_path, two["a"])
 
     def test_imported_features_cannot_be_mirrored(
@@ -209,7 +209,7 @@ class TestGiven:
         with pytest.raises(FeatureStoreError, match=r"imported features 'f.npz', of which there are none of mirrored"):
             self.open(self.config(weights), annotations, tmp_path, tmp_path / "s")
 
-    def test_pictures_that_the_mirrored_one_lacks_stay_as_they_are_and_are_told_of(
+    def test_images_that_the_mirrored_one_lacks_stay_as_they_are_and_are_told_of(
         self,
         annotations: Annotations,
         weights: Path,
@@ -217,7 +217,7 @@ class TestGiven:
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        wanted, encoder = mirrorable_pictures(annotations), tiny.build(weights)
+        wanted, encoder = mirrorable_images(annotations), tiny.build(weights)
         extract_features(dict(list(wanted.items())[2:]), encoder, tmp_path / "some", mirrored=True)
         others = {item.id: item.image for item in annotations if item.id not in wanted}
         extract_features(others, encoder, tmp_path / "others", mirrored=True)
@@ -227,15 +227,15 @@ class TestGiven:
             self.open(self.config(weights), annotations, tmp_path, two["a"], tmp_path / "some")
         finally:
             logger.removeHandler(caplog.handler)
-        assert "2 training pictures have no features of them mirrored and stay as they are" in caplog.messages
-        with pytest.raises(FeatureStoreError, match=r"others holds none of the training pictures that could be mirror"):
+        assert "2 training images have no features of them mirrored and stay as they are" in caplog.messages
+        with pytest.raises(FeatureStoreError, match=r"others holds none of the training images that could be mirror"):
             self.open(self.config(weights), annotations, tmp_path, two["a"], tmp_path / "others")
 
     def test_a_run_is_not_evaluated_on_mirrored_ones(
         self, cached_run: Path, annotations: Annotations, two: dict[str, Path]
     ) -> None:
-        captioner, items = Captioner.load(cached_run, "cpu"), annotations.split("test").items
-        with pytest.raises(FeatureStoreError, match="a-mirrored holds features of mirrored pictures; name the store"):
+        captioner, items = TrainedCaptioner.load(cached_run, "cpu"), annotations.split("test").items
+        with pytest.raises(FeatureStoreError, match="a-mirrored holds features of mirrored images; name the store"):
             feature_source(captioner, items, "data", "features", [two["a-mirrored"]], None)
 
 
@@ -244,23 +244,21 @@ def test_captions_that_all_name_sides_leave_nothing_to_mirror(
 ) -> None:
     sided = [item for item in annotations if len(item.captions) > 1]
     write_annotations(sided, tmp_path / "data.jsonl")
-    with pytest.raises(DataError, match=r"no training picture to mirror: .* leave training.augment_flip at 0"):
-        train(
-            tiny.cached(weights, augment_flip=0.5), tmp_path / "data.jsonl", tmp_path / "run", features=tmp_path / "f"
-        )
+    with pytest.raises(DataError, match=r"no training image to mirror: .* leave training.hflip_prob at 0"):
+        train(tiny.cached(weights, hflip_prob=0.5), tmp_path / "data.jsonl", tmp_path / "run", features=tmp_path / "f")
     assert not (tmp_path / "f").exists()
 
 
 def test_a_search_may_try_it(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     config = tiny.cached(weights, epochs=1, learning_rate=1e-12, seed=1)
-    space = {"augment_flip": [0.0, 0.5, 1.0]}
+    space = {"hflip_prob": [0.0, 0.5, 1.0]}
     result = tune(config, colours, tmp_path / "s", trials=4, space=space, features=own)
     losses: dict[float, set[float]] = {}
     for trial in result.trials:
         assert trial.state == "complete"
         told = epochs(tmp_path / "s" / f"trial-{trial.number:03d}", "train_loss")
-        losses.setdefault(trial.settings["augment_flip"], set()).update(told)
+        losses.setdefault(trial.settings["hflip_prob"], set()).update(told)
     assert len(losses) > 1, "the seed should draw another value than the default"
     assert all(len(found) == 1 for found in losses.values())
     assert len(set.union(*losses.values())) == len(losses)

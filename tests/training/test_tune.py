@@ -28,7 +28,7 @@ from seesay.training import tune as tune_module
 from seesay.training import tuning_trial
 from seesay.training.callbacks import AtomicCheckpointIO, BestModel
 from seesay.training.fit import train
-from seesay.training.inputs import Material, open_material
+from seesay.training.inputs import TrainingData, open_training_data
 from seesay.training.module import CaptioningModule
 from seesay.training.tune import TuningResult, tune
 from seesay.training.tuning_files import SEARCH
@@ -157,16 +157,16 @@ class TestWhatIsFound:
         assert result.default.settings == {"learning_rate": 0.01, "hidden_size": 32}
         assert result.trials[1].settings["hidden_size"] in (16, 24)
 
-    def test_pictures_are_opened_once(
+    def test_images_are_opened_once(
         self, config: Config, colours: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         opened = []
 
-        def counting(*given: Any) -> Material:
+        def counting(*given: Any) -> TrainingData:
             opened.append(given)
-            return open_material(*given)
+            return open_training_data(*given)
 
-        monkeypatch.setattr("seesay.training.tune.open_material", counting)
+        monkeypatch.setattr("seesay.training.tune.open_training_data", counting)
         tune(replace(config, epochs=1), colours, tmp_path / "s", trials=2, space=SPACE, features=features)
         assert len(opened) == 1
 
@@ -372,7 +372,7 @@ class TestTrialsThatComeToNothing:
     def test_one_that_diverges_is_recorded_and_the_search_goes_on(
         self, config: Config, colours: Path, features: Path, tmp_path: Path
     ) -> None:
-        wild = replace(config, optimizer="rmsprop", clip_gradients=0.0, epochs=1)
+        wild = replace(config, optimizer="rmsprop", max_grad_norm=0.0, epochs=1)
         space = {"learning_rate": [1e30, 0.01]}
         tune(wild, colours, tmp_path, trials=1, space=space, features=features)
         propose(tmp_path, {"learning_rate": 1e30}, {"learning_rate": 0.01})
@@ -387,7 +387,7 @@ class TestTrialsThatComeToNothing:
     def test_all_of_them_are_one_clear_error(
         self, config: Config, colours: Path, features: Path, tmp_path: Path
     ) -> None:
-        wild = replace(config, optimizer="rmsprop", clip_gradients=0.0, epochs=1, learning_rate=1e30)
+        wild = replace(config, optimizer="rmsprop", max_grad_norm=0.0, epochs=1, learning_rate=1e30)
         with pytest.raises(ConfigError, match=r"^none of the 2 trials came to its end, the first because: the loss is"):
             tune(wild, colours, tmp_path / "s", trials=2, space={"hidden_size": [16, 32]}, features=features)
         assert not (tmp_path / "s" / "best.yaml").exists()
@@ -412,7 +412,7 @@ class TestTrialsThatComeToNothing:
 
 
 class TestRefusals:
-    def test_other_settings_space_or_pictures_are_refused_by_name(
+    def test_other_settings_space_or_images_are_refused_by_name(
         self, unbroken: TuningResult, config: Config, colours: Path, features: Path
     ) -> None:
         def told(*, settings: Config = config, space: Mapping[str, Any] = SPACE) -> str:
@@ -502,7 +502,7 @@ class TestRefusals:
     ) -> None:
         for settings, options, told in (
             (replace(config, init_from="x", scst=True), {}, "search the settings of the first, without --scst"),
-            (replace(config, heads=3, attention_score="multihead"), {}, "model.heads is 3"),
+            (replace(config, num_heads=3, attention_score="multihead"), {}, "model.num_heads is 3"),
             (replace(config, device="tpu"), {}, "device is 'tpu'"),
             (config, {"trials": 0}, "1 or more trials, not 0"),
             (config, {"timeout": -1}, "a timeout of 0 or more minutes"),

@@ -129,7 +129,7 @@ class TestFile:
             ({7: [0.1, 0.2]}, "unknown configuration key '7'"),
             ({"learning_rate": [0.1, 0.2], "training.learning_rate": [1, 2]}, "training.learning_rate is given twice"),
             ({"encoder": ["a", "b"]}, "encoder.encoder cannot be searched: all trials share their features"),
-            ({"limit_images": [1, 2]}, "data.limit_images cannot be searched: all trials share their pictures"),
+            ({"limit_images": [1, 2]}, "data.limit_images cannot be searched: all trials share their images"),
             ({"beam_size": [1, 2]}, "decoding.beam_size cannot be searched: a search looks at greedy captions"),
             ({"seed": [1, 2]}, "training.seed cannot be searched: it is the same in all trials"),
             ({"decoder": ["luong", "up-down"]}, "model.decoder cannot be searched"),
@@ -153,7 +153,7 @@ class TestFile:
             ({"label_smoothing": {"low": 0, "high": 0.1, "step": 0.2}}, "step is 0.2; it must be a number that fits"),
             ({"min_count": {"low": 1, "high": 4, "step": 0.5}}, "step is 0.5; it must be a whole number that fits"),
             ({"feedforward_size": [256, 512]}, "but the attention decoder does not read it"),
-            ({"augment_crop": [0.0, 0.5]}, "training.augment_crop cuts pictures anew each time"),
+            ({"crop_fraction": [0.0, 0.5]}, "training.crop_fraction cuts images anew each time"),
             ({}, "there is no setting to search"),
         ],
     )

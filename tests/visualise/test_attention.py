@@ -1,4 +1,4 @@
-"""Attention over a picture: the right place, the right amount, and a figure that can be read."""
+"""Attention over an image: the right place, the right amount, and a figure that can be read."""
 
 import math
 from collections.abc import Sequence
@@ -116,7 +116,7 @@ def test_heat_is_hot_where_attention_is_and_only_there() -> None:
     assert red > green > blue
     assert red - blue > 100
     elsewhere = np.delete(seen.reshape(-1, 3), 3 * 30 + 4, axis=0)
-    assert (elsewhere == elsewhere[0, 0]).all()  # no tint on the rest of a white picture
+    assert (elsewhere == elsewhere[0, 0]).all()  # no tint on the rest of a white image
     assert elsewhere[0, 0] > 150
 
 
@@ -129,7 +129,7 @@ def test_more_attention_is_more_heat() -> None:
     assert from_plain[13] < 0.4 * from_plain[-1]
 
 
-def test_the_picture_is_still_seen_under_the_heat() -> None:
+def test_the_image_is_still_seen_under_the_heat() -> None:
     half = Image.new("RGB", (40, 10), "black")
     half.paste("white", (20, 0, 40, 10))
     for heat in (np.zeros((10, 40)), np.ones((10, 40))):
@@ -138,23 +138,23 @@ def test_the_picture_is_still_seen_under_the_heat() -> None:
 
 
 def test_the_largest_weight_is_full_heat_unless_a_peak_is_given() -> None:
-    picture, heat = Image.new("RGB", (16, 16), "white"), random_weights(1, 256).reshape(16, 16)
-    assert overlay(picture, heat) == overlay(picture, heat * 7)
-    assert overlay(picture, heat, peak=float(heat.max())) == overlay(picture, heat)
+    image, heat = Image.new("RGB", (16, 16), "white"), random_weights(1, 256).reshape(16, 16)
+    assert overlay(image, heat) == overlay(image, heat * 7)
+    assert overlay(image, heat, peak=float(heat.max())) == overlay(image, heat)
     hot, faint = (
-        pixels(overlay(picture, heat, peak=p * float(heat.max()))).reshape(-1, 3)[heat.argmax()] for p in (1, 4)
+        pixels(overlay(image, heat, peak=p * float(heat.max()))).reshape(-1, 3)[heat.argmax()] for p in (1, 4)
     )
     assert hot[0] - hot[2] > faint[0] - faint[2] + 50
 
 
-def test_overlay_takes_pictures_of_any_mode_and_a_map_without_attention() -> None:
+def test_overlay_takes_images_of_any_mode_and_a_map_without_attention() -> None:
     for mode in ("L", "RGBA", "P", "CMYK"):
         seen = overlay(Image.new(mode, (8, 6)), np.zeros((6, 8)))
         assert (seen.mode, seen.size) == ("RGB", (8, 6))
 
 
 def test_overlay_refuses_a_map_of_another_size() -> None:
-    with pytest.raises(DataError, match=r"\(8, 6\) does not fit a picture of 8 x 6"):
+    with pytest.raises(DataError, match=r"\(8, 6\) does not fit an image of 8 x 6"):
         overlay(Image.new("RGB", (8, 6)), np.zeros((8, 6)))
 
 
@@ -194,9 +194,9 @@ class LayoutOptions(TypedDict, total=False):
     font: str | Path | None
 
 
-def strip(words: Sequence[str], picture: Image.Image | None = None, **options: Unpack[LayoutOptions]) -> Image.Image:
+def strip(words: Sequence[str], image: Image.Image | None = None, **options: Unpack[LayoutOptions]) -> Image.Image:
     weights = random_weights(len(words), 12)
-    return attention_strip(picture or blue(60, 40), words, weights, (3, 4), **options)
+    return attention_strip(image or blue(60, 40), words, weights, (3, 4), **options)
 
 
 @pytest.mark.parametrize(
@@ -211,13 +211,13 @@ def strip(words: Sequence[str], picture: Image.Image | None = None, **options: U
         (2, 8, [3]),
     ],
 )
-def test_the_picture_and_one_overlay_a_word_stand_in_even_rows(words: int, columns: int, expected: list[int]) -> None:
+def test_the_image_and_one_overlay_a_word_stand_in_even_rows(words: int, columns: int, expected: list[int]) -> None:
     tiles = find_tiles(strip(["word"] * words, columns=columns, tile=64))
     assert [len(row) for row in tiles] == expected
     assert {(right - left, bottom - top) for row in tiles for left, top, right, bottom in row} == {(64, 43)}
 
 
-def test_the_picture_comes_first_as_it_is() -> None:
+def test_the_image_comes_first_as_it_is() -> None:
     figure = strip(["a", "dog"])
     ((first, second, _),) = find_tiles(figure)
     assert figure.crop(first).getcolors() == [(160 * 107, BLUE)]
@@ -243,7 +243,7 @@ def test_a_sharp_look_is_bright_and_an_undecided_one_faint() -> None:
     assert len(figure.crop(flat).getcolors() or []) == 1
 
 
-def test_every_word_is_written_above_its_tile_and_nothing_above_the_picture() -> None:
+def test_every_word_is_written_above_its_tile_and_nothing_above_the_image() -> None:
     figure = strip(["a", "dog", "runs", "over", "the", "wet", "grass"])
     top = 0
     for number, row in enumerate(find_tiles(figure)):
@@ -282,7 +282,7 @@ def test_a_title_stands_on_top_and_wraps() -> None:
 
 
 @pytest.mark.parametrize(("size", "expected"), [((300, 100), (90, 30)), ((100, 300), (30, 90)), ((1000, 4), (90, 1))])
-def test_the_longer_side_of_any_picture_fills_the_tile(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_the_longer_side_of_any_image_fills_the_tile(size: tuple[int, int], expected: tuple[int, int]) -> None:
     ((first, *others),) = find_tiles(strip(["a", "dog"], blue(*size), tile=90))
     assert (first[2] - first[0], first[3] - first[1]) == expected
     assert len(others) == 2

@@ -24,15 +24,15 @@ def traced(options: DecodingOptions, images: int = 3) -> tuple[TableDecoder, Sea
     "options",
     [
         OPTIONS,
-        DecodingOptions("beam", 4, 6, beam_groups=2),
-        DecodingOptions("greedy", max_length=6, num_captions=2),
+        DecodingOptions("beam", 4, 6, num_beam_groups=2),
+        DecodingOptions("greedy", max_length=6, num_return_sequences=2),
         DecodingOptions("sample", max_length=6),
     ],
 )
 def test_the_trace_is_the_search(options: DecodingOptions) -> None:
     decoder, trace, captions = traced(options)
     for image, caption in enumerate(captions):
-        candidates = trace.pictures[image]
+        candidates = trace.images[image]
         ends = []
         for candidate in candidates:
             words: list[int] = []
@@ -71,7 +71,7 @@ def test_the_tree_is_drawn_with_the_words() -> None:
     with Image.open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGB"))
     asked = set(words)
-    assert asked == {each.token for each in trace.pictures[0]} - {END_ID}
+    assert asked == {each.token for each in trace.images[0]} - {END_ID}
     for colour in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)):  # the best way, and what else was kept
         assert (np.abs(pixels.astype(int) - colour).max(-1) < 8).sum() > 50
     assert png == draw_beam_tree(trace, lambda token: f"$w{token}", shown, 0.7, "a title")
@@ -86,8 +86,8 @@ def test_an_empty_trace_is_refused() -> None:
     "options",
     [
         OPTIONS,
-        DecodingOptions("greedy", max_length=6, num_captions=3),
-        DecodingOptions("sample", max_length=6, num_captions=3),
+        DecodingOptions("greedy", max_length=6, num_return_sequences=3),
+        DecodingOptions("sample", max_length=6, num_return_sequences=3),
     ],
 )
 def test_the_way_marked_is_that_of_the_caption_shown(options: DecodingOptions) -> None:
@@ -95,7 +95,7 @@ def test_the_way_marked_is_that_of_the_caption_shown(options: DecodingOptions) -
     _, trace, captions = traced(options, 20)
     other = 0
     for image, caption in enumerate(captions):
-        candidates = trace.pictures[image]
+        candidates = trace.images[image]
         way = sorted(way_to(candidates, caption), key=lambda number: candidates[number].step)
         assert [candidates[number].token for number in way] == [*caption, END_ID]
         assert all(candidates[later].parent == number for number, later in pairwise(way))
@@ -108,7 +108,7 @@ def test_a_caption_that_the_search_did_not_end_in_is_owned_up_to() -> None:
     # Bug: another caption was marked instead.
     trace = traced(OPTIONS)[1]
     gone = (4,) * 6
-    assert way_to(trace.pictures[0], gone) == set()
+    assert way_to(trace.images[0], gone) == set()
     said = draw_beam_tree(trace, str, gone, 0.7, "a title")
     assert said == draw_beam_tree(trace, str, gone[:5], 0.7, "a title")
     with Image.open(io.BytesIO(said)) as image:

@@ -7,7 +7,7 @@ from seesay.errors import DataError
 from seesay.visualise import draw_score_against_length
 
 
-def test_picture_changes_with_scores_and_with_lengths() -> None:
+def test_image_changes_with_scores_and_with_lengths() -> None:
     first = draw_score_against_length([3, 3, 5, 9], [0.1, 0.3, 0.5, 0.2], "CIDEr")
     assert Image.open(io.BytesIO(first)).size[0] > 600
     assert draw_score_against_length([3, 3, 5, 9], [0.1, 0.3, 0.5, 0.2], "CIDEr") == first

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from seesay.errors import DataError, ImageError, SeesayError
-from seesay.visualise import Card, Gallery, Picture, Section, Table, Text, write_report
+from seesay.visualise import Card, Figure, Gallery, Section, Table, Text, write_report
 from tests.foreign import CAPTIONS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -65,7 +65,7 @@ def everything(text: str = "a dog") -> Sequence[Section]:
     return (
         Text(f"{text}\n\nsecond", heading=text),
         Table([text, "n"], [[text, 1], ["b", None]], caption=text, heading=text),
-        Picture(RED, alt=text, caption=text, heading=text),
+        Figure(RED, alt=text, caption=text, heading=text),
         Gallery([card, Card(RED, text)], heading=text),
         Text(text),
     )
@@ -166,18 +166,18 @@ def test_every_class_on_the_page_has_a_style(tmp_path: Path) -> None:
     assert used == {name for name in used if f".{name} " in style}
 
 
-def test_pictures_are_embedded_and_drawings_keep_every_pixel(tmp_path: Path) -> None:
-    page = render(tmp_path, Picture(RED, alt="red"), Gallery([Card(RED, "red", attention=RED)]))
-    pictures = embedded(page)
-    assert len(pictures) == 3
-    for _, _, image in pictures:
+def test_images_are_embedded_and_drawings_keep_every_pixel(tmp_path: Path) -> None:
+    page = render(tmp_path, Figure(RED, alt="red"), Gallery([Card(RED, "red", attention=RED)]))
+    images = embedded(page)
+    assert len(images) == 3
+    for _, _, image in images:
         assert image.convert("RGB").getcolors() == [(24 * 16, (200, 30, 30))]
 
 
 def test_photographs_are_embedded_small(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 1500, 3), dtype=np.uint8)
     photograph = Image.fromarray(noise)
-    ((kind, data, image),) = embedded(render(tmp_path, Picture(photograph, alt="noise")))
+    ((kind, data, image),) = embedded(render(tmp_path, Figure(photograph, alt="noise")))
     assert photograph.size == (1500, 300)  # the caller's own is left alone
     assert kind == "jpeg"
     assert image.size == (1280, 256)
@@ -185,23 +185,23 @@ def test_photographs_are_embedded_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_encoded_pictures_are_kept_byte_by_byte(tmp_path: Path, kind: str) -> None:
+def test_encoded_images_are_kept_byte_by_byte(tmp_path: Path, kind: str) -> None:
     buffer = io.BytesIO()
     RED.save(buffer, kind)
-    ((found, data, _),) = embedded(render(tmp_path, Picture(buffer.getvalue(), alt="red")))
+    ((found, data, _),) = embedded(render(tmp_path, Figure(buffer.getvalue(), alt="red")))
     assert (found, data) == (kind, buffer.getvalue())
 
 
 @pytest.mark.parametrize("data", [b"", b"<svg onload=alert(1)>", b"GIF89a"])
-def test_bytes_that_are_no_picture_are_refused_before_anything_is_written(tmp_path: Path, data: bytes) -> None:
+def test_bytes_that_are_no_image_are_refused_before_anything_is_written(tmp_path: Path, data: bytes) -> None:
     write_report(tmp_path / "report.html", "old", [])
     old = (tmp_path / "report.html").read_bytes()
     with pytest.raises(ImageError, match="no PNG or JPEG"):
-        render(tmp_path, Picture(data, alt="x"))
+        render(tmp_path, Figure(data, alt="x"))
     assert (tmp_path / "report.html").read_bytes() == old
 
 
-def test_every_picture_has_words_for_who_cannot_see_it(tmp_path: Path) -> None:
+def test_every_image_has_words_for_who_cannot_see_it(tmp_path: Path) -> None:
     cards = [
         Card(RED, "", attention=RED),
         Card(RED, "c", name="7.jpg"),
@@ -229,7 +229,7 @@ def test_an_empty_caption_is_said_to_be_empty(tmp_path: Path) -> None:
 
 def test_a_table_has_a_caption_headers_and_numbers_to_the_right(tmp_path: Path) -> None:
     rows: list[list[str | float | None]] = [["greedy", 12, 48.123], ["beam", None, float("nan")]]
-    page = render(tmp_path, Table(["search", "pictures", "CIDEr"], rows, caption="Scores"))
+    page = render(tmp_path, Table(["search", "images", "CIDEr"], rows, caption="Scores"))
     assert page.text_of("caption") == ["Scores"]
     assert [head["scope"] for head in page.all("th")] == ["col"] * 3
     assert page.text_of("td") == ["greedy", "12", "48.12", "beam", "–", "–"]

@@ -1,4 +1,4 @@
-"""Each word's look is in the page, as a picture that a reading of the HTML finds and that is the overlay itself."""
+"""Each word's look is in the page, as an image that a reading of the HTML finds and that is the overlay itself."""
 
 import base64
 import io
@@ -14,11 +14,11 @@ from seesay.visualise import Card, Gallery, WordByWord, overlay, upsample_attent
 
 GRID = (2, 3)
 WEIGHTS = np.array([[0.9, 0.02, 0.02, 0.02, 0.02, 0.02], [0.02, 0.02, 0.02, 0.02, 0.02, 0.9]])
-PICTURE = Image.new("RGB", (90, 60), (120, 160, 90))
+IMAGE = Image.new("RGB", (90, 60), (120, 160, 90))
 
 
 class Buttons(HTMLParser):
-    """The radio buttons of a page with their group, word, picture and fact."""
+    """The radio buttons of a page with their group, word, image and fact."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -56,19 +56,19 @@ class Buttons(HTMLParser):
             self.facts.append(data)
 
 
-def test_every_word_has_its_look_and_the_first_button_is_the_bare_picture(tmp_path: Path) -> None:
-    section = WordByWord(PICTURE, ["<b>left", "right"], WEIGHTS, GRID, ["1 bit", "2 & 3"], "Looks", side=90)
+def test_every_word_has_its_look_and_the_first_button_is_the_bare_image(tmp_path: Path) -> None:
+    section = WordByWord(IMAGE, ["<b>left", "right"], WEIGHTS, GRID, ["1 bit", "2 & 3"], "Looks", side=90)
     write_report(tmp_path / "page.html", "a page", [section])
     page = (tmp_path / "page.html").read_text()
     found = Buttons(page)
-    assert found.words == ["the picture", "<b>left", "right"]
+    assert found.words == ["the image", "<b>left", "right"]
     assert found.facts == ["1 bit", "2 & 3"]
     assert (found.checked, len(set(found.groups))) == ([0], 1)
     assert found.scripts == 0
     assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
-    np.testing.assert_array_equal(found.looks[0], PICTURE)
-    for look, heat in zip(found.looks[1:], upsample_attention(WEIGHTS, GRID, PICTURE.size), strict=True):
-        expected = overlay(PICTURE, heat, peak=max(5 / 6, float(heat.max())))
+    np.testing.assert_array_equal(found.looks[0], IMAGE)
+    for look, heat in zip(found.looks[1:], upsample_attention(WEIGHTS, GRID, IMAGE.size), strict=True):
+        expected = overlay(IMAGE, heat, peak=max(5 / 6, float(heat.max())))
         assert np.abs(np.asarray(look, int) - np.asarray(expected, int)).mean() < 3, "JPEG at most"
     left, right = (np.asarray(look, int).sum(2) for look in found.looks[1:])
     assert left[:30, :30].mean() > left[30:, 60:].mean()
@@ -76,31 +76,31 @@ def test_every_word_has_its_look_and_the_first_button_is_the_bare_picture(tmp_pa
 
 
 def test_two_on_a_page_are_walked_through_apart(tmp_path: Path) -> None:
-    one = WordByWord(PICTURE, ["a", "b"], WEIGHTS, GRID)
-    other = WordByWord(PICTURE, ["a", "c"], WEIGHTS, GRID)
-    cards = Gallery([Card(PICTURE, "a b", attention=one), Card(PICTURE, "a c", attention=other)])
+    one = WordByWord(IMAGE, ["a", "b"], WEIGHTS, GRID)
+    other = WordByWord(IMAGE, ["a", "c"], WEIGHTS, GRID)
+    cards = Gallery([Card(IMAGE, "a b", attention=one), Card(IMAGE, "a c", attention=other)])
     write_report(tmp_path / "page.html", "a page", [cards])
     found = Buttons((tmp_path / "page.html").read_text())
     assert [found.groups.count(group) for group in sorted(set(found.groups))] == [3, 3]
 
 
-def test_caption_without_words_is_the_picture(tmp_path: Path) -> None:
-    section = WordByWord(PICTURE, [], np.zeros((0, 6)), GRID)
-    assert Buttons(section.html()).words == ["the picture"]
+def test_caption_without_words_is_the_image(tmp_path: Path) -> None:
+    section = WordByWord(IMAGE, [], np.zeros((0, 6)), GRID)
+    assert Buttons(section.html()).words == ["the image"]
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(DataError, match="1 words, attention for 2 and 1 facts"):
-        WordByWord(PICTURE, ["a"], WEIGHTS, GRID).html()
+        WordByWord(IMAGE, ["a"], WEIGHTS, GRID).html()
     with pytest.raises(DataError, match="2 words, attention for 2 and 1 facts"):
-        WordByWord(PICTURE, ["a", "b"], WEIGHTS, GRID, ["x"]).html()
+        WordByWord(IMAGE, ["a", "b"], WEIGHTS, GRID, ["x"]).html()
 
 
 def test_words_run_in_the_direction_of_their_language() -> None:
     """With dir="auto" the English legend decided."""
-    arabic = WordByWord(PICTURE, ["قطة", "سوداء"], WEIGHTS, GRID, ["1 bit", "2 bits"]).html()
+    arabic = WordByWord(IMAGE, ["قطة", "سوداء"], WEIGHTS, GRID, ["1 bit", "2 bits"]).html()
     assert '<fieldset dir="rtl"><legend dir="ltr">' in arabic
     assert '<span class="word" lang="ar">قطة</span>' in arabic
-    assert '<span class="word">the picture</span>' in arabic
+    assert '<span class="word">the image</span>' in arabic
     assert '<span class="fact" dir="ltr">1 bit</span>' in arabic
-    assert '<fieldset dir="ltr">' in WordByWord(PICTURE, ["a", "b"], WEIGHTS, GRID).html()
+    assert '<fieldset dir="ltr">' in WordByWord(IMAGE, ["a", "b"], WEIGHTS, GRID).html()

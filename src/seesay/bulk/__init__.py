@@ -1,20 +1,20 @@
-"""Collections of pictures: where they are found, and captions written so that a stopped job goes on."""
+"""Collections of images: where they are found, and captions written so that a stopped job goes on."""
 
-from seesay.bulk.deposits import Existing, Place
 from seesay.bulk.destination import Destination
+from seesay.bulk.discovery import ImageList, find_images
 from seesay.bulk.failures import list_of_job
-from seesay.bulk.finding import Found, find_pictures
 from seesay.bulk.job import BulkReport, caption_collection
 from seesay.bulk.rows import json_line
+from seesay.bulk.sinks import Existing, Place
 
 __all__ = [
     "BulkReport",
     "Destination",
     "Existing",
-    "Found",
+    "ImageList",
     "Place",
     "caption_collection",
-    "find_pictures",
+    "find_images",
     "json_line",
     "list_of_job",
 ]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seesay.bulk.deposits import Deposit, Descriptions, Existing, Place, Sidecars, require_files
-from seesay.bulk.outputs import JsonLines, Needed, Output, Separated
-from seesay.bulk.parquet_parts import ParquetParts
-from seesay.data.readers.pictures import ImageListing
+from seesay.bulk.parquet_writer import ParquetWriter
+from seesay.bulk.sinks import Descriptions, Existing, Place, Sidecars, Sink, require_files
+from seesay.bulk.writers import CsvWriter, JsonlWriter, Needed, Writer
+from seesay.data.readers.images import ImageListing
 from seesay.errors import ConfigError, DataError
 from seesay.files import require_suffix
 from seesay.outputs import check_inputs, check_name
@@ -29,10 +29,10 @@ class Destination:
 
     Attributes:
         out: a file or folder for all captions; its suffix, one of `SUFFIXES`, selects the format.
-        sidecar: suffix of a text file beside each picture; empty = none.
-        embed: where in the picture's own file its description goes; empty = nowhere.
-        existing: what becomes of a text that is beside or inside a picture already.
-        before: put before every caption that goes beside or inside a picture.
+        sidecar: suffix of a text file beside each image; empty = none.
+        embed: where in the image's own file its description goes; empty = nowhere.
+        existing: what becomes of a text that is beside or inside an image already.
+        before: put before every caption that goes beside or inside an image.
         after: put after it.
         errors: list of images without a caption; None = beside `out`, or nowhere where there is no `out`.
         strict: refuse to add to an `out` that another model or other options made, instead of warning.
@@ -80,7 +80,7 @@ class Destination:
 
     @property
     def pending(self) -> Path | None:
-        """Where the batch stands whose captions are being put beside or inside their pictures."""
+        """Where the batch stands whose captions are being put beside or inside their images."""
         return None if self.out is None else self.out.with_name(f".{self.out.name}.pending")
 
     def check_inputs(self, inputs: Sequence[str]) -> None:
@@ -103,36 +103,36 @@ class Destination:
             raise DataError(f"--errors {self.errors} is a folder; name a file")
 
     def text(self, captions: list[str]) -> str:
-        """Returns what goes beside or inside a picture: a line a caption."""
+        """Returns what goes beside or inside an image: a line a caption."""
         return "\n".join(f"{self.before}{caption}{self.after}" for caption in captions)
 
-    def output(self, wanted: int, needed: Needed) -> Output | None:
+    def output(self, wanted: int, needed: Needed) -> Writer | None:
         """Returns the file or folder for all captions.
 
         Args:
-            wanted: captions a picture.
-            needed: tells whether a picture, by its `plain` name, belongs to the job.
+            wanted: captions an image.
+            needed: tells whether an image, by its `plain` name, belongs to the job.
         """
         if self.out is None:
             return None
         suffix = self.out.suffix.lower()
         if suffix in (".csv", ".tsv"):
-            return Separated(self.out, wanted)
+            return CsvWriter(self.out, wanted)
         if suffix == ".parquet":
-            return ParquetParts(self.out, wanted, needed)
-        return JsonLines(self.out, wanted, needed)
+            return ParquetWriter(self.out, wanted, needed)
+        return JsonlWriter(self.out, wanted, needed)
 
-    def deposits(self, pictures: Sequence[str]) -> list[Deposit]:
-        """Returns the places beside and inside pictures.
+    def sinks(self, images: Sequence[str]) -> list[Sink]:
+        """Returns the places beside and inside images.
 
         Raises:
-            DataError: a picture has no file of its own.
+            DataError: an image has no file of its own.
         """
-        found: list[Deposit] = []
+        found: list[Sink] = []
         if self.sidecar:
-            require_files(pictures, "--sidecar")
+            require_files(images, "--sidecar")
             found.append(Sidecars(self.sidecar, self.existing))
         if self.embed:
-            require_files(pictures, "--embed")
+            require_files(images, "--embed")
             found.append(Descriptions(self.embed, self.existing))
         return found

@@ -1,8 +1,8 @@
-"""The same job on Ray Data, on this machine or a cluster: tasks of pictures, a model in each worker, a part a task.
+"""The same job on Ray Data, on this machine or a cluster: tasks of images, a model in each worker, a part a task.
 
-A task's part is named after its pictures and is whole or absent. A worker that dies is started again and its task
+A task's part is named after its images and is whole or absent. A worker that dies is started again and its task
 done again, which writes the same part; a job that is killed leaves whole parts, and the next one does what they lack.
-Every machine must see the pictures, the run and the output under the same names, and have seesay installed.
+Every machine must see the images, the run and the output under the same names, and have seesay installed.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from seesay.allocation import keep_freed_memory
 from seesay.bulk.destination import Destination
 from seesay.bulk.failures import Failures
 from seesay.bulk.job import BATCH, BulkReport, Complain, Progress
-from seesay.bulk.parquet_parts import ParquetParts, part_fact, write_part
+from seesay.bulk.parquet_writer import ParquetWriter, part_fact, write_part
 from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError, MissingDependencyError, SeesayError
@@ -41,7 +41,7 @@ TASK_BATCHES = 8
 """Batches of a task, and so of a part."""
 
 MOST_RESTARTS = 20
-"""Deaths after which a worker stays dead: a picture that kills whoever opens it must not do so for ever."""
+"""Deaths after which a worker stays dead: an image that kills whoever opens it must not do so for ever."""
 
 MOST_RETRIES = 3
 """How often a task is done again after the death of its worker."""
@@ -68,7 +68,7 @@ class Cluster:
 
 def caption_on_ray(
     models: Sequence[str | Path],
-    pictures: Sequence[str],
+    images: Sequence[str],
     destination: Destination,
     options: DecodingOptions,
     cluster: Cluster,
@@ -77,21 +77,21 @@ def caption_on_ray(
     batch_size: int = BATCH,
     device: str = "auto",
     progress: Progress | None = None,
-    complain: Complain | None = None,
+    print_error: Complain | None = None,
 ) -> BulkReport:
     """Captions what has no caption yet and returns what was done, and by which workers.
 
     Args:
         models: the run folder, or those of an ensemble.
-        pictures: their names, as `find_pictures` gives them.
+        images: their names, as `find_images` gives them.
         destination: a folder of Parquet files, and the list of failures.
-        options: how to search, whole: `num_captions` is read here, before any model is loaded.
+        options: how to search, whole: `num_return_sequences` is read here, before any model is loaded.
         cluster: where.
         broken: sources of which a part could not be read, and why.
-        batch_size: pictures the network sees at once.
+        batch_size: images the network sees at once.
         device: of the workers: auto, cpu or cuda.
-        progress: told of the pictures done.
-        complain: told of each picture that gets no caption.
+        progress: told of the images done.
+        print_error: told of each image that gets no caption.
 
     Raises:
         ConfigError: the destination is something else than a folder of Parquet files.
@@ -100,21 +100,21 @@ def caption_on_ray(
     """
     started = time.perf_counter()
     out = _parquet_folder(destination)
-    destination.check_inputs(pictures)
-    wanted = options.num_captions
-    output = ParquetParts(out, wanted, frozenset(map(plain, pictures)).__contains__)
+    destination.check_inputs(images)
+    wanted = options.num_return_sequences
+    output = ParquetWriter(out, wanted, frozenset(map(plain, images)).__contains__)
     output.create()
     with only_writer(out):
         done = output.open()
         run = load_run(models[0])
         length = options.max_length or run.config.decoding.max_length or run.info.max_length
         recipe = Recipe(tuple(map(Path, models)), replace(options, max_length=length))
-        todo = [picture for picture in pictures if plain(picture) not in done]
+        todo = [image for image in images if plain(image) not in done]
         record_recipe(out, recipe, len(done), len(todo), strict=destination.strict)
         output.close()  # what the other engine may have left unfinished
         failures = Failures(destination.failures)
         failures.open(done)
-        tally = _Tally(len(pictures), len(pictures) - len(todo), failures, progress, complain)
+        tally = _Tally(len(images), len(images) - len(todo), failures, progress, print_error)
         for source, reason in (broken or {}).items():
             tally.fail(source, reason)
         size = batch_size * cluster.task_batches
@@ -124,7 +124,7 @@ def caption_on_ray(
             for result in results:
                 tally.take(result)
         failures.close()
-    skipped = len(pictures) - len(todo)
+    skipped = len(images) - len(todo)
     return BulkReport(tally.captioned, skipped, tally.failed, time.perf_counter() - started, dict(tally.workers))
 
 
@@ -153,30 +153,30 @@ class _Worker:
         keep_freed_memory()
         torch.set_num_threads(work.threads)
         self.work = work
-        self.captioner = Captioner.load(work.models, work.device)
+        self.captioner = TrainedCaptioner.load(work.models, work.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Captions the pictures of a task, writes their part and returns what came of it.
+        """Captions the images of a task, writes their part and returns what came of it.
 
         Ray may ask for a task again whose part is there already: when its worker died before or after telling of it.
         """
-        pictures: list[str] = json.loads(row["pictures"])
-        name = hashlib.sha256(row["pictures"].encode()).hexdigest()[:16]
+        images: list[str] = json.loads(row["images"])
+        name = hashlib.sha256(row["images"].encode()).hexdigest()[:16]
         part = Path(self.work.out) / f"part-{name}.parquet"
         if part.is_file():
             return dict(json.loads(part_fact(part, "result")))
         work, me = self.work, f"{socket.gethostname()}:{os.getpid()}"
         lines, failed = [], {}
-        for picture, found in self.captioner.caption_each(
-            pictures, work.options, batch_size=work.batch_size, workers=work.threads
+        for image, found in self.captioner.caption_each(
+            images, work.options, batch_size=work.batch_size, workers=work.threads
         ):
             if isinstance(found, ImageError):
-                failed[str(picture)] = str(found)
+                failed[str(image)] = str(found)
             else:
-                lines.append(json.loads(json_line(str(picture), found, work.options.num_captions > 1)))
-        result = {"pictures": len(pictures), "captioned": len(lines), "failed": json.dumps(failed), "worker": me}
+                lines.append(json.loads(json_line(str(image), found, work.options.num_return_sequences > 1)))
+        result = {"images": len(images), "captioned": len(lines), "failed": json.dumps(failed), "worker": me}
         if lines:
-            write_part(part, lines, work.options.num_captions, worker=me, result=json.dumps(result))
+            write_part(part, lines, work.options.num_return_sequences, worker=me, result=json.dumps(result))
         return result
 
 
@@ -184,13 +184,13 @@ class _Tally:
     """What has come of the tasks so far."""
 
     def __init__(
-        self, total: int, done: int, failures: Failures, progress: Progress | None, complain: Complain | None
+        self, total: int, done: int, failures: Failures, progress: Progress | None, print_error: Complain | None
     ) -> None:
         self.total = total
         self.done = done
         self.failures = failures
         self.progress = progress
-        self.complain = complain
+        self.print_error = print_error
         self.captioned = self.failed = 0
         self.workers: Counter[str] = Counter()
         if progress:
@@ -200,25 +200,25 @@ class _Tally:
         """Counts a task."""
         self.workers[str(result["worker"])] += 1
         self.captioned += int(result["captioned"])
-        self.done += int(result["pictures"])
-        for picture, reason in json.loads(result["failed"]).items():
-            self.fail(picture, reason)
+        self.done += int(result["images"])
+        for image, reason in json.loads(result["failed"]).items():
+            self.fail(image, reason)
         if self.progress:
             self.progress(self.done, self.total)
 
-    def fail(self, picture: str, reason: str) -> None:
-        """Notes a picture without a caption."""
+    def fail(self, image: str, reason: str) -> None:
+        """Notes an image without a caption."""
         self.failed += 1
-        self.failures.note(picture, reason)
-        if self.complain:
-            self.complain(reason)
+        self.failures.note(image, reason)
+        if self.print_error:
+            self.print_error(reason)
 
 
 def _parquet_folder(destination: Destination) -> Path:
     if destination.out is None or destination.out.suffix.lower() != ".parquet" or destination.sidecar:
         raise ConfigError("--engine ray writes a folder of Parquet files and nothing else: give --out FOLDER.parquet")
     if destination.embed:
-        raise ConfigError("--engine ray does not write into pictures; leave --embed, or use --engine local")
+        raise ConfigError("--engine ray does not write into images; leave --embed, or use --engine local")
     return destination.out
 
 
@@ -252,7 +252,7 @@ def _results(
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = _START_SECONDS  # else the first to be ready takes more than its share
     given = replace(work, folder=str(Path.cwd()), threads=cpus)
-    rows = [{"pictures": json.dumps(list(task))} for task in tasks]
+    rows = [{"images": json.dumps(list(task))} for task in tasks]
     names = ray_data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What an output says of a picture: one row, in the form of each kind of file."""
+"""What an output says of an image: one row, in the form of each kind of file."""
 
 import csv
 import io
@@ -11,42 +11,42 @@ from seesay.caption import Caption
 from seesay.files import text_bytes
 
 Row = tuple[str, Caption]
-"""A picture's name and what the model says of it."""
+"""An image's name and what the model says of it."""
 
 
-def json_line(picture: str, caption: Caption, several: bool) -> str:
-    """Returns the line of JSON, without its end, that tells of a picture.
+def json_line(image: str, caption: Caption, several: bool) -> str:
+    """Returns the line of JSON, without its end, that tells of an image.
 
     Args:
-        picture: its name.
+        image: its name.
         caption: of it.
         several: more than one were asked for: `captions` are all, the first included, also where there is but one.
     """
-    found = {"image": picture, **_said(caption)}
+    found = {"image": image, **_said(caption)}
     if several:
         found["captions"] = [_said(each) for each in (caption, *caption.alternatives)]
     return json.dumps(found, ensure_ascii=False, allow_nan=False)
 
 
 def header(wanted: int) -> tuple[str, ...]:
-    """Returns the columns of a separated file for so many captions a picture."""
+    """Returns the columns of a separated file for so many captions an image."""
     if wanted == 1:
         return ("image", "caption", "score", "finished")
     numbers = range(1, wanted + 1)
     return ("image", *(f"caption_{number}" for number in numbers), *(f"score_{number}" for number in numbers))
 
 
-def separated_row(row: Row, wanted: int, delimiter: str) -> str:
-    """Returns a picture's line of a separated file, with its end; captions that were not found are blank."""
-    picture, caption = row
+def csv_row(row: Row, wanted: int, delimiter: str) -> str:
+    """Returns an image's line of a separated file, with its end; captions that were not found are blank."""
+    image, caption = row
     captions = [caption, *caption.alternatives][:wanted]
     blank = [""] * (wanted - len(captions))
     scores = [_number(each.score) for each in captions]
-    cells = [picture, *(each.text for each in captions), *blank, *scores, *blank]
-    return separated_line(cells if wanted > 1 else [*cells, str(caption.finished).lower()], delimiter)
+    cells = [image, *(each.text for each in captions), *blank, *scores, *blank]
+    return csv_line(cells if wanted > 1 else [*cells, str(caption.finished).lower()], delimiter)
 
 
-def separated_line(cells: Sequence[object], delimiter: str) -> str:
+def csv_line(cells: Sequence[object], delimiter: str) -> str:
     """Returns cells as a line of a separated file, with its end."""
     text = io.StringIO(newline="")
     # Cells are put in quotation marks for what is in the line's end, and a carriage return needs them as well.
@@ -65,7 +65,7 @@ def texts_of_json(found: dict[str, Any]) -> list[str]:
 
 
 def plain(name: str) -> str:
-    r"""Returns a picture's name as text that every file can hold: bytes that are no UTF-8 become `\udcff`."""
+    r"""Returns an image's name as text that every file can hold: bytes that are no UTF-8 become `\udcff`."""
     return text_bytes(name).decode()
 
 

@@ -9,37 +9,37 @@ from cyclopts import App, Parameter
 from seesay import __version__
 from seesay import config as configuration
 from seesay.commands.parameters import NOT_GIVEN, CaptionColumn, DataFlags, Flat, ImageColumn
-from seesay.console import complain, download_progress, progress, say
+from seesay.console import download_progress, print_error, progress, say
 from seesay.files import require_suffix, text_bytes, write_atomically
-from seesay.flags import given
+from seesay.flags import provided_flags
 from seesay.outputs import JSON_REPORT, check_file
 
-data_app = App(name="data", help="Check, make, download and convert captioned pictures.")
+data_app = App(name="data", help="Check, make, download and convert captioned images.")
 
 
 @data_app.command(name="check")
 def data_check(
     data: Path,
     *,
-    open_pictures: bool = True,
+    open_images: bool = True,
     json_out: Annotated[Path | None, Parameter(name="--json")] = None,
     flags: Annotated[DataFlags, Flat] = NOT_GIVEN["DataFlags"],
 ) -> int:
     """Say what a data set holds and what is wrong with it; exit 0 if it can be trained on.
 
     Args:
-        data: captions and pictures.
-        open_pictures: read every picture, to find damage and duplicates.
+        data: captions and images.
+        open_images: read every image, to find damage and duplicates.
         json_out: write the findings as JSON too.
     """
     from seesay.data import USUAL_NAMES, check_data, load_annotations
 
     if json_out is not None:
         check_file(json_out, JSON_REPORT, flag="--json", inputs=[data])
-    settings = configuration.resolve_config(overrides=given(flags))
+    settings = configuration.resolve_config(overrides=provided_flags(flags))
     annotations = load_annotations(data, settings.data.format, columns=USUAL_NAMES.over(settings.data))
-    with progress("reading", "pictures") as advance:
-        report = check_data(annotations, settings.text, settings.data, open_pictures=open_pictures, progress=advance)
+    with progress("reading", "images") as advance:
+        report = check_data(annotations, settings.text, settings.data, open_images=open_images, progress=advance)
     for line in report.lines():
         say(line)
     if json_out is not None:
@@ -56,11 +56,11 @@ def data_scenes(
 
     Args:
         folder: where to.
-        train: pictures of the train split.
-        val: pictures of the val split.
-        test: pictures of the test split.
+        train: images of the train split.
+        val: images of the val split.
+        test: images of the test split.
         seed: the same seed gives the same bytes.
-        size: side of a picture in pixels.
+        size: side of an image in pixels.
     """
     from seesay.data import make_scenes
 
@@ -103,10 +103,10 @@ def data_convert(
     caption_column: CaptionColumn = "",
     overwrite: bool = False,
 ) -> None:
-    """Write any readable captions in seesay's own form, one JSON line a picture.
+    """Write any readable captions in seesay's own form, one JSON line an image.
 
     Args:
-        data: captions and pictures.
+        data: captions and images.
         out: the .jsonl file.
         format: reader of the captions.
         overwrite: replace other annotations in this form that are in the file.
@@ -119,5 +119,5 @@ def data_convert(
     annotations = load_annotations(data, format, columns=ColumnNames(image_column, caption_column))
     write_annotations(annotations, out, overwrite=overwrite)
     for problem in annotations.problems:
-        complain(problem)
-    say(f"{len(annotations)} pictures written to {out}")
+        print_error(problem)
+    say(f"{len(annotations)} images written to {out}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from seesay import config as configuration
-from seesay.flags import flags_of, given
+from seesay.flags import flags_of, provided_flags
 
 DEFAULT_PRESET = "attention-gru"
 """The system that `train`, `tune` and `extract` use where none is named."""
@@ -48,4 +48,4 @@ def decoding_options(config: configuration.Config, flags: Any) -> configuration.
     Raises:
         ConfigError: a flag that the search does not read, or an unfit value.
     """
-    return configuration.changed_decoding(config, given(flags), lambda name: f"--{name.replace('_', '-')}")
+    return configuration.changed_decoding(config, provided_flags(flags), lambda name: f"--{name.replace('_', '-')}")

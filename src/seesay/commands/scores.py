@@ -14,9 +14,9 @@ from seesay.commands.parameters import (
     Stores,
     decoding_options,
 )
-from seesay.console import complain, progress, say, show_table
+from seesay.console import print_error, progress, say, show_table
 from seesay.errors import ConfigError, DataError
-from seesay.flags import given
+from seesay.flags import provided_flags
 from seesay.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ def evaluate(
 ) -> int:
     """Score a run, a file of predictions, or people (--human DATA), on a split of a data set.
 
-    The exit code is 1 if a picture of the split could not be scored, a caption is empty, or a score that was asked
+    The exit code is 1 if an image of the split could not be scored, a caption is empty, or a score that was asked
     for by name cannot be had.
 
     Args:
         model: run folder, or predictions: COCO results JSON, or what `seesay caption --out` writes (JSONL, CSV, TSV,
             Parquet).
-        data: captions and pictures.
-        split: which pictures; all takes every one [default: test, or the only one, or all where there are none].
+        data: captions and images.
+        split: which images; all takes every one [default: test, or the only one, or all where there are none].
         out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
-        human: score one human caption of each picture against the others; then name only DATA.
+        human: score one human caption of each image against the others; then name only DATA.
         human_caption: which: its number from 1, or longest [default: 1].
         metrics: of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
             three and METEOR]. METEOR and SPICE are for English.
@@ -78,7 +78,7 @@ def evaluate(
         "columns": ColumnNames(image_column, caption_column),
     }
     run = not human and is_run(model)
-    idle = [] if run else [*given(flags), *(["store"] if store else [])]
+    idle = [] if run else [*provided_flags(flags), *(["store"] if store else [])]
     _refuse_idle(human, data is not None, human_caption, idle)
     if out is not None:
         check_folder(out, EVALUATION, inputs=[model, data])
@@ -88,7 +88,7 @@ def evaluate(
         raise DataError(f"name the data set that {model} is scored on: seesay evaluate {model} DATA")
     else:
         options = decoding_options(load_run(model).config, flags) if run else None
-        with progress("encoding", "pictures") as advance:
+        with progress("encoding", "images") as advance:
             result = score(
                 model, data, options=options, features=features, stores=store or (), progress=advance, **common
             )
@@ -120,12 +120,12 @@ def _show(result: "Evaluation") -> None:
     from seesay.evaluation.report import diversity_rows, score_rows
 
     for problem in result.problems:
-        complain(problem)
-    title = f"{result.system} on {result.split}: {len(result.predictions)} pictures"
+        print_error(problem)
+    title = f"{result.system} on {result.split}: {len(result.predictions)} images"
     show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
     show_table("", ("beside the scores", "value"), diversity_rows(result))
     if result.verdict:
-        complain(result.verdict)
+        print_error(result.verdict)
     say(result.signature)
 
 
@@ -140,12 +140,12 @@ def compare(
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
 ) -> int:
-    """Compare systems on the same pictures with the first one: which differences are real, and where they lie.
+    """Compare systems on the same images with the first one: which differences are real, and where they lie.
 
     Args:
         systems: evaluated runs, folders of evaluations, or files of predictions (with --data).
         data: captions that files of predictions are scored against.
-        split: which pictures [default: those that were evaluated].
+        split: which images [default: those that were evaluated].
         tokenization: of files of predictions [default: that of the evaluations beside them, else ptb].
         metrics: as of `seesay evaluate`.
         draws: bootstrap draws of the intervals and p-values.
@@ -169,7 +169,7 @@ def compare(
         columns=ColumnNames(image_column, caption_column),
     )
     for reason in (*found.warnings, *found.missing.values()):
-        complain(reason)
+        print_error(reason)
     first, *others = found.systems
     header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "real")
     for system, each, (gains, losses) in zip(others, found.differences, found.apart, strict=True):

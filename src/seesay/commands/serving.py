@@ -28,9 +28,9 @@ def serve(
         host: address to listen on; 0.0.0.0 is every one of this machine.
         port: 0 = any that is free.
         device: auto, cpu, cuda or mps.
-        max_batch: pictures that pass through the network together, at most.
-        max_wait: seconds that a batch waits for more pictures, at most.
-        max_pending: pictures accepted and not yet answered, at most; beyond them requests are answered 503.
+        max_batch: images that pass through the network together, at most.
+        max_wait: seconds that a batch waits for more images, at most.
+        max_pending: images accepted and not yet answered, at most; beyond them requests are answered 503.
         api_key_file: file with a key that requests must carry [default: the variable SEESAY_API_KEY, or no key].
     """
     if min(max_batch, max_pending) < 1 or not 0 <= max_wait <= 10:
@@ -41,12 +41,12 @@ def serve(
         from seesay.serving.server import serve as run
     except ImportError as error:
         raise MissingDependencyError(error.name or "FastAPI", "serve", "seesay serve") from error
-    from seesay.captioner import Captioner
+    from seesay.captioner import TrainedCaptioner
     from seesay.serving.limits import Limits
 
     key = _read_key(api_key_file)
     with listen(host, port) as listener:  # first, so that nobody waits for the model to learn that the port is taken
-        captioner = Captioner.load([choose_run(name) for name in models or [""]], device)
+        captioner = TrainedCaptioner.load([choose_run(name) for name in models or [""]], device)
         bounds = Limits(max_batch, max_wait, max_pending)
         app = create_app(captioner, bounds, key)
         where = address(listener)

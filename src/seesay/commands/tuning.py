@@ -18,7 +18,7 @@ from seesay.commands.parameters import (
     TrainFlags,
 )
 from seesay.console import progress, say, show_table, step_progress
-from seesay.flags import given
+from seesay.flags import provided_flags
 
 if TYPE_CHECKING:
     from seesay.training.tune import TuningResult
@@ -49,7 +49,7 @@ def tune(
     command.
 
     Args:
-        data: captions and pictures in any form `seesay data check` can read.
+        data: captions and images in any form `seesay data check` can read.
         out: folder of the search [default: runs/PRESET-tune].
         trials: trainings in all, those before a stop among them.
         timeout: minutes after which to stop, in the midst of a trial that the same command goes on with; 0 = never.
@@ -58,9 +58,9 @@ def tune(
     """
     from seesay.training.tune import tune as search
 
-    overrides = given(flags)
+    overrides = provided_flags(flags)
     settings = configuration.resolve_config(preset, config, overrides)
-    with progress("encoding", "pictures") as advance, step_progress() as step:
+    with progress("encoding", "images") as advance, step_progress() as step:
         result = search(
             settings,
             data,

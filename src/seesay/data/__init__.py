@@ -1,4 +1,4 @@
-"""Captioned pictures: reading them from any common form, splitting, checking and fetching them.
+"""Captioned images: reading them from any common form, splitting, checking and fetching them.
 
 annotations = load_annotations("data/flickr8k")
 report = check_data(annotations, TextConfig())

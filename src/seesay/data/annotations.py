@@ -1,4 +1,4 @@
-"""Annotations: reading them from any known form, dealing pictures to splits, limiting, writing.
+"""Annotations: reading them from any known form, dealing images to splits, limiting, writing.
 
 annotations = load_annotations("data/flickr8k")
 annotations.split("train")[0].captions
@@ -17,7 +17,7 @@ from seesay.config import DataConfig
 from seesay.data.readers.assemble import NO_SPLIT, assemble
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.readers.detect import recognise
-from seesay.data.readers.pictures import Identities, is_url, root_of
+from seesay.data.readers.images import Identities, is_url, root_of
 from seesay.data.records import Annotation, Annotations, Box, count
 from seesay.errors import ConfigError, DataError
 from seesay.files import replacing, text_bytes
@@ -41,18 +41,18 @@ def load_annotations(
 ) -> Annotations:
     """Returns the annotations in a folder or file of any known form.
 
-    Pictures are looked for in folder listings and not opened. What does not fit is left out and told in
-    `problems`: junk lines, empty captions, captioned pictures that are missing (also in `missing`).
+    Images are looked for in folder listings and not opened. What does not fit is left out and told in
+    `problems`: junk lines, empty captions, captioned images that are missing (also in `missing`).
 
     Args:
         path: A captions file, or a folder that has one (also one level deeper).
         format: A reader's name, or `auto` to recognise the form by looking.
         columns: Columns of tables whose names are not usual ones.
-        require_images: Leave out pictures that cannot be found. Scoring finished captions needs none.
+        require_images: Leave out images that cannot be found. Scoring finished captions needs none.
 
     Raises:
         DataError: No such path, no captions of a known form, a table without the needed columns, several
-            captions files none of which is the obvious one, or not one picture where captions are.
+            captions files none of which is the obvious one, or not one image where captions are.
     """
     source = Path(path)
     recognised = recognise(source, format, columns)
@@ -107,26 +107,26 @@ def _merge_items(items: Iterable[Annotation]) -> tuple[Annotation, ...]:
 
 
 def split_annotations(annotations: Annotations, fractions: str, seed: int) -> Annotations:
-    """Returns the annotations with every picture dealt to train, val or test, replacing any split they had.
+    """Returns the annotations with every image dealt to train, val or test, replacing any split they had.
 
     Annotations with the same id or the same image go to the same split. The deal depends on the ids and
     the seed alone, not on the order of the file.
 
     Args:
-        annotations: The pictures to deal.
+        annotations: The images to deal.
         fractions: Shares of train/val or train/val/test in percent or parts of one: `80/20`, `0.8/0.1/0.1`.
         seed: Another seed deals otherwise.
 
     Raises:
         ConfigError: The fractions are not two or three numbers above 0 that add up to 100 or 1.
-        DataError: There are fewer pictures than splits.
+        DataError: There are fewer images than splits.
     """
     shares = _shares(fractions)
-    groups = _same_picture(annotations.items)
+    groups = _same_image(annotations.items)
     if len(groups) < len(shares):
         raise DataError(
-            f"{annotations.source} has {count(len(groups), 'picture')}, too few to deal to {len(shares)} splits by "
-            f"--split-fractions {fractions}; add pictures" + (", or give two fractions" if len(groups) == 2 else "")
+            f"{annotations.source} has {count(len(groups), 'image')}, too few to deal to {len(shares)} splits by "
+            f"--split-fractions {fractions}; add images" + (", or give two fractions" if len(groups) == 2 else "")
         )
     order = sorted(groups)
     random.Random(seed).shuffle(order)
@@ -154,15 +154,15 @@ def _shares(fractions: str) -> list[float]:
     return [number / total for number in numbers]
 
 
-def _sizes(shares: list[float], pictures: int) -> list[int]:
-    """Returns how many pictures each split gets: rounded, none empty, adding up."""
-    later = [max(1, round(share * pictures)) for share in shares[1:]]
-    while sum(later) >= pictures:
+def _sizes(shares: list[float], images: int) -> list[int]:
+    """Returns how many images each split gets: rounded, none empty, adding up."""
+    later = [max(1, round(share * images)) for share in shares[1:]]
+    while sum(later) >= images:
         later[later.index(max(later))] -= 1
-    return [pictures - sum(later), *later]
+    return [images - sum(later), *later]
 
 
-def _same_picture(items: Iterable[Annotation]) -> dict[str, list[int]]:
+def _same_image(items: Iterable[Annotation]) -> dict[str, list[int]]:
     """Returns the indices of items that must stay together, by the smallest id among them."""
     parent: list[int] = []
     identities = Identities()
@@ -189,9 +189,9 @@ def _same_picture(items: Iterable[Annotation]) -> dict[str, list[int]]:
 def limit_annotations(annotations: Annotations, config: DataConfig) -> Annotations:
     """Returns the annotations cut down to what the limits of the configuration allow.
 
-    `limit_images` takes the first so many pictures of each split, `captions_per_image` the first so many
-    captions of each training picture, `limit_captions` training pictures until they have so many captions
-    (the last one may lose some). Validation and test keep all references of their pictures, so that scores
+    `limit_images` takes the first so many images of each split, `captions_per_image` the first so many
+    captions of each training image, `limit_captions` training images until they have so many captions
+    (the last one may lose some). Validation and test keep all references of their images, so that scores
     stay comparable. Zero limits nothing.
 
     Raises:
@@ -201,12 +201,12 @@ def limit_annotations(annotations: Annotations, config: DataConfig) -> Annotatio
         if getattr(config, name) < 0:
             raise ConfigError(f"data.{name} is {getattr(config, name)}; it must be 0 (no limit) or more")
     kept = []
-    pictures: dict[str | None, int] = defaultdict(int)
+    images: dict[str | None, int] = defaultdict(int)
     room = config.limit_captions or None
     for item in annotations.items:
         split = "train" if item.split == "restval" else item.split
-        pictures[split] += 1
-        if config.limit_images and pictures[split] > config.limit_images:
+        images[split] += 1
+        if config.limit_images and images[split] > config.limit_images:
             continue
         if split == "train":
             captions = item.captions[: config.captions_per_image or None][:room]

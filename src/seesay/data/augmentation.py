@@ -1,4 +1,4 @@
-"""Pictures changed a little each time they are trained on."""
+"""Images changed a little each time they are trained on."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from seesay.errors import DataError
 from seesay.images import Preprocessing, read_image, resize_image
 
 SIDES = re.compile(r"\b(left|right)\w*", re.IGNORECASE)
-"""Words of a caption that would be wrong of a mirrored picture."""
+"""Words of a caption that would be wrong of a mirrored image."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random mirroring and cropping of training pictures; of cached features, mirroring alone.
+    """Random mirroring and cropping of training images; of cached features, mirroring alone.
 
     Attributes:
-        flip: how often a picture is mirrored, 0..1; one whose captions speak of left or right never is.
-        crop: a random window has sides of 1 - crop to 1 of the picture's, whose shape it keeps.
+        flip: how often an image is mirrored, 0..1; one whose captions speak of left or right never is.
+        crop: a random window has sides of 1 - crop to 1 of the image's, whose shape it keeps.
     """
 
     flip: float = 0.0
@@ -33,16 +33,16 @@ class Augmentation:
     def pixels(
         self, source: str, preprocessing: Preprocessing, random: np.random.Generator, mirrored: bool
     ) -> NDArray[np.uint8]:
-        """Returns a picture as the encoder's square, changed at random: uint8 (size, size, 3).
+        """Returns an image as the encoder's square, changed at random: uint8 (size, size, 3).
 
         Args:
-            source: where the picture is.
+            source: where the image is.
             preprocessing: the square it becomes.
             random: decides; it is asked for as many numbers whatever the settings.
-            mirrored: may the picture be mirrored.
+            mirrored: may the image be mirrored.
 
         Raises:
-            ImageError: missing, not a picture, damaged or too large.
+            ImageError: missing, not an image, damaged or too large.
         """
         turned = self.turns(random, mirrored)
         share, across, down = random.random(3)
@@ -57,22 +57,22 @@ class Augmentation:
         return np.ascontiguousarray(square[:, ::-1]) if turned else square
 
     def turns(self, random: np.random.Generator, mirrored: bool) -> bool:
-        """Tells whether a picture is mirrored this time, as `pixels` does by the same chance.
+        """Tells whether an image is mirrored this time, as `pixels` does by the same chance.
 
         Args:
             random: decides; it is asked for one number, its first.
-            mirrored: may the picture be mirrored.
+            mirrored: may the image be mirrored.
         """
         return bool(random.random() < self.flip) and mirrored
 
 
 def may_be_mirrored(captions: Sequence[str]) -> bool:
-    """Tells whether captions would still be true of the mirrored picture: none names a side, in English."""
+    """Tells whether captions would still be true of the mirrored image: none names a side, in English."""
     return not any(SIDES.search(caption) for caption in captions)
 
 
-def mirrorable_pictures(annotations: Annotations) -> dict[str, str]:
-    """Returns ids and places of the training pictures that `may_be_mirrored`.
+def mirrorable_images(annotations: Annotations) -> dict[str, str]:
+    """Returns ids and places of the training images that `may_be_mirrored`.
 
     Raises:
         DataError: there are none.
@@ -80,7 +80,7 @@ def mirrorable_pictures(annotations: Annotations) -> dict[str, str]:
     found = {item.id: item.image for item in annotations.split("train") if may_be_mirrored(item.captions)}
     if not found:
         raise DataError(
-            f"{annotations.source} has no training picture to mirror: the captions of each say left or right; "
-            "leave training.augment_flip at 0"
+            f"{annotations.source} has no training image to mirror: the captions of each say left or right; "
+            "leave training.hflip_prob at 0"
         )
     return found

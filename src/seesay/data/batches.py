@@ -1,4 +1,4 @@
-"""Batches of whole pictures with all of their captions, bucketed by length and resumable at any step."""
+"""Batches of whole images with all of their captions, bucketed by length and resumable at any step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,36 +19,36 @@ from seesay.prefetch import prefetch
 
 _AHEAD = 3
 _BUCKET_BATCHES = 24
-"""Batches whose pictures are sorted by length together: more means equal lengths, fewer means more chance."""
+"""Batches whose images are sorted by length together: more means equal lengths, fewer means more chance."""
 
 
 @dataclass(frozen=True)
-class Whole:
+class GlobalBatchStats:
     """What a batch holds over all processes that share it.
 
     Attributes:
-        pictures: how many.
-        captions: of these pictures.
+        images: how many.
+        captions: of these images.
         tokens: words to be predicted in these captions.
     """
 
-    pictures: int
+    images: int
     captions: int
     tokens: int
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures with all of their captions; of several processes each has its share of them.
+    """Images with all of their captions; of several processes each has its share of them.
 
     Attributes:
-        ids: picture ids, B of them.
+        ids: image ids, B of them.
         features: (B, N, F) float16 from a store, or None where pixels are given.
         pixels: (B, height, width, 3) uint8, or None where features are given.
         memory_mask: (B, N), True = a real region; None = all are real.
-        captions: every caption of the pictures, packed.
+        captions: every caption of the images, packed.
         whole: the batch that this is a share of, the batch itself in one process.
-        idle: fewer pictures than processes: this one has none of its own and holds one of another's, which does
+        idle: fewer images than processes: this one has none of its own and holds one of another's, which does
             not count.
         padded: the captions as one tensor, (B, C, T) int64 with start and end; None = it is not kept.
     """
@@ -58,7 +58,7 @@ class Batch:
     pixels: Tensor | None
     memory_mask: Tensor | None
     captions: PackedCaptions
-    whole: Whole
+    whole: GlobalBatchStats
     idle: bool = False
     padded: Tensor | None = None
 
@@ -85,11 +85,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture ready for training.
+    """An image ready for training.
 
     Attributes:
-        id: the picture's id.
-        image: where the picture is.
+        id: the image's id.
+        image: where the image is.
         tokens: its captions as word ids, start and end included.
         mirrored: may it be shown mirrored: its captions would be true of that too, and its features are at hand.
     """
@@ -106,7 +106,7 @@ class Example:
 
 
 def make_examples(annotations: Sequence[Annotation], encode: Callable[[str], list[int]]) -> list[Example]:
-    """Returns the pictures with their captions as ids; captions without a word, and pictures without one, go."""
+    """Returns the images with their captions as ids; captions without a word, and images without one, go."""
     examples = []
     for item in annotations:
         tokens = tuple(tuple(ids) for caption in item.captions if len(ids := encode(caption)) > 2)
@@ -122,14 +122,14 @@ class CaptionBatches:
     killed inside an epoch goes on with the very next batch.
 
     Args:
-        examples: the pictures.
+        examples: the images.
         features: where features are read, or None to read pixels instead.
         preprocessing: how pixels are made, where they are.
-        batch_captions: captions a batch aims at; a batch holds whole pictures.
+        batch_captions: captions a batch aims at; a batch holds whole images.
         seed: decides the order together with the epoch.
         shuffle: False keeps the given order, for validation.
-        augmentation: how pictures are changed at random, which the seed, the epoch and the picture decide.
-        mirrored: where the features of mirrored pictures are read; needed if `features` are given and to be flipped.
+        augmentation: how images are changed at random, which the seed, the epoch and the image decide.
+        mirrored: where the features of mirrored images are read; needed if `features` are given and to be flipped.
 
     Raises:
         DataError: there is nothing to batch, or neither features nor preprocessing are given.
@@ -147,9 +147,9 @@ class CaptionBatches:
         mirrored: FeatureReader | None = None,
     ) -> None:
         if not examples:
-            raise DataError("no picture with a caption is left to make batches of")
+            raise DataError("no image with a caption is left to make batches of")
         if features is None and preprocessing is None:
-            raise DataError("batches need a feature store, or a preprocessing to read pictures by")
+            raise DataError("batches need a feature store, or a preprocessing to read images by")
         self.examples = list(examples)
         self.features = features
         self.preprocessing = preprocessing
@@ -171,7 +171,7 @@ class CaptionBatches:
 
     @property
     def _mirrored(self) -> int:
-        """Pictures that chance may mirror."""
+        """Images that chance may mirror."""
         return sum(example.mirrored for example in self.examples) if self.augmentation.flip else 0
 
     @property
@@ -180,7 +180,7 @@ class CaptionBatches:
         return int(self._captions.sum())
 
     def share(self, rank: int, ranks: int) -> None:
-        """Takes every `ranks`-th picture of each batch from the `rank`-th on; the batches stay those of one process.
+        """Takes every `ranks`-th image of each batch from the `rank`-th on; the batches stay those of one process.
 
         Args:
             rank: which of the processes this is, from 0.
@@ -206,12 +206,12 @@ class CaptionBatches:
         there, here = state["of"], [len(self.examples), self.captions]
         if there != here:
             raise DataError(
-                f"the saved state is of a training on {there[0]} pictures with {there[1]} captions, but the data has "
+                f"the saved state is of a training on {there[0]} images with {there[1]} captions, but the data has "
                 f"{here[0]} with {here[1]}: put the data back as it was, or start again with --overwrite"
             )
         if state["mirrored"] != self._mirrored:
             raise DataError(
-                f"the saved state is of a training with {state['mirrored']} pictures that may be mirrored, but now "
+                f"the saved state is of a training with {state['mirrored']} images that may be mirrored, but now "
                 f"they are {self._mirrored}: put their features back as they were, or start again with --overwrite"
             )
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
@@ -250,7 +250,7 @@ class CaptionBatches:
 
     def load(self, places: NDArray[np.int64]) -> Batch:
         """Returns this process's share of the batch of the examples at `places`, on the CPU."""
-        whole = Whole(len(places), int(self._captions[places].sum()), int(self._tokens[places].sum()))
+        whole = GlobalBatchStats(len(places), int(self._captions[places].sum()), int(self._tokens[places].sum()))
         own = places[self.rank :: self.ranks]
         idle = not len(own)
         own = places[:1] if idle else own
@@ -283,12 +283,12 @@ class CaptionBatches:
         return self.augmentation.pixels(example.image, self.preprocessing, self._random(place), example.mirrored)
 
     def _random(self, place: int) -> np.random.Generator:
-        """Returns what decides how a picture is changed in this epoch, whichever process it comes to."""
+        """Returns what decides how an image is changed in this epoch, whichever process it comes to."""
         return np.random.default_rng([self.seed, self.epoch, int(place)])
 
 
 def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """Returns the captions of several pictures as one tensor (B, C, T) int64, padded with `PAD_ID`."""
+    """Returns the captions of several images as one tensor (B, C, T) int64, padded with `PAD_ID`."""
     most = max(len(of_image) for of_image in captions)
     longest = max(len(caption) for of_image in captions for caption in of_image)
     tokens = np.full((len(captions), most, longest), PAD_ID, np.int64)

@@ -15,8 +15,8 @@ from seesay.data.caption_statistics import (
     level_advice,
     repeated_captions,
 )
-from seesay.data.inspection import Inspection, inspect_pictures
-from seesay.data.readers.pictures import Identities
+from seesay.data.inspection import Inspection, inspect_images
+from seesay.data.readers.images import Identities
 from seesay.data.records import Annotation, Annotations, count, name_some
 from seesay.data.trainability import training_obstacles, wordless_captions
 from seesay.errors import DataError
@@ -24,10 +24,10 @@ from seesay.errors import DataError
 
 @dataclass(frozen=True)
 class SplitCount:
-    """How much a split holds; `name` is empty for pictures in no split."""
+    """How much a split holds; `name` is empty for images in no split."""
 
     name: str
-    pictures: int
+    images: int
     captions: int
 
 
@@ -38,18 +38,18 @@ class DataReport:
     Attributes:
         source: What was checked.
         format: The reader that read it.
-        pictures: Annotated pictures, readable or not; missing ones that the reader left out do not count.
+        images: Annotated images, readable or not; missing ones that the reader left out do not count.
         captions: Their captions.
         splits: What each split holds.
         problems: What the reader found wrong.
-        missing: Pictures that captions name and that are not there.
-        unreadable: Pictures that cannot be read, and why.
-        too_large: Pictures with more pixels than are read, and how many.
-        suspect: Pictures that can be read and look damaged, and why.
-        duplicates: Groups of picture ids with the same bytes.
-        leaks: Picture ids in more than one split, or with the bytes of a picture in another, with the splits.
-        not_opened: Pictures that were not opened: those at URLs, or all where the check was told so.
-        widths: Smallest, median and largest width of the pictures in pixels; empty where none was read.
+        missing: Images that captions name and that are not there.
+        unreadable: Images that cannot be read, and why.
+        too_large: Images with more pixels than are read, and how many.
+        suspect: Images that can be read and look damaged, and why.
+        duplicates: Groups of image ids with the same bytes.
+        leaks: ImageInput ids in more than one split, or with the bytes of an image in another, with the splits.
+        not_opened: Images that were not opened: those at URLs, or all where the check was told so.
+        widths: Smallest, median and largest width of the images in pixels; empty where none was read.
         heights: The same of their heights.
         wordless: Captions of which cleaning leaves nothing, with their images.
         letterless: Captions without any letter, with their images.
@@ -61,7 +61,7 @@ class DataReport:
 
     source: str
     format: str
-    pictures: int
+    images: int
     captions: int
     splits: tuple[SplitCount, ...]
     problems: tuple[str, ...]
@@ -105,10 +105,10 @@ class DataReport:
     def _contents(self) -> list[tuple[str, str]]:
         rows = [
             ("data", f"{self.source} ({self.format})"),
-            ("all", f"{count(self.pictures, 'picture')}, {count(self.captions, 'caption')}"),
+            ("all", f"{count(self.images, 'image')}, {count(self.captions, 'caption')}"),
         ]
         for split in self.splits:
-            amount = f"{count(split.pictures, 'picture')}, {count(split.captions, 'caption')}"
+            amount = f"{count(split.images, 'image')}, {count(split.captions, 'caption')}"
             rows.append((split.name or "in no split", amount))
         for label, sizes in (("widths", self.widths), ("heights", self.heights)):
             if sizes:
@@ -145,7 +145,7 @@ class DataReport:
             found = count(len(self.wordless), "caption")
             rows.append(("wordless", f"{found} of which cleaning leaves nothing: {name_some(self.wordless, 10)}"))
         if self.not_opened:
-            rows.append(("not opened", count(self.not_opened, "picture")))
+            rows.append(("not opened", count(self.not_opened, "image")))
         return rows
 
 
@@ -154,21 +154,21 @@ def check_data(
     text: TextConfig,
     data: DataConfig | None = None,
     *,
-    open_pictures: bool = True,
+    open_images: bool = True,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """Returns what a data set holds and what is wrong with it; every picture that is no URL is opened.
+    """Returns what a data set holds and what is wrong with it; every image that is no URL is opened.
 
-    Where no picture has a split all count as training pictures, as training deals them itself.
+    Where no image has a split all count as training images, as training deals them itself.
 
     Args:
         annotations: As `load_annotations` gives them.
         text: How captions become words.
         data: How training would deal and limit them; None = by the defaults.
-        open_pictures: Without it neither damage nor duplicates are found.
-        workers: Threads that open pictures; 0 = one a processor, at most 8.
-        progress: Called with the pictures done and their number.
+        open_images: Without it neither damage nor duplicates are found.
+        workers: Threads that open images; 0 = one a processor, at most 8.
+        progress: Called with the images done and their number.
     """
     settings, refused = data or DataConfig(), ""
     try:
@@ -177,7 +177,7 @@ def check_data(
         dealt, refused = annotations, str(error)
     annotations = dealt if annotations.splits else annotations
     images = list(dict.fromkeys(item.image for item in annotations))
-    inspections = inspect_pictures(images, workers, progress) if open_pictures else []
+    inspections = inspect_images(images, workers, progress) if open_images else []
     broken = [one for one in inspections if one.error is not None]
     unreadable = {one.image for one in broken}
     duplicates = _duplicates(inspections, annotations)
@@ -190,7 +190,7 @@ def check_data(
     return DataReport(
         source=annotations.source,
         format=annotations.format,
-        pictures=len(images),
+        images=len(images),
         captions=len(_captions(annotations)),
         splits=_splits(annotations),
         problems=annotations.problems,
@@ -223,7 +223,7 @@ def _other_splits(annotations: Annotations) -> list[str]:
 
 
 def _splits(annotations: Annotations) -> tuple[SplitCount, ...]:
-    """Returns what each split holds, pictures in none last."""
+    """Returns what each split holds, images in none last."""
     counts = []
     for name in (*annotations.splits, None):
         items = [item for item in annotations if item.split == name]
@@ -238,7 +238,7 @@ def _spread(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _duplicates(inspections: Iterable[Inspection], annotations: Annotations) -> list[list[Annotation]]:
-    """Returns the groups of annotations whose pictures are different files with the same bytes."""
+    """Returns the groups of annotations whose images are different files with the same bytes."""
     images: dict[str, list[str]] = defaultdict(list)
     for one in inspections:
         if one.digest is not None:
@@ -250,7 +250,7 @@ def _duplicates(inspections: Iterable[Inspection], annotations: Annotations) -> 
 
 
 def _leaks(annotations: Annotations, duplicates: Sequence[Sequence[Annotation]]) -> tuple[str, ...]:
-    """Returns the pictures, by id, by file or by bytes, that are in two splits; restval counts as train."""
+    """Returns the images, by id, by file or by bytes, that are in two splits; restval counts as train."""
     identities = Identities()
     groups: dict[tuple[str, str], list[Annotation]] = defaultdict(list)
     for item in annotations:

@@ -1,4 +1,4 @@
-"""Looking at one picture after the other: can it be read, how large is it, is part of it blank or broken."""
+"""Looking at one image after the other: can it be read, how large is it, is part of it blank or broken."""
 
 import hashlib
 import os
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seesay.data.readers.pictures import is_url
+from seesay.data.readers.images import is_url
 from seesay.errors import ImageError
 from seesay.images import MAX_PIXELS, image_size, read_image
 from seesay.prefetch import prefetch
 
 _BLANK_SHARE = 0.15  # of the height, from the bottom up, in one colour
 _BLANK_SPREAD = 0.5  # deviation of a row's grey levels, of 255, that counts as one colour
-# A run of 8x8 blocks decoded with a wrong base level: calibrated on the 8,091 pictures of Flickr8k, where
-# these limits name the one broken picture and five with a strong horizontal edge.
+# A run of 8x8 blocks decoded with a wrong base level: calibrated on the 8,091 images of Flickr8k, where
+# these limits name the one broken image and five with a strong horizontal edge.
 _BREAK_STEP = 70.0  # grey levels by which the rows jump
 _BREAK_COLUMNS = 0.85  # share of the columns that jump the same way
 _BREAK_CORRELATION = 0.6  # of the rows above and below: the contents go on
@@ -31,11 +31,11 @@ _ANALYSED_SIDE = 512
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found out about one picture.
+    """What was found out about one image.
 
     Attributes:
         image: Its reference.
-        size: Width and height of the upright picture in pixels, or None where it cannot be read.
+        size: Width and height of the upright image in pixels, or None where it cannot be read.
         error: Why it cannot be read, or None.
         missing: There is no such file.
         too_large: It has more pixels than are read.
@@ -52,15 +52,15 @@ class Inspection:
     digest: str | None = None
 
 
-def inspect_pictures(
+def inspect_images(
     images: Sequence[str], workers: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> list[Inspection]:
-    """Returns an inspection of each picture, in order; pictures that are URLs are not fetched and left out.
+    """Returns an inspection of each image, in order; images that are URLs are not fetched and left out.
 
     Args:
         images: References as annotations have them.
         workers: Threads; 0 = one a processor, at most 8.
-        progress: Called with the pictures done and their number.
+        progress: Called with the images done and their number.
     """
     local = [image for image in images if not is_url(image)]
     sizes = {image: _file_size(image) for image in local}
@@ -99,9 +99,9 @@ def _file_size(image: str) -> int | None:
 
 
 def _inspect(image: str, file_size: int | None, hash_bytes: bool) -> Inspection:
-    """Returns the inspection of one picture."""
+    """Returns the inspection of one image."""
     try:
-        picture = read_image(image)
+        opened = read_image(image)
     except ImageError as error:
         missing = file_size is None and "::" not in image
         return Inspection(image, error=str(error), missing=missing, too_large=_is_too_large(image))
@@ -110,9 +110,9 @@ def _inspect(image: str, file_size: int | None, hash_bytes: bool) -> Inspection:
     elif file_size is not None:
         digest = f"{file_size} bytes"
     else:  # a member of an archive: its pixels stand for its bytes
-        digest = hashlib.blake2b(picture.tobytes(), digest_size=16).hexdigest()
-    size = picture.size
-    grey = picture.convert("L")
+        digest = hashlib.blake2b(opened.tobytes(), digest_size=16).hexdigest()
+    size = opened.size
+    grey = opened.convert("L")
     grey.thumbnail((_ANALYSED_SIDE, _ANALYSED_SIDE), reducing_gap=2.0)
     return Inspection(image, size, digest=digest, suspect=find_damage(np.asarray(grey)))
 
@@ -127,7 +127,7 @@ def _digest(image: str) -> str | None:
 
 
 def _is_too_large(image: str) -> bool:
-    """Tells whether a picture that was refused has more pixels than are read."""
+    """Tells whether an image that was refused has more pixels than are read."""
     try:
         width, height = image_size(image, max_pixels=sys.maxsize)
     except ImageError:
@@ -136,10 +136,10 @@ def _is_too_large(image: str) -> bool:
 
 
 def find_damage(grey: NDArray[Any]) -> str | None:
-    """Returns what looks damaged in a picture that decodes, or None.
+    """Returns what looks damaged in an image that decodes, or None.
 
     A JPEG that was cut short and saved again has a band of one colour; one with lost bytes goes on below
-    some row with a wrong base level, washed out or too dark. Both look like some honest pictures (a border,
+    some row with a wrong base level, washed out or too dark. Both look like some honest images (a border,
     a strong horizon), so what is found is a suspicion.
 
     Args:
@@ -155,7 +155,7 @@ def find_damage(grey: NDArray[Any]) -> str | None:
 
 
 def _blank_band(grey: NDArray[Any]) -> str | None:
-    """Returns how much of the picture, from the bottom up, is of one colour, if it is much."""
+    """Returns how much of the image, from the bottom up, is of one colour, if it is much."""
     rows = grey[::-1].astype(np.float32)
     plain = (rows.std(axis=1) < _BLANK_SPREAD) & (np.abs(rows.mean(axis=1) - rows[0].mean()) < 1.0)
     if plain.all():

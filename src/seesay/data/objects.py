@@ -1,4 +1,4 @@
-"""The objects in a picture that a caption's words name: boxes from COCO's instances, and the words that mean them."""
+"""The objects in an image that a caption's words name: boxes from COCO's instances, and the words that mean them."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -13,14 +13,14 @@ _OTHER_NAMES = {"person": tuple((word,) for word in (*_PEOPLE, *(f"{word}s" for 
 
 
 def read_instances(path: Path, image: str) -> tuple[Box, ...]:
-    """Returns the boxes of a picture in a file of COCO instances, labelled by their categories.
+    """Returns the boxes of an image in a file of COCO instances, labelled by their categories.
 
     Args:
         path: such as `instances_val2017.json`.
-        image: the picture, found by its file's name.
+        image: the image, found by its file's name.
 
     Raises:
-        DataError: the file is of another form, or does not list the picture.
+        DataError: the file is of another form, or does not list the image.
     """
     content = parse_json(path, Reading())
     name = composed(PurePosixPath(image.replace("\\", "/")).name)
@@ -36,7 +36,7 @@ def read_instances(path: Path, image: str) -> tuple[Box, ...]:
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no file of COCO instances; give one such as instances_val2017.json") from error
     if not ids:
-        raise DataError(f"{path} does not list {name}; give the instances of the picture's own split")
+        raise DataError(f"{path} does not list {name}; give the instances of the image's own split")
     return found
 
 

@@ -1,4 +1,4 @@
-"""How batches read features: of every picture as it is, or of some of them mirrored."""
+"""How batches read features: of every image as it is, or of some of them mirrored."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -21,10 +21,10 @@ def read_some_mirrored(
     """Returns features (B, N, F) and the mask of real regions (B, N), reading from each store once at most.
 
     Args:
-        plain: features of the pictures as they are.
-        mirrored: features of the same shape, of the pictures mirrored.
-        ids: the pictures, B of them.
-        turned: (B,), True = this picture is wanted mirrored.
+        plain: features of the images as they are.
+        mirrored: features of the same shape, of the images mirrored.
+        ids: the images, B of them.
+        turned: (B,), True = this image is wanted mirrored.
     """
     if not turned.any():
         return plain.read(ids)

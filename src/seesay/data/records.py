@@ -23,7 +23,7 @@ _SPLIT_FOLDER = re.compile(rf"({SPLIT_WORDS})(20\d\d)?([-_ ]?(images?|set|split)
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A labelled rectangle, in pixels of the picture as stored; (x, y) is its top-left corner."""
+    """A labelled rectangle, in pixels of the image as stored; (x, y) is its top-left corner."""
 
     label: str
     x: float
@@ -34,10 +34,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One picture with its captions.
+    """One image with its captions.
 
     Attributes:
-        id: Names the picture within its data set.
+        id: Names the image within its data set.
         image: A path, a URL, or a member of a file: `archive.tar::member`, `table.parquet::column::row`.
         captions: What people said about it, stripped, never empty.
         split: train, restval, val, test, a name of the data's own, or None where it belongs to none.
@@ -56,12 +56,12 @@ class Annotations:
     """The annotations of a data set, where they came from, and what was wrong with them.
 
     Attributes:
-        items: One annotation a picture (one a split, where a picture is in two).
+        items: One annotation an image (one a split, where an image is in two).
         source: The path that was read, or what made them.
         format: The name of the reader.
         problems: One line a kind of defect, naming the first few cases.
-        missing: Pictures that captions name and nobody can find; they are not in `items`.
-        silent: Pictures without any caption; they are not in `items` either.
+        missing: Images that captions name and nobody can find; they are not in `items`.
+        silent: Images without any caption; they are not in `items` either.
     """
 
     items: tuple[Annotation, ...]
@@ -82,15 +82,15 @@ class Annotations:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits that have pictures, train first."""
+        """The names of the splits that have images, train first."""
         names = {item.split for item in self.items if item.split is not None}
         return tuple(name for name in SPLITS if name in names) + tuple(sorted(names.difference(SPLITS)))
 
     def split(self, name: str) -> "Annotations":
         """Returns the annotations of one split.
 
-        `train` takes in `restval`: the pictures of COCO's validation set that Karpathy's split leaves over
-        are training pictures by convention. A standard split without pictures is empty.
+        `train` takes in `restval`: the images of COCO's validation set that Karpathy's split leaves over
+        are training images by convention. A standard split without images is empty.
 
         Raises:
             DataError: The name is no standard split and none of this data's.
@@ -107,13 +107,13 @@ class Record:
     """What one row, line or entry of a captions file says.
 
     Attributes:
-        image: The picture as written there.
+        image: The image as written there.
         captions: As written, not yet stripped.
         base: The folder that `image` is relative to.
         split: A canonical split name, or None.
-        id: The data's own name for the picture, or None to use `image`.
+        id: The data's own name for the image, or None to use `image`.
         boxes: Labelled rectangles.
-        one_row_a_picture: The row lists all captions, so that its id is the picture's, not the caption's.
+        one_row_a_image: The row lists all captions, so that its id is the image's, not the caption's.
     """
 
     image: str
@@ -122,7 +122,7 @@ class Record:
     split: str | None = None
     id: str | None = None
     boxes: tuple[Box, ...] = ()
-    one_row_a_picture: bool = False
+    one_row_a_image: bool = False
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Reading:
     Attributes:
         records: In the order of the file.
         problems: One line a kind of defect.
-        split_lists: By file name, the split it stands for and the pictures it lists.
+        split_lists: By file name, the split it stands for and the images it lists.
     """
 
     records: list[Record] = field(default_factory=list)

@@ -3,7 +3,7 @@
 A scene holds three to five objects of different colour and shape. The captions speak of the two largest, the
 *target* and the *landmark*, and say how they lie to each other, in five different sentences; smaller
 *distractors* repeat the target's or the landmark's shape or colour, so that a captioner has to bind words to
-places. Everything follows from a seed, and a picture does not depend on how many others are made with it.
+places. Everything follows from a seed, and an image does not depend on how many others are made with it.
 """
 
 import math
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL.PngImagePlugin import PngInfo
 
 from seesay.data.annotations import Annotation, Annotations, Box, write_annotations
-from seesay.data.drawing import Scene, Thing, draw_scene
+from seesay.data.scene_drawing import Scene, Shape, draw_scene
 from seesay.errors import ConfigError, DataError
 from seesay.outputs import PNG_IMAGE, check_file, check_name
 
@@ -28,7 +28,7 @@ COLOURS = {
     "black": (40, 40, 46),
 }
 TEXTURES = ("", "striped", "dotted")  # a plain object's texture is not spoken of
-SIZES = {"large": 0.46, "": 0.34, "small": 0.25, "tiny": 0.17}  # side of an object over the picture's
+SIZES = {"large": 0.46, "": 0.34, "small": 0.25, "tiny": 0.17}  # side of an object over the image's
 _ROLES = (  # sizes of target, landmark and distractors: always descending, so who is who can be seen
     ("large", "", "small"),
     ("large", "", "tiny"),
@@ -53,7 +53,7 @@ _TEMPLATES = {  # a and b: target and landmark; ab: how a lies to b; ba: how b l
     "{b} {ba} {a} {place}": 1,
 }
 _ZONES = ((0.0, 0.37), (0.44, 0.56), (0.63, 1.0))  # near, middle, far: a target's centre lies clearly in one
-_MARGIN = 0.02  # least distance of objects from each other and from the frame, over the picture's side
+_MARGIN = 0.02  # least distance of objects from each other and from the frame, over the image's side
 SMALLEST_SIZE = 48  # below, textures and tiny shapes cannot be told apart
 
 
@@ -66,15 +66,15 @@ def make_scenes(
 
     Args:
         folder: where to; made where absent.
-        train: pictures of the train split; `val` and `test` likewise.
-        val: pictures of the val split.
-        test: pictures of the test split.
+        train: images of the train split; `val` and `test` likewise.
+        val: images of the val split.
+        test: images of the test split.
         seed: the same seed gives the same bytes.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
 
     Raises:
         ConfigError: for numbers that cannot be drawn.
-        DataError: for a folder that holds captions of other pictures.
+        DataError: for a folder that holds captions of other images.
     """
     counts = {"train": train, "val": val, "test": test}
     if size < SMALLEST_SIZE:
@@ -92,8 +92,8 @@ def make_scenes(
     for name in names:
         _, split, index = name.split("-")
         scene = sample_scene(seed, split, int(index))
-        picture, boxes = draw_scene(scene, size)
-        picture.save(images / f"{name}.png", compress_level=2, pnginfo=about)
+        image, boxes = draw_scene(scene, size)
+        image.save(images / f"{name}.png", compress_level=2, pnginfo=about)
         items.append(Annotation(name, str(images / f"{name}.png"), scene.captions, split, boxes))
     annotations = Annotations(tuple(items), source=str(folder), format="jsonl")
     write_annotations(annotations, captions)
@@ -117,17 +117,17 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
     """Returns the scene that belongs to a seed, a split and a number, with its five captions."""
     rng = random.Random(f"seesay scene {seed} {split} {index}")
     while True:
-        things = _sample_things(rng)
+        things = _sample_shapes(rng)
         if things is not None:
             return Scene(things, _write_captions(things[0], things[1], rng), rng.getrandbits(32))
 
 
-def _sample_things(rng: random.Random) -> tuple[Thing, ...] | None:
+def _sample_shapes(rng: random.Random) -> tuple[Shape, ...] | None:
     """Returns the objects of a scene, or None where the places drawn leave no room."""
     target_size, landmark_size, rest = rng.choice(_ROLES)
     kinds = _sample_kinds(rng, 3 + rng.randrange(3))
     sizes = [target_size, landmark_size] + [rest] * (len(kinds) - 2)
-    things: list[Thing] = []
+    things: list[Shape] = []
     for size, (shape, colour) in zip(sizes, kinds, strict=True):
         side = SIZES[size] * rng.uniform(0.95, 1.05)
         for _ in range(40):
@@ -139,7 +139,7 @@ def _sample_things(rng: random.Random) -> tuple[Thing, ...] | None:
         texture = rng.choice(TEXTURES)
         red, green, blue = (min(255, max(0, part + rng.randint(-10, 10))) for part in COLOURS[colour])
         angle, grain = rng.uniform(-0.16, 0.16), rng.uniform(0, math.pi)
-        things.append(Thing(shape, colour, texture, size, x, y, side, angle, grain, (red, green, blue)))
+        things.append(Shape(shape, colour, texture, size, x, y, side, angle, grain, (red, green, blue)))
     return tuple(things)
 
 
@@ -156,7 +156,7 @@ def _sample_kinds(rng: random.Random, count: int) -> list[tuple[str, str]]:
     return kinds
 
 
-def _fits(x: float, y: float, side: float, things: list[Thing]) -> bool:
+def _fits(x: float, y: float, side: float, things: list[Shape]) -> bool:
     """Tells whether a place is free, and for target and landmark one that words describe without doubt."""
     if any(max(abs(x - t.x), abs(y - t.y)) < (side + t.side) / 2 + _MARGIN for t in things):
         return False
@@ -168,7 +168,7 @@ def _fits(x: float, y: float, side: float, things: list[Thing]) -> bool:
     return True
 
 
-def _relation(a: Thing, b: Thing) -> str:
+def _relation(a: Shape, b: Shape) -> str:
     """Returns how a lies to b, along the axis on which they are further apart."""
     if abs(a.x - b.x) > abs(a.y - b.y):
         return "left" if a.x < b.x else "right"
@@ -176,7 +176,7 @@ def _relation(a: Thing, b: Thing) -> str:
 
 
 def _place(x: float, y: float) -> str:
-    """Returns where in the picture a centre lies."""
+    """Returns where in the image a centre lies."""
     column, row = (next(i for i, (_, high) in enumerate(_ZONES) if centre <= high) for centre in (x, y))
     horizontal, vertical = ("left", "", "right")[column], ("top", "", "bottom")[row]
     if horizontal and vertical:
@@ -186,7 +186,7 @@ def _place(x: float, y: float) -> str:
     return f"on the {horizontal}" if horizontal else "in the middle"
 
 
-def _write_captions(a: Thing, b: Thing, rng: random.Random) -> tuple[str, ...]:
+def _write_captions(a: Shape, b: Shape, rng: random.Random) -> tuple[str, ...]:
     """Returns five different sentences about target and landmark."""
     (ab, _), (ba, its) = _RELATIONS[_relation(a, b)], _RELATIONS[_relation(b, a)]
     # Sorting by u ** (1 / weight) draws without replacement, each with a chance that grows with its weight.
@@ -195,7 +195,7 @@ def _write_captions(a: Thing, b: Thing, rng: random.Random) -> tuple[str, ...]:
     return tuple(template.format(**words) for template in order[:5])
 
 
-def _describe(thing: Thing) -> str:
+def _describe(thing: Shape) -> str:
     """Returns a noun phrase with all that sets the object apart."""
     return f"a {thing.label}"  # no size or colour wants "an"
 
@@ -214,14 +214,14 @@ def mentions(caption: str, annotation: Annotation) -> list[tuple[int, Box]]:
     """Returns the word index of every noun of a caption with the box of the object it speaks of.
 
     A noun speaks of an object if the adjectives right before it hold of that object and of no other one of
-    the picture; a noun that fits none or several has no entry. Words are those of `caption.split()`.
+    the image; a noun that fits none or several has no entry. Words are those of `caption.split()`.
     """
     found = ((index, _matches(words, annotation)) for index, words in _noun_phrases(caption))
     return [(index, boxes[0]) for index, boxes in found if len(boxes) == 1]
 
 
 def unfounded_mentions(caption: str, annotation: Annotation) -> list[tuple[int, str]]:
-    """Returns word index and phrase of every object that a caption names and the picture does not show."""
+    """Returns word index and phrase of every object that a caption names and the image does not show."""
     found = _noun_phrases(caption)
     return [(index, " ".join(words)) for index, words in found if not _matches(words, annotation)]
 

@@ -56,8 +56,8 @@ def _split_obstacle(annotations: Annotations, split: str, text: TextConfig, can_
     if any(can_read(item.image) for item in worded):
         return None
     if any(can_read(item.image) for item in items):
-        return f"no {kind} picture that can be read has a caption of words"
-    return f"no {kind} picture can be read"
+        return f"no {kind} image that can be read has a caption of words"
+    return f"no {kind} image can be read"
 
 
 def _has_word(caption: str, rules: Tokenizer) -> bool:

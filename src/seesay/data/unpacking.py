@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from seesay.errors import DownloadError
 
 MAX_FILES = 1_000_000
-MAX_RATIO = 100  # unpacked bytes an archive's byte; text packs to a tenth, pictures not at all
+MAX_RATIO = 100  # unpacked bytes an archive's byte; text packs to a tenth, images not at all
 _CHUNK = 1 << 20
 _LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$)")
 

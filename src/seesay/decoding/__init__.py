@@ -1,8 +1,8 @@
-"""Captions searched for, many pictures at once, over any `Decoder`; `docs/decoding.md` defines every option.
+"""Captions searched for, many images at once, over any `Decoder`; `docs/decoding.md` defines every option.
 
 By role: `engine` (the one function), `rules` and `automaton` (what may be said), `scoring` (a step's scores under
 these), `choosing` (greedy, sampling, beam, groups), `search` (the loop), `stepping` (steps that searches share),
-`finished` (ranking), `distinct` (several captions), `hypothesis` (results), `likely` (what else could have been said),
+`finished` (ranking), `distinct` (several captions), `hypothesis` (results), `top_tokens` (what else could have been said),
 `trace` (the search as a tree), `ensemble` (several decoders as one).
 
 The names are loaded when they are first used: what searches without torch needs `rules`, `distinct` and `hypothesis`.
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seesay.config import DecodingOptions
-    from seesay.decoding.engine import DEFAULT_MAX_LENGTH, decode, draw_captions
+    from seesay.decoding.constraints import TokenConstraints, token_constraints
+    from seesay.decoding.engine import DEFAULT_MAX_LENGTH, decode, sample_captions
     from seesay.decoding.ensemble import EnsembleDecoder
     from seesay.decoding.hypothesis import Hypothesis
-    from seesay.decoding.rules import TokenRules, token_rules
     from seesay.decoding.trace import SearchTrace
 
 _HOMES = {
@@ -25,10 +25,10 @@ _HOMES = {
     "EnsembleDecoder": "seesay.decoding.ensemble",
     "Hypothesis": "seesay.decoding.hypothesis",
     "SearchTrace": "seesay.decoding.trace",
-    "TokenRules": "seesay.decoding.rules",
+    "TokenConstraints": "seesay.decoding.constraints",
     "decode": "seesay.decoding.engine",
-    "draw_captions": "seesay.decoding.engine",
-    "token_rules": "seesay.decoding.rules",
+    "sample_captions": "seesay.decoding.engine",
+    "token_constraints": "seesay.decoding.constraints",
 }
 
 __all__ = [
@@ -37,10 +37,10 @@ __all__ = [
     "EnsembleDecoder",
     "Hypothesis",
     "SearchTrace",
-    "TokenRules",
+    "TokenConstraints",
     "decode",
-    "draw_captions",
-    "token_rules",
+    "sample_captions",
+    "token_constraints",
 ]
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seesay.decoding.rules import Phrase, TokenRules
+from seesay.decoding.constraints import Phrase, TokenConstraints
 from seesay.errors import ConfigError
 
 IMPOSSIBLE = 1 << 30
@@ -52,7 +52,7 @@ class PhraseAutomaton:
         return self.next[states, self.symbol_of[words]]
 
 
-def build_automaton(rules: TokenRules, never: NDArray[np.bool_], device: torch.device) -> PhraseAutomaton | None:
+def build_automaton(rules: TokenConstraints, never: NDArray[np.bool_], device: torch.device) -> PhraseAutomaton | None:
     """Returns the automaton of the rules, None where no phrase or ending has to be minded.
 
     Args:

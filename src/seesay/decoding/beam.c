@@ -1,4 +1,4 @@
-/* One word further with all open hypotheses of some pictures, in one pass over their scores. What is chosen is said in
+/* One word further with all open hypotheses of some images, in one pass over their scores. What is chosen is said in
    `seesay.decoding.search`, whose results these are; beam.py calls this. */
 
 #include "../exponential.h"
@@ -6,21 +6,21 @@
 #define SMALL 32768 /* scores that are read sooner than a second thread has been woken */
 #define NEVER (-__builtin_inff())
 
-/* A search of `pictures` pictures with a beam of `width`. Arrays with a row for each hypothesis are (pictures, width) or
-   (pictures, width, ...); those of open ones stand twice, for steps of even and of odd number, as each step reads one
+/* A search of `images` images with a beam of `width`. Arrays with a row for each hypothesis are (images, width) or
+   (images, width, ...); those of open ones stand twice, for steps of even and of odd number, as each step reads one
    and writes the other. */
 struct search {
-    long long pictures, width, words, limit, least, run, wanted; /* limit, least: of words; run: never said twice */
+    long long images, width, words, limit, least, run, wanted; /* limit, least: of words; run: never said twice */
     long long end, silents, bans;
     const long long *silent, *banned; /* what is no word to be said; what may not be said */
     const float *norms;               /* by which a sum of so many log-probabilities is divided, (limit + 2) */
-    long long *open, *ended;          /* how many hypotheses, (pictures) */
-    float *sums, *log_probs;          /* open: (pictures, width), (2, pictures, width, limit + 1) */
-    long long *tokens;                /* open: (2, pictures, width, limit) */
+    long long *open, *ended;          /* how many hypotheses, (images) */
+    float *sums, *log_probs;          /* open: (images, width), (2, images, width, limit + 1) */
+    long long *tokens;                /* open: (2, images, width, limit) */
     float *scores, *ended_log_probs;
     long long *lengths, *freely, *ended_tokens; /* lengths: of log-probabilities; freely: not cut */
-    float *totals, *best;                       /* scratch: (pictures, width), (pictures, width, width) */
-    long long *which;                           /* scratch: (pictures, width, width) */
+    float *totals, *best;                       /* scratch: (images, width), (images, width, width) */
+    long long *which;                           /* scratch: (images, width, width) */
     long long *lost;                            /* set where this search cannot say what is to be done */
 };
 
@@ -82,7 +82,7 @@ static void greatest(const float *x, long long words, long long count, float *be
 /* Copies the words and log-probabilities of an open hypothesis, with the log-probability of one word more. */
 static void copy(const struct search *s, long long step, long long from, long long *tokens, float *log_probs, float more)
 {
-    long long old = step % 2 * s->pictures * s->width + from;
+    long long old = step % 2 * s->images * s->width + from;
     for (long long word = 0; word < step; word++) {
         tokens[word] = s->tokens[old * s->limit + word];
         log_probs[word] = s->log_probs[old * (s->limit + 1) + word];
@@ -90,10 +90,10 @@ static void copy(const struct search *s, long long step, long long from, long lo
     log_probs[step] = more;
 }
 
-static void put_away(const struct search *s, long long picture, long long step, long long from, float sum, float more,
+static void put_away(const struct search *s, long long image, long long step, long long from, float sum, float more,
                      long long freely)
 {
-    long long to = picture * s->width + s->ended[picture]++;
+    long long to = image * s->width + s->ended[image]++;
     copy(s, step, from, s->ended_tokens + to * s->limit, s->ended_log_probs + to * (s->limit + 1), more);
     s->scores[to] = sum / s->norms[step + 1];
     s->lengths[to] = step + 1;
@@ -101,10 +101,10 @@ static void put_away(const struct search *s, long long picture, long long step, 
 }
 
 /* The score that one of the best `wanted` captions has to beat. */
-static float to_beat(const struct search *s, long long picture)
+static float to_beat(const struct search *s, long long image)
 {
-    const float *scores = s->scores + picture * s->width;
-    long long count = s->ended[picture];
+    const float *scores = s->scores + image * s->width;
+    long long count = s->ended[image];
     for (long long each = 0; each < count; each++) {
         long long better = 0, equal = 0;
         for (long long other = 0; other < count; other++) {
@@ -117,10 +117,10 @@ static float to_beat(const struct search *s, long long picture)
     return NEVER;
 }
 
-static void advance_picture(const struct search *s, long long picture, long long step, long long *words,
+static void advance_image(const struct search *s, long long image, long long step, long long *words,
                             long long *parents)
 {
-    long long first = picture * s->width, places = s->width - s->ended[picture], rows = s->open[picture], found = 0;
+    long long first = image * s->width, places = s->width - s->ended[image], rows = s->open[image], found = 0;
     float *sums = s->sums + first, chosen[places + 1], chances[places + 1];
     for (long long row = 0; row < rows; row++)
         for (long long rank = 0; rank < places; rank++) {
@@ -143,13 +143,13 @@ static void advance_picture(const struct search *s, long long picture, long long
             words[place] = s->which[at];
             parents[place] = row;
         }
-    if (!found && !s->ended[picture])
+    if (!found && !s->ended[image])
         *s->lost = 1; /* none can go on, and none has ended */
     for (long long place = 0; place < found; place++)
         if (words[place] == s->end)
-            put_away(s, picture, step, first + parents[place], chosen[place], chances[place], 1);
-    float least = to_beat(s, picture);
-    long long open = 0, next = (step + 1) % 2 * s->pictures * s->width + first;
+            put_away(s, image, step, first + parents[place], chosen[place], chances[place], 1);
+    float least = to_beat(s, image);
+    long long open = 0, next = (step + 1) % 2 * s->images * s->width + first;
     for (long long place = 0; place < found; place++) {
         if (words[place] == s->end || chosen[place] / s->norms[s->limit + 1] <= least)
             continue;
@@ -160,12 +160,12 @@ static void advance_picture(const struct search *s, long long picture, long long
         parents[open] = parents[place];
         sums[open++] = chosen[place];
     }
-    s->open[picture] = s->ended[picture] < s->width ? open : 0;
+    s->open[image] = s->ended[image] < s->width ? open : 0;
     for (; open < s->width; open++) /* rows that are computed beside others and not looked at */
         words[open] = s->end, parents[open] = 0;
 }
 
-/* scores (count, rows, words), written over, of the hypotheses of pictures `image` (count), which have said `step` words.
+/* scores (count, rows, words), written over, of the hypotheses of images `image` (count), which have said `step` words.
    Writes the words that are said next, and the rows that say them, both (count, width). */
 void advance(struct search *s, float *scores, const long long *image, long long count, long long rows, long long step,
              long long *words, long long *parents)
@@ -174,28 +174,28 @@ void advance(struct search *s, float *scores, const long long *image, long long 
     {
 #pragma omp for schedule(static)
         for (long long job = 0; job < count * rows; job++) {
-            long long picture = image[job / rows], row = job % rows, at = picture * s->width + row;
-            if (row >= s->open[picture])
+            long long image = image[job / rows], row = job % rows, at = image * s->width + row;
+            if (row >= s->open[image])
                 continue;
             float *x = scores + job * s->words;
             s->totals[at] = log_sum(s, x);
             if (!is_number(s->totals[at]))
                 *s->lost = 1;
-            bar(s, x, s->tokens + (step % 2 * s->pictures * s->width + at) * s->limit, step);
-            greatest(x, s->words, s->width - s->ended[picture], s->best + at * s->width, s->which + at * s->width);
+            bar(s, x, s->tokens + (step % 2 * s->images * s->width + at) * s->limit, step);
+            greatest(x, s->words, s->width - s->ended[image], s->best + at * s->width, s->which + at * s->width);
         }
 #pragma omp for schedule(static)
         for (long long job = 0; job < count; job++)
-            advance_picture(s, image[job], step, words + job * s->width, parents + job * s->width);
+            advance_image(s, image[job], step, words + job * s->width, parents + job * s->width);
     }
 }
 
-/* Ends the hypotheses of pictures that have as many words as they may. */
+/* Ends the hypotheses of images that have as many words as they may. */
 void close_all(struct search *s, float *scores, const long long *image, long long count, long long rows)
 {
     for (long long job = 0; job < count; job++) {
-        long long picture = image[job], first = picture * s->width;
-        for (long long row = 0; row < s->open[picture]; row++) {
+        long long image = image[job], first = image * s->width;
+        for (long long row = 0; row < s->open[image]; row++) {
             float *x = scores + (job * rows + row) * s->words, total = log_sum(s, x), chance = x[s->end] - total;
             long long likeliest = -1;
             float top;
@@ -203,10 +203,10 @@ void close_all(struct search *s, float *scores, const long long *image, long lon
             if (!is_number(total))
                 *s->lost = 1;
             else if (is_number(chance))
-                put_away(s, picture, s->limit, first + row, s->sums[first + row] + chance, chance, likeliest == s->end);
+                put_away(s, image, s->limit, first + row, s->sums[first + row] + chance, chance, likeliest == s->end);
         }
-        if (!s->ended[picture])
+        if (!s->ended[image])
             *s->lost = 1;
-        s->open[picture] = 0;
+        s->open[image] = 0;
     }
 }

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from seesay.compiled import compiled
 from seesay.config import DecodingOptions
-from seesay.decoding.frontier import parts_of
+from seesay.decoding.beam_state import parts_of
+from seesay.decoding.constraints import TokenConstraints
 from seesay.decoding.hypothesis import Hypothesis, Result
-from seesay.decoding.rules import TokenRules
-from seesay.decoding.scoring import silent_tokens, single_bans, widened
+from seesay.decoding.logits_processing import single_bans, suppressed_tokens, widened
 from seesay.decoding.stepping import CHECK_EVERY, StepInput, Steps, least_saved
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, START_ID
 
 _SOURCE = Path(__file__).with_name("beam.c")
-_SIZES = ("pictures", "width", "words", "limit", "least", "run", "wanted", "end", "silents", "bans")
+_SIZES = ("images", "width", "words", "limit", "least", "run", "wanted", "end", "silents", "bans")
 _ARRAYS = (
     *("silent", "banned", "norms", "open", "ended", "sums", "log_probs", "tokens"),
     *("scores", "ended_log_probs", "lengths", "freely", "ended_tokens", "totals", "best", "which", "lost"),
@@ -35,7 +35,7 @@ class _Struct(ctypes.Structure):
 
 
 class _Part(NamedTuple):
-    """Pictures whose hypotheses are fed together.
+    """Images whose hypotheses are fed together.
 
     Attributes:
         images: their numbers in the batch, (b,).
@@ -51,24 +51,24 @@ class _Part(NamedTuple):
 class CompiledBeam:
     """`Search` for the options that need no more than scores and words, with one call for a word of all hypotheses.
 
-    A step of `Search` is some eighty operations on tensors, which for one picture take longer than the decoder's
+    A step of `Search` is some eighty operations on tensors, which for one image take longer than the decoder's
     products. The hypotheses it finds are the same but for the rounding of their log-probabilities.
 
     Args:
         library: beam.c.
         options: for which `compiled_beam` gives a search.
         rules: the same.
-        images: how many pictures B.
+        images: how many images B.
     """
 
-    def __init__(self, library: ctypes.CDLL, options: DecodingOptions, rules: TokenRules, images: int) -> None:
+    def __init__(self, library: ctypes.CDLL, options: DecodingOptions, rules: TokenConstraints, images: int) -> None:
         self._library = library
         beam, limit = options.strategy == "beam", options.max_length
         width, penalty = (options.beam_size, options.length_penalty) if beam else (1, 0.0)
         rows, wide, whole = (images, width), (images, width, width), (images, width, limit + 1)
         # As large as a step's arrays, but for the two halves that steps read and write in turn.
         self._arrays: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
-            "silent": np.array(silent_tokens(options.allow_unk), np.int64),
+            "silent": np.array(suppressed_tokens(options.allow_unk), np.int64),
             "banned": np.array(single_bans(rules), np.int64),
             "norms": np.array([1.0, *(count**penalty for count in range(1, limit + 2))], np.float32),
             "open": np.ones(images, np.int64),
@@ -87,14 +87,22 @@ class CompiledBeam:
             "lost": np.zeros(1, np.int64),
         }
         silents, bans = len(self._arrays["silent"]), len(self._arrays["banned"])
-        sizes = (images, width, 0, limit, options.min_length, options.block_ngrams, options.num_captions)
+        sizes = (
+            images,
+            width,
+            0,
+            limit,
+            options.min_length,
+            options.no_repeat_ngram_size,
+            options.num_return_sequences,
+        )
         self._struct = _Struct(*sizes, END_ID, silents, bans, *(self._arrays[name].ctypes.data for name in _ARRAYS))
         self._images, self._width, self._limit = images, width, limit
 
     def steps(self, state: DecoderState) -> Steps[list[Result] | None]:
-        """Asks for the decoder's steps, from its first state on; returns each picture's hypotheses, best first.
+        """Asks for the decoder's steps, from its first state on; returns each image's hypotheses, best first.
 
-        None where the decoder's scores are not of a kind that C reads, where one is no number, or where a picture's
+        None where the decoder's scores are not of a kind that C reads, where one is no number, or where an image's
         hypotheses can neither go on nor end: `Search` knows what to do then.
         """
         pending = [(0, _Part(np.arange(self._images), state, torch.full((self._images, 1), START_ID, device="cpu")))]
@@ -136,7 +144,7 @@ class CompiledBeam:
         return banned or words <= max(END_ID, *self._arrays["silent"])
 
     def _advance(self, part: _Part, output: StepOutput, step: int) -> _Part:
-        """Returns the pictures one word on; without hypotheses where all have ended."""
+        """Returns the images one word on; without hypotheses where all have ended."""
         logits = self._scores(output)
         if self._lost:
             return part
@@ -149,7 +157,7 @@ class CompiledBeam:
         return _Part(part.images, output.state.pick(parents[:, :left]), words[:, :left])
 
     def _apart(self, part: _Part) -> list[_Part]:
-        """Returns the pictures that are not done, in parts with as many open hypotheses."""
+        """Returns the images that are not done, in parts with as many open hypotheses."""
         places = {int(image): place for place, image in enumerate(part.images)}
         open_rows = {image: int(rows) for image, rows in zip(places, self._arrays["open"][part.images], strict=True)}
         parts = parts_of({image: rows for image, rows in open_rows.items() if rows}, least_saved(part.words.device))
@@ -190,11 +198,11 @@ class CompiledBeam:
 
 
 def compiled_beam(
-    options: DecodingOptions, rules: TokenRules, memory: Tensor, *, keep_attention: bool, traced: bool
+    options: DecodingOptions, rules: TokenConstraints, memory: Tensor, *, keep_attention: bool, traced: bool
 ) -> CompiledBeam | None:
-    """Returns the compiled search of pictures with some memory (B, N, D), or None where `Search` has to do it."""
-    greedy = options.strategy == "greedy" and options.num_captions == 1
-    beam = options.strategy == "beam" and options.beam_groups == 1
+    """Returns the compiled search of images with some memory (B, N, D), or None where `Search` has to do it."""
+    greedy = options.strategy == "greedy" and options.num_return_sequences == 1
+    beam = options.strategy == "beam" and options.num_beam_groups == 1
     more = keep_attention or traced or options.repetition_penalty > 1
     phrases = rules.required or rules.no_end_after or any(len(phrase) > 1 for phrase in rules.banned)
     here = memory.device.type == "cpu" and memory.dtype != torch.float64

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from seesay.config import DecodingOptions
 from seesay.decoding.beam import compiled_beam
-from seesay.decoding.distinct import different, widened
+from seesay.decoding.constraints import TokenConstraints, check_repeats
+from seesay.decoding.deduplicate import different, widened
 from seesay.decoding.hypothesis import Hypothesis, Result
-from seesay.decoding.rules import TokenRules, check_repeats
 from seesay.decoding.search import Search
 from seesay.decoding.stepping import Steps, run_alone
 from seesay.decoding.trace import SearchTrace
@@ -30,15 +30,15 @@ def decode(
     memory_mask: Tensor | None = None,
     options: DecodingOptions | None = None,
     *,
-    rules: TokenRules | None = None,
+    rules: TokenConstraints | None = None,
     keys: Sequence[str] | None = None,
     keep_attention: bool = False,
     trace: SearchTrace | None = None,
 ) -> list[list[Hypothesis]]:
-    """Returns `options.num_captions` hypotheses of each picture that say different things, best first.
+    """Returns `options.num_return_sequences` hypotheses of each image that say different things, best first.
 
     Greedy decoding's own caption, and in sampling the first drawn, come before better ones, so that the first is the
-    same however many are asked for. There is always one. Warnings are logged, each with one of the pictures, where
+    same however many are asked for. There is always one. Warnings are logged, each with one of the images, where
     there are fewer than asked for though the search was made wider, where the rules could not be kept, and where
     scores are no finite numbers.
 
@@ -47,16 +47,16 @@ def decode(
         memory: (B, N, D).
         memory_mask: (B, N), True = may attend; None = all.
         options: how to search; None = greedy.
-        rules: the options' words and phrases in ids, from `token_rules`, or one's own.
-        keys: a name a picture, from which sampling draws its randomness, so that a picture's caption does not
+        rules: the options' words and phrases in ids, from `token_constraints`, or one's own.
+        keys: a name an image, from which sampling draws its randomness, so that an image's caption does not
             depend on the others of its batch; None = the place in the batch.
         keep_attention: gather where each word looked.
         trace: told of every candidate of the (first) search.
 
     Raises:
         ConfigError: words are banned or required but no rules are given, or the rules cannot be kept; or there are
-            not as many keys as pictures.
-        DataError: a picture has no region to look at.
+            not as many keys as images.
+        DataError: an image has no region to look at.
     """
     with torch.inference_mode():
         steps = searching(
@@ -78,7 +78,7 @@ def searching(
     memory_mask: Tensor | None,
     options: DecodingOptions | None,
     *,
-    rules: TokenRules | None,
+    rules: TokenConstraints | None,
     keys: Sequence[str] | None,
     keep_attention: bool,
     trace: SearchTrace | None = None,
@@ -86,7 +86,7 @@ def searching(
     """Asks for the steps of the search that `decode` is, and returns what it returns; to be run in inference mode.
 
     Args:
-        begin: gives the decoder's state of these pictures before the start token.
+        begin: gives the decoder's state of these images before the start token.
         memory: (B, N, D).
         memory_mask: (B, N), True = may attend; None = all.
         options: as of `decode`, like all that follow.
@@ -102,15 +102,15 @@ def searching(
     options = options or DecodingOptions()
     options = replace(options, max_length=options.max_length or max(DEFAULT_MAX_LENGTH, options.min_length))
     if rules is None:
-        if options.ban or options.require or options.complete_endings:
+        if options.bad_words or options.force_words or options.complete_endings:
             raise ConfigError(
-                "decoding.ban, require and complete_endings are words; give decode rules=token_rules(...)"
+                "decoding.bad_words, require and complete_endings are words; give decode rules=token_constraints(...)"
             )
-        rules = TokenRules()
+        rules = TokenConstraints()
     _check(options, rules)
     names = list(keys) if keys is not None else [str(place) for place in range(len(memory))]
     if len(names) != len(memory):
-        raise ConfigError(f"{len(names)} keys were given for {len(memory)} pictures; decode needs one for each")
+        raise ConfigError(f"{len(names)} keys were given for {len(memory)} images; decode needs one for each")
     if not names:
         return []
     _check_regions(memory, memory_mask, names)
@@ -126,10 +126,10 @@ def searching(
             return found
 
 
-def draw_captions(
+def sample_captions(
     decoder: Decoder, memory: Tensor, memory_mask: Tensor | None, options: DecodingOptions, draws: Tensor
 ) -> list[list[Hypothesis]]:
-    """Returns the captions that sampling draws of each picture, in their order, equal ones too.
+    """Returns the captions that sampling draws of each image, in their order, equal ones too.
 
     For training by reward and the like; `decode` gives what differs.
 
@@ -137,10 +137,10 @@ def draw_captions(
         decoder: anything with `init_state` and `step`.
         memory: (B, N, D).
         memory_mask: (B, N), True = may attend; None = all.
-        options: `strategy` "sample", `num_captions` and `max_length` above all; words of its own are not asked for.
-        draws: uniform numbers in 0..1, (B, num_captions, max_length + 1), which decide all.
+        options: `strategy` "sample", `num_return_sequences` and `max_length` above all; words of its own are not asked for.
+        draws: uniform numbers in 0..1, (B, num_return_sequences, max_length + 1), which decide all.
     """
-    search = Search(options, TokenRules(), memory, draws, keep_attention=False, trace=None)
+    search = Search(options, TokenConstraints(), memory, draws, keep_attention=False, trace=None)
     with torch.inference_mode():
         results = run_alone(decoder, search.steps(decoder.init_state(memory, memory_mask), len(memory)))
     # A draw whose scores are no numbers has nothing that could be ranked.
@@ -148,7 +148,7 @@ def draw_captions(
     found = []
     for result in results:
         by_row = dict(zip(result.rows, result.hypotheses, strict=True))
-        found.append([by_row.get(row, lost) for row in range(options.num_captions)])
+        found.append([by_row.get(row, lost) for row in range(options.num_return_sequences)])
     return found
 
 
@@ -159,12 +159,12 @@ class _Job:
     memory: Tensor
     state: DecoderState
     options: DecodingOptions
-    rules: TokenRules
+    rules: TokenConstraints
     names: list[str]
     keep_attention: bool
 
     def search(self, images: list[int], widening: int, trace: SearchTrace | None) -> Steps[list[Result]]:
-        """Returns all hypotheses that a search of some pictures ends in, 2 ** widening times as wide as asked."""
+        """Returns all hypotheses that a search of some images ends in, 2 ** widening times as wide as asked."""
         options, memory, state = self.options, self.memory, self.state
         if widening:
             chosen = torch.tensor(images, device=memory.device)
@@ -182,28 +182,28 @@ class _Job:
         return (yield from search.steps(state, len(memory)))
 
 
-def _check(options: DecodingOptions, rules: TokenRules) -> None:
+def _check(options: DecodingOptions, rules: TokenConstraints) -> None:
     """Refuses rules that the options' way of searching cannot keep."""
-    if rules.required and (options.strategy != "beam" or options.beam_groups > 1):
+    if rules.required and (options.strategy != "beam" or options.num_beam_groups > 1):
         raise ConfigError("required words need a beam search without groups; add --strategy beam")
-    check_repeats(rules, options.block_ngrams)
+    check_repeats(rules, options.no_repeat_ngram_size)
 
 
 def _check_regions(memory: Tensor, mask: Tensor | None, names: Sequence[str]) -> None:
-    """Refuses pictures of which there is nothing to look at, whose scores would be no numbers."""
+    """Refuses images of which there is nothing to look at, whose scores would be no numbers."""
     seen = [memory.shape[1] > 0] * len(names) if mask is None else mask.any(1).view(len(names), -1).all(1).tolist()
     if not all(seen):
         raise DataError(
-            f"{seen.count(False)} of {len(seen)} pictures have no region to look at, "
+            f"{seen.count(False)} of {len(seen)} images have no region to look at, "
             f"such as {names[seen.index(False)]}; leave them out, or mend memory_mask (True = may attend)"
         )
 
 
 def _uniform_draws(names: Sequence[str], options: DecodingOptions, device: torch.device) -> Tensor:
-    """Returns uniform numbers (B, num_captions, max_length + 1) that depend on the seed, name and place alone."""
+    """Returns uniform numbers (B, num_return_sequences, max_length + 1) that depend on the seed, name and place alone."""
     rows = []
     for name in names:
-        for place in range(options.num_captions):
+        for place in range(options.num_return_sequences):
             # The n-th draw is the same however many there are.
             text = f"{options.sampling_seed}\n{name}" + (f"\n{place}" if place else "")
             generator = torch.Generator().manual_seed(
@@ -212,4 +212,4 @@ def _uniform_draws(names: Sequence[str], options: DecodingOptions, device: torch
             rows.append(torch.rand(options.max_length + 1, generator=generator, dtype=torch.float64))
     # In float64, which Apple's devices do not have.
     kind = torch.float32 if device.type == "mps" else torch.float64
-    return torch.stack(rows).view(len(names), options.num_captions, -1).to(device, kind)
+    return torch.stack(rows).view(len(names), options.num_return_sequences, -1).to(device, kind)

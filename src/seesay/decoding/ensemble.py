@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seesay.decoding.frontier import surely_none
-from seesay.decoding.scoring import widened
+from seesay.decoding.beam_state import surely_none
+from seesay.decoding.logits_processing import widened
 from seesay.errors import ConfigError
 from seesay.models.protocol import Decoder, DecoderState, StepOutput
 

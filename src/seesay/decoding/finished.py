@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from seesay.decoding.choosing import greatest
-from seesay.decoding.frontier import History
+from seesay.decoding.beam_state import TokenHistory
 from seesay.decoding.hypothesis import FAILED, Hypothesis, Result
+from seesay.decoding.selection import stable_topk
 from seesay.tokenizer import PAD_ID
 
 
 class Finished:
-    """The best that have ended of every picture, (B, P), best first.
+    """The best that have ended of every image, (B, P), best first.
 
     Args:
         images: B.
@@ -38,14 +38,14 @@ class Finished:
         images: Tensor,
         rank: Tensor,
         score: Tensor,
-        history: History,
+        history: TokenHistory,
         finished: Tensor,
         rows: Tensor | None = None,
     ) -> None:
-        """Merges hypotheses (b, k) of the pictures `images` (b,).
+        """Merges hypotheses (b, k) of the images `images` (b,).
 
         Args:
-            images: numbers of the pictures.
+            images: numbers of the images.
             rank: what they are ordered by, (b, k); -inf = not one.
             score: their scores.
             history: their tokens, without the end, and log-probabilities, with the end's.
@@ -69,7 +69,7 @@ class Finished:
                 )
         if self.distinct:
             rank = rank.masked_fill(self._known(images, rank, new), float("-inf"))
-        best, place = greatest(torch.cat([self.rank[images], rank], 1), self.size)  # of equals what came first
+        best, place = stable_topk(torch.cat([self.rank[images], rank], 1), self.size)  # of equals what came first
         self.rank[images] = best
         batch = torch.arange(len(images), device=rank.device)[:, None]
         for name, value in new.items():
@@ -90,7 +90,7 @@ class Finished:
         return self.rank[:, count - 1]
 
     def collect(self) -> list[Result]:
-        """Returns the hypotheses of every picture."""
+        """Returns the hypotheses of every image."""
         columns = {name: tensor.cpu() for name, tensor in self.entries.items()}
         attention = columns.pop("attention", None)
         rows = {name: tensor.tolist() for name, tensor in columns.items()}

@@ -35,7 +35,7 @@ class Hypothesis:
 
 
 class Result(NamedTuple):
-    """What a search gives of one picture.
+    """What a search gives of one image.
 
     Attributes:
         hypotheses: best first; at least one.

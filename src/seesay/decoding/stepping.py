@@ -82,8 +82,8 @@ def run_together(
 class _SharedSteps:
     """Steps of one decoder for several searches at a time.
 
-    What depends on the picture alone is the same in every step, so that it is put together anew only when other
-    pictures take part.
+    What depends on the image alone is the same in every step, so that it is put together anew only when other
+    images take part.
     """
 
     def __init__(self, decoder: Decoder) -> None:

@@ -10,9 +10,9 @@ from seesay.config import DecodingOptions
 from seesay.tokenizer import END_ID
 
 if TYPE_CHECKING:
-    from seesay.decoding.choosing import Choice
-    from seesay.decoding.frontier import Frontier
-    from seesay.decoding.scoring import Scores
+    from seesay.decoding.beam_state import BeamState
+    from seesay.decoding.logits_processing import Scores
+    from seesay.decoding.selection import Choice
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Candidate:
     """One continuation that a search looked at.
 
     Attributes:
-        parent: number of the candidate it continues, in the picture's list; -1 = the start.
+        parent: number of the candidate it continues, in the image's list; -1 = the start.
         step: how many words come before it.
         token: the word, or the end.
         log_prob: the model's natural log-probability of the word.
@@ -44,30 +44,30 @@ class Candidate:
 
 
 class SearchTrace:
-    """Collects the candidates of a search, a list a picture; give it to `decode`.
+    """Collects the candidates of a search, a list an image; give it to `decode`.
 
     Looking on costs time, as the device waits in every step.
 
     Attributes:
-        pictures: number of the picture in the batch -> its candidates, parents before children.
+        images: number of the image in the batch -> its candidates, parents before children.
     """
 
     def __init__(self) -> None:
-        self.pictures: dict[int, list[Candidate]] = {}
+        self.images: dict[int, list[Candidate]] = {}
 
-    def note(self, frontier: "Frontier", scores: "Scores", choice: "Choice", options: DecodingOptions) -> Tensor:
+    def note(self, beam_state: "BeamState", scores: "Scores", choice: "Choice", options: DecodingOptions) -> Tensor:
         """Adds a step's candidates; returns the numbers, (b, K), of those that were kept, -1 for empty places."""
-        assert frontier.nodes is not None
-        width = options.beam_size if options.strategy == "beam" else max(3, options.num_captions)
+        assert beam_state.nodes is not None
+        width = options.beam_size if options.strategy == "beam" else max(3, options.num_return_sequences)
         values, words = scores.choice.topk(min(width, scores.choice.shape[-1]), dim=-1)
-        totals = (frontier.sums[..., None] + values - scores.total).tolist()
+        totals = (beam_state.sums[..., None] + values - scores.total).tolist()
         probs = (scores.model.gather(-1, words) - scores.total).tolist()
         chosen_probs = scores.log_probs(choice.words, choice.parents).tolist()
         parents, sums, said = choice.parents.tolist(), choice.sums.tolist(), choice.words.tolist()
-        rows = zip(frontier.images.tolist(), frontier.nodes.tolist(), words.tolist(), strict=True)
+        rows = zip(beam_state.images.tolist(), beam_state.nodes.tolist(), words.tolist(), strict=True)
         numbers = []
-        for place, (image, nodes, likely) in enumerate(rows):
-            found = self.pictures.setdefault(image, [])
+        for place, (image, nodes, top_tokens) in enumerate(rows):
+            found = self.images.setdefault(image, [])
             kept: dict[tuple[int, int], int] = {}
             line = []
             for row, word, total, prob in zip(
@@ -78,21 +78,21 @@ class SearchTrace:
                     continue
                 kept[row, word] = len(found)
                 line.append(len(found) + 1)
-                found.append(Candidate(nodes[row] - 1, frontier.step, word, prob, total, True))
-            for row, options_of_row in enumerate(likely):
+                found.append(Candidate(nodes[row] - 1, beam_state.step, word, prob, total, True))
+            for row, options_of_row in enumerate(top_tokens):
                 for word, total, prob in zip(options_of_row, totals[place][row], probs[place][row], strict=True):
                     if total > float("-inf") and (row, word) not in kept:
-                        found.append(Candidate(nodes[row] - 1, frontier.step, word, prob, total, False))
+                        found.append(Candidate(nodes[row] - 1, beam_state.step, word, prob, total, False))
             numbers.append(line)
-        return torch.tensor(numbers, device=frontier.nodes.device)
+        return torch.tensor(numbers, device=beam_state.nodes.device)
 
-    def note_end(self, frontier: "Frontier", scores: "Scores", sums: Tensor) -> None:
+    def note_end(self, beam_state: "BeamState", scores: "Scores", sums: Tensor) -> None:
         """Adds the ends that the maximum length brought about; sums (b, R), -inf = none."""
-        assert frontier.nodes is not None
+        assert beam_state.nodes is not None
         probs = scores.end_log_probs().tolist()
-        rows = zip(frontier.images.tolist(), frontier.nodes.tolist(), sums.tolist(), probs, strict=True)
+        rows = zip(beam_state.images.tolist(), beam_state.nodes.tolist(), sums.tolist(), probs, strict=True)
         for image, nodes, totals, ends in rows:
-            found = self.pictures.setdefault(image, [])
+            found = self.images.setdefault(image, [])
             for node, total, prob in zip(nodes, totals, ends, strict=True):
                 if total > float("-inf"):
-                    found.append(Candidate(node - 1, frontier.step, END_ID, prob, total, True, forced=True))
+                    found.append(Candidate(node - 1, beam_state.step, END_ID, prob, total, True, forced=True))

@@ -1,11 +1,11 @@
-"""The captions that a run gives the pictures of a split, from stored features or from the files."""
+"""The captions that a run gives the images of a split, from stored features or from the files."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from seesay.captioner import Caption, Captioner
+from seesay.captioner import Caption, TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError, ImageError
@@ -17,14 +17,14 @@ _BATCH = 64
 
 
 def caption_split(
-    captioner: Captioner,
+    captioner: TrainedCaptioner,
     items: Sequence[Annotation],
     source: JoinedStores | None,
     options: DecodingOptions,
     *,
     attention: bool = False,
 ) -> tuple[dict[str, Caption], list[str]]:
-    """Returns the captions of pictures by id, from stored features or from the files, and unreadable ones."""
+    """Returns the captions of images by id, from stored features or from the files, and unreadable ones."""
     captions: dict[str, Caption] = {}
     problems = []
     if source is None:
@@ -51,14 +51,14 @@ def caption_split(
 
 
 def feature_source(
-    captioner: Captioner,
+    captioner: TrainedCaptioner,
     items: Sequence[Annotation],
     data: str | Path,
     folder: str | Path,
     stores: Sequence[str | Path],
     progress: Progress | None,
 ) -> JoinedStores | None:
-    """Returns where features are read, None where pictures pass through a run's own encoder."""
+    """Returns where features are read, None where images pass through a run's own encoder."""
     run, encoder = captioner.run, captioner.model.encoder
     if stores:
         plain, _ = part_stores([FeatureStore(path) for path in stores])  # what training was given may be given again
@@ -71,6 +71,6 @@ def feature_source(
     if run.config.encoder.encoder_training != "cached":
         return None
     path = store_path(folder, data, encoder)
-    pictures = {item.id: item.image for item in items}
-    extract_features(pictures, encoder, path, device=str(captioner.device), progress=progress)
+    images = {item.id: item.image for item in items}
+    extract_features(images, encoder, path, device=str(captioner.device), progress=progress)
     return JoinedStores([FeatureStore(path)])

@@ -1,4 +1,4 @@
-"""Systems against each other on the same pictures: which differences are real, and where they differ most."""
+"""Systems against each other on the same images: which differences are real, and where they differ most."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ COMPARISON = FolderKind(
     "comparison", ("comparison.html", "comparison.json"), signature=("comparison.json", b'"against_the_first": ')
 )
 SHOWN = 5
-"""Pictures shown of those where a system gains or loses most."""
+"""Images shown of those where a system gains or loses most."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class System:
 
     Attributes:
         name: as it was given.
-        items: the pictures with their references.
-        predictions: caption by picture id.
+        items: the images with their references.
+        predictions: caption by image id.
         scores: computed anew.
-        split: which pictures they are.
+        split: which images they are.
         signature: that of the evaluation it comes from.
         missing: why a score that was asked for is absent.
     """
@@ -57,10 +57,10 @@ class Comparison:
     """What sets systems apart from the first of them.
 
     Attributes:
-        systems: in the order given, on the same pictures in the same order.
+        systems: in the order given, on the same images in the same order.
         differences: for each system but the first, by score.
-        ranked_by: the score by which single pictures are compared.
-        apart: for each system but the first, the pictures it gains most on and those it loses most on.
+        ranked_by: the score by which single images are compared.
+        apart: for each system but the first, the images it gains most on and those it loses most on.
         draws: bootstrap draws of the intervals and p-values.
     """
 
@@ -89,7 +89,7 @@ class Comparison:
         """Returns what `comparison.json` holds."""
         first, *others = self.systems
         return {
-            "pictures": len(first.items),
+            "images": len(first.items),
             "bootstrap": {"draws": self.draws, "seed": SEED},
             "systems": [
                 {"name": system.name, "signature": system.signature, "scores": system.scores.corpus}
@@ -119,13 +119,13 @@ def compare(
     draws: int = DRAWS,
     columns: ColumnNames = USUAL_NAMES,
 ) -> Comparison:
-    """Returns how systems differ from the first one, by a paired bootstrap over the pictures.
+    """Returns how systems differ from the first one, by a paired bootstrap over the images.
 
     Args:
         names: two or more of: run folders that were evaluated, folders or `per_image.parquet` of evaluations,
             files of predictions (these need `data`).
         data: the annotations that files of predictions are scored against.
-        split: which pictures; None = those that were evaluated, for files of predictions see `read_subject`.
+        split: which images; None = those that were evaluated, for files of predictions see `read_eval_split`.
         tokenization: of files of predictions; evaluations keep theirs. None = that of the evaluations beside them,
             else ptb.
         metrics: which scores; see `score_captions`.
@@ -133,7 +133,7 @@ def compare(
         columns: columns of tables in `data` with names that are not usual.
 
     Raises:
-        DataError: one of them was not evaluated yet, or they are not of the same pictures and references.
+        DataError: one of them was not evaluated yet, or they are not of the same images and references.
     """
     if len(names) < 2:
         raise DataError("name at least two systems to compare")
@@ -244,16 +244,16 @@ def _predicted(path: Path, data: str | Path | None, options: _Options) -> System
 
 
 def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
-    """Returns a system with its pictures in the order of the first one's.
+    """Returns a system with its images in the order of the first one's.
 
     Raises:
-        DataError: the pictures or their references are others, or captions were cut into words in another way.
+        DataError: the images or their references are others, or captions were cut into words in another way.
     """
     ids = {item.id for item in first.items}
     other = {item.id: item for item in system.items}
     if different := sorted(ids ^ other.keys()):
         raise DataError(
-            f"{system.name} and {first.name} are not of the same pictures: {len(different)} are in one only, "
+            f"{system.name} and {first.name} are not of the same images: {len(different)} are in one only, "
             f"such as {different[0]}"
         )
     if system.split != first.split:
@@ -265,7 +265,7 @@ def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
         )
     for item in first.items:
         if sorted(item.captions) != sorted(other[item.id].captions):
-            raise DataError(f"{system.name} and {first.name} have other references of picture {item.id}")
+            raise DataError(f"{system.name} and {first.name} have other references of image {item.id}")
     if system.scores.ids == first.scores.ids:
         return system
     texts = [system.predictions[item.id] for item in first.items]
@@ -275,7 +275,7 @@ def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
 
 
 def _apart(first: System, system: System, name: str) -> tuple[list[str], list[str]]:
-    """Returns the pictures on which a system gains most over the first one, and those on which it loses most."""
+    """Returns the images on which a system gains most over the first one, and those on which it loses most."""
     change = system.scores.per_image[name] - first.scores.per_image[name]
     order = np.argsort(-change, kind="stable")
     ids = first.scores.ids

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seesay.data.readers.pictures import is_picture_name
+from seesay.data.readers.images import is_image_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.files import unescape_name
@@ -31,7 +31,7 @@ def has_predictions(path: Path) -> bool:
 def read_predictions(path: Path) -> dict[str, str]:
     """Returns caption by image id of JSON (COCO results), JSONL, CSV, TSV or Parquet, or of a folder of Parquet files.
 
-    Of several captions per image, as `seesay caption --num-captions` writes them, it is the first.
+    Of several captions per image, as `seesay caption --num-return-sequences` writes them, it is the first.
 
     Raises:
         DataError: the file cannot be read, has no such fields, or names an image twice.
@@ -50,7 +50,7 @@ def read_predictions(path: Path) -> dict[str, str]:
     for number, row in enumerate(rows, 1):
         name, text = _entry(row, path, number)
         if name in predictions:
-            raise DataError(f"{path} has two captions of picture {name}")
+            raise DataError(f"{path} has two captions of image {name}")
         predictions[name] = text
     if not predictions:
         raise DataError(f"{path} holds no predictions")
@@ -60,13 +60,13 @@ def read_predictions(path: Path) -> dict[str, str]:
 def match_predictions(
     predictions: Mapping[str, str], items: Sequence[Annotation], path: Path
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns the predictions by the split's own ids, and a line on those of other pictures.
+    """Returns the predictions by the split's own ids, and a line on those of other images.
 
-    A prediction may name its picture by its id, with or without a picture's suffix, or by the file's name alone where
-    only one picture of the split has that name.
+    A prediction may name its image by its id, with or without an image's suffix, or by the file's name alone where
+    only one image of the split has that name.
 
     Raises:
-        DataError: a picture of the split has no prediction, or two.
+        DataError: an image of the split has no prediction, or two.
     """
     whole: dict[str, list[str]] = {}
     files: dict[str, list[str]] = {}
@@ -82,18 +82,18 @@ def match_predictions(
             alone = shared[form] == (_file(item.id) == form) + (_file(item.image) == form)
             names += [name for name in files.get(form, []) if alone and name not in names]
         if len(names) > 1:
-            raise DataError(f"{path} has two captions of picture {item.id}: as {names[0]} and as {names[1]}; keep one")
+            raise DataError(f"{path} has two captions of image {item.id}: as {names[0]} and as {names[1]}; keep one")
         if names:
             matched[item.id] = predictions[names[0]]
             used.add(names[0])
     missing = [item.id for item in items if item.id not in matched]
     if missing:
         raise DataError(
-            f"{path} has no caption of {len(missing)} of the {len(items)} pictures, such as "
-            f"{', '.join(missing[:3])}; a score over fewer pictures would not be comparable"
+            f"{path} has no caption of {len(missing)} of the {len(items)} images, such as "
+            f"{', '.join(missing[:3])}; a score over fewer images would not be comparable"
         )
     others = len(predictions) - len(used)
-    return matched, [f"{others} predictions are of pictures outside the split"] if others > 0 else []
+    return matched, [f"{others} predictions are of images outside the split"] if others > 0 else []
 
 
 def refuse_references(path: Path, data: Path, predictions: Mapping[str, str], items: Sequence[Annotation]) -> list[str]:
@@ -119,13 +119,13 @@ def refuse_references(path: Path, data: Path, predictions: Mapping[str, str], it
 
 
 def _plain(name: str) -> str:
-    """Returns the name of a picture without a picture's suffix."""
+    """Returns the name of an image without an image's suffix."""
     name = composed(name)
-    return name.rpartition(".")[0] if is_picture_name(name) else name
+    return name.rpartition(".")[0] if is_image_name(name) else name
 
 
 def _file(name: str) -> str:
-    """Returns the last part of a picture's name, without a picture's suffix."""
+    """Returns the last part of an image's name, without an image's suffix."""
     return _plain(name.replace("\\", "/").rpartition("/")[2])
 
 
@@ -141,11 +141,11 @@ def _entry(row: Any, path: Path, number: int) -> tuple[str, str]:
             f"{', '.join(_ID_NAMES)} and one of {', '.join(_TEXT_NAMES)}"
         )
     if not isinstance(row[field], str):
-        raise DataError(f"{path}: the {field} of picture {name} is {row[field]!r}, not a text")
+        raise DataError(f"{path}: the {field} of image {name} is {row[field]!r}, not a text")
     try:
         row[field].encode()
     except UnicodeEncodeError:
-        raise DataError(f"{path}: the {field} of picture {name} holds half a character (a lone surrogate)") from None
+        raise DataError(f"{path}: the {field} of image {name} holds half a character (a lone surrogate)") from None
     return str(name), row[field]
 
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: scores with their intervals, what they do not tell, and pictures to look at."""
+"""The page of an evaluation: scores with their intervals, what they do not tell, and images to look at."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from seesay.images import read_image
 from seesay.metrics import Scores
 from seesay.visualise import (
     Card,
+    Figure,
     Gallery,
-    Picture,
     Section,
     Table,
     Text,
@@ -24,7 +24,7 @@ from seesay.visualise import (
 )
 
 SHOWN = 6
-"""Pictures of each kind."""
+"""Images of each kind."""
 
 _RANKED_BY = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")
 _NOT_FOUND = (224, 224)
@@ -49,7 +49,7 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
         *([Text("\n\n".join(told))] if told else []),
         Table(("score, times 100", "value", "95 % interval"), score_rows(evaluation), evaluation.signature, "Scores"),
         Table(("beside the scores", "value"), diversity_rows(evaluation), heading="What no score tells"),
-        Picture(
+        Figure(
             draw_score_against_length(
                 evaluation.scores.lengths, evaluation.scores.per_image[name].tolist(), name, evaluation.unit
             ),
@@ -65,7 +65,7 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
 
 
 def ranking_score(scores: Scores) -> str:
-    """Returns the score that pictures are ordered by: the one of those computed that suits single pictures best."""
+    """Returns the score that images are ordered by: the one of those computed that suits single images best."""
     return next(name for name in (*_RANKED_BY, *scores.per_image) if name in scores.per_image)
 
 
@@ -104,7 +104,7 @@ def _share(value: float | None) -> str:
 
 
 def open_or_blank(item: Annotation) -> Image.Image:
-    """Returns a picture, or a grey one where it is not to be had: predictions are scored without their pictures."""
+    """Returns an image, or a grey one where it is not to be had: predictions are scored without their images."""
     try:
         return read_image(item.image)
     except ImageError:
@@ -118,7 +118,7 @@ def _curves(metrics_csv: Path | None) -> list[Section]:
         curves = draw_training_curves(metrics_csv)
     except DataError:  # a run that has not finished an epoch has no curve; the rest of the page stands
         return []
-    return [Picture(curves, "loss and CIDEr over the epochs", heading="Training")]
+    return [Figure(curves, "loss and CIDEr over the epochs", heading="Training")]
 
 
 def _cards(evaluation: Evaluation, places: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[Card]:

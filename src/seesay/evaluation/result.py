@@ -39,9 +39,9 @@ class Evaluation:
 
     Attributes:
         system: what said them: a run folder, a file, or which human captions.
-        items: the pictures that were scored with the references they were scored against.
-        predictions: caption by picture id, in the order of the split.
-        scores: corpus and per-picture scores with their signature.
+        items: the images that were scored with the references they were scored against.
+        predictions: caption by image id, in the order of the split.
+        scores: corpus and per-image scores with their signature.
         intervals: 95 % bootstrap interval of each score that has one.
         diversity: what no score against references tells.
         split: the split's name.
@@ -49,9 +49,9 @@ class Evaluation:
         origin: where they come from if so, for the signature: `file`, or which human captions.
         captions: the captions with their evidence, where a model of ours said them here.
         absent_objects: share of captions that name an object which is not there; None without boxes.
-        problems: one line a defect: pictures left out, predictions of other pictures, scores not computed.
+        problems: one line a defect: images left out, predictions of other images, scores not computed.
         missing_scores: why each score that was asked for is absent.
-        left_out: pictures of the split that could not be scored.
+        left_out: images of the split that could not be scored.
         draws: bootstrap draws of the intervals.
     """
 
@@ -73,7 +73,7 @@ class Evaluation:
 
     @property
     def whole(self) -> bool:
-        """Returns whether every picture of the split was scored, and every caption says something."""
+        """Returns whether every image of the split was scored, and every caption says something."""
         return not self.left_out and not self.scores.empty
 
     @property
@@ -97,7 +97,7 @@ class Evaluation:
         return {
             "system": self.system,
             "split": self.split,
-            "pictures": len(self.predictions),
+            "images": len(self.predictions),
             "references": number_of_references([item.captions for item in self.items]),
             "scores": self.scores.corpus,
             "intervals_95": {name: [interval.low, interval.high] for name, interval in self.intervals.items()},
@@ -141,7 +141,7 @@ def is_per_image(path: Path) -> bool:
 
 
 def read_per_image(path: Path) -> tuple[list[Annotation], dict[str, str], dict[str, Any]]:
-    """Returns the pictures with their references, the captions by id, and what was written beside them.
+    """Returns the images with their references, the captions by id, and what was written beside them.
 
     Raises:
         DataError: the file is missing or no table of ours.
@@ -163,7 +163,7 @@ def read_per_image(path: Path) -> tuple[list[Annotation], dict[str, str], dict[s
 
 
 def _per_image(evaluation: Evaluation) -> bytes:
-    """Returns the table of pictures as Parquet: caption, references and every score."""
+    """Returns the table of images as Parquet: caption, references and every score."""
     said = [evaluation.captions.get(item.id) for item in evaluation.items]
     columns: dict[str, Any] = {
         "id": [text_bytes(item.id).decode() for item in evaluation.items],

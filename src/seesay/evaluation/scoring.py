@@ -24,10 +24,10 @@ def score_captions(
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
 ) -> tuple[Scores, dict[str, str]]:
-    """Returns the scores of one caption a picture, and why each of those asked for that is absent cannot be had.
+    """Returns the scores of one caption an image, and why each of those asked for that is absent cannot be had.
 
     Args:
-        items: the pictures with their references.
+        items: the images with their references.
         texts: a caption of each.
         tokenization: ptb, whitespace or characters.
         metrics: of `ALL_SCORES`: BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR (ours, tables of the extra `coco`),
@@ -36,7 +36,7 @@ def score_captions(
 
     Raises:
         ConfigError: there is no such score or tokenization.
-        DataError: the captions do not fit the pictures, or not one of the scores can be had.
+        DataError: the captions do not fit the images, or not one of the scores can be had.
     """
     check_scores(metrics)
     references = [list(item.captions) for item in items]
@@ -87,7 +87,7 @@ def _with_jar(scores: Scores, name: str, texts: Sequence[str], references: Seque
     """Returns the scores with one of a jar; the jars read PTB tokens, as coco-caption gives them."""
     corpus, per_image, release = jar_scores(name, tokenize(texts), [tokenize(image) for image in references])
     mean = float(per_image.mean())
-    # SPICE's value is the mean over pictures, whose draws can be resampled; METEOR's is none.
+    # SPICE's value is the mean over images, whose draws can be resampled; METEOR's is none.
     return scores.with_score(name, per_image, None if abs(mean - corpus) < 1e-9 else corpus, recipe=release)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from seesay.captioner import Caption, Captioner
+from seesay.captioner import Caption, TrainedCaptioner
 from seesay.checkpoint import is_run
 from seesay.clipscore import DEFAULT_CLIP
 from seesay.config import DecodingOptions
@@ -13,10 +13,10 @@ from seesay.data.records import Annotation
 from seesay.data.scenes import names_only_scenes, unfounded_mentions
 from seesay.errors import DataError
 from seesay.evaluation.captioning import caption_split, feature_source
+from seesay.evaluation.eval_split import read_eval_split
 from seesay.evaluation.predictions import has_predictions, match_predictions, read_predictions, refuse_references
 from seesay.evaluation.result import Evaluation
 from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
-from seesay.evaluation.subject import read_subject
 from seesay.features.extraction import Progress
 from seesay.metrics import absent_objects, bootstrap_intervals, measure_diversity, tokenize
 from seesay.metrics.bootstrap import DRAWS
@@ -45,7 +45,7 @@ def evaluate(
     Args:
         model: a run folder, or predictions as JSON (COCO results), JSONL, CSV, TSV or Parquet; see `read_predictions`.
         data: anything `load_annotations` reads.
-        split: which pictures; see `read_subject`.
+        split: which images; see `read_eval_split`.
         options: how a run searches; None = as it says itself.
         tokenization: ptb, whitespace or characters; None = characters for a run with a vocabulary of characters, else
             ptb.
@@ -53,10 +53,10 @@ def evaluate(
         clip_model: hub name or folder of the network of CLIPScore.
         draws: bootstrap draws of the intervals.
         columns: columns of tables with names that are not usual.
-        features: folder of feature stores; the encoder's for this data is filled where pictures are missing.
+        features: folder of feature stores; the encoder's for this data is filled where images are missing.
         stores: given stores to use instead.
         device: where a run computes.
-        progress: told of pictures encoded, if any have to be.
+        progress: told of images encoded, if any have to be.
 
     Raises:
         DataError: the split is empty, predictions are missing or doubled, or are the references themselves.
@@ -67,8 +67,8 @@ def evaluate(
     captions: Mapping[str, Caption] = {}
     path = Path(model)
     if is_run(model) or (path.is_dir() and not has_predictions(path)):
-        captioner = Captioner.load(model, device)
-        subject = read_subject(data, split, captioner.run.config.data, columns)
+        captioner = TrainedCaptioner.load(model, device)
+        subject = read_eval_split(data, split, captioner.run.config.data, columns)
         items, options = subject.items, captioner.options(options)
         tokenization = tokenization or captioner.run.config.text.tokenization
         source = feature_source(captioner, items, data, features, stores, progress)
@@ -76,7 +76,7 @@ def evaluate(
         captions, problems = caption_split(captioner, usable, source, options)
         predictions = {image_id: caption.text for image_id, caption in captions.items()}
     else:
-        subject, options = read_subject(data, split, columns=columns), None
+        subject, options = read_eval_split(data, split, columns=columns), None
         predictions, problems = match_predictions(read_predictions(path), subject.items, path)
         problems += refuse_references(path, Path(data), predictions, subject.items)
     return evaluate_captions(
@@ -107,11 +107,11 @@ def evaluate_human(
     draws: int = DRAWS,
     columns: ColumnNames = USUAL_NAMES,
 ) -> Evaluation:
-    """Returns the scores of one human caption of each picture against its others.
+    """Returns the scores of one human caption of each image against its others.
 
     Args:
         data: anything `load_annotations` reads.
-        split: which pictures; see `read_subject`.
+        split: which images; see `read_eval_split`.
         which: the caption that is scored: its number from 1, or `longest` (most characters of its tokens; the
             first of several).
         tokenization: ptb, whitespace or characters; None = ptb.
@@ -121,12 +121,12 @@ def evaluate_human(
         columns: columns of tables with names that are not usual.
 
     Raises:
-        DataError: a picture has no such caption, or no other one.
+        DataError: an image has no such caption, or no other one.
         ConfigError: there is no such score or tokenization.
     """
     check_scores(metrics, draws)
     tokenization = tokenization or DEFAULT_TOKENIZATION
-    subject = read_subject(data, split, columns=columns)
+    subject = read_eval_split(data, split, columns=columns)
     items, predictions = [], {}
     for item in subject.items:
         place = _chosen(item, which, tokenization)
@@ -168,7 +168,7 @@ def evaluate_captions(
     """Returns the evaluation of captions that are there already.
 
     Args:
-        items: the pictures with their references.
+        items: the images with their references.
         predictions: a caption of each of them by id.
         system: what said them.
         split: the split's name.
@@ -181,20 +181,20 @@ def evaluate_captions(
         origin: where they come from if they were not.
         captions: the captions with their evidence.
         problems: what was wrong so far.
-        left_out: pictures of the split that are not among `items`.
+        left_out: images of the split that are not among `items`.
     """
     texts = [predictions[item.id] for item in items]
     scores, missing = score_captions(items, texts, tokenization=tokenization, metrics=metrics, clip_model=clip_model)
     told = [*problems, *scores.warnings]
     if left_out:
-        told.append(f"{len(left_out)} pictures of the split are not in the scores: {', '.join(left_out[:5])}")
+        told.append(f"{len(left_out)} images of the split are not in the scores: {', '.join(left_out[:5])}")
     if scores.empty:
         told.append(f"{len(scores.empty)} captions are empty and score 0: of {', '.join(scores.empty[:5])}")
     if SPICE in scores.corpus:
         told.append("SPICE is what its jar gives; our call of it has not been compared with published values")
     if scores.wordless:
         names = ", ".join(scores.wordless[:5])
-        told.append(f"{len(scores.wordless)} pictures have references without any word: {names}")
+        told.append(f"{len(scores.wordless)} images have references without any word: {names}")
     return Evaluation(
         system=system,
         items=tuple(items),
@@ -222,13 +222,13 @@ def evaluate_captions(
 def _chosen(item: Annotation, which: str, tokenization: str) -> int:
     """Returns the place of the human caption that is scored."""
     if len(item.captions) < 2:
-        raise DataError(f"picture {item.id} has only one caption, and none to compare it with; leave it out")
+        raise DataError(f"image {item.id} has only one caption, and none to compare it with; leave it out")
     if which == "longest":
         lengths = [len(text) for text in tokenize(item.captions, tokenization)]
         return lengths.index(max(lengths))
     if not which.isdecimal() or not 1 <= int(which) <= len(item.captions):
         raise DataError(
-            f"picture {item.id} has no caption {which!r}; name one from 1 to {len(item.captions)}, or longest"
+            f"image {item.id} has no caption {which!r}; name one from 1 to {len(item.captions)}, or longest"
         )
     return int(which) - 1
 

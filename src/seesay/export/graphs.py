@@ -1,4 +1,4 @@
-"""A captioner's networks as two ONNX graphs: what is computed once a picture, and one step of the decoder.
+"""A captioner's networks as two ONNX graphs: what is computed once an image, and one step of the decoder.
 
 Batch, beam and whatever else grows from word to word are free in them; everything else is fixed.
 """
@@ -36,12 +36,12 @@ class EncoderGraph(nn.Module):
         self.train(False)
 
     def state(self, pixels: Tensor) -> DecoderState:
-        """Returns the state of uint8 pixels (B, height, width, 3), one row a picture."""
+        """Returns the state of uint8 pixels (B, height, width, 3), one row an image."""
         features = self.model.encode(pixels)
-        return self.model.search.init_state(self.model.remember(features.half() if self.rounded else features), None)
+        return self.model.search.init_state(self.model.project(features.half() if self.rounded else features), None)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Returns the tensors of that state, those of the pictures first."""
+        """Returns the tensors of that state, those of the images first."""
         state = self.state(pixels)
         return (*state.per_image.values(), *state.per_row.values())
 
@@ -51,7 +51,7 @@ class DecoderGraph(nn.Module):
 
     Args:
         decoder: a `Decoder`.
-        images: names of the tensors of the pictures.
+        images: names of the tensors of the images.
         rows: names of the tensors of the hypotheses.
     """
 
@@ -70,18 +70,18 @@ class DecoderGraph(nn.Module):
 
 
 @torch.no_grad()
-def write_encoder(graph: EncoderGraph, picture_size: int, path: Path) -> DecoderState:
-    """Writes the graph of what is computed once a picture; returns the state of an example.
+def write_encoder(graph: EncoderGraph, image_size: int, path: Path) -> DecoderState:
+    """Writes the graph of what is computed once an image; returns the state of an example.
 
     Raises:
         ConfigError: the network has parts that ONNX does not know.
     """
     random = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (_IMAGES, picture_size, picture_size, 3), generator=random, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (_IMAGES, image_size, image_size, 3), generator=random, dtype=torch.uint8)
     state = graph.state(pixels)
     names = [IMAGE + name for name in state.per_image] + [ROW + name for name in state.per_row]
     encoder = graph.model.encoder
-    assert encoder is not None, "an export looks at pictures"
+    assert encoder is not None, "an export looks at images"
     encoder.runs_through = True
     try:
         _write(graph, (pixels,), {"pixels": {0: torch.export.Dim.DYNAMIC}}, ([PIXELS], names), path)

@@ -33,7 +33,7 @@ class OneStepGRU(nn.Module):
 
 
 def for_graph(decoder: nn.Module) -> nn.Module:
-    """Returns a copy of a decoder whose steps hold for any number of pictures and are made of plain operations."""
+    """Returns a copy of a decoder whose steps hold for any number of images and are made of plain operations."""
     decoder = copy.deepcopy(decoder)
     for parent in list(decoder.modules()):
         for name, child in list(parent.named_children()):

@@ -1,4 +1,4 @@
-"""`export_onnx`: a run as a folder of two ONNX graphs with everything a picture needs beside them."""
+"""`export_onnx`: a run as a folder of two ONNX graphs with everything an image needs beside them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.errors import ConfigError, MissingDependencyError, SeesayError
 from seesay.export.folder import check_free, whole_folder
 from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
@@ -37,7 +37,7 @@ torch (docs/export.md tells how to install that):
     from seesay.onnx_runtime import OnnxCaptioner
     print(OnnxCaptioner.load("{folder}").caption("photo.jpg").text)
 
-encoder.onnx    pixels uint8 (B, {size}, {size}, 3), red first, to what the decoder keeps of a picture (image.*) and
+encoder.onnx    pixels uint8 (B, {size}, {size}, 3), red first, to what the decoder keeps of an image (image.*) and
                 to its first state (row.*); {precision}
 decoder.onnx    tokens int64 (B, K) and these to logits (B, K, V), attention (B, K, N) if it has any, and the next
                 state (next.*, fed back as row.*); the first token is <start>
@@ -54,7 +54,7 @@ class ExportReport:
         folder: where it is.
         encoder_bytes: size of the encoder's graph.
         decoder_bytes: size of the decoder's graph.
-        difference: largest difference of a first word's log-probability from the run's, in nats, on pictures of
+        difference: largest difference of a first word's log-probability from the run's, in nats, on images of
             noise.
     """
 
@@ -70,14 +70,14 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
     Args:
         run: the run folder.
         out: the folder to write; None = `onnx`, or `onnx-int8`, in the run's. An earlier export there is replaced.
-        calibration: pictures like those to be captioned, by which the encoder's activations are scaled to 8 bits;
+        calibration: images like those to be captioned, by which the encoder's activations are scaled to 8 bits;
             none = the encoder stays in float32.
 
     Raises:
         CheckpointError: no run there, or a damaged one.
         ConfigError: the run has no encoder of its own, or parts that ONNX does not know.
         DataError: something else is at `out`.
-        ImageError: a picture to calibrate with cannot be read.
+        ImageError: an image to calibrate with cannot be read.
         MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
         SeesayError: the folder cannot be written, or the graphs do not give what the run gives.
     """
@@ -85,12 +85,12 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
     source = Path(run)
     target = Path(out) if out is not None else source / ("onnx-int8" if calibration else "onnx")
     check_free(target, [source, *calibration])
-    captioner = Captioner.load(source, "cpu")
+    captioner = TrainedCaptioner.load(source, "cpu")
     encoder = captioner.model.encoder
     if encoder is None:
         raise ConfigError(
             f"{source} was trained on imported or joined features and has no encoder of its own; an export must look "
-            "at pictures: train on features of one encoder that seesay extracts"
+            "at images: train on features of one encoder that seesay extracts"
         )
     graph = EncoderGraph(captioner.model, captioner.config.encoder.encoder_training == "cached")
     with whole_folder(target) as part:
@@ -116,7 +116,7 @@ def _require_libraries() -> None:
             raise MissingDependencyError(library, "onnx", "seesay export") from error
 
 
-def _write_texts(part: Path, target: Path, captioner: Captioner, encoder: Encoder, precision: str) -> None:
+def _write_texts(part: Path, target: Path, captioner: TrainedCaptioner, encoder: Encoder, precision: str) -> None:
     run = captioner.run
     manifest = Manifest(
         vocabulary_size=run.info.vocabulary_size,
@@ -155,7 +155,7 @@ def _check(graph: EncoderGraph, encoder: Encoder, folder: Path) -> float:
 
 @torch.no_grad()
 def _difference(graph: EncoderGraph, encoder: Encoder, folder: Path) -> float:
-    """Returns by how much the first word's log-probabilities of two pictures of noise differ at most."""
+    """Returns by how much the first word's log-probabilities of two images of noise differ at most."""
     size = encoder.preprocessing.size
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     tokens = np.full((2, 1), START_ID)

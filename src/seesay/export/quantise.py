@@ -1,4 +1,4 @@
-"""The encoder's network in 8 bits: scales of its activations are measured on pictures, weights have one a channel."""
+"""The encoder's network in 8 bits: scales of its activations are measured on images, weights have one a channel."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seesay.bulk import find_pictures
+from seesay.bulk import find_images
 from seesay.images import Preprocessing, load_pixels
 from seesay.onnx_runtime.graphs import PIXELS, load_onnxruntime
 
-_MOST_PICTURES = 128  # to calibrate with; scales hardly move beyond a hundred
+_MOST_IMAGES = 128  # to calibrate with; scales hardly move beyond a hundred
 # With the activations, so that scales are those of what they leave: clipped to 0..6, a convolution's output keeps few
 # of 256 steps if these reach over all that it was before.
 _OPERATIONS = ("Conv", "MatMul", "Gemm", "Clip", "Relu")
@@ -21,15 +21,15 @@ _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes the modul
 
 
 def calibration_pixels(sources: Sequence[str], preprocessing: Preprocessing) -> list[NDArray[np.uint8]]:
-    """Returns at most `_MOST_PICTURES` of the pictures that sources name, evenly chosen, as the encoder sees them.
+    """Returns at most `_MOST_IMAGES` of the images that sources name, evenly chosen, as the encoder sees them.
 
     Raises:
         DataError: a source names nothing.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
-    pictures = find_pictures(sources).pictures
-    places = np.unique(np.linspace(0, len(pictures) - 1, min(_MOST_PICTURES, len(pictures))).astype(int))
-    return [load_pixels(pictures[place], preprocessing) for place in places]
+    images = find_images(sources).images
+    places = np.unique(np.linspace(0, len(images) - 1, min(_MOST_IMAGES, len(images))).astype(int))
+    return [load_pixels(images[place], preprocessing) for place in places]
 
 
 def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
@@ -42,22 +42,22 @@ def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
 
     Args:
         path: the graph.
-        pixels: pictures (size, size, 3) to measure the activations on.
+        pixels: images (size, size, 3) to measure the activations on.
     """
     import onnx
 
     load_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Pictures(CalibrationDataReader):  # type: ignore[misc]  # a class of an untyped library
-        """Gives one picture at a time."""
+    class Images(CalibrationDataReader):  # type: ignore[misc]  # a class of an untyped library
+        """Gives one image at a time."""
 
         def __init__(self) -> None:
             self.left: Iterator[NDArray[np.uint8]] = iter(pixels)
 
         def get_next(self) -> dict[str, Any] | None:
-            picture = next(self.left, None)
-            return None if picture is None else {PIXELS: picture[None]}
+            image = next(self.left, None)
+            return None if image is None else {PIXELS: image[None]}
 
     model = onnx.load(str(path))
     nodes = [node.name for node in model.graph.node if node.op_type in _OPERATIONS and _of_encoder(node)]
@@ -69,7 +69,7 @@ def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
     quantize_static(
         model,
         str(made),
-        Pictures(),
+        Images(),
         quant_format=QuantFormat.QDQ,
         nodes_to_quantize=nodes,
         per_channel=True,

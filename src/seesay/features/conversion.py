@@ -1,4 +1,4 @@
-"""Features of one store kept in another form, without a look at the pictures."""
+"""Features of one store kept in another form, without a look at the images."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _ROWS = 64
 
 
 def convert_store(source: str | Path, target: str | Path, dtype: FeatureDtype) -> int:
-    """Writes the features of a store into another one, which keeps them as `dtype`; returns how many pictures it has.
+    """Writes the features of a store into another one, which keeps them as `dtype`; returns how many images it has.
 
     A conversion that was stopped resumes where it stopped; images that were added to the source or encoded again
     since are converted. Features that went through int8 stay rounded: back in float16 they are what the int8 store

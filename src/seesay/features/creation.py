@@ -47,7 +47,7 @@ def create_store(
 ) -> None:
     """Makes an empty store of its final size, or one that continues the store at `path`.
 
-    A store that is there keeps its rows; the pictures it lacks are appended, and where these have more regions
+    A store that is there keeps its rows; the images it lacks are appended, and where these have more regions
     all rows get room for as many. One that lacks nothing is left alone; one of an earlier version is copied into the
     present one.
 

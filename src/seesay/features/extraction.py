@@ -1,4 +1,4 @@
-"""Pictures through an encoder into a store: decoding in threads, the network on the device, resumable."""
+"""Images through an encoder into a store: decoding in threads, the network on the device, resumable."""
 
 import hashlib
 import json
@@ -25,13 +25,13 @@ from seesay.features.store import FeatureStore
 from seesay.files import text_bytes
 from seesay.images import load_pixels
 from seesay.models.encoders import Encoder
-from seesay.models.products import fix_weights
+from seesay.models.products import prepack_weights
 from seesay.prefetch import prefetch
 
 log = logging.getLogger("seesay")
 
 Progress = Callable[[int, int], None]
-"""Called with pictures done and pictures in all."""
+"""Called with images done and images in all."""
 
 
 class _Loaded(NamedTuple):
@@ -49,11 +49,11 @@ class ExtractionReport:
 
     Attributes:
         path: the store.
-        images: pictures in the store with features.
-        extracted: pictures this call encoded.
+        images: images in the store with features.
+        extracted: images this call encoded.
         pooled: images whose features this call took from the store of their grids.
         changed: images that had features of another content, which were replaced.
-        unreadable: one line a picture that could not be read.
+        unreadable: one line an image that could not be read.
         seconds: wall time of this call.
         encoder_seconds: part of it spent inside the network.
     """
@@ -69,12 +69,12 @@ class ExtractionReport:
 
     @property
     def rate(self) -> float:
-        """Pictures a second from files to the store."""
+        """Images a second from files to the store."""
         return self.extracted / self.seconds if self.seconds else 0.0
 
     @property
     def encoder_rate(self) -> float:
-        """Pictures a second of the network alone."""
+        """Images a second of the network alone."""
         return self.extracted / self.encoder_seconds if self.encoder_seconds else 0.0
 
 
@@ -85,7 +85,7 @@ def store_path(folder: str | Path, data: str | Path, encoder: Encoder, *, mirror
         folder: of feature stores.
         data: the data set.
         encoder: what makes the features; its `config.feature_dtype` is part of the name.
-        mirrored: of the pictures mirrored, whose store has another name too.
+        mirrored: of the images mirrored, whose store has another name too.
     """
     recipe = json.dumps(_identity(encoder, mirrored), sort_keys=True)
     key = hashlib.sha256(text_bytes(f"{Path(data).resolve()}\n{recipe}")).hexdigest()[:10]
@@ -111,24 +111,24 @@ def extract_features(
     progress: Progress | None = None,
     mirrored: bool = False,
 ) -> ExtractionReport:
-    """Fills the store at `path` with the features of every picture it does not hold yet, or whose file has changed.
+    """Fills the store at `path` with the features of every image it does not hold yet, or whose file has changed.
 
-    A new store is made if there is none; one that lacks some of the pictures grows. A picture that cannot be
+    A new store is made if there is none; one that lacks some of the images grows. An image that cannot be
     read is noted and the work goes on; the next call tries it again. Pooled features are averaged from a store of the
     same encoder's grids, where the folder holds one.
 
     Args:
-        sources: picture ids and where their pictures are.
+        sources: image ids and where their images are.
         encoder: the network, in evaluation mode; its configuration says how the features are kept.
         path: the store's file.
-        batch_size: pictures the network sees at once.
+        batch_size: images the network sees at once.
         device: where the network runs.
-        workers: threads that open pictures.
-        progress: told of the pictures done.
-        mirrored: show the network the pictures mirrored, left to right; the store is marked as one of these.
+        workers: threads that open images.
+        progress: told of the images done.
+        mirrored: show the network the images mirrored, left to right; the store is marked as one of these.
 
     Raises:
-        FeatureStoreError: the store was made by another encoder or of pictures turned otherwise, keeps features in
+        FeatureStoreError: the store was made by another encoder or of images turned otherwise, keeps features in
             another form, is damaged, or the disk is full.
     """
     started = time.perf_counter()
@@ -151,11 +151,11 @@ def extract_features(
         todo = [row for row in todo if store.ids[row] not in pooled]
         encoder.to(device).eval()
         if todo:
-            fix_weights(encoder)
+            prepack_weights(encoder)
         jobs = [(row, sources[store.ids[row]]) for row in todo]
         loaded = prefetch(partial(_load, encoder=encoder, mirrored=mirrored), jobs, workers, ahead=4 * batch_size)
         encoder_seconds, extracted, unreadable = 0.0, 0, list[str]()
-        # A batch is what lacks of a block of rows whose place is fixed: a picture's last bits depend on the batch
+        # A batch is what lacks of a block of rows whose place is fixed: an image's last bits depend on the batch
         # it is encoded in, and a broken extraction must come out as an unbroken one.
         for _, block in groupby(todo, lambda row: row // batch_size):
             batch = list(islice(loaded, len(list(block))))
@@ -172,7 +172,7 @@ def extract_features(
 
 
 def _fill(store: FeatureStore, batch: Sequence[_Loaded], encoder: Encoder, device: str) -> float:
-    """Writes the features of pictures that could be read, marks the others, and returns the encoder's seconds."""
+    """Writes the features of images that could be read, marks the others, and returns the encoder's seconds."""
     rows, pixels, stamps = [], [], []
     for loaded in batch:
         if loaded.pixels is None or loaded.stamp is None:

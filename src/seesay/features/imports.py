@@ -1,4 +1,4 @@
-"""Features that others computed: one .npy a picture, .npz archives, or HDF5, with any number of regions."""
+"""Features that others computed: one .npy an image, .npz archives, or HDF5, with any number of regions."""
 
 import contextlib
 import logging
@@ -25,18 +25,18 @@ _ARRAY_NAMES = ("features", "feat", "feats", "x", "att", "arr_0")
 _HDF5 = {".h5", ".hdf5", ".hdf"}
 
 Reader = Callable[[Sequence[str]], NDArray[Any] | None]
-"""Gives the array of a picture by the names it may have, None if there is none."""
+"""Gives the array of an image by the names it may have, None if there is none."""
 
 
 def import_features(source: str | Path, images: Mapping[str, str], path: Path, dtype: FeatureDtype = "float16") -> int:
-    """Makes a store of features that exist already; returns how many pictures it holds.
+    """Makes a store of features that exist already; returns how many images it holds.
 
     Args:
-        source: a folder with one `.npy` or `.npz` a picture (named after the picture's id or its file name, with or
-            without suffix), one `.npz` with an array a picture, or an HDF5 file with a data set a picture, or
-            `features` beside `ids`. A name that several pictures have is nobody's.
-        images: ids of the pictures wanted and where the pictures are.
-        path: the store to write; pictures may have different numbers of regions, which become the mask.
+        source: a folder with one `.npy` or `.npz` an image (named after the image's id or its file name, with or
+            without suffix), one `.npz` with an array an image, or an HDF5 file with a data set an image, or
+            `features` beside `ids`. A name that several images have is nobody's.
+        images: ids of the images wanted and where the images are.
+        path: the store to write; images may have different numbers of regions, which become the mask.
         dtype: how the store keeps them.
 
     Raises:
@@ -55,8 +55,8 @@ def import_features(source: str | Path, images: Mapping[str, str], path: Path, d
         }
         if not shapes:
             raise FeatureStoreError(
-                f"{source} holds features of none of the {len(images)} pictures; an array goes by its picture's id, "
-                f"such as {next(iter(images), '')!r}, or by its file's name where that is one picture's alone"
+                f"{source} holds features of none of the {len(images)} images; an array goes by its image's id, "
+                f"such as {next(iter(images), '')!r}, or by its file's name where that is one image's alone"
             )
         widths = {shape[1] for shape in shapes.values()}
         if len(widths) > 1:
@@ -83,7 +83,7 @@ def _fill(store: FeatureStore, names: Mapping[str, Sequence[str]], read: Reader)
         with np.errstate(over="ignore"):  # it is told of in our words
             padded[0, : len(array)] = array
         if not np.isfinite(padded).all():
-            raise FeatureStoreError(f"features of picture {image_id!r} do not fit float16")
+            raise FeatureStoreError(f"features of image {image_id!r} do not fit float16")
         store.write([row], padded, [len(array)], stamp)
     if changed:
         log.info("%d arrays have changed since %s was made; imported them again", changed, store.path)
@@ -96,7 +96,7 @@ def _regions_of(array: NDArray[Any] | None, image_id: str) -> NDArray[Any] | Non
     shape = array.shape[1:] if array.ndim == 4 and array.shape[0] == 1 else array.shape
     if len(shape) not in (1, 2, 3) or 0 in shape or array.dtype.kind not in "fiu":
         raise FeatureStoreError(
-            f"features of picture {image_id!r} are {array.dtype} of the shape {array.shape}; wanted numbers (N, F)"
+            f"features of image {image_id!r} are {array.dtype} of the shape {array.shape}; wanted numbers (N, F)"
         )
     return array.reshape(-1, shape[-1])
 
@@ -136,7 +136,7 @@ def _from_folder(source: Path, names: Sequence[str]) -> NDArray[Any] | None:
 
 
 def _from_file(source: Path, file: Any, names: Sequence[str]) -> NDArray[Any] | None:
-    """Reads from an .npz or HDF5 file with an array, or a group of arrays, a picture."""
+    """Reads from an .npz or HDF5 file with an array, or a group of arrays, an image."""
     with _readable(source):
         entry: Any = next((file[name] for name in names if name in file), None)
         if hasattr(entry, "keys"):  # a group of HDF5: its array goes by a usual name
@@ -145,12 +145,12 @@ def _from_file(source: Path, file: Any, names: Sequence[str]) -> NDArray[Any] | 
 
 
 def _table_reader(source: Path, file: Any) -> Reader:
-    """Returns the reader of a file with `features` of all pictures beside their `ids`."""
+    """Returns the reader of a file with `features` of all images beside their `ids`."""
     with _readable(source):
         ids = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in file["ids"][:]]
         features = file["features"]
     if len(ids) != len(features):
-        raise FeatureStoreError(f"{source} has {len(ids)} ids but features of {len(features)} pictures")
+        raise FeatureStoreError(f"{source} has {len(ids)} ids but features of {len(features)} images")
     rows = {name: row for row, name in enumerate(ids)}
 
     def read(names: Sequence[str]) -> NDArray[Any] | None:
@@ -162,7 +162,7 @@ def _table_reader(source: Path, file: Any) -> Reader:
 
 
 def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
-    """Returns the names that the array of each picture may have, none of which is also another picture's."""
+    """Returns the names that the array of each image may have, none of which is also another image's."""
     names: dict[str, list[str]] = {}
     owners: dict[str, set[str]] = {}
     for image_id, image in images.items():
@@ -199,7 +199,7 @@ def _open_npz(stream: IO[bytes], source: Path) -> Any:
     file = np.load(stream, allow_pickle=False)
     if isinstance(file, np.ndarray):
         raise FeatureStoreError(
-            f"{source} is one array, which does not say whose features it holds; name a folder with a .npy a picture, "
+            f"{source} is one array, which does not say whose features it holds; name a folder with a .npy an image, "
             "an .npz or an HDF5 file"
         )
     return file

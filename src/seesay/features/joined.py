@@ -13,7 +13,7 @@ from seesay.features.store import FeatureStore, describe_identity
 
 
 class FeatureSource(Protocol):
-    """Anything that gives features by picture id."""
+    """Anything that gives features by image id."""
 
     @property
     def feature_size(self) -> int:

@@ -52,7 +52,7 @@ class Layout:
     """Where everything of a store lies.
 
     Attributes:
-        head: the bytes up to the first array with an entry a picture.
+        head: the bytes up to the first array with an entry an image.
         places: name of such an array -> its first byte.
         strides: name of such an array -> bytes of an entry.
         size: bytes in all.
@@ -72,7 +72,7 @@ def lay_out(
     identity: Mapping[str, Any],
     dtype: FeatureDtype,
 ) -> Layout:
-    """Returns the layout of a store of pictures with `regions` regions of `feature_size` numbers each."""
+    """Returns the layout of a store of images with `regions` regions of `feature_size` numbers each."""
     blob = json.dumps(ids).encode()
     blob += b" " * (-len(blob) % 8)
     metadata = {"format": FORMATS[dtype], "identity": dict(identity), "grid": grid}

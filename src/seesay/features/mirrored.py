@@ -1,4 +1,4 @@
-"""Stores of mirrored pictures, which stand beside those of the pictures as they are and never for them."""
+"""Stores of mirrored images, which stand beside those of the images as they are and never for them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,30 +12,30 @@ _MARK = "mirrored"
 
 
 def mirrored_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the identity of features that are made in the same way, but of the mirrored pictures."""
+    """Returns the identity of features that are made in the same way, but of the mirrored images."""
     return {**identity, _MARK: True}
 
 
 def part_stores(stores: Sequence[FeatureStore]) -> tuple[list[FeatureStore], list[FeatureStore]]:
-    """Returns the stores of pictures as they are, and those of mirrored ones, each in the order given.
+    """Returns the stores of images as they are, and those of mirrored ones, each in the order given.
 
     Raises:
-        FeatureStoreError: all are of mirrored pictures.
+        FeatureStoreError: all are of mirrored images.
     """
     plain = [store for store in stores if _MARK not in store.identity]
     mirrored = [store for store in stores if _MARK in store.identity]
     if mirrored and not plain:
         raise FeatureStoreError(
-            f"{mirrored[0].path} holds features of mirrored pictures; name the store of the pictures as they are too"
+            f"{mirrored[0].path} holds features of mirrored images; name the store of the images as they are too"
         )
     return plain, mirrored
 
 
 def match_mirrored(plain: Sequence[FeatureStore], mirrored: Sequence[FeatureStore]) -> JoinedStores:
-    """Returns the stores of mirrored pictures in the order of those of the pictures as they are, joined like them.
+    """Returns the stores of mirrored images in the order of those of the images as they are, joined like them.
 
     Args:
-        plain: one or several stores of pictures as they are.
+        plain: one or several stores of images as they are.
         mirrored: one for each of them, in any order: which one goes with which their encoders tell.
 
     Raises:
@@ -64,11 +64,11 @@ def match_mirrored(plain: Sequence[FeatureStore], mirrored: Sequence[FeatureStor
 def _missing(store: FeatureStore) -> str:
     if "encoder" not in store.identity:
         return (
-            f"{store.path} holds {describe_identity(store.identity)}, of which there are none of mirrored pictures; "
-            "leave training.augment_flip at 0"
+            f"{store.path} holds {describe_identity(store.identity)}, of which there are none of mirrored images; "
+            "leave training.hflip_prob at 0"
         )
     return (
-        f"{store.path} has no counterpart of mirrored pictures, which training.augment_flip needs; make it by "
+        f"{store.path} has no counterpart of mirrored images, which training.hflip_prob needs; make it by "
         "seesay extract DATA --mirror with the flags of its encoder, and name it with --store too"
     )
 

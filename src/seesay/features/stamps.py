@@ -23,7 +23,7 @@ from seesay.features.layout import STAMP_BYTES
 from seesay.features.store import FeatureStore
 from seesay.files import text_bytes
 from seesay.prefetch import prefetch, usable_cores
-from seesay.sources import PictureBytes, Source, open_source, source_state
+from seesay.sources import ImageBytes, Source, open_source, source_state
 
 log = logging.getLogger("seesay")
 
@@ -44,7 +44,7 @@ def stamped(source: str) -> tuple[Stamp, Source]:
         state = text_bytes(source_state(source))  # before the content: a later change is noticed next time
     with open_source(source) as stream:
         stamp = _stamp(_blake(state).digest(), stream)
-        return stamp, PictureBytes(source, stream.getvalue()) if isinstance(stream, io.BytesIO) else source
+        return stamp, ImageBytes(source, stream.getvalue()) if isinstance(stream, io.BytesIO) else source
 
 
 def array_stamp(array: NDArray[np.generic]) -> Stamp:

@@ -1,6 +1,6 @@
 """The feature store: one safetensors file, preallocated, filled row by row, read through a memory map.
 
-A row is a picture. `status` says of each row whether it holds features, so that an extraction killed at any
+A row is an image. `status` says of each row whether it holds features, so that an extraction killed at any
 moment goes on where it stopped: a row is marked only after its numbers are written. The file is readable by
 any safetensors library; its metadata says which encoder made it. Features are kept in float16, or in 8 bits with
 a scale and a zero a region; what is read is float16 either way.
@@ -32,7 +32,7 @@ class FeatureStore:
     Attributes:
         path: the file.
         identity: what made the features (`Encoder.identity`, or the name of an import).
-        ids: picture ids in the order of the rows.
+        ids: image ids in the order of the rows.
         status: state of each row, (I,) int32.
         dtype: how the features are kept.
         arrays: all that has an entry a row, as it lies in the file; those of `layout.ROW_ARRAYS`.
@@ -84,7 +84,7 @@ class FeatureStore:
 
     @property
     def regions(self) -> int:
-        """Most regions of a picture, N."""
+        """Most regions of an image, N."""
         return int(self._features.shape[1])
 
     @property
@@ -101,7 +101,7 @@ class FeatureStore:
         return len(self.ids)
 
     def __contains__(self, image_id: object) -> bool:
-        """Tells whether the features of a picture can be read."""
+        """Tells whether the features of an image can be read."""
         row = self._rows.get(image_id) if isinstance(image_id, str) else None
         return row is not None and bool(self.status[row] == DONE)
 
@@ -133,11 +133,11 @@ class FeatureStore:
         """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real.
 
         Raises:
-            FeatureStoreError: a picture's features are not in the store.
+            FeatureStoreError: an image's features are not in the store.
         """
         absent = [image_id for image_id in ids if image_id not in self]
         if absent:
-            raise FeatureStoreError(f"{self.path} holds no features of picture {absent[0]!r}")
+            raise FeatureStoreError(f"{self.path} holds no features of image {absent[0]!r}")
         rows = np.fromiter((self._rows[image_id] for image_id in ids), np.int64, len(ids))
         features = np.asarray(self._features[rows])
         if self.dtype == "int8":
@@ -168,7 +168,7 @@ class FeatureStore:
         Args:
             rows: the rows, ascending.
             features: (B, N, F), finite.
-            regions: real regions of each picture; None = N.
+            regions: real regions of each image; None = N.
             stamps: what the features were made of, (B, 32); None records nothing.
 
         Raises:
@@ -202,7 +202,7 @@ class FeatureStore:
             done += os.pwrite(descriptor, data[done:], place + done)
 
     def mark_unreadable(self, row: int) -> None:
-        """Notes that a picture could not be read; a later extraction tries it again."""
+        """Notes that an image could not be read; a later extraction tries it again."""
         self.status[row] = UNREADABLE
 
     def pending(self) -> list[int]:

@@ -15,14 +15,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def bleu_statistics(references: ReferenceNgrams, hypotheses: Sequence[Sequence[int]]) -> Floats:
-    """Returns what BLEU adds up over pictures: length, closest reference length, n-grams, clipped matches.
+    """Returns what BLEU adds up over images: length, closest reference length, n-grams, clipped matches.
 
     Args:
-        references: the reference captions of each picture.
-        hypotheses: token ids of one hypothesis for each picture, in the same order.
+        references: the reference captions of each image.
+        hypotheses: token ids of one hypothesis for each image, in the same order.
 
     Returns:
-        One row a picture, (B, 10): the two lengths, 4 counts of n-grams said, 4 of those also in a reference,
+        One row an image, (B, 10): the two lengths, 4 counts of n-grams said, 4 of those also in a reference,
         each n-gram counting at most as often as the reference that has it most.
     """
     images = np.arange(references.images)
@@ -42,7 +42,7 @@ def bleu_statistics(references: ReferenceNgrams, hypotheses: Sequence[Sequence[i
 
 
 def _closest_lengths(references: ReferenceNgrams, length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Returns for each picture the reference length nearest to the hypothesis' own, the shorter of two."""
+    """Returns for each image the reference length nearest to the hypothesis' own, the shorter of two."""
     distance = np.abs(references.lengths - length[references.image])
     # Distance first, then length: one number orders both, as lengths stay below the step between distances.
     step = int(references.lengths.max(initial=0)) + 1
@@ -51,7 +51,7 @@ def _closest_lengths(references: ReferenceNgrams, length: npt.NDArray[np.int64])
 
 
 def bleu_from_statistics(statistics: Floats) -> Floats:
-    """Returns BLEU-1 to BLEU-4, (..., 4), from statistics of a picture or summed over several, (..., 10)."""
+    """Returns BLEU-1 to BLEU-4, (..., 4), from statistics of an image or summed over several, (..., 10)."""
     said, matched = statistics[..., 2 : 2 + MAX_ORDER], statistics[..., 2 + MAX_ORDER :]
     precision = np.cumprod((matched + TINY) / (said + SMALL), axis=-1)
     means: Floats = precision ** (1.0 / np.arange(1, MAX_ORDER + 1))

@@ -1,7 +1,7 @@
 """How sure a score is: bootstrap intervals of one system, and paired differences of two (Koehn 2004).
 
-Pictures are drawn with replacement and the corpus value is computed anew from the statistics of each draw: BLEU
-and METEOR are no means over pictures. The intervals speak of the choice of pictures; of the seed a model was trained
+Images are drawn with replacement and the corpus value is computed anew from the statistics of each draw: BLEU
+and METEOR are no means over images. The intervals speak of the choice of images; of the seed a model was trained
 with they say nothing.
 """
 
@@ -21,7 +21,7 @@ DRAWS = 10_000
 """Draws by default. With 1,000, the verdict on a difference with p near .05 depends on the seed."""
 SEED = 0
 LEVEL = 0.95
-_CHUNK = 1 << 22  # picture indices held at once
+_CHUNK = 1 << 22  # image indices held at once
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a score of one system differs from another's on the same pictures.
+    """How a score of one system differs from another's on the same images.
 
     Attributes:
         first: corpus value of the first system.
         second: corpus value of the second.
-        interval: of `second - first`, over draws of pictures that both systems share.
+        interval: of `second - first`, over draws of images that both systems share.
         p_value: two-sided bootstrap p-value of no difference: twice the share of draws in which the sign of the
             difference is the less usual one, at least 2 / (draws + 1).
     """
@@ -67,9 +67,9 @@ def bootstrap_intervals(
 
     Args:
         scores: of one system.
-        draws: how many sets of pictures are drawn.
+        draws: how many sets of images are drawn.
         level: confidence, 0 to 1.
-        seed: of the draws; the same seed and number of pictures give the same draws.
+        seed: of the draws; the same seed and number of images give the same draws.
 
     Raises:
         ConfigError: draws or level cannot be.
@@ -85,17 +85,17 @@ def paired_bootstrap(
 
     Args:
         first: scores of one system.
-        second: of another on the same pictures in the same order.
-        draws: how many sets of pictures are drawn; both systems are scored on each.
+        second: of another on the same images in the same order.
+        draws: how many sets of images are drawn; both systems are scored on each.
         level: confidence, 0 to 1.
         seed: of the draws.
 
     Raises:
-        DataError: the two are not of the same pictures.
+        DataError: the two are not of the same images.
         ConfigError: draws or level cannot be.
     """
     if first.ids != second.ids:
-        raise DataError("a paired comparison wants the same pictures in the same order; score both on one split")
+        raise DataError("a paired comparison wants the same images in the same order; score both on one split")
     one, two = _resampled([first, second], draws, level, seed)
     return {
         name: _difference(first.corpus[name], second.corpus[name], two[name] - one[name], level)
@@ -132,19 +132,19 @@ def _interval(samples: Floats, level: float) -> Interval:
 
 
 def _resampled(systems: list[Scores], draws: int, level: float, seed: int) -> list[Mapping[str, Floats]]:
-    """Returns the corpus values of each system, (R,) a score, over the same R draws of pictures."""
+    """Returns the corpus values of each system, (R,) a score, over the same R draws of images."""
     check_draws(draws)
     if not 0 < level < 1:
         raise ConfigError(f"a confidence level of {level}; it must be between 0 and 1")
     parts: list[list[dict[str, Floats]]] = [[] for _ in systems]
-    for pictures in _draws(len(systems[0].ids), draws, seed):
+    for images in _draws(len(systems[0].ids), draws, seed):
         for system, scores in zip(parts, systems, strict=True):
-            system.append(scores.resample(pictures))
+            system.append(scores.resample(images))
     return [{name: np.concatenate([part[name] for part in system]) for name in system[0]} for system in parts]
 
 
 def _draws(images: int, draws: int, seed: int) -> Iterator[Ints]:
-    """Yields draws of picture indices (r, B), together `draws` of them."""
+    """Yields draws of image indices (r, B), together `draws` of them."""
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK // images)
     for begin in range(0, draws, chunk):

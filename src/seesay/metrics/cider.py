@@ -1,4 +1,4 @@
-"""CIDEr (Vedantam et al. 2015): words shared with a picture's references count the more, the rarer elsewhere."""
+"""CIDEr (Vedantam et al. 2015): words shared with an image's references count the more, the rarer elsewhere."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -21,12 +21,12 @@ class Cider:
     10. The variant `plain` is equation 2 of the paper: a mean of cosines, 0 to 1. Neither stems words.
 
     Args:
-        references: token ids of each reference of each picture, or their table.
+        references: token ids of each reference of each image, or their table.
         variant: `D` or `plain`.
         sigma: standard deviation of the penalty in words.
 
     Raises:
-        DataError: a picture has no references.
+        DataError: an image has no references.
         ConfigError: there is no such variant.
     """
 
@@ -40,7 +40,7 @@ class Cider:
         if variant not in ("D", "plain"):
             raise ConfigError(f"unknown variant of CIDEr {variant!r}; choose D or plain")
         if not table.per_image.all():
-            raise DataError(f"picture {int(np.argmin(table.per_image))} has no references; leave it out")
+            raise DataError(f"image {int(np.argmin(table.per_image))} has no references; leave it out")
         self.references = table
         self.variant = variant
         self.sigma = sigma
@@ -62,16 +62,16 @@ class Cider:
 
         Args:
             hypotheses: token ids, without padding or marks of start and end (unless the references have them).
-            images: index of each hypothesis' picture in the references; by default every picture in order.
+            images: index of each hypothesis' image in the references; by default every image in order.
 
         Raises:
-            DataError: there is not one picture, of those there are references of, for each hypothesis.
+            DataError: there is not one image, of those there are references of, for each hypothesis.
         """
         table = self.references
         image = np.arange(table.images) if images is None else np.asarray(images, np.int64)
         if len(image) != len(hypotheses) or not ((image >= 0) & (image < table.images)).all():
             raise DataError(
-                f"{len(hypotheses)} hypotheses for {len(image)} pictures of {table.images}; name one of them for each"
+                f"{len(hypotheses)} hypotheses for {len(image)} images of {table.images}; name one of them for each"
             )
         pairs = table.per_image[image]
         # A pair is a hypothesis with one of its references; those of hypothesis h start at offset[h].

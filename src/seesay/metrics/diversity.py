@@ -19,14 +19,14 @@ FUNCTION_WORDS = frozenset(
 )
 UNKNOWN = ("<unk>", "unk", "[unk]")
 
-# Below so many different captions among a hundred the model is taken to ignore the picture.
+# Below so many different captions among a hundred the model is taken to ignore the image.
 COLLAPSED_SHARE = 0.02
 MANY = 20
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """Counts over the captions of a set of pictures; shares and ratios are 0 to 1.
+    """Counts over the captions of a set of images; shares and ratios are 0 to 1.
 
     Attributes:
         captions: how many captions there are.
@@ -42,7 +42,7 @@ class Diversity:
         unknown: share that contain `<unk>`.
         empty: share without any word.
         commonest: the caption said most often, as it stands.
-        commonest_share: share of pictures for which it is said.
+        commonest_share: share of images for which it is said.
         at_limit: share that ended only at the maximum length, where `finished` tells; otherwise share of those that are
             as long as the longest, as only a limit makes many captions equally long.
         limit_known: whether `finished` told.
@@ -75,7 +75,7 @@ def measure_diversity(
     """Returns how varied and complete captions are.
 
     Args:
-        hypotheses: one caption for each picture.
+        hypotheses: one caption for each image.
         training: the captions that the model was trained on.
         tokenization: see `seesay.metrics.tokenize`.
         finished: whether each caption ended by itself; None = it is not known.
@@ -127,18 +127,18 @@ def has_repeat(words: Sequence[str]) -> bool:
 def absent_objects(
     hypotheses: Sequence[str], labels: Sequence[Collection[str]], vocabulary: Collection[str] | None = None
 ) -> list[list[str]]:
-    """Returns for each picture the objects that its caption names though none of its boxes has that label.
+    """Returns for each image the objects that its caption names though none of its boxes has that label.
 
     Args:
-        hypotheses: one caption for each picture.
-        labels: labels of the boxes of each picture, all of them; a label may be several words.
+        hypotheses: one caption for each image.
+        labels: labels of the boxes of each image, all of them; a label may be several words.
         vocabulary: every label that counts as an object; by default all that occur in `labels`.
 
     Raises:
         DataError: There are not as many lists of labels as captions.
     """
     if len(hypotheses) != len(labels):
-        raise DataError(f"{len(hypotheses)} captions but labels of {len(labels)} pictures; give one list a picture")
+        raise DataError(f"{len(hypotheses)} captions but labels of {len(labels)} images; give one list an image")
     objects = sorted(set(vocabulary) if vocabulary is not None else {label for image in labels for label in image})
     forms = {label: _forms(label) for label in objects}
     absent = []
@@ -175,9 +175,9 @@ def verdict(diversity: Diversity) -> str:
     few = diversity.captions >= MANY and (diversity.unique < COLLAPSED_SHARE or diversity.commonest_share > 0.5)
     if same or few:
         return (
-            f'The model says "{diversity.commonest}" for {share} of the pictures. Possible causes: too little '
-            "training, a learning rate that is too high, pictures prepared otherwise than the encoder expects (size, "
-            "scale, mean), features that are constant or not connected to the decoder, or test pictures that are alike."
+            f'The model says "{diversity.commonest}" for {share} of the images. Possible causes: too little '
+            "training, a learning rate that is too high, images prepared otherwise than the encoder expects (size, "
+            "scale, mean), features that are constant or not connected to the decoder, or test images that are alike."
         )
     if diversity.repeats is not None and diversity.repeats > 0.2:
         return (

@@ -57,16 +57,16 @@ def require_jar(metric: str) -> None:
 def jar_scores(
     metric: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[float, Floats, str]:
-    """Returns the corpus value of a jar's score, its value for each picture, (B,), and its release for a signature.
+    """Returns the corpus value of a jar's score, its value for each image, (B,), and its release for a signature.
 
     Args:
         metric: `METEOR-jar` or `SPICE`.
-        hypotheses: one tokenized caption a picture.
-        references: tokenized captions of each picture.
+        hypotheses: one tokenized caption an image.
+        references: tokenized captions of each image.
 
     Raises:
         MissingDependencyError: pycocoevalcap is not installed.
-        DataError: something else that it needs is missing, or Java ended before it had scored every picture.
+        DataError: something else that it needs is missing, or Java ended before it had scored every image.
     """
     require_jar(metric)
     truth = {number: list(image) for number, image in enumerate(references)}
@@ -82,7 +82,7 @@ def jar_scores(
             ) from error
     values = np.asarray(per_image, np.float64)
     if values.shape != (len(hypotheses),) or not np.isfinite(values).all() or not np.isfinite(corpus):
-        raise DataError(f"{metric} was not computed: its Java program gave no number for some pictures")
+        raise DataError(f"{metric} was not computed: its Java program gave no number for some images")
     return float(corpus), values, f"{Path(_NEEDED[metric][0]).stem}:pycocoevalcap-{version('pycocoevalcap')}"
 
 

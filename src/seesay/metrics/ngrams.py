@@ -1,6 +1,6 @@
 """N-grams of reference captions as sorted integer tables, and the join of hypotheses with them.
 
-BLEU and CIDEr ask the same question: which n-grams of a hypothesis stand in which references of its picture,
+BLEU and CIDEr ask the same question: which n-grams of a hypothesis stand in which references of its image,
 and how often? Here it is answered for a whole batch with a few sorts and binary searches instead of
 dictionaries.
 """
@@ -25,8 +25,8 @@ class Matches:
         hypothesis: the hypothesis of each row, (M,).
         gram: n-gram id in the reference table, -1 for one that no reference has, (M,).
         count: how often the hypothesis has it, (M,).
-        row: index into the rows above, for each row found again in a reference of the same picture, (P,).
-        sentence: that reference, numbered over all pictures, (P,).
+        row: index into the rows above, for each row found again in a reference of the same image, (P,).
+        sentence: that reference, numbered over all images, (P,).
         entry: index into the order's reference rows, (P,).
     """
 
@@ -40,7 +40,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class OrderTable:
-    """All reference n-grams of one order; rows are sorted by picture, then n-gram.
+    """All reference n-grams of one order; rows are sorted by image, then n-gram.
 
     Attributes:
         codes: sorted codes `prefix id * vocabulary + last word`, whose index is the n-gram id, (G,).
@@ -48,7 +48,7 @@ class OrderTable:
         sentence: reference of each row, (R,).
         gram: n-gram id of each row, (R,).
         count: how often that reference has it, (R,).
-        document_frequency: in the references of how many pictures each n-gram occurs, (G,).
+        document_frequency: in the references of how many images each n-gram occurs, (G,).
     """
 
     codes: Ints
@@ -73,10 +73,10 @@ def _runs(values: Ints) -> tuple[Ints, Ints]:
 
 
 class ReferenceNgrams:
-    """Tables of all 1- to 4-grams of the references of some pictures.
+    """Tables of all 1- to 4-grams of the references of some images.
 
     Args:
-        references: token ids (at least 0) of each reference of each picture.
+        references: token ids (at least 0) of each reference of each image.
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -97,7 +97,7 @@ class ReferenceNgrams:
         inside = gram >= 0
         gram, sentence = gram[inside], sentence[inside]
         width = len(codes) + 1
-        # One sort puts the rows in the order of picture, n-gram, sentence.
+        # One sort puts the rows in the order of image, n-gram, sentence.
         packed = (self.image[sentence] * width + gram) * max(1, len(self.lengths)) + sentence
         packed.sort()
         starts, count = _runs(packed)
@@ -112,7 +112,7 @@ class ReferenceNgrams:
 
         Args:
             hypotheses: token ids of each hypothesis.
-            images: the picture of each hypothesis, (H,).
+            images: the image of each hypothesis, (H,).
         """
         tokens, sentence, _ = _flatten(hypotheses)
         base = max(self.vocabulary, int(tokens.max()) + 1 if len(tokens) else 1)

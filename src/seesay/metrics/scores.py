@@ -1,4 +1,4 @@
-"""Corpus and per-picture scores of captions, with the statistics they are made of."""
+"""Corpus and per-image scores of captions, with the statistics they are made of."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,16 +35,16 @@ class Scores:
     """Scores of one set of hypotheses.
 
     Attributes:
-        corpus: value of each score over all pictures, as the reference implementation prints it (CIDEr about
+        corpus: value of each score over all images, as the reference implementation prints it (CIDEr about
             0 to 3, the others 0 to 1).
-        per_image: the scores of each picture, (B,); a corpus BLEU is not their mean.
-        signature: what the numbers depend on: protocol, tokenization, pictures, references, version.
-        ids: the pictures, in order.
-        empty: ids of the pictures whose hypothesis has no words; they score 0.
+        per_image: the scores of each image, (B,); a corpus BLEU is not their mean.
+        signature: what the numbers depend on: protocol, tokenization, images, references, version.
+        ids: the images, in order.
+        empty: ids of the images whose hypothesis has no words; they score 0.
         tokenization: how captions were cut into words.
-        statistics: what each metric averages over pictures before its last step, (B, columns).
+        statistics: what each metric averages over images before its last step, (B, columns).
         lengths: tokens of each hypothesis, (B,).
-        wordless: ids of the pictures one of whose references has no words.
+        wordless: ids of the images one of whose references has no words.
         warnings: one line for each reason why the scores may not mean what they seem to.
     """
 
@@ -59,10 +59,10 @@ class Scores:
     wordless: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def resample(self, pictures: npt.NDArray[np.int64]) -> dict[str, Floats]:
-        """Returns the corpus values, (R,), over R draws of picture indices, (R, B), as a bootstrap has.
+    def resample(self, images: npt.NDArray[np.int64]) -> dict[str, Floats]:
+        """Returns the corpus values, (R,), over R draws of image indices, (R, B), as a bootstrap has.
 
-        CIDEr keeps the document frequencies of the whole set, so a draw changes which pictures count, not
+        CIDEr keeps the document frequencies of the whole set, so a draw changes which images count, not
         their scores.
         """
         if not self.statistics:
@@ -70,9 +70,9 @@ class Scores:
         table = np.hstack(list(self.statistics.values()))
         # How often each image is in a draw, times all statistics: one product per draw instead of copies of its rows.
         # A draw's sums do not depend on the draws beside it, as they would in one product of all draws.
-        sums = np.stack([np.bincount(draw, minlength=len(table)) @ table for draw in pictures])
+        sums = np.stack([np.bincount(draw, minlength=len(table)) @ table for draw in images])
         widths = [statistics.shape[1] for statistics in self.statistics.values()]
-        count = np.full(len(sums), float(pictures.shape[1]))
+        count = np.full(len(sums), float(images.shape[1]))
         values: dict[str, Floats] = {}
         for metric, part in zip(self.statistics, np.split(sums, np.cumsum(widths)[:-1], axis=1), strict=True):
             values |= _named(metric, _finish(metric, part, count))
@@ -95,16 +95,16 @@ class Scores:
 
         Args:
             name: what it is printed as.
-            per_image: its value for each picture, (B,).
-            corpus: its value over all pictures; None = the mean. One that is given and no mean has no statistics
+            per_image: its value for each image, (B,).
+            corpus: its value over all images; None = the mean. One that is given and no mean has no statistics
                 here, so that `resample` leaves it out.
             recipe: what else it depends on, for the signature.
 
         Raises:
-            DataError: there are not as many values as pictures, or one is no number.
+            DataError: there are not as many values as images, or one is no number.
         """
         if per_image.shape != (len(self.ids),) or not np.isfinite(per_image).all():
-            raise DataError(f"{name} has not one finite value for each of the {len(self.ids)} pictures")
+            raise DataError(f"{name} has not one finite value for each of the {len(self.ids)} images")
         statistics = self.statistics if corpus is not None else {**self.statistics, name: per_image[:, None]}
         value = float(per_image.mean()) if corpus is None else corpus
         return replace(
@@ -124,21 +124,21 @@ def compute_metrics(
     ids: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Scores:
-    """Returns the scores of one hypothesis a picture against its references, by the COCO protocol.
+    """Returns the scores of one hypothesis an image against its references, by the COCO protocol.
 
     Args:
-        hypotheses: one caption for each picture; one without words scores 0 and is in `Scores.empty`.
-        references: the human captions of each picture, in the same order.
+        hypotheses: one caption for each image; one without words scores 0 and is in `Scores.empty`.
+        references: the human captions of each image, in the same order.
         tokenization: see `seesay.metrics.tokenize`.
-        ids: names of the pictures, for messages and `Scores.ids`; their places by default.
+        ids: names of the images, for messages and `Scores.ids`; their places by default.
         metrics: which of BLEU, ROUGE-L, CIDEr, CIDEr-plain and METEOR to compute; None = all that the literature
             prints: the first three, and METEOR where it can be had (Latin letters in PTB tokens, and the tables of the
             extra `coco`), whose table of paraphrases takes some seconds at the first use on a machine. The document
             frequencies of CIDEr are those of the references given, as in the literature: its value depends on how many
-            pictures there are, and of a single picture it is 0.
+            images there are, and of a single image it is 0.
 
     Raises:
-        DataError: The lists do not fit together, or hold something that is no caption; the picture is named.
+        DataError: The lists do not fit together, or hold something that is no caption; the image is named.
         ConfigError: There is no such metric or tokenization, or METEOR is asked for of other than PTB tokens, or of
             text that is not in Latin letters.
         MissingDependencyError: METEOR is asked for, and its tables are not installed.
@@ -198,7 +198,7 @@ class CaptionMetrics:
     def update(
         self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], ids: Sequence[str] | None = None
     ) -> None:
-        """Adds a batch of pictures.
+        """Adds a batch of images.
 
         Raises:
             DataError: The batch does not fit together; none of it is added.
@@ -214,7 +214,7 @@ class CaptionMetrics:
         """Returns the scores of everything added so far.
 
         Raises:
-            DataError: Nothing was added, or one picture twice.
+            DataError: Nothing was added, or one image twice.
         """
         return compute_metrics(
             self.hypotheses,
@@ -228,43 +228,43 @@ class CaptionMetrics:
 def _checked_ids(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], ids: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Returns the name of each picture, after checking that everything fits together."""
+    """Returns the name of each image, after checking that everything fits together."""
     if not all(isinstance(each, Sequence) and not isinstance(each, str) for each in (hypotheses, references)):
         kinds = f"{type(hypotheses).__name__} and {type(references).__name__}"
-        raise DataError(f"hypotheses and references are lists with one entry a picture; got {kinds}")
+        raise DataError(f"hypotheses and references are lists with one entry an image; got {kinds}")
     if len(hypotheses) != len(references):
         raise DataError(
-            f"{len(hypotheses)} hypotheses but references of {len(references)} pictures; give one hypothesis a picture"
+            f"{len(hypotheses)} hypotheses but references of {len(references)} images; give one hypothesis an image"
         )
     if not len(hypotheses):
-        raise DataError("no hypotheses to score; give at least one picture")
+        raise DataError("no hypotheses to score; give at least one image")
     names = tuple(map(str, ids)) if ids is not None else tuple(map(str, range(len(hypotheses))))
     if len(names) != len(hypotheses):
-        raise DataError(f"{len(names)} ids for {len(hypotheses)} hypotheses; give one id a picture")
+        raise DataError(f"{len(names)} ids for {len(hypotheses)} hypotheses; give one id an image")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"picture {twice} is given twice; keep one hypothesis for it")
+        raise DataError(f"image {twice} is given twice; keep one hypothesis for it")
     for name, hypothesis, image in zip(names, hypotheses, references, strict=True):
         if not isinstance(hypothesis, str):
-            raise DataError(f"picture {name}: the hypothesis is {hypothesis!r}, not a text")
+            raise DataError(f"image {name}: the hypothesis is {hypothesis!r}, not a text")
         if isinstance(image, str) or not isinstance(image, Sequence):
-            raise DataError(f"picture {name}: references must be a list of texts, not {image!r}")
+            raise DataError(f"image {name}: references must be a list of texts, not {image!r}")
         if not len(image):
-            raise DataError(f"picture {name} has no references; leave it out or give it at least one")
+            raise DataError(f"image {name} has no references; leave it out or give it at least one")
         for reference in image:
             if not isinstance(reference, str):
-                raise DataError(f"picture {name}: a reference is {reference!r}, not a text")
+                raise DataError(f"image {name}: a reference is {reference!r}, not a text")
     return names
 
 
 def _by_image(captions: Sequence[str], like: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Returns flat captions grouped as the pictures have them."""
+    """Returns flat captions grouped as the images have them."""
     flat = iter(captions)
     return [[next(flat) for _ in image] for image in like]
 
 
 def _statistics(said: Sequence[str], meant: Sequence[Sequence[str]], metrics: Sequence[str]) -> dict[str, Floats]:
-    """Returns the per-picture statistics of each metric, (B, columns), from tokenized captions."""
+    """Returns the per-image statistics of each metric, (B, columns), from tokenized captions."""
     # A token may hold a no-break space (a fraction such as 1 1/2): the reference's BLEU and CIDEr cut there,
     # its ROUGE-L does not. So n-grams come from split() and ROUGE-L from split(" ").
     hypotheses, references = number_tokens(
@@ -332,7 +332,7 @@ def _words(caption: str) -> list[str]:
 
 
 def _finish(metric: str, total: Floats, count: Floats) -> Floats:
-    """Returns the values of a metric, (..., columns), from statistics summed over `count` pictures."""
+    """Returns the values of a metric, (..., columns), from statistics summed over `count` images."""
     if metric == "BLEU":
         return bleu_from_statistics(total)
     if metric == "METEOR":
@@ -345,7 +345,7 @@ def _named(metric: str, values: Floats) -> dict[str, Floats]:
 
 
 def number_of_references(references: Sequence[Sequence[str]]) -> str:
-    """Returns how many references a picture has: a number, or the least and the most such as 4-6."""
+    """Returns how many references an image has: a number, or the least and the most such as 4-6."""
     counts = {len(image) for image in references}
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seesay.models.kernels import Kernels, kernels_for
-from seesay.models.loop import LoopTerm, TimeLoop
+from seesay.models.loop import DeferredGradient, DeferredGradients
 
 # Numbers of a temporary: on a processor, those that stay in its cache between two passes over them.
 _CACHED = 1 << 18
@@ -85,8 +85,8 @@ def _parts(factors: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield rows, _reciprocals(factors[rows], keys[rows], room[: taken * size].view(taken, *shape))
 
 
-class AdditiveTerm(LoopTerm):
-    """The keys of a batch's pictures and the score's weights in a time loop.
+class AdditiveGradient(DeferredGradient):
+    """The keys of a batch's images and the score's weights in a time loop.
 
     No step keeps anything as large as (R, N, A) for its backward pass: what it needs is quicker to compute again
     than to fetch.
@@ -98,7 +98,7 @@ class AdditiveTerm(LoopTerm):
         loop: the loop.
     """
 
-    def __init__(self, keys: Tensor, score: Tensor, doubled: Tensor, loop: TimeLoop) -> None:
+    def __init__(self, keys: Tensor, score: Tensor, doubled: Tensor, loop: DeferredGradients) -> None:
         super().__init__(loop, keys, score)
         self.keys = doubled
         self.score = score.detach()[0].to(self.keys.dtype).contiguous()
@@ -137,7 +137,7 @@ class AdditiveTerm(LoopTerm):
         return self._of_inputs(keys, score)
 
     def _pieces(self, images: int, places: int) -> Iterator[tuple[slice, slice]]:
-        """Yields pictures and places of their tokens that are worked on together: whole pictures, or a part of one."""
+        """Yields images and places of their tokens that are worked on together: whole images, or a part of one."""
         count = _at_once(math.prod(self.keys.shape[1:]), self.keys.device)
         together = max(1, count // max(1, places))
         for image in range(0, images, together):
@@ -150,10 +150,10 @@ class AdditiveTerm(LoopTerm):
         return keys.to(self.inputs[0].dtype), (-2.0 * score)[None].to(self.inputs[1].dtype)
 
 
-class _CompiledTerm(AdditiveTerm):
+class _CompiledGradient(AdditiveGradient):
     """The same in C, where one pass over the keys gives all three gradients of a step."""
 
-    def __init__(self, keys: Tensor, score: Tensor, doubled: Tensor, loop: TimeLoop, kernels: Kernels) -> None:
+    def __init__(self, keys: Tensor, score: Tensor, doubled: Tensor, loop: DeferredGradients, kernels: Kernels) -> None:
         super().__init__(keys, score, doubled, loop)
         self._kernels = kernels
         self._sums: tuple[Tensor, Tensor] | None = None
@@ -179,18 +179,18 @@ class _CompiledTerm(AdditiveTerm):
         return (None, None) if sums is None else self._of_inputs(*sums)
 
 
-def additive_term(keys: Tensor, score: Tensor, loop: TimeLoop) -> AdditiveTerm:
+def additive_gradient(keys: Tensor, score: Tensor, loop: DeferredGradients) -> AdditiveGradient:
     """Returns the term of keys (B, N, A) and a score's weights (1, A), in C if that can be."""
     doubled = doubled_exponential(keys.detach()).contiguous()
     kernels = kernels_for(doubled)
     if kernels is None:
-        return AdditiveTerm(keys, score, doubled, loop)
-    return _CompiledTerm(keys, score, doubled, loop, kernels)
+        return AdditiveGradient(keys, score, doubled, loop)
+    return _CompiledGradient(keys, score, doubled, loop, kernels)
 
 
 class _AdditiveStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, anchor: Tensor, term: AdditiveTerm) -> Tensor:
+    def forward(ctx: Any, query: Tensor, anchor: Tensor, term: AdditiveGradient) -> Tensor:
         factors = doubled_exponential(query).contiguous()
         ctx.save_for_backward(factors)
         ctx.term, ctx.call, ctx.dtype = term, term.call(), query.dtype
@@ -200,6 +200,6 @@ class _AdditiveStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (factors,) = ctx.saved_tensors
-        term: AdditiveTerm = ctx.term
+        term: AdditiveGradient = ctx.term
         slopes = term.slopes_of(ctx.call, factors, grad)
         return (4.0 * term.score * slopes).to(ctx.dtype), None, None

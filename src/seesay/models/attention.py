@@ -1,4 +1,4 @@
-"""Attention of a decoder's query over the regions of a picture: one interface, four ways to score a region."""
+"""Attention of a decoder's query over the regions of an image: one interface, four ways to score a region."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
-from seesay.models.additive import AdditiveTerm, additive_term, doubled_exponential, energies
+from seesay.models.additive import AdditiveGradient, additive_gradient, doubled_exponential, energies
 from seesay.models.dropout import Dropout
 from seesay.models.kernels import kernels_for
-from seesay.models.loop import LoopLinear, LoopPart, PictureTerm, TimeLoop
+from seesay.models.loop import DeferredGradients, DeferredLinear, DeferredModule, ImageGradient
 from seesay.models.products import Linear
 
 
-class Attention(LoopPart):
+class Attention(DeferredModule):
     """What a recurrent decoder asks of its attention.
 
     `forward` says what is computed, of any leading dimensions that broadcast. Two cheaper ways give the same: for
@@ -30,7 +30,7 @@ class Attention(LoopPart):
         self.dropout = Dropout(dropout)
 
     def keys(self, memory: Tensor) -> Tensor:
-        """Returns the picture's side of the score, (..., N, A), from memory (..., N, D); once a picture."""
+        """Returns the image's side of the score, (..., N, A), from memory (..., N, D); once an image."""
         raise NotImplementedError
 
     def energies(self, query: Tensor, keys: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ class Attention(LoopPart):
         weights = self.weigh(query, keys, memory_mask)
         return weighted_sum(self.dropout(weights), memory), weights
 
-    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
-        """Tells a time loop what its steps use of the pictures, memory (B, N, D) above all."""
-        loop.add(self, "memory", PictureTerm(memory, loop))
+    def enter(self, memory: Tensor, loop: DeferredGradients) -> None:
+        """Tells a time loop what its steps use of the images, memory (B, N, D) above all."""
+        loop.add(self, "memory", ImageGradient(memory, loop))
 
     def loop_energies(self, query: Tensor) -> Tensor:
         """Returns the energies (R, N) of the running captions' queries (R, Q), but for what is equal in a row."""
@@ -72,21 +72,21 @@ class Attention(LoopPart):
         """Returns the context (R, D) of weights (R, N) of the running captions."""
         return self._loop_term("memory").product(weights)
 
-    def loop_look(self, query: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def loop_attend(self, query: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns what `forward` does, of the running captions."""
         weights = self.loop_weigh(query, memory_mask)
         return self.loop_context(self.dropout(weights)), weights
 
-    def _loop_term(self, name: str) -> PictureTerm:
+    def _loop_term(self, name: str) -> ImageGradient:
         assert self.loop is not None
-        return self.loop.term(self, name, PictureTerm)
+        return self.loop.term(self, name, ImageGradient)
 
     def search_keys(self, memory: Tensor) -> Tensor:
-        """Returns what `search` takes as keys, (B, ...), from memory (B, N, D); once a picture."""
+        """Returns what `search` takes as keys, (B, ...), from memory (B, N, D); once an image."""
         return self.keys(memory)
 
     def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Returns how well each region suits each hypothesis of its picture, before the softmax, (B, K, N).
+        """Returns how well each region suits each hypothesis of its image, before the softmax, (B, K, N).
 
         Args:
             query: of hypotheses, (B, K, Q).
@@ -99,7 +99,7 @@ class Attention(LoopPart):
 
         Args:
             query: of hypotheses, (B, K, Q).
-            keys: from `search_keys`, (B, ...), shared by the hypotheses of a picture.
+            keys: from `search_keys`, (B, ...), shared by the hypotheses of an image.
             memory: (B, N, D).
             memory_mask: (B, N), True = may attend; None = all.
 
@@ -124,15 +124,15 @@ class AdditiveAttention(Attention):
         dropout: see `Attention`.
 
     Attributes:
-        in_parts: a search computes as many pictures at a time as the processor's cache holds. Off where the steps
-            are written down as a graph, which must hold for any number of pictures.
+        in_parts: a search computes as many images at a time as the processor's cache holds. Off where the steps
+            are written down as a graph, which must hold for any number of images.
     """
 
     def __init__(self, memory_size: int, query_size: int, attention_size: int, dropout: float = 0.0) -> None:
         super().__init__(dropout)
         self.in_parts = True
         self.key = Linear(memory_size, attention_size)
-        self.query = LoopLinear(query_size, attention_size, bias=False)  # its bias would add to the key's
+        self.query = DeferredLinear(query_size, attention_size, bias=False)  # its bias would add to the key's
         self.score = Linear(attention_size, 1, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:
@@ -145,18 +145,18 @@ class AdditiveAttention(Attention):
         scores: Tensor = self.score(torch.tanh(keys + self.query(query).unsqueeze(-2)))
         return scores.squeeze(-1)
 
-    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
+    def enter(self, memory: Tensor, loop: DeferredGradients) -> None:
         """Tells the loop of the memory, the keys and the score's weights."""
         super().enter(memory, loop)
-        loop.add(self, "keys", additive_term(self.keys(memory), self.score.weight, loop))
+        loop.add(self, "keys", additive_gradient(self.keys(memory), self.score.weight, loop))
 
     def loop_energies(self, query: Tensor) -> Tensor:
         """Returns the energies (R, N)."""
         assert self.loop is not None
-        return self.loop.term(self, "keys", AdditiveTerm).energies(self.query(query))
+        return self.loop.term(self, "keys", AdditiveGradient).energies(self.query(query))
 
     def search_keys(self, memory: Tensor) -> Tensor:
-        """Returns exp(2 key) of the regions, (..., N, A) in float32 or better, for `search`; once a picture."""
+        """Returns exp(2 key) of the regions, (..., N, A) in float32 or better, for `search`; once an image."""
         return doubled_exponential(self.keys(memory))
 
     def search_energies(self, query: Tensor, keys: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class AdditiveAttention(Attention):
         if kernels is None:
             return super().search(query, keys, memory, memory_mask)
         asked = self.query(query).to(keys.dtype)  # bfloat16 under autocast
-        return kernels.additive_look(keys, asked.contiguous(), self.score.weight[0], memory)
+        return kernels.additive_attend(keys, asked.contiguous(), self.score.weight[0], memory)
 
 
 class DotAttention(Attention):
@@ -188,10 +188,10 @@ class DotAttention(Attention):
         """Returns the scores (..., N)."""
         return torch.matmul(keys, query.to(keys.dtype).unsqueeze(-1)).squeeze(-1)
 
-    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
+    def enter(self, memory: Tensor, loop: DeferredGradients) -> None:
         """Tells the loop of the memory and the keys."""
         super().enter(memory, loop)
-        loop.add(self, "keys", PictureTerm(self.keys(memory).transpose(-1, -2), loop))
+        loop.add(self, "keys", ImageGradient(self.keys(memory).transpose(-1, -2), loop))
 
     def loop_energies(self, query: Tensor) -> Tensor:
         """Returns the energies (R, N)."""
@@ -205,7 +205,7 @@ class DotAttention(Attention):
 class GeneralAttention(DotAttention):
     """Multiplicative attention through a matrix: score = (W memory) . query.
 
-    Luong et al. 2015, section 3.1, `general`. The matrix is applied to the memory, once a picture.
+    Luong et al. 2015, section 3.1, `general`. The matrix is applied to the memory, once an image.
 
     Args:
         memory_size: width D of a region.
@@ -243,8 +243,8 @@ class MultiHeadAttention(Attention):
         super().__init__(dropout)
         self.heads = heads
         self.key_value = Linear(memory_size, 2 * attention_size)
-        self.query = LoopLinear(query_size, attention_size)
-        self.merge = LoopLinear(attention_size, memory_size)
+        self.query = DeferredLinear(query_size, attention_size)
+        self.merge = DeferredLinear(attention_size, memory_size)
 
     def keys(self, memory: Tensor) -> Tensor:
         """Returns the keys, then the values, (..., N, 2A)."""
@@ -262,18 +262,18 @@ class MultiHeadAttention(Attention):
         context: Tensor = self.merge(heads.flatten(-2))
         return context, weights.mean(-2)
 
-    def enter(self, memory: Tensor, loop: TimeLoop) -> None:
+    def enter(self, memory: Tensor, loop: DeferredGradients) -> None:
         """Tells the loop of the keys and values of each head, and of the memory for `loop_context`."""
         super().enter(memory, loop)
         keys, values = (split_heads(half, self.heads) for half in self.keys(memory).chunk(2, dim=-1))
-        loop.add(self, "keys", PictureTerm(keys.transpose(-1, -2) / keys.shape[-1] ** 0.5, loop))
-        loop.add(self, "values", PictureTerm(values, loop))
+        loop.add(self, "keys", ImageGradient(keys.transpose(-1, -2) / keys.shape[-1] ** 0.5, loop))
+        loop.add(self, "values", ImageGradient(values, loop))
 
     def loop_weigh(self, query: Tensor, memory_mask: Tensor | None) -> Tensor:
         """Returns the weights (R, N), the mean over the heads."""
         return self._loop_heads(query, memory_mask).mean(-2)
 
-    def loop_look(self, query: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def loop_attend(self, query: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the context (R, D) and the mean weights (R, N)."""
         weights = self._loop_heads(query, memory_mask)
         context: Tensor = self.merge(self._loop_term("values").product(self.dropout(weights)).flatten(-2))
@@ -290,7 +290,7 @@ class MultiHeadAttention(Attention):
         return torch.cat([split_heads(half, self.heads) for half in halves], dim=-1)
 
     def search(self, query: Tensor, keys: Tensor, memory: Tensor, memory_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the context (B, K, D) and the mean weights (B, K, N), every head a picture of its own."""
+        """Returns the context (B, K, D) and the mean weights (B, K, N), every head an image of its own."""
         key, value = keys.flatten(0, 1).chunk(2, dim=-1)  # (B * H, N, A / H)
         asked = split_heads(self.query(query), self.heads).flatten(0, 1)  # (B * H, K, A / H)
         scores = torch.bmm(asked, key.transpose(1, 2)) / key.shape[-1] ** 0.5
@@ -332,6 +332,8 @@ def build_attention(config: ModelConfig, query_size: int) -> Attention:
         "additive": lambda: AdditiveAttention(memory_size, query_size, config.attention_size, dropout),
         "dot": lambda: DotAttention(dropout),
         "general": lambda: GeneralAttention(memory_size, query_size, dropout),
-        "multihead": lambda: MultiHeadAttention(memory_size, query_size, config.attention_size, config.heads, dropout),
+        "multihead": lambda: MultiHeadAttention(
+            memory_size, query_size, config.attention_size, config.num_heads, dropout
+        ),
     }
     return builders[config.attention_score]()

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
-from seesay.models.contradictions import SHIPPED, refuse_contradictions
 from seesay.models.dropout import Dropout
 from seesay.models.encoders import Encoder
 from seesay.models.initialisation import initialise_like_keras
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
-from seesay.models.protocol import Decoder, Taught
+from seesay.models.protocol import Decoder, DecoderOutput
 from seesay.models.registry import decoder_builder
+from seesay.models.validation import SHIPPED, validate_model_config
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity}
 
@@ -24,9 +24,9 @@ class CaptionModel(nn.Module):
     """Features in, word scores out.
 
     Attributes:
-        encoder: the image network where pictures pass through the model; None on cached features.
+        encoder: the image network where images pass through the model; None on cached features.
         projection: features (..., F) -> memory (..., D).
-        decoder: any `TeachableDecoder`.
+        decoder: any `TrainableDecoder`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class CaptionModel(nn.Module):
             raise ConfigError("this model was trained on cached features and holds no encoder")
         return cast("Tensor", self.encoder(pixels))
 
-    def remember(self, features: Tensor) -> Tensor:
+    def project(self, features: Tensor) -> Tensor:
         """Returns the decoder's memory (B, N, D) of features (B, N, F)."""
         weight = next(self.projection.parameters())
         return cast("Tensor", self.projection(self.feature_dropout(features.to(weight.dtype))))
@@ -68,13 +68,13 @@ class CaptionModel(nn.Module):
         Args:
             features: (B, N, F).
             memory_mask: (B, N), True = may attend; None = all.
-            captions: all captions of the B pictures, packed.
+            captions: all captions of the B images, packed.
         """
         return self.teach(features, memory_mask, captions).logits
 
-    def teach(self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
-        """Returns the same with what the decoder's own training adds to the loss; see `Taught`."""
-        return cast("Taught", self.decoder(self.remember(features), memory_mask, captions))
+    def teach(self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
+        """Returns the same with what the decoder's own training adds to the loss; see `DecoderOutput`."""
+        return cast("DecoderOutput", self.decoder(self.project(features), memory_mask, captions))
 
 
 def build_model(
@@ -86,12 +86,12 @@ def build_model(
         config: the network's sizes.
         vocabulary_size: V, special tokens included.
         feature_size: width F of the encoder's features.
-        encoder: the image network, if pictures are to pass through the model.
+        encoder: the image network, if images are to pass through the model.
 
     Raises:
         ConfigError: there is no such decoder, or the settings contradict each other.
     """
-    refuse_contradictions(config)
+    validate_model_config(config)
     return _assemble(config, vocabulary_size, feature_size, encoder)
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seesay.models.kernels import Kernels, kernels_for
-from seesay.models.loop import LoopLinear
+from seesay.models.loop import DeferredLinear
 
 
-class LSTMGates(LoopLinear):
+class LSTMGates(DeferredLinear):
     """A linear layer to the four gates of an LSTM, (..., I) -> (..., 4H), that holds their bias.
 
     Its type tells `initialise_like_keras` where the forget gate's bias is.
@@ -57,7 +57,7 @@ class _GRUUpdate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*ctx.kernels.gru_back(grad.contiguous(), *ctx.saved_tensors), None)
+        return (*ctx.kernels.gru_backward(grad.contiguous(), *ctx.saved_tensors), None)
 
 
 def lstm_update(parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ class _LSTMUpdate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, hidden_grad: Tensor, new_grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = hidden_grad.contiguous(), new_grad.contiguous()
-        gates, before = ctx.kernels.lstm_back(*grads, *ctx.saved_tensors, ctx.dtype)
+        gates, before = ctx.kernels.lstm_backward(*grads, *ctx.saved_tensors, ctx.dtype)
         return (None, before, *[gates] * ctx.parts)
 
 

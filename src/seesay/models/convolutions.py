@@ -16,7 +16,7 @@ from seesay.models.products import library_has
 _AGREES = 1e-3
 """Largest difference to the network as it was, of its largest feature; rounding alone gives some 1e-5."""
 _TOGETHER = 8
-"""Pictures that a weight is ordered for where there is more than one."""
+"""Images that a weight is ordered for where there is more than one."""
 
 _OPERATIONS = ("_convolution_pointwise", "_reorder_convolution_weight")
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)  # outside training
@@ -45,13 +45,13 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], _Activation]] = {
 }
 
 
-def fuse_convolutions(network: nn.Module, forward: str, picture: Tensor) -> fx.GraphModule | None:
+def fuse_convolutions(network: nn.Module, forward: str, image: Tensor) -> fx.GraphModule | None:
     """Returns a network, for use on a processor, whose convolutions do what follows them as well.
 
     A normalisation goes into the weights before it (Jacob et al. 2018, "Quantization and training of neural networks
     for efficient integer-arithmetic-only inference", section 3.2), and the activation is done while a result is at
     hand: two passes less over each map, which take up to half of the time. Where TensorFlow pads two sides only, the
-    kernel gets a row and a column of zeros instead of the map, which would be copied. What a picture gives does not
+    kernel gets a row and a column of zeros instead of the map, which would be copied. What an image gives does not
     depend on those beside it, to the last bit, as far as convolutions go.
 
     While this goes on, the network must not be used by another thread.
@@ -59,11 +59,11 @@ def fuse_convolutions(network: nn.Module, forward: str, picture: Tensor) -> fx.G
     Args:
         network: in evaluation mode, in float32, on a processor, its weights as they will be.
         forward: the name of the method to take, of one tensor.
-        picture: what that is called with, (1, 3, height, width); all others must be as high and as wide.
+        image: what that is called with, (1, 3, height, width); all others must be as high and as wide.
 
     Returns:
         The network, which shares all other layers with the given one; None where torch lacks the library for it,
-        where the way through the network cannot be followed, or where it does not lead to the same on `picture`.
+        where the way through the network cannot be followed, or where it does not lead to the same on `image`.
     """
     if not library_has(*_OPERATIONS):
         return None
@@ -71,9 +71,9 @@ def fuse_convolutions(network: nn.Module, forward: str, picture: Tensor) -> fx.G
         with torch.no_grad():
             fused = fx.GraphModule(network, _Follower(network).follow(forward)).eval()
             with _inputs_seen(network) as sizes:
-                wanted = getattr(network, forward)(picture)
+                wanted = getattr(network, forward)(image)
             _fuse(fused, sizes)
-            found = fused(picture)
+            found = fused(image)
             same = bool((wanted - found).abs().max() <= _AGREES * wanted.abs().max())
     except Exception:  # noqa: BLE001 - whatever a network does that cannot be followed: it has its own way still
         return None
@@ -255,8 +255,8 @@ class _Convolution(nn.Module):
         )
         return found
 
-    def _order(self, pictures: int) -> tuple[Tensor, Tensor]:
-        """Returns the weight in the order that the library likes best for some pictures at once, and the bias.
+    def _order(self, images: int) -> tuple[Tensor, Tensor]:
+        """Returns the weight in the order that the library likes best for some images at once, and the bias.
 
         In another's order it has to be put into the right one at every call, which may take longer than all else.
         """
@@ -268,5 +268,5 @@ class _Convolution(nn.Module):
                 weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, part.eps, part.weight, part.bias)
         weight = F.pad(weight.detach(), self._missing).contiguous()
         bias = torch.zeros(len(weight)) if bias is None else bias.detach()
-        size = (pictures, *self._size[1:])
+        size = (images, *self._size[1:])
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *self._how, size), bias

@@ -39,10 +39,10 @@ class Dropout(nn.Dropout):
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: int, key: int, kernels: Kernels) -> Tensor:
-        ctx.chances, ctx.kernels = (dropped, key), kernels
-        return kernels.dropout(x, *ctx.chances)
+        ctx.dropout_masks, ctx.kernels = (dropped, key), kernels
+        return kernels.dropout(x, *ctx.dropout_masks)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.kernels.dropout(grad.contiguous(), *ctx.chances), None, None, None
+        return ctx.kernels.dropout(grad.contiguous(), *ctx.dropout_masks), None, None, None

@@ -19,7 +19,7 @@ from seesay.images import Preprocessing, normalise
 from seesay.models.calibration import calibrate
 from seesay.models.convolutions import fuse_convolutions
 from seesay.models.networks import timm_network
-from seesay.models.products import Fixable, quick
+from seesay.models.products import Prepackable, quick
 
 log = logging.getLogger("seesay")
 
@@ -27,7 +27,7 @@ SMALL_CNN = "small-cnn"
 _SMALL_CNN_SIZE = 96
 
 
-class Encoder(Fixable):
+class Encoder(Prepackable):
     """An image network cut at one layer, giving a row of features a region.
 
     Fixed on a processor, it does each convolution with what follows in one pass.
@@ -91,15 +91,15 @@ class Encoder(Fixable):
         """Takes the weights for what they will be from now on, until the encoder is put in training."""
         if not self.fixed and next(self.network.parameters()).device.type == "cpu":
             size = self.preprocessing.size
-            picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-            fused = fuse_convolutions(self, "_run_plainly", picture.contiguous(memory_format=torch.channels_last))
+            image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+            fused = fuse_convolutions(self, "_run_plainly", image.contiguous(memory_format=torch.channels_last))
             if fused is not None:
                 _fused[self] = fused
         super().fix()
 
-    def loosen(self) -> None:
+    def unpack(self) -> None:
         """Lets go of the network's fused form."""
-        super().loosen()
+        super().unpack()
         _fused.pop(self, None)
 
     def _regions(self, output: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Encoder(Fixable):
         raise EncoderError(f"layer {self.config.layer!r} of {self.config.encoder} gives a {output.ndim}-d output")
 
     def _has_channels_last(self, output: Tensor) -> bool:
-        """Tells whether a map is (B, rows, columns, F): of a square picture, rows and columns are as many."""
+        """Tells whether a map is (B, rows, columns, F): of a square image, rows and columns are as many."""
         _, first, second, third = output.shape
         if (first == second) != (second == third):
             return first == second
@@ -152,13 +152,13 @@ class Encoder(Fixable):
 
     @torch.no_grad()
     def _measure(self) -> tuple[tuple[int, int], int]:
-        """Returns the grid and the feature size, by showing the network an empty picture."""
+        """Returns the grid and the feature size, by showing the network an empty image."""
         size = self.preprocessing.size
         try:
             output = self._run(torch.zeros(1, 3, size, size))
         except (RuntimeError, AssertionError) as error:  # what torch and timm say to a size that does not suit
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise EncoderError(f"{self.config.encoder} cannot look at pictures of {size} x {size}: {reason}") from error
+            raise EncoderError(f"{self.config.encoder} cannot look at images of {size} x {size}: {reason}") from error
         regions = self._regions(output)
         if self.config.pool == "pooled" or regions.shape[1] == 1:
             return (1, 1), regions.shape[2]
@@ -184,7 +184,7 @@ class _LayerReached(Exception):  # noqa: N818 - a signal, not an error
 
 
 class SmallCNN(nn.Module):
-    """Four convolutions to a stride of 8, small enough to learn from a few thousand pictures on a laptop.
+    """Four convolutions to a stride of 8, small enough to learn from a few thousand images on a laptop.
 
     Before the last one the coordinates of each region join the map (Liu et al. 2018, "An intriguing failing of
     convolutional neural networks and the CoordConv solution"): so few layers cannot tell places apart

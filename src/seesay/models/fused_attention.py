@@ -81,7 +81,7 @@ class FusedAttention:
         image = self._captions.image_of_row
         self.kernels.attend(self._doubled, projected, self._score, self._seen, image, step.size, results)
 
-    def look_back(self, step: Step, grad: Tensor, projected_grad: Tensor, more: Tensor | None = None) -> None:
+    def attend_backward(self, step: Step, grad: Tensor, projected_grad: Tensor, more: Tensor | None = None) -> None:
         """Fills in the gradient of a step's queries.
 
         Args:
@@ -97,10 +97,10 @@ class FusedAttention:
             (self._factors[step.begin :], self.weights[step.begin :]),
         )
         image = self._captions.image_of_row
-        self.kernels.attend_back(given, looked, grad, image, step.size, self._sums, projected_grad, more)
+        self.kernels.attend_backward(given, looked, grad, image, step.size, self._sums, projected_grad, more)
 
     def gradients(self, contexts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the gradients of memory, keys and score, after the last `look_back`, and begins anew.
+        """Returns the gradients of memory, keys and score, after the last `attend_backward`, and begins anew.
 
         Args:
             contexts: gradients of the steps' contexts, (R, D) each, in the order of the steps.

@@ -57,7 +57,7 @@ class _FusedGRU(torch.autograd.Function):
         for here, given in zip(torch.split(grad, sizes)[::-1], ctx.steps[::-1], strict=True):
             projected, hidden, _ = given
             results = torch.empty_like(projected), torch.empty_like(projected), torch.empty_like(hidden)
-            ctx.kernels.loop_gru_back(here, later, running, given, len(hidden), results)
+            ctx.kernels.loop_gru_backward(here, later, running, given, len(hidden), results)
             inward, projected_grad, left = results
             later, running = (left, product(projected_grad, packed)), len(hidden)
             inputs.append(inward)

@@ -132,9 +132,9 @@ def _backward(left: _Left, weights: LoopWeights, grad: Tensor) -> Sequence[Tenso
         hidden = left.states[before:] if number else zero
         inward, projected, own = inputs[begin:], projecteds[begin:], hidden.new_empty(size, hidden.shape[1])
         given = (left.projected[number], hidden, left.kept[begin:])
-        attention.kernels.loop_gru_back(grad[begin:], later, running, given, size, (inward, projected, own))
+        attention.kernels.loop_gru_backward(grad[begin:], later, running, given, size, (inward, projected, own))
         contexts.append(product(inward[:width], context)[:size])
-        attention.look_back(step, contexts[-1], projected)
+        attention.attend_backward(step, contexts[-1], projected)
         if number:
             later, running = (own, product(projected[:width], both)), size
     memory, keys, score = attention.gradients(contexts[::-1])

@@ -152,12 +152,12 @@ def _backward(left: _Left, weights: LSTMLoopWeights, grad: Tensor, more: Tensor 
         own, later = of_states[here], cell.new_zeros(step.size, size_of_state)
         own[: len(hidden_grad)] += hidden_grad
         later[: len(cell_grad)] = cell_grad
-        gates[here], cell_grad = attention.kernels.lstm_back(own, later, cell, kept, dtype)
+        gates[here], cell_grad = attention.kernels.lstm_backward(own, later, cell, kept, dtype)
         through = product(gates[wide], context)[: step.size] + of_gated[here]
         gate, seen = left.gates[here], attention.contexts[here]
         slope = torch.linalg.vecdot(through.float(), seen.float())[:, None] * gate * (1 - gate)
         contexts.append(through * gate.to(dtype))
-        attention.look_back(step, contexts[-1], asked[step.begin :], None if more is None else more[here])
+        attention.attend_backward(step, contexts[-1], asked[step.begin :], None if more is None else more[here])
         asked[here, units:] = slope.to(dtype)
         hidden_grad = (product(asked[wide], asking) + product(gates[wide], state))[: step.size]
     memory, keys, score = attention.gradients(contexts[::-1])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seesay.models.recurrent import Lesson
+from seesay.models.recurrent import SequenceOutput
 
 _KEPT = 0.9
 """Share of the baseline that is kept at each batch (Xu et al. 2015, section 4.1)."""
@@ -44,7 +44,7 @@ class HardAttentionLoss(nn.Module):
         # from the first batch on. A buffer, so that a resumed run goes on with it.
         self.register_buffer("baseline", torch.zeros(2))
 
-    def forward(self, lesson: Lesson) -> Tensor:
+    def forward(self, lesson: SequenceOutput) -> Tensor:
         """Returns the loss in nats a token, and moves the baseline on.
 
         Args:

@@ -1,15 +1,15 @@
 /* What a step does besides its large products, each in one pass. What is computed, and of what, is said in kernels.py
-   and where it is called. All arrays are contiguous; image[row] is the picture of a row. */
+   and where it is called. All arrays are contiguous; image[row] is the image of a row. */
 
 #include "../exponential.h"
 
 #define ROWS 16  /* of a block, which a thread takes whole */
-#define WIDE 128 /* units of which the keys of some pictures stay in a core's cache while their rows are gone through */
+#define WIDE 128 /* units of which the keys of some images stay in a core's cache while their rows are gone through */
 #define PART 64  /* numbers of a row whose sums stay in registers */
 #define SMALL 32768 /* multiplications that are done sooner than a second thread has been woken */
 
 /* Energies (rows, regions) of the rows from `begin` to `end`, of keys (images, regions, units), factors (rows, units) and
-   score (units). Without `image` every picture has `each` rows, one after the other. */
+   score (units). Without `image` every image has `each` rows, one after the other. */
 static void energies_of_rows(const float *keys, const float *factors, const float *score, const long long *image,
                              long long each, long long begin, long long end, long long regions, long long units,
                              float *energies)
@@ -123,8 +123,8 @@ void additive_gradients(const float *keys, const float *factors, const float *gr
     }
 }
 
-/* out (rows, columns) = x (rows, inner) times matrix (images, inner, columns) of the row's picture. */
-void picture_product(const float *matrix, const float *x, const long long *image,
+/* out (rows, columns) = x (rows, inner) times matrix (images, inner, columns) of the row's image. */
+void image_product(const float *matrix, const float *x, const long long *image,
                      long long rows, long long inner, long long columns, float *out)
 {
     long long parts = (columns + PART - 1) / PART, job;
@@ -151,7 +151,7 @@ void picture_product(const float *matrix, const float *x, const long long *image
 }
 
 /* out (rows, inner) = grad (rows, columns) times the transpose of the same. */
-void picture_product_back(const float *matrix, const float *grad, const long long *image,
+void image_product_back(const float *matrix, const float *grad, const long long *image,
                           long long rows, long long inner, long long columns, float *out)
 {
     long long row;
@@ -325,7 +325,7 @@ static inline __attribute__((always_inline)) void surprise_back_of(
 }
 
 /* Writes the gradient of a sum of the losses, in which each counts `slopes` (rows) times, to grad (rows, words). */
-void surprise_back(const void *logits, const float *offsets, const long long *targets, const float *log_sums,
+void cross_entropy_rows_backward(const void *logits, const float *offsets, const long long *targets, const float *log_sums,
                    const float *slopes, long long rows, long long words, float smoothing, void *grad, int half)
 {
     long long row;
@@ -361,7 +361,7 @@ static inline __attribute__((always_inline)) void attend_to(
 
 /* Additive attention: writes factors (rows, units), weights (rows, regions) and context (rows, size) of keys exp(2 k)
    (images, regions, units) and memory (images, regions, size). The first of the `width` numbers of a row of `projected`
-   are its query; `factors` may take their place. Without `image` every picture has `each` rows, one after the other. */
+   are its query; `factors` may take their place. Without `image` every image has `each` rows, one after the other. */
 void attend(const float *keys, const void *projected, const float *score, const float *memory, const long long *image,
             long long each, long long rows, long long regions, long long units, long long width, long long size,
             float *factors, float *weights, void *context, int half)
@@ -406,7 +406,7 @@ static inline __attribute__((always_inline)) void query_gradients(
 /* From the context's gradient, grad (rows, size), and one of the weights besides, `more` (rows, regions) if there is
    one, to that of the query in `projected_grad` (rows, width). Adds to keys_grad (images, regions, units) and score_grad
    (units) what `additive_gradients` adds. Scratch: energies (rows, regions), slopes (rows, units). */
-void attend_back(const float *keys, const float *factors, const float *score, const float *memory,
+void attend_backward(const float *keys, const float *factors, const float *score, const float *memory,
                  const float *weights, const void *grad, const float *more, const long long *image, long long rows,
                  long long regions, long long units, long long width, long long size, float *energies, float *slopes,
                  float *keys_grad, float *score_grad, void *projected_grad, int half)
@@ -533,7 +533,7 @@ static inline __attribute__((always_inline)) void gru_back_of(
    through `projected`, hidden_grad (rows, size). The next state's gradient is `later` alone without grad; with it, grad
    (rows, size) from what was said with the state, and for the first `running` rows, which go on, what the step after
    this has left: its hidden_grad, `later`, and what came through its `projected`. */
-void gru_back(const void *grad, const void *through, const float *later, long long running, const void *projected,
+void gru_backward(const void *grad, const void *through, const float *later, long long running, const void *projected,
               const float *hidden, const float *kept, long long rows, long long units, long long size, void *input_grad,
               void *projected_grad, float *hidden_grad, int half)
 {
@@ -610,7 +610,7 @@ static inline __attribute__((always_inline)) void lstm_back_of(
 
 /* The gradients of each part of the gates (rows, 4 size) and of the cell (rows, size) of those of the next state and of
    the next cell (rows, size). */
-void lstm_back(const float *hidden_grad, const float *next_grad, const float *cell, const float *kept, long long rows,
+void lstm_backward(const float *hidden_grad, const float *next_grad, const float *cell, const float *kept, long long rows,
                long long size, void *gates_grad, float *cell_grad, int half)
 {
     long long row;
@@ -647,7 +647,7 @@ long long attention_gru_room(const struct attention_gru *s, long long rows)
     return rows * (9 * s->hidden + s->units + s->size + s->dense_size);
 }
 
-/* One step of `rows` hypotheses, `each` a picture, from `state` (rows, H) to `next`, with weights (rows, N) and logits
+/* One step of `rows` hypotheses, `each` an image, from `state` (rows, H) to `next`, with weights (rows, N) and logits
    (rows, V). In one call, as a search's products take less time than as many calls from Python. Returns 0; 1, and does
    nothing, if a token is no word. */
 int attention_gru_step(const struct attention_gru *s, const long long *tokens, const float *state, const float *keys,

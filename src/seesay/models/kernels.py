@@ -30,7 +30,7 @@ class Kernels:
             keys: exp(2 k), (B, N, A).
             factors: exp(2 q), (..., A).
             score: v, (A,).
-            image_of_row: (R,) int64 for factors (R, A); None = as many rows to each picture, in their order.
+            image_of_row: (R,) int64 for factors (R, A); None = as many rows to each image, in their order.
         """
         images, regions, units = keys.shape
         rows = factors.numel() // units
@@ -39,7 +39,7 @@ class Kernels:
         self._library.additive_energies(keys, factors, score, image_of_row, each, rows, regions, units, found)
         return found
 
-    def additive_look(self, keys: Tensor, queries: Tensor, score: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def additive_attend(self, keys: Tensor, queries: Tensor, score: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the context (B, K, D) and the weights (B, K, N) of additive attention.
 
         Args:
@@ -71,7 +71,7 @@ class Kernels:
         self._library.additive_gradients(keys, factors, grad, image_of_row, *sizes, found, *sums)
         return found
 
-    def surprise(
+    def cross_entropy_rows(
         self, logits: Tensor, targets: Tensor, smoothing: float = 0.0, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns the cross-entropy of each token, (M,) in nats, and log sum_v e^logit, (M,), both float32.
@@ -83,10 +83,12 @@ class Kernels:
             offsets: what is added to the logits first, 0 or -inf, (V,) float32; without smoothing alone.
         """
         log_sums, losses = (torch.empty(len(logits), dtype=torch.float32) for _ in range(2))
-        self._library.surprise(logits, offsets, targets, *logits.shape, smoothing, log_sums, losses, _is_half(logits))
+        self._library.cross_entropy_rows(
+            logits, offsets, targets, *logits.shape, smoothing, log_sums, losses, _is_half(logits)
+        )
         return losses, log_sums
 
-    def surprise_back(
+    def cross_entropy_rows_backward(
         self,
         grad: Tensor,
         logits: Tensor,
@@ -98,7 +100,7 @@ class Kernels:
         """Returns the gradient of the logits, (M, V) in their precision, of the cross-entropies', (M,) float32."""
         found = torch.empty_like(logits)
         given = logits, offsets, targets, log_sums, grad
-        self._library.surprise_back(*given, *logits.shape, smoothing, found, _is_half(logits))
+        self._library.cross_entropy_rows_backward(*given, *logits.shape, smoothing, found, _is_half(logits))
         return found
 
     def dropout(self, x: Tensor, dropped: int, key: int) -> Tensor:
@@ -127,17 +129,17 @@ class Kernels:
         self.loop_gru(input_gates, None, state_gates, hidden, rows, (new, None, kept))
         return new, kept
 
-    def gru_back(
+    def gru_backward(
         self, grad: Tensor, state_gates: Tensor, hidden: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the gradients of input gates, state gates and state of that of the next state, (..., H) float32."""
         results = torch.empty_like(state_gates), torch.empty_like(state_gates), torch.empty_like(hidden)
         rows = hidden.numel() // hidden.shape[-1]
-        self.loop_gru_back(None, (grad, None), rows, (state_gates, hidden, kept), rows, results)
+        self.loop_gru_backward(None, (grad, None), rows, (state_gates, hidden, kept), rows, results)
         return results
 
     def lstm(self, parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns an LSTM's next state and cell like `cell`, and (..., 5H) float32 for `lstm_back`.
+        """Returns an LSTM's next state and cell like `cell`, and (..., 5H) float32 for `lstm_backward`.
 
         Args:
             parts: whose sum is the gates, (..., 4H) each, float32 or bfloat16.
@@ -150,7 +152,7 @@ class Kernels:
         self._library.lstm(places, len(parts), cell, rows, size, hidden, new, kept, _is_half(parts[0]))
         return hidden, new, kept
 
-    def lstm_back(
+    def lstm_backward(
         self, hidden_grad: Tensor, new_grad: Tensor, cell: Tensor, kept: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Returns the gradients of each part of the gates (..., 4H) and of the cell (..., H) float32.
@@ -165,7 +167,7 @@ class Kernels:
         size = cell.shape[-1]
         gates = cell.new_empty(*cell.shape[:-1], 4 * size, dtype=dtype)
         cell_grad, rows = torch.empty_like(cell), cell.numel() // size
-        self._library.lstm_back(hidden_grad, new_grad, cell, kept, rows, size, gates, cell_grad, _is_half(gates))
+        self._library.lstm_backward(hidden_grad, new_grad, cell, kept, rows, size, gates, cell_grad, _is_half(gates))
         return gates, cell_grad
 
     def rmsprop(self, weights: Tensor, grad: Tensor, average: Tensor, factors: Sequence[float]) -> None:
@@ -237,7 +239,7 @@ class Kernels:
             projected: (>= R, A and more) float32 or bfloat16, which begin with the queries.
             score: v, (A,).
             memory: (B, N, D).
-            image_of_row: (>= R,) int64; None = as many rows to each picture, in their order.
+            image_of_row: (>= R,) int64; None = as many rows to each image, in their order.
             rows: R.
             results: to be filled: factors exp(2 q) (R, A), weights (R, N), context (R, D) in the precision of
                 `projected`, whose place the factors may take.
@@ -246,7 +248,7 @@ class Kernels:
         given = keys, projected, score, memory, image_of_row
         self._library.attend(*given, *sizes, *results, _is_half(projected))
 
-    def attend_back(
+    def attend_backward(
         self,
         given: Sequence[Tensor],
         looked: Sequence[Tensor],
@@ -275,7 +277,7 @@ class Kernels:
         sizes = rows, regions, units, projected_grad.shape[1], memory.shape[2]
         room = keys.new_empty(rows * regions), keys.new_empty(rows * units)
         tensors = keys, factors, score, memory, weights, grad, more, image_of_row
-        self._library.attend_back(*tensors, *sizes, *room, *sums, projected_grad, _is_half(grad))
+        self._library.attend_backward(*tensors, *sizes, *room, *sums, projected_grad, _is_half(grad))
 
     def loop_gru(
         self,
@@ -301,7 +303,7 @@ class Kernels:
         sizes = _gru_sizes(projected, hidden, rows)
         self._library.gru(words, seen, projected, hidden, *sizes, *results, _is_half(projected))
 
-    def loop_gru_back(
+    def loop_gru_backward(
         self,
         grad: Tensor | None,
         later: tuple[Tensor, Tensor | None] | None,
@@ -325,20 +327,20 @@ class Kernels:
         projected, hidden, kept = given
         left, through = later or (None, None)
         sizes = _gru_sizes(projected, hidden, rows)
-        self._library.gru_back(
+        self._library.gru_backward(
             grad, through, left, running, projected, hidden, kept, *sizes, *results, _is_half(projected)
         )
 
-    def picture_product(self, matrix: Tensor, x: Tensor, image_of_row: Tensor) -> Tensor:
-        """Returns x (R, K) times the matrix (B, K, L) of its picture, (R, L)."""
+    def image_product(self, matrix: Tensor, x: Tensor, image_of_row: Tensor) -> Tensor:
+        """Returns x (R, K) times the matrix (B, K, L) of its image, (R, L)."""
         found = x.new_empty(len(x), matrix.shape[2])
-        self._library.picture_product(matrix, x, image_of_row, len(x), *matrix.shape[1:], found)
+        self._library.image_product(matrix, x, image_of_row, len(x), *matrix.shape[1:], found)
         return found
 
-    def picture_product_back(self, matrix: Tensor, grad: Tensor, image_of_row: Tensor) -> Tensor:
-        """Returns grad (R, L) times the transposed matrix (B, K, L) of its picture, (R, K)."""
+    def image_product_back(self, matrix: Tensor, grad: Tensor, image_of_row: Tensor) -> Tensor:
+        """Returns grad (R, L) times the transposed matrix (B, K, L) of its image, (R, K)."""
         found = grad.new_empty(len(grad), matrix.shape[1])
-        self._library.picture_product_back(matrix, grad, image_of_row, len(grad), *matrix.shape[1:], found)
+        self._library.image_product_back(matrix, grad, image_of_row, len(grad), *matrix.shape[1:], found)
         return found
 
 

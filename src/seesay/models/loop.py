@@ -15,10 +15,10 @@ from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear, outer_product, pack, product, quick
 
 Factors = tuple[Tensor, ...]
-Term = TypeVar("Term", bound="LoopTerm")
+Term = TypeVar("Term", bound="DeferredGradient")
 
 
-class LoopTerm:
+class DeferredGradient:
     """Tensors that every step uses, with what each step's backward pass leaves for their gradients.
 
     Attributes:
@@ -26,7 +26,7 @@ class LoopTerm:
         inputs: the tensors, whose gradients `gradients` returns.
     """
 
-    def __init__(self, loop: "TimeLoop", *inputs: Tensor) -> None:
+    def __init__(self, loop: "DeferredGradients", *inputs: Tensor) -> None:
         self.loop = loop
         self.inputs = inputs
         self._notes: dict[int, Factors] = {}
@@ -53,7 +53,7 @@ class LoopTerm:
         raise NotImplementedError
 
 
-class TimeLoop:
+class DeferredGradients:
     """The loop over the words of a batch under teacher forcing.
 
     Autograd adds up the gradient of what every step uses (weights, keys, memory) step by step: a product as large
@@ -62,7 +62,7 @@ class TimeLoop:
 
     Args:
         captions: the batch.
-        images: pictures B of the batch.
+        images: images B of the batch.
         device_type: where it runs, for the precision that autocast asks for.
     """
 
@@ -72,17 +72,17 @@ class TimeLoop:
         asked = torch.is_autocast_enabled(device_type)
         self.dtype = torch.get_autocast_dtype(device_type) if asked else None
         self.anchor = torch.zeros(())
-        self._terms: dict[tuple[nn.Module, str], LoopTerm] = {}
+        self._terms: dict[tuple[nn.Module, str], DeferredGradient] = {}
 
     def cast(self, tensor: Tensor) -> Tensor:
         """Returns a tensor in the precision of the loop's products."""
         return tensor if self.dtype is None else tensor.to(self.dtype)
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """Returns a tensor (B, ...), one a picture, as (R, ...), one a caption, without gradient."""
+        """Returns a tensor (B, ...), one an image, as (R, ...), one a caption, without gradient."""
         return tensor.detach().index_select(0, self.captions.image_of_row)
 
-    def add(self, owner: nn.Module, name: str, term: LoopTerm) -> None:
+    def add(self, owner: nn.Module, name: str, term: DeferredGradient) -> None:
         """Takes in a term of a module; all of them before `begin`."""
         self._terms[owner, name] = term
 
@@ -95,7 +95,7 @@ class TimeLoop:
     def begin(self) -> None:
         """Ties the terms' gradients to the end of the backward pass through the steps."""
         terms = list(self._terms.values())
-        self.anchor = _Settlement.apply(terms, *[tensor for term in terms for tensor in term.inputs])
+        self.anchor = _Accumulation.apply(terms, *[tensor for term in terms for tensor in term.inputs])
 
     def end(self) -> None:
         """Lets go of the terms, which the steps have taken.
@@ -105,11 +105,11 @@ class TimeLoop:
         self._terms, self.anchor = {}, torch.zeros(())
 
 
-class _Settlement(torch.autograd.Function):
+class _Accumulation(torch.autograd.Function):
     """Gives the terms' gradients once every step that took the anchor has had its backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, terms: list[LoopTerm], *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, terms: list[DeferredGradient], *inputs: Tensor) -> Tensor:
         ctx.terms = terms
         ctx.set_materialize_grads(False)
         return torch.zeros((), device=inputs[0].device)
@@ -120,21 +120,21 @@ class _Settlement(torch.autograd.Function):
         return (None, *[gradient for term in ctx.terms for gradient in term.settle()])
 
 
-class LoopPart(nn.Module):
+class DeferredModule(nn.Module):
     """A module that knows the time loop it is in; `loop` is None outside of any."""
 
-    loop: TimeLoop | None = None
+    loop: DeferredGradients | None = None
 
 
 @contextlib.contextmanager
-def looping(module: nn.Module, loop: TimeLoop) -> Iterator[None]:
+def deferring_gradients(module: nn.Module, loop: DeferredGradients) -> Iterator[None]:
     """Puts all parts of a module into a time loop; its linear layers add their weights to those it holds."""
-    parts = [part for part in module.modules() if isinstance(part, LoopPart)]
+    parts = [part for part in module.modules() if isinstance(part, DeferredModule)]
     try:
         for part in parts:
             part.loop = loop
-            if isinstance(part, LoopLinear):
-                loop.add(part, "weights", LinearTerm(part, loop))
+            if isinstance(part, DeferredLinear):
+                loop.add(part, "weights", LinearGradient(part, loop))
         loop.begin()
         yield
     finally:
@@ -143,20 +143,20 @@ def looping(module: nn.Module, loop: TimeLoop) -> Iterator[None]:
             part.loop = None
 
 
-class LoopLinear(Linear, LoopPart):
+class DeferredLinear(Linear, DeferredModule):
     """A linear layer that is applied at each step of a time loop."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b, (..., O), of x (..., I); in a loop (R, I), R running captions."""
         if self.loop is None:
             return super().forward(x)
-        return self.loop.term(self, "weights", LinearTerm).product(x)
+        return self.loop.term(self, "weights", LinearGradient).product(x)
 
 
-class LinearTerm(LoopTerm):
+class LinearGradient(DeferredGradient):
     """A layer's weight (O, I) and bias (O,)."""
 
-    def __init__(self, layer: nn.Linear, loop: TimeLoop) -> None:
+    def __init__(self, layer: nn.Linear, loop: DeferredGradients) -> None:
         super().__init__(loop, *([layer.weight] if layer.bias is None else [layer.weight, layer.bias]))
 
     @cached_property
@@ -183,7 +183,7 @@ class LinearTerm(LoopTerm):
             return F.linear(x, self.weight, self.bias)
         return product(x, self._packed[0], self.bias)
 
-    def times_back(self, grad: Tensor) -> Tensor:
+    def times_backward(self, grad: Tensor) -> Tensor:
         """Returns grad W, (R, I), of grad (R, O)."""
         if self._packed is None or not len(grad):
             return torch.mm(grad, self.weight)
@@ -203,7 +203,7 @@ class LinearTerm(LoopTerm):
 
 class _LinearStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, term: LinearTerm) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, term: LinearGradient) -> Tensor:
         ctx.save_for_backward(x)
         ctx.term, ctx.call = term, term.call()
         return term.times(x)
@@ -213,13 +213,13 @@ class _LinearStep(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         ctx.term.note(ctx.call, x, grad)
-        return (ctx.term.times_back(grad) if ctx.needs_input_grad[0] else None), None, None
+        return (ctx.term.times_backward(grad) if ctx.needs_input_grad[0] else None), None, None
 
 
-class PictureTerm(LoopTerm):
-    """A matrix a picture (B, ..., K, L), by which the steps multiply vectors of their captions (R, ..., K)."""
+class ImageGradient(DeferredGradient):
+    """A matrix an image (B, ..., K, L), by which the steps multiply vectors of their captions (R, ..., K)."""
 
-    def __init__(self, matrix: Tensor, loop: TimeLoop) -> None:
+    def __init__(self, matrix: Tensor, loop: DeferredGradients) -> None:
         super().__init__(loop, matrix)
 
     @cached_property
@@ -229,7 +229,7 @@ class PictureTerm(LoopTerm):
 
     @cached_property
     def _compiled(self) -> tuple[Kernels, Tensor] | None:
-        """What multiplies by the picture's own matrix, (B, K, L) float32, where it can be and there is one a picture.
+        """What multiplies by the image's own matrix, (B, K, L) float32, where it can be and there is one an image.
 
         The copies of `rows`, one a caption, take longer to fetch than to multiply by.
         """
@@ -241,9 +241,9 @@ class PictureTerm(LoopTerm):
         return None if kernels is None else (kernels, matrix)
 
     def product(self, x: Tensor) -> Tensor:
-        """Returns x times the matrix of its caption's picture, (R, ..., L), of x (R, ..., K)."""
+        """Returns x times the matrix of its caption's image, (R, ..., L), of x (R, ..., K)."""
         x = self.loop.cast(x) if self._compiled is None else x.float()
-        found: Tensor = _PictureStep.apply(x, self.loop.anchor, self)
+        found: Tensor = _ImageStep.apply(x, self.loop.anchor, self)
         return found
 
     def times(self, x: Tensor) -> Tensor:
@@ -251,14 +251,14 @@ class PictureTerm(LoopTerm):
         if self._compiled is None:
             return torch.matmul(x.unsqueeze(-2), self.rows[: len(x)]).squeeze(-2)
         kernels, matrix = self._compiled
-        return kernels.picture_product(matrix, x.contiguous(), self.loop.captions.image_of_row)
+        return kernels.image_product(matrix, x.contiguous(), self.loop.captions.image_of_row)
 
-    def times_back(self, grad: Tensor) -> Tensor:
+    def times_backward(self, grad: Tensor) -> Tensor:
         """Returns grad (R, ..., L) times the transposed matrix, (R, ..., K)."""
         if self._compiled is None:
             return torch.matmul(self.rows[: len(grad)], grad.unsqueeze(-1)).squeeze(-1)
         kernels, matrix = self._compiled
-        return kernels.picture_product_back(matrix, grad.contiguous(), self.loop.captions.image_of_row)
+        return kernels.image_product_back(matrix, grad.contiguous(), self.loop.captions.image_of_row)
 
     def gradients(self, factors: list[Tensor]) -> tuple[Tensor | None, ...]:
         """Returns the gradient of the matrix from every token's vector and gradient."""
@@ -266,9 +266,9 @@ class PictureTerm(LoopTerm):
         return (torch.matmul(x.transpose(-1, -2), grad).to(self.inputs[0].dtype),)
 
 
-class _PictureStep(torch.autograd.Function):
+class _ImageStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, term: PictureTerm) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, term: ImageGradient) -> Tensor:
         ctx.save_for_backward(x)
         ctx.term, ctx.call = term, term.call()
         return term.times(x)
@@ -278,4 +278,4 @@ class _PictureStep(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         ctx.term.note(ctx.call, x, grad)
-        return (ctx.term.times_back(grad) if ctx.needs_input_grad[0] else None), None, None
+        return (ctx.term.times_backward(grad) if ctx.needs_input_grad[0] else None), None, None

@@ -25,7 +25,7 @@ def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
     """Returns a network without its classifier, and what its weights were made to be shown.
 
     Args:
-        config: name, weights, and size of the pictures.
+        config: name, weights, and size of the images.
 
     Raises:
         EncoderError: an unknown network, or weights that are missing or do not fit.
@@ -49,7 +49,7 @@ def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
 
 
 def _takes_one_size(name: str) -> bool:
-    """Tells whether a network, by its position embeddings or such, is built for pictures of one size.
+    """Tells whether a network, by its position embeddings or such, is built for images of one size.
 
     Raises:
         EncoderError: timm knows no network, or no weights, of this name.
@@ -181,7 +181,7 @@ def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, classifier
 
 
 def _resample_positions(network: nn.Module, own: Mapping[str, Tensor], weights: dict[str, Tensor]) -> None:
-    """Makes a transformer's position embeddings fit the size of its pictures, as timm does with hub weights."""
+    """Makes a transformer's position embeddings fit the size of its images, as timm does with hub weights."""
     from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
     given, wanted = weights.get("pos_embed"), own.get("pos_embed")

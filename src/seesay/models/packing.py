@@ -20,7 +20,7 @@ class PackedCaptions:
         inputs: ids fed to the decoder, (M,) int64, the first of each row being the start token.
         targets: ids to be predicted, (M,) int64, the last of each row being the end token.
         sizes: rows running at each step, non-increasing, a list of T numbers.
-        image_of_row: the picture each row describes, (R,) int64.
+        image_of_row: the image each row describes, (R,) int64.
         caption_of_row: the place of the row's caption in the unpacked (B, C) grid, flattened, (R,) int64.
     """
 
@@ -45,7 +45,7 @@ class PackedCaptions:
 
     @property
     def real(self) -> Tensor | None:
-        """Which tokens are real, (M,) bool; None = all, as everywhere but in `EvenCaptions`."""
+        """Which tokens are real, (M,) bool; None = all, as everywhere but in `PaddedCaptions`."""
         return None
 
     def row_of_token(self) -> Tensor:
@@ -57,15 +57,15 @@ class PackedCaptions:
         """Returns for every packed token its place in its caption, (M,) int64."""
         return torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.int64)).to(self.inputs.device)
 
-    def by_caption(self) -> "Padding":
+    def by_caption(self) -> "PackingIndex":
         """Returns the way to (R, T, ...), a row a caption with its tokens in order, and back."""
-        return Padding(self.row_of_token(), self.step_of_token(), self.rows, len(self.sizes))
+        return PackingIndex(self.row_of_token(), self.step_of_token(), self.rows, len(self.sizes))
 
-    def by_image(self, images: int) -> "Padding":
-        """Returns the way to (B, S, ...), a row a picture with the tokens of all its captions, and back.
+    def by_image(self, images: int) -> "PackingIndex":
+        """Returns the way to (B, S, ...), a row an image with the tokens of all its captions, and back.
 
         Args:
-            images: pictures B of the batch, those without a caption too.
+            images: images B of the batch, those without a caption too.
         """
         image = self.image_of_row.index_select(0, self.row_of_token())
         counts = torch.bincount(image, minlength=images)
@@ -73,10 +73,10 @@ class PackedCaptions:
         place = torch.empty_like(order)
         before = counts.cumsum(0) - counts
         place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
-        return Padding(image, place, images, int(counts.max()) if len(order) else 0)
+        return PackingIndex(image, place, images, int(counts.max()) if len(order) else 0)
 
 
-class EvenCaptions(PackedCaptions):
+class PaddedCaptions(PackedCaptions):
     """Captions that all take as many steps as the longest, padding included, so that shapes hang on nothing else.
 
     What follows a caption's end takes part in the loop, and must not in the loss: see `real`. Nothing here waits
@@ -96,18 +96,18 @@ class EvenCaptions(PackedCaptions):
         """Returns for every token its place in its row, (M,) int64."""
         return self._index(len(self.sizes)).repeat_interleave(self.rows)
 
-    def by_image(self, images: int) -> "Padding":
-        """Returns the way to (B, S, ...), a row a picture with the tokens of all its captions, and back."""
+    def by_image(self, images: int) -> "PackingIndex":
+        """Returns the way to (B, S, ...), a row an image with the tokens of all its captions, and back."""
         captions, row = self.rows // max(1, images), self.row_of_token()
         place = self.step_of_token() * captions + row % max(1, captions)
-        return Padding(row // max(1, captions), place, images, captions * len(self.sizes))
+        return PackingIndex(row // max(1, captions), place, images, captions * len(self.sizes))
 
     def _index(self, count: int) -> Tensor:
         return torch.arange(count, device=self.inputs.device)
 
 
 @dataclass(frozen=True)
-class Padding:
+class PackingIndex:
     """The way of packed tokens into a padded tensor, for layers that work on rows, and back.
 
     Attributes:
@@ -137,7 +137,7 @@ def pack_captions(tokens: Tensor) -> PackedCaptions:
 
     Args:
         tokens: (B, C, T) int64 with the start and end tokens, padded at the end with `PAD_ID`; a caption
-            that a picture does not have is a row of padding.
+            that an image does not have is a row of padding.
     """
     captions = tokens.shape[1]
     flat = tokens.flatten(0, 1)
@@ -157,7 +157,7 @@ def pack_captions(tokens: Tensor) -> PackedCaptions:
     )
 
 
-def even_captions(tokens: Tensor) -> EvenCaptions:
+def pad_to_longest(tokens: Tensor) -> PaddedCaptions:
     """Returns the captions of a batch, every one as long as the tensor is.
 
     Args:
@@ -166,7 +166,7 @@ def even_captions(tokens: Tensor) -> EvenCaptions:
     images, captions, length = tokens.shape
     by_time = tokens.flatten(0, 1).T
     place = torch.arange(images * captions, device=tokens.device)
-    return EvenCaptions(
+    return PaddedCaptions(
         inputs=by_time[:-1].flatten(),
         targets=by_time[1:].flatten(),
         sizes=[images * captions] * (length - 1),

@@ -17,7 +17,7 @@ _SEARCHED = 32  # hypotheses of a search, about
 _COPIED = 1 << 21  # numbers whose copy takes less time than compiling a product
 
 
-class Fixable(nn.Module):
+class Prepackable(nn.Module):
     """A module that can prepare itself for being used, not trained.
 
     Attributes:
@@ -30,18 +30,18 @@ class Fixable(nn.Module):
         """Takes the weights for what they will be from now on, until the module is put in training."""
         self.fixed = True
 
-    def loosen(self) -> None:
+    def unpack(self) -> None:
         """Lets go of what was made of the weights, which are going to change."""
         self.fixed = False
 
     def train(self, mode: bool = True) -> Self:
         """Puts the module in training or evaluation; in training its weights are no longer fixed."""
         if mode:
-            self.loosen()
+            self.unpack()
         return super().train(mode)
 
 
-class Linear(Fixable, nn.Linear):
+class Linear(Prepackable, nn.Linear):
     """`torch.nn.Linear`, in half of its time where the width is odd and some tenths less elsewhere.
 
     float32 products of torch go to a library that some processors are slow with; the library of its bfloat16
@@ -67,9 +67,9 @@ class Linear(Fixable, nn.Linear):
         # Autocast keeps the rounded weight from call to call, as long as it lasts.
         return F.linear(x, weight, bias) if asked else product(x, weight, bias)
 
-    def loosen(self) -> None:
+    def unpack(self) -> None:
         """Lets go of the packed weight."""
-        super().loosen()
+        super().unpack()
         _packed.pop(self, None)
 
 
@@ -79,14 +79,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found
 
 
-def fix_weights(network: nn.Module) -> None:
+def prepack_weights(network: nn.Module) -> None:
     """Tells a network that is only used from now on, not trained, that its weights do not change any more.
 
     It must be in evaluation mode, on the device where it is to be used, and not in use meanwhile. That the weights have
     not changed is nothing to look up: torch does not count the changes that some optimizers make.
     """
     for module in network.modules():
-        if isinstance(module, Fixable):
+        if isinstance(module, Prepackable):
             module.fix()
 
 

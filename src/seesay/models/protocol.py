@@ -14,8 +14,8 @@ from seesay.models.packing import PackedCaptions
 class DecoderState:
     """A decoder's state between two words; only the decoder knows what the tensors mean.
 
-    What depends on the picture alone (memory, attention keys) is kept once a picture, so that the beams of a
-    picture share it and reordering them moves none of it.
+    What depends on the image alone (memory, attention keys) is kept once an image, so that the beams of a
+    image share it and reordering them moves none of it.
 
     Attributes:
         per_image: tensors (B, ...).
@@ -26,14 +26,14 @@ class DecoderState:
     per_row: dict[str, Tensor]
 
     def keep(self, images: Tensor) -> "DecoderState":
-        """Returns the state of the pictures at positions `images` (B',) int64, in that order."""
+        """Returns the state of the images at positions `images` (B',) int64, in that order."""
         return DecoderState(
             {name: tensor.index_select(0, images) for name, tensor in self.per_image.items()},
             {name: tensor.index_select(0, images) for name, tensor in self.per_row.items()},
         )
 
     def pick(self, parents: Tensor) -> "DecoderState":
-        """Returns the state in which row k of picture b continues its row `parents[b, k]` (B, K') int64."""
+        """Returns the state in which row k of image b continues its row `parents[b, k]` (B, K') int64."""
         if len(parents) == 1:  # in a third of the time
             return DecoderState(
                 self.per_image, {name: tensor.index_select(1, parents[0]) for name, tensor in self.per_row.items()}
@@ -61,7 +61,7 @@ def nothing_more() -> float:
     return 0.0
 
 
-class Taught(NamedTuple):
+class DecoderOutput(NamedTuple):
     """What a decoder gives under teacher forcing.
 
     Attributes:
@@ -79,7 +79,7 @@ class Decoder(Protocol):
     """What `seesay.decoding` needs of a decoder."""
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the state before the start token, with one row a picture.
+        """Returns the state before the start token, with one row an image.
 
         Args:
             memory: projected features (B, N, D).
@@ -92,10 +92,10 @@ class Decoder(Protocol):
         ...
 
 
-class TeachableDecoder(Decoder, Protocol):
+class TrainableDecoder(Decoder, Protocol):
     """What training needs of a decoder beyond that; a decoder is a `torch.nn.Module` whose `forward` is this."""
 
-    def __call__(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+    def __call__(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
         """Returns the scores of the words that follow every real token under teacher forcing.
 
         Args:

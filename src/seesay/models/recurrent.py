@@ -13,21 +13,21 @@ from seesay.models.attention import AdditiveAttention, build_attention
 from seesay.models.cells import LSTMGates
 from seesay.models.dropout import Dropout
 from seesay.models.fused_attention import can_fuse
-from seesay.models.loop import LoopLinear, TimeLoop, looping
+from seesay.models.loop import DeferredGradients, DeferredLinear, deferring_gradients
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
-from seesay.models.protocol import DecoderState, StepOutput, Taught
+from seesay.models.protocol import DecoderOutput, DecoderState, StepOutput
 from seesay.models.vocabulary import VocabularyLayer
 
 Tensors = dict[str, Tensor]
 
 
-class Advance(NamedTuple):
+class CellOutput(NamedTuple):
     """One word further.
 
     Attributes:
         state: the decoder's next state by name, each (..., H).
-        output: what `read_out` turns into scores, (..., O).
+        output: what `compute_logits` turns into scores, (..., O).
         attention: where it looked, (..., N).
         draw: log-probability of the region drawn, (...,); None where attention is soft.
     """
@@ -39,7 +39,7 @@ class Advance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class SequenceOutput:
     """A batch as it went through the training loop, M tokens in the order of `captions`.
 
     Attributes:
@@ -51,7 +51,7 @@ class Lesson:
 
     captions: PackedCaptions
     logits: Tensor
-    steps: Sequence[Advance]
+    steps: Sequence[CellOutput]
     fixed: Tensors
 
     @property
@@ -68,9 +68,9 @@ class Lesson:
 class RecurrentDecoder(nn.Module):
     """The frame of a recurrent decoder that attends to regions at every word.
 
-    A decoder has the layers `word_gates` and `output`, and fills in `start` and `advance`, and `words` and `read_out`
+    A decoder has the layers `word_gates` and `output`, and fills in `start` and `advance`, and `words` and `compute_logits`
     where there is more to them than these layers; the frame makes `init_state`, `step` and `forward` of them, and
-    keeps their costs where they belong: what depends on the picture alone is computed once a picture, what depends on
+    keeps their costs where they belong: what depends on the image alone is computed once an image, what depends on
     the words alone before the time loop, and the vocabulary layer after it, on real tokens only; captions that have
     ended leave the loop.
 
@@ -96,11 +96,11 @@ class RecurrentDecoder(nn.Module):
         """Returns the state before the first word by name, (B, H) each."""
         raise NotImplementedError
 
-    def picture(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns what else each step needs of the picture by name, (B, ...) each; nothing unless overridden."""
+    def image(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns what else each step needs of the image by name, (B, ...) each; nothing unless overridden."""
         return {}
 
-    def chances(self, rows: int) -> Tensors:
+    def dropout_masks(self, rows: int) -> Tensors:
         """Returns what is drawn once a caption in training, by name, (R, ...) each: the mask of the dropped state.
 
         One mask for all words of a caption: Gal and Ghahramani 2016, "A Theoretically Grounded Application of
@@ -115,23 +115,23 @@ class RecurrentDecoder(nn.Module):
         gates: Tensor = self.word_gates(embedded)
         return gates
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
         """Returns the decoder one word further.
 
         Args:
             words: from `words`, (..., G).
             state: from `start` or the step before, (..., H) each.
-            fixed: `memory_mask` (..., N) if there is one, what `picture` and `chances` gave, and what `look` needs.
+            fixed: `memory_mask` (..., N) if there is one, what `image` and `dropout_masks` gave, and what `look` needs.
         """
         raise NotImplementedError
 
-    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+    def compute_logits(self, output: Tensor, embedded: Tensor) -> Tensor:
         """Returns the logits (..., V) of outputs (..., O) and the embedded words (..., E) that led to them."""
         logits: Tensor = self.output(self.output_dropout(output))
         return logits
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the state before the start token over memory (B, N, D), one row a picture."""
+        """Returns the state before the start token over memory (B, N, D), one row an image."""
         keys = {"search_keys": self.attention.search_keys(memory), "memory": memory}
         fixed, state = keys | self._seen(memory, memory_mask), self.start(memory, memory_mask)
         return DecoderState(*({name: tensor[:, None] for name, tensor in part.items()} for part in (fixed, state)))
@@ -140,10 +140,10 @@ class RecurrentDecoder(nn.Module):
         """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
         embedded = self.embedding(tokens)
         new = self.advance(self.words(embedded), state.per_row, state.per_image)
-        logits = self.read_out(new.output, embedded)
+        logits = self.compute_logits(new.output, embedded)
         return StepOutput(logits, DecoderState(state.per_image, new.state), new.attention)
 
-    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
         """Returns the logits (M, V) of every real token under teacher forcing, and the penalty of the attention.
 
         Args:
@@ -153,18 +153,18 @@ class RecurrentDecoder(nn.Module):
         """
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
         words = self.words(embedded)
-        fixed = rows_of(self._seen(memory, memory_mask), captions) | self.chances(captions.rows)
+        fixed = rows_of(self._seen(memory, memory_mask), captions) | self.dropout_masks(captions.rows)
         state = rows_of(self.start(memory, memory_mask), captions)
-        loop = TimeLoop(captions, len(memory), memory.device.type)
+        loop = DeferredGradients(captions, len(memory), memory.device.type)
         self.attention.enter(memory, loop)
         steps = []
-        with looping(self, loop):
+        with deferring_gradients(self, loop):
             for size, word in zip(captions.sizes, torch.split(words, captions.sizes), strict=True):
                 new = self.advance(word, _first(state, size), _first(fixed, size))
                 state = new.state
                 steps.append(new)
-        logits = self.read_out(torch.cat([new.output for new in steps]), embedded)
-        return Taught(logits, partial(self.penalty, Lesson(captions, logits, steps, fixed)))
+        logits = self.compute_logits(torch.cat([new.output for new in steps]), embedded)
+        return DecoderOutput(logits, partial(self.penalty, SequenceOutput(captions, logits, steps, fixed)))
 
     def fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
         """Tells whether nothing is dropped or masked in the loop, of tensors such as fused loops are there for."""
@@ -178,12 +178,21 @@ class RecurrentDecoder(nn.Module):
         A subclass's, what was put in the place of one, or what has hooks may do something else than what was written
         for these.
         """
-        ours = (AdditiveAttention, Linear, LoopLinear, LSTMGates, VocabularyLayer, Dropout, nn.Sequential, nn.Embedding)
+        ours = (
+            AdditiveAttention,
+            Linear,
+            DeferredLinear,
+            LSTMGates,
+            VocabularyLayer,
+            Dropout,
+            nn.Sequential,
+            nn.Embedding,
+        )
         if type(self) is not kind or type(self.attention) is not AdditiveAttention:
             return False
         return all((part is self or type(part) in ours) and not _is_altered(part) for part in self.modules())
 
-    def penalty(self, lesson: Lesson) -> Tensor | float:
+    def penalty(self, lesson: SequenceOutput) -> Tensor | float:
         """Returns what training adds to the mean surprise of a token, in nats a token."""
         if self.doubly_stochastic == 0 or not self.training:
             return 0.0
@@ -206,14 +215,14 @@ class RecurrentDecoder(nn.Module):
         """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""
         mask = fixed.get("memory_mask")
         if self.attention.loop is not None:
-            return self.attention.loop_look(query, mask)
-        # What the hypotheses of a picture share stands once, (B, 1, ...).
+            return self.attention.loop_attend(query, mask)
+        # What the hypotheses of an image share stands once, (B, 1, ...).
         shared = None if mask is None else mask[:, 0]
         return self.attention.search(query, fixed["search_keys"][:, 0], fixed["memory"][:, 0], shared)
 
     def _seen(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns what of the picture, memory and keys aside, does not change from word to word, (B, ...) each."""
-        fixed = self.picture(memory, memory_mask)
+        """Returns what of the image, memory and keys aside, does not change from word to word, (B, ...) each."""
+        fixed = self.image(memory, memory_mask)
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
 
 
@@ -248,7 +257,7 @@ def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memor
 
 
 def rows_of(tensors: Tensors, captions: PackedCaptions) -> Tensors:
-    """Returns tensors (B, ...), one a picture, as (R, ...), one a caption."""
+    """Returns tensors (B, ...), one an image, as (R, ...), one a caption."""
     return {name: tensor.index_select(0, captions.image_of_row) for name, tensor in tensors.items()}
 
 

@@ -21,7 +21,7 @@ _DECODERS: dict[str, DecoderBuilder] = {}
 def register_decoder(name: str) -> Callable[[Builder], Builder]:
     """Returns a class decorator that makes a decoder known as `name`.
 
-    The class is called with a `ModelConfig` and the size V of the vocabulary, and is a `TeachableDecoder`.
+    The class is called with a `ModelConfig` and the size V of the vocabulary, and is a `TrainableDecoder`.
 
     Raises:
         ConfigError: the name is another decoder's already.

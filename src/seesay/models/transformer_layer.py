@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.models.attention import masked_softmax, split_heads
 from seesay.models.dropout import Dropout
-from seesay.models.packing import Padding
+from seesay.models.packing import PackingIndex
 from seesay.models.products import Linear
 
 
@@ -21,7 +21,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads = config.heads
+        self.heads = config.num_heads
         self.attention_dropout = Dropout(config.attention_dropout)
         self.self_norm, self.cross_norm, self.feed_norm = (nn.LayerNorm(width) for _ in range(3))
         self.self_input = Linear(width, 3 * width)  # queries, keys, values
@@ -34,12 +34,12 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(config.state_dropout)
 
     def memory_keys(self, memory: Tensor) -> Tensor:
-        """Returns keys, then values, of the regions, (B, N, 2 width), from memory (B, N, D); once a picture."""
+        """Returns keys, then values, of the regions, (B, N, 2 width), from memory (B, N, D); once an image."""
         projected: Tensor = self.cross_keys(memory)
         return projected
 
     def forward(
-        self, hidden: Tensor, keys: Tensor, memory_mask: Tensor | None, by_caption: Padding, by_image: Padding
+        self, hidden: Tensor, keys: Tensor, memory_mask: Tensor | None, by_caption: PackingIndex, by_image: PackingIndex
     ) -> Tensor:
         """Returns the layer's output (M, width) for every packed token.
 
@@ -48,7 +48,7 @@ class TransformerLayer(nn.Module):
             keys: from `memory_keys`, (B, N, 2 width).
             memory_mask: (B, N), True = may attend; None = all.
             by_caption: the tokens' way to rows of captions.
-            by_image: the tokens' way to rows of pictures.
+            by_image: the tokens' way to rows of images.
         """
         asked, key, value = self._heads(by_caption.pad(self.self_input(self.self_norm(hidden))), 3)
         # Padding follows the real tokens of a row, so that looking back never meets it.
@@ -81,7 +81,7 @@ class TransformerLayer(nn.Module):
         key, value = self._heads(cache, 2)  # (B, K, H, T + 1, width / H)
         seen, _ = _attend(split_heads(joined[:, :, None, :width], self.heads), key, value, None)
         hidden = hidden + self.dropout(self.self_output(_merge(seen)[:, :, 0]))
-        # The hypotheses of a picture are to its regions what the places of a caption are in training.
+        # The hypotheses of an image are to its regions what the places of a caption are in training.
         (asked,) = self._heads(self.cross_query(self.cross_norm(hidden)), 1)
         key, value = self._heads(keys, 2)
         seen, weights = _attend(asked, key, value, None if memory_mask is None else memory_mask[:, None, None])

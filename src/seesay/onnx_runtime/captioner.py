@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from seesay.caption import Caption, PictureCaptioner, Views
+from seesay.caption import Caption, Captioner, ModelInputs
 from seesay.config import DecodingOptions
-from seesay.decoding.distinct import different_captions, widened
+from seesay.decoding.deduplicate import distinct_captions, widened
 from seesay.decoding.hypothesis import Result
 from seesay.errors import CheckpointError, ConfigError
 from seesay.images import Preprocessing
@@ -17,7 +17,7 @@ from seesay.onnx_runtime.search import Search
 from seesay.tokenizer import Tokenizer
 
 
-class OnnxCaptioner(PictureCaptioner):
+class OnnxCaptioner(Captioner):
     """An exported captioner.
 
     Attributes:
@@ -47,7 +47,7 @@ class OnnxCaptioner(PictureCaptioner):
         tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
         graphs = Graphs(folder, threads)
         sizes = {len(tokenizer), manifest.vocabulary_size, graphs.vocabulary_size}
-        if len(sizes) > 1 or graphs.picture_size != manifest.preprocessing.size:
+        if len(sizes) > 1 or graphs.image_size != manifest.preprocessing.size:
             raise CheckpointError(f"the files in {folder} are not of one export; export the run again")
         return cls(folder, manifest, tokenizer, graphs)
 
@@ -57,11 +57,11 @@ class OnnxCaptioner(PictureCaptioner):
         return (self.folder,)
 
     def preprocessing(self) -> Preprocessing:
-        """Returns how a picture becomes what the encoder is shown."""
+        """Returns how an image becomes what the encoder is shown."""
         return self.manifest.preprocessing
 
-    def see(self, pixels: Sequence[Views]) -> State:
-        """Returns the decoder's first state of pictures."""
+    def see(self, pixels: Sequence[ModelInputs]) -> State:
+        """Returns the decoder's first state of images."""
         return self.graphs.look(np.stack([view for (view,) in pixels]))
 
     def say(
@@ -71,21 +71,21 @@ class OnnxCaptioner(PictureCaptioner):
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
-        likely: int = 0,
+        top_tokens: int = 0,
     ) -> list[Caption]:
-        """Returns the captions of pictures that the encoder has seen.
+        """Returns the captions of images that the encoder has seen.
 
         Args:
             seen: from `see`.
-            names: of the pictures, for warnings; None = their places.
+            names: of the images, for warnings; None = their places.
             options: how to search; None = as the run says.
             attention: keep where the model looked at each word.
-            likely: only the run itself can give the likeliest words; 0.
+            top_tokens: only the run itself can give the likeliest words; 0.
 
         Raises:
             ConfigError: an option that only the run itself can follow.
         """
-        if likely:
+        if top_tokens:
             raise ConfigError(
                 "the likeliest words at each place need the run itself (seesay with torch), not its export"
             )
@@ -98,7 +98,7 @@ class OnnxCaptioner(PictureCaptioner):
             return Search(self.graphs, widened(options, widening), rules, attention).run(part, len(images))
 
         names = [str(place) for place in range(len(next(iter(seen.per_row.values()))))] if names is None else names
-        return self._captions(different_captions(search, names, options, rules))
+        return self._captions(distinct_captions(search, names, options, rules))
 
 
 def refuse_options(options: DecodingOptions) -> None:
@@ -109,8 +109,8 @@ def refuse_options(options: DecodingOptions) -> None:
     """
     for wanted, words in (
         (options.strategy == "sample", "strategy sample"),
-        (options.beam_groups > 1, "beam_groups"),
-        (bool(options.require), "require"),
+        (options.num_beam_groups > 1, "num_beam_groups"),
+        (bool(options.force_words), "force_words"),
         (options.complete_endings, "complete_endings"),
     ):
         if wanted:

@@ -4,7 +4,7 @@ import bisect
 from dataclasses import dataclass
 
 from seesay.decoding.hypothesis import FAILED, Hypothesis, Result
-from seesay.onnx_runtime.scoring import NO
+from seesay.onnx_runtime.logits_processing import NEG_INF
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Ended:
 
 
 class Finished:
-    """The best that have ended of every picture.
+    """The best that have ended of every image.
 
     Args:
         images: B.
@@ -37,10 +37,10 @@ class Finished:
     def bar(self, image: int, count: int) -> float:
         """Returns the rank that one of the best `count` has to beat; -inf while there are fewer."""
         best = self._best[image]
-        return best[count - 1].rank if len(best) >= count else NO
+        return best[count - 1].rank if len(best) >= count else NEG_INF
 
     def collect(self) -> list[Result]:
-        """Returns the hypotheses of every picture."""
+        """Returns the hypotheses of every image."""
         results = []
         for best in self._best:
             kept = [ended for ended in best if ended.rank > FAILED] or best[:1]

@@ -14,7 +14,7 @@ from seesay.onnx_runtime.manifest import DECODER_FILE, ENCODER_FILE
 
 PIXELS, TOKENS, LOGITS, ATTENTION = "pixels", "tokens", "logits", "attention"
 IMAGE, ROW, NEXT = "image.", "row.", "next."
-"""How names of the graphs begin: of what stays a picture's, of a hypothesis's state before a word, and after it."""
+"""How names of the graphs begin: of what stays an image's, of a hypothesis's state before a word, and after it."""
 
 Array = NDArray[Any]
 
@@ -24,7 +24,7 @@ class State:
     """A decoder's state between two words, as `seesay.models.protocol.DecoderState`.
 
     Attributes:
-        per_image: arrays (B, ...), shared by the hypotheses of a picture.
+        per_image: arrays (B, ...), shared by the hypotheses of an image.
         per_row: arrays (B, K, ...), one row a hypothesis.
     """
 
@@ -32,15 +32,15 @@ class State:
     per_row: dict[str, Array]
 
     def keep(self, images: NDArray[np.int64]) -> "State":
-        """Returns the state of the pictures at positions `images` (B',)."""
+        """Returns the state of the images at positions `images` (B',)."""
         return State(_each(self.per_image, images), _each(self.per_row, images))
 
     def pick(self, parents: NDArray[np.int64]) -> "State":
-        """Returns the state in which row k of picture b continues its row `parents[b, k]` (B, K')."""
+        """Returns the state in which row k of image b continues its row `parents[b, k]` (B, K')."""
         return State(self.per_image, _each(self.per_row, (np.arange(len(parents))[:, None], parents)))
 
 
-class Output(NamedTuple):
+class StepOutput(NamedTuple):
     """What one decoding step gives: logits (B, K, V), the next state, attention (B, K, N) or None."""
 
     logits: Array
@@ -51,7 +51,7 @@ class Output(NamedTuple):
 class Decoder(Protocol):
     """What a search needs of a decoder."""
 
-    def step(self, tokens: NDArray[np.int64], state: State) -> Output:
+    def step(self, tokens: NDArray[np.int64], state: State) -> StepOutput:
         """Returns the scores of the words that may follow `tokens` (B, K)."""
         ...
 
@@ -65,7 +65,7 @@ class Graphs:
 
     Attributes:
         vocabulary_size: V of the decoder's scores.
-        picture_size: side of the square that the encoder is shown.
+        image_size: side of the square that the encoder is shown.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -82,10 +82,10 @@ class Graphs:
         if wanted != {TOKENS, *self._kept} or LOGITS not in shapes:
             raise CheckpointError(f"{ENCODER_FILE} and {DECODER_FILE} in {folder} are not of one export; export again")
         self.vocabulary_size = int(shapes[LOGITS][-1])
-        self.picture_size = int(self._encoder.get_inputs()[0].shape[1])
+        self.image_size = int(self._encoder.get_inputs()[0].shape[1])
 
     def look(self, pixels: NDArray[np.uint8]) -> State:
-        """Returns the state before the start token, one row a picture, of pixels (B, size, size, 3).
+        """Returns the state before the start token, one row an image, of pixels (B, size, size, 3).
 
         Raises:
             EncoderError: the encoder's features are no finite numbers.
@@ -95,13 +95,13 @@ class Graphs:
             raise EncoderError("the encoder's features are no finite numbers, or do not fit float16")
         return State(_named(found, IMAGE), _named(found, ROW))
 
-    def step(self, tokens: NDArray[np.int64], state: State) -> Output:
+    def step(self, tokens: NDArray[np.int64], state: State) -> StepOutput:
         """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
         given = {TOKENS: tokens}
         given |= {IMAGE + name: array for name, array in state.per_image.items()}
         given |= {ROW + name: array for name, array in state.per_row.items()}
         found = dict(zip(self._given, self._decoder.run(None, given), strict=True))
-        return Output(found[LOGITS], State(state.per_image, _named(found, NEXT)), found.get(ATTENTION))
+        return StepOutput(found[LOGITS], State(state.per_image, _named(found, NEXT)), found.get(ATTENTION))
 
 
 def open_graph(path: Path, threads: int) -> Any:

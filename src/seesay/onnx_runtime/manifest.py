@@ -1,6 +1,6 @@
 """What an exported folder holds and says of itself.
 
-encoder.onnx        pictures -> what the decoder keeps of them
+encoder.onnx        images -> what the decoder keeps of them
 decoder.onnx        one more word
 tokenizer.json      the vocabulary and the cleaning rules
 export.json         preprocessing, decoding options, where it comes from
@@ -39,7 +39,7 @@ class Manifest:
         vocabulary_size: V.
         grid: (rows, columns) of the regions, None where they form no grid.
         max_length: words of a caption, at most, where no option says.
-        preprocessing: how a picture becomes the encoder's input.
+        preprocessing: how an image becomes the encoder's input.
         decoding: the run's decoding options by name.
         decoder: name of the decoder.
         encoder: what made the features (`Encoder.identity`).

@@ -1,6 +1,6 @@
 """A captioner as an HTTP service with a page to look through its eyes; the extra `serve` installs what it needs.
 
-By role: `limits` (every bound, by name), `wishes` (a request's options, validated), `uploads` (a request's body, read
+By role: `limits` (every bound, by name), `requests` (a request's options, validated), `uploads` (a request's body, read
 within bounds), `batching` (what waits is worked on together), `service` (from uploads to captions), `answers` (captions
 as JSON), `refusals` (every answer that is not one), `observing` (metrics and log lines), `pages` (the files of the
 page), `app` (the routes), `server` (from start to a clean end).

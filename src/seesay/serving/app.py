@@ -1,6 +1,6 @@
 """The routes of the service.
 
-POST /v1/caption   pictures in, captions out
+POST /v1/caption   images in, captions out
 GET  /v1/models    what is served, its options and bounds
 GET  /healthz      whether the process works
 GET  /readyz       whether it takes requests
@@ -23,18 +23,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from seesay import __version__
-from seesay.captioner import Captioner
+from seesay.captioner import TrainedCaptioner
 from seesay.serving import limits
-from seesay.serving.answers import CaptionsAnswer, HealthAnswer, ModelsAnswer, answer_picture
-from seesay.serving.description import BODY, CAPTION_RESPONSES, ERRORS, describe_model
+from seesay.serving.errors import ApiError, ClientGoneError, Code, answer
 from seesay.serving.limits import Limits
-from seesay.serving.observing import Metrics, Observed
-from seesay.serving.pages import KINDS, Guarded, Page
-from seesay.serving.refusals import ClientGoneError, Code, RefusalError, answer
+from seesay.serving.openapi import BODY, CAPTION_RESPONSES, ERRORS, describe_model
+from seesay.serving.requests import Request as Wished
+from seesay.serving.requests import read_request
+from seesay.serving.schemas import CaptionsAnswer, HealthAnswer, ModelsAnswer, answer_image
 from seesay.serving.service import CaptionService, Seen
+from seesay.serving.static import KINDS, Page, SecurityHeadersMiddleware
+from seesay.serving.telemetry import Metrics, MetricsMiddleware
 from seesay.serving.uploads import Form, read_form
-from seesay.serving.wishes import Request as Wished
-from seesay.serving.wishes import read_wish
 
 Found = TypeVar("Found")
 
@@ -42,16 +42,16 @@ _GONE = Response(status_code=499)  # never read
 _CODES: dict[int, Code] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(captioner: Captioner, bounds: Limits | None = None, api_key: str = "") -> FastAPI:
+def create_app(captioner: TrainedCaptioner, bounds: Limits | None = None, api_key: str = "") -> FastAPI:
     """Returns the service as an ASGI application.
 
     Args:
-        captioner: one, or an ensemble; a first, empty picture is captioned here.
+        captioner: one, or an ensemble; a first, empty image is captioned here.
         bounds: of the service.
         api_key: what requests to /v1 must carry; empty = nothing.
 
     Raises:
-        ConfigError: the captioner cannot look at pictures.
+        ConfigError: the captioner cannot look at images.
     """
     metrics = Metrics()
     service = CaptionService(captioner, bounds or Limits(), metrics)
@@ -64,7 +64,7 @@ def create_app(captioner: Captioner, bounds: Limits | None = None, api_key: str 
     app = FastAPI(
         title="seesay",
         version=__version__,
-        summary="Captions of pictures, and where the model looked at each word.",
+        summary="Captions of images, and where the model looked at each word.",
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -74,8 +74,8 @@ def create_app(captioner: Captioner, bounds: Limits | None = None, api_key: str 
     _add_probes(app, service)
     _add_page(app)
     _add_refusals(app)
-    app.add_middleware(Observed, metrics=metrics)
-    app.add_middleware(Guarded)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(SecurityHeadersMiddleware)
     return app
 
 
@@ -84,7 +84,7 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if api_key and not (kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), api_key.encode())):
             message = "this service wants its key: send the header Authorization: Bearer KEY"
-            raise RefusalError("unauthorized", message, {"WWW-Authenticate": "Bearer"})
+            raise ApiError("unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
     guarded = [Depends(keyed)]
 
@@ -94,33 +94,33 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
         responses=CAPTION_RESPONSES,
         openapi_extra=BODY,
         dependencies=guarded,
-        summary="Caption one or several pictures",
+        summary="Caption one or several images",
     )
     async def caption(request: Request) -> Response:
         notes = request.scope["state"]["notes"]
         with service.receiving.hold(1):
             form = await read_form(request, service.limits.receive_seconds)
-        notes["pictures"] = len(form.pictures)
-        wish = read_wish(form.fields, service.captioner.run.config)
+        notes["images"] = len(form.images)
+        caption_request = read_request(form.fields, service.captioner.run.config)
         seconds = service.limits.answer_seconds
-        found = await _unless_gone(request, service.caption(form.pictures, wish), seconds)
+        found = await _unless_gone(request, service.caption(form.images, caption_request), seconds)
         for each in found:
-            service.metrics.pictures.labels(each.code if isinstance(each, RefusalError) else "captioned").inc()
-        return _answer(service, form, wish, found)
+            service.metrics.images.labels(each.code if isinstance(each, ApiError) else "captioned").inc()
+        return _answer(service, form, caption_request, found)
 
     @app.get("/v1/models", responses={401: ERRORS[401]}, dependencies=guarded, summary="What is served, and its bounds")
     async def models() -> ModelsAnswer:
         return ModelsAnswer(models=[describe_model(service)])
 
 
-def _answer(service: CaptionService, form: Form, wish: Wished, found: Sequence[Seen | RefusalError]) -> Response:
-    """Returns the answer; where no picture was captioned, under the status of the first refusal."""
-    entries = [answer_picture(name, each, service.preprocessing) for name, each in zip(form.names, found, strict=True)]
+def _answer(service: CaptionService, form: Form, caption_request: Wished, found: Sequence[Seen | ApiError]) -> Response:
+    """Returns the answer; where no image was captioned, under the status of the first refusal."""
+    entries = [answer_image(name, each, service.preprocessing) for name, each in zip(form.names, found, strict=True)]
     first = found[0]
-    if isinstance(first, RefusalError) and all(isinstance(each, RefusalError) for each in found):
+    if isinstance(first, ApiError) and all(isinstance(each, ApiError) for each in found):
         others = "" if len(found) == 1 else f" (and {len(found) - 1} more)"
-        raise RefusalError(first.code, f"{first}{others}")
-    options = dataclasses.asdict(service.captioner.options(wish.options))
+        raise ApiError(first.code, f"{first}{others}")
+    options = dataclasses.asdict(service.captioner.options(caption_request.options))
     content = CaptionsAnswer(model=service.name, options=options, results=entries)
     return Response(content.model_dump_json(), media_type="application/json")
 
@@ -129,7 +129,7 @@ def _add_probes(app: FastAPI, service: CaptionService) -> None:
     @app.get("/healthz", responses={503: ERRORS[503]}, summary="Whether the process works")
     async def healthz() -> HealthAnswer:
         if not service.alive:
-            raise RefusalError("busy", "no picture is worked on any more; start the service anew")
+            raise ApiError("busy", "no image is worked on any more; start the service anew")
         return HealthAnswer(status="ok")
 
     @app.get("/readyz", responses={503: ERRORS[503]}, summary="Whether it takes requests")
@@ -152,13 +152,13 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/{name}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         if name not in KINDS:
-            raise RefusalError("not_found", "there is nothing here; see /openapi.json")
+            raise ApiError("not_found", "there is nothing here; see /openapi.json")
         return page.answer(request, name)
 
 
 def _add_refusals(app: FastAPI) -> None:
-    @app.exception_handler(RefusalError)
-    async def refused(_: Request, error: RefusalError) -> Response:
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> Response:
         return answer(error)
 
     @app.exception_handler(ClientGoneError)
@@ -167,7 +167,7 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def plain(_: Request, error: HTTPException) -> Response:
-        return answer(RefusalError(_CODES.get(error.status_code, "bad_request"), str(error.detail), error.headers))
+        return answer(ApiError(_CODES.get(error.status_code, "bad_request"), str(error.detail), error.headers))
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found], seconds: float) -> Found:
@@ -175,7 +175,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found], secon
 
     Raises:
         ClientGoneError: nobody waits any more.
-        RefusalError: the time is over.
+        ApiError: the time is over.
     """
 
     async def gone() -> None:
@@ -195,4 +195,4 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found], secon
     if done:
         raise ClientGoneError
     retry = {"Retry-After": str(limits.RETRY_SECONDS)}
-    raise RefusalError("busy", f"no answer within {seconds:g} s; try again with fewer pictures or words", retry)
+    raise ApiError("busy", f"no answer within {seconds:g} s; try again with fewer images or words", retry)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 # One upload.
 MAX_FILE_BYTES = 20_000_000
-MAX_PIXELS = 50_000_000  # read from the header, before anything is decoded; lets telephones' pictures through
+MAX_PIXELS = 50_000_000  # read from the header, before anything is decoded; lets telephones' images through
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP")  # what browsers show too
 
 # One request.
-MAX_PICTURES = 16
+MAX_IMAGES = 16
 MAX_BODY_BYTES = 64_000_000
 MAX_DRAINED_BYTES = 256_000_000  # of a body that is too large, so many are thrown away before the answer
 MAX_FIELDS = 64
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 60.0  # from the last byte of the body to the answer
 MAX_BEAM_SIZE = 10
 MAX_CAPTIONS = 10
 MAX_WORDS = 60
-MAX_LIKELY = 10
+MAX_TOP_TOKENS = 10
 MAX_PHRASES = 10  # banned, and required
 MAX_PHRASE_CHARACTERS = 60
 MAX_REQUIRED_WORDS = 8  # in all: the beam is kept once for every number of them said
@@ -29,7 +29,7 @@ MAX_REQUIRED_WORDS = 8  # in all: the beam is kept once for every number of them
 # The whole service.
 MAX_PENDING_BYTES = 500_000_000  # of files accepted and not yet answered, which are held in memory
 MAX_RECEIVING = 256  # requests whose bodies are on their way
-READERS = 2  # pictures decoded at a time, each of which may take up to a gigabyte
+READERS = 2  # images decoded at a time, each of which may take up to a gigabyte
 RETRY_SECONDS = 1  # what a client that finds the queue full is told to wait
 CLOSE_SECONDS = 5.0  # for answers on their way at the end, beyond the seconds of a request
 
@@ -39,9 +39,9 @@ class Limits:
     """What may be set for one service.
 
     Attributes:
-        max_batch: pictures that pass through the network together.
-        max_wait: seconds that the first picture of a batch waits for others.
-        max_pending: pictures accepted and not yet answered; a request beyond them is sent away with 503.
+        max_batch: images that pass through the network together.
+        max_wait: seconds that the first image of a batch waits for others.
+        max_pending: images accepted and not yet answered; a request beyond them is sent away with 503.
         receive_seconds: see `RECEIVE_SECONDS`.
         answer_seconds: see `ANSWER_SECONDS`.
         max_receiving: see `MAX_RECEIVING`.

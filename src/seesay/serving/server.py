@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from seesay.errors import SeesayError
 from seesay.serving import limits
 from seesay.serving.limits import Limits
-from seesay.serving.observing import JsonLines, say
+from seesay.serving.telemetry import JsonlWriter, say
 
 
 class Server(uvicorn.Server):
@@ -97,7 +97,7 @@ def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callab
 def logging_json() -> Iterator[None]:
     """Writes what seesay and uvicorn log as lines of JSON on the error stream."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonlWriter())
     loggers = [(logging.getLogger(name), level) for name, level in (("seesay", "INFO"), ("uvicorn", "WARNING"))]
     before = [(each, each.handlers[:], each.level, each.propagate) for each, _ in loggers]
     for each, level in loggers:

@@ -9,28 +9,28 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from seesay.captioner import Caption, Captioner
-from seesay.captioner_mixed import Wish, caption_mixed, is_same_in_company
+from seesay.captioner import Caption, TrainedCaptioner
 from seesay.errors import ConfigError, ImageError, SeesayError
 from seesay.images import Preprocessing
+from seesay.request_batching import CaptionRequest, generate_batch, is_batch_invariant
 from seesay.serving import limits
 from seesay.serving.batching import Batcher
+from seesay.serving.errors import ApiError
 from seesay.serving.limits import Limits
-from seesay.serving.observing import Metrics
-from seesay.serving.refusals import RefusalError
+from seesay.serving.requests import Request
+from seesay.serving.telemetry import Metrics
 from seesay.serving.uploads import check_header
-from seesay.serving.wishes import Request
-from seesay.sources import PictureBytes
+from seesay.sources import ImageBytes
 
 log = logging.getLogger("seesay.serving")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture with what was said of it.
+    """An image with what was said of it.
 
     Attributes:
-        width: of the upright picture, in pixels.
+        width: of the upright image, in pixels.
         height: of the same.
         caption: what the model says.
     """
@@ -40,7 +40,7 @@ class Seen:
     caption: Caption
 
 
-class Places:
+class CapacityLimiter:
     """A bound on what is done at a time; used by one event loop alone."""
 
     def __init__(self, size: int, full: str) -> None:
@@ -51,10 +51,10 @@ class Places:
         """Takes places and gives them back, however what is done in them ends.
 
         Raises:
-            RefusalError: there are not so many left.
+            ApiError: there are not so many left.
         """
         if self.taken + count > self.size:
-            raise RefusalError("busy", self._full, {"Retry-After": str(limits.RETRY_SECONDS)})
+            raise ApiError("busy", self._full, {"Retry-After": str(limits.RETRY_SECONDS)})
         self.taken += count
         try:
             yield
@@ -65,7 +65,7 @@ class Places:
 class CaptionService:
     """A captioner that many requests share.
 
-    A request holds a place for each of its pictures from the moment its body is here until it is answered, cancelled
+    A request holds a place for each of its images from the moment its body is here until it is answered, cancelled
     or given up; what takes longer to arrive or to be read by the client holds none.
 
     Args:
@@ -74,25 +74,25 @@ class CaptionService:
         metrics: told what happens.
 
     Raises:
-        ConfigError: the captioner cannot look at pictures.
+        ConfigError: the captioner cannot look at images.
     """
 
-    def __init__(self, captioner: Captioner, bounds: Limits, metrics: Metrics) -> None:
+    def __init__(self, captioner: TrainedCaptioner, bounds: Limits, metrics: Metrics) -> None:
         self.captioner, self.limits, self.metrics = captioner, bounds, metrics
-        self.pending = Places(
+        self.pending = CapacityLimiter(
             bounds.max_pending, f"all {bounds.max_pending} places are taken; try again in {limits.RETRY_SECONDS} s"
         )
-        self.pending_bytes = Places(
+        self.pending_bytes = CapacityLimiter(
             limits.MAX_PENDING_BYTES, f"too many bytes wait already; try again in {limits.RETRY_SECONDS} s"
         )
-        self.receiving = Places(
+        self.receiving = CapacityLimiter(
             bounds.max_receiving, f"too many bodies are on their way; try again in {limits.RETRY_SECONDS} s"
         )
-        # The first picture through a network takes longer than all others: it is an empty one, before the first client.
+        # The first image through a network takes longer than all others: it is an empty one, before the first client.
         self.has_attention = captioner.caption(Image.new("RGB", (64, 64)), attention=True).attention is not None
-        is_same_in_company(captioner)  # measured now, for the same reason
-        self._readers = ThreadPoolExecutor(limits.READERS, "seesay-pictures")
-        self._batcher: Batcher[Wish, Caption] = Batcher(
+        is_batch_invariant(captioner)  # measured now, for the same reason
+        self._readers = ThreadPoolExecutor(limits.READERS, "seesay-images")
+        self._batcher: Batcher[CaptionRequest, Caption] = Batcher(
             self._work, bounds.max_batch, bounds.max_wait, metrics.batch_size.observe
         )
         metrics.pending.set_function(lambda: self.pending.taken)
@@ -101,20 +101,20 @@ class CaptionService:
     @property
     def name(self) -> str:
         """What the model is called: its run's folder, or all of them."""
-        members: Sequence[Captioner] = getattr(self.captioner, "members", [self.captioner])
+        members: Sequence[TrainedCaptioner] = getattr(self.captioner, "members", [self.captioner])
         return "+".join(member.run.folder.resolve().name for member in members)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the (first) encoder is shown a picture."""
+        """How the (first) encoder is shown an image."""
         encoder = self.captioner.model.encoder
         if encoder is None:
-            raise ConfigError(f"{self.captioner.run.folder} has no encoder of its own and cannot look at pictures")
+            raise ConfigError(f"{self.captioner.run.folder} has no encoder of its own and cannot look at images")
         return encoder.preprocessing
 
     @property
     def alive(self) -> bool:
-        """Whether pictures are worked on."""
+        """Whether images are worked on."""
         return self._batcher.alive
 
     def close(self) -> None:
@@ -122,50 +122,50 @@ class CaptionService:
         self._readers.shutdown()
         self._batcher.close(self.limits.answer_seconds)
 
-    def check(self, wish: Request) -> None:
-        """Refuses words that the vocabulary cannot keep before any picture is looked at.
+    def check(self, caption_request: Request) -> None:
+        """Refuses words that the vocabulary cannot keep before any image is looked at.
 
         Raises:
-            RefusalError: such as a required word that the model does not know.
+            ApiError: such as a required word that the model does not know.
         """
         try:
-            self.captioner.check(wish.options)
+            self.captioner.check(caption_request.options)
         except ConfigError as error:
-            raise RefusalError("invalid_options", str(error).removeprefix("decoding.")) from error
+            raise ApiError("invalid_options", str(error).removeprefix("decoding.")) from error
 
-    async def caption(
-        self, pictures: Sequence[PictureBytes | RefusalError], wish: Request
-    ) -> list[Seen | RefusalError]:
-        """Returns each picture with its caption, or why there is none.
+    async def caption(self, images: Sequence[ImageBytes | ApiError], caption_request: Request) -> list[Seen | ApiError]:
+        """Returns each image with its caption, or why there is none.
 
         Raises:
-            RefusalError: no place is free, or the options cannot be kept.
+            ApiError: no place is free, or the options cannot be kept.
         """
-        size = sum(len(picture.content) for picture in pictures if isinstance(picture, PictureBytes))
-        with self.pending.hold(len(pictures)), self.pending_bytes.hold(size):
-            await asyncio.get_running_loop().run_in_executor(self._readers, self.check, wish)
-            return list(await asyncio.gather(*(self._caption_one(picture, wish) for picture in pictures)))
+        size = sum(len(image.content) for image in images if isinstance(image, ImageBytes))
+        with self.pending.hold(len(images)), self.pending_bytes.hold(size):
+            await asyncio.get_running_loop().run_in_executor(self._readers, self.check, caption_request)
+            return list(await asyncio.gather(*(self._caption_one(image, caption_request) for image in images)))
 
-    async def _caption_one(self, picture: PictureBytes | RefusalError, wish: Request) -> Seen | RefusalError:
-        if isinstance(picture, RefusalError):
-            return picture
+    async def _caption_one(self, image: ImageBytes | ApiError, caption_request: Request) -> Seen | ApiError:
+        if isinstance(image, ApiError):
+            return image
         try:
-            read: Callable[[], tuple[tuple[int, int], Wish]] = lambda: self._read(picture, wish)  # noqa: E731
+            read: Callable[[], tuple[tuple[int, int], CaptionRequest]] = lambda: self._read(image, caption_request)  # noqa: E731
             (width, height), job = await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except ImageError as error:
-            return RefusalError("unreadable_picture", str(error)[:300])
+            return ApiError("unreadable_image", str(error)[:300])
         try:
             caption = await asyncio.wrap_future(self._batcher.submit(job))
         except SeesayError as error:
-            return RefusalError("invalid_options", str(error).removeprefix("decoding."))
+            return ApiError("invalid_options", str(error).removeprefix("decoding."))
         return Seen(width, height, caption)
 
-    def _read(self, picture: PictureBytes, wish: Request) -> tuple[tuple[int, int], Wish]:
+    def _read(self, image: ImageBytes, caption_request: Request) -> tuple[tuple[int, int], CaptionRequest]:
         with self.metrics.seconds.labels("read").time():
-            size = check_header(picture)
-            views, name = self.captioner.prepare(picture)
-        return size, Wish(views, name, wish.options, wish.attention, wish.alternatives)
+            size = check_header(image)
+            model_inputs, name = self.captioner.prepare(image)
+        return size, CaptionRequest(
+            model_inputs, name, caption_request.options, caption_request.attention, caption_request.alternatives
+        )
 
-    def _work(self, jobs: Sequence[Wish], deliver: Callable[[int, Caption | Exception], None]) -> None:
+    def _work(self, jobs: Sequence[CaptionRequest], deliver: Callable[[int, Caption | Exception], None]) -> None:
         with self.metrics.seconds.labels("caption").time():
-            caption_mixed(self.captioner, jobs, deliver)
+            generate_batch(self.captioner, jobs, deliver)

@@ -10,18 +10,18 @@ from starlette.types import Message, Receive
 from seesay.errors import ImageError
 from seesay.images import image_size
 from seesay.serving import limits
-from seesay.serving.refusals import ClientGoneError, RefusalError
-from seesay.sources import PictureBytes
+from seesay.serving.errors import ApiError, ClientGoneError
+from seesay.sources import ImageBytes
 
-PICTURES = "pictures"
+IMAGES = "images"
 """Name of the field that holds files."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a request holds: its pictures, and its other fields in their order."""
+    """What a request holds: its images, and its other fields in their order."""
 
-    pictures: list[PictureBytes | RefusalError]
+    images: list[ImageBytes | ApiError]
     names: list[str]
     fields: list[tuple[str, str]]
 
@@ -30,64 +30,64 @@ async def read_form(request: Request, seconds: float) -> Form:
     """Returns what a multipart request holds.
 
     Raises:
-        RefusalError: no multipart form, malformed, too large, too slow, without a picture or with too many.
+        ApiError: no multipart form, malformed, too large, too slow, without an image or with too many.
         ClientGoneError: it was cut off.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise RefusalError("wrong_type", f"send multipart/form-data with pictures in the field {PICTURES!r}")
+        raise ApiError("wrong_type", f"send multipart/form-data with images in the field {IMAGES!r}")
     bounded = Request(request.scope, _bounded(request.receive))
     try:
         async with (
             asyncio.timeout(seconds),
             bounded.form(
-                max_files=limits.MAX_PICTURES, max_fields=limits.MAX_FIELDS, max_part_size=limits.MAX_FIELD_BYTES
+                max_files=limits.MAX_IMAGES, max_fields=limits.MAX_FIELDS, max_part_size=limits.MAX_FIELD_BYTES
             ) as form,
         ):
-            pictures: list[PictureBytes | RefusalError] = []
+            images: list[ImageBytes | ApiError] = []
             names: list[str] = []
             fields: list[tuple[str, str]] = []
             for name, value in form.multi_items():
                 if isinstance(value, str):
                     fields.append((name, value))
-                elif name == PICTURES:
+                elif name == IMAGES:
                     names.append(shown_name(value.filename or "", len(names)))
-                    pictures.append(_checked(names[-1], value.size or 0) or PictureBytes(names[-1], await value.read()))
+                    images.append(_checked(names[-1], value.size or 0) or ImageBytes(names[-1], await value.read()))
                 else:
-                    raise RefusalError("bad_request", f"the file field {name[:50]!r} is unknown; use {PICTURES!r}")
+                    raise ApiError("bad_request", f"the file field {name[:50]!r} is unknown; use {IMAGES!r}")
     except TimeoutError as error:
-        raise RefusalError("too_slow", f"the body did not arrive within {seconds:g} s; send less or faster") from error
+        raise ApiError("too_slow", f"the body did not arrive within {seconds:g} s; send less or faster") from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
     except HTTPException as error:
-        raise RefusalError("bad_request", f"the form cannot be read: {' '.join(str(error.detail).split())}") from error
-    if not pictures:
-        raise RefusalError("bad_request", f"no picture; send at least one file in the field {PICTURES!r}")
-    return Form(pictures, names, fields)
+        raise ApiError("bad_request", f"the form cannot be read: {' '.join(str(error.detail).split())}") from error
+    if not images:
+        raise ApiError("bad_request", f"no image; send at least one file in the field {IMAGES!r}")
+    return Form(images, names, fields)
 
 
 def shown_name(name: str, number: int) -> str:
     """Returns a file's name as answers and messages show it: one short line, without its folders."""
     name = name.replace("\\", "/").rpartition("/")[2]
     plain = "".join(character if character.isprintable() else " " for character in name)
-    return " ".join(plain.split())[-limits.MAX_NAME_CHARACTERS :] or f"picture {number + 1}"
+    return " ".join(plain.split())[-limits.MAX_NAME_CHARACTERS :] or f"image {number + 1}"
 
 
-def check_header(picture: PictureBytes) -> tuple[int, int]:
-    """Returns the upright (width, height) of a picture that may be decoded, from its header alone.
+def check_header(image: ImageBytes) -> tuple[int, int]:
+    """Returns the upright (width, height) of an image that may be decoded, from its header alone.
 
     Raises:
         ImageError: empty, of no format that is taken, damaged, or of too many pixels.
     """
-    width, height = image_size(picture, limits.MAX_PIXELS, limits.FORMATS)
+    width, height = image_size(image, limits.MAX_PIXELS, limits.FORMATS)
     if min(width, height) < 1:
-        raise ImageError(f"{picture}: {width} x {height} is no picture; send one with pixels")
+        raise ImageError(f"{image}: {width} x {height} is no image; send one with pixels")
     return width, height
 
 
-def _checked(name: str, size: int) -> RefusalError | None:
+def _checked(name: str, size: int) -> ApiError | None:
     if size <= limits.MAX_FILE_BYTES:
         return None
-    return RefusalError(
+    return ApiError(
         "too_large",
         f"{name}: {size / 1e6:.0f} MB, more than the {limits.MAX_FILE_BYTES / 1e6:g} allowed; make it smaller",
     )
@@ -108,9 +108,9 @@ def _bounded(receive: Receive) -> Receive:
             if seen <= limits.MAX_BODY_BYTES or message["type"] != "http.request":
                 return message
             if not message.get("more_body") or seen > limits.MAX_DRAINED_BYTES:
-                raise RefusalError(
+                raise ApiError(
                     "too_large",
-                    f"the body is larger than {limits.MAX_BODY_BYTES / 1e6:g} MB; send fewer or smaller pictures",
+                    f"the body is larger than {limits.MAX_BODY_BYTES / 1e6:g} MB; send fewer or smaller images",
                 )
 
     return bounded

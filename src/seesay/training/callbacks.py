@@ -21,12 +21,12 @@ from torch import Tensor
 from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
 from seesay.config import TrainingConfig
 from seesay.data.batches import CaptionBatches
-from seesay.durations import readable_time
 from seesay.errors import CheckpointError, ConfigError
 from seesay.files import write_atomically
+from seesay.formatting import format_duration
 from seesay.models.encoders import Encoder
+from seesay.training.distributed import sum_over_ranks
 from seesay.training.module import CaptioningModule
-from seesay.training.ranks import sum_over_ranks
 from seesay.training.stopping import StopRequest, StopRequestedError, describe_place
 
 log = logging.getLogger("seesay")
@@ -217,7 +217,7 @@ class MetricsLog(Callback):
             loss,
             _readable_rewards(rewards),
             rate,
-            readable_time(left),
+            format_duration(left),
         )
         self._write(trainer, pl_module, train_loss=loss, captions_per_second=rate, **rewards)
 
@@ -236,7 +236,7 @@ class MetricsLog(Callback):
             _readable_rewards(rewards),
             values["val_loss"],
             values["val_cider"],
-            readable_time(pl_module.seconds),
+            format_duration(pl_module.seconds),
         )
         self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
         self._show_samples(trainer, pl_module)
@@ -404,7 +404,7 @@ def _refuse_divergence(loss: float, step: int) -> None:
     if not math.isfinite(loss):
         raise ConfigError(
             f"the loss is {loss} at step {step}: training has diverged; start again (--overwrite) with a lower "
-            "training.learning_rate, or set training.clip_gradients"
+            "training.learning_rate, or set training.max_grad_norm"
         )
 
 

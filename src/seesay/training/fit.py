@@ -14,16 +14,17 @@ from seesay.checkpoint import LAST_FILE, RUN, Run, RunInfo, load_run, save_run, 
 from seesay.config import Config
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import CaptionBatches
-from seesay.durations import readable_time
 from seesay.errors import ConfigError, DataError
 from seesay.features.extraction import Progress
+from seesay.formatting import format_duration
 from seesay.models.captioning import build_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
 from seesay.models.vocabulary import start_from_frequencies
 from seesay.outputs import check_folder, only_writer_of
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches, StepProgress, StepReport
-from seesay.training.graphs import GraphedCritic, TaughtSteps, uses_graphs
+from seesay.training.distributed import rank, rank_zero_first
+from seesay.training.graphs import GraphedCritic, GraphedTrainStep, uses_graphs
 from seesay.training.inputs import (
     Inputs,
     LazyInputs,
@@ -31,16 +32,15 @@ from seesay.training.inputs import (
     count_words,
     describe_captions,
     make_inputs,
-    open_material,
+    open_training_data,
     read_captions,
 )
 from seesay.training.module import CaptioningModule
-from seesay.training.ranks import leader_first, rank
-from seesay.training.refusals import check_config, differences, existing_run
 from seesay.training.schedule import warn_of_warmup
 from seesay.training.self_critical import SelfCritic, make_critic
 from seesay.training.stopping import StopRequest, interruptible
 from seesay.training.trainer import build_trainer, quiet_lightning
+from seesay.training.validation import check_config, differences, existing_run
 from seesay.training.warm_start import warm_start
 from seesay.visualise import training_curves
 
@@ -91,9 +91,9 @@ def train(
         data: anything `load_annotations` reads.
         out: the run folder.
         features: folder of feature stores; those for this data and encoder are made if they are absent.
-        stores: given stores to use instead, joined along F, those of mirrored pictures among them.
+        stores: given stores to use instead, joined along F, those of mirrored images among them.
         overwrite: throw away a run that is there.
-        progress: told of pictures encoded, if any have to be.
+        progress: told of images encoded, if any have to be.
         step_progress: called after each step of training and validation.
 
     Raises:
@@ -102,7 +102,7 @@ def train(
     """
     inputs = LazyInputs(
         lambda: read_captions(config, data),
-        lambda annotations: open_material(config, annotations, data, features, stores, progress),
+        lambda annotations: open_training_data(config, annotations, data, features, stores, progress),
     )
     check_folder(out, RUN, inputs=[data, *stores])
     callbacks = [StepReport(step_progress)] if step_progress else []
@@ -139,7 +139,7 @@ def train_on(
         )
     check_folder(out, RUN)
     with ExitStack() as stack:
-        with leader_first(config.training):
+        with rank_zero_first(config.training):
             if rank() == 0:
                 stack.enter_context(only_writer_of(out, RUN))
             prepared = _prepare(config, inputs, out, overwrite and rank() == 0)
@@ -230,7 +230,7 @@ def _fit(
         metrics = MetricsLog(out / "metrics.csv", config.training.log_every)
         trainer = build_trainer(config, out, [shared, metrics, *callbacks, best], stop)
     log.info(
-        "training %s parameters on %d captions of %d pictures",
+        "training %s parameters on %d captions of %d images",
         f"{count_parameters(module.model):,}",
         module.batches.captions,
         len(inputs.train),
@@ -258,7 +258,7 @@ def _conclude(config: Config, out: Path, best: BestModel, seconds: float, leads:
         best.best,
         best.best_epoch,
         stopped_by,
-        readable_time(seconds),
+        format_duration(seconds),
     )
     return _result(out, final, stopped_by)
 
@@ -298,7 +298,7 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
         inputs.encoder.preprocessing if inputs.encoder else None,
         config.training.batch_captions,
         seed=config.training.seed,
-        augmentation=Augmentation(config.training.augment_flip, config.training.augment_crop),
+        augmentation=Augmentation(config.training.hflip_prob, config.training.crop_fraction),
         mirrored=inputs.mirrored,
     )
     references = {item.id: item.captions for item in inputs.annotations.split("val")}
@@ -306,5 +306,5 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
     if config.training.scst:
         kind = GraphedCritic if graphs else SelfCritic
         critic = make_critic(config.training, config.decoding, info.max_length, inputs.train, kind)
-    steps = TaughtSteps(model, config.training.label_smoothing) if graphs else None
+    steps = GraphedTrainStep(model, config.training.label_smoothing) if graphs else None
     return CaptioningModule(model, config, tokenizer, batches, references, info.max_length, critic, steps)

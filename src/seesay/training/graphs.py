@@ -1,7 +1,7 @@
 """Training steps on a GPU as CUDA graphs: the thousand small kernels of a step are launched at once.
 
 One after the other, Python takes longer to launch them than the device to run them. A graph holds for one shape: so
-captions are filled up to steps of four words, and run to the end of the batch's longest (`EvenCaptions`), padding
+captions are filled up to steps of four words, and run to the end of the batch's longest (`PaddedCaptions`), padding
 included, which does not count. That is more arithmetic and much less time.
 """
 
@@ -18,17 +18,17 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from seesay.config import DecodingOptions, TrainingConfig
-from seesay.decoding.choosing import sample
-from seesay.decoding.scoring import only_words
+from seesay.decoding.logits_processing import mask_special_tokens
+from seesay.decoding.selection import sample
 from seesay.devices import choose_device
 from seesay.errors import ConfigError
 from seesay.models.captioning import CaptionModel
 from seesay.models.hard_attention import HardAttentionLoss
-from seesay.models.packing import PAD_ID, even_captions
+from seesay.models.packing import PAD_ID, pad_to_longest
 from seesay.models.protocol import DecoderState
 from seesay.tokenizer import END_ID, START_ID
-from seesay.training.objectives import even_cross_entropy
-from seesay.training.ranks import process_counts
+from seesay.training.distributed import process_counts
+from seesay.training.losses import padded_cross_entropy
 from seesay.training.self_critical import Samples, SelfCritic, sampled_loss, without_dropout
 
 _STEPS = 4
@@ -212,7 +212,7 @@ def uses_graphs(training: TrainingConfig, model: CaptionModel) -> bool:
     return process_counts(training) == (1, 1) and not any(isinstance(part, apart) for part in model.modules())
 
 
-class TaughtSteps:
+class GraphedTrainStep:
     """The first stage's step in graphs.
 
     Args:
@@ -222,11 +222,11 @@ class TaughtSteps:
 
     def __init__(self, model: CaptionModel, label_smoothing: float) -> None:
         def taught(features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensors]:
-            captions = even_captions(tokens)
+            captions = pad_to_longest(tokens)
             logits, adds = model.teach(features, None, captions)
             penalty = torch.zeros((), device=features.device) + adds()
-            surprise = even_cross_entropy(logits, captions.targets, label_smoothing)
-            return surprise + penalty, (penalty,)
+            cross_entropy_rows = padded_cross_entropy(logits, captions.targets, label_smoothing)
+            return cross_entropy_rows + penalty, (penalty,)
 
         self._loss = _loss(model, taught)
 
@@ -254,7 +254,7 @@ class GraphedCritic(SelfCritic):
         return {}
 
     def sample(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> Samples:
-        """Returns K independent samples of every picture, from torch's global generator: those of `SelfCritic`."""
+        """Returns K independent samples of every image, from torch's global generator: those of `SelfCritic`."""
         if memory_mask is not None or (features.shape not in self._rollouts and len(self._rollouts) >= _MOST_GRAPHS):
             return super().sample(model, features, memory_mask)
         if features.shape not in self._rollouts:
@@ -271,23 +271,23 @@ class GraphedCritic(SelfCritic):
         if memory_mask is not None or features.requires_grad:
             return super().loss(model, features, memory_mask, samples, advantages)
         if model not in self._losses:
-            self._losses[model] = _loss(model, partial(self._even_loss, model))
+            self._losses[model] = _loss(model, partial(self._padded_loss, model))
         device = features.device
         given = (_filled_up(samples.tokens), samples.cut, advantages.float())
         loss, _ = self._losses[model](features, *(tensor.to(device) for tensor in given))
         return loss
 
-    def _even_loss(
+    def _padded_loss(
         self, model: CaptionModel, features: Tensor, tokens: Tensor, cut: Tensor, advantages: Tensor
     ) -> tuple[Tensor, Tensors]:
-        captions = even_captions(tokens)
+        captions = pad_to_longest(tokens)
         with contextlib.nullcontext() if self.dropout else without_dropout(model):
             logits = model(features, None, captions)
         return sampled_loss(logits, captions, cut, advantages, self.options.allow_unk), ()
 
 
 class Rollout:
-    """Samples of a batch of pictures, a few words a graph, as `draw_captions` draws them.
+    """Samples of a batch of images, a few words a graph, as `sample_captions` draws them.
 
     Args:
         model: the captioner.
@@ -327,7 +327,7 @@ class Rollout:
             decoder = self.model.search
             if number == 0:
                 rows = torch.zeros(draws.shape[:2], dtype=torch.int64, device=draws.device)
-                state = decoder.init_state(self.model.remember(features), None).pick(rows)
+                state = decoder.init_state(self.model.project(features), None).pick(rows)
                 words = torch.full_like(rows, START_ID)
             else:
                 before, state = self._pieces[number - 1].outputs
@@ -336,7 +336,7 @@ class Rollout:
             for draw in draws[..., number * _DRAWN : (number + 1) * _DRAWN].unbind(-1):
                 output = decoder.step(words, state)
                 state = output.state
-                words = sample(only_words(output.logits, self.options.allow_unk), draw, self.options)
+                words = sample(mask_special_tokens(output.logits, self.options.allow_unk), draw, self.options)
                 found.append(words)
         return torch.stack(found, -1), state
 

@@ -27,7 +27,7 @@ log = logging.getLogger("seesay")
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What trainings on the same data with the same encoder share, whatever their words and network are.
 
     Attributes:
@@ -35,7 +35,7 @@ class Material:
         encoder: None where given stores stand for it.
         store: the features; None if the encoder is in the loop.
         data: the data set, as it was named.
-        mirrored: features of mirrored training pictures, where there are any.
+        mirrored: features of mirrored training images, where there are any.
     """
 
     annotations: Annotations
@@ -63,11 +63,11 @@ class LazyInputs:
 
     Attributes:
         annotations: returns the captions.
-        material: returns what `open_material` returns for them.
+        material: returns what `open_training_data` returns for them.
     """
 
     annotations: Callable[[], Annotations]
-    material: Callable[[Annotations], Material]
+    material: Callable[[Annotations], TrainingData]
 
 
 def read_captions(config: Config, data: str | Path) -> Annotations:
@@ -101,14 +101,14 @@ def describe_captions(annotations: Annotations) -> dict[str, str]:
     return described
 
 
-def open_material(
+def open_training_data(
     config: Config,
     annotations: Annotations,
     data: str | Path,
     features: str | Path,
     stores: Sequence[str | Path],
     progress: Progress | None,
-) -> Material:
+) -> TrainingData:
     """Returns the captions with their features, or with the encoder in the loop; encodes images without features.
 
     Args:
@@ -116,15 +116,15 @@ def open_material(
         annotations: the captions.
         data: the data set, as it was named.
         features: folder of feature stores; those for this data and encoder are made if they are absent.
-        stores: given stores to use instead, joined along F, those of mirrored pictures among them.
-        progress: told of pictures encoded, if any have to be.
+        stores: given stores to use instead, joined along F, those of mirrored images among them.
+        progress: told of images encoded, if any have to be.
 
     Raises:
         SeesayError: data that cannot be trained on, an encoder that cannot be had, a store of another encoder.
     """
     require_trainable(annotations, config.text, (lambda image: True) if stores else is_readable)
     sources = open_sources(config, annotations, data, features, stores, progress)
-    return Material(annotations, sources.encoder, sources.plain, str(data), sources.mirrored)
+    return TrainingData(annotations, sources.encoder, sources.plain, str(data), sources.mirrored)
 
 
 def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
@@ -149,11 +149,11 @@ def count_words(examples: Sequence[Example], vocabulary_size: int) -> torch.Tens
     return torch.bincount(torch.tensor(words, dtype=torch.int64), minlength=vocabulary_size)
 
 
-def make_inputs(material: Material, tokenizer: Tokenizer) -> Inputs:
-    """Returns the examples of both splits; pictures without features are left out, with a warning.
+def make_inputs(material: TrainingData, tokenizer: Tokenizer) -> Inputs:
+    """Returns the examples of both splits; images without features are left out, with a warning.
 
     Raises:
-        DataError: a split has no usable picture.
+        DataError: a split has no usable image.
     """
     annotations, store = material.annotations, material.store
     examples = {}
@@ -161,10 +161,10 @@ def make_inputs(material: Material, tokenizer: Tokenizer) -> Inputs:
         annotated = annotations.split(split)
         items = [item for item in annotated if store is None or item.id in store]
         if len(items) < len(annotated):
-            log.warning("%d %s pictures have no features and are left out", len(annotated) - len(items), split)
+            log.warning("%d %s images have no features and are left out", len(annotated) - len(items), split)
         examples[split] = make_examples(items, tokenizer.encode)
         if not examples[split]:
-            raise DataError(f"{annotations.source} has no {split} picture with features and a caption of words")
+            raise DataError(f"{annotations.source} has no {split} image with features and a caption of words")
     train, mirrored = examples["train"], material.mirrored
     if mirrored is not None:
         train = [replace(example, mirrored=example.mirrored and example.id in mirrored) for example in train]

@@ -15,9 +15,9 @@ from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PackedCaptions
 from seesay.tokenizer import Tokenizer
-from seesay.training.graphs import TaughtSteps
-from seesay.training.objectives import cross_entropy
-from seesay.training.ranks import gather_captions, sum_over_ranks
+from seesay.training.distributed import gather_captions, sum_over_ranks
+from seesay.training.graphs import GraphedTrainStep
+from seesay.training.losses import cross_entropy
 from seesay.training.schedule import build_optimizer, rate_factor
 from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
 from seesay.training.self_critical import SelfCritic
@@ -39,7 +39,7 @@ class CaptioningModule(pl.LightningModule):
         config: the run's configuration.
         tokenizer: turns decoded ids into words for validation.
         batches: the training batches; their place is saved with the run's state.
-        references: the human captions of validation pictures, by id.
+        references: the human captions of validation images, by id.
         max_length: words a decoded caption may have.
         critic: the second stage's loss; None in the first stage.
         steps: the first stage's in CUDA graphs; None = not in graphs.
@@ -48,7 +48,7 @@ class CaptioningModule(pl.LightningModule):
         learning_rate: the last step's, of the captioner.
         last_loss: what the last step minimised, in nats, and over how many words, (2,); of this process.
         epoch_loss: the same of the epoch so far.
-        last_rewards: reward of the last step's pictures, that of their baseline, and how many pictures, (3,).
+        last_rewards: reward of the last step's images, that of their baseline, and how many images, (3,).
         seconds: time spent in training steps.
         samples: (id, caption, reference) of a few images of the last validation, the same ones each time.
     """
@@ -62,7 +62,7 @@ class CaptioningModule(pl.LightningModule):
         references: Mapping[str, Sequence[str]],
         max_length: int,
         critic: SelfCritic | None = None,
-        steps: TaughtSteps | None = None,
+        steps: GraphedTrainStep | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -126,7 +126,7 @@ class CaptioningModule(pl.LightningModule):
         loss, penalty = self._teach(features, batch, captions)
         if self.critic is not None:
             share = self.config.training.scst_weight
-            loss = (1 - share) * loss + share * self._criticise(self.critic, features, batch)
+            loss = (1 - share) * loss + share * self._scst_loss(self.critic, features, batch)
             penalty = (1 - share) * penalty
         self.last_loss = torch.stack([loss.detach() * batch.tokens, loss.new_full((), batch.tokens)])
         # Kept on the device: reading it each step would make a GPU wait for Python.
@@ -141,15 +141,15 @@ class CaptioningModule(pl.LightningModule):
         logits, penalty = self.model.teach(features, batch.memory_mask, captions)
         return cross_entropy(logits, captions.targets, self.config.training.label_smoothing), penalty()
 
-    def _criticise(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
+    def _scst_loss(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
         found = critic(self.model, features, batch)
-        pictures = 0 if batch.idle else len(batch.ids)
-        counted = torch.tensor([found.reward * pictures, found.baseline * pictures, pictures], dtype=torch.float64)
+        images = 0 if batch.idle else len(batch.ids)
+        counted = torch.tensor([found.reward * images, found.baseline * images, images], dtype=torch.float64)
         self.last_rewards = counted
         self._epoch_rewards += counted
-        # It is a mean over pictures, not tokens: undo what the share of the batch's tokens will make of it.
+        # It is a mean over images, not tokens: undo what the share of the batch's tokens will make of it.
         whole, captions = batch.whole, batch.captions
-        by_caption = (whole.captions / whole.pictures) / (captions.rows / len(batch.ids))
+        by_caption = (whole.captions / whole.images) / (captions.rows / len(batch.ids))
         return found.loss * by_caption
 
     def rewards(self, epoch: bool) -> tuple[float, float]:
@@ -159,8 +159,8 @@ class CaptioningModule(pl.LightningModule):
             epoch: of the whole epoch so far, else of the last step.
         """
         counted = self._epoch_rewards if epoch else self.last_rewards
-        reward, baseline, pictures = sum_over_ranks(counted).tolist()
-        return reward / max(1.0, pictures), baseline / max(1.0, pictures)
+        reward, baseline, images = sum_over_ranks(counted).tolist()
+        return reward / max(1.0, images), baseline / max(1.0, images)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Counts the time of the step."""
@@ -192,7 +192,7 @@ class CaptioningModule(pl.LightningModule):
         self._validation_loss += torch.tensor([loss * tokens, tokens])
         found = decode(
             self.model.search,
-            self.model.remember(features),
+            self.model.project(features),
             batch.memory_mask,
             validation_options(self.config, self.max_length),
             keys=batch.ids,

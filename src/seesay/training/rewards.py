@@ -1,4 +1,4 @@
-"""What a sampled caption is worth: its CIDEr-D against the human captions of its picture, on word ids."""
+"""What a sampled caption is worth: its CIDEr-D against the human captions of its image, on word ids."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ class CaptionReward:
     training by reward learns just that; with it the n-grams of a sound ending ("a field <end>") earn their
     part. Hypotheses and references are what the model can say: words outside the vocabulary are the one
     unknown word in the references, which lengthens them and may be matched by nothing but itself, and
-    document frequencies are counted over the training pictures given.
+    document frequencies are counted over the training images given.
 
     Args:
-        examples: the training pictures with their captions as ids, start and end included.
+        examples: the training images with their captions as ids, start and end included.
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:
@@ -31,8 +31,8 @@ class CaptionReward:
         """Returns the reward of each caption, (B, K), on CIDEr-D's scale of 0 to 10.
 
         Args:
-            ids: the pictures, B of them.
-            captions: K captions a picture as ids, (B, K, T), without the start token, the end token where it
+            ids: the images, B of them.
+            captions: K captions an image as ids, (B, K, T), without the start token, the end token where it
                 was reached, padded at the end.
         """
         rows = captions.reshape(-1, captions.shape[-1])

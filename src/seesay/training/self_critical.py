@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from seesay.config import DecodingOptions, TrainingConfig
 from seesay.data.batches import Batch, Example, pad_captions
-from seesay.decoding import Hypothesis, decode, draw_captions
+from seesay.decoding import Hypothesis, decode, sample_captions
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PAD_ID, PackedCaptions, pack_captions
 from seesay.tokenizer import END_ID, START_ID
-from seesay.training.objectives import drawn_log_probs, log_chances, policy_gradient
+from seesay.training.losses import drawn_log_probs, policy_gradient, sequence_log_probs
 from seesay.training.rewards import CaptionReward
 
 
-class Criticism(NamedTuple):
+class ScstOutput(NamedTuple):
     """What a batch of samples teaches.
 
     Attributes:
@@ -61,12 +61,12 @@ class SelfCritic:
 
     Attributes:
         reward: the worth of captions.
-        samples: captions sampled a picture, K.
-        baseline: "others", the mean reward of the K - 1 other samples of the picture (Luo 2020, "A Better
+        samples: captions sampled an image, K.
+        baseline: "others", the mean reward of the K - 1 other samples of the image (Luo 2020, "A Better
             Variant of Self-Critical Sequence Training"), or "greedy", that of the greedy caption.
         options: the longest caption, and whether the unknown word may be said.
         dropout: the samples are scored under gradient with dropout on. The gradient is then that of networks
-            near the one that sampled, which learn the training pictures less by heart.
+            near the one that sampled, which learn the training images less by heart.
     """
 
     reward: CaptionReward
@@ -75,13 +75,13 @@ class SelfCritic:
     options: DecodingOptions
     dropout: bool = False
 
-    def __call__(self, model: CaptionModel, features: Tensor, batch: Batch) -> Criticism:
+    def __call__(self, model: CaptionModel, features: Tensor, batch: Batch) -> ScstOutput:
         """Returns the loss of a batch, whose random samples come from torch's global generator.
 
         Args:
             model: the captioner.
             features: (B, N, F).
-            batch: the pictures' ids, mask and human captions, whose mean length only sets the loss's scale.
+            batch: the images' ids, mask and human captions, whose mean length only sets the loss's scale.
         """
         samples = self.sample(model, features, batch.memory_mask)
         rewards = self.reward(batch.ids, samples.rewarded)
@@ -89,17 +89,17 @@ class SelfCritic:
         advantages = torch.from_numpy(rewards - baselines)
         mean_length = len(batch.captions.targets) / max(1, batch.captions.rows)
         loss = self.loss(model, features, batch.memory_mask, samples, advantages) / mean_length
-        return Criticism(loss, float(rewards.mean()), float(baselines.mean()))
+        return ScstOutput(loss, float(rewards.mean()), float(baselines.mean()))
 
     def sample(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> Samples:
-        """Returns K independent samples of every picture."""
+        """Returns K independent samples of every image."""
         draws = self.draws(len(features), features.device)
         with without_dropout(model):
             with torch.no_grad():
-                memory = model.remember(features)
-            drawn = draw_captions(model.search, memory, memory_mask, self.sampling, draws)
-        tokens = [[[START_ID, *one.tokens, END_ID] for one in of_picture] for of_picture in drawn]
-        cut = torch.tensor([[not one.finished for one in of_picture] for of_picture in drawn])
+                memory = model.project(features)
+            drawn = sample_captions(model.search, memory, memory_mask, self.sampling, draws)
+        tokens = [[[START_ID, *one.tokens, END_ID] for one in of_image] for of_image in drawn]
+        cut = torch.tensor([[not one.finished for one in of_image] for of_image in drawn])
         return Samples(pad_captions(tokens), cut)
 
     def loss(
@@ -111,15 +111,15 @@ class SelfCritic:
             logits = model(features, memory_mask, captions)
         return sampled_loss(logits, captions, samples.cut, advantages, self.options.allow_unk)
 
-    def draws(self, pictures: int, device: torch.device) -> Tensor:
+    def draws(self, images: int, device: torch.device) -> Tensor:
         """Returns the uniform numbers that decide the samples, (B, K, max_length + 1), from torch's generator."""
         kind = torch.float32 if device.type == "mps" else torch.float64  # Apple's devices have no float64
-        return torch.rand((pictures, self.samples, self.options.max_length + 1), dtype=kind).to(device)
+        return torch.rand((images, self.samples, self.options.max_length + 1), dtype=kind).to(device)
 
     @property
     def sampling(self) -> DecodingOptions:
         """How samples are searched for."""
-        return replace(self.options.with_strategy("sample"), num_captions=self.samples)
+        return replace(self.options.with_strategy("sample"), num_return_sequences=self.samples)
 
     def _baselines(
         self, model: CaptionModel, features: Tensor, batch: Batch, rewards: NDArray[np.float64]
@@ -129,7 +129,7 @@ class SelfCritic:
             others: NDArray[np.float64] = rewards.sum(1, keepdims=True) - rewards
             return others / (self.samples - 1)
         with without_dropout(model), torch.no_grad():
-            best = decode(model.search, model.remember(features), batch.memory_mask, self.options)
+            best = decode(model.search, model.project(features), batch.memory_mask, self.options)
         earned: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
         return earned.repeat(self.samples, axis=1)
 
@@ -147,7 +147,7 @@ def sampled_loss(logits: Tensor, captions: PackedCaptions, cut: Tensor, advantag
     log_probs = drawn_log_probs(logits, captions.targets, allow_unk)
     place = captions.caption_of_row[captions.row_of_token()]  # of every token's sample among the B * K
     cut, advantages = cut.to(place.device).flatten(), advantages.to(log_probs.device, log_probs.dtype).flatten()
-    log_probs = log_chances(log_probs, cut[place] & (captions.targets == END_ID))
+    log_probs = sequence_log_probs(log_probs, cut[place] & (captions.targets == END_ID))
     if captions.real is not None:
         log_probs = torch.where(captions.real, log_probs, 0.0)  # of padding -inf, which times nothing is no number
     return policy_gradient(log_probs, advantages[place], captions.rows)
@@ -166,7 +166,7 @@ def make_critic(
         training: samples, baseline and dropout.
         options: whose longest caption and unknown word hold for samples too; the rest does not.
         max_length: of the longest training caption in words, which bounds samples where `options` does not.
-        examples: the training pictures.
+        examples: the training images.
         kind: how it is computed.
     """
     options = DecodingOptions(max_length=options.max_length or max_length, allow_unk=options.allow_unk)
@@ -177,7 +177,7 @@ def make_critic(
 def _rewarded(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:
     """Returns captions (B, K) as the reward takes them, (B, K, T): with the end where they reached it."""
     return pad_captions(
-        [[[*one.tokens, *([END_ID] if one.finished else [])] for one in of_picture] for of_picture in captions]
+        [[[*one.tokens, *([END_ID] if one.finished else [])] for one in of_image] for of_image in captions]
     ).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Where a training's features come from: stores that the user names, or those that are made of the pictures."""
+"""Where a training's features come from: stores that the user names, or those that are made of the images."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from seesay.config import Config
-from seesay.data.augmentation import mirrorable_pictures
+from seesay.data.augmentation import mirrorable_images
 from seesay.data.records import Annotations
 from seesay.devices import choose_device
 from seesay.errors import ConfigError, FeatureStoreError
@@ -26,8 +26,8 @@ class Sources(NamedTuple):
 
     Attributes:
         encoder: None where given stores stand for it.
-        plain: features of the pictures as they are; None if the encoder is in the loop.
-        mirrored: those of mirrored training pictures, where `training.augment_flip` asks for them.
+        plain: features of the images as they are; None if the encoder is in the loop.
+        mirrored: those of mirrored training images, where `training.hflip_prob` asks for them.
     """
 
     encoder: Encoder | None
@@ -43,21 +43,21 @@ def open_sources(
     given: Sequence[str | Path],
     progress: Progress | None,
 ) -> Sources:
-    """Returns the encoder and the stores of features, which are filled where pictures are lacking.
+    """Returns the encoder and the stores of features, which are filled where images are lacking.
 
     Args:
         config: the whole configuration.
-        annotations: the pictures.
+        annotations: the images.
         data: the data set, as it was named.
         folder: of feature stores.
-        given: stores to use instead; those of mirrored pictures are told from the others by their mark.
-        progress: told of pictures encoded, if any have to be.
+        given: stores to use instead; those of mirrored images are told from the others by their mark.
+        progress: told of images encoded, if any have to be.
 
     Raises:
         SeesayError: an encoder that cannot be had, a store of another encoder, stores that do not go together.
     """
     torch.manual_seed(config.training.seed)  # for the weights of encoders that start from nothing
-    to_mirror = mirrorable_pictures(annotations) if config.training.augment_flip else {}
+    to_mirror = mirrorable_images(annotations) if config.training.hflip_prob else {}
     if given:
         stores = [FeatureStore(path) for path in given]
         require_unchanged(stores, {item.id: item.image for item in annotations if item.split is not None})
@@ -78,11 +78,11 @@ def _given_sources(
 ) -> Sources:
     """Returns stores named by the user; a single one made by an encoder must be the configuration's."""
     plain, mirrored = part_stores(stores)
-    if config.training.augment_crop:
-        raise ConfigError("training.augment_crop cuts pictures, which given stores have no more; leave one of them")
+    if config.training.crop_fraction:
+        raise ConfigError("training.crop_fraction cuts images, which given stores have no more; leave one of them")
     if mirrored and not to_mirror:
         raise ConfigError(
-            f"{mirrored[0].path} holds features of mirrored pictures, which training.augment_flip=0 never shows; "
+            f"{mirrored[0].path} holds features of mirrored images, which training.hflip_prob=0 never shows; "
             "set that to 0.5, or leave the store"
         )
     joined, encoder = JoinedStores(plain), None
@@ -107,14 +107,14 @@ class _Extraction:
     folder: str | Path
     progress: Progress | None
 
-    def store(self, pictures: Mapping[str, str], encoder: Encoder, *, mirrored: bool = False) -> JoinedStores:
-        """Returns the store of the data's pictures, after encoding those that it lacks."""
+    def store(self, images: Mapping[str, str], encoder: Encoder, *, mirrored: bool = False) -> JoinedStores:
+        """Returns the store of the data's images, after encoding those that it lacks."""
         path = store_path(self.folder, self.data, encoder, mirrored=mirrored)
         device = choose_device(self.config.training.device)
-        report = extract_features(pictures, encoder, path, device=device, progress=self.progress, mirrored=mirrored)
+        report = extract_features(images, encoder, path, device=device, progress=self.progress, mirrored=mirrored)
         if report.extracted:
             log.info(
-                "%d%s pictures encoded into %s: %.0f pictures/s (%.0f of the encoder alone)",
+                "%d%s images encoded into %s: %.0f images/s (%.0f of the encoder alone)",
                 report.extracted,
                 " mirrored" if mirrored else "",
                 path,
@@ -127,16 +127,16 @@ class _Extraction:
             log.warning("left out: %s", line)
         return JoinedStores([FeatureStore(path)])
 
-    def mirrored_store(self, pictures: Mapping[str, str], encoder: Encoder, plain: JoinedStores) -> JoinedStores:
-        """Returns the store of mirrored pictures, of those that the plain one has."""
-        wanted = {name: image for name, image in pictures.items() if name in plain}
+    def mirrored_store(self, images: Mapping[str, str], encoder: Encoder, plain: JoinedStores) -> JoinedStores:
+        """Returns the store of mirrored images, of those that the plain one has."""
+        wanted = {name: image for name, image in images.items() if name in plain}
         made = self.store(wanted, encoder, mirrored=True)
         _tell_lacking(made, list(wanted))
         return made
 
 
 def _tell_lacking(mirrored: JoinedStores, wanted: Sequence[str]) -> None:
-    """Warns of pictures that could be shown mirrored, but whose features so are not there.
+    """Warns of images that could be shown mirrored, but whose features so are not there.
 
     Raises:
         FeatureStoreError: that is all of them.
@@ -144,8 +144,8 @@ def _tell_lacking(mirrored: JoinedStores, wanted: Sequence[str]) -> None:
     lacking = sum(name not in mirrored for name in wanted)
     if lacking == len(wanted):
         raise FeatureStoreError(
-            f"{mirrored.stores[0].path} holds none of the training pictures that could be mirrored; "
-            "leave training.augment_flip at 0"
+            f"{mirrored.stores[0].path} holds none of the training images that could be mirrored; "
+            "leave training.hflip_prob at 0"
         )
     if lacking:
-        log.warning("%d training pictures have no features of them mirrored and stay as they are", lacking)
+        log.warning("%d training images have no features of them mirrored and stay as they are", lacking)

@@ -15,9 +15,9 @@ from seesay.checkpoint import LAST_FILE
 from seesay.config import Config
 from seesay.devices import choose_device, computes_bfloat16
 from seesay.errors import ConfigError
-from seesay.training.averaging import AveragedWeights
 from seesay.training.callbacks import AtomicCheckpointIO, BestCheckpoints, ResumePoint
-from seesay.training.ranks import process_counts
+from seesay.training.distributed import process_counts
+from seesay.training.ema import EmaWeights
 from seesay.training.stopping import StopRequest
 
 
@@ -43,7 +43,7 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: St
         callbacks.append(EarlyStopping(training.monitor, patience=training.patience, mode=mode))
     callbacks.append(BestCheckpoints((out / LAST_FILE).parent, training))
     if training.ema_decay:
-        callbacks.append(AveragedWeights(training.ema_decay))
+        callbacks.append(EmaWeights(training.ema_decay))
     callbacks.append(ResumePoint(out / LAST_FILE, training.checkpoint_every, stop or StopRequest()))
     return pl.Trainer(
         accelerator=_accelerator(device),
@@ -55,7 +55,7 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: St
         sync_batchnorm=several and device.startswith("cuda"),
         precision=_precision(config),  # type: ignore[arg-type]
         max_epochs=training.epochs,
-        gradient_clip_val=training.clip_gradients or None,
+        gradient_clip_val=training.max_grad_norm or None,
         callbacks=callbacks,
         logger=[
             TensorBoardLogger(out, name="", version="tensorboard"),

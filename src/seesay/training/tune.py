@@ -1,4 +1,4 @@
-"""`tune`: many trainings on the same pictures, each with the settings that those before it recommend."""
+"""`tune`: many trainings on the same images, each with the settings that those before it recommend."""
 
 import json
 import logging
@@ -13,13 +13,12 @@ from seesay.checkpoint import is_run
 from seesay.config import Config, replace, to_dict
 from seesay.data.records import Annotations
 from seesay.devices import choose_device
-from seesay.durations import readable_time
 from seesay.errors import ConfigError
 from seesay.features.extraction import Progress
+from seesay.formatting import format_duration
 from seesay.outputs import check_folder, only_writer_of
 from seesay.training.callbacks import StepProgress
-from seesay.training.inputs import LazyInputs, Material, describe_captions, open_material, read_captions
-from seesay.training.refusals import check_config
+from seesay.training.inputs import LazyInputs, TrainingData, describe_captions, open_training_data, read_captions
 from seesay.training.tuning_files import SEARCH, best_of, clear, settle, trial_folder
 from seesay.training.tuning_space import Space, default_space, read_space, value_of
 from seesay.training.tuning_study import (
@@ -34,6 +33,7 @@ from seesay.training.tuning_study import (
     require_optuna,
 )
 from seesay.training.tuning_trial import TrialWatch, run_trial
+from seesay.training.validation import check_config
 
 if TYPE_CHECKING:
     import optuna
@@ -101,9 +101,9 @@ def tune(
         fixed: settings that the search leaves alone.
         prune: give up a trial that, after a quarter of its epochs, has done worse than half of the others had.
         features: folder of feature stores; those for this data and encoder are made if they are absent.
-        stores: given stores to use instead, joined along F, those of mirrored pictures among them.
+        stores: given stores to use instead, joined along F, those of mirrored images among them.
         overwrite: throw away a search that is there.
-        progress: told of pictures encoded, if any have to be.
+        progress: told of images encoded, if any have to be.
         step_progress: called after each step of training and validation.
 
     Raises:
@@ -118,8 +118,8 @@ def tune(
     check_folder(folder, SEARCH, inputs=[data, named_space, *stores])
     searched = None if space is None else read_space(config, space, fixed)
 
-    def open_(annotations: Annotations) -> Material:
-        return open_material(_reading_most(config, searched), annotations, data, features, stores, progress)
+    def open_(annotations: Annotations) -> TrainingData:
+        return open_training_data(_reading_most(config, searched), annotations, data, features, stores, progress)
 
     annotations = read_captions(config, data)
     material = open_(annotations)
@@ -208,12 +208,12 @@ def _refuse(config: Config, folder: Path, trials: int, timeout: float) -> None:
 
 
 def _reading_most(config: Config, space: Space | None) -> Config:
-    """Returns settings that read all which any trial may: mirrored pictures, where only some trials show them."""
-    dimension = None if space is None else space.dimensions.get("augment_flip")
-    return config if dimension is None else replace(config, augment_flip=max(dimension.samples()))
+    """Returns settings that read all which any trial may: mirrored images, where only some trials show them."""
+    dimension = None if space is None else space.dimensions.get("hflip_prob")
+    return config if dimension is None else replace(config, hflip_prob=max(dimension.samples()))
 
 
-def _identity(space: Space, material: Material) -> dict[str, Any]:
+def _identity(space: Space, material: TrainingData) -> dict[str, Any]:
     """Returns what all trials of a search have in common, in sections, as JSON gives it back."""
     sections = {
         **to_dict(space.base),
@@ -232,6 +232,6 @@ def _outcome(done: Sequence[TrialRecord]) -> str:
         told = "failed"
     else:
         given_up = "given up at" if trial.state == "pruned" else "has"
-        told = f"{given_up} CIDEr {trial.value:.1f} after {readable_time(trial.seconds)} of training"
+        told = f"{given_up} CIDEr {trial.value:.1f} after {format_duration(trial.seconds)} of training"
     leader = f"; best is trial {best.number} with {best.value or 0:.1f}" if best else ""
     return f"trial {trial.number} {told}{leader}"

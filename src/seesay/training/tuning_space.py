@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 from seesay.config import Config, field_paths, locate, read_yaml, replace
 from seesay.errors import ConfigError
 from seesay.models.captioning import fields_read
-from seesay.models.contradictions import equal_widths
-from seesay.training.refusals import check_config
+from seesay.models.validation import equal_widths
+from seesay.training.validation import check_config
 
 _SEARCHED = ("text", "model", "training")
 _THE_SAME = {
-    "data": "all trials share their pictures",
+    "data": "all trials share their images",
     "encoder": "all trials share their features",
     "decoding": "a search looks at greedy captions, which do not depend on it",
 }
@@ -110,9 +110,9 @@ class Space:
             dimension = self.dimensions[name]
             readable[name] = dimension.rounded(value) if isinstance(dimension, Range) else value
         config = replace(self.base, **readable)
-        settled = {*self.dimensions, *self.fixed}
+        is_done = {*self.dimensions, *self.fixed}
         pairs = equal_widths(config.model)
-        following = {name: getattr(config.model, pairs[name][0]) for name in pairs if name not in settled}
+        following = {name: getattr(config.model, pairs[name][0]) for name in pairs if name not in is_done}
         return replace(config, **following)
 
     def defaults(self) -> dict[str, Any]:
@@ -160,8 +160,8 @@ def default_space(base: Config, fixed: Collection[str], captions: int) -> Space:
     kept: dict[str, Dimension] = {}
     for name, dimension in _candidates(base, captions).items():
         makes_a_difference = field_paths()[name][0] != "model" or (name in read and name not in following)
-        settled = name in fixed or (base.training.init_from and name in _SHAPES)
-        if makes_a_difference and not settled and len(set(dimension.samples())) > 1:
+        is_done = name in fixed or (base.training.init_from and name in _SHAPES)
+        if makes_a_difference and not is_done and len(set(dimension.samples())) > 1:
             kept[name] = dimension
     space = Space(base, kept, frozenset(fixed))
     sizes = [name for name in kept if field_paths()[name][0] == "model"]
@@ -192,7 +192,7 @@ def _candidates(base: Config, captions: int) -> dict[str, Dimension]:
         "state_dropout": Range(0.0, 0.4, step=0.1),
         "output_dropout": Range(0.0, 0.7, step=0.1),
         **sizes,
-        "layers": _with(model.layers, max(1, model.layers - 1), model.layers + 1),
+        "layers": _with(model.num_layers, max(1, model.num_layers - 1), model.num_layers + 1),
         "doubly_stochastic": _with(model.doubly_stochastic, 0.0, 0.5, 1.0),
         "log_frequency_bias": Choices((False, True)),
         "tie_weights": Choices((False, True)),

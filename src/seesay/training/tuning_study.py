@@ -13,8 +13,8 @@ import numpy as np
 
 from seesay.config import Config
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
-from seesay.training.refusals import differences
 from seesay.training.tuning_space import Choices, Dimension, Space, value_of
+from seesay.training.validation import differences
 
 if TYPE_CHECKING:
     import optuna

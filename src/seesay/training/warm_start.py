@@ -91,7 +91,7 @@ def _compare_features(run: Run, config: Config, info: RunInfo) -> None:
 def _match_columns(run: RunInfo, info: RunInfo) -> _Matched:
     """Returns which columns of the features are of an encoder and layer that gave columns to the run's too.
 
-    Pictures may be of another size and weights may have been trained since: a channel still says much the same.
+    Images may be of another size and weights may have been trained since: a channel still says much the same.
     """
     if (run.features, run.feature_size) == (info.features, info.feature_size):
         return _Matched(range(info.feature_size), range(run.feature_size))

@@ -1,4 +1,4 @@
-"""Pictures of what a captioner does: attention over a picture, training curves and the HTML report."""
+"""Images of what a captioner does: attention over an image, training curves and the HTML report."""
 
 from seesay.visualise.attention import (
     attention_entropy,
@@ -7,15 +7,15 @@ from seesay.visualise.attention import (
     upsample_attention,
 )
 from seesay.visualise.curves import draw_training_curves, training_curves
+from seesay.visualise.grounding import frame_of_crop, grounding_chance, grounding_ratio, is_grounded
 from seesay.visualise.lengths import draw_score_against_length
-from seesay.visualise.pointing import frame_of_crop, pointing_chance, pointing_ratio, points_at
-from seesay.visualise.report import Card, Gallery, Picture, Section, Table, Text, write_report
+from seesay.visualise.report import Card, Figure, Gallery, Section, Table, Text, write_report
 from seesay.visualise.word_by_word import WordByWord
 
 __all__ = [
     "Card",
+    "Figure",
     "Gallery",
-    "Picture",
     "Section",
     "Table",
     "Text",
@@ -25,10 +25,10 @@ __all__ = [
     "draw_score_against_length",
     "draw_training_curves",
     "frame_of_crop",
+    "grounding_chance",
+    "grounding_ratio",
+    "is_grounded",
     "overlay",
-    "pointing_chance",
-    "pointing_ratio",
-    "points_at",
     "training_curves",
     "upsample_attention",
     "write_report",

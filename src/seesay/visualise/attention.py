@@ -1,7 +1,7 @@
-"""Attention over a picture: where the model looked for each word, as maps, overlays, strips and numbers.
+"""Attention over an image: where the model looked for each word, as maps, overlays, strips and numbers.
 
 Weights are (T, N): one row a word, one column a region. The N regions are a grid of (rows, columns), read row
-by row, that covers the whole picture given here; of a model that crops, give the crop, which is all it saw.
+by row, that covers the whole image given here; of a model that crops, give the crop, which is all it saw.
 """
 
 import math
@@ -17,10 +17,10 @@ from seesay.languages import is_unspaced
 from seesay.visualise.fonts import Lettering, split_characters
 
 HEAT = "inferno"  # perceptually uniform: equal steps of weight look like equal steps
-HEAT_RANGE = (0.30, 0.92)  # without its black, which says nothing on a dark picture, and its palest yellow
+HEAT_RANGE = (0.30, 0.92)  # without its black, which says nothing on a dark image, and its palest yellow
 STRONGEST_ALPHA = 0.8
-PICTURE_COLOUR = 0.5  # saturation kept under the heat, so that a picture's own reds are not read as heat
-PICTURE_LIGHT = 0.7  # brightness kept: also on white paper the heat is the lightest thing to see
+IMAGE_COLOUR = 0.5  # saturation kept under the heat, so that an image's own reds are not read as heat
+IMAGE_LIGHT = 0.7  # brightness kept: also on white paper the heat is the lightest thing to see
 FULL_HEAT = 5.0  # in a strip, at least so many times the uniform weight make full heat: flat maps look flat
 MAX_COLUMNS = 6
 PAPER, INK = (255, 255, 255), (32, 33, 36)
@@ -30,15 +30,15 @@ Maps = NDArray[np.float32]
 
 
 def upsample_attention(weights: ArrayLike, grid: tuple[int, int], size: tuple[int, int]) -> Maps:
-    """Returns attention drawn out to the pixels of the picture, float32 (T, height, width).
+    """Returns attention drawn out to the pixels of the image, float32 (T, height, width).
 
-    Bicubic, with the centre of a region's cell at the centre of its share of the picture; no value leaves
+    Bicubic, with the centre of a region's cell at the centre of its share of the image; no value leaves
     the range of its row, so that a flat row stays flat and a pixel reads as the weight of its region.
 
     Args:
         weights: (T, N), not negative.
         grid: rows and columns of the regions, N = rows x columns.
-        size: width and height of the picture in pixels.
+        size: width and height of the image in pixels.
 
     Raises:
         DataError: if the weights do not fit the grid, or are negative or not finite.
@@ -52,30 +52,30 @@ def upsample_attention(weights: ArrayLike, grid: tuple[int, int], size: tuple[in
 
 
 def overlay(image: Image.Image, attention: ArrayLike, *, peak: float = 0.0) -> Image.Image:
-    """Returns the picture, its colours muted, under a heat map whose strength follows the attention.
+    """Returns the image, its colours muted, under a heat map whose strength follows the attention.
 
     Args:
-        image: the picture.
-        attention: (height, width) of that picture: one map of `upsample_attention`.
+        image: the image.
+        attention: (height, width) of that image: one map of `upsample_attention`.
         peak: the value drawn at full heat; 0 = the largest of this map.
 
     Raises:
-        DataError: if the map is not of the picture's size.
+        DataError: if the map is not of the image's size.
     """
     from matplotlib import colormaps
 
     heat = np.asarray(attention, dtype=np.float32)
     if heat.shape != (image.height, image.width):
         raise DataError(
-            f"a map of shape {heat.shape} does not fit a picture of {image.width} x {image.height}; "
+            f"a map of shape {heat.shape} does not fit an image of {image.width} x {image.height}; "
             "upsample it to that size first"
         )
     strength = np.clip(heat / (peak or float(heat.max()) or 1.0), 0.0, 1.0)
     low, high = HEAT_RANGE
     colours = np.asarray(colormaps[HEAT](low + (high - low) * strength)[..., :3], dtype=np.float32) * 255
-    picture = np.asarray(image.convert("RGB"), dtype=np.float32)
+    rgb = np.asarray(image.convert("RGB"), dtype=np.float32)
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
-    muted = PICTURE_LIGHT * (grey + PICTURE_COLOUR * (picture - grey))
+    muted = IMAGE_LIGHT * (grey + IMAGE_COLOUR * (rgb - grey))
     alpha = STRONGEST_ALPHA * strength[..., None]
     return Image.fromarray(np.rint(muted + alpha * (colours - muted)).astype(np.uint8))
 
@@ -91,19 +91,19 @@ def attention_strip(
     tile: int = 160,
     font: str | Path | None = None,
 ) -> Image.Image:
-    """Returns one figure: the picture, then for each word the picture under that word's attention.
+    """Returns one figure: the image, then for each word the image under that word's attention.
 
     A word's heat is full at its largest weight, but never below `FULL_HEAT` times the uniform one, so that
     a sharp look is a small bright spot and an undecided one a faint wash.
 
     Args:
-        image: the picture.
+        image: the image.
         words: T words, the labels.
         weights: attention (T, N), a row a word.
         grid: rows and columns of the regions.
         title: a line above, such as the whole caption; empty = none.
         columns: tiles a row; 0 = rows of equal length, of six at most.
-        tile: longer side of a tile's picture in pixels.
+        tile: longer side of a tile's image in pixels.
         font: a TrueType or OpenType file; None = DejaVu Sans, and installed fonts for characters that it lacks.
 
     Raises:
@@ -115,10 +115,10 @@ def attention_strip(
         raise DataError(f"{len(words)} words but attention for {len(rows)}; give one row of weights a word")
     if columns < 0 or tile < 16:
         raise ConfigError(f"a strip of {columns} columns with tiles of {tile} pixels; use 0 or more, and 16 or more")
-    picture = fitted(image, tile)
+    image = fitted(image, tile)
     floor = FULL_HEAT / rows.shape[1]
-    maps = upsample_attention(rows, grid, picture.size)
-    tiles = [picture, *(overlay(picture, heat, peak=max(floor, float(heat.max()))) for heat in maps)]
+    maps = upsample_attention(rows, grid, image.size)
+    tiles = [image, *(overlay(image, heat, peak=max(floor, float(heat.max()))) for heat in maps)]
     return _arranged(tiles, ["", *words], title, columns or _even_columns(len(tiles)), tile, font)
 
 
@@ -161,7 +161,7 @@ def attention_shares(weights: ArrayLike, grid: tuple[int, int]) -> NDArray[np.fl
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:
-    """Returns the picture in RGB with its longer side of so many pixels."""
+    """Returns the image in RGB with its longer side of so many pixels."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)

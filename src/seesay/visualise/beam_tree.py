@@ -1,4 +1,4 @@
-"""The search for a caption as a picture: the candidates of every step, which were kept, and how they scored."""
+"""The search for a caption as an image: the candidates of every step, which were kept, and how they scored."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def draw_beam_tree(
     shown: Sequence[int],
     length_penalty: float,
     title: str = "",
-    picture: int = 0,
+    image: int = 0,
 ) -> bytes:
     """Returns a PNG of a search: a column of candidates a step, best sum on top, with lines to what each continues.
 
@@ -40,7 +40,7 @@ def draw_beam_tree(
         shown: tokens of the caption shown, without the end.
         length_penalty: by which the search ranked what ended; 0 for greedy decoding and sampling.
         title: a line above, such as the caption.
-        picture: which of the batch.
+        image: which of the batch.
 
     Raises:
         DataError: nothing was traced.
@@ -49,7 +49,7 @@ def draw_beam_tree(
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    candidates = trace.pictures.get(picture, [])
+    candidates = trace.images.get(image, [])
     if not candidates:
         raise DataError("the trace of the search is empty; give the one that a search was told to fill")
     way = way_to(candidates, shown)

@@ -1,7 +1,7 @@
-"""A report as one HTML file that needs nothing else: styles and pictures are inside, no script, no request.
+"""A report as one HTML file that needs nothing else: styles and images are inside, no script, no request.
 
 A page is a title and sections. A section is anything with a heading and the HTML of its body: `Text`,
-`Table`, `Picture`, `Gallery`, and whatever else a caller composes. All text from outside is escaped. The
+`Table`, `Figure`, `Gallery`, and whatever else a caller composes. All text from outside is escaped. The
 page is in English; an element whose text is in another language or direction has `lang` and `dir` of its own.
 """
 
@@ -21,7 +21,7 @@ from seesay.files import write_atomically
 from seesay.languages import is_right_to_left, language_of
 from seesay.outputs import HTML_PAGE, check_file
 
-LONGEST_SIDE = 1280  # pixels of an embedded picture; larger ones only make the file larger
+LONGEST_SIDE = 1280  # pixels of an embedded image; larger ones only make the file larger
 JPEG_QUALITY = 90
 NOTHING = "–"
 
@@ -94,8 +94,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture or plot: a Pillow image, or the bytes of a PNG or JPEG, which are kept as they are."""
+class Figure:
+    """One image or plot: a Pillow image, or the bytes of a PNG or JPEG, which are kept as they are."""
 
     image: Pixels
     alt: str
@@ -111,15 +111,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with the model's caption and, where given, its evidence.
+    """An image with the model's caption and, where given, its evidence.
 
     Attributes:
-        image: the picture.
+        image: the image.
         caption: what the model said.
         references: what people said.
         attention: a strip of attention overlays, or a section such as `WordByWord` that shows them.
         scores: numbers by name, such as CIDEr.
-        name: the picture's file or id.
+        name: the image's file or id.
     """
 
     image: Pixels
@@ -131,8 +131,8 @@ class Card:
 
     def html(self) -> str:
         """Returns an article."""
-        # A person's words describe the picture better than ours, which are printed beside it anyway.
-        alt = self.references[0] if self.references else self.name or "the captioned picture"
+        # A person's words describe the image better than ours, which are printed beside it anyway.
+        alt = self.references[0] if self.references else self.name or "the captioned image"
         said = escape(self.caption) if self.caption.strip() else "<em>(an empty caption)</em>"
         parts = [f'<p class="said"{text_attributes(self.caption)}>{said}</p>']
         if self.references:
@@ -171,7 +171,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
 
     Raises:
         DataError: if a file is there that is not a page of seesay.
-        ImageError: if the bytes given as a picture are no PNG or JPEG.
+        ImageError: if the bytes given as an image are no PNG or JPEG.
         SeesayError: if the file cannot be written.
     """
     check_file(path, HTML_PAGE)
@@ -222,20 +222,20 @@ def lang_attribute(text: str) -> str:
 
 
 def img_element(pixels: Pixels, alt: str) -> str:
-    """Returns an image element that holds its picture."""
+    """Returns an image element that holds its image."""
     kind, data, (width, height) = _encoded(pixels)
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     return f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}"{lang_attribute(alt)}>'
 
 
 def _encoded(pixels: Pixels) -> tuple[str, bytes, tuple[int, int]]:
-    """Returns the kind (png, jpeg), the bytes and the size of a picture to embed."""
+    """Returns the kind (png, jpeg), the bytes and the size of an image to embed."""
     if isinstance(pixels, bytes):
         try:
             with Image.open(io.BytesIO(pixels), formats=("PNG", "JPEG")) as given:
                 return (given.format or "").lower(), pixels, given.size
         except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise ImageError("the bytes of a report's picture are no PNG or JPEG; give a Pillow image") from error
+            raise ImageError("the bytes of a report's image are no PNG or JPEG; give a Pillow image") from error
     image = pixels.convert("RGB")
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     png, jpeg = io.BytesIO(), io.BytesIO()

@@ -1,4 +1,4 @@
-"""A picture whose caption's words can be pointed at: each shows where the model looked when it said it.
+"""An image whose caption's words can be pointed at: each shows where the model looked when it said it.
 
 HTML and styles alone. The words are radio buttons, so that arrow keys walk through them and screen readers read them;
 a word under the pointer shows its own look while it is there.
@@ -18,7 +18,7 @@ from seesay.visualise.attention import FULL_HEAT, fitted, overlay, upsample_atte
 from seesay.visualise.report import img_element, lang_attribute
 
 SIDE = 560
-"""Longer side of the picture in pixels."""
+"""Longer side of the image in pixels."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class WordByWord:
     """A section of a page.
 
     Attributes:
-        image: the picture.
+        image: the image.
         words: T words.
         weights: attention (T, N), a row a word.
         grid: rows and columns of the regions.
         facts: a line a word that is shown with its look, such as its probability; empty = none.
         heading: of the section; empty = none.
-        side: longer side of the picture in pixels.
+        side: longer side of the image in pixels.
 
     Raises:
         DataError: words, weights, grid and facts do not fit together.
@@ -47,25 +47,25 @@ class WordByWord:
     side: int = SIDE
 
     def html(self) -> str:
-        """Returns the picture, and a button a word with its look."""
-        picture = fitted(self.image, self.side)
-        maps = upsample_attention(self.weights, self.grid, picture.size)
+        """Returns the image, and a button a word with its look."""
+        image = fitted(self.image, self.side)
+        maps = upsample_attention(self.weights, self.grid, image.size)
         facts = self.facts or [""] * len(self.words)
         if not len(self.words) == len(maps) == len(facts):
             raise DataError(
                 f"{len(self.words)} words, attention for {len(maps)} and {len(facts)} facts; give one of each a word"
             )
         floor = FULL_HEAT / (self.grid[0] * self.grid[1])
-        group = "look-" + hashlib.sha256(picture.tobytes() + "\0".join(self.words).encode()).hexdigest()[:12]
+        group = "look-" + hashlib.sha256(image.tobytes() + "\0".join(self.words).encode()).hexdigest()[:12]
         caption = " ".join(self.words)
         lang, direction = lang_attribute(caption), "rtl" if is_right_to_left(caption) else "ltr"
-        buttons = [_button(group, _word("the picture"), img_element(picture, ""), "", checked=True)]
+        buttons = [_button(group, _word("the image"), img_element(image, ""), "", checked=True)]
         for word, heat, fact in zip(self.words, maps, facts, strict=True):
-            look = overlay(picture, heat, peak=max(floor, float(heat.max())))
+            look = overlay(image, heat, peak=max(floor, float(heat.max())))
             buttons.append(_button(group, _word(word, lang), img_element(look, ""), fact))
-        shape = f"aspect-ratio: {picture.width} / {picture.height}"
+        shape = f"aspect-ratio: {image.width} / {image.height}"
         return (
-            f'<div class="looks" style="max-width: {picture.width}px"><div class="stage" style="{shape}"></div>\n'
+            f'<div class="looks" style="max-width: {image.width}px"><div class="stage" style="{shape}"></div>\n'
             f'<fieldset dir="{direction}"><legend dir="ltr">The words; arrow keys walk through them</legend>\n'
             + "\n".join(buttons)
             + "\n</fieldset></div>"

@@ -1,4 +1,4 @@
-"""From records, one a row of a file, to annotations, one a picture; what does not fit is named."""
+"""From records, one a row of a file, to annotations, one an image; what does not fit is named."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from seesay.data.readers.pictures import PictureFinder, expected_path, is_picture_name, is_url
+from seesay.data.readers.images import ImageFinder, expected_path, is_image_name, is_url
 from seesay.data.records import Annotation, Annotations, Box, Reading, Record, count, name_some
 from seesay.errors import DataError
 from seesay.names import composed
@@ -21,8 +21,8 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass
-class _Picture:
-    """What all records of one picture say together."""
+class _Image:
+    """What all records of one image say together."""
 
     id: str
     image: str
@@ -37,35 +37,35 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
     Args:
         reading: What a reader found.
         source: What the user named, for messages.
-        root: The folder below which pictures are looked for.
+        root: The folder below which images are looked for.
         format: The reader's name.
-        require_images: Leave out pictures that cannot be found (they are counted and named). Without it they
-            stay, with the path where they would be: scoring finished captions needs no pictures.
+        require_images: Leave out images that cannot be found (they are counted and named). Without it they
+            stay, with the path where they would be: scoring finished captions needs no images.
 
     Raises:
-        DataError: Not one caption, or not one of the pictures, is there.
+        DataError: Not one caption, or not one of the images, is there.
     """
     problems = list(reading.problems)
-    pictures, silent = _without_silent(_group(reading.records, root, problems), problems)
-    if not pictures:
+    images, silent = _without_silent(_group(reading.records, root, problems), problems)
+    if not images:
         raise DataError("; ".join([f"{source} holds no caption that the {format} reader understands", *problems[:3]]))
-    _deal_by_lists(pictures, reading, problems)
+    _deal_by_lists(images, reading, problems)
     missing: list[str] = []
-    finder = PictureFinder(root)
-    found = _locate(pictures, finder, problems)
+    finder = ImageFinder(root)
+    found = _locate(images, finder, problems)
     if require_images:
-        missing = [picture.image for picture, path in zip(pictures, found, strict=True) if path is None]
-        _report_missing(missing, len(pictures), finder.root, source, problems)
+        missing = [image.image for image, path in zip(images, found, strict=True) if path is None]
+        _report_missing(missing, len(images), finder.root, source, problems)
     located = []
-    for picture, path in zip(pictures, found, strict=True):
+    for image, path in zip(images, found, strict=True):
         if path is not None or not require_images:
-            picture.image = path or expected_path(picture.image, picture.base)
-            located.append(picture)
-    pictures = located
-    items = tuple(annotation for picture in pictures for annotation in _annotations(picture))
+            image.image = path or expected_path(image.image, image.base)
+            located.append(image)
+    images = located
+    items = tuple(annotation for image in images for annotation in _annotations(image))
     stray = [item.id for item in items if item.split is None]
     if stray and len(stray) < len(items):
-        problems.append(f"{count(len(stray), 'picture')} {NO_SPLIT}: {name_some(stray)}")
+        problems.append(f"{count(len(stray), 'image')} {NO_SPLIT}: {name_some(stray)}")
     return Annotations(items, str(source), format, tuple(problems), tuple(missing), tuple(silent))
 
 
@@ -77,17 +77,17 @@ class Extent(NamedTuple):
     named: int
 
 
-def measure(reading: Reading, finder: PictureFinder) -> Extent:
+def measure(reading: Reading, finder: ImageFinder) -> Extent:
     """Returns how many images a reading captions."""
     by_name = {
-        (record.image.strip(), record.base): _Picture(record.id or record.image, record.image.strip(), record.base)
+        (record.image.strip(), record.base): _Image(record.id or record.image, record.image.strip(), record.base)
         for record in reading.records
         if any(caption and not is_label_row(caption) for caption in _captions(record))
     }
-    pictures = [picture for picture in by_name.values() if not is_url(picture.image)]
-    there = set(_locate(pictures, finder, [])) - {None}
-    addresses = len(by_name) - len(pictures)
-    named = 0 if there or addresses else sum(is_picture_name(image) for image, _ in by_name)
+    images = [image for image in by_name.values() if not is_url(image.image)]
+    there = set(_locate(images, finder, [])) - {None}
+    addresses = len(by_name) - len(images)
+    named = 0 if there or addresses else sum(is_image_name(image) for image, _ in by_name)
     return Extent(len(there), addresses, named)
 
 
@@ -109,19 +109,19 @@ def is_label_row(text: str) -> bool:
     return len(numbers) >= 4 and len(cells) - len(numbers) <= 1 and sum("." in number for number in numbers) >= 2
 
 
-def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Picture]:
-    """Returns one picture for all records that speak of it; empty captions are dropped and noted."""
-    by_id = _ids_name_pictures(records)
-    pictures: dict[tuple[str, str], _Picture] = {}
+def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Image]:
+    """Returns one image for all records that speak of it; empty captions are dropped and noted."""
+    by_id = _ids_name_images(records)
+    images: dict[tuple[str, str], _Image] = {}
     empty: dict[str, int] = {}
     labels: dict[str, str] = {}
     for record in records:
-        image = record.image.strip()
-        name = (record.id or image) if by_id else image
-        # The same reference from two folders (train/1.jpg, val/1.jpg) means two pictures.
+        reference = record.image.strip()
+        name = (record.id or reference) if by_id else reference
+        # The same reference from two folders (train/1.jpg, val/1.jpg) means two images.
         key = (name, "" if by_id and record.id else str(record.base))
-        picture = pictures.setdefault(key, _Picture(name, image, record.base))
-        captions = picture.captions.setdefault(record.split, [])
+        image = images.setdefault(key, _Image(name, reference, record.base))
+        captions = image.captions.setdefault(record.split, [])
         for caption in _captions(record):
             if not caption:
                 empty[name] = empty.get(name, 0) + 1
@@ -130,7 +130,7 @@ def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Pict
             else:
                 captions.append(caption)
         if record.boxes:
-            picture.boxes[record.split] = record.boxes
+            image.boxes[record.split] = record.boxes
     if empty:
         problems.append(f"{count(sum(empty.values()), 'empty caption')} dropped, of {name_some(list(empty))}")
     if labels:
@@ -138,11 +138,11 @@ def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Pict
         problems.append(
             f"labels of objects are no captions, dropped, of {count(len(shown), 'image')}: {name_some(shown, 3)}"
         )
-    return _with_distinct_ids(list(pictures.values()), root)
+    return _with_distinct_ids(list(images.values()), root)
 
 
-def _ids_name_pictures(records: list[Record]) -> bool:
-    """Tells whether the ids are the pictures' own: one picture an id, and not a number for each caption."""
+def _ids_name_images(records: list[Record]) -> bool:
+    """Tells whether the ids are the images' own: one image an id, and not a number for each caption."""
     images: dict[str, str] = {}
     ids: dict[str, str] = {}
     for record in records:
@@ -150,60 +150,60 @@ def _ids_name_pictures(records: list[Record]) -> bool:
             continue
         if images.setdefault(record.id, record.image) != record.image:
             return False
-        if ids.setdefault(record.image, record.id) != record.id and not record.one_row_a_picture:
+        if ids.setdefault(record.image, record.id) != record.id and not record.one_row_a_image:
             return False
     return bool(images)
 
 
-def _with_distinct_ids(pictures: list[_Picture], root: Path) -> list[_Picture]:
-    """Returns the pictures, those of one name in several folders renamed to folder/name."""
-    names = Counter(picture.id for picture in pictures)
-    for picture in pictures:
-        if names[picture.id] > 1:
-            picture.id = f"{os.path.relpath(picture.base, root)}/{picture.id}".replace(os.sep, "/")
-    return pictures
+def _with_distinct_ids(images: list[_Image], root: Path) -> list[_Image]:
+    """Returns the images, those of one name in several folders renamed to folder/name."""
+    names = Counter(image.id for image in images)
+    for image in images:
+        if names[image.id] > 1:
+            image.id = f"{os.path.relpath(image.base, root)}/{image.id}".replace(os.sep, "/")
+    return images
 
 
-def _without_silent(pictures: list[_Picture], problems: list[str]) -> tuple[list[_Picture], list[str]]:
-    """Returns the pictures that have a caption, and the names of the others, which are noted."""
-    silent = [picture.id for picture in pictures if not any(picture.captions.values())]
+def _without_silent(images: list[_Image], problems: list[str]) -> tuple[list[_Image], list[str]]:
+    """Returns the images that have a caption, and the names of the others, which are noted."""
+    silent = [image.id for image in images if not any(image.captions.values())]
     if silent:
-        problems.append(f"{count(len(silent), 'picture')} without any caption, left out: {name_some(silent)}")
-    return [picture for picture in pictures if any(picture.captions.values())], silent
+        problems.append(f"{count(len(silent), 'image')} without any caption, left out: {name_some(silent)}")
+    return [image for image in images if any(image.captions.values())], silent
 
 
-def _deal_by_lists(pictures: list[_Picture], reading: Reading, problems: list[str]) -> None:
-    """Moves captions without a split to the splits whose list files name their picture."""
+def _deal_by_lists(images: list[_Image], reading: Reading, problems: list[str]) -> None:
+    """Moves captions without a split to the splits whose list files name their image."""
     listed: dict[str, list[str]] = defaultdict(list)
     for split, names in reading.split_lists.values():
         for name in names:
             if split not in listed[composed(name)]:
                 listed[composed(name)].append(split)
     used = set()
-    for picture in pictures:
-        image = composed(picture.image)
+    for image in images:
+        image = composed(image.image)
         name = image.replace("\\", "/").rsplit("/", 1)[-1]
         key = next((key for key in (image, name, Path(name).stem) if key in listed), None)
         if key is not None:
             used.add(key)
-            captions = picture.captions.pop(None, [])
+            captions = image.captions.pop(None, [])
             for split in listed[key]:
-                picture.captions.setdefault(split, []).extend(captions)
+                image.captions.setdefault(split, []).extend(captions)
     for file, (_, names) in reading.split_lists.items():
         idle = [name for name in dict.fromkeys(names) if composed(name) not in used]
         if idle:
             lines = "1 line names" if len(idle) == 1 else f"{len(idle):,} lines name"
-            problems.append(f"{file}: {lines} no picture with captions: {name_some(idle)}")
+            problems.append(f"{file}: {lines} no image with captions: {name_some(idle)}")
 
 
-def _locate(pictures: list[_Picture], finder: PictureFinder, problems: list[str]) -> list[str | None]:
-    """Returns the path of each picture, or None: by its name, else by its id, as ROCO's images are fetched."""
+def _locate(images: list[_Image], finder: ImageFinder, problems: list[str]) -> list[str | None]:
+    """Returns the path of each image, or None: by its name, else by its id, as ROCO's images are fetched."""
     found, by_id = [], []
-    for picture in pictures:
-        path = finder.find(picture.image, picture.base)
-        if path is None and _may_name_a_file(picture):
-            path = finder.find(picture.id, picture.base)
-            by_id += [] if path is None else [f"{picture.id} ({picture.image})"]
+    for image in images:
+        path = finder.find(image.image, image.base)
+        if path is None and _may_name_a_file(image):
+            path = finder.find(image.id, image.base)
+            by_id += [] if path is None else [f"{image.id} ({image.image})"]
         found.append(path)
     if by_id:
         problems.append(
@@ -212,37 +212,37 @@ def _locate(pictures: list[_Picture], finder: PictureFinder, problems: list[str]
         )
     if finder.ambiguous:
         problems.append(
-            f"{count(len(finder.ambiguous), 'picture')} not told apart from one of the same name elsewhere: "
+            f"{count(len(finder.ambiguous), 'image')} not told apart from one of the same name elsewhere: "
             f"{name_some(finder.ambiguous, 3)}"
         )
     return found
 
 
-def _may_name_a_file(picture: _Picture) -> bool:
+def _may_name_a_file(image: _Image) -> bool:
     """Tells whether an id may be a file's name: numbers count captions, too."""
-    return picture.id != picture.image and not picture.id.isdigit()
+    return image.id != image.image and not image.id.isdigit()
 
 
-def _report_missing(missing: list[str], pictures: int, root: Path, source: Path, problems: list[str]) -> None:
-    """Notes the pictures that are not there.
+def _report_missing(missing: list[str], images: int, root: Path, source: Path, problems: list[str]) -> None:
+    """Notes the images that are not there.
 
     Raises:
         DataError: None is.
     """
-    if len(missing) == pictures:
+    if len(missing) == images:
         raise DataError(
-            f"{source} has captions of {count(len(missing), 'picture')}, none of which is below "
-            f"{root}: {name_some(missing, 3)}; put the pictures there, "
+            f"{source} has captions of {count(len(missing), 'image')}, none of which is below "
+            f"{root}: {name_some(missing, 3)}; put the images there, "
             "or name the folder that holds both"
         )
     if missing:
-        problems.append(f"{count(len(missing), 'captioned picture')} missing, left out: {name_some(missing)}")
+        problems.append(f"{count(len(missing), 'captioned image')} missing, left out: {name_some(missing)}")
 
 
-def _annotations(picture: _Picture) -> list[Annotation]:
-    """Returns one annotation a split that the picture has captions in."""
+def _annotations(image: _Image) -> list[Annotation]:
+    """Returns one annotation a split that the image has captions in."""
     return [
-        Annotation(picture.id, picture.image, tuple(captions), split, picture.boxes.get(split, ()))
-        for split, captions in picture.captions.items()
+        Annotation(image.id, image.image, tuple(captions), split, image.boxes.get(split, ()))
+        for split, captions in image.captions.items()
         if captions
     ]

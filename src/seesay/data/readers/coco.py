@@ -47,7 +47,7 @@ def _add_records(path: Path, content: object, reading: Reading) -> None:
             continue
         id = str(image.get("id", name))
         own = split_name(image.get("split")) or split
-        reading.records.append(Record(name, captions.pop(id, ()), path.parent, own, id, one_row_a_picture=True))
+        reading.records.append(Record(name, captions.pop(id, ()), path.parent, own, id, one_row_a_image=True))
     if nameless:
         reading.problems.append(
             f"{path.name}: {count(len(nameless), 'entry')} of images without a file name: {name_some(nameless, 2)}"
@@ -81,7 +81,7 @@ def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> 
 
 
 def _file_name(image: object) -> str | None:
-    """Returns the picture of an entry of images: its file name, or the end of its address."""
+    """Returns the image of an entry of images: its file name, or the end of its address."""
     if not isinstance(image, Mapping):
         return None
     for field in ("file_name", "filename", "coco_url", "flickr_url", "url"):
@@ -111,7 +111,7 @@ def read_karpathy(files: list[Path], split_lists: list[Path], wanted: ColumnName
             name = f"{folder}/{name}" if folder else name
             id = str(image.get("cocoid", PurePosixPath(name).name))
             split = split_name(image.get("split"))
-            reading.records.append(Record(name, sentences, path.parent, split, id, one_row_a_picture=True))
+            reading.records.append(Record(name, sentences, path.parent, split, id, one_row_a_image=True))
         if junk:
             reading.problems.append(
                 f"{path.name}: {count(len(junk), 'entry')} without filename and sentences: {name_some(junk)}"

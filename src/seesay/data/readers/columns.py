@@ -1,4 +1,4 @@
-"""Which column of a table is the picture, which are the captions: the names found in public files."""
+"""Which column of a table is the image, which are the captions: the names found in public files."""
 
 import ast
 import json
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seesay.config import DataConfig
-from seesay.data.readers.pictures import is_picture_name
+from seesay.data.readers.images import is_image_name
 from seesay.data.records import Box, Record, split_name
 from seesay.errors import DataError
 
 # In order of preference, in lower case with underscores.
 IMAGE_COLUMNS = (
     *("file_name", "filename", "image", "image_path", "img_path", "path", "filepath", "file_path", "file"),
-    *("image_name", "image_file", "image_filename", "img", "picture", "photo"),
+    *("image_name", "image_file", "image_filename", "img", "image", "photo"),
     *("url", "image_url", "img_url", "image_id", "img_id"),
 )
 # Names that are as often something else's: they count beside a column called caption (ROCO's `name`, ROCOv2's `ID`).
@@ -65,7 +65,7 @@ USUAL_NAMES = ColumnNames()
 
 
 def find_columns(names: Iterable[str], wanted: ColumnNames = USUAL_NAMES) -> Columns | None:
-    """Returns the columns that matter, or None where the picture's or the caption's is not there."""
+    """Returns the columns that matter, or None where the image's or the caption's is not there."""
     names = list(names)
     known = {_plain(name): name for name in reversed(names)}
     caption = _wanted_or_first(wanted.caption, CAPTION_COLUMNS, known)
@@ -80,7 +80,7 @@ def find_columns(names: Iterable[str], wanted: ColumnNames = USUAL_NAMES) -> Col
 
 
 def find_image_column(names: Iterable[str], wanted: str = "") -> str | None:
-    """Returns the column that names or holds pictures: the wanted one, else the first of a usual name, or None."""
+    """Returns the column that names or holds images: the wanted one, else the first of a usual name, or None."""
     names = list(names)
     if wanted:
         return wanted if wanted in names else None
@@ -97,19 +97,19 @@ def missing_columns(place: str, names: Iterable[str], wanted: ColumnNames = USUA
     if absent:
         return DataError(f"{place} has no column {' or '.join(map(repr, absent))}; it has {present}")
     return DataError(
-        f"{place} has the columns {present}; expected one for the picture ({', '.join(IMAGE_COLUMNS[:6])}, "
+        f"{place} has the columns {present}; expected one for the image ({', '.join(IMAGE_COLUMNS[:6])}, "
         f"url ...) and one for the caption (caption, captions, text, sentence, comment, title, caption_1 ...); "
         "name others with --image-column and --caption-column"
     )
 
 
 def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: str | None) -> Record | None:
-    """Returns what a row says, or None where it names no picture.
+    """Returns what a row says, or None where it names no image.
 
     Args:
         row: Cells by column name.
         columns: The columns that matter.
-        base: The folder that relative pictures start from.
+        base: The folder that relative images start from.
         split: The split of rows that name none.
     """
     image = row.get(columns.image)
@@ -161,7 +161,7 @@ def object_captions(entry: Mapping[str, object], column: str = "") -> list[objec
         value = known.get(name)
         if isinstance(value, Mapping):
             return [_sentence(value)]
-        if value and not (isinstance(value, str) and is_picture_name(value)):
+        if value and not (isinstance(value, str) and is_image_name(value)):
             texts = parse_captions(value)
             return [value] if texts is None else texts
     joined = _joined_tokens(entry)

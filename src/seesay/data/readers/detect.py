@@ -12,17 +12,17 @@ from seesay.data.readers.assemble import Extent, measure
 from seesay.data.readers.coco import read_coco, read_karpathy
 from seesay.data.readers.columns import ColumnNames
 from seesay.data.readers.flickr import read_flickr
-from seesay.data.readers.json_tables import read_json, read_jsonl
-from seesay.data.readers.own_output import is_own_output
-from seesay.data.readers.parquet import read_parquet
-from seesay.data.readers.pictures import (
-    PictureFinder,
-    is_picture_name,
+from seesay.data.readers.images import (
+    ImageFinder,
+    is_image_name,
+    list_image_paths,
     list_images,
-    list_pictures,
     root_of,
     walk_files,
 )
+from seesay.data.readers.json_tables import read_json, read_jsonl
+from seesay.data.readers.own_output import is_own_output
+from seesay.data.readers.parquet import read_parquet
 from seesay.data.readers.sidecar import SIDECAR_SUFFIXES, has_sidecars, read_sidecar
 from seesay.data.readers.sniff import TABLE_SUFFIXES, by_suffix, sniff
 from seesay.data.readers.tables import read_csv
@@ -55,8 +55,8 @@ _NOT_CAPTIONS = re.compile(
 _CAPTION_NAME = re.compile(r"caption|annotation|metadata|token|results|dataset", re.IGNORECASE)
 _SPLIT = re.compile(rf"(?<![a-z])({SPLIT_WORDS})(?![a-z])")
 _LOOKED_FOR = (
-    "Flickr token files, COCO or Karpathy JSON, CSV, TSV, JSONL, JSON or Parquet with a picture and a "
-    "caption column, WebDataset tars, and .txt files named like the pictures"
+    "Flickr token files, COCO or Karpathy JSON, CSV, TSV, JSONL, JSON or Parquet with an image and a "
+    "caption column, WebDataset tars, and .txt files named like the images"
 )
 
 
@@ -123,7 +123,7 @@ class _Candidate:
             return read_sidecar(self.folder)
         return READERS[self.kind](list(self.files), _split_lists(self.files, self.folder), self.columns)
 
-    def extent(self, finder: PictureFinder) -> Extent:
+    def extent(self, finder: ImageFinder) -> Extent:
         """Returns how much it captions; nothing where it cannot be read."""
         try:
             return measure(self.reading, finder)
@@ -150,10 +150,10 @@ def recognise(source: Path, format: str, columns: ColumnNames) -> Recognised:
     if source.is_dir():
         return _recognise_folder(source, _Request(format, columns, own=source.suffix.lower() == ".parquet"))
     if format == "sidecar":
-        raise DataError(f"{source} is a file; the sidecar reader wants the folder of pictures and texts")
+        raise DataError(f"{source} is a file; the sidecar reader wants the folder of images and texts")
     wanted = _STANDS_FOR.get(format, (format,))
     kind = format if format in READERS else sniff(source, columns) or by_suffix(source)
-    if kind is None or is_picture_name(source.name):
+    if kind is None or is_image_name(source.name):
         raise DataError(f"{source} is no captions file of a known form; looked for {_LOOKED_FOR}")
     if format != "auto" and kind not in wanted:
         kind = wanted[0]
@@ -198,9 +198,9 @@ def _recognise_folder(folder: Path, request: _Request) -> Recognised:
     own = [*near.own, *far.own]
     if not candidates:
         return _nothing_found(folder, request, own, [*near.unknown, *far.unknown])
-    finder = PictureFinder(root_of(folder))
+    finder = ImageFinder(root_of(folder))
     best = _best(candidates, finder)
-    if upper and lower and 2 * best.extent(finder).there < len(list_pictures(folder)):
+    if upper and lower and 2 * best.extent(finder).there < len(list_image_paths(folder)):
         candidates = [*upper, *lower, *beside]
         best = _best(candidates, finder)
     used = best.names
@@ -214,7 +214,7 @@ def _recognise_folder(folder: Path, request: _Request) -> Recognised:
     return _recognised(best, tuple(remarks))
 
 
-def _best(candidates: list[_Candidate], finder: PictureFinder) -> _Candidate:
+def _best(candidates: list[_Candidate], finder: ImageFinder) -> _Candidate:
     """Returns the candidate that captions the most images.
 
     Raises:
@@ -253,7 +253,7 @@ def _nothing_found(folder: Path, request: _Request, own: list[Path], unknown: li
         return _recognised(_Candidate(kind, (readable[0],), 0, folder, request.columns))
     what = "nothing" if request.format == "auto" else f"nothing for the {request.format} reader"
     listing = list_images(folder)
-    problem = f"{folder} holds {count(len(listing.images), 'picture')} but {what} that gives captions"
+    problem = f"{folder} holds {count(len(listing.images), 'image')} but {what} that gives captions"
     told = [f"{problem}; looked for {_LOOKED_FOR}"]
     beside = (Path(path) for path in walk_files(folder) if re.search(r"(?<!\.recipe)\.json$", path, re.IGNORECASE))
     unused = sorted({str(path.relative_to(folder)) for path in (*unknown, *beside) if path not in own})
@@ -265,16 +265,16 @@ def _nothing_found(folder: Path, request: _Request, own: list[Path], unknown: li
 
 
 def _captions_like(folder: Path) -> list[Path]:
-    """Returns the files of a folder that may hold captions, sorted; texts named like a picture left out."""
+    """Returns the files of a folder that may hold captions, sorted; texts named like an image left out."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
     visible = [name for name in names if not (name.startswith(".") or _NOT_CAPTIONS.match(name))]
-    others = [name for name in visible if not is_picture_name(name)]
+    others = [name for name in visible if not is_image_name(name)]
     beside = {name for name in others if name.lower().endswith(SIDECAR_SUFFIXES)}
     if beside:
-        images = {composed(name) for name in names if is_picture_name(name)}
+        images = {composed(name) for name in names if is_image_name(name)}
         images |= {name.rpartition(".")[0] for name in images}
         beside = {name for name in beside if composed(name.rpartition(".")[0]) in images}
     return [folder / name for name in others if name not in beside]
@@ -315,11 +315,11 @@ def _candidates(folder: Path, found: dict[str, list[Path]], level: int, request:
         families: dict[str, list[Path]] = defaultdict(list)
         for path in files:
             families[_family(path.relative_to(folder).as_posix())].append(path)
-        likely = list(families)
-        for test in (_is_named_after_captions, _has_pictures_of_its_year):
-            if len(likely) > 1:
-                likely = [family for family in likely if test(folder, family)] or likely
-        candidates += [_Candidate(kind, tuple(families[name]), level, folder, request.columns) for name in likely]
+        top_tokens = list(families)
+        for test in (_is_named_after_captions, _has_images_of_its_year):
+            if len(top_tokens) > 1:
+                top_tokens = [family for family in top_tokens if test(folder, family)] or top_tokens
+        candidates += [_Candidate(kind, tuple(families[name]), level, folder, request.columns) for name in top_tokens]
     return candidates
 
 
@@ -334,7 +334,7 @@ def _is_named_after_captions(folder: Path, family: str) -> bool:
     return _CAPTION_NAME.search(family.rsplit("/", 1)[-1]) is not None
 
 
-def _has_pictures_of_its_year(folder: Path, family: str) -> bool:
+def _has_images_of_its_year(folder: Path, family: str) -> bool:
     """Tells whether a folder such as train2014 stands by captions of 2014, as COCO has both years."""
     year = re.search(r"20\d\d", family)
     places = [folder, folder.parent] if "annotations" in folder.name.lower() else [folder, folder / "images"]
@@ -342,7 +342,7 @@ def _has_pictures_of_its_year(folder: Path, family: str) -> bool:
 
 
 def _split_lists(files: Iterable[Path], folder: Path) -> list[Path]:
-    """Returns the lists of pictures a split, in the folder, beside the captions, or one level deeper."""
+    """Returns the lists of images a split, in the folder, beside the captions, or one level deeper."""
     near = [*dict.fromkeys([folder, *(path.parent for path in files)])]
     candidates = [path for place in near for path in _captions_like(place)] + _deeper(folder)
     return [path for path in dict.fromkeys(candidates) if path not in files and is_split_list(path)]

@@ -21,7 +21,7 @@ def read_flickr(files: list[Path], split_lists: list[Path], wanted: ColumnNames)
 
     Args:
         files: Token files; more than one are read as one.
-        split_lists: Files such as `Flickr_8k.trainImages.txt`, one picture name a line.
+        split_lists: Files such as `Flickr_8k.trainImages.txt`, one image name a line.
         wanted: Of no use, as token files have no columns.
     """
     reading = Reading()

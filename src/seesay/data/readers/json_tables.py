@@ -12,7 +12,7 @@ from seesay.data.readers.columns import (
     missing_columns,
     object_captions,
 )
-from seesay.data.readers.pictures import is_picture_name
+from seesay.data.readers.images import is_image_name
 from seesay.data.readers.text import read_split_lists, read_text, text_lines
 from seesay.data.records import SPLITS, Reading, Record, count, name_some, split_name, split_of_file
 from seesay.errors import DataError
@@ -99,7 +99,7 @@ def _rows(content: object, split: str | None, wanted: ColumnNames) -> Iterator[_
         lists = [
             value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], Mapping)
         ]
-        if any(is_picture_name(str(name)) for name in content) or (len(lists) != 1 and holds_captions(content, wanted)):
+        if any(is_image_name(str(name)) for name in content) or (len(lists) != 1 and holds_captions(content, wanted)):
             for number, (name, value) in enumerate(content.items(), start=1):
                 yield f"entry {number}", _named_row(name, value, wanted), split
             return
@@ -125,7 +125,7 @@ def _named_row(name: str, value: object, wanted: ColumnNames) -> dict[str, objec
 
 
 def _read_rows(path: Path, rows: Iterable[_Row], junk: list[str], reading: Reading, wanted: ColumnNames) -> None:
-    """Adds the records of JSON objects to the reading; places without picture and caption are noted."""
+    """Adds the records of JSON objects to the reading; places without image and caption are noted."""
     split = split_of_file(path)
     known: dict[tuple[str, ...], Columns | None] = {}
     records: list[Record] = []
@@ -145,9 +145,9 @@ def _read_rows(path: Path, rows: Iterable[_Row], junk: list[str], reading: Readi
         if any(known):
             widest: tuple[str, ...] = max(known, key=len)
             raise missing_columns(str(path), widest, wanted)
-        raise DataError(f"{path} holds no JSON objects with a picture and its captions")
+        raise DataError(f"{path} holds no JSON objects with an image and its captions")
     if junk:
         reading.problems.append(
-            f"{path.name}: {count(len(junk), 'entry')} without a picture and caption: {name_some(junk)}"
+            f"{path.name}: {count(len(junk), 'entry')} without an image and caption: {name_some(junk)}"
         )
     reading.records += records

@@ -1,4 +1,4 @@
-"""Parquet tables, of plain columns or in the Hugging Face form with the pictures inside."""
+"""Parquet tables, of plain columns or in the Hugging Face form with the images inside."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from seesay.data.records import Reading, count, name_some, split_of_file
 from seesay.errors import DataError
 
 _EMBEDDED_COLUMNS = (*IMAGE_COLUMNS, *BYTES_COLUMNS)
-# More rows than this with one and the same picture name: it is a placeholder, not a name.
+# More rows than this with one and the same image name: it is a placeholder, not a name.
 _MOST_CAPTIONS = 50
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The columns of one file; `embedded` is the one with encoded pictures, `name` what names them."""
+    """The columns of one file; `embedded` is the one with encoded images, `name` what names them."""
 
     columns: Columns
     embedded: str | None
@@ -34,7 +34,7 @@ class _Layout:
 
 
 def read_parquet(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
-    """Returns the records of Parquet files; pictures inside are named `file.parquet::column::row`, not read.
+    """Returns the records of Parquet files; images inside are named `file.parquet::column::row`, not read.
 
     Raises:
         DataError: A file is damaged, or lacks the columns (those present and those expected are named).
@@ -57,7 +57,7 @@ def read_parquet(files: list[Path], split_lists: list[Path], wanted: ColumnNames
 
 
 def has_caption_columns(path: Path, wanted: ColumnNames) -> bool:
-    """Tells whether a Parquet file has the columns of captioned pictures."""
+    """Tells whether a Parquet file has the columns of captioned images."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -87,7 +87,7 @@ def _layout(table: Any, path: Path, wanted: ColumnNames) -> _Layout:
 
 
 def embedded_column(table: Any, wanted: str = "") -> tuple[str | None, str | None]:
-    """Returns the column of encoded pictures (bytes, or a struct of bytes and path) and its path field.
+    """Returns the column of encoded images (bytes, or a struct of bytes and path) and its path field.
 
     Args:
         table: an open `ParquetFile`.
@@ -124,7 +124,7 @@ def _holds_bytes(table: Any, column: str) -> bool:
 
 
 def _rows(table: Any, layout: _Layout) -> Iterator[dict[str, Any]]:
-    """Yields the rows as dictionaries, without the bytes of pictures."""
+    """Yields the rows as dictionaries, without the bytes of images."""
     columns = layout.columns
     boxes = "boxes" if "boxes" in table.schema_arrow.names else None
     image = columns.image if layout.embedded is None else None
@@ -145,7 +145,7 @@ def _add_records(path: Path, rows: list[dict[str, Any]], layout: _Layout, readin
     for number, row in enumerate(rows):
         if layout.embedded is not None:
             name = names[number] or f"{path.stem}/{number}"
-            # A picture that is repeated for each of its captions is the same picture.
+            # An image that is repeated for each of its captions is the same image.
             row = {**row, columns.image: first.setdefault(name, f"{path.name}::{layout.embedded}::{number}")}
         elif isinstance(row[columns.image], dict):
             row = {**row, columns.image: row[columns.image].get("path")}
@@ -157,11 +157,11 @@ def _add_records(path: Path, rows: list[dict[str, Any]], layout: _Layout, readin
             record.id = name
         reading.records.append(record)
     if junk:
-        reading.problems.append(f"{path.name}: {count(len(junk), 'row')} without a picture: {name_some(junk)}")
+        reading.problems.append(f"{path.name}: {count(len(junk), 'row')} without an image: {name_some(junk)}")
 
 
 def _name(row: dict[str, Any], layout: _Layout) -> str:
-    """Returns what a row calls its embedded picture, or an empty string."""
+    """Returns what a row calls its embedded image, or an empty string."""
     value: Any = row
     for part in (layout.name or "").split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -10,7 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 from seesay.data.readers.columns import object_captions
-from seesay.data.readers.pictures import ImageListing, walk_files
+from seesay.data.readers.images import ImageListing, walk_files
 from seesay.data.readers.samples import TEXT_SUFFIXES
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import Reading, Record, name_some, split_of_folder
@@ -37,9 +37,9 @@ def read_sidecar(folder: Path) -> Reading:
     unused: list[str] = []
     listing = ImageListing.of(files)
     reading.problems += filter(None, [listing.remark()])
-    for picture in listing.images:
-        found = texts.of(picture)
-        relative = os.path.relpath(picture, folder)
+    for image in listing.images:
+        found = texts.of(image)
+        relative = os.path.relpath(image, folder)
         captions: list[object] = []
         if found:
             captions = _read_captions(found[0], reading)
@@ -47,7 +47,7 @@ def read_sidecar(folder: Path) -> Reading:
             unused += [os.path.relpath(text, folder) for text in found[1:] if not _is_json(text)]
         parts = Path(relative).parts[:-1]
         split = next((split for part in parts if (split := split_of_folder(part))), None)
-        reading.records.append(Record(relative, captions, folder, split, one_row_a_picture=True))
+        reading.records.append(Record(relative, captions, folder, split, one_row_a_image=True))
     shared = [f"{os.path.relpath(text, folder)} ({', '.join(used)})" for text, used in readers.items() if len(used) > 1]
     for what, names in (
         ("text{s} not used, as another text of the same image comes first", unused),
@@ -67,8 +67,8 @@ def has_sidecars(folder: Path) -> bool:
     if not texts.by_name:
         return False
     looked_at = 0
-    for picture in ImageListing.of(files).images:
-        found = texts.of(picture)
+    for image in ImageListing.of(files).images:
+        found = texts.of(image)
         if found and not _is_json(found[0]):
             return True
         if found and looked_at < _JSON_LOOKED_AT:
@@ -114,9 +114,9 @@ class _Texts:
                 if not name.startswith("."):
                     self.by_name[composed(os.path.splitext(name)[0])].append(path)
 
-    def of(self, picture: str) -> list[str]:
+    def of(self, image: str) -> list[str]:
         """Returns the texts of an image, the preferred first: those beside it, or in the one folder beside its own."""
-        folder, name = os.path.split(picture)
+        folder, name = os.path.split(image)
         keys = (composed(name), composed(os.path.splitext(name)[0]))
         candidates = [text for key in keys if key in self.by_name for text in self.by_name[key]]
         candidates.sort(key=lambda text: self._rank(text, keys[0]))
@@ -126,7 +126,7 @@ class _Texts:
         near = [text for text in candidates if os.path.dirname(os.path.dirname(text)) == os.path.dirname(folder)]
         places = sorted({os.path.basename(os.path.dirname(text)) for text in near})
         if len(places) > 1:
-            self.ambiguous.append(f"{os.path.relpath(picture, self.folder)} ({' and '.join(places)})")
+            self.ambiguous.append(f"{os.path.relpath(image, self.folder)} ({' and '.join(places)})")
             return []
         return near
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames, find_columns, object_captions
 from seesay.data.readers.flickr import is_token_line
+from seesay.data.readers.images import is_image_name
 from seesay.data.readers.parquet import has_caption_columns
-from seesay.data.readers.pictures import is_picture_name
 from seesay.data.readers.tables import table_form
 from seesay.data.readers.text import is_split_list, peek_text, text_lines
 from seesay.data.readers.webdataset import has_samples
@@ -78,7 +78,7 @@ def _sniff_json(text: str, wanted: ColumnNames) -> str | None:
 
 
 def _end_of_row(text: str, wanted: ColumnNames) -> int:
-    """Returns where the JSON object ends that a text begins with; 0 if it lacks a picture or a caption."""
+    """Returns where the JSON object ends that a text begins with; 0 if it lacks an image or a caption."""
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
@@ -96,7 +96,7 @@ def _has_captions_by_name(text: str, wanted: ColumnNames) -> bool:
             return False
         try:
             name = str(json.loads(key[1]))
-            if is_picture_name(name):
+            if is_image_name(name):
                 return True
             if number == 0 and split_name(name) in SPLITS and text.startswith("{", key.end()):
                 return _has_captions_by_name(text[key.end() :], wanted)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames, Columns, find_columns, make_record, missing_columns
-from seesay.data.readers.pictures import is_picture_name, is_url
+from seesay.data.readers.images import is_image_name, is_url
 from seesay.data.readers.text import read_split_lists, read_text, text_lines
 from seesay.data.records import Reading, count, name_some, split_of_file
 from seesay.errors import DataError
 
 _DELIMITERS = ("\t", "|", ",", ";")
-_PICTURE_AT_START = re.compile(r"\n[^\n,;|\t]+\.(jpe?g|png|webp|gif|bmp)\s*[,;|\t]", re.IGNORECASE)
+_IMAGE_AT_START = re.compile(r"\n[^\n,;|\t]+\.(jpe?g|png|webp|gif|bmp)\s*[,;|\t]", re.IGNORECASE)
 _HEAD_LINES = 20
 _HEAD_BYTES = 1 << 20
 
@@ -41,8 +41,8 @@ class TableForm:
 def table_form(text: str, wanted: ColumnNames = USUAL_NAMES) -> TableForm | None:
     """Returns how to read a separated text, from its beginning, or None where it holds no captions.
 
-    The first line must be a header with a picture's and a caption's column; or have no header and a cell
-    that names a picture (or a URL) beside one that is text.
+    The first line must be a header with an image's and a caption's column; or have no header and a cell
+    that names an image (or a URL) beside one that is text.
 
     Args:
         text: The beginning of the file.
@@ -63,19 +63,19 @@ def table_form(text: str, wanted: ColumnNames = USUAL_NAMES) -> TableForm | None
         # A delimiter within captions makes more cells of some lines, never fewer.
         width = min(len(_cells(line, delimiter)) for line in lines)
         cells = _cells(lines[0], delimiter)[:width]
-        pictures = [number for number, cell in enumerate(cells) if is_picture_name(cell) or is_url(cell)]
+        images = [number for number, cell in enumerate(cells) if is_image_name(cell) or is_url(cell)]
         texts = [number for number, cell in enumerate(cells) if _is_text(cell)]
-        if pictures and texts:
+        if images and texts:
             caption = max(texts, key=lambda number: len(cells[number]))
-            columns = Columns(str(pictures[0]), (str(caption),), None, None)
+            columns = Columns(str(images[0]), (str(caption),), None, None)
             return TableForm(delimiter, False, tuple(map(str, range(width))), columns, has_header=False)
     return None
 
 
 def _is_text(cell: str) -> bool:
-    """Tells whether a cell may be a caption: it has a letter and names no picture (or caption of one)."""
+    """Tells whether a cell may be a caption: it has a letter and names no image (or caption of one)."""
     name = re.sub(r"#\w*$", "", cell.strip())
-    return any(map(str.isalpha, cell)) and not is_picture_name(name) and not is_url(name)
+    return any(map(str.isalpha, cell)) and not is_image_name(name) and not is_url(name)
 
 
 def read_csv(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
@@ -121,7 +121,7 @@ def _read_table(path: Path, text: str, form: TableForm, reading: Reading) -> Non
             reading.records.append(record)
     if junk:
         reading.problems.append(
-            f"{path.name}: {count(len(junk), 'row')} cut short or without a picture: {name_some(junk)}"
+            f"{path.name}: {count(len(junk), 'row')} cut short or without an image: {name_some(junk)}"
         )
 
 
@@ -149,7 +149,7 @@ def _has_unpaired_quotes(text: str, form: TableForm) -> bool:
     try:
         lines = io.StringIO(text, newline="")
         for cells in csv.reader(lines, delimiter=form.delimiter, skipinitialspace=form.spaced):
-            if any("\n" in cell and _PICTURE_AT_START.search(cell) for cell in cells):
+            if any("\n" in cell and _IMAGE_AT_START.search(cell) for cell in cells):
                 return True
     except csv.Error:  # a cell beyond the module's limit of 128 KiB
         return True

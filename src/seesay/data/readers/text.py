@@ -180,7 +180,7 @@ def text_lines(text: str) -> list[str]:
 
 
 def read_split_lists(files: list[Path], reading: Reading) -> None:
-    """Notes in the reading which pictures the files such as `Flickr_8k.trainImages.txt` list."""
+    """Notes in the reading which images the files such as `Flickr_8k.trainImages.txt` list."""
     for path in files:
         split = split_in_name(path.stem)
         if split is not None:
@@ -189,7 +189,7 @@ def read_split_lists(files: list[Path], reading: Reading) -> None:
 
 
 def is_split_list(path: Path) -> bool:
-    """Tells whether a file is named after a split and lists one word a line, as picture names do."""
+    """Tells whether a file is named after a split and lists one word a line, as image names do."""
     if path.suffix.lower() not in (".txt", ".lst", "") or split_in_name(path.stem) is None:
         return False
     try:

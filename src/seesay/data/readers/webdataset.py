@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from seesay.data.readers.columns import ColumnNames, object_captions
-from seesay.data.readers.pictures import PICTURE_SUFFIXES
+from seesay.data.readers.images import IMAGE_SUFFIXES
 from seesay.data.readers.samples import TEXT_SUFFIXES, choose_image, choose_text
 from seesay.data.readers.text import decode_text, text_lines
 from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
@@ -27,7 +27,7 @@ class _Sample:
 
 
 def read_webdataset(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
-    """Returns the records of tar files; pictures stay inside, named `shard.tar::member`.
+    """Returns the records of tar files; images stay inside, named `shard.tar::member`.
 
     Captions are lines of a .txt (or .caption) member, or the caption fields of a .json member. Where a sample has
     several images or texts, one is chosen (see `samples`) and the others are noted. An archive that is cut short
@@ -76,7 +76,7 @@ def _add_records(samples: dict[str, _Sample], split: str | None, reading: Readin
         reference = f"{path.name}::{image}"
         reading.records.append(Record(reference, captions, path.parent, sample.split or split, id, (), True))
     if lonely:
-        reading.problems.append(f"{path.name}: {count(len(lonely), 'sample')} without a picture: {name_some(lonely)}")
+        reading.problems.append(f"{path.name}: {count(len(lonely), 'sample')} without an image: {name_some(lonely)}")
     if unused:
         reading.problems.append(
             f"{path.name}: {count(len(unused), 'member')} not used, as the sample has another image or text that comes "
@@ -107,7 +107,7 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Rea
             continue
         key = composed(member.name[: -len(name)] + name.split(".", 1)[0])
         suffix = PurePosixPath(name).suffix.lower()
-        if suffix in PICTURE_SUFFIXES:
+        if suffix in IMAGE_SUFFIXES:
             samples.setdefault(key, _Sample()).images.append(member.name)
         elif suffix in TEXT_SUFFIXES or suffix == ".json":
             sample = samples.setdefault(key, _Sample())

@@ -62,25 +62,25 @@ class Meteor:
         return cls(Tables(folder))
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> FloatArray:
-        """Returns what each picture adds to the corpus score, (B, 21): the counts against its best reference.
+        """Returns what each image adds to the corpus score, (B, 21): the counts against its best reference.
 
-        All words and phrases are looked up at once: give whole corpora rather than single pictures.
+        All words and phrases are looked up at once: give whole corpora rather than single images.
 
         Args:
-            hypotheses: a caption a picture, tokenized (`tokenize`).
-            references: the human captions of each picture, tokenized.
+            hypotheses: a caption an image, tokenized (`tokenize`).
+            references: the human captions of each image, tokenized.
 
         Raises:
             DataError: There is not one list of references, with at least one in it, for each hypothesis.
         """
         if len(hypotheses) != len(references):
             raise DataError(f"{len(hypotheses)} hypotheses for {len(references)} lists of references")
-        # The jar reads one line a picture, whose fields a triple bar parts.
+        # The jar reads one line an image, whose fields a triple bar parts.
         said = [text.replace("|||", "").replace("  ", " ") for text in hypotheses]
         meant = [[part for text in texts for part in text.split("|||")] for texts in references]
         for number, texts in enumerate(meant):
             if not texts:
-                raise DataError(f"picture {number} has no reference")
+                raise DataError(f"image {number} has no reference")
         distinct = list(dict.fromkeys([*said, *(text for texts in meant for text in texts)]))
         words = [normalise(text, self._prefixes) for text in distinct]
         ready = dict(zip(distinct, self._lexicon.texts(words), strict=True))
@@ -93,7 +93,7 @@ def meteor_from_statistics(statistics: npt.ArrayLike) -> FloatArray:
     """Returns METEOR, 0 to 1, from statistics or sums of them, (..., 21) to (...).
 
     A harmonic mean of precision and recall, in which function words and inexact matches count less, times a penalty
-    for fragmentation (Denkowski and Lavie, "Meteor Universal", 2014, section 2). A picture without any match scores 0.
+    for fragmentation (Denkowski and Lavie, "Meteor Universal", 2014, section 2). An image without any match scores 0.
     """
     values = np.asarray(statistics, np.float64)
     stages = values[..., FIRST_STAGE:CHUNKS].reshape(*values.shape[:-1], len(STAGE_WEIGHTS), 2, 2)

@@ -10,16 +10,16 @@ from seesay.models.fused_attention import can_fuse
 from seesay.models.fused_gru import fused_gru
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import linear
-from seesay.models.protocol import DecoderState, StepOutput, Taught
+from seesay.models.protocol import DecoderOutput, DecoderState, StepOutput
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
 
 
 @register_decoder("pooled")
 class PooledGRUDecoder(nn.Module):
-    """Stacked GRUs that see the picture as one vector: their first state, or added to every word.
+    """Stacked GRUs that see the image as one vector: their first state, or added to every word.
 
-    With `model.merge=state` every layer starts from the picture's vector (`model.projection_size` must equal
+    With `model.merge=state` every layer starts from the image's vector (`model.projection_size` must equal
     `model.hidden_size`); with `add` it is added to each embedded word (and must equal `model.embedding_size`).
     `model.output_dropout` acts between the layers too.
     """
@@ -27,10 +27,12 @@ class PooledGRUDecoder(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.merge = config.merge
-        self.layers = config.layers
+        self.layers = config.num_layers
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
-        between = config.output_dropout if config.layers > 1 else 0.0
-        self.gru = nn.GRU(config.embedding_size, config.hidden_size, config.layers, batch_first=True, dropout=between)
+        between = config.output_dropout if config.num_layers > 1 else 0.0
+        self.gru = nn.GRU(
+            config.embedding_size, config.hidden_size, config.num_layers, batch_first=True, dropout=between
+        )
         self.dropout_between = Dropout(between)
         self.output = output_layers(config, self.embedding)
         self.embedding_dropout = Dropout(config.embedding_dropout)
@@ -57,7 +59,7 @@ class PooledGRUDecoder(nn.Module):
         rows = {"hidden": hidden.transpose(0, 1).unflatten(0, (images, beams))}
         return StepOutput(logits, DecoderState(state.per_image, rows), None)
 
-    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
         """Returns the logits (M, V) of every real token under teacher forcing.
 
         Args:
@@ -73,10 +75,10 @@ class PooledGRUDecoder(nn.Module):
             words = words + torch.cat([vectors[:size] for size in captions.sizes])
         first = state.per_row["hidden"][:, 0].index_select(0, rows).transpose(0, 1).contiguous()
         if captions.rows and can_fuse(memory, self.embedding.weight):
-            return Taught(self.output(self.output_dropout(self._fused(words, first, captions.sizes))))
+            return DecoderOutput(self.output(self.output_dropout(self._fused(words, first, captions.sizes))))
         packed = nn.utils.rnn.PackedSequence(words, torch.tensor(captions.sizes, dtype=torch.int64))
         output, _ = self.gru(packed, first.to(words.dtype))
-        return Taught(self.output(self.output_dropout(output.data)))
+        return DecoderOutput(self.output(self.output_dropout(output.data)))
 
     def _fused(self, words: Tensor, first: Tensor, sizes: list[int]) -> Tensor:
         """Returns what `self.gru` does of words (M, E) from the states (L, R, H), (M, H), in less time."""

@@ -11,11 +11,11 @@ from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
 from seesay.models.fused_lstm_loop import LSTMLoopWeights, fused_lstm_loop
 from seesay.models.hard_attention import HardAttentionLoss, draw_regions
-from seesay.models.loop import LoopLinear
+from seesay.models.loop import DeferredLinear
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
-from seesay.models.protocol import Taught
-from seesay.models.recurrent import Advance, Lesson, RecurrentDecoder, Tensors, rows_of
+from seesay.models.protocol import DecoderOutput
+from seesay.models.recurrent import CellOutput, RecurrentDecoder, SequenceOutput, Tensors, rows_of
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
 
@@ -42,14 +42,14 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.first_hidden = Linear(memory, hidden)
         self.first_cell = Linear(memory, hidden)
         self.word_gates = LSTMGates(words, 4 * hidden)
-        self.context_gates = LoopLinear(memory, 4 * hidden, bias=False)
-        self.state_gates = LoopLinear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
-        self.beta = LoopLinear(hidden, 1)
+        self.context_gates = DeferredLinear(memory, 4 * hidden, bias=False)
+        self.state_gates = DeferredLinear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
+        self.beta = DeferredLinear(hidden, 1)
         self.hidden_output = Linear(hidden, words)
         self.context_output = Linear(memory, words, bias=False)
         self.output = vocabulary_layer(config, words, self.embedding)
 
-    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
         """Returns the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
         attention = self.attention
         fusible = self.consists_of_ours(ShowAttendTellDecoder) and self.fusible(memory, memory_mask, captions)
@@ -67,8 +67,10 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         )
         words, keys = self.words(embedded), attention.keys(memory)
         output, looked = fused_lstm_loop(words, memory, keys, (first["hidden"], first["cell"]), weights, captions)
-        logits = self.read_out(output, embedded)
-        return Taught(logits, partial(self.penalty, Lesson(captions, logits, [Advance({}, output, looked)], {})))
+        logits = self.compute_logits(output, embedded)
+        return DecoderOutput(
+            logits, partial(self.penalty, SequenceOutput(captions, logits, [CellOutput({}, output, looked)], {}))
+        )
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Returns the first state and cell from the mean region."""
@@ -77,14 +79,14 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         exact = self.embedding.weight.dtype  # bfloat16 training keeps the state as exact as the weights
         return {"hidden": hidden.to(exact), "cell": cell.to(exact)}
 
-    def chances(self, rows: int) -> Tensors:
+    def dropout_masks(self, rows: int) -> Tensors:
         """Adds which captions have their regions drawn, (R,) bool."""
-        drawn = super().chances(rows)
+        drawn = super().dropout_masks(rows)
         if self.hard and self.training:
             drawn["is_drawn"] = torch.rand(rows, device=self.embedding.weight.device) < self.hard_share
         return drawn
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
         """Returns the next state: look with the previous one, gate what was seen, then update."""
         hidden = self.recurrent(state["hidden"], fixed)
         draw = None
@@ -98,16 +100,16 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         context = torch.sigmoid(self.beta(hidden)) * context
         gates = [words, self.context_gates(context), self.state_gates(hidden)]
         new, cell = lstm_update(gates, state["cell"])
-        return Advance({"hidden": new, "cell": cell}, torch.cat([new, context.to(new.dtype)], -1), weights, draw)
+        return CellOutput({"hidden": new, "cell": cell}, torch.cat([new, context.to(new.dtype)], -1), weights, draw)
 
-    def read_out(self, output: Tensor, embedded: Tensor) -> Tensor:
+    def compute_logits(self, output: Tensor, embedded: Tensor) -> Tensor:
         """Returns the logits (..., V): L_o (E y + L_h h + L_z z), eq. 7."""
         hidden, context = output[..., : self.hidden_size], output[..., self.hidden_size :]
         deep = embedded + self.hidden_output(self.output_dropout(hidden)) + self.context_output(context)
         logits: Tensor = self.output(self.output_dropout(deep))
         return logits
 
-    def penalty(self, lesson: Lesson) -> Tensor | float:
+    def penalty(self, lesson: SequenceOutput) -> Tensor | float:
         """Returns the doubly stochastic penalty, and with hard attention the loss that teaches the draws."""
         penalty = super().penalty(lesson)
         return penalty + self.hard_loss(lesson) if self.hard_loss is not None and self.training else penalty

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.models.dropout import Dropout
 from seesay.models.packing import PackedCaptions
-from seesay.models.protocol import DecoderState, StepOutput, Taught
+from seesay.models.protocol import DecoderOutput, DecoderState, StepOutput
 from seesay.models.registry import register_decoder
 from seesay.models.transformer_layer import TransformerLayer
 from seesay.models.vocabulary import vocabulary_layer
@@ -27,9 +27,9 @@ class TransformerDecoder(nn.Module):
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.width, self.heads = config.hidden_size, config.heads
+        self.width, self.heads = config.hidden_size, config.num_heads
         self.embedding = nn.Embedding(vocabulary_size, self.width)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(self.width)
         self.output = vocabulary_layer(config, self.width, self.embedding)
         self.embedding_dropout = Dropout(config.embedding_dropout)
@@ -60,11 +60,11 @@ class TransformerDecoder(nn.Module):
             )
         return StepOutput(self._score(hidden), DecoderState(state.per_image, caches), weights)
 
-    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Taught:
+    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
         """Returns the logits (M, V) of every real token under teacher forcing.
 
         Tokens stay packed in everything that works on one of them; they are padded only where they look at each
-        other, a row a caption, and at the regions, a row a picture, so that a picture's keys serve all of its
+        other, a row a caption, and at the regions, a row an image, so that an image's keys serve all of its
         captions without a copy.
 
         Args:
@@ -76,7 +76,7 @@ class TransformerDecoder(nn.Module):
         hidden = self.embedding_dropout(self._embed(captions.inputs, by_caption.place))
         for layer in self._layers():
             hidden = layer(hidden, layer.memory_keys(memory), memory_mask, by_caption, by_image)
-        return Taught(self._score(hidden))
+        return DecoderOutput(self._score(hidden))
 
     def _layers(self) -> list[TransformerLayer]:
         return [layer for layer in self.layers if isinstance(layer, TransformerLayer)]

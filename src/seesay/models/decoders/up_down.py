@@ -6,9 +6,9 @@ from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
-from seesay.models.loop import LoopLinear
+from seesay.models.loop import DeferredLinear
 from seesay.models.products import Linear
-from seesay.models.recurrent import Advance, RecurrentDecoder, Tensors
+from seesay.models.recurrent import CellOutput, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
 
@@ -28,11 +28,11 @@ class UpDownDecoder(RecurrentDecoder):
         # Each LSTM's matrices in parts, so that what does not change in the loop is multiplied outside of it.
         self.word_gates = LSTMGates(config.embedding_size, gates)
         self.mean_gates = Linear(memory, gates, bias=False)
-        self.language_gates = LoopLinear(hidden, gates, bias=False)
-        self.attention_state_gates = LoopLinear(hidden, gates, bias=False)
+        self.language_gates = DeferredLinear(hidden, gates, bias=False)
+        self.attention_state_gates = DeferredLinear(hidden, gates, bias=False)
         self.context_gates = LSTMGates(memory, gates)
-        self.attended_gates = LoopLinear(hidden, gates, bias=False)
-        self.language_state_gates = LoopLinear(hidden, gates, bias=False)
+        self.attended_gates = DeferredLinear(hidden, gates, bias=False)
+        self.language_state_gates = DeferredLinear(hidden, gates, bias=False)
         self.output = output_layers(config, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
@@ -40,11 +40,11 @@ class UpDownDecoder(RecurrentDecoder):
         zeros = self.zeros(memory.shape[0])
         return dict.fromkeys(("attention_hidden", "attention_cell", "language_hidden", "language_cell"), zeros)
 
-    def picture(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+    def image(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Returns the mean region's part of the attention LSTM's gates, (B, 4H)."""
         return {"mean_gates": self.mean_gates(masked_mean(memory, memory_mask))}
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> Advance:
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
         """Returns both LSTMs one word further."""
         spoken = self.recurrent(state["language_hidden"], fixed)
         heard = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
@@ -59,4 +59,4 @@ class UpDownDecoder(RecurrentDecoder):
             "language_hidden": speaking,
             "language_cell": language_cell,
         }
-        return Advance(new, speaking, weights)
+        return CellOutput(new, speaking, weights)

@@ -1,13 +1,13 @@
-// The page: pictures in, requests to the service it came from, cards out.
+// The page: images in, requests to the service it came from, cards out.
 
-import { Picture, save } from "./results.js";
+import { Image, save } from "./results.js";
 
-const AT_A_TIME = 4; // requests on their way; the service puts their pictures together
+const AT_A_TIME = 4; // requests on their way; the service puts their images together
 const ALTERNATIVES = 5;
 const TRIES = 5; // of a request that finds the service full
 
 const find = (id) => document.getElementById(id);
-const pictures = [];
+const images = [];
 const waiting = [];
 let model = null;
 let key = "";
@@ -44,10 +44,10 @@ function askForKey() {
   return asking;
 }
 
-async function caption(picture) {
+async function caption(image) {
   const form = new FormData();
-  form.append("pictures", picture.file, picture.name);
-  for (const [name, value] of Object.entries(picture.wish)) form.append(name, String(value));
+  form.append("images", image.file, image.name);
+  for (const [name, value] of Object.entries(image.wish)) form.append(name, String(value));
   form.append("attention", "true");
   form.append("alternatives", String(ALTERNATIVES));
   const reply = await ask("v1/caption", { method: "POST", body: form });
@@ -58,24 +58,24 @@ async function caption(picture) {
 
 // Work.
 
-function enqueue(picture) {
-  picture.wish = wish();
-  picture.turn = (picture.turn ?? 0) + 1;
-  picture.showWorking();
-  waiting.push([picture, picture.turn]);
+function enqueue(image) {
+  image.wish = wish();
+  image.turn = (image.turn ?? 0) + 1;
+  image.showWorking();
+  waiting.push([image, image.turn]);
   next();
 }
 
 async function next() {
   if (running >= AT_A_TIME || !waiting.length) return;
-  const [picture, turn] = waiting.shift();
+  const [image, turn] = waiting.shift();
   running += 1;
   try {
-    const answer = await caption(picture);
-    if (picture.turn === turn) picture.showResult(answer, answer.results[0]);
+    const answer = await caption(image);
+    if (image.turn === turn) image.showResult(answer, answer.results[0]);
   } catch (error) {
     const message = error instanceof TypeError ? "The service cannot be reached. Is it still running?" : error.message;
-    if (picture.turn === turn) picture.showRefused(message);
+    if (image.turn === turn) image.showRefused(message);
   } finally {
     running -= 1;
     showState();
@@ -87,34 +87,34 @@ async function next() {
 function add(files) {
   const { file_bytes: most } = model.limits;
   for (const file of files) {
-    const picture = new Picture(file, { tell, remove });
-    pictures.push(picture);
-    find("pictures").append(picture.card);
+    const image = new Image(file, { tell, remove });
+    images.push(image);
+    find("images").append(image.card);
     if (file.size > most) {
-      picture.showRefused(`${picture.name}: ${(file.size / 1e6).toFixed(0)} MB, more than the ${most / 1e6} allowed; make it smaller`);
+      image.showRefused(`${image.name}: ${(file.size / 1e6).toFixed(0)} MB, more than the ${most / 1e6} allowed; make it smaller`);
     } else {
-      enqueue(picture);
+      enqueue(image);
     }
   }
   showState();
 }
 
-function remove(picture) {
-  const place = pictures.indexOf(picture);
-  pictures.splice(place, 1);
-  picture.turn = -1;
-  picture.dispose();
-  tell(`${picture.name} removed`);
-  const neighbour = pictures[Math.min(place, pictures.length - 1)];
+function remove(image) {
+  const place = images.indexOf(image);
+  images.splice(place, 1);
+  image.turn = -1;
+  image.dispose();
+  tell(`${image.name} removed`);
+  const neighbour = images[Math.min(place, images.length - 1)];
   (neighbour?.card.querySelector(".word, button") ?? find("choose")).focus();
   showState();
 }
 
 function showState() {
-  const done = pictures.filter((picture) => picture.result);
-  find("again").disabled = !pictures.length;
+  const done = images.filter((image) => image.result);
+  find("again").disabled = !images.length;
   find("save-all").disabled = !done.length;
-  find("hint").hidden = !done.some((picture) => picture.result.captions[0].words.some((word) => word.attention));
+  find("hint").hidden = !done.some((image) => image.result.captions[0].words.some((word) => word.attention));
 }
 
 // Options.
@@ -122,7 +122,7 @@ function showState() {
 const strategy = () => document.querySelector("input[name=strategy]:checked").value;
 
 function wish() {
-  const chosen = { strategy: strategy(), num_captions: find("captions").value };
+  const chosen = { strategy: strategy(), num_return_sequences: find("captions").value };
   if (chosen.strategy === "beam") chosen.beam_size = find("beam").value;
   if (chosen.strategy === "sample") Object.assign(chosen, { temperature: find("temperature").value, sampling_seed: seed });
   return chosen;
@@ -147,8 +147,8 @@ function setUp({ id, encoder, vocabulary, options, limits }) {
   document.querySelector(`input[name=strategy][value=${options.strategy}]`).checked = true;
   find("beam").max = limits.beam_size;
   find("beam").value = options.beam_size;
-  find("captions").max = limits.num_captions;
-  find("captions").value = options.num_captions;
+  find("captions").max = limits.num_return_sequences;
+  find("captions").value = options.num_return_sequences;
   find("temperature").value = options.temperature;
   showOptions();
 }
@@ -189,11 +189,11 @@ function listen() {
   find("options").addEventListener("submit", (event) => {
     event.preventDefault();
     seed += 1;
-    pictures.forEach(enqueue);
+    images.forEach(enqueue);
   });
   find("save-all").addEventListener("click", () => {
-    const done = pictures.filter((picture) => picture.result);
-    save(done.map((picture) => ({ model: picture.answer.model, options: picture.answer.options, results: [picture.result] })), "captions.json");
+    const done = images.filter((image) => image.result);
+    save(done.map((image) => ({ model: image.answer.model, options: image.answer.options, results: [image.result] })), "captions.json");
   });
   find("theme").addEventListener("click", nextTheme);
 }

@@ -1,4 +1,4 @@
-// Where the model looked, drawn over a picture.
+// Where the model looked, drawn over an image.
 //
 // The weights are a grid, row by row, whose cells' centres lie at the centres of their shares of the frame; from one to
 // the next the map goes without a corner, so that a single bright cell is a spot and not a star. Colour and opacity both follow the weight, on one scale for all words: full heat is the
@@ -6,7 +6,7 @@
 
 export const FULL_HEAT = 5;
 export const STRONGEST = 0.85; // opacity at full heat
-const LONGER_SIDE = 240; // pixels of the drawing, which the browser stretches over the picture
+const LONGER_SIDE = 240; // pixels of the drawing, which the browser stretches over the image
 
 const HEAT = [ // from nothing to full: dark violet, magenta, orange, pale yellow
   [0.0, [60, 20, 110]],
@@ -69,7 +69,7 @@ export function whereabouts(weights, [rows, columns]) {
     y += (value / total) * (Math.floor(place / columns) + 0.5) / rows;
     if (value > 0) spread -= (value / total) * Math.log2(value / total);
   });
-  if (spread > 0.93 * Math.log2(weights.length)) return "all over the picture";
+  if (spread > 0.93 * Math.log2(weights.length)) return "all over the image";
   const across = x < 0.4 ? "left" : x > 0.6 ? "right" : "";
   const down = y < 0.4 ? "upper" : y > 0.6 ? "lower" : "";
   if (!across && !down) return "the middle";

@@ -1,4 +1,4 @@
-// One picture with its captions: the words, where the model looked at each, and what else it could have said.
+// One image with its captions: the words, where the model looked at each, and what else it could have said.
 
 import { draw, whereabouts } from "./attention.js";
 
@@ -34,7 +34,7 @@ export function percent(probability) {
   return `1 in ${Number((1 / probability).toPrecision(2)).toLocaleString("en")}`;
 }
 
-export class Picture {
+export class Image {
   /** A card; `tell` says something to screen readers. */
   constructor(file, { tell, remove }) {
     this.file = file;
@@ -50,7 +50,7 @@ export class Picture {
     this.view = element("div", { class: "view" }, this.image, this.canvas);
     this.body = element("div", { class: "body" });
     this.detail = element("div", { class: "detail", hidden: true });
-    this.name = file.name || "pasted picture";
+    this.name = file.name || "pasted image";
     this.save = element("button", {
       class: "quiet", type: "button", text: "JSON", hidden: true,
       "aria-label": `Download the captions of ${this.name} as JSON`, onclick: () => this.download(),
@@ -60,7 +60,7 @@ export class Picture {
     });
     const top = element("div", { class: "top" }, element("h2", { dir: "auto", text: this.name }), this.save, close);
     const said = element("div", { class: "said" }, top, this.body, this.detail);
-    this.card = element("article", { class: "picture", "aria-label": this.name }, this.view, said);
+    this.card = element("article", { class: "image", "aria-label": this.name }, this.view, said);
     this.showWorking();
   }
 
@@ -86,7 +86,7 @@ export class Picture {
     this.view.prepend(element("p", { class: "gone note", text: "This browser cannot show the file." }));
   }
 
-  /** Shows what the service says: `answer` is the whole, `result` the picture's entry in it. */
+  /** Shows what the service says: `answer` is the whole, `result` the image's entry in it. */
   showResult(answer, result) {
     this.clear();
     this.pinned = null;

@@ -1,0 +1,91 @@
+"""Several captioners that share a vocabulary and say each word together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from seesay.captioner import ImageInput, ModelInputs, TrainedCaptioner
+from seesay.decoding import EnsembleDecoder
+from seesay.decoding.ensemble import Mean, join_memories
+from seesay.errors import ConfigError, ImageError
+from seesay.models.protocol import Decoder
+
+
+class EnsembleCaptioner(TrainedCaptioner):
+    """Captioners whose word distributions are averaged at every step.
+
+    Each looks at the image through its own encoder. Everything else (decoding options, the longest caption, the
+    regions' grid) is the first one's.
+
+    Args:
+        members: at least one.
+        mean: of the members' probabilities, or of their log-probabilities.
+
+    Attributes:
+        members: the captioners.
+
+    Raises:
+        ConfigError: their vocabularies differ; both runs and the first different word are named.
+    """
+
+    def __init__(self, members: Sequence[TrainedCaptioner], mean: Mean = "probabilities") -> None:
+        if not members:
+            raise ConfigError("an ensemble needs at least one captioner")
+        first = members[0]
+        super().__init__(first.run, first.model, first.device)
+        self.members = list(members)
+        for other in members[1:]:
+            _check_vocabulary(first, other)
+        sizes = [member.run.config.model.projection_size for member in members]
+        self._joined = EnsembleDecoder([member.model.search for member in members], sizes, mean)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The members' run folders."""
+        return tuple(member.run.folder for member in self.members)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The members' decoders as one."""
+        return self._joined
+
+    def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        first = self.members[0].run
+        for other in (member.run for member in self.members[1:]):
+            if other.info.features != first.info.features:
+                raise ConfigError(
+                    f"{first.folder} and {other.folder} were trained on features of different encoders, "
+                    "so that none fit both; give the ensemble images instead"
+                )
+        memories = [member.model.project(features) for member in self.members]
+        return join_memories(memories, [mask] * len(memories))
+
+    @torch.inference_mode()
+    def see(self, pixels: Sequence[ModelInputs]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the decoders attend to, of images, and its mask."""
+        memories = [
+            member.model.project(member._encode([model_inputs[place] for model_inputs in pixels]))
+            for place, member in enumerate(self.members)
+        ]
+        return join_memories(memories, [None] * len(memories))
+
+    def _load(self, image: ImageInput) -> tuple[ImageInput, ModelInputs | ImageError]:
+        model_inputs: ModelInputs = ()
+        for member in self.members:
+            _, found = member._load(image)
+            if isinstance(found, ImageError):
+                return image, found
+            model_inputs += found
+        return image, model_inputs
+
+
+def _check_vocabulary(first: TrainedCaptioner, other: TrainedCaptioner) -> None:
+    ours, theirs = first.run.tokenizer.vocabulary, other.run.tokenizer.vocabulary
+    if ours == theirs:
+        return
+    names = f"{first.run.folder} and {other.run.folder} have different vocabularies"
+    if len(ours) != len(theirs):
+        raise ConfigError(f"{names}, of {len(ours)} and {len(theirs)} words; an ensemble needs one and the same")
+    place = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    raise ConfigError(f"{names}: word {place} is {ours[place]!r} and {theirs[place]!r}; an ensemble needs one")

@@ -1,0 +1,65 @@
+"""JPEG: XMP and EXIF are APP1 segments before the image (ITU-T T.81; XMP specification, part 3)."""
+
+import struct
+from collections.abc import Iterator
+
+from seesay.image_metadata.errors import DescriptionError
+
+_START, _APP0, _APP1, _SCAN = 0xD8, 0xE0, 0xE1, 0xDA
+_PREFIX = {"xmp": b"http://ns.adobe.com/xap/1.0/\0", "exif": b"Exif\0\0"}
+_LARGEST = 0xFFFF - 2
+
+
+def is_one(data: bytes) -> bool:
+    """Tells whether a file is a JPEG."""
+    return data.startswith(b"\xff\xd8\xff")
+
+
+def read_block(data: bytes, field: str) -> bytes | None:
+    """Returns the content of the segment of a field, None where there is none."""
+    for marker, begin, end in _segments(data):
+        if _is_field(data, marker, begin, field):
+            return data[begin + 4 + len(_PREFIX[field]) : end]
+    return None
+
+
+def with_block(data: bytes, field: str, block: bytes) -> bytes:
+    """Returns the file with the segment of a field put in the old one's place, or after the first APP segments.
+
+    Raises:
+        DescriptionError: it is larger than a segment can be.
+    """
+    payload = _PREFIX[field] + block
+    if len(payload) > _LARGEST:
+        raise DescriptionError(f"its {field.upper()} data would be {len(payload)} bytes; a JPEG holds {_LARGEST}")
+    segment = struct.pack(">BBH", 0xFF, _APP1, len(payload) + 2) + payload
+    place = 2
+    for marker, begin, end in _segments(data):
+        if _is_field(data, marker, begin, field):
+            return data[:begin] + segment + data[end:]
+        # JFIF's APP0 must be the first, and EXIF is looked for right behind it.
+        if place == begin and (marker == _APP0 or _is_field(data, marker, begin, "exif")):
+            place = end
+    return data[:place] + segment + data[place:]
+
+
+def _is_field(data: bytes, marker: int, begin: int, field: str) -> bool:
+    return marker == _APP1 and data.startswith(_PREFIX[field], begin + 4)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields marker, begin and end of each segment before the first scan."""
+    place = 2
+    while True:
+        while data[place : place + 2] == b"\xff\xff":  # padding before a marker
+            place += 1
+        if place + 4 > len(data) or data[place] != 0xFF:
+            raise DescriptionError("its segments are damaged")
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == _SCAN:
+            return
+        end = place + 2 + length
+        if length < 2 or end > len(data):
+            raise DescriptionError("its segments are damaged")
+        yield marker, place, end
+        place = end

@@ -1,0 +1,129 @@
+"""The interface as OpenAPI tells it: the form, the answers, and examples of both."""
+
+import dataclasses
+from typing import Any
+
+from seesay.serving import limits
+from seesay.serving.errors import STATUS, ErrorAnswer
+from seesay.serving.requests import RequestModel
+from seesay.serving.schemas import ModelAnswer
+from seesay.serving.service import CaptionService
+from seesay.serving.uploads import IMAGES
+
+_MEANINGS = {
+    400: "a form that cannot be read, or holds no image",
+    401: "the key is missing or wrong",
+    408: "the body did not arrive in time",
+    413: "an image or the body is too large",
+    415: "not a multipart form",
+    422: "options out of bounds, or no image that can be read",
+    503: "all places are taken, or there was no answer in time; `Retry-After` says when to try again",
+}
+
+
+def _error(status: int) -> dict[str, Any]:
+    code = next(code for code, number in STATUS.items() if number == status)
+    example = {"error": {"code": code, "message": _MEANINGS[status]}}
+    return {
+        "model": ErrorAnswer,
+        "description": _MEANINGS[status],
+        "content": {"application/json": {"example": example}},
+    }
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {status: _error(status) for status in _MEANINGS}
+
+_WORDS = (("a", 0.61, [0.02, 0.05, 0.31, 0.62]), ("dog", 0.83, [0.01, 0.04, 0.15, 0.8]))
+_EXAMPLE = {
+    "model": "attention-gru",
+    "options": {"strategy": "beam", "beam_size": 3, "num_return_sequences": 1},
+    "results": [
+        {
+            "name": "photo.jpg",
+            "width": 640,
+            "height": 480,
+            "frame": {"left": 0.0, "top": 0.0, "width": 1.0, "height": 1.0},
+            "grid": [2, 2],
+            "captions": [
+                {
+                    "text": "a dog",
+                    "probability": 0.5063,
+                    "score": -0.5261,
+                    "finished": True,
+                    "words": [
+                        {"text": text, "probability": value, "attention": weights, "alternatives": None}
+                        for text, value, weights in _WORDS
+                    ],
+                    "end": {"text": None, "probability": 0.78, "attention": None, "alternatives": None},
+                }
+            ],
+            "error": None,
+        }
+    ],
+}
+
+CAPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "an entry an image; one that could not be read has an `error` in place of captions",
+        "content": {"application/json": {"example": _EXAMPLE}},
+    },
+    **ERRORS,
+}
+
+
+def _form() -> dict[str, Any]:
+    schema = RequestModel.model_json_schema()
+    files = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "maxItems": limits.MAX_IMAGES,
+        "description": f"{', '.join(limits.FORMATS)}; at most {limits.MAX_FILE_BYTES / 1e6:g} MB and "
+        f"{limits.MAX_PIXELS / 1e6:g} megapixels each",
+    }
+    return {
+        **schema,
+        "title": "CaptionForm",
+        "properties": {IMAGES: files, **schema["properties"]},
+        "required": [IMAGES],
+    }
+
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": _form(),
+                "example": {IMAGES: ["photo.jpg"], "strategy": "beam", "beam_size": 5, "attention": True},
+            }
+        },
+    }
+}
+
+
+def describe_model(service: CaptionService) -> ModelAnswer:
+    """Returns what `/v1/models` says of the model that is served."""
+    captioner = service.captioner
+    run = captioner.run
+    return ModelAnswer(
+        id=service.name,
+        decoder=run.config.model.decoder,
+        encoder=run.config.encoder.encoder,
+        vocabulary=len(run.tokenizer),
+        grid=run.info.grid,
+        attention=service.has_attention,
+        options=dataclasses.asdict(captioner.options()),
+        limits={
+            "file_bytes": limits.MAX_FILE_BYTES,
+            "body_bytes": limits.MAX_BODY_BYTES,
+            "pixels": limits.MAX_PIXELS,
+            "formats": list(limits.FORMATS),
+            "images": limits.MAX_IMAGES,
+            "beam_size": limits.MAX_BEAM_SIZE,
+            "num_return_sequences": limits.MAX_CAPTIONS,
+            "max_length": limits.MAX_WORDS,
+            "alternatives": limits.MAX_TOP_TOKENS,
+            "answer_seconds": service.limits.answer_seconds,
+        },
+    )

@@ -1,0 +1,110 @@
+"""What training minimises."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seesay.decoding.logits_processing import mask_special_tokens
+from seesay.models.kernels import Kernels, kernels_for
+from seesay.tokenizer import PAD_ID
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Returns the mean negative log-likelihood, in nats, over real tokens only.
+
+    Args:
+        logits: scores of every real token, (M, V); padding is not among them.
+        targets: the words that follow, (M,) int64.
+        label_smoothing: probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+    """
+    kernels = _kernels(logits, targets)
+    if kernels is None:
+        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    losses: Tensor = _CrossEntropies.apply(logits, targets, label_smoothing, None, kernels)
+    return losses.mean()
+
+
+def _kernels(logits: Tensor, targets: Tensor) -> Kernels | None:
+    """Returns what computes cross-entropies in C, unless a target is no word, which torch refuses."""
+    kernels = kernels_for(logits, half=True)
+    if kernels is None or targets.dtype != torch.int64 or targets.shape != logits.shape[:1]:
+        return None
+    if int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
+        return None
+    return kernels
+
+
+class _CrossEntropies(torch.autograd.Function):
+    """In C, which makes nothing as large as the logits but their gradient, in their own precision."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, offsets: Tensor | None, kernels: Kernels
+    ) -> Tensor:
+        targets = targets.contiguous()
+        losses, log_sums = kernels.cross_entropy_rows(logits, targets, label_smoothing, offsets)
+        ctx.save_for_backward(logits, targets, log_sums)
+        ctx.more, ctx.kernels = (label_smoothing, offsets), kernels
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (
+            ctx.kernels.cross_entropy_rows_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.more),
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def padded_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Returns the same where padding is among the tokens, which does not count."""
+    return F.cross_entropy(logits.float(), targets, ignore_index=PAD_ID, label_smoothing=label_smoothing)
+
+
+def policy(logits: Tensor, allow_unk: bool) -> Tensor:
+    """Returns the log-probabilities (..., V) that samples are drawn by and learn by, in float32 or better.
+
+    Of logits (..., V) without padding and the start token, which are never said, and without the unknown word
+    unless it may be.
+    """
+    return torch.log_softmax(mask_special_tokens(logits, allow_unk), dim=-1)
+
+
+def drawn_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
+    """Returns the log-probabilities (M,) by `policy` of the words (M,) that were drawn of logits (M, V)."""
+    kernels = _kernels(logits, words)
+    if kernels is None:
+        return policy(logits, allow_unk).gather(1, words[:, None])[:, 0]
+    offsets = mask_special_tokens(torch.zeros(logits.shape[1], dtype=torch.float32), allow_unk)
+    losses: Tensor = _CrossEntropies.apply(logits, words, 0.0, offsets, kernels)
+    return -losses
+
+
+def sequence_log_probs(log_probs: Tensor, cut: Tensor) -> Tensor:
+    """Returns the log-chances (M,) of what was drawn, of the log-probabilities (M,) of its words.
+
+    A caption that was cut at the longest drew one more time, and anything but the end: where `cut` (M,) is True,
+    log(1 - p) instead of the end's log p.
+    """
+    safe = torch.where(cut, log_probs.clamp(max=-1e-7), -1.0)  # what is not taken must have a slope, too
+    return torch.where(cut, torch.log(-torch.expm1(safe)), log_probs)
+
+
+def policy_gradient(log_probs: Tensor, advantages: Tensor, samples: int) -> Tensor:
+    """Returns the loss whose gradient estimates that of minus the expected reward of a sample.
+
+    Williams 1992: the gradient of E[r] is E[(r - b) grad log p], with log p the sum over the sample's tokens,
+    for any baseline b that does not depend on the sample.
+
+    Args:
+        log_probs: of every token of the samples, the end token among them, (M,).
+        advantages: r - b of the sample that each token belongs to, (M,), without gradient.
+        samples: over how many samples the mean is taken.
+    """
+    return -(advantages * log_probs).sum() / samples

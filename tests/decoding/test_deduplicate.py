@@ -1,0 +1,100 @@
+"""Several different captions of an image."""
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from seesay.decoding import DecodingOptions, TokenConstraints, decode
+from seesay.tokenizer import UNK_ID
+from tests.decoding.oracles import TableDecoder, every_caption, numbered, plain_beam
+
+FIRST = UNK_ID + 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DecodingOptions("greedy", max_length=8, num_return_sequences=4),
+        DecodingOptions("sample", max_length=8, num_return_sequences=4),
+        DecodingOptions("beam", 4, 8, num_return_sequences=4),
+        DecodingOptions("beam", 6, 8, num_return_sequences=4, num_beam_groups=3, diversity_penalty=0.0),
+        DecodingOptions("beam", 4, 8, num_return_sequences=4, num_beam_groups=4, diversity_penalty=1.0),
+    ],
+)
+def test_there_are_as_many_different_captions_as_asked_for(options: DecodingOptions) -> None:
+    decoder = TableDecoder(0, words=6, end=-0.5)
+    for found in decode(decoder, numbered(range(30)), None, options):
+        assert len({hypothesis.tokens for hypothesis in found}) == 4
+
+
+def said(tokens: Sequence[int]) -> str:
+    """Tokens of a vocabulary in which 4 is a space and 6 a capital 5."""
+    return (
+        "".join({FIRST: " ", FIRST + 1: "a", FIRST + 2: "A"}.get(token, chr(ord("a") + token)) for token in tokens)
+        .strip()
+        .lower()
+    )
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
+def test_captions_that_read_the_same_count_once(strategy: str) -> None:
+    decoder = TableDecoder(1, words=9, end=-1.0)
+    options = DecodingOptions("beam", 5, 6, num_return_sequences=5).with_strategy(strategy)  # type: ignore[arg-type]
+    rules = TokenConstraints(text=said)
+    doubled = 0
+    for image, found in enumerate(decode(decoder, numbered(range(20)), None, options, rules=rules)):
+        assert len({said(hypothesis.tokens) for hypothesis in found}) == 5
+        doubled += len({said(each.words) for each in plain_beam(decoder, image, options)[:5]}) < 5
+    assert doubled > 0  # a beam as wide as asked would not have had five
+
+
+def test_fewer_captions_than_asked_for_are_owned_up_to(caplog: pytest.LogCaptureFixture) -> None:
+    decoder = TableDecoder(0, words=2)
+    options = DecodingOptions("beam", 9, 1, num_return_sequences=9)  # there are three: none of the words, or either
+    with caplog.at_level(logging.WARNING, "seesay"):
+        (found,) = decode(decoder, numbered([0]), None, options, keys=["photo.jpg"])
+    assert [h.tokens for h in found] == [each.words for each in every_caption(decoder, 0, options)]
+    assert caplog.messages == [
+        "1 of 1 images have fewer than the 9 different captions asked for, such as photo.jpg with 3"
+    ]
+    caplog.clear()
+    decode(decoder, numbered([0]), None, DecodingOptions("beam", 9, 1, num_return_sequences=3))
+    assert caplog.messages == []
+
+
+def test_the_first_caption_of_greedy_decoding_and_of_a_beam_stays_the_first() -> None:
+    decoder = TableDecoder(2, words=6, end=-0.5)
+    memory = numbered(range(30))
+    for strategy in ("greedy", "beam"):
+        one = decode(decoder, memory, None, DecodingOptions("beam", 4, 9).with_strategy(strategy))
+        four = decode(
+            decoder, memory, None, DecodingOptions("beam", 4, 9, num_return_sequences=4).with_strategy(strategy)
+        )
+        assert [found[0].tokens for found in one] == [found[0].tokens for found in four]
+
+
+def test_greedy_alternatives_go_on_greedily_from_the_next_likeliest_first_words() -> None:
+    decoder = TableDecoder(3, words=6, end=-2.0)
+    for image, found in enumerate(
+        decode(decoder, numbered(range(10)), None, DecodingOptions(max_length=6, num_return_sequences=3))
+    ):
+        firsts = decoder.log_probs(image, ())
+        expected = []
+        for word in sorted(firsts, key=lambda each: -firsts[each])[:3]:
+            words: tuple[int, ...] = (word,)
+            while word != 2 and len(words) < 6:
+                probs = decoder.log_probs(image, words)
+                word = max(probs, key=lambda each: probs[each])
+                words = (*words, word)
+            expected.append(tuple(word for word in words if word != 2))
+        assert found[0].tokens == expected[0]
+        assert {hypothesis.tokens for hypothesis in found} == set(expected)
+
+
+def test_drawn_captions_are_the_same_however_many_there_are() -> None:
+    decoder = TableDecoder(4, words=6, end=-1.0)
+    options = [DecodingOptions("sample", max_length=7, num_return_sequences=n) for n in (2, 5)]
+    two, five = (decode(decoder, numbered([0] * 8), None, each, keys=list("abcdefgh")) for each in options)
+    for few, many in zip(two, five, strict=True):
+        assert {h.tokens for h in few} <= {h.tokens for h in many}

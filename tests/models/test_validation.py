@@ -1,0 +1,122 @@
+"""Settings that cannot go together, and names that are no decoder's: one line each, before any data is read."""
+
+import contextlib
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from seesay.config import ModelConfig, field_paths, preset_names, resolve_config
+from seesay.errors import ConfigError
+from seesay.models.captioning import build_model, check_model, fields_read
+from seesay.models.packing import pack_captions
+from seesay.models.registry import decoder_names, register_decoder
+from seesay.training.fit import train
+
+LUONG = {"decoder": "luong"}
+TRANSFORMER = {"decoder": "transformer", "embedding_size": 512}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"decoder": "transformr"}, ("'transformr'", "did you mean 'transformer'?")),
+        ({"decoder": "zzz"}, ("'zzz'", "known are attention, luong, pooled, show-attend-tell, transformer, up-down")),
+        ({"decoder": "up-down", "layers": 2}, ("model.num_layers is 2", "up-down", "one recurrent layer")),
+        ({"decoder": "pooled"}, ("model.projection_size is 256", "model.hidden_size (512)")),
+        ({"decoder": "transformer"}, ("model.embedding_size is 256", "model.hidden_size (512)")),
+        ({**TRANSFORMER, "heads": 7}, ("model.num_heads is 7", "model.hidden_size (512)")),
+        ({"attention_score": "multihead", "heads": 3}, ("model.num_heads is 3", "model.attention_size (512)")),
+        ({**LUONG, "attention_score": "dot"}, ("model.attention_score=dot", "256", "512", "general")),
+        ({**TRANSFORMER, "attention_score": "general"}, ("model.attention_score is general", "multihead")),
+        ({**TRANSFORMER, "attention": "hard"}, ("model.attention=hard", "show-attend-tell", "transformer decoder")),
+        ({"attention": "hard"}, ("model.attention=hard", "the attention decoder has none")),
+        (
+            {"decoder": "show-attend-tell", "attention": "hard", "attention_score": "multihead"},
+            ("model.attention=hard", "model.attention_score=multihead cannot"),
+        ),
+        ({**TRANSFORMER, "doubly_stochastic": 1.0}, ("model.doubly_stochastic is 1.0", "set it to 0")),
+        (
+            {"decoder": "pooled", "projection_size": 512, "state_dropout": 0.1},
+            ("model.state_dropout is 0.1", "pooled decoder"),
+        ),
+        (
+            {"decoder": "pooled", "projection_size": 512, "attention_dropout": 0.1},
+            ("model.attention_dropout is 0.1", "pooled decoder"),
+        ),
+        ({**LUONG, "output_size": 0}, ("model.output_size is 0", "luong")),
+        ({"tie_weights": True}, ("model.tie_weights", "model.embedding_size is 256", "reads 512 values")),
+    ],
+)
+def test_a_contradiction_is_refused_in_one_line(settings: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_model(ModelConfig(**settings))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_share_above_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.hard_share is 1\.5; it must be at most 1"):
+        ModelConfig(hard_share=1.5)
+
+
+def test_every_preset_is_free_of_contradictions_and_the_check_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    for preset in preset_names():
+        check_model(resolve_config(preset).model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_refuses_before_it_reads_anything(tmp_path: Path) -> None:
+    config = resolve_config("transformer", overrides={"heads": 7})
+    with pytest.raises(ConfigError, match=r"model\.heads is 7"):
+        train(config, tmp_path / "not there", tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_decoders_cannot_have_one_name() -> None:
+    assert "up-down" in decoder_names()
+    with pytest.raises(ConfigError, match=r"a decoder 'up-down' already \(seesay\.models\.decoders\.up_down\)"):
+        register_decoder("up-down")(lambda config, size: torch.nn.Linear(1, 1))
+
+
+def another(name: str, value: Any) -> Any:
+    """Returns a value of a setting that is not the given one."""
+    kind = field_paths()[name][2]
+    if typing.get_origin(kind) is Literal:
+        return next(choice for choice in typing.get_args(kind) if choice != value)
+    others: dict[Any, Any] = {bool: not value, int: 2 * value + 2, float: 0.75 - value / 2}
+    return others[kind]
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_setting_that_is_not_read_makes_no_difference(preset: str) -> None:
+    """Neither to the first weights, nor to what is trained on a batch with the same draws of dropout."""
+    model = resolve_config(preset).model
+    small: dict[str, Any] = {"projection_size": 8, "embedding_size": 8, "hidden_size": 8, "output_size": 8, "heads": 2}
+    model = dataclasses.replace(model, **{name: size for name, size in small.items() if getattr(model, name)})
+    captions = pack_captions(torch.tensor([[[1, 4, 5, 2]], [[1, 5, 2, 0]]]))
+
+    def taught(config: ModelConfig) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        network = build_model(config, 7, 5).train()
+        found = network.teach(torch.ones(2, 4, 5), None, captions)
+        return [*network.state_dict().values(), found.logits, torch.as_tensor(found.penalty())]
+
+    before, unread = taught(model), {field.name for field in dataclasses.fields(model)} - fields_read(model)
+    assert "feedforward_size" in unread or preset == "transformer"
+    compared = 0
+    for name in unread:
+        with contextlib.suppress(ConfigError):  # what would do nothing is often refused by itself
+            after = taught(dataclasses.replace(model, **{name: another(name, getattr(model, name))}))
+            assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True)), name
+            compared += 1
+    assert compared >= 2
+
+
+def test_of_a_decoder_that_does_not_ship_every_setting_counts() -> None:
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert fields_read(ModelConfig(decoder="mine")) == names

@@ -1,0 +1,191 @@
+"""Images with options of their own in shared passes, against each image alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seesay import request_batching
+from seesay.captioner import Caption, TrainedCaptioner
+from seesay.config import DecodingOptions
+from seesay.ensemble_captioner import EnsembleCaptioner
+from seesay.errors import ConfigError, ImageError, SeesayError
+from seesay.request_batching import CaptionRequest, generate_batch, is_batch_invariant
+from seesay.sources import ImageBytes
+
+OPTIONS = (
+    DecodingOptions(),
+    DecodingOptions(num_return_sequences=3),
+    DecodingOptions("sample", temperature=1.5, num_return_sequences=2),
+    DecodingOptions("sample", sampling_seed=7, max_length=3),
+    DecodingOptions("beam", 4, num_return_sequences=4, max_length=5),
+    DecodingOptions("beam", 4, num_beam_groups=2, num_return_sequences=2),
+    DecodingOptions("beam", force_words=("right",), bad_words=("red",)),
+)
+
+
+@pytest.fixture(scope="module")
+def captioner(cached_run: Path) -> TrainedCaptioner:
+    return TrainedCaptioner.load(cached_run, "cpu")
+
+
+def held(path: str) -> ImageBytes:
+    return ImageBytes("upload", Path(path).read_bytes())
+
+
+def requests(captioner: TrainedCaptioner, images: list[str]) -> list[CaptionRequest]:
+    found = []
+    for number, path in enumerate(images):
+        options = OPTIONS[number % len(OPTIONS)]
+        found.append(CaptionRequest(*captioner.prepare(held(path)), options, number % 2 == 0, number % 3))
+    return found
+
+
+def mixed(captioner: TrainedCaptioner, asked: list[CaptionRequest]) -> list[Caption | SeesayError]:
+    found: dict[int, Caption | SeesayError] = {}
+    generate_batch(captioner, asked, found.__setitem__)
+    return [found[number] for number in range(len(asked))]
+
+
+def assert_same(found: object, wanted: Caption) -> None:
+    assert isinstance(found, Caption)
+    assert (found.text, found.words, found.finished) == (wanted.text, wanted.words, wanted.finished)
+    assert found.log_probs == pytest.approx(wanted.log_probs, rel=1e-4, abs=1e-4)
+    assert found.score == pytest.approx(wanted.score, rel=1e-4, abs=1e-4)
+    assert (found.attention is None) == (wanted.attention is None)
+    if found.attention is not None and wanted.attention is not None:
+        np.testing.assert_allclose(found.attention, wanted.attention, atol=1e-4)
+    assert [[word for word, _ in place] for place in found.top_tokens] == [
+        [word for word, _ in place] for place in wanted.top_tokens
+    ]
+    for one, other in zip(found.alternatives, wanted.alternatives, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", ["one", "ensemble"])
+def test_every_image_gets_the_caption_that_it_gets_alone(
+    captioner: TrainedCaptioner, loop_run: Path, images: list[str], kind: str
+) -> None:
+    speaker = captioner
+    if kind == "ensemble":
+        speaker = EnsembleCaptioner([captioner, TrainedCaptioner.load(loop_run, "cpu")])
+    found = mixed(speaker, requests(speaker, images[:21]))
+    for number, (path, caption) in enumerate(zip(images, found, strict=False)):
+        options = OPTIONS[number % len(OPTIONS)]
+        assert_same(caption, speaker.caption(held(path), options, attention=number % 2 == 0, top_tokens=number % 3))
+    assert len({caption.text for caption in found if isinstance(caption, Caption)}) > 8
+
+
+def test_the_network_runs_as_often_for_all_as_for_the_longest(
+    captioner: TrainedCaptioner, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = 2 if is_batch_invariant(captioner) else 12  # of up to eight, or each by itself
+    calls = {"encode": 0, "step": 0}
+    real_encode, real_step = captioner.model.encode, captioner.decoder.step
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        calls["encode"] += 1
+        return real_encode(pixels)
+
+    def step(*arguments: object) -> object:
+        calls["step"] += 1
+        return real_step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(captioner.model, "encode", encode)
+    monkeypatch.setattr(captioner.decoder, "step", step)
+    options = [DecodingOptions(), DecodingOptions("beam"), DecodingOptions("sample"), DecodingOptions(max_length=5)]
+    mixed(
+        captioner,
+        [CaptionRequest(*captioner.prepare(held(path)), options[n % 4]) for n, path in enumerate(images[:12])],
+    )
+    assert calls["encode"] == passes
+    assert calls["step"] <= 9  # the longest caption's eight words and its end
+
+
+def test_on_a_card_all_images_are_seen_together() -> None:
+    seen = []
+
+    class OnCard:
+        device = torch.device("cuda")
+
+        def see(self, images: list[object]) -> tuple[torch.Tensor, None]:
+            seen.append(len(images))
+            return torch.zeros(len(images), 1, 1), None
+
+    memory, mask = request_batching._see(OnCard(), [()] * 5)  # type: ignore[arg-type]
+    assert (seen, len(memory), mask) == ([5], 5, None)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_no_image_s_features_depend_on_its_company(
+    cached_run: Path, images: list[str], members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With two threads an encoder's last bits did, and one caption in fifty was another than alone.
+    made = [TrainedCaptioner.load(cached_run, "cpu") for _ in range(members)]
+    captioner = made[0] if members == 1 else EnsembleCaptioner(made)
+    for one in made:
+        encode = one.model.encode
+        monkeypatch.setattr(
+            one.model, "encode", lambda pixels, encode=encode: encode(pixels) * (1 + 0.3 * (len(pixels) - 1))
+        )
+    assert not is_batch_invariant(captioner)
+    asked = requests(captioner, images)
+    for caption_request, found in zip(asked, mixed(captioner, asked), strict=True):
+        (alone,) = mixed(captioner, [caption_request])
+        assert isinstance(alone, Caption)
+        assert_same(found, alone)
+
+
+def test_what_an_encoder_does_in_company_is_measured_once(cached_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captioner = TrainedCaptioner.load(cached_run, "cpu")
+    encode, shown = captioner.model.encode, []
+
+    def noting(pixels: torch.Tensor) -> torch.Tensor:
+        shown.append(len(pixels))
+        return torch.cat([encode(each[None]) for each in pixels])
+
+    monkeypatch.setattr(captioner.model, "encode", noting)
+    assert is_batch_invariant(captioner)
+    assert shown == [1] * 8 + [8] + [2, 3, 3]
+    assert is_batch_invariant(captioner)
+    assert len(shown) == 12
+
+
+def test_options_that_cannot_be_kept_are_an_answer_of_their_own(captioner: TrainedCaptioner, images: list[str]) -> None:
+    model_inputs = [captioner.prepare(held(path)) for path in images[:3]]
+    bad = DecodingOptions("beam", force_words=("red red red red red red red red red",))
+    good = DecodingOptions("beam")
+    found = mixed(
+        captioner,
+        [
+            CaptionRequest(*model_inputs[0], good),
+            CaptionRequest(*model_inputs[1], bad),
+            CaptionRequest(*model_inputs[2], good),
+        ],
+    )
+    assert isinstance(found[1], ConfigError)
+    assert "above max_length" in str(found[1])
+    assert_same(found[0], captioner.caption(held(images[0]), good))
+    assert_same(found[2], captioner.caption(held(images[2]), good))
+
+
+def test_a_file_in_memory_gets_the_caption_of_the_file(captioner: TrainedCaptioner, images: list[str]) -> None:
+    assert_same(captioner.caption(held(images[0])), captioner.caption(images[0]))
+    assert_same(captioner.caption([held(images[0])])[0], captioner.caption(images[0]))
+    with pytest.raises(ImageError, match="upload: the file is empty"):
+        captioner.caption(ImageBytes("upload", b""))
+    with pytest.raises(ImageError, match="upload: not an image"):
+        captioner.prepare(ImageBytes("upload", b"no image"))
+
+
+def test_likely_words_hold_the_words_that_were_said(captioner: TrainedCaptioner, images: list[str]) -> None:
+    caption = captioner.caption(images[0], top_tokens=50)
+    assert len(caption.top_tokens) == len(caption.words) + 1
+    for place, word, log_prob in zip(
+        caption.top_tokens, (*caption.words, None), (*caption.log_probs, caption.end_log_prob), strict=True
+    ):
+        assert place[0][0] == word, "greedy decoding says the likeliest"
+        assert place[0][1] == pytest.approx(log_prob, abs=1e-5)
+        assert sum(np.exp(value) for _, value in place) == pytest.approx(1, abs=1e-4)
+    assert captioner.caption(images[0]).top_tokens == ()
