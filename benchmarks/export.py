@@ -67,13 +67,13 @@ class Parts:
         rows = np.zeros((1, 5), np.int64)
         self.words = np.full((1, 5), 4)
         self.before = self.graph.state(torch.from_numpy(self.pixels)).pick(torch.from_numpy(rows))
-        self.state = export.graphs.look(self.pixels).pick(rows)
+        self.state = export.graphs.encode(self.pixels).pick(rows)
 
     def ways(self) -> dict[str, tuple[Work, Work]]:
         """Returns each part by torch and by onnxruntime."""
         step, pixels, words = self.run.model.search.step, torch.from_numpy(self.pixels), torch.from_numpy(self.words)
         ways: dict[str, tuple[Work, Work]] = {
-            "encoder": (lambda: self.graph.state(pixels), lambda: self.export.graphs.look(self.pixels)),
+            "encoder": (lambda: self.graph.state(pixels), lambda: self.export.graphs.encode(self.pixels)),
             "step of 5": (
                 lambda: step(words, self.before),
                 lambda: self.export.graphs.step(self.words, self.state),

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.config import Config, DecodingOptions
+from seesay.decoding import GenerationRequest, generate
 from seesay.decoding.constraints import token_constraints
+from seesay.decoding.generate import StepDecoder
 from seesay.decoding.hypothesis import Hypothesis
+from seesay.decoding.top_tokens import TopTokens, find_top_tokens
+from seesay.decoding.trace import SearchTrace
 from seesay.errors import ConfigError, ImageError
 from seesay.images import ImageInput, Preprocessing, load_pixels
 from seesay.prefetch import prefetch
 from seesay.sources import ImageBytes
-from seesay.tokenizer import Tokenizer
+from seesay.tokenizer import END_ID, Tokenizer
 
 ModelInputs = tuple[NDArray[np.uint8], ...]
 """An image as each encoder of a captioner is shown it."""
@@ -64,7 +68,7 @@ class Caption:
 
 
 class Captioner:
-    """The way from images to captions; a captioner fills in `preprocessing`, `see` and `say`.
+    """The way from images to captions; a captioner provides `preprocessing`, `decoder` and `encode`.
 
     Args:
         config: what it was trained with; of it the decoding options are read.
@@ -144,7 +148,9 @@ class Captioner:
         if isinstance(images, (str, Path, bytes, ImageBytes, Image.Image, np.ndarray)):
             # In this thread: there is nothing to overlap, and two threads' sets of workers would wait for each other.
             model_inputs, name = self.prepare(images)
-            return self.say(self.see([model_inputs]), [name], options, attention=attention, top_tokens=top_tokens)[0]
+            return self.generate(
+                self.encode([model_inputs]), [name], options, attention=attention, top_tokens=top_tokens
+            )[0]
         results = []
         for _, found in self.caption_each(images, options, attention=attention, top_tokens=top_tokens):
             if isinstance(found, ImageError):
@@ -198,11 +204,12 @@ class Captioner:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         loaded = prefetch(self._load, images, workers, ahead=2 * batch_size)
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
-        for batch, seen in prefetch(self._see_batch, batches, workers=1, ahead=1):
+        for batch, state in prefetch(self._encode_batch, batches, workers=1, ahead=1):
             names = [image_name(image, found) for image, found in batch if not isinstance(found, ImageError)]
-            captions = self.say(seen, names, options, attention=attention, top_tokens=top_tokens) if names else []
-            said = iter(captions)
-            yield [(image, found if isinstance(found, ImageError) else next(said)) for image, found in batch]
+            captions: Iterator[Caption] = iter(())
+            if names:
+                captions = iter(self.generate(state, names, options, attention=attention, top_tokens=top_tokens))
+            yield [(image, found if isinstance(found, ImageError) else next(captions)) for image, found in batch]
 
     def prepare(self, image: ImageInput) -> tuple[ModelInputs, str]:
         """Returns an image as the encoder is shown it, and the name from which sampling draws its randomness.
@@ -220,36 +227,64 @@ class Captioner:
         """Returns how an image becomes what the encoder is shown."""
         raise NotImplementedError
 
-    def see(self, pixels: Sequence[ModelInputs]) -> Any:
-        """Returns what the decoder needs of images, as `say` takes it."""
+    @property
+    def decoder(self) -> StepDecoder:
+        """The decoder that generates tokens."""
         raise NotImplementedError
 
-    def say(
+    def encode(self, pixels: Sequence[ModelInputs]) -> Any:
+        """Return the decoder's state before the start token, of B images."""
+        raise NotImplementedError
+
+    def generate(
         self,
-        seen: Any,
+        state: Any,
         names: Sequence[str] | None,
         options: DecodingOptions | None = None,
         *,
         attention: bool = False,
         top_tokens: int = 0,
+        trace: SearchTrace | None = None,
     ) -> list[Caption]:
-        """Returns the captions of images.
+        """Return the captions of encoded images.
 
         Args:
-            seen: from `see`.
-            names: from which sampling draws its randomness, and for messages.
-            options: how to search; None = as the run says.
-            attention: keep where the model looked at each word.
-            top_tokens: how many of the likeliest words to give at each place; 0 = none.
+            state: from `encode`.
+            names: of the images, for messages and the random numbers of sampling; None = their positions.
+            options: how captions are searched for; None = the run's.
+            attention: return attention weights.
+            top_tokens: most probable words to return per position; 0 = none.
+            trace: records every candidate of the search.
         """
-        raise NotImplementedError
+        options = self.options(options)
+        found = generate(self.decoder, state, GenerationRequest(options, self._rules(options), names, attention, trace))
+        captions = self._captions(found)
+        if not top_tokens:
+            return captions
+        tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
+        words = find_top_tokens(self.decoder, state, tokens, top_tokens, allow_unk=options.allow_unk)
+        return [self._with_top_tokens(caption, rows) for caption, rows in zip(captions, words, strict=True)]
 
-    def _see_batch(
+    def _with_top_tokens(self, caption: Caption, rows: Sequence[list[TopTokens]]) -> Caption:
+        """Return a caption with the most probable words of its positions, and its alternatives with theirs."""
+        best, *others = (self._top_words(places) for places in rows)
+        alternatives = (
+            replace(other, top_tokens=places) for other, places in zip(caption.alternatives, others, strict=True)
+        )
+        return replace(caption, top_tokens=best, alternatives=tuple(alternatives))
+
+    def _top_words(self, places: list[TopTokens]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
+        words = self.tokenizer.vocabulary
+        return tuple(
+            tuple((None if token == END_ID else words[token], value) for token, value in place) for place in places
+        )
+
+    def _encode_batch(
         self, batch: list[tuple[ImageInput, ModelInputs | ImageError]]
     ) -> tuple[list[tuple[ImageInput, ModelInputs | ImageError]], Any]:
-        """Returns a batch with what was seen of its images that could be read, None where there are none."""
+        """Return a batch with the state of its images that could be read, None where there are none."""
         pixels = [found for _, found in batch if not isinstance(found, ImageError)]
-        return batch, self.see(pixels) if pixels else None
+        return batch, self.encode(pixels) if pixels else None
 
     def _load(self, image: ImageInput) -> tuple[ImageInput, ModelInputs | ImageError]:
         preprocessing = self.preprocessing()

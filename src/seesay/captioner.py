@@ -1,7 +1,6 @@
 """`TrainedCaptioner`: a trained model with everything an image needs, from file to sentence."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,7 @@ from numpy.typing import NDArray
 from seesay.caption import Caption, Captioner, ModelInputs
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
-from seesay.decoding import SearchTrace
-from seesay.decoding.engine import searching
-from seesay.decoding.stepping import Steps, run_alone
-from seesay.decoding.top_tokens import TopTokens, find_top_tokens
+from seesay.decoding import SearchTrace, init_state
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError
 from seesay.features.extraction import round_features
@@ -23,7 +19,6 @@ from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder, DecoderState
-from seesay.tokenizer import END_ID
 
 __all__ = ["Caption", "ImageInput", "ModelInputs", "TrainedCaptioner"]
 
@@ -107,7 +102,8 @@ class TrainedCaptioner(Captioner):
             DataError: an image has no region.
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
-        return self.say(self._project(features.to(self.device), mask), keys, options, attention=attention)
+        memory, mask = self._project(features.to(self.device), mask)
+        return self.generate(init_state(self.decoder, memory, mask, keys), keys, options, attention=attention)
 
     def trace(self, image: ImageInput, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
         """Returns an image's caption and every candidate that the search for it looked at.
@@ -121,7 +117,7 @@ class TrainedCaptioner(Captioner):
         """
         model_inputs, name = self.prepare(image)
         trace = SearchTrace()
-        return self.say(self.see([model_inputs]), [name], options, trace=trace)[0], trace
+        return self.generate(self.encode([model_inputs]), [name], options, trace=trace)[0], trace
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -130,7 +126,7 @@ class TrainedCaptioner(Captioner):
 
     @property
     def decoder(self) -> Decoder:
-        """What says the words."""
+        """The decoder that generates tokens."""
         return self.model.search
 
     def preprocessing(self) -> Preprocessing:
@@ -147,14 +143,14 @@ class TrainedCaptioner(Captioner):
         return self.model.encoder.preprocessing
 
     @torch.inference_mode()
-    def see(self, pixels: Sequence[ModelInputs]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns what the decoder attends to, of images, (B, N, D), and its mask."""
-        return self._project(self._encode([view for (view,) in pixels]), None)
+    def encode(self, pixels: Sequence[ModelInputs]) -> DecoderState:
+        """Return the decoder's state before the start token, of B images."""
+        return init_state(self.decoder, *self._project(self._features([view for (view,) in pixels]), None))
 
     @torch.inference_mode()
-    def say(
+    def generate(
         self,
-        seen: tuple[torch.Tensor, torch.Tensor | None],
+        state: DecoderState,
         names: Sequence[str] | None,
         options: DecodingOptions | None = None,
         *,
@@ -162,71 +158,14 @@ class TrainedCaptioner(Captioner):
         top_tokens: int = 0,
         trace: SearchTrace | None = None,
     ) -> list[Caption]:
-        """Returns the captions of images, and tells a trace of every candidate; see `Captioner.say`."""
-        (memory, mask), decoder = seen, self.decoder
-        begin: Callable[[], DecoderState] = lambda: decoder.init_state(memory, mask)  # noqa: E731
-        return run_alone(decoder, self.saying(begin, memory, mask, options, names, attention, top_tokens, trace))
-
-    def saying(
-        self,
-        begin: Callable[[], DecoderState],
-        memory: torch.Tensor,
-        mask: torch.Tensor | None,
-        options: DecodingOptions | None,
-        keys: Sequence[str] | None,
-        attention: bool,
-        top_tokens: int = 0,
-        trace: SearchTrace | None = None,
-    ) -> Steps[list[Caption]]:
-        """Asks for the steps of the search for images' captions, and returns these (see `decoding.stepping`).
-
-        Args:
-            begin: gives the decoder's state of these images before the start token.
-            memory: (B, N, D).
-            mask: (B, N), True = may attend; None = all.
-            options: how to search; None = as the run says.
-            keys: a name an image.
-            attention: keep where the model looked at each word.
-            top_tokens: of the likeliest words, how many to give at each place.
-            trace: told of every candidate.
-        """
-        options = self.options(options)
-        found = yield from searching(
-            begin,
-            memory,
-            mask,
-            options,
-            rules=self._rules(options),
-            keys=keys,
-            keep_attention=attention,
-            trace=trace,
-        )
-        captions = self._captions(found)
-        if not top_tokens:
-            return captions
-        tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
-        words = yield from find_top_tokens(begin(), tokens, top_tokens, allow_unk=options.allow_unk)
-        return [self._with_top_tokens(caption, rows) for caption, rows in zip(captions, words, strict=True)]
-
-    def _with_top_tokens(self, caption: Caption, rows: Sequence[list[TopTokens]]) -> Caption:
-        """Returns a caption with the likeliest words of its places, and its alternatives with theirs."""
-        best, *others = (self._named(places) for places in rows)
-        alternatives = (
-            replace(other, top_tokens=places) for other, places in zip(caption.alternatives, others, strict=True)
-        )
-        return replace(caption, top_tokens=best, alternatives=tuple(alternatives))
-
-    def _named(self, places: list[TopTokens]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
-        words = self.tokenizer.vocabulary
-        return tuple(
-            tuple((None if token == END_ID else words[token], value) for token, value in place) for place in places
-        )
+        """Return the captions of encoded images; see `Captioner.generate`."""
+        return super().generate(state, names, options, attention=attention, top_tokens=top_tokens, trace=trace)
 
     def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns what the decoder attends to, of features (B, N, F), and its mask."""
         return self.model.project(features), mask
 
-    def _encode(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+    def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         count = _ENCODED_AT_ONCE if self.device.type == "cpu" else len(pixels)
         parts = [torch.from_numpy(np.stack(pixels[at : at + count])) for at in range(0, len(pixels), count)]
         features = torch.cat([self.model.encode(part.to(self.device)) for part in parts])

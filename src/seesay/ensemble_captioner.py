@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from seesay.captioner import ImageInput, ModelInputs, TrainedCaptioner
-from seesay.decoding import EnsembleDecoder
+from seesay.decoding import EnsembleDecoder, init_state
 from seesay.decoding.ensemble import Mean, join_memories
 from seesay.errors import ConfigError, ImageError
-from seesay.models.protocol import Decoder
+from seesay.models.protocol import Decoder, DecoderState
 
 
 class EnsembleCaptioner(TrainedCaptioner):
@@ -62,13 +62,13 @@ class EnsembleCaptioner(TrainedCaptioner):
         return join_memories(memories, [mask] * len(memories))
 
     @torch.inference_mode()
-    def see(self, pixels: Sequence[ModelInputs]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns what the decoders attend to, of images, and its mask."""
+    def encode(self, pixels: Sequence[ModelInputs]) -> DecoderState:
+        """Return the decoders' joined state before the start token, of B images."""
         memories = [
-            member.model.project(member._encode([model_inputs[place] for model_inputs in pixels]))
+            member.model.project(member._features([views[place] for views in pixels]))
             for place, member in enumerate(self.members)
         ]
-        return join_memories(memories, [None] * len(memories))
+        return init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
 
     def _load(self, image: ImageInput) -> tuple[ImageInput, ModelInputs | ImageError]:
         model_inputs: ModelInputs = ()

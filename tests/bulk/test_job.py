@@ -428,7 +428,7 @@ _MOMENTS: list[tuple[Any, str, Callable[..., None]]] = [
     (writers, "append", files.append),
     (job._Job, "take", _nothing),
     (job._Job, "fail", _nothing),
-    (TrainedCaptioner, "_see_batch", _nothing),
+    (TrainedCaptioner, "_encode_batch", _nothing),
 ]
 
 

@@ -1,18 +1,15 @@
-"""Search as it runs where asking the device costs nothing, and where it does."""
+"""The search over torch tensors, and over NumPy arrays."""
 
 from collections.abc import Iterator
 
 import pytest
 
-import seesay.decoding.search
-import seesay.decoding.selection
+from tests.decoding import oracles
 
 
-@pytest.fixture(params=["asks", "never asks"], scope="module")
-def asking(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both ways through a search: with the short cuts of a processor, and as on a graphics card without them."""
+@pytest.fixture(params=["torch", "numpy"], scope="module")
+def library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The library in whose arrays `oracles.decode` runs the search."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "never asks":
-            for module in (seesay.decoding.search, seesay.decoding.selection):
-                patch.setattr(module, "surely_none", lambda found: False)
+        patch.setattr(oracles, "LIBRARY", request.param)
         yield request.param

@@ -4,19 +4,60 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints
+from seesay.decoding import DecodingOptions, GenerationRequest, Hypothesis, TokenConstraints, generate, init_state
 from seesay.models.protocol import DecoderState, StepOutput
+from seesay.onnx_runtime.graphs import State
 from seesay.tokenizer import END_ID, START_ID, UNK_ID
 
 ROWS = 1009
 PRIME = 1_000_003
 NO_RULES = TokenConstraints()
+
+
+LIBRARY = "torch"
+"""Of the arrays in which `decode` runs the search: torch or numpy."""
+
+
+class NumpyDecoder:
+    """A decoder of torch tensors that takes and gives NumPy arrays."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
+
+    def step(self, tokens: NDArray[np.int64], state: State) -> StepOutput:
+        before = DecoderState(
+            *({k: torch.from_numpy(v) for k, v in d.items()} for d in (state.per_image, state.per_row))
+        )
+        output = self.decoder.step(torch.from_numpy(np.ascontiguousarray(tokens)), before)
+        attention = None if output.attention is None else output.attention.numpy()
+        half = output.logits.dtype in (torch.float16, torch.bfloat16)
+        logits = (output.logits.float() if half else output.logits).numpy()
+        return StepOutput(logits, numpy_state(output.state), attention)  # type: ignore[arg-type]
+
+
+def numpy_state(state: DecoderState) -> State:
+    return State(*({k: v.numpy() for k, v in d.items()} for d in (state.per_image, state.per_row)))
+
+
+def decode(
+    decoder: Any, memory: Tensor, memory_mask: Tensor | None = None, options: DecodingOptions | None = None, **more: Any
+) -> list[list[Hypothesis]]:
+    """What `generate` returns over some memory; `more` are further fields of its request."""
+    with torch.inference_mode():
+        request = GenerationRequest(options or DecodingOptions(), **more)
+        keys = request.keys if request.keys and len(request.keys) == len(memory) else None
+        state = init_state(decoder, memory, memory_mask, keys)
+        if LIBRARY == "numpy":
+            return generate(NumpyDecoder(decoder), numpy_state(state), request)
+        return generate(decoder, state, request)
 
 
 class TableDecoder:

@@ -1,23 +1,23 @@
 """What captions must and must not hold: against exhaustive search over all captions that keep the rules."""
 
 from dataclasses import replace
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import seesay.decoding.search
 from seesay.config import TextConfig
-from seesay.decoding import DecodingOptions, TokenConstraints, decode, token_constraints
+from seesay.decoding import DecodingOptions, TokenConstraints, token_constraints
 from seesay.decoding.automaton import IMPOSSIBLE, build_automaton
 from seesay.errors import ConfigError
 from seesay.metrics.diversity import FUNCTION_WORDS
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID, Tokenizer
 from tests.decoding.oracles import (
     TableDecoder,
+    decode,
     every_caption,
     holds,
     may_be_all,
@@ -52,7 +52,7 @@ def rules_and_options(draw: st.DrawFn) -> tuple[TokenConstraints, DecodingOption
     return rules, options
 
 
-@pytest.mark.usefixtures("asking")
+@pytest.mark.usefixtures("library")
 @settings(max_examples=150, deadline=None)
 @given(rules_and_options(), st.integers(0, 50))
 def test_constrained_search_is_exhaustive_search_over_what_keeps_the_rules(
@@ -63,7 +63,7 @@ def test_constrained_search_is_exhaustive_search_over_what_keeps_the_rules(
     expected = every_caption(decoder, seed, options, rules)
     options = replace(options, num_return_sequences=max(1, len(expected)))
     try:
-        (found,) = decode(decoder, numbered([seed]), None, options, rules=rules)
+        (found,) = decode(decoder, numbered([seed]), None, options, constraints=rules)
     except ConfigError:
         assert not expected
         return
@@ -78,7 +78,7 @@ def test_constrained_search_is_exhaustive_search_over_what_keeps_the_rules(
         assert hypothesis.log_probs == pytest.approx(whole.probs, rel=1e-9)
 
 
-@pytest.mark.usefixtures("asking")
+@pytest.mark.usefixtures("library")
 @settings(max_examples=120, deadline=None)
 @given(rules_and_options(), st.integers(1, 3), st.integers(4, 9), st.integers(0, 50))
 def test_a_narrow_beam_keeps_every_rule(
@@ -88,7 +88,7 @@ def test_a_narrow_beam_keeps_every_rule(
     options = replace(options, beam_size=beam, max_length=length, no_repeat_ngram_size=0, min_length=0)
     decoder = TableDecoder(seed, words=len(WORDS) + 1)  # one word is never barred, so that there is always a way
     try:
-        results = decode(decoder, numbered([seed, seed + 1]), None, options, rules=rules)
+        results = decode(decoder, numbered([seed, seed + 1]), None, options, constraints=rules)
     except ConfigError:
         assert rules.required  # or else nothing can be impossible
         return
@@ -106,7 +106,7 @@ def test_every_strategy_keeps_what_forbids(
     rules, options = replace(case[0], required=()), case[1]
     options = replace(options, beam_size=3, max_length=8, num_return_sequences=3).with_strategy(strategy)
     decoder = TableDecoder(seed, words=len(WORDS) + 3)
-    for found in decode(decoder, numbered([seed, seed + 1]), None, options, rules=rules):
+    for found in decode(decoder, numbered([seed, seed + 1]), None, options, constraints=rules):
         assert found
         for hypothesis in found:
             assert may_be_said(hypothesis.tokens, options, rules)
@@ -115,7 +115,7 @@ def test_every_strategy_keeps_what_forbids(
                 assert may_be_all(hypothesis.tokens, options, rules)
 
 
-@pytest.mark.usefixtures("asking")
+@pytest.mark.usefixtures("library")
 def test_a_required_word_is_searched_for_by_beams_that_stay_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     # Bug: once captions had ended, the beams that lacked words yet became narrower with those that did not, at the
     # next check and by the widest image of the batch; where the device is not asked, they became empty, and the
@@ -127,11 +127,11 @@ def test_a_required_word_is_searched_for_by_beams_that_stay_as_wide(monkeypatch:
         options = DecodingOptions("beam", int(draw.integers(1, 5)), 20)
         decoder = TableDecoder(int(draw.integers(0, 10**6)), 6, end=float(draw.uniform(-2, 2)))
         images = draw.integers(0, 900, 6).tolist()
-        batch = decode(decoder, numbered(images), None, options, rules=rules)
-        alone = [decode(decoder, numbered([image]), None, options, rules=rules)[0] for image in images]
+        batch = decode(decoder, numbered(images), None, options, constraints=rules)
+        alone = [decode(decoder, numbered([image]), None, options, constraints=rules)[0] for image in images]
         with monkeypatch.context() as patch:
-            patch.setattr(seesay.decoding.search, "CHECK_EVERY", 10**9)
-            unchecked = decode(decoder, numbered(images), None, options, rules=rules)
+            patch.setattr(import_module("seesay.decoding.generate"), "_KEPT_SHARE", 0.0)
+            unchecked = decode(decoder, numbered(images), None, options, constraints=rules)
         for found, other, last in zip(batch, alone, unchecked, strict=True):
             assert same(found, other)
             assert same(found, last)
@@ -145,7 +145,7 @@ def test_required_words_come_where_they_fit() -> None:
     rules = TokenConstraints(required=((5,), (9, 10)))
     options = DecodingOptions("beam", 4, 12)
     early = 0
-    for image, (best,) in enumerate(decode(decoder, numbered(range(20)), None, options, rules=rules)):
+    for image, (best,) in enumerate(decode(decoder, numbered(range(20)), None, options, constraints=rules)):
         assert holds(best.tokens, (5,))
         assert holds(best.tokens, (9, 10))
         early += len(best.tokens) < 12
@@ -162,12 +162,11 @@ def test_required_words_come_where_they_fit() -> None:
 def test_the_automaton_knows_how_many_words_are_needed() -> None:
     never = np.zeros(12, bool)
     never[[PAD_ID, START_ID, END_ID, UNK_ID]] = True
-    cpu = torch.device("cpu")
 
     def fewest(
         *required: tuple[int, ...], banned: tuple[tuple[int, ...], ...] = (), no_end: tuple[int, ...] = ()
     ) -> int:
-        found = build_automaton(TokenConstraints(banned, required, frozenset(no_end)), never, cpu)
+        found = build_automaton(TokenConstraints(banned, required, frozenset(no_end)), never)
         assert found is not None
         return found.fewest
 
@@ -181,14 +180,14 @@ def test_the_automaton_knows_how_many_words_are_needed() -> None:
         fewest((4, 5), banned=((4, 5),))
     with pytest.raises(ConfigError, match="too many to be searched together"):
         fewest(*((token, other) for token in range(4, 12) for other in range(4, 12)))
-    assert build_automaton(TokenConstraints(banned=((4,),)), never, cpu) is None
+    assert build_automaton(TokenConstraints(banned=((4,),)), never) is None
     assert IMPOSSIBLE > 10**6
 
 
 def test_words_that_do_not_fit_the_maximum_length_are_refused() -> None:
     rules = TokenConstraints(required=((4, 5), (6, 4, 5)))
     with pytest.raises(ConfigError, match="captions of at least 3 words, above max_length, 2"):
-        decode(TableDecoder(0), numbered([0]), None, DecodingOptions("beam", 3, 2), rules=rules)
+        decode(TableDecoder(0), numbered([0]), None, DecodingOptions("beam", 3, 2), constraints=rules)
 
 
 @pytest.mark.parametrize(
@@ -196,14 +195,18 @@ def test_words_that_do_not_fit_the_maximum_length_are_refused() -> None:
 )
 def test_required_words_need_a_plain_beam(options: DecodingOptions) -> None:
     with pytest.raises(ConfigError, match="required words need a beam search"):
-        decode(TableDecoder(0), numbered([0]), None, options, rules=TokenConstraints(required=((4,),)))
+        decode(TableDecoder(0), numbered([0]), None, options, constraints=TokenConstraints(required=((4,),)))
 
 
 def test_tokens_outside_the_vocabulary_are_refused() -> None:
     for token in (99, END_ID, PAD_ID):
         with pytest.raises(ConfigError, match=f"token {token} of a banned or required phrase"):
             decode(
-                TableDecoder(0), numbered([0]), None, DecodingOptions(), rules=TokenConstraints(banned=((4, token),))
+                TableDecoder(0),
+                numbered([0]),
+                None,
+                DecodingOptions(),
+                constraints=TokenConstraints(banned=((4, token),)),
             )
 
 
@@ -271,5 +274,5 @@ def test_words_without_a_tokenizer_are_refused() -> None:
         DecodingOptions(bad_words=("a",)),
         DecodingOptions(complete_endings=True),
     ):
-        with pytest.raises(ConfigError, match="rules=token_constraints"):
+        with pytest.raises(ConfigError, match="constraints=token_constraints"):
             decode(TableDecoder(0), numbered([0]), None, options)

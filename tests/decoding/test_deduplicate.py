@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from seesay.decoding import DecodingOptions, TokenConstraints, decode
+from seesay.decoding import DecodingOptions, TokenConstraints
 from seesay.tokenizer import UNK_ID
-from tests.decoding.oracles import TableDecoder, every_caption, numbered, plain_beam
+from tests.decoding.oracles import TableDecoder, decode, every_caption, numbered, plain_beam
 
 FIRST = UNK_ID + 1
 
@@ -43,7 +43,7 @@ def test_captions_that_read_the_same_count_once(strategy: str) -> None:
     options = DecodingOptions("beam", 5, 6, num_return_sequences=5).with_strategy(strategy)  # type: ignore[arg-type]
     rules = TokenConstraints(text=said)
     doubled = 0
-    for image, found in enumerate(decode(decoder, numbered(range(20)), None, options, rules=rules)):
+    for image, found in enumerate(decode(decoder, numbered(range(20)), None, options, constraints=rules)):
         assert len({said(hypothesis.tokens) for hypothesis in found}) == 5
         doubled += len({said(each.words) for each in plain_beam(decoder, image, options)[:5]}) < 5
     assert doubled > 0  # a beam as wide as asked would not have had five
@@ -56,7 +56,7 @@ def test_fewer_captions_than_asked_for_are_owned_up_to(caplog: pytest.LogCapture
         (found,) = decode(decoder, numbered([0]), None, options, keys=["photo.jpg"])
     assert [h.tokens for h in found] == [each.words for each in every_caption(decoder, 0, options)]
     assert caplog.messages == [
-        "1 of 1 images have fewer than the 9 different captions asked for, such as photo.jpg with 3"
+        "1 of 1 images have fewer than the 9 distinct captions asked for, such as photo.jpg with 3"
     ]
     caplog.clear()
     decode(decoder, numbered([0]), None, DecodingOptions("beam", 9, 1, num_return_sequences=3))

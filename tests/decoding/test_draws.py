@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from seesay.decoding import DecodingOptions, sample_captions
+from seesay.decoding import DecodingOptions, Hypothesis, sample_captions
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
+
+
+def sample(decoder: "Unchecked", images: int, options: DecodingOptions, draws: Tensor) -> list[list[Hypothesis]]:
+    return sample_captions(decoder, decoder.init_state(torch.zeros(images, 1, 1), None), options, draws)
 
 
 class Unchecked:
@@ -34,7 +38,7 @@ def said(
     """Draws captions of at most `longest` words; those that ended with their end token."""
     options = DecodingOptions(strategy="sample", num_return_sequences=samples, max_length=longest, allow_unk=allow_unk)
     draws = torch.rand(images, samples, longest + 1, dtype=torch.float64)
-    found = sample_captions(decoder, torch.zeros(images, 1, 1), None, options, draws)
+    found = sample(decoder, images, options, draws)
     return [[(*one.tokens, END_ID) if one.finished else one.tokens for one in of_image] for of_image in found]
 
 
@@ -91,7 +95,7 @@ def test_rows_keep_their_past_and_their_order() -> None:
     draws[:, :, 0] = torch.tensor(
         [0.1, 0.5, 0.9, 0.9, 0.1, 0.5], dtype=torch.float64
     )  # the first word of three equally likely ones
-    first, second = sample_captions(Unchecked(table), torch.zeros(2, 1, 1), None, options, draws)
+    first, second = sample(Unchecked(table), 2, options, draws)
     assert [one.tokens for one in first] == [()] * 6
     ways = {0.1: (4, 5, 6), 0.5: (5, 6), 0.9: (6,)}
     assert [one.tokens for one in second] == [ways[float(draw)] for draw in draws[1, :, 0]]
@@ -123,7 +127,7 @@ def test_draws_that_have_ended_are_computed_no_further() -> None:
     options = DecodingOptions(strategy="sample", num_return_sequences=40, max_length=12)
     draws = torch.full((1, 40, 13), 0.1, dtype=torch.float64)
     draws[0, 17, 0] = 0.9  # the only one that says a word; the end comes first in the vocabulary
-    (found,) = sample_captions(Counted(table), torch.zeros(1, 1, 1), None, options, draws)
+    (found,) = sample(Counted(table), 1, options, draws)
     assert [len(one.tokens) for one in found] == [0] * 17 + [12] + [0] * 22
     assert fed[0] == 40
     assert fed[-1] == 1

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seesay.config import TextConfig
-from seesay.decoding import DecodingOptions, TokenConstraints, decode, token_constraints
+from seesay.decoding import DecodingOptions, TokenConstraints, token_constraints
 from seesay.decoding.constraints import check_repeats
 from seesay.errors import ConfigError, DataError
 from seesay.tokenizer import Tokenizer
-from tests.decoding.oracles import ConstantDecoder, TableDecoder, holds, may_be_said, numbered
+from tests.decoding.oracles import ConstantDecoder, TableDecoder, decode, holds, may_be_said, numbered
 
 TOKENIZER = Tokenizer.build(["two dogs and two cats see a brown dog run", "the dog runs"], TextConfig())
 
@@ -50,7 +50,7 @@ def test_required_phrases_that_repeat_what_may_not_be_repeated_are_refused(
     options = DecodingOptions("beam", max_length=9, force_words=force_words, no_repeat_ngram_size=block)
     decoder = TableDecoder(0, words=len(TOKENIZER) - 4)
     with pytest.raises(ConfigError, match=message) as caught:
-        decode(decoder, numbered([0]), None, options, rules=token_constraints(options, TOKENIZER))
+        decode(decoder, numbered([0]), None, options, constraints=token_constraints(options, TOKENIZER))
     assert "\n" not in str(caught.value)
 
 
@@ -67,7 +67,7 @@ def test_required_phrases_that_repeat_what_may_not_be_repeated_are_refused(
 def test_required_phrases_that_need_no_repetition_are_kept(force_words: tuple[str, ...], block: int) -> None:
     options = DecodingOptions("beam", 5, 12, force_words=force_words, no_repeat_ngram_size=block)
     rules = token_constraints(options, TOKENIZER)
-    ((best,),) = decode(TableDecoder(0, words=len(TOKENIZER) - 4), numbered([0]), None, options, rules=rules)
+    ((best,),) = decode(TableDecoder(0, words=len(TOKENIZER) - 4), numbered([0]), None, options, constraints=rules)
     assert all(holds(best.tokens, phrase) for phrase in rules.required)
     assert may_be_said(best.tokens, options, rules)
 
@@ -90,10 +90,14 @@ def test_results_that_break_the_rules_are_owned_up_to(caplog: pytest.LogCaptureF
     rules = TokenConstraints(required=((4,), (5,)))
     options = DecodingOptions("beam", 9, 5, min_length=4, no_repeat_ngram_size=1)  # of three words
     with caplog.at_level(logging.WARNING, "seesay"):
-        found = decode(TableDecoder(0, words=3), numbered([0, 1]), None, options, rules=rules, keys=["a.jpg", "b.jpg"])
+        found = decode(
+            TableDecoder(0, words=3), numbered([0, 1]), None, options, constraints=rules, keys=["a.jpg", "b.jpg"]
+        )
     assert [hypotheses[0].finished for hypotheses in found] == [False, False]
     (message,) = caplog.messages
-    assert message.startswith("2 of 2 images have captions that break the rules (no_repeat_ngram_size, force_words, ban")
+    assert message.startswith(
+        "2 of 2 images have captions that break the constraints (no_repeat_ngram_size, force_words, bad_words"
+    )
     assert message.endswith("such as a.jpg")
 
 
@@ -114,7 +118,7 @@ def test_a_banned_word_outside_the_vocabulary_is_named(caplog: pytest.LogCapture
 def test_a_image_without_regions_is_refused_by_name(strategy: str) -> None:
     # Bug: its caption was empty and its score not a number.
     mask = torch.tensor([[True] * 4, [False] * 4, [False] * 4])
-    with pytest.raises(DataError, match=r"2 of 3 images have no region to look at, such as b\.jpg; ") as caught:
+    with pytest.raises(DataError, match=r"2 of 3 images have no region to attend to, such as b\.jpg; ") as caught:
         decode(
             TableDecoder(0),
             numbered([0, 1, 2]),
@@ -126,7 +130,7 @@ def test_a_image_without_regions_is_refused_by_name(strategy: str) -> None:
     with pytest.raises(DataError, match="1 of 1 images have no region"):
         decode(TableDecoder(0), numbered([0])[:, :0], None)
     several = torch.stack([mask, mask.flip(0)], -1)  # of an ensemble: the first image has none for its second member
-    with pytest.raises(DataError, match="3 of 3 images have no region to look at, such as 0"):
+    with pytest.raises(DataError, match="3 of 3 images have no region to attend to, such as 0"):
         decode(TableDecoder(0), numbered([0, 1, 2]), several)
 
 
@@ -137,7 +141,7 @@ def test_scores_that_are_no_numbers_are_owned_up_to(strategy: str, caplog: pytes
     with caplog.at_level(logging.WARNING, "seesay"):
         found = decode(decoder, numbered([0]), None, DecodingOptions(strategy), keys=["a.jpg"])  # type: ignore[arg-type]
     assert not math.isfinite(found[0][0].score)
-    assert caplog.messages == ["1 of 1 images have captions whose scores are no finite numbers, such as a.jpg"]
+    assert caplog.messages == ["1 of 1 images have captions whose scores are not finite, such as a.jpg"]
 
 
 @pytest.mark.parametrize("keys", [[], ["a"], ["a", "b", "c"]])
@@ -172,7 +176,7 @@ def test_the_first_draw_that_can_end_leads_where_the_first_cannot() -> None:
     rules = TokenConstraints(no_end_after=frozenset((4, 5)))
     memory = numbered(range(60))
     counts = [DecodingOptions("sample", max_length=2, num_return_sequences=n, no_repeat_ngram_size=1) for n in (1, 2)]
-    one, two = (decode(decoder, memory, None, options, rules=rules) for options in counts)
+    one, two = (decode(decoder, memory, None, options, constraints=rules) for options in counts)
     assert sum(found[0].tokens == other[0].tokens for found, other in zip(one, two, strict=True)) == 60
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from seesay.config import ModelConfig
-from seesay.decoding import DecodingOptions, EnsembleDecoder, decode
+from seesay.decoding import DecodingOptions, EnsembleDecoder
 from seesay.decoding.ensemble import Mean, join_memories
 from seesay.errors import ConfigError
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.protocol import Decoder
 from seesay.tokenizer import END_ID
-from tests.decoding.oracles import TableDecoder, numbered, same
+from tests.decoding.oracles import TableDecoder, decode, numbered, same
 
 
 def joined(decoders: list[TableDecoder], mean: Mean) -> TableDecoder:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from seesay.config import resolve_config
-from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints, decode
+from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints
 from seesay.errors import ConfigError
 from seesay.tokenizer import UNK_ID
-from tests.decoding.oracles import TableDecoder, may_be_all, may_be_said, numbered
+from tests.decoding.oracles import TableDecoder, decode, may_be_all, may_be_said, numbered
 
 WORDS = range(4, 10)
 
@@ -89,16 +89,16 @@ def continuations(tokens: tuple[int, ...], options: DecodingOptions) -> Iterator
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 5))])
-def test_a_thousand_random_sets_of_options_break_nothing(asking: str, part: int) -> None:
+def test_a_thousand_random_sets_of_options_break_nothing(library: str, part: int) -> None:
     """Other ones in each part, and the one way and the other: ten thousand in all."""
-    draw = random.Random(f"{asking}, part {part}")
+    draw = random.Random(f"{library}, part {part}")
     decoders = [TableDecoder(seed, words=len(WORDS), end=float(seed % 3 + 1)) for seed in range(5)]
     memory = numbered([0, 1])
     finished = cut = refused = several = 0
     for turn in range(1000):
         options, rules = any_options(draw)
         try:
-            results = decode(decoders[turn % 5], memory[: 1 + (turn % 9 == 0)], None, options, rules=rules)
+            results = decode(decoders[turn % 5], memory[: 1 + (turn % 9 == 0)], None, options, constraints=rules)
         except ConfigError:
             assert rules.required  # too many or barred words
             refused += 1

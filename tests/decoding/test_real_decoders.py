@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from seesay.config import ModelConfig
-from seesay.decoding import DecodingOptions, TokenConstraints, decode
+from seesay.decoding import DecodingOptions, TokenConstraints
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
-from tests.decoding.oracles import TableDecoder, numbered, same
+from tests.decoding.oracles import TableDecoder, decode, numbered, same
 
 STRATEGIES: tuple[Literal["greedy", "sample", "beam"], ...] = ("greedy", "sample", "beam")
 
@@ -76,17 +76,17 @@ SEARCHES = {
 }
 
 
-@pytest.mark.usefixtures("asking")
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("kind", [*KINDS, "table"])
 def test_a_batch_is_its_images_one_by_one(kind: str, name: str) -> None:
     decoder = TableDecoder(1, words=7, end=-1.0) if kind == "table" else real_decoder(kind)
     memory = numbered(range(6)) if kind == "table" else MEMORY
     options, rules = SEARCHES[name], TokenConstraints(required=((5,), (9, 4)) if name.startswith("required") else ())
-    batch = decode(decoder, memory, MASK, options, rules=rules, keys=KEYS, keep_attention=True)
+    batch = decode(decoder, memory, MASK, options, constraints=rules, keys=KEYS, keep_attention=True)
     for order in ([5, 4, 3, 2, 1, 0], [2, 2, 0], [4]):
         names = [KEYS[image] for image in order]
-        again = decode(decoder, memory[order], MASK[order], options, rules=rules, keys=names, keep_attention=True)
+        again = decode(decoder, memory[order], MASK[order], options, constraints=rules, keys=names, keep_attention=True)
         assert all(same(batch[image], found) for image, found in zip(order, again, strict=True))
 
 

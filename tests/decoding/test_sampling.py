@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from seesay.decoding import DecodingOptions, decode
+from seesay.decoding import DecodingOptions
 from seesay.tokenizer import END_ID
-from tests.decoding.oracles import ConstantDecoder, TableDecoder, numbered, same
+from tests.decoding.oracles import ConstantDecoder, TableDecoder, decode, numbered, same
 
 
 def chi_square(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float]) -> float:

@@ -5,15 +5,14 @@ import torch
 from torch import Tensor
 
 from seesay.config import DecodingOptions
-from seesay.decoding import selection
-from seesay.decoding.sampling import sample_tokens
-from seesay.decoding.selection import sample
+from seesay.decoding import sampling
+from seesay.decoding.sampling import sample, sample_natively
 
 NEG_INF = float("-inf")
 
 
 def drawn(logits: Tensor, draws: Tensor, temperature: float = 1.0) -> Tensor:
-    found = sample_tokens(logits, draws, temperature)
+    found = sample_natively(logits, draws, temperature)
     if found is None:
         pytest.skip("needs a C compiler (cc)")
     return found
@@ -31,7 +30,7 @@ def test_they_are_those_of_torchs_operations(words: int, temperature: float, mon
     torch.manual_seed(0)
     logits, draws = scores(40, 5, words), torch.rand(40, 5, dtype=torch.float64)
     found = drawn(logits, draws, temperature)
-    monkeypatch.setattr(selection, "sample_tokens", lambda *_: None)
+    monkeypatch.setattr(sampling, "sample_natively", lambda *_: None)
     wanted = sample(logits, draws, DecodingOptions(strategy="sample", temperature=temperature))
     # A number on the seam of two words may fall either way: one in a million.
     assert int((found != wanted).sum()) <= 1
@@ -83,7 +82,7 @@ def test_a_draw_does_not_hang_on_its_company() -> None:
 
 def test_other_kinds_of_numbers_are_left_to_torch() -> None:
     logits, draws = torch.zeros(2, 4), torch.zeros(2, dtype=torch.float64)
-    assert sample_tokens(logits.double(), draws, 1.0) is None
-    assert sample_tokens(logits, draws.float(), 1.0) is None
-    assert sample_tokens(logits.to("meta"), draws.to("meta"), 1.0) is None
-    assert sample_tokens(logits[:0], draws[:0], 1.0) is None
+    assert sample_natively(logits.double(), draws, 1.0) is None
+    assert sample_natively(logits, draws.float(), 1.0) is None
+    assert sample_natively(logits.to("meta"), draws.to("meta"), 1.0) is None
+    assert sample_natively(logits[:0], draws[:0], 1.0) is None

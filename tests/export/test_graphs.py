@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import DecodingOptions, EncoderConfig, ModelConfig
-from seesay.decoding import TokenConstraints, decode
+from seesay.decoding import DecodingOptions, GenerationRequest, generate
 from seesay.errors import ConfigError
 from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import Encoder, build_encoder
 from seesay.models.protocol import DecoderState, StepOutput
 from seesay.onnx_runtime.graphs import Graphs, State
-from seesay.onnx_runtime.search import Search
+from tests.decoding.oracles import decode
 from tests.models.decoders import CONFIGS, sized
 
 SIZE, WORDS = 8, 23
@@ -101,7 +101,7 @@ def test_each_step_gives_what_the_decoder_gives(exported: tuple[CaptionModel, Gr
     random = np.random.default_rng(1)
     for count, beam in ((1, 1), (5, 1), (1, 3), (4, 5)):
         pixels, rows = images(count, count), np.zeros((count, beam), np.int64)
-        found, wanted = graphs.look(pixels), start(model, pixels)
+        found, wanted = graphs.encode(pixels), start(model, pixels)
         assert_close(found, wanted)
         found, wanted = found.pick(rows), wanted.pick(torch.from_numpy(rows))
         for _ in range(4):
@@ -123,11 +123,11 @@ def test_captions_of_many_images_are_the_same(exported: tuple[CaptionModel, Grap
     pixels = images(9, 60)
     with torch.no_grad():
         wanted = decode(model.search, model.project(model.encode(torch.from_numpy(pixels))), None, options)
-    found = Search(graphs, options, TokenConstraints(), keep_attention=True).run(graphs.look(pixels), len(pixels))
-    for mine, (theirs, *_) in zip(found, wanted, strict=True):
-        assert mine.hypotheses[0].tokens == theirs.tokens
-        assert mine.hypotheses[0].finished == theirs.finished
-        np.testing.assert_allclose(mine.hypotheses[0].score, theirs.score, rtol=1e-4, atol=1e-5)
+    found = generate(graphs, graphs.encode(pixels), GenerationRequest(options, keep_attention=True))
+    for (mine, *_), (theirs, *_) in zip(found, wanted, strict=True):
+        assert mine.tokens == theirs.tokens
+        assert mine.finished == theirs.finished
+        np.testing.assert_allclose(mine.score, theirs.score, rtol=1e-4, atol=1e-5)
     assert len({one.tokens for one, *_ in wanted}) > 5
 
 
@@ -156,7 +156,7 @@ def test_features_are_those_of_the_encoder(name: str, tmp_path: Path) -> None:
     size = encoder.preprocessing.size
     graphs = write(model, size, tmp_path)
     pixels = images(3, 2, size)
-    found = graphs.look(pixels).per_image["memory"]
+    found = graphs.encode(pixels).per_image["memory"]
     with torch.no_grad():
         wanted = model.project(model.encode(torch.from_numpy(pixels)))
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))

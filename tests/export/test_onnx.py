@@ -109,7 +109,7 @@ def test_what_an_activation_cuts_off_takes_no_part_of_the_eight_bits(eight_bits:
 
 def test_eight_bits_look_almost_the_same(exported: Path, eight_bits: Path) -> None:
     pixels = np.stack([np.asarray(tiny.image(number, tiny.SIZE, tiny.SIZE)) for number in range(20, 30)])
-    exact, rough = (OnnxCaptioner.load(folder, 1).graphs.look(pixels) for folder in (exported, eight_bits))
+    exact, rough = (OnnxCaptioner.load(folder, 1).graphs.encode(pixels) for folder in (exported, eight_bits))
     wanted, found = exact.per_image["memory"], rough.per_image["memory"]
     assert 0 < np.abs(found - wanted).mean() < 0.1 * wanted.std()
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import DecodingOptions
-from seesay.decoding import decode
 from seesay.models.captioning import build_model
 from seesay.models.packing import pack_captions
+from tests.decoding.oracles import decode
 from tests.models.decoders import CONFIGS, MASK, TOKENS, V, decoder, memories, sized, spread
 
 every = pytest.mark.parametrize("name", CONFIGS)

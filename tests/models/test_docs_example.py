@@ -10,10 +10,11 @@ import torch
 import yaml
 
 from seesay.config import field_paths, preset_names, resolve_config
-from seesay.decoding import DecodingOptions, decode
+from seesay.decoding import DecodingOptions
 from seesay.models import registry
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import pack_captions
+from tests.decoding.oracles import decode
 from tests.models.decoders import MASK, TOKENS, V, spread
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")

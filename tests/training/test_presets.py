@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from seesay.captioner import TrainedCaptioner
 from seesay.config import Config, DecodingOptions, preset_names
-from seesay.decoding import decode
 from seesay.errors import ConfigError
 from seesay.explanation import explain
 from seesay.models.captioning import build_model
@@ -20,6 +19,7 @@ from seesay.training.fit import train
 from seesay.training.inputs import count_words
 from seesay.training.module import CaptioningModule
 from tests import tiny
+from tests.decoding.oracles import decode
 from tests.training.outcomes import outcome
 
 HARD = {"attention": "hard", "hard_share": 0.5}

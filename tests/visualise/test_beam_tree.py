@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seesay.decoding import DecodingOptions, SearchTrace, decode
+from seesay.decoding import DecodingOptions, SearchTrace
 from seesay.errors import DataError
 from seesay.tokenizer import END_ID
 from seesay.visualise.beam_tree import NOT_HERE, draw_beam_tree, way_to
-from tests.decoding.oracles import TableDecoder, numbered
+from tests.decoding.oracles import TableDecoder, decode, numbered
 
 OPTIONS = DecodingOptions("beam", 3, 6)
 

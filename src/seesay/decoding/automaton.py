@@ -12,9 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from seesay.decoding.constraints import Phrase, TokenConstraints
 from seesay.errors import ConfigError
@@ -38,40 +36,40 @@ class PhraseAutomaton:
         fewest: words that a caption needs at least.
     """
 
-    next: Tensor
-    needed: Tensor
-    may_end: Tensor
-    bank: Tensor
-    symbol_of: Tensor
-    phrase_tokens: Tensor
+    next: NDArray[np.int64]
+    needed: NDArray[np.int64]
+    may_end: NDArray[np.bool_]
+    bank: NDArray[np.int64]
+    symbol_of: NDArray[np.int64]
+    phrase_tokens: NDArray[np.int64]
     banks: int
     fewest: int
 
-    def advance(self, states: Tensor, words: Tensor) -> Tensor:
-        """Returns the states (...) after the words (...)."""
-        return self.next[states, self.symbol_of[words]]
+    def advance(self, states: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the states (...) after the tokens (...)."""
+        found: NDArray[np.int64] = self.next[states, self.symbol_of[tokens]]
+        return found
 
 
-def build_automaton(rules: TokenConstraints, never: NDArray[np.bool_], device: torch.device) -> PhraseAutomaton | None:
+def build_automaton(constraints: TokenConstraints, never: NDArray[np.bool_]) -> PhraseAutomaton | None:
     """Returns the automaton of the rules, None where no phrase or ending has to be minded.
 
     Args:
-        rules: single banned tokens are left to `never`.
+        constraints: single banned tokens are left to `never`.
         never: which tokens (V,) are not said at all.
-        device: where the tables go.
 
     Raises:
         ConfigError: the required phrases cannot all be said, or there are too many for one table.
     """
-    banned = [phrase for phrase in rules.banned if len(phrase) > 1 and not never[list(phrase)].any()]
-    if not banned and not rules.required and not rules.no_end_after:
+    banned = [phrase for phrase in constraints.banned if len(phrase) > 1 and not never[list(phrase)].any()]
+    if not banned and not constraints.required and not constraints.no_end_after:
         return None
-    trie = _Trie(rules.required, banned)
-    symbols = _Symbols(trie.tokens, rules.no_end_after, never)
-    endings, sets, nodes = (2 if rules.no_end_after else 1), 1 << len(rules.required), len(trie.children)
+    trie = _Trie(constraints.required, banned)
+    symbols = _Symbols(trie.tokens, constraints.no_end_after, never)
+    endings, sets, nodes = (2 if constraints.no_end_after else 1), 1 << len(constraints.required), len(trie.children)
     if endings * sets * nodes * symbols.count > _LARGEST:
         raise ConfigError(
-            f"{len(rules.required)} required and {len(banned)} banned phrases are too many to be searched together"
+            f"{len(constraints.required)} required and {len(banned)} banned phrases are too many to be searched together"
         )
     goto = trie.goto(symbols.count)
     after = _after(goto, trie, symbols, sets, endings)
@@ -83,12 +81,17 @@ def build_automaton(rules: TokenConstraints, never: NDArray[np.bool_], device: t
     needed = np.where(after < 0, IMPOSSIBLE, distance[after])
     own = np.arange(len(after))[:, None]
     banks = np.tile(trie.banks(sets), endings)
-    tensors = (np.where(after < 0, own, after), needed, may_end, banks, symbols.symbol_of, np.array(trie.tokens, int))
-    following, still, endings_ok, bank, symbol_of, own_symbols = (
-        torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in tensors
+    count = 1 + sum(map(len, constraints.required))
+    return PhraseAutomaton(
+        next=np.where(after < 0, own, after),
+        needed=needed,
+        may_end=may_end,
+        bank=banks,
+        symbol_of=symbols.symbol_of,
+        phrase_tokens=np.array(trie.tokens, np.int64),
+        banks=count,
+        fewest=int(distance[0]),
     )
-    count = 1 + sum(map(len, rules.required))
-    return PhraseAutomaton(following, still, endings_ok, bank, symbol_of, own_symbols, count, int(distance[0]))
 
 
 class _Symbols:

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seesay.decoding.beam_state import surely_none
-from seesay.decoding.logits_processing import widened
+from seesay.decoding.arrays import upcast
 from seesay.errors import ConfigError
 from seesay.models.protocol import Decoder, DecoderState, StepOutput
 
@@ -48,8 +47,8 @@ class EnsembleDecoder:
             zip(self.decoders, torch.split(memory, self.memory_sizes, dim=-1), strict=True)
         ):
             mask = memory_mask[..., place] if memory_mask is not None and memory_mask.ndim == 3 else memory_mask
-            if mask is not None and surely_none(~mask):
-                mask = None  # of a whole memory; without one searches are quicker
+            if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
+                mask = None  # steps without a mask take less time
             states.append(decoder.init_state(part.contiguous(), mask))
         return _joined(states)
 
@@ -63,7 +62,7 @@ class EnsembleDecoder:
         sizes = [output.logits.shape[-1] for output in outputs]
         if len(set(sizes)) > 1:
             raise ConfigError(f"an ensemble needs one vocabulary; its members have {', '.join(map(str, sizes))} words")
-        log_probs = torch.stack([widened(output.logits).log_softmax(-1) for output in outputs])
+        log_probs = torch.stack([upcast(output.logits).log_softmax(-1) for output in outputs])
         logits = log_probs.mean(0)
         if self.mean == "probabilities":
             logits = log_probs.logsumexp(0) - math.log(len(outputs))

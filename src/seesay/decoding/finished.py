@@ -1,121 +1,60 @@
-"""The hypotheses of a search that have ended, ranked."""
+"""The finished hypotheses of a search, ranked."""
 
-import torch
-from torch import Tensor
+import bisect
+from dataclasses import dataclass
 
-from seesay.decoding.beam_state import TokenHistory
+import numpy as np
+
+from seesay.decoding.arrays import NEG_INF, Floats, Ints
 from seesay.decoding.hypothesis import FAILED, Hypothesis, Result
-from seesay.decoding.selection import stable_topk
-from seesay.tokenizer import PAD_ID
 
 
-class Finished:
-    """The best that have ended of every image, (B, P), best first.
+@dataclass(frozen=True)
+class RankedHypothesis:
+    """A hypothesis with what it is ordered by, and the row of the search in which it ended."""
+
+    rank: float
+    row: int
+    hypothesis: Hypothesis
+
+
+class FinishedHypotheses:
+    """The best finished hypotheses of every image.
 
     Args:
         images: B.
-        size: P.
-        steps: log-probabilities that a hypothesis may have.
-        like: a tensor of the type and on the device of scores.
-        distinct: the same words may come more than once, and count once.
+        size: hypotheses kept per image.
+        distinct: the same tokens may end more than once and are kept once (beam groups).
     """
 
-    def __init__(self, images: int, size: int, steps: int, like: Tensor, distinct: bool) -> None:
-        self.size, self.steps, self.distinct = size, steps, distinct
-        self.rank = like.new_full((images, size), float("-inf"))
-        shape = (images, size)
-        self.entries: dict[str, Tensor] = {
-            "score": like.new_zeros(shape),
-            "tokens": torch.full((*shape, steps), PAD_ID, device=like.device),
-            "log_probs": like.new_zeros(*shape, steps),
-            "length": torch.zeros(shape, dtype=torch.int64, device=like.device),
-            "finished": torch.zeros(shape, dtype=torch.bool, device=like.device),
-            "row": torch.zeros(shape, dtype=torch.int64, device=like.device),
-        }
+    def __init__(self, images: int, size: int, distinct: bool) -> None:
+        self._size, self._distinct = size, distinct
+        self._best: list[list[RankedHypothesis]] = [[] for _ in range(images)]
 
-    def add(
-        self,
-        images: Tensor,
-        rank: Tensor,
-        score: Tensor,
-        history: TokenHistory,
-        finished: Tensor,
-        rows: Tensor | None = None,
-    ) -> None:
-        """Merges hypotheses (b, k) of the images `images` (b,).
+    def add(self, image: int, found: RankedHypothesis) -> None:
+        """Insert a hypothesis by its rank; of equal ranks the one added first stays first."""
+        best = self._best[image]
+        if self._distinct:
+            known = next((each for each in best if each.hypothesis.tokens == found.hypothesis.tokens), None)
+            if known is not None:
+                return
+        bisect.insort_right(best, found, key=lambda each: -each.rank)
+        del best[self._size :]
 
-        Args:
-            images: numbers of the images.
-            rank: what they are ordered by, (b, k); -inf = not one.
-            score: their scores.
-            history: their tokens, without the end, and log-probabilities, with the end's.
-            finished: whether they ended by themselves.
-            rows: which row of the search each is, (b, k); None = its place.
-        """
-        steps = history.log_probs.shape[-1]
-        new = {
-            "score": score,
-            "tokens": _padded(history.tokens, self.steps),
-            "log_probs": _padded(history.log_probs, self.steps),
-            "length": torch.full_like(rank, steps, dtype=torch.int64),
-            "finished": finished,
-            "row": torch.arange(rank.shape[1], device=rank.device).expand_as(rank) if rows is None else rows,
-        }
-        if history.attention is not None:
-            new["attention"] = _padded(history.attention, self.steps)
-            if "attention" not in self.entries:
-                self.entries["attention"] = history.attention.new_zeros(
-                    *self.rank.shape, self.steps, history.attention.shape[-1]
-                )
-        if self.distinct:
-            rank = rank.masked_fill(self._known(images, rank, new), float("-inf"))
-        best, place = stable_topk(torch.cat([self.rank[images], rank], 1), self.size)  # of equals what came first
-        self.rank[images] = best
-        batch = torch.arange(len(images), device=rank.device)[:, None]
-        for name, value in new.items():
-            held = self.entries[name]
-            held[images] = torch.cat([held[images], value.to(held.dtype)], 1)[batch, place]
+    def is_empty(self, images: Ints) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        """Return which of some images have no finished hypothesis yet, (b,)."""
+        return np.array([not self._best[image] for image in images], bool)
 
-    def _known(self, images: Tensor, rank: Tensor, new: dict[str, Tensor]) -> Tensor:
-        """Returns which of the new hypotheses (b, k) are already there, or come before among the new."""
-        ranks = torch.cat([self.rank[images], rank], 1)
-        tokens = torch.cat([self.entries["tokens"][images], new["tokens"]], 1)
-        length = torch.cat([self.entries["length"][images], new["length"]], 1)
-        same = (new["tokens"][:, :, None] == tokens[:, None]).all(-1) & (new["length"][:, :, None] == length[:, None])
-        earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(self.size - 1)
-        return (same & earlier & torch.isfinite(ranks)[:, None]).any(-1)
-
-    def bar(self, count: int) -> Tensor:
-        """Returns the rank that one of the best `count` has to beat, (B,); -inf while there are fewer."""
-        return self.rank[:, count - 1]
+    def bar(self, images: Ints, count: int) -> Floats:
+        """Return the rank that one of the best `count` of each image has to beat, (b,); -inf while there are fewer."""
+        found = [self._best[image][count - 1].rank if len(self._best[image]) >= count else NEG_INF for image in images]
+        return np.array(found, np.float64)
 
     def collect(self) -> list[Result]:
-        """Returns the hypotheses of every image."""
-        columns = {name: tensor.cpu() for name, tensor in self.entries.items()}
-        attention = columns.pop("attention", None)
-        rows = {name: tensor.tolist() for name, tensor in columns.items()}
+        """Return the hypotheses of every image."""
         results = []
-        for image, ranks in enumerate(self.rank.tolist()):
-            kept = [place for place, rank in enumerate(ranks) if rank > FAILED] or [0]
-            found = []
-            for place in kept:
-                length = rows["length"][image][place]
-                maps = None if attention is None else attention[image, place, :length].numpy().copy()
-                found.append(
-                    Hypothesis(
-                        tokens=tuple(rows["tokens"][image][place][: max(0, length - 1)]),
-                        log_probs=tuple(rows["log_probs"][image][place][:length]),
-                        score=rows["score"][image][place],
-                        finished=rows["finished"][image][place],
-                        attention=maps,
-                    )
-                )
-            held = tuple(rows["row"][image][place] for place in kept)
-            results.append(Result(found, ranks[0] <= FAILED, held))
+        for best in self._best:
+            kept = [each for each in best if each.rank > FAILED] or best[:1]
+            rows = tuple(each.row for each in kept)
+            results.append(Result([each.hypothesis for each in kept], best[0].rank <= FAILED, rows))
         return results
-
-
-def _padded(value: Tensor, steps: int) -> Tensor:
-    """Returns (b, k, t, ...) filled up to (b, k, steps, ...) with zeros, which is PAD_ID, too."""
-    room = value.new_zeros(*value.shape[:2], steps - value.shape[2], *value.shape[3:])
-    return torch.cat([value, room], 2)

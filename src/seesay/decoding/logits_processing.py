@@ -1,167 +1,179 @@
-"""A step's scores: the model's log-probabilities, and which words the options and rules leave to be said."""
+"""A step's scores: the model's log-probabilities, and the scores that options and constraints leave to choose from."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from seesay.config import DecodingOptions
+from seesay.decoding.arrays import (
+    NEG_INF,
+    Array,
+    Floats,
+    Ints,
+    copy,
+    fill_tokens,
+    logsumexp,
+    namespace,
+    put_along,
+    stable_topk,
+    take_along,
+    to_device_of,
+    to_host,
+    upcast,
+)
 from seesay.decoding.automaton import PhraseAutomaton, build_automaton
 from seesay.decoding.constraints import TokenConstraints
 from seesay.errors import ConfigError
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
 
-NEG_INF = float("-inf")
 
-
-class Scores(NamedTuple):
-    """Scores of the words that may follow, for hypotheses (b, R).
+@dataclass(frozen=True)
+class StepScores:
+    """Scores of the tokens that may follow hypotheses (b, R).
 
     Attributes:
-        model: the decoder's logits (b, R, V) in float32 or better, -inf where the token is no word to be said.
-        total: their logarithm of the sum of exponentials, (b, R, 1); `model - total` are the log-probabilities.
-        choice: what words are chosen by, (b, R, V): `model` after penalties, -inf where a rule bars the word.
+        model: the decoder's logits (b, R, V) in float32 or better, -inf for tokens that are never generated.
+        total: the logarithm of the sum of their exponentials, (b, R); `model - total` are log-probabilities.
+        choice: logits by which tokens are chosen, (b, R, V): `model` after penalties, -inf where a constraint bars
+            the token.
+        attention: attention weights of this step, (b, R, N); None where they are not kept.
     """
 
-    model: Tensor
-    total: Tensor
-    choice: Tensor
+    model: Array
+    total: Floats
+    choice: Array
+    attention: NDArray[np.float32] | None
 
-    def log_probs(self, words: Tensor, parents: Tensor) -> Tensor:
-        """Returns the model's log-probability (b, K) of `words` after the hypotheses `parents`, (b, K) each."""
-        batch = torch.arange(len(words), device=words.device)[:, None]
-        return self.model[batch, parents, words] - self.total[batch, parents, 0]
+    def topk(self, count: int) -> tuple[Ints, Floats]:
+        """Return the best tokens of each hypothesis (b, R, n) and the log-probabilities they are chosen by."""
+        values, tokens = stable_topk(self.choice, count)
+        return to_host(tokens), to_host(values).astype(np.float64) - self.total[..., None]
 
-    def end_log_probs(self) -> Tensor:
-        """Returns the model's log-probability of the end after every hypothesis, (b, R)."""
-        return self.model[..., END_ID] - self.total[..., 0]
+    def choice_log_probs(self, tokens: Ints) -> Floats:
+        """Return what tokens (b, R, n) are chosen by, as log-probabilities."""
+        values = take_along(self.choice, to_device_of(tokens, self.choice))
+        return to_host(values).astype(np.float64) - self.total[..., None]
+
+    def log_probs(self, tokens: Ints, parents: Ints) -> Floats:
+        """Return the model's log-probability (b, K) of `tokens` after the hypotheses `parents`, (b, K) each."""
+        batch = np.arange(len(tokens))[:, None]
+        places = (to_device_of(each, self.model) for each in np.broadcast_arrays(batch, parents, tokens))
+        return to_host(self.model[tuple(places)]).astype(np.float64) - self.total[batch, parents]
+
+    def end_log_probs(self) -> Floats:
+        """Return the model's log-probability of the end after every hypothesis, (b, R)."""
+        return to_host(self.model[..., END_ID]).astype(np.float64) - self.total
 
 
-class Scorer:
-    """Applies one set of options and rules, step by step.
+class LogitsProcessor:
+    """Applies one set of options and constraints, step by step.
 
     Args:
         options: with the maximum length filled in.
-        rules: phrases in ids.
+        constraints: phrases in token ids.
         vocabulary: V.
-        device: where logits are.
 
     Raises:
-        ConfigError: a rule's token is not in the vocabulary, or the required phrases do not fit the maximum length.
+        ConfigError: a constraint's token is not in the vocabulary, or the required phrases do not fit the maximum
+            length.
     """
 
-    def __init__(
-        self, options: DecodingOptions, rules: TokenConstraints, vocabulary: int, device: torch.device
-    ) -> None:
+    def __init__(self, options: DecodingOptions, constraints: TokenConstraints, vocabulary: int) -> None:
         self.options = options
-        silent, singles = suppressed_tokens(options.allow_unk), single_bans(rules)
-        _check_tokens(rules, vocabulary)
+        self.suppressed = suppressed_tokens(options.allow_unk)
+        self.banned = [phrase[0] for phrase in constraints.banned if len(phrase) == 1]
+        _check_tokens(constraints, vocabulary)
         never = np.zeros(vocabulary, bool)
-        never[[*silent, *singles, END_ID]] = True  # the end is no word; whether it may come is asked by itself
-        self.silent = torch.tensor(silent, device=device)
-        self.banned = torch.tensor(singles, device=device) if singles else None
-        self.automaton: PhraseAutomaton | None = build_automaton(rules, never, device)
+        never[[*self.suppressed, *self.banned, END_ID]] = True  # the end is decided by `may_end`
+        self.automaton: PhraseAutomaton | None = build_automaton(constraints, never)
         fewest = self.automaton.fewest if self.automaton else 0
         if fewest > options.max_length:
             raise ConfigError(
-                f"decoding.force_words needs captions of at least {fewest} words, above max_length, {options.max_length}"
+                f"decoding.force_words needs captions of at least {fewest} words, above max_length, "
+                f"{options.max_length}"
             )
 
-    def first_states(self, rows: Tensor) -> Tensor | None:
-        """Returns the automaton's states of new hypotheses of the shape of `rows`."""
-        return torch.zeros_like(rows, dtype=torch.int64) if self.automaton else None
-
-    def __call__(self, logits: Tensor, said: Tensor, states: Tensor | None) -> Scores:
-        """Returns the scores of the next word.
+    def __call__(
+        self, logits: Array, tokens: Ints, phrases: Ints | None, attention: NDArray[np.float32] | None
+    ) -> StepScores:
+        """Return the scores of the next token.
 
         Args:
             logits: of the decoder, (b, R, V); overwritten.
-            said: words so far, (b, R, t).
-            states: of the automaton, (b, R); None without one.
+            tokens: of the hypotheses so far, (b, R, t).
+            phrases: states of the automaton, (b, R); None without one.
+            attention: of this step, (b, R, N).
         """
-        model = widened(logits)  # its own from here on
-        model.index_fill_(-1, self.silent, NEG_INF)
-        total = model.logsumexp(-1, keepdim=True)
-        options, step = self.options, said.shape[-1]
+        model = upcast(logits)
+        fill_tokens(model, self.suppressed)
+        total = logsumexp(model)
+        options, step = self.options, tokens.shape[-1]
         repeats = options.repetition_penalty > 1 and step > 0
-        # At the limit only the end is left, and whether it comes by itself is asked of the model alone.
         blocks = options.no_repeat_ngram_size > 0 and step >= options.no_repeat_ngram_size
-        untouched = not repeats and not blocks and self.automaton is None and self.banned is None
-        if untouched and step >= options.min_length:
-            return Scores(model, total, model)
-        choice = model.clone()
+        unchanged = not repeats and not blocks and self.automaton is None and not self.banned
+        if unchanged and step >= options.min_length:
+            return StepScores(model, total, model, attention)
+        choice = copy(model)
         if repeats:
-            _penalise(choice, total, said, options.repetition_penalty)
-        if self.banned is not None:
-            choice.index_fill_(-1, self.banned, NEG_INF)
+            _penalise(choice, total, tokens, options.repetition_penalty)
+        fill_tokens(choice, self.banned)
         if blocks:
-            _block(choice, said, options.no_repeat_ngram_size)
-        if self.automaton is not None and states is not None:
-            self._follow_phrases(choice, states, options.max_length - step - 1)
+            _block(choice, tokens, options.no_repeat_ngram_size)
+        if self.automaton is not None and phrases is not None:
+            self._follow_phrases(choice, phrases, options.max_length - step - 1)
         if step < options.min_length:
             choice[..., END_ID] = NEG_INF
-        return Scores(model, total, choice)
+        return StepScores(model, total, choice, attention)
 
-    def may_end(self, states: Tensor | None, rows: Tensor) -> Tensor:
-        """Returns whether hypotheses that have the maximum length may end there, (b, R) bool."""
-        if self.automaton is None or states is None:
-            return torch.ones_like(rows, dtype=torch.bool)
-        return self.automaton.may_end[states]
+    def may_end(self, phrases: Ints | None) -> NDArray[np.bool_] | bool:
+        """Return whether hypotheses that have the maximum length may end there, (b, R)."""
+        return True if self.automaton is None or phrases is None else self.automaton.may_end[phrases]
 
-    def _follow_phrases(self, choice: Tensor, states: Tensor, left: int) -> None:
-        """Bars words after which a caption cannot end within `left` more words, and the end where it may not come."""
+    def _follow_phrases(self, choice: Array, phrases: Ints, left: int) -> None:
+        """Bar tokens after which a caption cannot end within `left` more, and the end where it may not come."""
         automaton = self.automaton
         assert automaton is not None
-        barred = automaton.needed[states] > max(left, 0)  # (b, R, A)
-        end = torch.where(automaton.may_end[states], choice[..., END_ID], NEG_INF)
-        choice.masked_fill_(barred[..., automaton.symbol_of], NEG_INF)
-        choice[..., END_ID] = end
+        barred = (automaton.needed[phrases] > max(left, 0))[..., automaton.symbol_of]  # (b, R, V)
+        barred[..., END_ID] = ~automaton.may_end[phrases]
+        choice[to_device_of(barred, choice)] = NEG_INF
 
 
 def suppressed_tokens(allow_unk: bool) -> list[int]:
-    """Returns the tokens that are never said: padding, the start, and the unknown word unless it may be."""
+    """Return the tokens that are never generated: padding, the start, and the unknown word unless it is allowed."""
     return [PAD_ID, START_ID] if allow_unk else [PAD_ID, START_ID, UNK_ID]
 
 
-def single_bans(rules: TokenConstraints) -> list[int]:
-    """Returns the tokens that are banned by themselves."""
-    return [phrase[0] for phrase in rules.banned if len(phrase) == 1]
-
-
-def widened(logits: Tensor) -> Tensor:
-    """Returns scores in float32 where they came in half precision, in which their differences would be lost."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def mask_special_tokens(logits: Tensor, allow_unk: bool) -> Tensor:
-    """Returns scores (..., V), `widened`, with -inf for what is never said: padding, the start, maybe the unknown word.
+def mask_special_tokens(logits: Array, allow_unk: bool) -> Array:
+    """Return logits (..., V), at least float32, with -inf for the tokens that are never generated.
 
     It waits for no device and reads nothing but the logits, so that it can be part of a CUDA graph.
     """
-    token = torch.arange(logits.shape[-1], device=logits.device)
+    xp = namespace(logits)
+    token = xp.arange(logits.shape[-1], **({} if xp is np else {"device": logits.device}))
     never = (token == PAD_ID) | (token == START_ID)
     if not allow_unk:
-        never |= token == UNK_ID
-    return widened(logits).masked_fill(never, NEG_INF)
+        never = never | (token == UNK_ID)
+    return xp.where(never, NEG_INF, upcast(logits))
 
 
-def _check_tokens(rules: TokenConstraints, vocabulary: int) -> None:
-    for token in (token for phrase in (*rules.banned, *rules.required) for token in phrase):
+def _check_tokens(constraints: TokenConstraints, vocabulary: int) -> None:
+    for token in (token for phrase in (*constraints.banned, *constraints.required) for token in phrase):
         if not END_ID < token < vocabulary:
             raise ConfigError(
                 f"token {token} of a banned or required phrase is no word of the vocabulary of {vocabulary}"
             )
 
 
-def _penalise(choice: Tensor, total: Tensor, said: Tensor, penalty: float) -> None:
-    """Multiplies the log-probabilities of the words `said` (b, R, t)."""
-    changed = (choice.gather(-1, said) - total) * penalty + total
-    choice.scatter_(-1, said, changed)
+def _penalise(choice: Array, total: Floats, tokens: Ints, penalty: float) -> None:
+    """Multiply the log-probabilities of the tokens (b, R, t) that hypotheses hold already."""
+    places = to_device_of(tokens, choice)
+    base = to_device_of(total[..., None].astype(to_host(choice[:0]).dtype), choice)
+    put_along(choice, places, (take_along(choice, places) - base) * penalty + base)
 
 
-def _block(choice: Tensor, said: Tensor, size: int) -> None:
-    """Bars words that would end a run of `size` words that was said before."""
-    windows = said.unfold(-1, size, 1)  # (b, R, t - size + 1, size)
-    repeated = (windows[..., :-1] == said[..., None, said.shape[-1] - size + 1 :]).all(-1)
-    choice.scatter_(-1, torch.where(repeated, windows[..., -1], PAD_ID), NEG_INF)
+def _block(choice: Array, tokens: Ints, size: int) -> None:
+    """Bar tokens that would complete a run of `size` tokens that a hypothesis holds already."""
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, size, axis=-1)  # (b, R, t - size + 1, size)
+    repeated = (windows[..., :-1] == tokens[..., None, tokens.shape[-1] - size + 1 :]).all(-1)
+    put_along(choice, to_device_of(np.where(repeated, windows[..., -1], PAD_ID), choice), NEG_INF)

@@ -1,189 +1,236 @@
-"""How the hypotheses of the next step are chosen from the scores: the best, drawn ones, a beam's, a beam's by groups.
+"""How the hypotheses of the next step are selected: the best token, a sampled one, a beam, beams by groups or banks.
 
-Every way takes `Scores` of hypotheses (b, R) with their sums, and gives `Choice` (b, K). Only `topk` orders, but for
-nucleus sampling, which is defined by an order, and where scores are equal: then the first hypothesis, and of its
-words the first in the vocabulary, is the better in every search.
+A strategy sees a step's scores and the open hypotheses (b, R), and returns a `Selection` (b, K). Of equal scores the
+first hypothesis, and of its tokens the first in the vocabulary, is better in every strategy.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from seesay.config import DecodingOptions
+from seesay.decoding.arrays import NEG_INF, Array, Floats, Ints, to_device_of, to_host
 from seesay.decoding.automaton import PhraseAutomaton
-from seesay.decoding.beam_state import surely_none
-from seesay.decoding.logits_processing import NEG_INF, Scores
-from seesay.decoding.sampling import sample_tokens
+from seesay.decoding.beam_state import BeamState
+from seesay.decoding.logits_processing import StepScores
+from seesay.decoding.sampling import sample
 from seesay.tokenizer import END_ID
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Selection:
     """The next hypotheses (b, K).
 
     Attributes:
         parents: row of the hypothesis that each continues.
-        words: by which word.
+        tokens: by which token.
         sums: penalised log-probabilities added up; -inf = the place is empty.
     """
 
-    parents: Tensor
-    words: Tensor
-    sums: Tensor
+    parents: Ints
+    tokens: Ints
+    sums: Floats
 
 
-def best_token(scores: Scores, sums: Tensor) -> Choice:
-    """Returns every hypothesis with its best word."""
-    values, words = scores.choice.max(-1)  # the first of equal ones
-    return Choice(_itself(sums), words, finite(sums + values - scores.total[..., 0]))
+class Strategy(Protocol):
+    """A way of selecting.
 
-
-def sampled_token(scores: Scores, sums: Tensor, draws: Tensor, options: DecodingOptions) -> Choice:
-    """Returns every hypothesis with a word drawn by inverting the cumulative distribution at `draws` (b, R)."""
-    words = sample(scores.choice, draws, options)
-    values = scores.choice.gather(-1, words[..., None])[..., 0]  # no number where none of them is one
-    return Choice(_itself(sums), words, finite(sums + values - scores.total[..., 0]))
-
-
-def sample(logits: Tensor, draws: Tensor, options: DecodingOptions) -> Tensor:
-    """Returns words (...) drawn from logits (..., V) at the uniform numbers `draws` (...).
-
-    The distribution is the softmax of logits / temperature; then only the `top_k` likeliest words are kept, of
-    these the fewest that make up `top_p` (Holtzman et al. 2020, eq. 2), and of these the ones at least `min_p` times
-    as likely as the likeliest (Nguyen et al. 2024, eq. 1), each renormalised.
+    Attributes:
+        rows: hypotheses per image before the first step.
+        groups: groups of hypotheses with places of their own.
+        size: hypotheses that an image ends in at most.
+        reorders: whether hypotheses may change their rows, so that empty ones can be left out.
     """
-    if options.top_k == 0 and options.top_p >= 1 and options.min_p == 0:
-        words = sample_tokens(logits, draws, options.temperature)
-        if words is not None:
-            return words
-    best = logits.max(-1, keepdim=True).values
-    scaled = (logits - best).to(draws.dtype) / options.temperature  # 0 at the best: no temperature is too low
-    if 0 < options.top_k < scaled.shape[-1]:
-        values, kept = stable_topk(scaled, options.top_k)
-        scaled = torch.full_like(scaled, NEG_INF).scatter(-1, kept, values)
-    if options.top_p < 1:
-        ordered, place = torch.softmax(scaled, -1).sort(dim=-1, descending=True, stable=True)
-        beyond = ordered.cumsum(-1) - ordered >= options.top_p  # the words before it make up enough already
-        scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(-1, place, beyond), NEG_INF)
-    probabilities = torch.softmax(scaled, dim=-1)
-    if options.min_p > 0:
-        likeliest = probabilities.max(-1, keepdim=True).values
-        probabilities = torch.where(probabilities < options.min_p * likeliest, 0.0, probabilities)
-    cumulative = probabilities.cumsum(-1)
-    # Scaled by the total so that rounding never leaves a draw beyond the last word that may be said, and above
-    # zero so that none comes before the first.
-    least = torch.finfo(draws.dtype).tiny
-    place = torch.searchsorted(cumulative, (draws[..., None] * cumulative[..., -1:]).clamp(min=least))
-    return place[..., 0].clamp(max=cumulative.shape[-1] - 1)  # beyond it only of scores that are no numbers
+
+    rows: int
+    groups: int
+    size: int
+    reorders: bool
+
+    def select(self, scores: StepScores, beam: BeamState) -> Selection:
+        """Return the next hypotheses."""
+        ...
+
+    def ends_freely(self, scores: StepScores, beam: BeamState) -> NDArray[np.bool_]:
+        """Return whether hypotheses of the maximum length would have ended without it, (b, R)."""
+        ...
 
 
-def select_beam(scores: Scores, sums: Tensor, width: int, places: Tensor) -> Choice:
-    """Returns the best `width` continuations of all hypotheses of an image, as many as it has `places` (b, 1)."""
-    words, totals = _candidates(scores, sums, width)
-    best, flat = stable_topk(totals.flatten(1), width)
-    ranks = torch.arange(best.shape[1], device=best.device)
-    parents = torch.div(flat, words.shape[-1], rounding_mode="floor")
-    return Choice(parents, words.flatten(1).gather(1, flat), best.masked_fill(ranks >= places, NEG_INF))
+class Greedy:
+    """Continue every hypothesis by its best token; further captions start from the next best first tokens."""
+
+    rows = groups = 1
+    reorders = False
+
+    def __init__(self, options: DecodingOptions) -> None:
+        self.size = options.num_return_sequences
+
+    def select(self, scores: StepScores, beam: BeamState) -> Selection:
+        """Return every hypothesis with its best token."""
+        if beam.step == 0 and self.size > 1:
+            return _select_best(scores, beam, self.size)
+        tokens, values = scores.topk(1)
+        return Selection(_own_rows(beam), tokens[..., 0], finite(beam.sums + values[..., 0]))
+
+    def ends_freely(self, scores: StepScores, beam: BeamState) -> NDArray[np.bool_]:
+        """Return whether the end is the most probable token."""
+        return _is_best_end(scores)
 
 
-def select_groups(scores: Scores, sums: Tensor, width: int, places: Tensor, strength: float) -> Choice:
-    """Returns the best continuations of each group of hypotheses in turn, later groups shunning the words of earlier.
-
-    Diverse beam search (Vijayakumar et al. 2018, eq. 3 and algorithm 1) with Hamming diversity: in choosing, a word
-    loses `strength` for each hypothesis of an earlier group that says it in this step. The sums that go on are the
-    model's own. The end is no word.
+class Sampling:
+    """Sample the next token of every hypothesis.
 
     Args:
-        scores: of hypotheses (b, G * r), r a group.
-        sums: (b, G * r).
-        width: hypotheses a group has at most.
-        places: how many of them have not ended, (b, G).
-        strength: of the diversity.
+        options: how tokens are sampled.
+        draws: uniform numbers in [0, 1), (B, samples, max_length + 1), which decide all.
     """
-    groups = places.shape[1]
-    # A word that is among the best of its group though its score was lowered is among this many without that.
-    words, totals = _candidates(scores, sums, width * groups)
-    rows = words.shape[1] // groups
-    chosen: list[Choice] = []
-    for group in range(groups):
-        own = slice(group * rows, (group + 1) * rows)
-        said, total = words[:, own].flatten(1), totals[:, own].flatten(1)
-        ranked = total
-        if chosen:
-            earlier = torch.cat([torch.where(torch.isfinite(c.sums), c.words, -1) for c in chosen], 1)
-            shared = (said[..., None] == earlier[:, None]).sum(-1) * (said != END_ID)
-            ranked = total - strength * shared
-        best, flat = stable_topk(ranked, width)
-        empty = torch.arange(best.shape[1], device=best.device) >= places[:, group, None]
-        parents = torch.div(flat, words.shape[-1], rounding_mode="floor") + group * rows
-        chosen.append(Choice(parents, said.gather(1, flat), total.gather(1, flat).masked_fill(empty, NEG_INF)))
-    return Choice(*(torch.cat(parts, 1) for parts in zip(*chosen, strict=True)))
+
+    groups = 1
+    reorders = True
+
+    def __init__(self, options: DecodingOptions, draws: Array) -> None:
+        self.options, self.draws = options, draws
+        self.rows = self.size = options.num_return_sequences
+
+    def select(self, scores: StepScores, beam: BeamState) -> Selection:
+        """Return every hypothesis with a sampled token."""
+        tokens = to_host(sample(scores.choice, self._draws_of(scores, beam), self.options))
+        values = scores.choice_log_probs(tokens[..., None])[..., 0]  # not a number where no score is one
+        return Selection(_own_rows(beam), tokens, finite(beam.sums + values))
+
+    def ends_freely(self, scores: StepScores, beam: BeamState) -> NDArray[np.bool_]:
+        """Return whether the next sampled token is the end."""
+        found: NDArray[np.bool_] = to_host(sample(scores.model, self._draws_of(scores, beam), self.options)) == END_ID
+        return found
+
+    def _draws_of(self, scores: StepScores, beam: BeamState) -> Array:
+        places = (np.broadcast_to(beam.images[:, None], beam.samples.shape), beam.samples)
+        return self.draws[(*(to_device_of(each, scores.model) for each in places), beam.step)]
 
 
-def select_banks(
-    scores: Scores, sums: Tensor, width: int, places: Tensor, states: Tensor, automaton: PhraseAutomaton
-) -> Choice:
-    """Returns the best continuations for every count of required tokens said, `width` of each.
+class Beam:
+    """Keep the best `beam_size` continuations of all hypotheses of an image."""
 
-    Grid beam search (Hokamp and Liu 2017, algorithm 1): hypotheses compete with those that have said as much of
-    what is required, so that the words come where they fit and not where they can no longer be put off.
+    rows = groups = 1
+    reorders = True
 
-    Args:
-        scores: of hypotheses (b, R).
-        sums: (b, R).
-        width: hypotheses a bank has at most.
-        places: how many of the last bank have not ended, (b, 1).
-        states: of the automaton, (b, R).
-        automaton: of the required phrases.
+    def __init__(self, options: DecodingOptions) -> None:
+        self.size = options.beam_size
+
+    def select(self, scores: StepScores, beam: BeamState) -> Selection:
+        """Return the best continuations, as many per image as it has places."""
+        return _select_best(scores, beam, min(self.size, int(beam.slots.max())))
+
+    def ends_freely(self, scores: StepScores, beam: BeamState) -> NDArray[np.bool_]:
+        """Return whether the end is the most probable token."""
+        return _is_best_end(scores)
+
+
+class DiverseBeam(Beam):
+    """Beam search by groups, of which later ones avoid the tokens of earlier ones.
+
+    Diverse beam search (Vijayakumar et al. 2018, eq. 3 and algorithm 1) with Hamming diversity: for the selection, a
+    token loses `diversity_penalty` per hypothesis of an earlier group that has it in this step. The sums are the
+    model's own. The end is not a token in this sense.
     """
-    own = automaton.phrase_tokens
-    apart = scores._replace(choice=scores.choice.index_fill(-1, own, NEG_INF))
-    words, totals = _candidates(apart, sums, width)
-    phrase = finite(sums[..., None] + scores.choice[..., own] - scores.total)
-    words = torch.cat([words, own.expand(*phrase.shape)], -1)
-    totals = torch.cat([totals, phrase], -1).flatten(1)
-    following = automaton.advance(states[..., None].expand_as(words), words)
-    reached = torch.where(words == END_ID, automaton.banks - 1, automaton.bank[following]).flatten(1)
-    parts = []
-    for bank in range(automaton.banks):
-        best, flat = stable_topk(totals.masked_fill(reached != bank, NEG_INF), width)
-        if bank == automaton.banks - 1:
-            best = best.masked_fill(torch.arange(best.shape[1], device=best.device) >= places, NEG_INF)
-        parts.append((best, flat))
-    best, flat = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-    parents = torch.div(flat, words.shape[-1], rounding_mode="floor")
-    return Choice(parents, words.flatten(1).gather(1, flat), best)
+
+    reorders = False
+
+    def __init__(self, options: DecodingOptions) -> None:
+        super().__init__(options)
+        self.rows = self.groups = options.num_beam_groups
+        self.width, self.penalty = options.beam_size // options.num_beam_groups, options.diversity_penalty
+
+    def select(self, scores: StepScores, beam: BeamState) -> Selection:
+        """Return the best continuations of each group in turn."""
+        # A token among the best of its group after the penalty is among this many before it.
+        tokens, totals = _candidates(scores, beam.sums, self.width * self.groups)
+        rows, each = tokens.shape[1] // self.groups, tokens.shape[2]
+        chosen: list[Selection] = []
+        for group in range(self.groups):
+            own = slice(group * rows, (group + 1) * rows)
+            candidates, total = tokens[:, own].reshape(len(tokens), -1), totals[:, own].reshape(len(tokens), -1)
+            ranked = total
+            if chosen:
+                earlier = np.concatenate([np.where(np.isfinite(c.sums), c.tokens, -1) for c in chosen], 1)
+                shared = (candidates[..., None] == earlier[:, None]).sum(-1) * (candidates != END_ID)
+                ranked = total - self.penalty * shared
+            flat = _best(ranked, self.width)
+            sums = np.take_along_axis(total, flat, 1)
+            sums = np.where(np.arange(flat.shape[1]) >= beam.slots[:, group, None], NEG_INF, sums)
+            chosen.append(Selection(flat // each + group * rows, np.take_along_axis(candidates, flat, 1), sums))
+        return Selection(*(np.concatenate([getattr(c, part) for c in chosen], 1) for part in _PARTS))
 
 
-def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Returns the greatest `count` of values (..., M), or all if there are fewer, and their places; each (..., count).
+class ConstrainedBeam(Beam):
+    """Beam search in which hypotheses compete with those that hold as many required tokens.
 
-    Of equal numbers the first come first. `topk` takes any of them, and which hangs on how many there are.
+    Grid beam search (Hokamp and Liu 2017, algorithm 1): `beam_size` hypotheses per bank, so that required words come
+    where they fit and not where they can no longer be put off.
     """
-    size = values.shape[-1]
-    count = min(count, size)
-    found, places = values.topk(min(count + 1, size), dim=-1)  # with the first that is left out
-    if surely_none((found[..., 1:] == found[..., :-1]) & torch.isfinite(found[..., 1:])):
-        return found[..., :count], places[..., :count]
-    least = found[..., count - 1 : count]
-    above, equal = values > least, values == least
-    kept = above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
-    earliest = torch.arange(size, 0, -1, device=values.device)
-    places = torch.where(kept, earliest, 0).topk(count, dim=-1).indices
-    found, order = values.gather(-1, places).sort(dim=-1, descending=True, stable=True)
-    return found, places.gather(-1, order)
+
+    def __init__(self, options: DecodingOptions, automaton: PhraseAutomaton) -> None:
+        super().__init__(options)
+        self.automaton = automaton
+
+    def select(self, scores: StepScores, beam: BeamState) -> Selection:
+        """Return the best continuations of every bank."""
+        automaton, width = self.automaton, self.size
+        assert beam.phrases is not None
+        own = np.broadcast_to(automaton.phrase_tokens, (*beam.sums.shape, len(automaton.phrase_tokens)))
+        # Phrase tokens are candidates besides the best others of each hypothesis.
+        best, values = scores.topk(width + own.shape[-1])
+        values = np.where(np.isin(best, automaton.phrase_tokens), NEG_INF, values)
+        tokens = np.concatenate([best, own], -1)
+        totals = finite(beam.sums[..., None] + np.concatenate([values, scores.choice_log_probs(own)], -1))
+        reached = automaton.bank[automaton.advance(beam.phrases[..., None], tokens)]
+        reached = np.where(tokens == END_ID, automaton.banks - 1, reached).reshape(len(tokens), -1)
+        each, flat_totals, parts = tokens.shape[2], totals.reshape(len(tokens), -1), []
+        for bank in range(automaton.banks):
+            ranked = np.where(reached == bank, flat_totals, NEG_INF)
+            flat = _best(ranked, width)
+            sums = np.take_along_axis(ranked, flat, 1)
+            if bank == automaton.banks - 1:
+                sums = np.where(np.arange(flat.shape[1]) >= beam.slots, NEG_INF, sums)
+            chosen = np.take_along_axis(tokens.reshape(len(tokens), -1), flat, 1)
+            parts.append(Selection(flat // each, chosen, sums))
+        return Selection(*(np.concatenate([getattr(c, part) for c in parts], 1) for part in _PARTS))
 
 
-def finite(sums: Tensor) -> Tensor:
-    """Returns the sums with -inf for those that are no numbers."""
-    return torch.where(torch.isfinite(sums), sums, NEG_INF)
+_PARTS = ("parents", "tokens", "sums")
 
 
-def _candidates(scores: Scores, sums: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Returns the best words of each hypothesis (b, R, W) and the sums with them; only these are normalised."""
-    values, words = stable_topk(scores.choice, width)
-    return words, finite(sums[..., None] + (values - scores.total))
+def finite(sums: Floats) -> Floats:
+    """Return sums with -inf for those that are not finite."""
+    return np.where(np.isfinite(sums), sums, NEG_INF)
 
 
-def _itself(sums: Tensor) -> Tensor:
-    return torch.arange(sums.shape[1], device=sums.device).expand(len(sums), -1)
+def _select_best(scores: StepScores, beam: BeamState, width: int) -> Selection:
+    tokens, totals = _candidates(scores, beam.sums, width)
+    each, totals, tokens = tokens.shape[2], totals.reshape(len(tokens), -1), tokens.reshape(len(tokens), -1)
+    flat = _best(totals, width)
+    sums = np.take_along_axis(totals, flat, 1)
+    sums = np.where(np.arange(flat.shape[1]) >= beam.slots, NEG_INF, sums)
+    return Selection(flat // each, np.take_along_axis(tokens, flat, 1), sums)
+
+
+def _candidates(scores: StepScores, sums: Floats, width: int) -> tuple[Ints, Floats]:
+    """Return the best tokens of each hypothesis (b, R, W) and the sums with them."""
+    tokens, values = scores.topk(width)
+    return tokens, finite(sums[..., None] + values)
+
+
+def _best(totals: Floats, width: int) -> Ints:
+    """Return the places of the best `width` totals (b, M), best first and of equal ones the first."""
+    return np.argsort(-totals, 1, kind="stable")[:, :width]
+
+
+def _own_rows(beam: BeamState) -> Ints:
+    return np.broadcast_to(np.arange(beam.sums.shape[1]), beam.sums.shape)
+
+
+def _is_best_end(scores: StepScores) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = to_host(scores.model.argmax(-1)) == END_ID
+    return found

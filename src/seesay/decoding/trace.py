@@ -1,31 +1,31 @@
-"""The search as a tree: every candidate of every step, for those who want to see why a word was said."""
+"""The search as a tree: every candidate of every step."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from seesay.config import DecodingOptions
+from seesay.decoding.arrays import NEG_INF, Floats, Ints, stable_topk, take_along, to_host
 from seesay.tokenizer import END_ID
 
 if TYPE_CHECKING:
     from seesay.decoding.beam_state import BeamState
-    from seesay.decoding.logits_processing import Scores
-    from seesay.decoding.selection import Choice
+    from seesay.decoding.logits_processing import StepScores
+    from seesay.decoding.selection import Selection
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One continuation that a search looked at.
+    """One continuation that a search considered.
 
     Attributes:
         parent: number of the candidate it continues, in the image's list; -1 = the start.
-        step: how many words come before it.
+        step: number of words before it.
         token: the word, or the end.
         log_prob: the model's natural log-probability of the word.
         total: penalised log-probabilities added up, this word's included.
-        kept: whether the search went on with it, or put it among the finished.
+        kept: whether the search continued it, or stored it as finished.
         forced: an end that the maximum length brought about.
     """
 
@@ -44,9 +44,7 @@ class Candidate:
 
 
 class SearchTrace:
-    """Collects the candidates of a search, a list an image; give it to `decode`.
-
-    Looking on costs time, as the device waits in every step.
+    """Collects the candidates of a search, a list per image; pass it in a `GenerationRequest`.
 
     Attributes:
         images: number of the image in the batch -> its candidates, parents before children.
@@ -55,44 +53,45 @@ class SearchTrace:
     def __init__(self) -> None:
         self.images: dict[int, list[Candidate]] = {}
 
-    def note(self, beam_state: "BeamState", scores: "Scores", choice: "Choice", options: DecodingOptions) -> Tensor:
-        """Adds a step's candidates; returns the numbers, (b, K), of those that were kept, -1 for empty places."""
-        assert beam_state.nodes is not None
+    def note(self, beam: "BeamState", scores: "StepScores", chosen: "Selection", options: DecodingOptions) -> Ints:
+        """Add a step's candidates; return the numbers, (b, K), of those that were kept, -1 for empty places."""
+        assert beam.nodes is not None
         width = options.beam_size if options.strategy == "beam" else max(3, options.num_return_sequences)
-        values, words = scores.choice.topk(min(width, scores.choice.shape[-1]), dim=-1)
-        totals = (beam_state.sums[..., None] + values - scores.total).tolist()
-        probs = (scores.model.gather(-1, words) - scores.total).tolist()
-        chosen_probs = scores.log_probs(choice.words, choice.parents).tolist()
-        parents, sums, said = choice.parents.tolist(), choice.sums.tolist(), choice.words.tolist()
-        rows = zip(beam_state.images.tolist(), beam_state.nodes.tolist(), words.tolist(), strict=True)
+        values, places = stable_topk(scores.choice, width)
+        tokens, total = to_host(places), scores.total[..., None]
+        totals = (beam.sums[..., None] + to_host(values) - total).tolist()
+        probs = (to_host(take_along(scores.model, places)) - total).tolist()
+        chosen_probs = scores.log_probs(chosen.tokens, chosen.parents).tolist()
+        parents, sums, words = chosen.parents.tolist(), chosen.sums.tolist(), chosen.tokens.tolist()
         numbers = []
-        for place, (image, nodes, top_tokens) in enumerate(rows):
+        for place, (image, nodes) in enumerate(zip(beam.images.tolist(), beam.nodes.tolist(), strict=True)):
             found = self.images.setdefault(image, [])
-            kept: dict[tuple[int, int], int] = {}
+            kept: set[tuple[int, int]] = set()
             line = []
-            for row, word, total, prob in zip(
-                parents[place], said[place], sums[place], chosen_probs[place], strict=True
+            for row, word, sum_, prob in zip(
+                parents[place], words[place], sums[place], chosen_probs[place], strict=True
             ):
-                if total == float("-inf"):
+                if sum_ == NEG_INF:
                     line.append(-1)
                     continue
-                kept[row, word] = len(found)
+                kept.add((row, word))
                 line.append(len(found) + 1)
-                found.append(Candidate(nodes[row] - 1, beam_state.step, word, prob, total, True))
-            for row, options_of_row in enumerate(top_tokens):
-                for word, total, prob in zip(options_of_row, totals[place][row], probs[place][row], strict=True):
-                    if total > float("-inf") and (row, word) not in kept:
-                        found.append(Candidate(nodes[row] - 1, beam_state.step, word, prob, total, False))
+                found.append(Candidate(nodes[row] - 1, beam.step, word, prob, sum_, True))
+            for row, others in enumerate(tokens[place].tolist()):
+                for word, sum_, prob in zip(others, totals[place][row], probs[place][row], strict=True):
+                    if sum_ > NEG_INF and (row, word) not in kept:
+                        found.append(Candidate(nodes[row] - 1, beam.step, word, prob, sum_, False))
             numbers.append(line)
-        return torch.tensor(numbers, device=beam_state.nodes.device)
+        return np.array(numbers)
 
-    def note_end(self, beam_state: "BeamState", scores: "Scores", sums: Tensor) -> None:
-        """Adds the ends that the maximum length brought about; sums (b, R), -inf = none."""
-        assert beam_state.nodes is not None
-        probs = scores.end_log_probs().tolist()
-        rows = zip(beam_state.images.tolist(), beam_state.nodes.tolist(), sums.tolist(), probs, strict=True)
+    def note_end(self, beam: "BeamState", scores: "StepScores", sums: Floats) -> None:
+        """Add the ends that the maximum length brought about; sums (b, R), -inf = none."""
+        assert beam.nodes is not None
+        rows = zip(
+            beam.images.tolist(), beam.nodes.tolist(), sums.tolist(), scores.end_log_probs().tolist(), strict=True
+        )
         for image, nodes, totals, ends in rows:
             found = self.images.setdefault(image, [])
             for node, total, prob in zip(nodes, totals, ends, strict=True):
-                if total > float("-inf"):
-                    found.append(Candidate(node - 1, beam_state.step, END_ID, prob, total, True, forced=True))
+                if total > NEG_INF:
+                    found.append(Candidate(node - 1, beam.step, END_ID, prob, total, True, forced=True))

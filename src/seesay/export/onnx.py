@@ -162,5 +162,5 @@ def _difference(graph: EncoderGraph, encoder: Encoder, folder: Path) -> float:
     state = graph.state(torch.from_numpy(pixels))
     wanted = graph.model.search.step(torch.from_numpy(tokens), state).logits.log_softmax(-1)
     graphs = Graphs(folder)
-    found = torch.from_numpy(graphs.step(tokens, graphs.look(pixels)).logits).log_softmax(-1)
+    found = torch.from_numpy(graphs.step(tokens, graphs.encode(pixels)).logits).log_softmax(-1)
     return float((found - wanted).abs().max())

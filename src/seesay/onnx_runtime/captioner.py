@@ -5,15 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from seesay.caption import Caption, Captioner, ModelInputs
-from seesay.config import DecodingOptions
-from seesay.decoding.deduplicate import distinct_captions, widened
-from seesay.decoding.hypothesis import Result
-from seesay.errors import CheckpointError, ConfigError
+from seesay.caption import Captioner, ModelInputs
+from seesay.errors import CheckpointError
 from seesay.images import Preprocessing
 from seesay.onnx_runtime.graphs import Graphs, State
 from seesay.onnx_runtime.manifest import TOKENIZER_FILE, Manifest
-from seesay.onnx_runtime.search import Search
 from seesay.tokenizer import Tokenizer
 
 
@@ -60,58 +56,11 @@ class OnnxCaptioner(Captioner):
         """Returns how an image becomes what the encoder is shown."""
         return self.manifest.preprocessing
 
-    def see(self, pixels: Sequence[ModelInputs]) -> State:
-        """Returns the decoder's first state of images."""
-        return self.graphs.look(np.stack([view for (view,) in pixels]))
+    @property
+    def decoder(self) -> Graphs:
+        """The decoder that generates tokens."""
+        return self.graphs
 
-    def say(
-        self,
-        seen: State,
-        names: Sequence[str] | None,
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-        top_tokens: int = 0,
-    ) -> list[Caption]:
-        """Returns the captions of images that the encoder has seen.
-
-        Args:
-            seen: from `see`.
-            names: of the images, for warnings; None = their places.
-            options: how to search; None = as the run says.
-            attention: keep where the model looked at each word.
-            top_tokens: only the run itself can give the likeliest words; 0.
-
-        Raises:
-            ConfigError: an option that only the run itself can follow.
-        """
-        if top_tokens:
-            raise ConfigError(
-                "the likeliest words at each place need the run itself (seesay with torch), not its export"
-            )
-        options = self.options(options)
-        refuse_options(options)
-        rules = self._rules(options)
-
-        def search(images: list[int], widening: int) -> list[Result]:
-            part = seen.keep(np.array(images)) if widening else seen
-            return Search(self.graphs, widened(options, widening), rules, attention).run(part, len(images))
-
-        names = [str(place) for place in range(len(next(iter(seen.per_row.values()))))] if names is None else names
-        return self._captions(distinct_captions(search, names, options, rules))
-
-
-def refuse_options(options: DecodingOptions) -> None:
-    """Refuses what this search cannot do.
-
-    Raises:
-        ConfigError: it is among the options; it is named.
-    """
-    for wanted, words in (
-        (options.strategy == "sample", "strategy sample"),
-        (options.num_beam_groups > 1, "num_beam_groups"),
-        (bool(options.force_words), "force_words"),
-        (options.complete_endings, "complete_endings"),
-    ):
-        if wanted:
-            raise ConfigError(f"decoding.{words} needs the run itself (seesay with torch), not its export; leave it")
+    def encode(self, pixels: Sequence[ModelInputs]) -> State:
+        """Return the decoder's state before the start token, of B images."""
+        return self.graphs.encode(np.stack([view for (view,) in pixels]))

@@ -84,7 +84,7 @@ class Graphs:
         self.vocabulary_size = int(shapes[LOGITS][-1])
         self.image_size = int(self._encoder.get_inputs()[0].shape[1])
 
-    def look(self, pixels: NDArray[np.uint8]) -> State:
+    def encode(self, pixels: NDArray[np.uint8]) -> State:
         """Returns the state before the start token, one row an image, of pixels (B, size, size, 3).
 
         Raises:

@@ -12,7 +12,7 @@ from PIL import Image
 from seesay.captioner import Caption, TrainedCaptioner
 from seesay.errors import ConfigError, ImageError, SeesayError
 from seesay.images import Preprocessing
-from seesay.request_batching import CaptionRequest, generate_batch, is_batch_invariant
+from seesay.request_batching import CaptionRequest, generate_batch
 from seesay.serving import limits
 from seesay.serving.batching import Batcher
 from seesay.serving.errors import ApiError
@@ -90,7 +90,6 @@ class CaptionService:
         )
         # The first image through a network takes longer than all others: it is an empty one, before the first client.
         self.has_attention = captioner.caption(Image.new("RGB", (64, 64)), attention=True).attention is not None
-        is_batch_invariant(captioner)  # measured now, for the same reason
         self._readers = ThreadPoolExecutor(limits.READERS, "seesay-images")
         self._batcher: Batcher[CaptionRequest, Caption] = Batcher(
             self._work, bounds.max_batch, bounds.max_wait, metrics.batch_size.observe

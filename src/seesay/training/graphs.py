@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from seesay.config import DecodingOptions, TrainingConfig
 from seesay.decoding.logits_processing import mask_special_tokens
-from seesay.decoding.selection import sample
+from seesay.decoding.sampling import sample
 from seesay.devices import choose_device
 from seesay.errors import ConfigError
 from seesay.models.captioning import CaptionModel

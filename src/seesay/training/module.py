@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seesay.config import Config, DecodingOptions
 from seesay.data.batches import Batch, CaptionBatches
-from seesay.decoding import decode
+from seesay.decoding import GenerationRequest, generate, init_state
 from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PackedCaptions
@@ -190,13 +190,9 @@ class CaptioningModule(pl.LightningModule):
         tokens = len(batch.captions.targets)
         loss = float(cross_entropy(logits, batch.captions.targets))
         self._validation_loss += torch.tensor([loss * tokens, tokens])
-        found = decode(
-            self.model.search,
-            self.model.project(features),
-            batch.memory_mask,
-            validation_options(self.config, self.max_length),
-            keys=batch.ids,
-        )
+        decoder, options = self.model.search, validation_options(self.config, self.max_length)
+        state = init_state(decoder, self.model.project(features), batch.memory_mask, batch.ids)
+        found = generate(decoder, state, GenerationRequest(options, keys=batch.ids))
         captions = [self.tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]
         self.metrics.update(captions, [self.references[image_id] for image_id in batch.ids], batch.ids)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seesay.config import DecodingOptions, TrainingConfig
 from seesay.data.batches import Batch, Example, pad_captions
-from seesay.decoding import Hypothesis, decode, sample_captions
+from seesay.decoding import GenerationRequest, Hypothesis, generate, init_state, sample_captions
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PAD_ID, PackedCaptions, pack_captions
 from seesay.tokenizer import END_ID, START_ID
@@ -97,7 +97,8 @@ class SelfCritic:
         with without_dropout(model):
             with torch.no_grad():
                 memory = model.project(features)
-            drawn = sample_captions(model.search, memory, memory_mask, self.sampling, draws)
+            state = init_state(model.search, memory, memory_mask)
+            drawn = sample_captions(model.search, state, self.sampling, draws)
         tokens = [[[START_ID, *one.tokens, END_ID] for one in of_image] for of_image in drawn]
         cut = torch.tensor([[not one.finished for one in of_image] for of_image in drawn])
         return Samples(pad_captions(tokens), cut)
@@ -129,7 +130,8 @@ class SelfCritic:
             others: NDArray[np.float64] = rewards.sum(1, keepdims=True) - rewards
             return others / (self.samples - 1)
         with without_dropout(model), torch.no_grad():
-            best = decode(model.search, model.project(features), batch.memory_mask, self.options)
+            state = init_state(model.search, model.project(features), batch.memory_mask)
+            best = generate(model.search, state, GenerationRequest(self.options))
         earned: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
         return earned.repeat(self.samples, axis=1)
 

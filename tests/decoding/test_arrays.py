@@ -1,4 +1,4 @@
-"""The search by NumPy against the one on torch, which is proven by exhaustive search, over decoders made by hand."""
+"""The search over NumPy arrays against the same over torch tensors, and the operations of both libraries."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,53 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints, decode
-from seesay.decoding.deduplicate import distinct_captions, widened
-from seesay.models.protocol import Decoder, DecoderState
-from seesay.onnx_runtime.graphs import State, StepOutput
-from seesay.onnx_runtime.search import Search
-from seesay.onnx_runtime.selection import stable_topk
-from tests.decoding.oracles import TableDecoder, numbered
+from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints
+from seesay.decoding.arrays import logsumexp, stable_topk, to_host
+from seesay.decoding.sampling import sample
+from tests.decoding import oracles
+from tests.decoding.oracles import TableDecoder, decode, numbered
 
 IMAGES = 12
 
 
-class AsNumpy:
-    """A decoder on torch as the search by NumPy asks for it."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-
-    def start(self, memory: torch.Tensor) -> State:
-        state = self.decoder.init_state(memory, None)
-        return State(_numpy(state.per_image), _numpy(state.per_row))
-
-    def step(self, tokens: Any, state: State) -> StepOutput:
-        given = DecoderState(_torch(state.per_image), _torch(state.per_row))
-        output = self.decoder.step(torch.from_numpy(np.ascontiguousarray(tokens)), given)
-        maps = None if output.attention is None else output.attention.numpy()
-        return StepOutput(output.logits.numpy().copy(), State(state.per_image, _numpy(output.state.per_row)), maps)
-
-
-def _numpy(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def _torch(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-
-
 def search(
-    decoder: Decoder, memory: torch.Tensor, options: DecodingOptions, rules: TokenConstraints, attention: bool = True
+    decoder: Any, memory: torch.Tensor, options: DecodingOptions, rules: TokenConstraints, attention: bool = True
 ) -> list[list[Hypothesis]]:
-    own = AsNumpy(decoder)
-    state = own.start(memory)
-
-    def some(images: list[int], widening: int) -> Any:
-        part = state.keep(np.array(images))
-        return Search(own, widened(options, widening), rules, attention).run(part, len(images))
-
-    return distinct_captions(some, [str(place) for place in range(len(memory))], options, rules)
+    """What the search over NumPy arrays finds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracles, "LIBRARY", "numpy")
+        return decode(decoder, memory, None, options, constraints=rules, keep_attention=attention)
 
 
 def assert_same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -> None:
@@ -85,6 +54,10 @@ OPTIONS = {
     "no repeats": DecodingOptions("beam", 4, 9, no_repeat_ngram_size=1, num_return_sequences=3),
     "no pairs twice": DecodingOptions("beam", 4, 9, no_repeat_ngram_size=2, min_length=6),
     "repeats cost": DecodingOptions("beam", 4, 9, repetition_penalty=1.7, allow_unk=True),
+    "groups": DecodingOptions("beam", 4, 9, num_return_sequences=2, num_beam_groups=2, diversity_penalty=1.0),
+    "sample": DecodingOptions("sample", max_length=9),
+    "sample, several": DecodingOptions("sample", max_length=9, num_return_sequences=3, temperature=1.5),
+    "sample, truncated": DecodingOptions("sample", max_length=9, top_k=4, top_p=0.9, min_p=0.05),
 }
 
 
@@ -104,7 +77,7 @@ def test_banned_words_and_phrases_are_never_said(strategy: Any) -> None:
     options = DecodingOptions("beam", 4, 8, num_return_sequences=2).with_strategy(strategy)
     rules = TokenConstraints(banned=((5,), (6, 7), (7, 6, 8), (4, 4, 4)))
     decoder, memory = TableDecoder(0, 6, end=-1.0), numbered(range(IMAGES))
-    wanted = decode(decoder, memory, None, options, rules=rules)
+    wanted = decode(decoder, memory, None, options, constraints=rules)
     assert_same(search(decoder, memory, options, rules, attention=False), wanted)
     assert any(5 in found[0].tokens for found in decode(decoder, memory, None, options))
 
@@ -118,7 +91,7 @@ def test_what_the_rules_leave_no_way_to_is_told_as_failed(strategy: Any, caplog:
     found = search(decoder, memory, options, TokenConstraints(), attention=False)
     assert_same(found, wanted)
     assert not any(one[0].finished for one in found)
-    assert "break the rules" in caplog.text
+    assert "break the constraints" in caplog.text
 
 
 def test_equal_scores_go_to_the_first_word_and_the_first_hypothesis() -> None:
@@ -140,7 +113,7 @@ def test_scores_that_are_no_numbers_give_some_caption(strategy: Any, caplog: pyt
     decoder.table[:] = float("nan")
     found = search(decoder, memory, options, TokenConstraints(), attention=False)
     assert [len(one) for one in found] == [1, 1, 1]
-    assert "no finite numbers" in caplog.text
+    assert "not finite" in caplog.text
 
 
 def test_images_do_not_hang_on_their_batch() -> None:
@@ -151,12 +124,23 @@ def test_images_do_not_hang_on_their_batch() -> None:
     assert len(set(decoder.rows_seen)) > 3  # images and hypotheses leave as they end
 
 
-def test_the_greatest_are_those_of_a_stable_sort() -> None:
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
+def test_the_greatest_are_those_of_a_stable_sort(library: Any) -> None:
     random = np.random.default_rng(0)
     for size, count in ((1, 1), (5, 2), (5, 9), (40, 7)):
         values = random.integers(0, 4, (3, 6, size)).astype(np.float32)
         values[random.random(values.shape) < 0.2] = -np.inf
-        found, places = stable_topk(values, count)
+        found, places = map(to_host, stable_topk(library(values), count))
         wanted = np.argsort(-values, axis=-1, kind="stable")[..., :count]
         np.testing.assert_array_equal(places, wanted)
         np.testing.assert_array_equal(found, np.take_along_axis(values, wanted, -1))
+
+
+def test_operations_of_both_libraries_agree() -> None:
+    scores = np.random.default_rng(1).normal(size=(4, 3, 50)).astype(np.float32)
+    scores[..., 7] = -np.inf
+    np.testing.assert_allclose(logsumexp(scores), logsumexp(torch.from_numpy(scores)), rtol=1e-6)
+    draws = np.random.default_rng(2).random((4, 3))
+    for options in (DecodingOptions("sample"), DecodingOptions("sample", top_k=5, top_p=0.8, min_p=0.1)):
+        found = sample(scores, draws, options)
+        np.testing.assert_array_equal(found, sample(torch.from_numpy(scores), torch.from_numpy(draws), options))

@@ -1,0 +1,60 @@
+"""What a search is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from seesay.config import DecodingOptions
+from seesay.decoding.constraints import TokenConstraints
+from seesay.decoding.trace import SearchTrace
+from seesay.errors import ConfigError
+
+DEFAULT_MAX_LENGTH = 30
+"""Maximum number of words where neither the options nor the training captions give one."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """The options of a search, with what they refer to.
+
+    Attributes:
+        options: how captions are searched for.
+        constraints: the options' words and phrases in token ids, from `token_constraints`; None = the options name
+            none.
+        keys: a name per image, from which sampling derives its random numbers, so that an image's caption does not
+            depend on the others of its batch; None = the position in the batch.
+        keep_attention: return attention weights.
+        trace: records every candidate of the first search.
+
+    Raises:
+        ConfigError: the options name words, but no constraints are given.
+    """
+
+    options: DecodingOptions = field(default_factory=DecodingOptions)
+    constraints: TokenConstraints | None = None
+    keys: Sequence[str] | None = None
+    keep_attention: bool = False
+    trace: SearchTrace | None = None
+
+    def __post_init__(self) -> None:
+        options = self.options
+        if self.constraints is None and (options.bad_words or options.force_words or options.complete_endings):
+            raise ConfigError(
+                "decoding.bad_words, force_words and complete_endings are words; "
+                "pass constraints=token_constraints(...)"
+            )
+
+    def resolved_options(self) -> DecodingOptions:
+        """Return the options with the maximum length filled in."""
+        longest = self.options.max_length or max(DEFAULT_MAX_LENGTH, self.options.min_length)
+        return replace(self.options, max_length=longest)
+
+    def names(self, images: int) -> list[str]:
+        """Return the name of each of `images` images.
+
+        Raises:
+            ConfigError: there are not as many keys as images.
+        """
+        names = list(self.keys) if self.keys is not None else [str(place) for place in range(images)]
+        if len(names) != images:
+            raise ConfigError(f"{len(names)} keys were given for {images} images; one per image is needed")
+        return names
