@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bench.ending import LENGTH, SILENT, EndingDecoder
 from bench.measuring import alternate, median_ratio, peak_memory, print_result, seconds
 from seesay.config import ModelConfig
-from seesay.decoding import DecodingOptions, Hypothesis, decode
+from seesay.decoding import DecodingOptions, GenerationRequest, Hypothesis, generate, init_state
 from seesay.models.attention import AdditiveAttention
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.protocol import DecoderState
@@ -149,7 +149,9 @@ class Bench:
         greedy = DecodingOptions(max_length=length)
         options = DecodingOptions("beam", beam, length, PENALTY) if beam > 1 else greedy
         mask = None if self.mask is None else self.mask[:images]
-        return decode(self.decoder, self.memory[:images], mask, options)
+        with torch.inference_mode():
+            state = init_state(self.decoder, self.memory[:images], mask)
+            return generate(self.decoder, state, GenerationRequest(options))
 
     def plain(self, beam: int, images: int, ours: bool) -> list[tuple[list[int], float]]:
         """Returns captions one image at a time, over the usual layers or our step."""

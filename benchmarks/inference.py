@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-import seesay.captioner
+import seesay.caption
 import seesay.images
 import seesay.models.encoders
 from bench.ending import LENGTH, EndingDecoder
@@ -187,7 +187,7 @@ def stages_timed(captioner: TrainedCaptioner, spent: dict[str, float]) -> Iterat
         "normalise": (seesay.models.encoders, "normalise"),
         "encode": (encoder_of(captioner), "_run"),
         "project": (captioner.model, "project"),
-        "search": (seesay.captioner, "run_alone"),
+        "search": (seesay.caption, "generate"),
     }
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:

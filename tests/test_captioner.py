@@ -305,10 +305,10 @@ class TestEnsemble:
         with pytest.raises(ConfigError, match=r"run and .*small have different vocabularies, of \d+ and 9 words"):
             TrainedCaptioner.load([cached_run, tmp_path / "small"], "cpu")
 
-    def test_seeing_keeps_no_graph(self, cached_run: Path, images: list[Path]) -> None:
+    def test_encoding_keeps_no_graph(self, cached_run: Path, images: list[Path]) -> None:
         both = EnsembleCaptioner([TrainedCaptioner.load(cached_run, "cpu")] * 2)
-        memory, _ = both.see([both.prepare(images[0])[0]])
-        assert memory.is_inference()
+        state = both.encode([both.prepare(images[0])[0]])
+        assert all(tensor.is_inference() for tensor in state.per_image.values())
 
     def test_nobody_is_no_ensemble(self) -> None:
         with pytest.raises(ConfigError, match="at least one captioner"):

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from seesay import request_batching
 from seesay.captioner import Caption, TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.ensemble_captioner import EnsembleCaptioner
 from seesay.errors import ConfigError, ImageError, SeesayError
-from seesay.request_batching import CaptionRequest, generate_batch, is_batch_invariant
+from seesay.request_batching import CaptionRequest, generate_batch
 from seesay.sources import ImageBytes
 
 OPTIONS = (
@@ -77,10 +76,9 @@ def test_every_image_gets_the_caption_that_it_gets_alone(
     assert len({caption.text for caption in found if isinstance(caption, Caption)}) > 8
 
 
-def test_the_network_runs_as_often_for_all_as_for_the_longest(
+def test_the_encoder_runs_once_for_all_and_the_decoder_once_per_set_of_equal_options(
     captioner: TrainedCaptioner, images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes = 2 if is_batch_invariant(captioner) else 12  # of up to eight, or each by itself
     calls = {"encode": 0, "step": 0}
     real_encode, real_step = captioner.model.encode, captioner.decoder.step
 
@@ -99,57 +97,8 @@ def test_the_network_runs_as_often_for_all_as_for_the_longest(
         captioner,
         [CaptionRequest(*captioner.prepare(held(path)), options[n % 4]) for n, path in enumerate(images[:12])],
     )
-    assert calls["encode"] == passes
-    assert calls["step"] <= 9  # the longest caption's eight words and its end
-
-
-def test_on_a_card_all_images_are_seen_together() -> None:
-    seen = []
-
-    class OnCard:
-        device = torch.device("cuda")
-
-        def see(self, images: list[object]) -> tuple[torch.Tensor, None]:
-            seen.append(len(images))
-            return torch.zeros(len(images), 1, 1), None
-
-    memory, mask = request_batching._see(OnCard(), [()] * 5)  # type: ignore[arg-type]
-    assert (seen, len(memory), mask) == ([5], 5, None)
-
-
-@pytest.mark.parametrize("members", [1, 2])
-def test_no_image_s_features_depend_on_its_company(
-    cached_run: Path, images: list[str], members: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # With two threads an encoder's last bits did, and one caption in fifty was another than alone.
-    made = [TrainedCaptioner.load(cached_run, "cpu") for _ in range(members)]
-    captioner = made[0] if members == 1 else EnsembleCaptioner(made)
-    for one in made:
-        encode = one.model.encode
-        monkeypatch.setattr(
-            one.model, "encode", lambda pixels, encode=encode: encode(pixels) * (1 + 0.3 * (len(pixels) - 1))
-        )
-    assert not is_batch_invariant(captioner)
-    asked = requests(captioner, images)
-    for caption_request, found in zip(asked, mixed(captioner, asked), strict=True):
-        (alone,) = mixed(captioner, [caption_request])
-        assert isinstance(alone, Caption)
-        assert_same(found, alone)
-
-
-def test_what_an_encoder_does_in_company_is_measured_once(cached_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    captioner = TrainedCaptioner.load(cached_run, "cpu")
-    encode, shown = captioner.model.encode, []
-
-    def noting(pixels: torch.Tensor) -> torch.Tensor:
-        shown.append(len(pixels))
-        return torch.cat([encode(each[None]) for each in pixels])
-
-    monkeypatch.setattr(captioner.model, "encode", noting)
-    assert is_batch_invariant(captioner)
-    assert shown == [1] * 8 + [8] + [2, 3, 3]
-    assert is_batch_invariant(captioner)
-    assert len(shown) == 12
+    assert calls["encode"] == 2  # of up to eight images
+    assert calls["step"] <= 4 * 9  # the longest caption's eight words and its end
 
 
 def test_options_that_cannot_be_kept_are_an_answer_of_their_own(captioner: TrainedCaptioner, images: list[str]) -> None:

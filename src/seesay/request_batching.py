@@ -1,4 +1,4 @@
-"""Images with options of their own, captioned in shared passes of the encoder and, where options are equal, of the decoder."""
+"""Captions of images with different options: one pass of the encoder, one search per set of equal options."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ NEG_INF = float("-inf")
 
 
 def drawn(logits: Tensor, draws: Tensor, temperature: float = 1.0) -> Tensor:
-    found = sample_natively(logits, draws, temperature)
+    found: Tensor | None = sample_natively(logits, draws, temperature)
     if found is None:
         pytest.skip("needs a C compiler (cc)")
     return found

@@ -125,8 +125,8 @@ def test_of_equally_good_captions_the_first_stays_first() -> None:
 
 @pytest.mark.usefixtures("library")
 def test_of_equally_good_words_every_search_takes_the_first() -> None:
-    # Bug: greedy decoding took the first, topk whichever: a beam of one said something else, and with num_return_sequences
-    # above 1 greedy decoding's own caption was not the first.
+    # Bug: greedy decoding took the first, topk any: a beam of one returned another caption, and with
+    # num_return_sequences above 1 greedy decoding's own caption was not the first.
     for logits in ([0.0] * 12, [0.0, 0.0, -1.0, 0.0, *[0.0] * 8], [0.0, 0.0, -1.0, 0.0, 0.0, *[1.0] * 7]):
         decoder = ConstantDecoder(logits)
         ((greedy,),) = decode(decoder, numbered([0]), None, DecodingOptions(max_length=5))

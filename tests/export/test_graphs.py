@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import DecodingOptions, EncoderConfig, ModelConfig
-from seesay.decoding import DecodingOptions, GenerationRequest, generate
+from seesay.decoding import GenerationRequest, generate
 from seesay.errors import ConfigError
 from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
 from seesay.models.captioning import CaptionModel, build_model

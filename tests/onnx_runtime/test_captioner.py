@@ -14,7 +14,7 @@ from PIL import Image
 from seesay.caption import Caption
 from seesay.captioner import TrainedCaptioner
 from seesay.config import DecodingOptions
-from seesay.errors import CheckpointError, ConfigError, EncoderError, ImageError, MissingDependencyError
+from seesay.errors import CheckpointError, EncoderError, ImageError, MissingDependencyError
 from seesay.onnx_runtime import OnnxCaptioner, is_export
 from seesay.onnx_runtime.manifest import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE, TOKENIZER_FILE
 from tests import tiny
@@ -101,19 +101,26 @@ def test_an_unreadable_image_is_told_beside_the_others(captioner: OnnxCaptioner,
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    "options",
     [
-        (DecodingOptions("sample"), "strategy sample"),
-        (DecodingOptions("beam", 4, num_beam_groups=2), "num_beam_groups"),
-        (DecodingOptions("beam", force_words=("worda",)), "force_words"),
-        (DecodingOptions(complete_endings=True), "complete_endings"),
+        DecodingOptions("sample", num_return_sequences=2),
+        DecodingOptions("beam", 4, num_beam_groups=2, num_return_sequences=2),
+        DecodingOptions("beam", force_words=("worda",)),
+        DecodingOptions(complete_endings=True),
     ],
 )
-def test_what_it_cannot_do_is_refused(
-    options: DecodingOptions, named: str, captioner: OnnxCaptioner, photos: list[str]
+def test_every_strategy_gives_the_captions_of_the_run(
+    options: DecodingOptions, captioner: OnnxCaptioner, run: TrainedCaptioner, photos: list[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=f"decoding.{named} needs the run itself"):
-        captioner.caption(photos[0], options)
+    for photo in photos[:3]:
+        found, wanted = captioner.caption(photo, options, top_tokens=2), run.caption(photo, options, top_tokens=2)
+        assert (found.text, [one.text for one in found.alternatives]) == (
+            wanted.text,
+            [one.text for one in wanted.alternatives],
+        )
+        assert [[word for word, _ in place] for place in found.top_tokens] == [
+            [word for word, _ in place] for place in wanted.top_tokens
+        ]
 
 
 def test_features_that_are_no_numbers_are_refused(captioner: OnnxCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:

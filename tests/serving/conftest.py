@@ -46,15 +46,15 @@ class Gate:
     def __init__(self, captioner: TrainedCaptioner, patch: pytest.MonkeyPatch) -> None:
         self.batches: list[int] = []
         self.open, self.reached = Event(), Event()
-        see = captioner.see
+        encode = captioner.encode
 
         def gated(model_inputs: Any) -> Any:
             self.batches.append(len(model_inputs))
             self.reached.set()
             assert self.open.wait(PATIENCE)
-            return see(model_inputs)
+            return encode(model_inputs)
 
-        patch.setattr(captioner, "see", gated)
+        patch.setattr(captioner, "encode", gated)
 
 
 @pytest.fixture

@@ -274,14 +274,14 @@ def test_one_image_that_breaks_the_network_is_no_fault_of_the_others(
     start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start()
-    see, bad = captioner.see, captioner.prepare(tiny.image(1))[0][0].tobytes()
+    encode, bad = captioner.encode, captioner.prepare(tiny.image(1))[0][0].tobytes()
 
     def fragile(model_inputs: Any) -> Any:
         if any(view[0].tobytes() == bad for view in model_inputs):
             raise RuntimeError("out of memory")
-        return see(model_inputs)
+        return encode(model_inputs)
 
-    monkeypatch.setattr(captioner, "see", fragile)
+    monkeypatch.setattr(captioner, "encode", fragile)
     with server.client() as client, ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda seed: client.post("/v1/caption", **upload(encoded(seed))), range(6)))
         assert [answer.status_code for answer in answers] == [200, 500, 200, 200, 200, 200]

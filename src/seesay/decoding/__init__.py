@@ -1,9 +1,9 @@
 """Generation of captions, many images at once, over any decoder; `docs/decoding.md` defines every option.
 
 `generate` holds the loop and `request` its parameters. `selection` has the strategies (greedy, sampling, beam, groups,
-banks), `logits_processing` a step's scores under the `constraints` and their `automaton`, `beam_state` and `finished` the
-hypotheses, `deduplicate` several captions per image, `top_tokens` alternatives per position, `trace` the search as a
-tree, `ensemble` several decoders as one, `arrays` the few operations on NumPy arrays and torch tensors.
+banks), `logits_processing` a step's scores under the `constraints` and their `automaton`, `beam_state` and `finished`
+the hypotheses, `deduplicate` several captions per image, `top_tokens` alternatives per position, `trace` the search as
+a tree, `ensemble` several decoders as one, `arrays` the few operations on NumPy arrays and torch tensors.
 
 The names are loaded when they are first used. Only `ensemble` and `memory` need torch.
 """

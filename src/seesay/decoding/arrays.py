@@ -54,6 +54,11 @@ def _upcast_floats(tensor: Array) -> Array:
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
 
 
+def cast(array: Array, like: Array) -> Array:
+    """Return an array in the type of another."""
+    return array.astype(like.dtype) if is_numpy(array) else array.to(like.dtype)
+
+
 def copy(array: Array) -> Array:
     """Return a copy."""
     return array.copy() if is_numpy(array) else array.clone()

@@ -69,7 +69,7 @@ def build_automaton(constraints: TokenConstraints, never: NDArray[np.bool_]) -> 
     endings, sets, nodes = (2 if constraints.no_end_after else 1), 1 << len(constraints.required), len(trie.children)
     if endings * sets * nodes * symbols.count > _LARGEST:
         raise ConfigError(
-            f"{len(constraints.required)} required and {len(banned)} banned phrases are too many to be searched together"
+            f"{len(constraints.required)} required and {len(banned)} banned phrases are too many for one search"
         )
     goto = trie.goto(symbols.count)
     after = _after(goto, trie, symbols, sets, endings)

@@ -70,10 +70,10 @@ class BeamState:
     @property
     def step(self) -> int:
         """Tokens generated so far."""
-        return self.history.tokens.shape[-1]
+        return int(self.history.tokens.shape[-1])
 
     def select(self, images: Ints, rows: Ints) -> "BeamState":
-        """Return the part at positions `images` (b',) with the hypotheses `rows` (b', R'), the decoder's state aside."""
+        """Return the images at positions `images` (b',) with the hypotheses `rows` (b', R'); `state` is unchanged."""
         at = (images[:, None], rows)
         return replace(
             self,

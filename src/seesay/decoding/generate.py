@@ -255,7 +255,7 @@ class _Running:
         return beam, self.processor(output.logits, beam.history.tokens, beam.phrases, attention)
 
     def _compact(self, beam: BeamState, parents: Ints, state: Any, rows_before: int) -> BeamState | None:
-        """Return the open hypotheses with the decoder's state after `parents`, without images and rows that are done."""
+        """Return the open hypotheses with the decoder's state after `parents`, without finished images and rows."""
         is_open = np.isfinite(beam.sums)
         counts = is_open.sum(1)
         going = (counts > 0) & (beam.slots.sum(1) > 0)
@@ -297,9 +297,9 @@ class _Running:
 
     def _keep_failed(self, beam: BeamState, scores: StepScores, chosen: Selection) -> None:
         """Store the best open hypothesis of an image of which none can continue and none has ended."""
-        stuck = ~np.isfinite(chosen.sums)
+        stuck: NDArray[np.bool_] = ~np.isfinite(chosen.sums)
         moved = self.options.strategy == "beam" or stuck.shape != beam.sums.shape
-        stuck = stuck.all(1, keepdims=True) if moved else stuck
+        stuck = np.logical_and.reduce(stuck, axis=1, keepdims=True) if moved else stuck
         if not stuck.any():
             return
         lost = np.isfinite(beam.sums) & stuck & self.finished.is_empty(beam.images)[:, None]

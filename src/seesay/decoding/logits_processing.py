@@ -11,6 +11,7 @@ from seesay.decoding.arrays import (
     Array,
     Floats,
     Ints,
+    cast,
     copy,
     fill_tokens,
     logsumexp,
@@ -168,7 +169,7 @@ def _check_tokens(constraints: TokenConstraints, vocabulary: int) -> None:
 def _penalise(choice: Array, total: Floats, tokens: Ints, penalty: float) -> None:
     """Multiply the log-probabilities of the tokens (b, R, t) that hypotheses hold already."""
     places = to_device_of(tokens, choice)
-    base = to_device_of(total[..., None].astype(to_host(choice[:0]).dtype), choice)
+    base = cast(to_device_of(total[..., None], choice), choice)
     put_along(choice, places, (take_along(choice, places) - base) * penalty + base)
 
 

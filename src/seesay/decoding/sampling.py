@@ -8,7 +8,8 @@ import numpy as np
 
 from seesay.compiled import compiled
 from seesay.config import DecodingOptions
-from seesay.decoding.arrays import NEG_INF, Array, Floats, is_numpy, namespace, put_along, stable_topk
+from seesay.decoding.arrays import NEG_INF, Array, Floats, cast, is_numpy, namespace, put_along, stable_topk
+from seesay.files import text_bytes
 
 _SOURCE = Path(__file__).with_name("sampling.c")
 
@@ -25,11 +26,7 @@ def sample(logits: Array, draws: Array, options: DecodingOptions) -> Array:
         if tokens is not None:
             return tokens
     xp = namespace(logits)
-    scaled = (
-        (logits - xp.amax(logits, axis=-1, keepdims=True)).astype(draws.dtype)
-        if xp is np
-        else (logits - logits.amax(-1, keepdim=True)).to(draws.dtype)
-    )
+    scaled = cast(logits - xp.amax(logits, -1, keepdims=True), draws)
     scaled = scaled / options.temperature  # 0 at the best: no temperature is too low
     if 0 < options.top_k < scaled.shape[-1]:
         values, kept = stable_topk(scaled, options.top_k)

@@ -68,11 +68,11 @@ class SequenceOutput:
 class RecurrentDecoder(nn.Module):
     """The frame of a recurrent decoder that attends to regions at every word.
 
-    A decoder has the layers `word_gates` and `output`, and fills in `start` and `advance`, and `words` and `compute_logits`
-    where there is more to them than these layers; the frame makes `init_state`, `step` and `forward` of them, and
-    keeps their costs where they belong: what depends on the image alone is computed once an image, what depends on
-    the words alone before the time loop, and the vocabulary layer after it, on real tokens only; captions that have
-    ended leave the loop.
+    A decoder has the layers `word_gates` and `output`, and implements `start` and `advance`, and `words` and
+    `compute_logits` where there is more to them than these layers. The frame builds `init_state`, `step` and
+    `forward` from them, and keeps their costs where they belong: what depends on the image alone is computed once an
+    image, what depends on the words alone before the time loop, and the vocabulary layer after it, on real tokens
+    only; captions that have ended leave the loop.
 
     Args:
         config: the network's sizes; `model.projection_size` is the width D of the memory.

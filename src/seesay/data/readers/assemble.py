@@ -181,9 +181,9 @@ def _deal_by_lists(images: list[_Image], reading: Reading, problems: list[str]) 
                 listed[composed(name)].append(split)
     used = set()
     for image in images:
-        image = composed(image.image)
-        name = image.replace("\\", "/").rsplit("/", 1)[-1]
-        key = next((key for key in (image, name, Path(name).stem) if key in listed), None)
+        reference = composed(image.image)
+        name = reference.replace("\\", "/").rsplit("/", 1)[-1]
+        key = next((key for key in (reference, name, Path(name).stem) if key in listed), None)
         if key is not None:
             used.add(key)
             captions = image.captions.pop(None, [])
