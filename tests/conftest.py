@@ -27,10 +27,18 @@ CURVES = "seesay.training.fit.training_curves"
 
 @pytest.fixture(scope="session", autouse=True)
 def no_curves() -> Iterator[None]:
-    """Leaves the curves of a training undrawn, which takes as long as a training does here; `cached_run` has them."""
+    """Draw no training curves: drawing takes as long as a training does here. `curves` restores them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CURVES, lambda *_: None)
         yield
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw training curves."""
+    from seesay.visualise import training_curves
+
+    monkeypatch.setattr(CURVES, training_curves)
 
 
 @pytest.fixture(scope="session")

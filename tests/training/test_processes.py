@@ -58,6 +58,7 @@ def die_in_both(config: Config, data: Path, run: Path, features: Path) -> None:
     train(config, data, run, features=features)
 
 
+@pytest.mark.usefixtures("curves")
 def test_two_processes_end_as_one_also_when_they_were_killed(weights: Path, colours: Path, tmp_path: Path) -> None:
     config = settings(weights, hflip_prob=0.5)
     train(config, colours, tmp_path / "one", features=tmp_path / "ones")
