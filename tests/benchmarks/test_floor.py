@@ -21,7 +21,7 @@ from seesay.models.protocol import DecoderState
 
 V, F, N, WORDS, ROWS = 13, 10, 6, 5, 3
 PRESETS = [name for name in preset_names() if name != "scenes" and not name.endswith("-tutorial")]
-SMALL = {"projection_size": 8, "embedding_size": 16, "hidden_size": 16, "attention_size": 12, "heads": 4}
+SMALL = {"projection_size": 8, "embedding_size": 16, "hidden_size": 16, "attention_size": 12, "num_heads": 4}
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def sized(name: str, **changes: Any) -> ModelConfig:
     """Returns the settings of `CONFIGS` with small widths that differ from each other where they may."""
     config = CONFIGS[name]
     words = config.hidden_size if config.decoder == "transformer" else 5
-    small = {"projection_size": D, "embedding_size": words, "attention_size": 4, "heads": 2, "output_size": 8}
+    small = {"projection_size": D, "embedding_size": words, "attention_size": 4, "num_heads": 2, "output_size": 8}
     return replace(config, **{**small, **changes})
 
 

@@ -17,7 +17,7 @@ from tests.models.test_fused_loop import difference, needs_fusion, random_tokens
 
 def made(**settings: float) -> PooledGRUDecoder:
     torch.manual_seed(4)
-    sizes = {"decoder": "pooled", "projection_size": 20, "embedding_size": 6, "hidden_size": 20, "layers": 3}
+    sizes = {"decoder": "pooled", "projection_size": 20, "embedding_size": 6, "hidden_size": 20, "num_layers": 3}
     return PooledGRUDecoder(ModelConfig(**{**sizes, **settings}), vocabulary_size=30)  # type: ignore[arg-type]
 
 

@@ -28,8 +28,8 @@ TRANSFORMER = {"decoder": "transformer", "embedding_size": 512}
         ({"decoder": "up-down", "layers": 2}, ("model.num_layers is 2", "up-down", "one recurrent layer")),
         ({"decoder": "pooled"}, ("model.projection_size is 256", "model.hidden_size (512)")),
         ({"decoder": "transformer"}, ("model.embedding_size is 256", "model.hidden_size (512)")),
-        ({**TRANSFORMER, "heads": 7}, ("model.num_heads is 7", "model.hidden_size (512)")),
-        ({"attention_score": "multihead", "heads": 3}, ("model.num_heads is 3", "model.attention_size (512)")),
+        ({**TRANSFORMER, "num_heads": 7}, ("model.num_heads is 7", "model.hidden_size (512)")),
+        ({"attention_score": "multihead", "num_heads": 3}, ("model.num_heads is 3", "model.attention_size (512)")),
         ({**LUONG, "attention_score": "dot"}, ("model.attention_score=dot", "256", "512", "general")),
         ({**TRANSFORMER, "attention_score": "general"}, ("model.attention_score is general", "multihead")),
         ({**TRANSFORMER, "attention": "hard"}, ("model.attention=hard", "show-attend-tell", "transformer decoder")),
@@ -71,7 +71,7 @@ def test_every_preset_is_free_of_contradictions_and_the_check_draws_nothing() ->
 
 
 def test_training_refuses_before_it_reads_anything(tmp_path: Path) -> None:
-    config = resolve_config("transformer", overrides={"heads": 7})
+    config = resolve_config("transformer", overrides={"num_heads": 7})
     with pytest.raises(ConfigError, match=r"model\.heads is 7"):
         train(config, tmp_path / "not there", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
@@ -96,7 +96,13 @@ def another(name: str, value: Any) -> Any:
 def test_setting_that_is_not_read_makes_no_difference(preset: str) -> None:
     """Neither to the first weights, nor to what is trained on a batch with the same draws of dropout."""
     model = resolve_config(preset).model
-    small: dict[str, Any] = {"projection_size": 8, "embedding_size": 8, "hidden_size": 8, "output_size": 8, "heads": 2}
+    small: dict[str, Any] = {
+        "projection_size": 8,
+        "embedding_size": 8,
+        "hidden_size": 8,
+        "output_size": 8,
+        "num_heads": 2,
+    }
     model = dataclasses.replace(model, **{name: size for name, size in small.items() if getattr(model, name)})
     captions = pack_captions(torch.tensor([[[1, 4, 5, 2]], [[1, 5, 2, 0]]]))
 

@@ -23,9 +23,9 @@ WISHES: tuple[dict[str, Any], ...] = (
     {},
     {"num_return_sequences": 3, "attention": True},
     {"strategy": "beam", "beam_size": 4, "num_return_sequences": 4, "max_length": 5},
-    {"strategy": "sample", "temperature": 1.5, "alternatives": 3},
+    {"strategy": "sample", "temperature": 1.5, "top_tokens": 3},
     {"strategy": "sample", "sampling_seed": 7, "max_length": 3},
-    {"strategy": "beam", "beam_size": 4, "num_beam_groups": 2, "attention": True, "alternatives": 2},
+    {"strategy": "beam", "beam_size": 4, "num_beam_groups": 2, "attention": True, "top_tokens": 2},
     {"strategy": "beam", "force_words": ["right"], "bad_words": ["red", "blue"]},
 )
 
@@ -34,7 +34,7 @@ def options_of(caption_request: Mapping[str, Any]) -> DecodingOptions:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in caption_request.items()
-        if name not in ("attention", "alternatives")
+        if name not in ("attention", "top_tokens")
     }
     return DecodingOptions(**values)
 
@@ -54,7 +54,7 @@ def assert_answers(answer: Mapping[str, Any], caption: Caption) -> None:
         else:
             np.testing.assert_allclose(word["attention"], caption.attention[place], atol=1e-4)
     for top_tokens, word in zip(caption.top_tokens, (*answer["words"], answer["end"]), strict=False):
-        assert [each["text"] for each in word["alternatives"]] == [text for text, _ in top_tokens]
+        assert [each["text"] for each in word["top_tokens"]] == [text for text, _ in top_tokens]
 
 
 def assert_alike(
@@ -64,7 +64,7 @@ def assert_alike(
         ImageBytes("x", content),
         options_of(caption_request),
         attention=caption_request.get("attention", False),
-        top_tokens=caption_request.get("alternatives", 0),
+        top_tokens=caption_request.get("top_tokens", 0),
     )
     for found, wanted in zip(answer["captions"], (caption, *caption.alternatives), strict=True):
         assert_answers(found, wanted)
@@ -121,18 +121,21 @@ def test_answer_tells_of_image_and_options(shared: Running, captioner: TrainedCa
         ),
         ({"strategy": "sample", "temperature": "nan"}, "temperature: input should be a finite number"),
         ({"strategy": "sample", "temperature": "1e999"}, "temperature: input should be"),
-        ({"beem": 3}, "'beem' is no option; known are attention, alternatives, strategy"),
+        ({"beem": 3}, "'beem' is no option; known are attention, top_tokens, strategy"),
         ({"max_length": [3, 4]}, "'max_length' is given twice"),
         ({"max_length": "9" * 3000}, "max_length: "),
         ({"bad_words": ["x" * 61]}, "ban.0: string should have at most 60 characters"),
         ({"bad_words": ["x"] * 11}, "ban: list should have at most 10 items"),
         ({"strategy": "beam", "force_words": ["purpel"]}, "'purpel' is not in the vocabulary"),
-        ({"strategy": "beam", "force_words": ["red red red red red", "blue blue blue blue"]}, "require holds 9 words"),
+        (
+            {"strategy": "beam", "force_words": ["red red red red red", "blue blue blue blue"]},
+            "force_words has 9 words",
+        ),
         (
             {"strategy": "beam", "force_words": ["red red red red red red red red"], "max_length": 7},
             "above max_length, 7",
         ),
-        ({"alternatives": 11}, "alternatives: input should be less than or equal to 10"),
+        ({"top_tokens": 11}, "top_tokens: input should be less than or equal to 10"),
     ],
 )
 def test_bad_options_are_told_in_one_line(shared: Running, fields: dict[str, Any], told: str) -> None:

@@ -85,7 +85,7 @@ def choose(page: "Page", *contents: bytes) -> "Locator":
 def asked(server: Running, content: bytes, **fields: Any) -> dict[str, Any]:
     """What the interface says of an image with the page's own wishes."""
     with server.client() as client:
-        answer = client.post("/v1/caption", **upload(content, attention=True, alternatives=5, **fields))
+        answer = client.post("/v1/caption", **upload(content, attention=True, top_tokens=5, **fields))
     result: dict[str, Any] = answer.json()["results"][0]
     return result
 
@@ -213,10 +213,10 @@ def test_alternatives_of_a_word_are_shown_with_their_probabilities(visit: Open, 
     card.locator(".word").nth(1).click()
     rows = card.locator(".detail li")
     expect(rows).to_have_count(5)
-    shown = [text if text is not None else "(end)" for text in (each["text"] for each in word["alternatives"])]
+    shown = [text if text is not None else "(end)" for text in (each["text"] for each in word["top_tokens"])]
     assert rows.locator("span:first-child").all_text_contents() == shown
     expect(rows.first).to_have_class("own")
-    best = word["alternatives"][0]["probability"]
+    best = word["top_tokens"][0]["probability"]
     assert rows.first.locator(".amount").text_content() == f"{round(100 * best)} %"
     width = rows.first.locator(".share").evaluate("bar => bar.style.width")
     assert float(width.rstrip("%")) == pytest.approx(100 * best, abs=0.01)
@@ -430,7 +430,7 @@ def test_captions_run_in_the_direction_of_their_script(visit: Open) -> None:
             const { ImageInput } = await import("/results.js");
             const image = new ImageInput(new File([], "كلب.png"), { tell() {}, remove() {} });
             const words = text.split(" ").map((word) => ({ text: word, probability: 0.5 }));
-            const end = { probability: 0.5, alternatives: [] };
+            const end = { probability: 0.5, top_tokens: [] };
             image.showResult({}, { captions: [{ text, words, end, probability: 0.1, finished: true }] });
             document.getElementById("images").append(image.card);
         }""",

@@ -25,7 +25,7 @@ def test_it_tells_of_every_option_and_bound(shared: Running) -> None:
     operation = paths["/v1/caption"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     names = set(DecodingOptions.__dataclass_fields__)
-    assert set(form["properties"]) == names | {"images", "attention", "alternatives"}
+    assert set(form["properties"]) == names | {"images", "attention", "top_tokens"}
     assert form["required"] == ["images"]
     assert form["properties"]["beam_size"]["maximum"] == limits.MAX_BEAM_SIZE
     assert all(field["description"] for field in form["properties"].values())

@@ -108,7 +108,7 @@ async def many(alone: Alone) -> list[float]:
     """Sends mixed requests; returns the memory held, twenty times."""
     requests: list[dict[str, Any]] = [
         {},
-        {"attention": True, "alternatives": 5},
+        {"attention": True, "top_tokens": 5},
         {"strategy": "beam", "beam_size": 4, "num_return_sequences": 3},
         {"strategy": "sample", "num_return_sequences": 2},
         {"strategy": "beam", "bad_words": ["red"], "max_length": 5},

@@ -32,7 +32,7 @@ every = pytest.mark.parametrize(
 
 def small(weights: Path, preset: str, **changes: Any) -> Config:
     """Returns a preset with widths that train in no time, its dropout and penalties left on."""
-    sizes = {"output_size": 16, "heads": 2, "feedforward_size": 48, "vocabulary_size": 0, "min_count": 1}
+    sizes = {"output_size": 16, "num_heads": 2, "feedforward_size": 48, "vocabulary_size": 0, "min_count": 1}
     if preset.startswith("pooled-gru"):
         sizes["projection_size"] = 32
     if preset == "transformer":

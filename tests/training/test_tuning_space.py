@@ -118,8 +118,8 @@ class TestFile:
 
     def test_setting_that_only_another_choice_reads_may_be_searched_with_it(self, base: Config) -> None:
         with pytest.raises(ConfigError, match="heads is to be searched, but the attention decoder does not read it"):
-            read_space(base, {"heads": [4, 8]}, ())
-        read_space(base, {"heads": [4, 8], "attention_score": ["additive", "multihead"]}, ())
+            read_space(base, {"num_heads": [4, 8]}, ())
+        read_space(base, {"num_heads": [4, 8], "attention_score": ["additive", "multihead"]}, ())
 
     @pytest.mark.parametrize(
         ("values", "told"),

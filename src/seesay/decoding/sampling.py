@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from seesay.compiled import compiled
 from seesay.config import DecodingOptions
 from seesay.decoding.arrays import NEG_INF, Array, Floats, cast, is_numpy, namespace, put_along, stable_topk
 from seesay.files import text_bytes
@@ -72,6 +71,8 @@ def sample_natively(logits: Array, draws: Array, temperature: float) -> Array | 
     torch = namespace(logits)
     if (logits.dtype, draws.dtype) != (torch.float32, torch.float64):
         return None
+    from seesay.compiled import compiled  # imports torch, which a search over NumPy arrays does without
+
     library = compiled(_SOURCE) if logits.numel() else None
     if library is None:
         return None

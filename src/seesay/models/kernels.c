@@ -273,7 +273,7 @@ static inline __attribute__((always_inline)) float score_of(
     return get(logits, first + word, half) + (offsets ? offsets[word] : 0.0f);
 }
 
-static inline __attribute__((always_inline)) void surprise_of(
+static inline __attribute__((always_inline)) void cross_entropy_row(
     const void *logits, const float *offsets, const long long *targets, long long row, long long words, float smoothing,
     float *log_sums, float *losses, int half)
 {
@@ -295,20 +295,20 @@ static inline __attribute__((always_inline)) void surprise_of(
 
 /* Cross-entropies (rows) of logits (rows, words) with offsets (words) added to them, if there are any: 0, or minus
    infinity for a word that is never said, which smoothing does not bear. log_sums (rows) are log sum e^logit. */
-void surprise(const void *logits, const float *offsets, const long long *targets, long long rows, long long words,
+void cross_entropy_rows(const void *logits, const float *offsets, const long long *targets, long long rows, long long words,
               float smoothing, float *log_sums, float *losses, int half)
 {
     long long row;
 #pragma omp parallel for schedule(static)
     for (row = 0; row < rows; row++) {
         if (offsets)
-            BOTH(surprise_of, logits, offsets, targets, row, words, smoothing, log_sums, losses);
+            BOTH(cross_entropy_row, logits, offsets, targets, row, words, smoothing, log_sums, losses);
         else
-            BOTH(surprise_of, logits, 0, targets, row, words, smoothing, log_sums, losses);
+            BOTH(cross_entropy_row, logits, 0, targets, row, words, smoothing, log_sums, losses);
     }
 }
 
-static inline __attribute__((always_inline)) void surprise_back_of(
+static inline __attribute__((always_inline)) void cross_entropy_row_backward(
     const void *logits, const float *offsets, const long long *targets, const float *log_sums, const float *slopes,
     long long row, long long words, float smoothing, void *grad, int half)
 {
@@ -332,9 +332,9 @@ void cross_entropy_rows_backward(const void *logits, const float *offsets, const
 #pragma omp parallel for schedule(static)
     for (row = 0; row < rows; row++) {
         if (offsets)
-            BOTH(surprise_back_of, logits, offsets, targets, log_sums, slopes, row, words, smoothing, grad);
+            BOTH(cross_entropy_row_backward, logits, offsets, targets, log_sums, slopes, row, words, smoothing, grad);
         else
-            BOTH(surprise_back_of, logits, 0, targets, log_sums, slopes, row, words, smoothing, grad);
+            BOTH(cross_entropy_row_backward, logits, 0, targets, log_sums, slopes, row, words, smoothing, grad);
     }
 }
 

@@ -51,10 +51,10 @@ _EXAMPLE = {
                     "score": -0.5261,
                     "finished": True,
                     "words": [
-                        {"text": text, "probability": value, "attention": weights, "alternatives": None}
+                        {"text": text, "probability": value, "attention": weights, "top_tokens": None}
                         for text, value, weights in _WORDS
                     ],
-                    "end": {"text": None, "probability": 0.78, "attention": None, "alternatives": None},
+                    "end": {"text": None, "probability": 0.78, "attention": None, "top_tokens": None},
                 }
             ],
             "error": None,
@@ -123,7 +123,7 @@ def describe_model(service: CaptionService) -> ModelAnswer:
             "beam_size": limits.MAX_BEAM_SIZE,
             "num_return_sequences": limits.MAX_CAPTIONS,
             "max_length": limits.MAX_WORDS,
-            "alternatives": limits.MAX_TOP_TOKENS,
+            "top_tokens": limits.MAX_TOP_TOKENS,
             "answer_seconds": service.limits.answer_seconds,
         },
     )

@@ -25,7 +25,6 @@ _MOST = {
     "sampling_seed": 2**53,
 }
 _LEAST = {"sampling_seed": -(2**53), "temperature": 1e-3}
-_WORDS = {"least": "ge", "most": "le", "above": "gt", "below": "lt"}
 
 Phrase = Annotated[str, Field(max_length=limits.MAX_PHRASE_CHARACTERS)]
 
@@ -36,7 +35,7 @@ class _Told(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     attention: bool = Field(default=False, description="tell where the model looked at each word")
-    alternatives: int = Field(
+    top_tokens: int = Field(
         default=0, ge=0, le=limits.MAX_TOP_TOKENS, description="how many of the likeliest words to tell at each place"
     )
 
@@ -46,7 +45,7 @@ def _request_model() -> type[_Told]:
     fields: dict[str, Any] = {}
     for leaf in dataclasses.fields(DecodingOptions):
         kind = field_types(DecodingOptions)[leaf.name]
-        bounds = {_WORDS[name]: bound for name, bound in leaf.metadata["bounds"].items()}
+        bounds = dict(leaf.metadata["bounds"])
         if leaf.name in _MOST:
             bounds["le"] = min(_MOST[leaf.name], bounds.get("le", _MOST[leaf.name]))
         if leaf.name in _LEAST:
@@ -76,7 +75,7 @@ class Request:
 
     options: DecodingOptions
     attention: bool
-    alternatives: int
+    top_tokens: int
 
 
 def read_request(fields: Iterable[tuple[str, str]], config: Config) -> Request:
@@ -95,7 +94,7 @@ def read_request(fields: Iterable[tuple[str, str]], config: Config) -> Request:
             values[name] = value
     try:
         asked = RequestModel.model_validate(values).model_dump(exclude_unset=True)
-        attention, alternatives = asked.pop("attention", False), asked.pop("alternatives", 0)
+        attention, top_tokens = asked.pop("attention", False), asked.pop("top_tokens", 0)
         options = changed_decoding(config, asked)
     except ValidationError as error:
         raise ApiError("invalid_options", "; ".join(map(_told, error.errors()[:5]))) from error
@@ -104,9 +103,9 @@ def read_request(fields: Iterable[tuple[str, str]], config: Config) -> Request:
     words = sum(len(phrase.split()) for phrase in options.force_words)
     if words > limits.MAX_REQUIRED_WORDS:
         raise ApiError(
-            "invalid_options", f"require holds {words} words; at most {limits.MAX_REQUIRED_WORDS} are allowed"
+            "invalid_options", f"force_words has {words} words; at most {limits.MAX_REQUIRED_WORDS} are allowed"
         )
-    return Request(_bounded(options), attention, alternatives)
+    return Request(_bounded(options), attention, top_tokens)
 
 
 def _bounded(options: DecodingOptions) -> DecodingOptions:

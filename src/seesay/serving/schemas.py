@@ -28,7 +28,7 @@ class Word(BaseModel):
     attention: list[float] | None = Field(
         default=None, description="weights over the image's regions, row by row of `grid`; they sum to 1"
     )
-    alternatives: list[TopToken] | None = Field(
+    top_tokens: list[TopToken] | None = Field(
         default=None, description="the likeliest words at this place, likeliest first"
     )
 
@@ -120,7 +120,7 @@ def _caption(caption: Caption) -> CaptionAnswer:
             text=text,
             probability=_probability(log_prob),
             attention=maps[place] if maps is not None and place < len(maps) else None,
-            alternatives=[
+            top_tokens=[
                 TopToken(text=word, probability=_probability(value)) for word, value in caption.top_tokens[place]
             ]
             if caption.top_tokens

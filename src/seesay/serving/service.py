@@ -162,7 +162,7 @@ class CaptionService:
             size = check_header(image)
             model_inputs, name = self.captioner.prepare(image)
         return size, CaptionRequest(
-            model_inputs, name, caption_request.options, caption_request.attention, caption_request.alternatives
+            model_inputs, name, caption_request.options, caption_request.attention, caption_request.top_tokens
         )
 
     def _work(self, jobs: Sequence[CaptionRequest], deliver: Callable[[int, Caption | Exception], None]) -> None:

@@ -22,7 +22,7 @@ _BOOKKEEPING = (
     *("init_from", "scst", "scst_samples", "scst_weight", "scst_baseline"),
 )
 _SHAPES = (
-    *("projection_size", "embedding_size", "hidden_size", "attention_size", "output_size", "layers"),
+    *("projection_size", "embedding_size", "hidden_size", "attention_size", "output_size", "num_layers"),
     *("feedforward_size", "tie_weights", "log_frequency_bias"),
 )
 """Settings of the default space that another run's weights settle for a training that starts from them."""

@@ -3,7 +3,7 @@
 import { Image, save } from "./results.js";
 
 const AT_A_TIME = 4; // requests on their way; the service puts their images together
-const ALTERNATIVES = 5;
+const TOP_TOKENS = 5;
 const TRIES = 5; // of a request that finds the service full
 
 const find = (id) => document.getElementById(id);
@@ -49,7 +49,7 @@ async function caption(image) {
   form.append("images", image.file, image.name);
   for (const [name, value] of Object.entries(image.wish)) form.append(name, String(value));
   form.append("attention", "true");
-  form.append("alternatives", String(ALTERNATIVES));
+  form.append("top_tokens", String(TOP_TOKENS));
   const reply = await ask("v1/caption", { method: "POST", body: form });
   const answer = await reply.json().catch(() => null); // what stands before the service may answer in a form of its own
   if (!reply.ok || !answer) throw new Error(answer?.error?.message ?? `The service answered ${reply.status}; try again`);

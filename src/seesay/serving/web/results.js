@@ -188,9 +188,9 @@ export class Image {
       this.detail.replaceChildren(element("p", { class: "note", text: "Choose a word to see where the model looked, and what else it could have said." }));
       return;
     }
-    const said = element("p", { text: this.inWords({ ...word, alternatives: null }) });
+    const said = element("p", { text: this.inWords({ ...word, top_tokens: null }) });
     const own = word.last ? null : word.text;
-    const bars = (word.alternatives ?? []).map(({ text, probability }) => {
+    const bars = (word.top_tokens ?? []).map(({ text, probability }) => {
       const bar = element("div", { class: "share" });
       bar.style.width = `${100 * (probability ?? 0)}%`;
       return element("li", { class: text === own ? "own" : undefined },
@@ -203,7 +203,7 @@ export class Image {
   inWords(word) {
     const what = word.last ? "The end" : `“${word.text}”`;
     const where = word.attention && this.result.grid ? `, looking at ${whereabouts(word.attention, this.result.grid)}` : "";
-    const others = (word.alternatives ?? []).filter(({ text }) => text !== (word.last ? null : word.text)).slice(0, 3);
+    const others = (word.top_tokens ?? []).filter(({ text }) => text !== (word.last ? null : word.text)).slice(0, 3);
     const instead = others.map(({ text, probability }) => `${text ?? "the end"} ${percent(probability)}`).join(", ");
     return `${what}: ${percent(word.probability)}${where}.${instead ? ` Instead: ${instead}.` : ""}`;
   }
