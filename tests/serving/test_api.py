@@ -124,8 +124,8 @@ def test_answer_tells_of_image_and_options(shared: Running, captioner: TrainedCa
         ({"beem": 3}, "'beem' is no option; known are attention, top_tokens, strategy"),
         ({"max_length": [3, 4]}, "'max_length' is given twice"),
         ({"max_length": "9" * 3000}, "max_length: "),
-        ({"bad_words": ["x" * 61]}, "ban.0: string should have at most 60 characters"),
-        ({"bad_words": ["x"] * 11}, "ban: list should have at most 10 items"),
+        ({"bad_words": ["x" * 61]}, "bad_words.0: string should have at most 60 characters"),
+        ({"bad_words": ["x"] * 11}, "bad_words: list should have at most 10 items"),
         ({"strategy": "beam", "force_words": ["purpel"]}, "'purpel' is not in the vocabulary"),
         (
             {"strategy": "beam", "force_words": ["red red red red red", "blue blue blue blue"]},
