@@ -13,6 +13,7 @@ from seesay.files import text_bytes
 _SOURCE = Path(__file__).with_name("sampling.c")
 
 
+@np.errstate(invalid="ignore")  # rows in which no token is left
 def sample(logits: Array, draws: Array, options: DecodingOptions) -> Array:
     """Return tokens (...) sampled from logits (..., V) by inverting the cumulative distribution at `draws` (...).
 

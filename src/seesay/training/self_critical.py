@@ -94,10 +94,8 @@ class SelfCritic:
     def sample(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> Samples:
         """Returns K independent samples of every image."""
         draws = self.draws(len(features), features.device)
-        with without_dropout(model):
-            with torch.no_grad():
-                memory = model.project(features)
-            state = init_state(model.search, memory, memory_mask)
+        with without_dropout(model), torch.no_grad():
+            state = init_state(model.search, model.project(features), memory_mask)
             drawn = sample_captions(model.search, state, self.sampling, draws)
         tokens = [[[START_ID, *one.tokens, END_ID] for one in of_image] for of_image in drawn]
         cut = torch.tensor([[not one.finished for one in of_image] for of_image in drawn])
