@@ -25,7 +25,7 @@ TRANSFORMER = {"decoder": "transformer", "embedding_size": 512}
     [
         ({"decoder": "transformr"}, ("'transformr'", "did you mean 'transformer'?")),
         ({"decoder": "zzz"}, ("'zzz'", "known are attention, luong, pooled, show-attend-tell, transformer, up-down")),
-        ({"decoder": "up-down", "layers": 2}, ("model.num_layers is 2", "up-down", "one recurrent layer")),
+        ({"decoder": "up-down", "num_layers": 2}, ("model.num_layers is 2", "up-down", "one recurrent layer")),
         ({"decoder": "pooled"}, ("model.projection_size is 256", "model.hidden_size (512)")),
         ({"decoder": "transformer"}, ("model.embedding_size is 256", "model.hidden_size (512)")),
         ({**TRANSFORMER, "num_heads": 7}, ("model.num_heads is 7", "model.hidden_size (512)")),
@@ -72,7 +72,7 @@ def test_every_preset_is_free_of_contradictions_and_the_check_draws_nothing() ->
 
 def test_training_refuses_before_it_reads_anything(tmp_path: Path) -> None:
     config = resolve_config("transformer", overrides={"num_heads": 7})
-    with pytest.raises(ConfigError, match=r"model\.heads is 7"):
+    with pytest.raises(ConfigError, match=r"model\.num_heads is 7"):
         train(config, tmp_path / "not there", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

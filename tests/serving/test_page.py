@@ -427,8 +427,8 @@ def test_captions_run_in_the_direction_of_their_script(visit: Open) -> None:
     page = visit()
     page.evaluate(
         """async ([text]) => {
-            const { ImageInput } = await import("/results.js");
-            const image = new ImageInput(new File([], "كلب.png"), { tell() {}, remove() {} });
+            const { ImageCard } = await import("/results.js");
+            const image = new ImageCard(new File([], "كلب.png"), { tell() {}, remove() {} });
             const words = text.split(" ").map((word) => ({ text: word, probability: 0.5 }));
             const end = { probability: 0.5, top_tokens: [] };
             image.showResult({}, { captions: [{ text, words, end, probability: 0.1, finished: true }] });

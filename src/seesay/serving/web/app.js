@@ -1,6 +1,6 @@
 // The page: images in, requests to the service it came from, cards out.
 
-import { Image, save } from "./results.js";
+import { ImageCard, save } from "./results.js";
 
 const AT_A_TIME = 4; // requests on their way; the service puts their images together
 const TOP_TOKENS = 5;
@@ -87,7 +87,7 @@ async function next() {
 function add(files) {
   const { file_bytes: most } = model.limits;
   for (const file of files) {
-    const image = new Image(file, { tell, remove });
+    const image = new ImageCard(file, { tell, remove });
     images.push(image);
     find("images").append(image.card);
     if (file.size > most) {

@@ -34,7 +34,7 @@ export function percent(probability) {
   return `1 in ${Number((1 / probability).toPrecision(2)).toLocaleString("en")}`;
 }
 
-export class Image {
+export class ImageCard {
   /** A card; `tell` says something to screen readers. */
   constructor(file, { tell, remove }) {
     this.file = file;
