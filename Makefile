@@ -1,10 +1,10 @@
-# make demo   everything from nothing: install, make data, train, evaluate, caption, report
-# make test   what must pass before a change is kept: lint, types, tests
+# make demo   complete pipeline: install, draw data, train, evaluate, caption, report
+# make test   checks that every change must pass: lint, types, tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Processes that share the tests, whole files each.
+# Number of test processes; each file runs in one of them.
 JOBS ?= 2
 
 .PHONY: help install demo test lint types tests format oracle slow soak bench clean
@@ -14,7 +14,7 @@ help:
 
 install: $(READY)
 
-# The mark is renewed when the dependencies change; an interrupted install leaves none and starts again.
+# The marker file is renewed when the dependencies change; an interrupted install leaves none and starts again.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "seesay needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -42,15 +42,15 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Needs Java: equality with the reference scorers.
+# Compares with the reference scorers; needs Java.
 oracle: $(READY)
 	$(BIN)/pytest -m oracle
 
-# Minutes, and real data.
+# Takes minutes and needs real data.
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
-# An hour: thousands of hostile uploads and good requests, memory watched.
+# Takes an hour: thousands of hostile uploads and valid requests while memory is measured.
 soak: $(READY)
 	$(BIN)/pytest -m soak -s
 
