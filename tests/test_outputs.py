@@ -19,7 +19,7 @@ from seesay.data.annotations import Annotations, write_annotations
 from seesay.data.scenes import make_scenes
 from seesay.errors import CheckpointError, DataError
 from seesay.evaluation import evaluate, save_evaluation
-from seesay.export.folder import check_free, whole_folder
+from seesay.export.folder import atomic_folder, check_target
 from seesay.outputs import HTML_PAGE, MARKER, check_file, check_inputs, check_name, delete_own, only_writer_of
 from seesay.training.fit import train
 from seesay.training.tune import tune
@@ -262,9 +262,9 @@ class TestFolders:
         target = tmp_path / "onnx"
         target.mkdir()
         (target / "export.json").write_text('{"seesay": "0.1.0"}')
-        check_free(target)
+        check_target(target)
         (target / "notes.txt").write_text("mine")
-        with pytest.raises(DataError, match=r"holds notes\.txt, which is no part of an export"), whole_folder(target):
+        with pytest.raises(DataError, match=r"contains notes\.txt, which is not part of an export"), atomic_folder(target):
             pass
         assert (target / "notes.txt").read_text() == "mine"
 

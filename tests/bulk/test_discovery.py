@@ -22,7 +22,7 @@ from tests import tiny
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two images, one of them deeper, and what is no image."""
+    """Two images, one of them in a subfolder, and a text file."""
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     tiny.image(0).save(tmp_path / "photos" / "b.JPG", "JPEG")
     tiny.image(1).save(tmp_path / "photos" / "deep" / "a.png")
@@ -40,14 +40,14 @@ def found(*sources: object, column: str = "") -> list[str]:
 
 
 class TestFiles:
-    def test_folders_globs_files_and_addresses_in_their_order_without_repeats(
+    def test_folders_globs_files_and_urls_are_listed_in_order_without_repeats(
         self, folder: Path, both: list[str]
     ) -> None:
         url, member = "https://example.org/x*.jpg", "photos.tar::x[1].jpg"
         assert found(folder) == both
         assert found(url, folder / "**" / "*.png", member, both[0], folder) == [url, both[1], member, both[0]]
 
-    def test_folder_is_searched_to_its_last_depth_and_links_upwards_are_not_followed(self, folder: Path) -> None:
+    def test_folders_are_searched_recursively_and_links_upwards_are_not_followed(self, folder: Path) -> None:
         deep = folder.joinpath(*"123456789")
         deep.mkdir(parents=True)
         tiny.image(0).save(deep / "z.png")
@@ -57,14 +57,14 @@ class TestFiles:
         assert str(deep / "z.png") in found(folder)
         assert len(found(folder)) == 3
 
-    def test_every_suffix_that_data_sets_may_have_is_a_image(self, tmp_path: Path) -> None:
-        # Bug: folders of .jfif, .ppm or .avif held no images, though data sets of them could be trained on.
+    def test_every_suffix_of_data_sets_is_found(self, tmp_path: Path) -> None:
+        # Bug: .jfif, .ppm and .avif were not found in folders, although data sets of them could be trained on.
         for suffix in ("jfif", "ppm", "avif", "jpe"):
             (tmp_path / f"a.{suffix}").touch()
         assert len(found(tmp_path)) == 4
 
-    def test_every_format_that_is_opened_is_found(self, tmp_path: Path) -> None:
-        # Bug: folders of .jp2, .pgm or .heic held no images, though single files of them are opened.
+    def test_every_supported_format_is_found(self, tmp_path: Path) -> None:
+        # Bug: .jp2, .pgm and .heic were not found in folders, although single files could be captioned.
         Image.init()
         suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in images.FORMATS} | {".heic", ".mpo"}
         for suffix in suffixes:
@@ -82,13 +82,13 @@ class TestFiles:
         )
         with tarfile.open(folder / "t.tar", "w") as tar:
             tar.add(folder / "c.jxl", "c.jxl")
-        with pytest.raises(DataError, match=r"t\.tar holds no images; 1 file skipped.*\.jxl"):
+        with pytest.raises(DataError, match=r"t\.tar contains no images; 1 file skipped.*\.jxl"):
             found(folder / "t.tar")
 
-    def test_folder_that_cannot_be_listed_is_told(
+    def test_folder_that_cannot_be_listed_is_reported(
         self, folder: Path, both: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Bug: the images of a folder without permission were skipped in silence.
+        # Bug: the images of a folder without permission were silently skipped.
         scandir = os.scandir
 
         def refuse(path: Any) -> Any:
@@ -117,7 +117,7 @@ class TestFiles:
     def test_glob_of_all_folders_lists_each_once(
         self, folder: Path, both: list[str], monkeypatch: pytest.MonkeyPatch, pattern: str
     ) -> None:
-        # Bug: with a few links that lead back, a glob with ** never ended.
+        # Bug: with links to parent folders, a glob with ** did not terminate.
         monkeypatch.chdir(folder.parent)
         (folder / "notes.txt").unlink()
         (folder / ".hidden.png").touch()
@@ -130,34 +130,34 @@ class TestFiles:
         assert set(found(f"{folder.parent}/{pattern}")) == {str(folder.parent / name) for name in expected}
 
     def test_name_with_a_zero_byte_is_one_failure(self, folder: Path, both: list[str]) -> None:
-        # Bug: it stopped the whole job with a traceback.
+        # Bug: it stopped the job with a traceback.
         rows = [json.dumps({"image": name}) for name in ("a\0/b.jpg", "b.JPG")]
         (folder / "t.jsonl").write_text("\n".join(rows))
         result = find_images([str(folder / "t.jsonl")])
         assert result.images == both[:1]
         assert list(result.broken.values()) == [f"{folder}/a?/b.jpg: no file can have this name"]
 
-    def test_links_to_a_file_are_images_of_their_own(self, folder: Path, both: list[str]) -> None:
+    def test_links_to_a_file_are_separate_images(self, folder: Path, both: list[str]) -> None:
         (folder / "deep" / "z.png").symlink_to(folder / "deep" / "a.png")
         assert found(folder) == [*both, str(folder / "deep" / "z.png")]
 
-    def test_name_that_looks_like_a_glob_is_a_file_where_there_is_one(self, folder: Path) -> None:
+    def test_a_name_like_a_glob_is_a_file_if_it_exists(self, folder: Path) -> None:
         tiny.image(2).save(folder / "x[1].png")
         assert found(folder / "x[1].png") == [str(folder / "x[1].png")]
 
-    def test_source_that_names_nothing_is_refused(self, folder: Path) -> None:
+    def test_a_source_without_images_is_an_error(self, folder: Path) -> None:
         (folder / "empty").mkdir()
-        with pytest.raises(DataError, match="empty holds no images"):
+        with pytest.raises(DataError, match="empty contains no images"):
             found(folder / "empty")
         with pytest.raises(DataError, match=r"no file matches .*\*\.gif"):
             found(folder / "*.gif")
 
-    def test_missing_file_is_left_to_the_reader_to_tell(self, folder: Path) -> None:
+    def test_a_missing_file_is_reported_later_by_the_reader(self, folder: Path) -> None:
         assert found(folder / "gone.jpg") == [str(folder / "gone.jpg")]
 
 
 class TestLists:
-    def test_names_start_from_the_list_or_else_from_here(
+    def test_names_are_relative_to_the_list_or_the_current_folder(
         self, folder: Path, both: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (folder / "list.txt").write_text("deep/a.png\r\n\r\nphotos/b.JPG\nhttps://example.org/a.jpg\ngone.png\n")
@@ -173,7 +173,7 @@ class TestLists:
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*both, ""])))
         assert found("-") == both
 
-    def test_empty_list_is_refused(self, folder: Path) -> None:
+    def test_an_empty_list_is_an_error(self, folder: Path) -> None:
         with pytest.raises(DataError, match=r"notes\.txt lists no images"):
             found(folder / "notes.txt")
 
@@ -186,22 +186,22 @@ class TestTables:
             rows.writerows([["price", "file_name", "photo2"], [1, "b.JPG", "deep/a.png"], [2, "deep/a.png", "b.JPG"]])
         assert found(folder / name) == both
         assert found(folder / name, column="photo2") == both[::-1]
-        with pytest.raises(DataError, match=r"has no column 'colour'; it has 'price', 'file_name', 'photo2'"):
+        with pytest.raises(DataError, match=r"has no column 'colour' \(columns: 'price', 'file_name', 'photo2'\)"):
             found(folder / name, column="colour")
 
     def test_json_lines(self, folder: Path, both: list[str]) -> None:
         (folder / "t.jsonl").write_text(json.dumps({"image": "b.JPG"}) + "\n" + json.dumps({"image": "deep/a.png"}))
         assert found(folder / "t.jsonl") == both
 
-    def test_rows_without_a_image_are_told(self, folder: Path, both: list[str]) -> None:
+    def test_rows_without_an_image_are_reported(self, folder: Path, both: list[str]) -> None:
         (folder / "t.csv").write_text("image,n\nb.JPG,1\n,2\nb.JPG,3\n ,4\n")
         result = find_images([str(folder / "t.csv")])
         assert result.images == both[:1]
         assert list(result.broken.values()) == [f"{folder / 't.csv'}: 2 rows without an image: 2, 4"]
 
-    def test_table_without_a_column_of_images_asks_for_its_name(self, folder: Path) -> None:
+    def test_a_table_without_an_image_column_is_an_error(self, folder: Path) -> None:
         (folder / "t.csv").write_text("colour,size\nred,5\n")
-        with pytest.raises(DataError, match=r"no column of images; name it with --column \(it has 'colour', 'size'"):
+        with pytest.raises(DataError, match=r"no image column \(columns: 'colour', 'size'\); choose one with --column"):
             found(folder / "t.csv")
 
     def test_parquet_of_names(self, folder: Path, both: list[str]) -> None:
@@ -217,7 +217,7 @@ class TestTables:
         assert names == [f"{folder / 't.parquet'}::thumb::{row}" for row in range(2)]
         assert [read_image(name).tobytes() for name in names] == [read_image(name).tobytes() for name in both]
 
-    def test_file_that_is_no_parquet_is_refused(self, folder: Path) -> None:
+    def test_a_file_that_is_not_parquet_is_an_error(self, folder: Path) -> None:
         (folder / "t.parquet").write_bytes(b"PAR1 no")
         with pytest.raises(DataError, match=r"t\.parquet cannot be read as Parquet"):
             found(folder / "t.parquet")
@@ -233,29 +233,29 @@ class TestArchives:
                 tar.addfile(text, io.BytesIO())
         return folder.parent / "shard-0.tar"
 
-    def test_images_of_a_shard_are_read_where_they_are(self, shard: Path, both: list[str]) -> None:
+    def test_images_of_a_shard_are_read_without_unpacking(self, shard: Path, both: list[str]) -> None:
         names = found(shard)
         assert names == [f"{shard}::0.JPG", f"{shard}::1.png"]
         assert [read_image(name).tobytes() for name in names] == [read_image(name).tobytes() for name in both]
 
-    def test_folder_of_shards_is_what_they_hold(self, shard: Path) -> None:
+    def test_a_folder_of_shards_contains_their_images(self, shard: Path) -> None:
         (shard.parent / "shards").mkdir()
         shard.rename(shard.parent / "shards" / shard.name)
         assert len(found(shard.parent / "shards")) == 2
 
-    def test_shard_that_is_cut_short_gives_what_it_has_and_is_told(self, shard: Path, both: list[str]) -> None:
-        # Bug: none of its images could be read, though all before the cut are whole.
+    def test_a_truncated_shard_contains_its_readable_images_and_is_reported(self, shard: Path, both: list[str]) -> None:
+        # Bug: none of its images could be read, although those before the truncation are complete.
         with tarfile.open(shard) as tar:
             second = tar.getmember("1.png")
         shard.write_bytes(shard.read_bytes()[: second.offset_data + second.size // 2])
         result = find_images([str(shard)])
         assert result.images == [f"{shard}::0.JPG", f"{shard}::1.png"]
-        assert "shard-0.tar: cut short after 2 images" in result.broken[str(shard)]
+        assert "shard-0.tar: truncated after 2 images" in result.broken[str(shard)]
         assert read_image(result.images[0]).tobytes() == read_image(both[0]).tobytes()
         with pytest.raises(ImageError, match="damaged or cut short"):
             read_image(result.images[1])
 
-    def test_what_is_no_tar_or_compressed_is_refused(self, folder: Path) -> None:
+    def test_invalid_or_compressed_archives_are_an_error(self, folder: Path) -> None:
         (folder / "a.tar").write_bytes(b"no tar" * 200)
         with pytest.raises(DataError, match=r"a\.tar cannot be read as a tar"):
             found(folder / "a.tar")

@@ -1,4 +1,4 @@
-"""Jobs with a model: every image is captioned or listed, once, whatever happens in between."""
+"""Jobs with a model: every image is captioned or listed exactly once, also after kills."""
 
 import codecs
 import itertools
@@ -14,14 +14,14 @@ import pytest
 
 from seesay import files
 from seesay.bulk import BulkReport, Destination, caption_collection, find_images, job, json_line, writers
-from seesay.bulk.sinks import Existing, Sidecars, merged
+from seesay.bulk.sinks import Existing, Sidecars, merge_text
 from seesay.captioner import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_annotations
 from seesay.errors import ConfigError, DataError
 from seesay.image_metadata import read_description
 from tests import processes, tiny
-from tests.bulk import said
+from tests.bulk import outputs
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def captioner(cached_run: Path) -> TrainedCaptioner:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[str]:
-    """Five images, of which the third is empty and the last cut short."""
+    """Five images, of which the third is empty and the last truncated."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(5):
         tiny.image(number).save(folder / f"{number}.jpg")
     (folder / "2.jpg").write_bytes(b"")
-    whole = (folder / "4.jpg").read_bytes()
-    (folder / "4.jpg").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "4.jpg").read_bytes()
+    (folder / "4.jpg").write_bytes(content[: len(content) // 2])
     return sorted(map(str, folder.iterdir()))
 
 
@@ -55,10 +55,11 @@ def run(
     return report.captioned, report.skipped, report.failed
 
 
-def test_counts_add_up_where_captions_cannot_be_put_beside_images(
+def test_counts_add_up_if_captions_cannot_be_written_beside_images(
     captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
 ) -> None:
-    # Bug: such an image was counted as captioned and as failed, so that 5 images came to "3 captioned, 3 failed".
+    # Bug: such an image was counted as captioned and as failed, so that 5 images were reported as "3 captioned, 3
+    # failed".
     for name in ("0.txt", "1.txt"):
         (tmp_path / "photos" / name).mkdir()
     for destination in (Destination(sidecar=".txt"), Destination(tmp_path / "c.jsonl", ".txt")):
@@ -67,84 +68,80 @@ def test_counts_add_up_where_captions_cannot_be_put_beside_images(
         (tmp_path / "photos" / "3.txt").unlink()
 
 
-def test_a_name_that_no_file_can_have_is_one_failure(
-    captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
-) -> None:
+def test_an_invalid_file_name_is_one_failure(captioner: TrainedCaptioner, photos: list[str], tmp_path: Path) -> None:
     # Bug: one name above 255 bytes in a list stopped the whole job.
     long = f"{'x' * 300}.jpg"
     names = tmp_path / "names.txt"
     names.write_text("\n".join([photos[0], long, f"{'x' * 300}.tar::a.jpg", f"photos/{'y' * 252}.jpg", photos[1]]))
     found = find_images([str(names)])
-    told: list[str] = []
-    assert run(captioner, found.images, Destination(tmp_path / "c.jsonl"), print_error=told.append) == (2, 0, 3)
-    assert len(told) == 3
+    errors: list[str] = []
+    assert run(captioner, found.images, Destination(tmp_path / "c.jsonl"), print_error=errors.append) == (2, 0, 3)
+    assert len(errors) == 3
     files_only = [name for name in found.images if "::" not in name]
     assert run(captioner, files_only, Destination(sidecar=".txt")) == (2, 0, 2)
 
 
 class TestOutput:
     @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv", "c.parquet"])
-    def test_captions_are_the_captioners_and_a_second_run_adds_nothing(
+    def test_output_contains_the_captioners_captions_and_a_second_run_adds_do_nothing(
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, name: str
     ) -> None:
         destination = Destination(tmp_path / "new" / name)
         assert run(captioner, photos, destination, batch_size=2) == (3, 0, 2)
         output = _output(tmp_path / "new" / name)
         output.open()
-        wanted = {photos[place]: [captioner.caption(photos[place]).text] for place in (0, 1, 3)}
-        assert dict(output.captions()) == wanted
+        expected = {photos[index]: [captioner.caption(photos[index]).text] for index in (0, 1, 3)}
+        assert dict(output.captions()) == expected
         assert run(captioner, photos, destination) == (0, 3, 2)
         assert len(list(output.captions())) == 3
 
-    def test_lines_say_what_the_captions_say(
-        self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
-    ) -> None:
+    def test_lines_contain_the_captions(self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path) -> None:
         assert run(captioner, images[:3], Destination(tmp_path / "c.jsonl")) == (3, 0, 0)
         captions = captioner.caption(images[:3])
         written = [json_line(image, caption, False) for image, caption in zip(images, captions, strict=False)]
-        assert said.lines(tmp_path / "c.jsonl") == [json.loads(line) for line in written]
+        assert outputs.lines(tmp_path / "c.jsonl") == [json.loads(line) for line in written]
 
-    def test_broken_images_are_listed_once_and_tried_again(
+    def test_broken_images_are_listed_once_and_retried(
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
         destination = Destination(tmp_path / "c.jsonl")
-        told: list[str] = []
+        errors: list[str] = []
         for _ in range(2):
-            run(captioner, photos, destination, print_error=told.append, broken={"shard.tar": "shard.tar: cut short"})
-            listed = said.lines(tmp_path / "c.errors.jsonl")
+            run(captioner, photos, destination, print_error=errors.append, broken={"shard.tar": "shard.tar: truncated"})
+            listed = outputs.lines(tmp_path / "c.errors.jsonl")
             assert [row["image"] for row in listed] == ["shard.tar", photos[2], photos[4]]
             assert "the file is empty" in listed[1]["error"]
-        assert len(told) == 6
+        assert len(errors) == 6
         tiny.image(2).save(photos[2])
         assert run(captioner, photos, destination) == (1, 3, 1)
-        assert [row["image"] for row in said.lines(tmp_path / "c.errors.jsonl")] == ["shard.tar", photos[4]]
+        assert [row["image"] for row in outputs.lines(tmp_path / "c.errors.jsonl")] == ["shard.tar", photos[4]]
 
-    def test_progress_counts_what_was_done_before(
+    def test_progress_includes_images_of_earlier_jobs(
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
-        seen: list[tuple[int, int]] = []
+        calls: list[tuple[int, int]] = []
         for _ in range(2):
             run(
                 captioner,
                 photos,
                 Destination(tmp_path / "c.csv"),
                 batch_size=2,
-                progress=lambda done, total: seen.append((done, total)),
+                progress=lambda done, total: calls.append((done, total)),
             )
-        assert seen == [(0, 5), (2, 5), (4, 5), (5, 5), (3, 5), (5, 5)]
+        assert calls == [(0, 5), (2, 5), (4, 5), (5, 5), (3, 5), (5, 5)]
 
     def test_score_can_be_computed_from_a_line(
         self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
     ) -> None:
-        # Bug: the end's log-probability, which the score counts, was nowhere to be found.
+        # Bug: the end's log-probability, which is part of the score, was not written.
         options = DecodingOptions("beam", length_penalty=1.3)
         run(captioner, images[:3], Destination(tmp_path / "c.jsonl"), options=options)
-        for line in said.lines(tmp_path / "c.jsonl"):
+        for line in outputs.lines(tmp_path / "c.jsonl"):
             total = sum(line["log_probs"]) + line["end_log_prob"]
             assert line["score"] == pytest.approx(total / (len(line["log_probs"]) + 1) ** 1.3, abs=1e-5)
 
-    def test_scores_that_are_no_numbers_are_null(self, captioner: TrainedCaptioner, images: list[str]) -> None:
-        # Bug: they were written as NaN and Infinity, which JSON does not have.
+    def test_scores_that_are_not_finite_are_null(self, captioner: TrainedCaptioner, images: list[str]) -> None:
+        # Bug: they were written as NaN and Infinity, which are not valid JSON.
         caption = replace(
             captioner.caption(images[0]), score=float("nan"), end_log_prob=-float("inf"), log_probs=(float("inf"),)
         )
@@ -152,34 +149,34 @@ class TestOutput:
         assert (line["score"], line["end_log_prob"], line["log_probs"]) == (None, None, [None])
         assert line["captions"][0]["score"] is None
 
-    def test_single_captions_are_not_taken_for_several_but_those_of_others_do_not_matter(
+    def test_single_captions_are_rejected_if_several_are_requested_unless_of_other_images(
         self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
     ) -> None:
-        # Bug: images with a caption counted as done though three were asked for.
+        # Bug: images with one caption counted as done although three were requested.
         out = tmp_path / "c.jsonl"
         run(captioner, images[:2], Destination(out))
         before = out.read_bytes() + b'{"image'
         out.write_bytes(before)
         three = DecodingOptions(num_return_sequences=3)
-        with pytest.raises(DataError, match=r"c\.jsonl holds one caption, not 3, of 2 of the images; choose another"):
+        with pytest.raises(DataError, match=r"c\.jsonl has one caption, not 3, for 2 of the images; choose another"):
             run(captioner, images[:3], Destination(out), options=three)
         assert out.read_bytes() == before
         assert run(captioner, images[2:4], Destination(out), options=three) == (2, 0, 0)
         assert run(captioner, images[:4], Destination(out)) == (0, 4, 0)
 
-    def test_lists_are_there_also_where_only_one_caption_was_found(
+    def test_lists_are_written_even_if_only_one_caption_was_found(
         self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
     ) -> None:
-        # Bug: such a line had no list, as if one had been asked for, and was refused the next time.
+        # Bug: such a line had no list, as if one caption had been requested, and the next job failed.
         words = captioner.run.tokenizer.vocabulary
         options = DecodingOptions(num_return_sequences=3, max_length=1, bad_words=tuple(words[5:]), min_length=1)
         for _ in range(2):
             run(captioner, images[:2], Destination(tmp_path / "c.jsonl"), options=options)
-        assert [len(line["captions"]) for line in said.lines(tmp_path / "c.jsonl")] == [1, 1]
+        assert [len(line["captions"]) for line in outputs.lines(tmp_path / "c.jsonl")] == [1, 1]
 
 
 class TestSidecars:
-    def test_skip_writes_what_is_missing_and_nothing_else(
+    def test_skip_writes_only_missing_texts(
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
         (tmp_path / "photos" / "0.txt").write_text("mine")
@@ -192,7 +189,7 @@ class TestSidecars:
         assert run(captioner, photos, destination) == (0, 3, 2)
 
     @pytest.mark.parametrize("existing", ["overwrite", "append", "prefix", "suffix"])
-    def test_text_that_is_there_is_changed_once(
+    def test_an_existing_text_is_changed_once(
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, existing: Any
     ) -> None:
         text = captioner.caption(photos[0]).text
@@ -214,36 +211,36 @@ class TestSidecars:
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig", "cp1252", "latin-1"])
     @pytest.mark.parametrize("existing", ["append", "prefix", "suffix"])
     def test_text_file_keeps_its_encoding(self, photos: list[str], encoding: str, existing: Any) -> None:
-        # Fault: UTF-8 was appended to UTF-16.
+        # Bug: UTF-8 was appended to UTF-16.
         mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
         beside = Path(photos[0]).with_suffix(".txt")
         for lines in ("une grêle\r\nd’été", "ein Hündchen"):
             lines = lines.replace("’", "'") if encoding == "latin-1" else lines
             beside.write_bytes(mark + lines.encode(encoding))
             for _ in range(2):
-                Sidecars(".txt", existing).put(photos[0], "un chat blessé")
+                Sidecars(".txt", existing).write(photos[0], "un chat blessé")
             text = beside.read_bytes().removeprefix(mark).decode(encoding)
             end = "\r\n" if "\r" in lines else "\n"
-            assert text == merged(lines, "un chat blessé", existing).replace(f"{lines}\n", f"{lines}{end}") + end
+            assert text == merge_text(lines, "un chat blessé", existing).replace(f"{lines}\n", f"{lines}{end}") + end
 
-    def test_text_that_the_encoding_lacks_is_refused(self, photos: list[str]) -> None:
+    def test_text_that_the_encoding_lacks_is_an_error(self, photos: list[str]) -> None:
         beside = Path(photos[0]).with_suffix(".txt")
         beside.write_bytes("grêle".encode("cp1252"))
         with pytest.raises(DataError, match=r"0\.txt: cp1252 has no '狗'; write the file again as UTF-8"):
-            Sidecars(".txt", "append").put(photos[0], "狗")
+            Sidecars(".txt", "append").write(photos[0], "狗")
         assert beside.read_bytes() == "grêle".encode("cp1252")
-        Sidecars(".txt", "overwrite").put(photos[0], "狗")
+        Sidecars(".txt", "overwrite").write(photos[0], "狗")
         assert beside.read_text(encoding="utf-8") == "狗\n"
 
-    def test_file_that_is_no_text_is_not_replaced(self, photos: list[str]) -> None:
+    def test_a_binary_file_is_not_replaced(self, photos: list[str]) -> None:
         beside = Path(photos[0]).with_suffix(".dat")
         beside.write_bytes(b"\0\1\2")
         for existing in get_args(Existing)[1:]:
             with pytest.raises(DataError, match=r"0\.dat is not a text file"):
-                Sidecars(".dat", existing).put(photos[0], "a dog")
+                Sidecars(".dat", existing).write(photos[0], "a dog")
         assert beside.read_bytes() == b"\0\1\2"
 
-    def test_captions_of_an_output_are_put_where_they_are_missing_without_the_model(
+    def test_missing_texts_are_written_from_the_output_without_the_model(
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run(captioner, photos[:2], Destination(tmp_path / "c.csv"))
@@ -251,7 +248,7 @@ class TestSidecars:
         assert run(captioner, photos[:2], Destination(tmp_path / "c.csv", ".txt")) == (0, 2, 0)
         assert len(list((tmp_path / "photos").glob("*.txt"))) == 2
 
-    def test_images_that_differ_in_their_suffix_have_a_text_each(
+    def test_images_that_differ_only_in_their_suffix_have_separate_texts(
         self, captioner: TrainedCaptioner, tmp_path: Path
     ) -> None:
         for number, name in enumerate(("a.png", "a.jpg", "b.png")):
@@ -279,9 +276,9 @@ class TestSidecars:
         read = {Path(item.image).name: item.captions for item in load_annotations(tmp_path)}
         assert read == {name: (captioner.caption(tmp_path / name).text,) for name in names}
 
-    def test_images_without_a_file_of_their_own_are_refused(self, captioner: TrainedCaptioner, tmp_path: Path) -> None:
+    def test_images_that_are_not_files_are_an_error(self, captioner: TrainedCaptioner, tmp_path: Path) -> None:
         for name in ("shard.tar::a.jpg", "https://example.org/a.jpg"):
-            with pytest.raises(DataError, match="is no file; use --out"):
+            with pytest.raises(DataError, match="is not a file; use --out"):
                 run(captioner, [name], Destination(sidecar=".txt"))
 
 
@@ -289,31 +286,31 @@ class TestSidecars:
     ("existing", "after"),
     [("skip", "old"), ("overwrite", "new"), ("append", "old\nnew"), ("prefix", "new, old"), ("suffix", "old, new")],
 )
-def test_merging_twice_is_merging_once(existing: Any, after: str) -> None:
-    assert merged("old", "new", existing) == after
-    assert merged(after, "new", existing) == after
-    assert merged(" ", "new", existing) == "new"
-    assert merged("new", "new", existing) == "new"
-    assert merged("renew", "new", existing) != "renew" or existing == "skip"
+def test_merging_twice_has_no_further_effect(existing: Any, after: str) -> None:
+    assert merge_text("old", "new", existing) == after
+    assert merge_text(after, "new", existing) == after
+    assert merge_text(" ", "new", existing) == "new"
+    assert merge_text("new", "new", existing) == "new"
+    assert merge_text("renew", "new", existing) != "renew" or existing == "skip"
 
 
 class TestDescriptions:
-    @pytest.mark.parametrize(("place", "fields"), [("xmp", ["xmp"]), ("exif", ["exif"]), ("both", ["xmp", "exif"])])
-    def test_are_inside_the_files_and_done_but_once(
-        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, place: Any, fields: list[Any]
+    @pytest.mark.parametrize(("field", "fields"), [("xmp", ["xmp"]), ("exif", ["exif"]), ("both", ["xmp", "exif"])])
+    def test_are_written_into_the_files_once(
+        self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, field: Any, fields: list[Any]
     ) -> None:
         before = Path(photos[0]).read_bytes()
         text = captioner.caption(photos[0]).text
-        destination = Destination(embed=place, errors=tmp_path / "e.jsonl")
+        destination = Destination(embed=field, errors=tmp_path / "e.jsonl")
         assert run(captioner, photos, destination) == (3, 0, 2)
         after = Path(photos[0]).read_bytes()
-        assert [read_description(after, field) for field in fields] == [text] * len(fields)
+        assert [read_description(after, each) for each in fields] == [text] * len(fields)
         assert after[after.index(b"\xff\xda") :] == before[before.index(b"\xff\xda") :]
         assert captioner.caption(photos[0]).text == text
         assert run(captioner, photos, destination) == (0, 3, 2)
         assert Path(photos[0]).read_bytes() == after
 
-    def test_file_without_a_place_and_link_are_listed_and_captioned_all_the_same(
+    def test_unsupported_files_and_links_are_listed_and_captioned_in_the_output(
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path
     ) -> None:
         tiny.image(0).save(tmp_path / "a.gif")
@@ -324,25 +321,25 @@ class TestDescriptions:
             out = tmp_path / f"{existing}.jsonl"
             for counts in ((1, 0, 2), (0, 1, 2)):
                 assert run(captioner, images, Destination(out, embed="xmp", existing=existing)) == counts
-                listed = said.lines(out.with_suffix(".errors.jsonl"))
+                listed = outputs.lines(out.with_suffix(".errors.jsonl"))
                 assert [row["image"] for row in listed] == images[:2]
                 assert "only JPEG, PNG, WebP and TIFF" in listed[0]["error"]
                 assert "is a link" in listed[1]["error"]
-            assert len(said.lines(out)) == 3
+            assert len(outputs.lines(out)) == 3
         assert Path(photos[0]).read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        ({}, "nowhere to go; give --out, --sidecar or --embed"),
+        ({}, "no output for the captions; give --out, --sidecar or --embed"),
         ({"sidecar": "txt"}, "such as .txt, not 'txt'"),
-        ({"out": Path("c.jsonl"), "existing": "append"}, "need --sidecar or --embed"),
-        ({"sidecar": ".txt", "existing": "append"}, "--existing append changes texts that are there; add --out FILE"),
+        ({"out": Path("c.jsonl"), "existing": "append"}, "apply to --sidecar or --embed"),
+        ({"sidecar": ".txt", "existing": "append"}, "--existing append changes existing texts; add --out FILE"),
     ],
 )
-def test_destinations_that_contradict_themselves_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_contradicting_destinations_are_an_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Destination(**options)
 
 
@@ -363,96 +360,96 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 class TestKills:
-    """A job of 200 images, 20 of them broken, ends the same however often it was killed."""
+    """A job of 200 images, 20 of them broken, has the same result however often it was killed."""
 
-    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
     @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.parquet"])
-    def test_killed_at_random_moments_nothing_is_lost_or_twice(
+    def test_kills_at_random_moments_lose_or_repeat_do_nothing(
         self, cached_run: Path, captioner: TrainedCaptioner, many: list[str], tmp_path: Path, name: str
     ) -> None:
         out = tmp_path / name
-        chance = random.Random(name)
-        held = 0
+        rng = random.Random(name)
+        before = 0
         for moment in range(5):
-            place, call = chance.randrange(len(_MOMENTS)), chance.randint(1, 3)
-            code = processes.run(_job_that_dies, cached_run, many, out, place, call)
-            assert code in (-signal.SIGKILL, 0), f"at the {call}. {_MOMENTS[place][1]}, moment {moment}"
+            index, call = rng.randrange(len(_MOMENTS)), rng.randint(1, 3)
+            code = processes.run(_job_that_dies, cached_run, many, out, index, call)
+            assert code in (-signal.SIGKILL, 0), f"call {call} of {_MOMENTS[index][1]}, moment {moment}"
             now = len(_output(out).open()) if out.exists() else 0
-            assert now >= held, "a kill took back what was there"
-            held = now
+            assert now >= before, "a kill lost captions"
+            before = now
         assert run(captioner, many, Destination(out), batch_size=_BATCH)[2] == 20
         output = _output(out)
         output.open()
         captions = list(output.captions())
-        broken = [image for place, image in enumerate(many) if place % 10 == 7]
+        broken = [image for index, image in enumerate(many) if index % 10 == 7]
         assert sorted(image for image, _ in captions) == sorted(set(many) - set(broken))
-        assert sorted(row["image"] for row in said.lines(tmp_path / "c.errors.jsonl")) == broken
+        assert sorted(row["image"] for row in outputs.lines(tmp_path / "c.errors.jsonl")) == broken
         fresh = {image: caption.text for image, caption in zip(many[:7], captioner.caption(many[:7]), strict=True)}
         assert all(found == [fresh[image]] for image, found in captions if image in fresh)
 
-    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
     @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 17, 18])
-    def test_killed_at_any_write_a_text_is_added_once(self, cached_run: Path, tmp_path: Path, call: int) -> None:
-        """Each write of a job of two batches in turn: pending, output, side-cars, and the note's removal."""
+    def test_a_kill_at_any_write_adds_a_text_once(self, cached_run: Path, tmp_path: Path, call: int) -> None:
+        """Every write of a job of two batches: pending file, output, sidecars, deletion of the pending file."""
         for number in range(4):
             tiny.image(number).save(tmp_path / f"{number}.png")
-            (tmp_path / f"{number}.txt").write_text("there\n")
+            (tmp_path / f"{number}.txt").write_text("old\n")
         names = sorted(map(str, tmp_path.glob("*.png")))
         code = processes.run(_appending_job_that_dies, cached_run, names, tmp_path / "c.jsonl", call)
         assert code == (-signal.SIGKILL if call <= 17 else 0)
         captioner = TrainedCaptioner.load(cached_run, "cpu")
         run(captioner, names, Destination(tmp_path / "c.jsonl", ".txt", existing="append"))
-        rows = {row["image"]: row["caption"] for row in said.lines(tmp_path / "c.jsonl")}
+        rows = {row["image"]: row["caption"] for row in outputs.lines(tmp_path / "c.jsonl")}
         assert sorted(rows) == names
-        assert len(said.lines(tmp_path / "c.jsonl")) == 4
+        assert len(outputs.lines(tmp_path / "c.jsonl")) == 4
         for name in names:
-            assert Path(name).with_suffix(".txt").read_text() == f"there\n{rows[name]}\n"
+            assert Path(name).with_suffix(".txt").read_text() == f"old\n{rows[name]}\n"
         assert not [path for path in tmp_path.iterdir() if path.name.endswith(".pending")]
 
 
 _BATCH = 16
 
 
-def _half(path: Path, data: bytes) -> None:
+def _write_part(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data[: len(data) * 2 // 3])
 
 
-def _nothing(*_: object, **__: object) -> None:
+def _do_nothing(*_: object, **__: object) -> None:
     pass
 
 
 _MOMENTS: list[tuple[Any, str, Callable[..., None]]] = [
-    (writers, "append", _half),
-    (writers, "append", _nothing),
+    (writers, "append", _write_part),
+    (writers, "append", _do_nothing),
     (writers, "append", files.append),
-    (job._Job, "take", _nothing),
-    (job._Job, "fail", _nothing),
-    (TrainedCaptioner, "_encode_batch", _nothing),
+    (job._Job, "add_batch", _do_nothing),
+    (job._Job, "fail", _do_nothing),
+    (TrainedCaptioner, "_encode_batch", _do_nothing),
 ]
 
 
-def _job_that_dies(model: Path, images: list[str], out: Path, place: int, call: int) -> None:
+def _job_that_dies(model: Path, images: list[str], out: Path, index: int, call: int) -> None:
     captioner = TrainedCaptioner.load(model, "cpu")
-    owner, method, before = _MOMENTS[place]
+    owner, method, before = _MOMENTS[index]
     processes.die_at(owner, method, call, before)
     caption_collection(captioner, images, Destination(out), batch_size=_BATCH)
 
 
 def _appending_job_that_dies(model: Path, images: list[str], out: Path, call: int) -> None:
-    """Counts the writes of all kinds together, with the removals that follow: 1 of the recipe, and 8 a batch of two."""
+    """Counts all writes and deletions: 1 of the recipe, and 8 per batch of two."""
     from seesay.bulk import sinks
 
     captioner = TrainedCaptioner.load(model, "cpu")
     calls = itertools.count(1)
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def maybe(*arguments: Any, **options: Any) -> Any:
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def count_and_call(*arguments: Any, **options: Any) -> Any:
             if next(calls) == call:
                 processes.die()
-            return real(*arguments, **options)
+            return function(*arguments, **options)
 
-        return maybe
+        return count_and_call
 
     writers.append = counted(writers.append)  # type: ignore[attr-defined]
     sinks.write_atomically = counted(sinks.write_atomically)  # type: ignore[attr-defined]

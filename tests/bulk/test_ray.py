@@ -1,4 +1,4 @@
-"""The job on Ray: one local cluster of two workers, one of which is killed at its first task."""
+"""The job on Ray: a local cluster of two workers, one of which is killed after its first task."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from seesay.bulk.ray_engine import Cluster, caption_on_ray
 from seesay.captioner import TrainedCaptioner
 from seesay.errors import ConfigError, MissingDependencyError
 from tests import tiny
-from tests.bulk import said
+from tests.bulk import outputs
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray warns of itself
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of Ray
 
 TASKS = 10
 
@@ -35,8 +35,8 @@ def links(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return sorted(map(str, folder.glob("link*")))
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
-def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_two_workers_share_the_tasks_and_a_killed_one_loses_nothing(
     cached_run: Path, links: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'seesay[ray]'")
@@ -46,17 +46,17 @@ def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
     assert local.out is not None
     assert out.out is not None
     killed: list[str] = []
-    take = ray_engine._Tally.take
+    add = ray_engine._Tally.add
 
     def kill_the_first(tally: Any, result: Mapping[str, Any]) -> None:
         if not killed:
             killed.append(result["worker"])
             os.kill(int(result["worker"].rpartition(":")[2]), signal.SIGKILL)
-        take(tally, result)
+        add(tally, result)
 
-    monkeypatch.setattr(ray_engine._Tally, "take", kill_the_first)
+    monkeypatch.setattr(ray_engine._Tally, "add", kill_the_first)
     on_termination = signal.getsignal(signal.SIGTERM)
-    seen: list[int] = []
+    counts: list[int] = []
     report = caption_on_ray(
         [cached_run],
         links[:72],
@@ -65,40 +65,42 @@ def test_two_workers_share_the_tasks_and_the_death_of_one_loses_nothing(
         Cluster(workers=2, task_batches=2),
         batch_size=4,
         device="cpu",
-        progress=lambda done, _: seen.append(done),
+        progress=lambda done, _: counts.append(done),
     )
     assert (report.captioned, report.skipped, report.failed) == (65, 0, 7)
     assert signal.getsignal(signal.SIGTERM) is on_termination
-    # A third one takes the dead one's place where it still had tasks to do.
+    # A third worker replaces the killed one if tasks are left.
     assert len(report.workers) in (2, 3)
     assert killed[0] in report.workers
     assert sum(report.workers.values()) == 9
     assert report.workers[killed[0]] < 9
-    assert seen[0] == 0
-    assert sorted(seen) == seen
-    assert seen[-1] == 72
-    rows = said.parts(out.out)
-    assert sorted(row["image"] for row in rows) == [name for place, name in enumerate(links[:72]) if place % 10 != 3]
-    whole = {row["image"]: row["caption"] for row in said.parts(local.out)}
-    assert all(whole[row["image"]] == row["caption"] for row in rows)
-    wrote = Counter(pq.read_schema(part).metadata[b"seesay.worker"].decode() for part in out.out.glob("*.parquet"))
-    assert set(wrote) == set(report.workers)
+    assert counts[0] == 0
+    assert sorted(counts) == counts
+    assert counts[-1] == 72
+    rows = outputs.parts(out.out)
+    assert sorted(row["image"] for row in rows) == [name for index, name in enumerate(links[:72]) if index % 10 != 3]
+    expected = {row["image"]: row["caption"] for row in outputs.parts(local.out)}
+    assert all(expected[row["image"]] == row["caption"] for row in rows)
+    workers = Counter(pq.read_schema(part).metadata[b"seesay.worker"].decode() for part in out.out.glob("*.parquet"))
+    assert set(workers) == set(report.workers)
 
-    monkeypatch.setattr(ray_engine._Tally, "take", take)
-    monkeypatch.setattr(ray_engine, "_run", _here)  # what is left is one task: no second cluster for it
+    monkeypatch.setattr(ray_engine._Tally, "add", add)
+    monkeypatch.setattr(ray_engine, "_run", _run_here)  # one task is left: needs no second cluster
     again = caption_on_ray([cached_run], links, out, captioner.options(), Cluster(workers=2), batch_size=4)
     assert (again.captioned, again.skipped, again.failed) == (7, 65, 8)
-    assert {row["image"]: row["caption"] for row in said.parts(out.out)} == whole
-    assert len(said.parts(out.out)) == 72
-    assert len(said.lines(tmp_path / "ray.errors.jsonl")) == 8
+    assert {row["image"]: row["caption"] for row in outputs.parts(out.out)} == expected
+    assert len(outputs.parts(out.out)) == 72
+    assert len(outputs.lines(tmp_path / "ray.errors.jsonl")) == 8
 
 
-def test_a_task_asked_for_again_tells_what_its_part_was_written_with(
+def test_a_retried_task_returns_the_result_of_its_existing_part(
     cached_run: Path, links: list[str], tmp_path: Path
 ) -> None:
-    # A worker that died after its part was written had its task done again by another, and the part written anew.
+    # Bug: if a worker died after writing its part, another one captioned the task again and rewrote the part.
     options = TrainedCaptioner.load(cached_run, "cpu").options()
-    worker = ray_engine._Worker(ray_engine._Work((str(cached_run),), str(tmp_path), options, 4, "cpu", str(Path.cwd())))
+    worker = ray_engine._Worker(
+        ray_engine._WorkerConfig((str(cached_run),), str(tmp_path), options, 4, "cpu", str(Path.cwd()))
+    )
     task = {"images": json.dumps(links[:8])}
     first = worker(task)
     (part,) = tmp_path.glob("*.parquet")
@@ -110,23 +112,20 @@ def test_a_task_asked_for_again_tells_what_its_part_was_written_with(
     assert part.stat().st_mtime_ns == before
 
 
-def _here(tasks: list[list[str]], work: Any, cluster: Cluster) -> Any:
-
-    worker = ray_engine._Worker(work)
+def _run_here(tasks: list[list[str]], config: Any, cluster: Cluster) -> Any:
+    worker = ray_engine._Worker(config)
     return (row for row in (worker({"images": json.dumps(task)}) for task in tasks))
 
 
 @pytest.mark.parametrize(
     "destination", [Destination(Path("c.jsonl")), Destination(sidecar=".txt"), Destination(Path("c.parquet"), ".txt")]
 )
-def test_other_outputs_are_refused(cached_run: Path, destination: Destination) -> None:
-    with pytest.raises(ConfigError, match=r"--engine ray writes a folder of Parquet files and nothing else"):
+def test_other_outputs_are_an_error(cached_run: Path, destination: Destination) -> None:
+    with pytest.raises(ConfigError, match=r"--engine ray writes only a folder of Parquet files"):
         caption_on_ray([cached_run], ["a.jpg"], destination, TrainedCaptioner.load(cached_run).options(), Cluster())
 
 
-def test_ray_that_is_not_installed_names_its_extra(
-    cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_ray_names_its_extra(cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     options = TrainedCaptioner.load(cached_run).options()
     with pytest.raises(MissingDependencyError, match=r"needs ray, which is not installed; run: .*seesay\[ray\]"):
@@ -134,7 +133,7 @@ def test_ray_that_is_not_installed_names_its_extra(
 
 
 @pytest.mark.parametrize(
-    ("resources", "wanted", "shares"),
+    ("resources", "workers", "expected"),
     [
         ({"CPU": 16.0}, 0, (4, 4, 0)),
         ({"CPU": 2.0}, 0, (1, 2, 0)),
@@ -143,5 +142,5 @@ def test_ray_that_is_not_installed_names_its_extra(
         ({"CPU": 32.0, "GPU": 1.0}, 2, (2, 16, 0)),
     ],
 )
-def test_workers_share_what_there_is(resources: dict[str, float], wanted: int, shares: tuple[int, int, int]) -> None:
-    assert ray_engine._shares(resources, wanted) == shares
+def test_workers_share_the_resources(resources: dict[str, float], workers: int, expected: tuple[int, int, int]) -> None:
+    assert ray_engine._divide_resources(resources, workers) == expected

@@ -1,4 +1,4 @@
-"""An output records which model and options made it, and a job that differs is told of it."""
+"""An output records the model and options that made it, and a job that differs warns."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> TrainedCaptioner:
 
 @pytest.fixture(autouse=True)
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What seesay logs, each line once, also where an earlier test has set its logger up for a terminal."""
+    """Log lines of seesay, each once, even if an earlier test has configured its logger."""
     monkeypatch.setattr(logging.getLogger("seesay"), "propagate", False)
     monkeypatch.setattr(logging.getLogger("seesay"), "handlers", [caplog.handler])
     return caplog
@@ -42,7 +42,7 @@ def recipes(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.csv", "c.tsv", "c.parquet"])
-def test_output_records_its_model_and_options_and_warns_of_others(
+def test_output_records_its_model_and_options_and_warns_about_others(
     captioner: TrainedCaptioner,
     other: TrainedCaptioner,
     images: list[str],
@@ -50,33 +50,33 @@ def test_output_records_its_model_and_options_and_warns_of_others(
     log: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    # Bug: a resumed job mixed captions of two models, and of two searches, in one file without a word.
+    # Bug: a resumed job mixed captions of two models or searches in one file without a warning.
     out = tmp_path / name
     caption_collection(captioner, images[:2], Destination(out))
     caption_collection(captioner, images[:4], Destination(out))
     assert log.messages == []
-    (made,) = recipes(out)
+    (recorded,) = recipes(out)
     folder = captioner.run.folder
-    assert made["models"] == [{"name": str(folder), "digest": model_digest(folder)}]
-    assert made["decoding"]["strategy"] == "greedy"
-    assert made["decoding"]["max_length"] == captioner.run.info.max_length
-    with pytest.raises(DataError, match=r"another model or other options \(model .*, now .*; name another --out"):
+    assert recorded["models"] == [{"name": str(folder), "digest": model_digest(folder)}]
+    assert recorded["decoding"]["strategy"] == "greedy"
+    assert recorded["decoding"]["max_length"] == captioner.run.info.max_length
+    with pytest.raises(DataError, match=r"another model or other options \(model .*, now .*; choose another --out"):
         caption_collection(other, images[:6], Destination(out, strict=True))
     caption_collection(captioner, images[:5], Destination(out, strict=True))
     assert len(recipes(out)) == 1
     caption_collection(captioner, images[:6], Destination(out), BEAM)
-    (told,) = log.messages
-    assert "strategy greedy, now beam; beam_size 3, now 2); they stay, and captions of 1 more images" in told
+    (warning,) = log.messages
+    assert "strategy greedy, now beam; beam_size 3, now 2); captions of 1 more images are added" in warning
     assert [each["decoding"]["strategy"] for each in recipes(out)] == ["greedy", "beam"]
 
 
-def test_output_without_a_record_is_of_unknown_make(
+def test_output_without_a_recipe_warns_or_fails(
     captioner: TrainedCaptioner, images: list[str], tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "c.jsonl"
     caption_collection(captioner, images[:1], Destination(out))
     Path(f"{out}.recipe.json").unlink()
-    with pytest.raises(DataError, match="which are not recorded"):
+    with pytest.raises(DataError, match=r"\(not recorded\)"):
         caption_collection(captioner, images[:2], Destination(out, strict=True))
     caption_collection(captioner, images[:2], Destination(out))
     caption_collection(captioner, images[:2], Destination(out))
@@ -86,17 +86,17 @@ def test_output_without_a_record_is_of_unknown_make(
     assert len(recipes(out)) == 1
 
 
-def test_another_file_in_the_records_place_is_not_replaced(
+def test_another_file_in_place_of_the_recipe_is_not_replaced(
     captioner: TrainedCaptioner, images: list[str], tmp_path: Path
 ) -> None:
     foreign = tmp_path / "c.jsonl.recipe.json"
     foreign.write_text('{"pancakes": 3}')
-    with pytest.raises(DataError, match=r"c\.jsonl\.recipe\.json is not a record of models"):
+    with pytest.raises(DataError, match=r"c\.jsonl\.recipe\.json is not a recipe file"):
         caption_collection(captioner, images[:1], Destination(tmp_path / "c.jsonl"))
     assert foreign.read_text() == '{"pancakes": 3}'
 
 
-def test_ray_records_what_the_local_engine_records(
+def test_ray_records_the_same_recipe_as_the_local_engine(
     captioner: TrainedCaptioner, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, options = tmp_path / "c.parquet", captioner.config.decoding

@@ -1,4 +1,4 @@
-"""Files of captions: what is written is read back, and what a kill tears is cut off and nothing else."""
+"""Caption files: written rows are read back, and only rows truncated by a kill are removed."""
 
 import csv
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from seesay.bulk.rows import plain, texts
 from seesay.bulk.writers import CsvWriter, JsonlWriter, Writer
 from seesay.errors import DataError, SeesayError
 from seesay.files import append, only_writer, write_atomically
-from tests.bulk import said
+from tests.bulk import outputs
 
 NAMES = [
     "a.jpg",
@@ -25,63 +25,63 @@ NAMES = [
     "日本.png",
     'a,"b.png',
 ]
-MAKE: dict[str, Callable[[Path, int], Writer]] = {
-    "jsonl": lambda path, wanted: JsonlWriter(path / "c.jsonl", wanted, lambda _: True),
-    "csv": lambda path, wanted: CsvWriter(path / "c.csv", wanted),
-    "tsv": lambda path, wanted: CsvWriter(path / "c.tsv", wanted),
-    "parquet": lambda path, wanted: ParquetWriter(path / "c.parquet", wanted, lambda _: True, part_rows=3),
+WRITERS: dict[str, Callable[[Path, int], Writer]] = {
+    "jsonl": lambda path, count: JsonlWriter(path / "c.jsonl", count, lambda _: True),
+    "csv": lambda path, count: CsvWriter(path / "c.csv", count),
+    "tsv": lambda path, count: CsvWriter(path / "c.tsv", count),
+    "parquet": lambda path, count: ParquetWriter(path / "c.parquet", count, lambda _: True, part_rows=3),
 }
-every_form = pytest.mark.parametrize("form", MAKE)
+every_format = pytest.mark.parametrize("format", WRITERS)
 
 
-def opened(form: str, path: Path, wanted: int = 1) -> tuple[Writer, set[str]]:
-    output = MAKE[form](path, wanted)
+def opened(format: str, path: Path, num_captions: int = 1) -> tuple[Writer, set[str]]:
+    output = WRITERS[format](path, num_captions)
     output.create()
     return output, output.open()
 
 
-@every_form
-class TestEveryForm:
-    def test_images_of_any_name_are_known_again_with_their_captions(self, form: str, tmp_path: Path) -> None:
-        """Some names end a line for Python, one is no text at all, and some would need quotation marks."""
-        output, held = opened(form, tmp_path)
-        assert held == set()
+@every_format
+class TestEveryFormat:
+    def test_images_of_any_name_are_read_back_with_their_captions(self, format: str, tmp_path: Path) -> None:
+        """Some names contain line separators, one is not UTF-8, and some need quoting."""
+        output, names = opened(format, tmp_path)
+        assert names == set()
         for number, name in enumerate(NAMES):
-            output.write([(name, said.caption(f'caption "{number}", a'))])
-        assert opened(form, tmp_path)[1] == set(map(plain, NAMES))
+            output.write([(name, outputs.caption(f'caption "{number}", a'))])
+        assert opened(format, tmp_path)[1] == set(map(plain, NAMES))
         output.close()
-        again, held = opened(form, tmp_path)
-        assert held == set(map(plain, NAMES))
-        assert {plain(name): found for name, found in again.captions()} == {
+        again, names = opened(format, tmp_path)
+        assert names == set(map(plain, NAMES))
+        assert {plain(name): captions for name, captions in again.captions()} == {
             plain(name): [f'caption "{number}", a'] for number, name in enumerate(NAMES)
         }
 
-    def test_several_captions_and_one_with_fewer(self, form: str, tmp_path: Path) -> None:
-        output, _ = opened(form, tmp_path, 3)
-        rows = [("a.png", said.caption("a", "b", "c")), ("b.png", said.caption("only one"))]
+    def test_several_captions_and_one_with_fewer(self, format: str, tmp_path: Path) -> None:
+        output, _ = opened(format, tmp_path, 3)
+        rows = [("a.png", outputs.caption("a", "b", "c")), ("b.png", outputs.caption("only one"))]
         output.write(rows)
         output.close()
-        again, held = opened(form, tmp_path, 3)
-        assert held == {"a.png", "b.png"}
+        again, names = opened(format, tmp_path, 3)
+        assert names == {"a.png", "b.png"}
         assert list(again.captions()) == [(name, texts(caption)) for name, caption in rows]
 
-    def test_every_place_that_a_kill_may_cut_at_loses_torn_rows_only(self, form: str, tmp_path: Path) -> None:
-        output, _ = opened(form, tmp_path)
-        output.write([("a.png", said.caption("first"))])
+    def test_truncation_at_any_byte_loses_incomplete_rows_only(self, format: str, tmp_path: Path) -> None:
+        output, _ = opened(format, tmp_path)
+        output.write([("a.png", outputs.caption("first"))])
         path = next(path for path in tmp_path.rglob("*") if path.is_file())
         kept = path.read_bytes()
-        output.write([("b\n.png", said.caption("second")), ("c.png", said.caption("third"))])
-        whole = path.read_bytes() if path.exists() else kept
-        for cut in range(len(kept), len(whole)):
-            path.write_bytes(whole[:cut])
-            again, held = opened(form, tmp_path)
-            assert {"a.png"} <= held <= {"a.png", "b\n.png"}
-            assert path.read_bytes() in (kept, whole[: len(path.read_bytes())])
-            assert {plain(name) for name, _ in again.captions()} == held
-        assert form == "parquet" or len(whole) > len(kept)
+        output.write([("b\n.png", outputs.caption("second")), ("c.png", outputs.caption("third"))])
+        full = path.read_bytes() if path.exists() else kept
+        for end in range(len(kept), len(full)):
+            path.write_bytes(full[:end])
+            again, names = opened(format, tmp_path)
+            assert {"a.png"} <= names <= {"a.png", "b\n.png"}
+            assert path.read_bytes() in (kept, full[: len(path.read_bytes())])
+            assert {plain(name) for name, _ in again.captions()} == names
+        assert format == "parquet" or len(full) > len(kept)
 
-    def test_file_of_anything_else_is_refused_and_left_as_it_is(self, form: str, tmp_path: Path) -> None:
-        path = MAKE[form](tmp_path, 1).path
+    def test_other_files_are_an_error_and_stay_unchanged(self, format: str, tmp_path: Path) -> None:
+        path = WRITERS[format](tmp_path, 1).path
         for content in (
             b"shopping list\nmilk",
             b"\x89PNG\r\n\x1a\nbytes",
@@ -92,21 +92,21 @@ class TestEveryForm:
         ):
             path.write_bytes(content)
             with pytest.raises(DataError, match="choose another --out"):
-                opened(form, tmp_path)
+                opened(format, tmp_path)
             assert path.read_bytes() == content
 
-    def test_single_captions_are_not_taken_for_several(self, form: str, tmp_path: Path) -> None:
-        # Bug: images with a caption counted as done though three were asked for.
-        output, _ = opened(form, tmp_path)
-        output.write([("a.png", said.caption("a"))])
+    def test_single_captions_are_an_error_if_several_are_requested(self, format: str, tmp_path: Path) -> None:
+        # Bug: images with one caption counted as done although three were requested.
+        output, _ = opened(format, tmp_path)
+        output.write([("a.png", outputs.caption("a"))])
         output.close()
         with pytest.raises(DataError, match="choose another --out"):
-            opened(form, tmp_path, 3)
+            opened(format, tmp_path, 3)
 
 
-def test_cell_counts_and_headers_of_separated_files(tmp_path: Path) -> None:
+def test_columns_of_a_csv_file(tmp_path: Path) -> None:
     output, _ = opened("csv", tmp_path, 2)
-    output.write([("a.png", said.caption("a dog, brown", "b"))])
+    output.write([("a.png", outputs.caption("a dog, brown", "b"))])
     with (tmp_path / "c.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
             ["image", "caption_1", "caption_2", "score_1", "score_2"],
@@ -115,32 +115,32 @@ def test_cell_counts_and_headers_of_separated_files(tmp_path: Path) -> None:
 
 
 class TestParts:
-    def test_are_full_but_the_last_and_readable_at_any_time(self, tmp_path: Path) -> None:
+    def test_are_full_except_the_last_and_readable_at_any_time(self, tmp_path: Path) -> None:
         output, _ = opened("parquet", tmp_path)
         for number in range(7):
-            output.write([(f"{number}.png", said.caption(f"caption {number}"))])
+            output.write([(f"{number}.png", outputs.caption(f"caption {number}"))])
         folder = tmp_path / "c.parquet"
-        assert [row["image"] for row in said.parts(folder)] == [f"{number}.png" for number in range(6)]
-        assert pq.read_table(folder).num_rows == 6, "what is not full yet is in nobody's way"
+        assert [row["image"] for row in outputs.parts(folder)] == [f"{number}.png" for number in range(6)]
+        assert pq.read_table(folder).num_rows == 6, "the journal must not be read"
         output.close()
         assert sorted(path.name for path in folder.iterdir()) == [f"part-0000{n}.parquet" for n in range(3)]
-        row = said.parts(folder)[4]
+        row = outputs.parts(folder)[4]
         assert row == {**row, "caption": "caption 4", "log_probs": [-0.25, -0.25], "finished": True}
 
-    def test_lines_of_a_part_that_was_finished_are_not_counted_twice(self, tmp_path: Path) -> None:
-        """A kill between the part's renaming and the removal of its lines."""
+    def test_the_journal_of_a_finished_part_is_not_counted_twice(self, tmp_path: Path) -> None:
+        """A kill after the part was renamed and before its journal was deleted."""
         output, _ = opened("parquet", tmp_path)
-        output.write([("a.png", said.caption("a")), ("b.png", said.caption("b"))])
+        output.write([("a.png", outputs.caption("a")), ("b.png", outputs.caption("b"))])
         journal = tmp_path / "c.parquet" / "_part-00000.jsonl"
         content = journal.read_bytes()
         output.close()
         journal.write_bytes(content)
-        again, held = opened("parquet", tmp_path)
-        assert held == {"a.png", "b.png"}
+        again, names = opened("parquet", tmp_path)
+        assert names == {"a.png", "b.png"}
         again.close()
-        assert [row["image"] for row in said.parts(tmp_path / "c.parquet")] == ["a.png", "b.png"]
+        assert [row["image"] for row in outputs.parts(tmp_path / "c.parquet")] == ["a.png", "b.png"]
 
-    def test_folder_of_other_tables_is_refused(self, tmp_path: Path) -> None:
+    def test_a_folder_of_other_tables_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "c.parquet").mkdir()
         (tmp_path / "c.parquet" / "x.parquet").write_bytes(b"PAR1")
         with pytest.raises(DataError, match=r"x\.parquet exists and is not a file of captions"):
@@ -148,30 +148,30 @@ class TestParts:
 
 
 class TestFailures:
-    def test_image_stands_there_once_and_goes_when_it_is_mended(self, tmp_path: Path) -> None:
+    def test_an_image_is_listed_once_and_removed_when_resolved(self, tmp_path: Path) -> None:
         path = tmp_path / "errors.jsonl"
         for _ in range(2):
             failures = Failures(path)
             failures.open(())
-            failures.note("a.png", "empty")
-            failures.note("\udcff.png", "gone")
-        assert said.lines(path) == [{"image": "a.png", "error": "empty"}, {"image": "\udcff.png", "error": "gone"}]
-        failures.mended("a.png")
+            failures.add("a.png", "empty")
+            failures.add("\udcff.png", "gone")
+        assert outputs.lines(path) == [{"image": "a.png", "error": "empty"}, {"image": "\udcff.png", "error": "gone"}]
+        failures.resolve("a.png")
         failures.close()
-        assert [plain(row["image"]) for row in said.lines(path)] == [plain("\udcff.png")]
+        assert [plain(row["image"]) for row in outputs.lines(path)] == [plain("\udcff.png")]
         failures = Failures(path)
         failures.open({plain("\udcff.png")})
         failures.close()
         assert not path.exists()
 
-    def test_torn_line_is_cut_off_and_another_file_left(self, tmp_path: Path) -> None:
+    def test_an_incomplete_line_is_removed_and_another_file_kept(self, tmp_path: Path) -> None:
         path = tmp_path / "errors.jsonl"
         path.write_text('{"image": "a.png", "error": "empty"}\n{"image": "b.p')
         failures = Failures(path)
         failures.open(())
         assert failures.reasons == {"a.png": "empty"}
-        failures.note("b.png", "gone")
-        assert [row["image"] for row in said.lines(path)] == ["a.png", "b.png"]
+        failures.add("b.png", "gone")
+        assert [row["image"] for row in outputs.lines(path)] == ["a.png", "b.png"]
         path.write_text("a diary\n")
         with pytest.raises(DataError, match="not a file of captions"):
             Failures(path).open(())
@@ -179,7 +179,7 @@ class TestFailures:
 
 
 class TestFiles:
-    def test_second_writer_is_refused_until_the_first_is_done(self, tmp_path: Path) -> None:
+    def test_a_second_writer_is_an_error_until_the_first_is_done(self, tmp_path: Path) -> None:
         with (
             only_writer(tmp_path),
             pytest.raises(DataError, match=r"another process is writing to"),
@@ -189,13 +189,13 @@ class TestFiles:
         with only_writer(tmp_path):
             pass
 
-    def test_full_disk_is_one_line(self) -> None:
+    def test_a_full_disk_is_an_error_of_one_line(self) -> None:
         if Path("/dev/full").exists():
             with pytest.raises(SeesayError, match=r"cannot write /dev/full \(No space left on device\); make room"):
                 append(Path("/dev/full"), b"x")
 
     def test_names_of_the_longest_length_can_be_written(self, tmp_path: Path) -> None:
-        # Bug: the temporary file's name was longer than a name can be.
+        # Bug: the temporary file's name exceeded the maximum length.
         path = tmp_path / ("x" * 255)
         write_atomically(path, b"1")
         assert [each.name for each in tmp_path.iterdir()] == [path.name]

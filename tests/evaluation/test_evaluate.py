@@ -26,7 +26,7 @@ from seesay.metrics.meteor import Meteor
 from seesay.metrics.scores import missing_meteor
 from seesay.training.fit import train
 from tests import foreign, tiny
-from tests.bulk import said as written
+from tests.bulk import outputs as written
 
 
 def as_coco(path: Path, predictions: dict[str, str]) -> Path:

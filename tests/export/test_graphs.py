@@ -1,4 +1,4 @@
-"""Exported graphs against the networks they were made of: every decoder, every kind of encoder, any batch and beam."""
+"""Exported graphs compared with their torch modules: every decoder, every kind of encoder, any batch and beam."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -31,20 +31,20 @@ DECODERS = {
     "transformer": sized("transformer", num_layers=1),
     "pooled-add": replace(POOLED, projection_size=6, embedding_size=6, hidden_size=7, merge="add", output_size=5),
 }
-"""Every decoder and every score of regions at least once."""
+"""Every decoder and every attention score at least once."""
 MORE_DECODERS = {name: sized(name) for name in CONFIGS if name not in DECODERS} | {
     "pooled": POOLED,
-    "transformer of layers": sized("transformer"),
+    "transformer with layers": sized("transformer"),
 }
 
 
-def some(quick: Collection[str], more: Collection[str]) -> list[Any]:
-    """Parameters of which all beyond the first are for the slow tests: an export takes seconds."""
-    return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in more)]
+def with_slow(fast: Collection[str], slow: Collection[str]) -> list[Any]:
+    """Test parameters, of which those in `slow` are marked slow: an export takes seconds."""
+    return [*fast, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
 
 
 class Patches(nn.Module):
-    """An encoder of one layer: the four quarters of an image through a matrix."""
+    """An encoder of one linear layer over the four quarters of an image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,9 +65,9 @@ def make(config: ModelConfig) -> CaptionModel:
     return model
 
 
-@pytest.fixture(scope="module", params=some(DECODERS, MORE_DECODERS))
+@pytest.fixture(scope="module", params=with_slow(DECODERS, MORE_DECODERS))
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CaptionModel, Graphs]:
-    """A model of random weights, and its graphs."""
+    """A model with random weights, and its graphs."""
     model, folder = make((DECODERS | MORE_DECODERS)[request.param]), tmp_path_factory.mktemp("graphs")
     return model, write(model, SIZE, folder)
 
@@ -87,47 +87,47 @@ def start(model: CaptionModel, pixels: Any) -> DecoderState:
     return model.search.init_state(model.project(model.encode(torch.from_numpy(pixels))), None)
 
 
-def assert_close(found: State, wanted: DecoderState) -> None:
-    for mine, theirs in ((found.per_image, wanted.per_image), (found.per_row, wanted.per_row)):
-        assert mine.keys() == theirs.keys()
-        for name, array in mine.items():
-            assert array.shape == theirs[name].shape
-            np.testing.assert_allclose(array, theirs[name].numpy(), rtol=2e-4, atol=2e-5)
+def assert_close(actual: State, expected: DecoderState) -> None:
+    for arrays, tensors in ((actual.per_image, expected.per_image), (actual.per_row, expected.per_row)):
+        assert arrays.keys() == tensors.keys()
+        for name, array in arrays.items():
+            assert array.shape == tensors[name].shape
+            np.testing.assert_allclose(array, tensors[name].numpy(), rtol=2e-4, atol=2e-5)
 
 
 @torch.no_grad()
-def test_each_step_gives_what_the_decoder_gives(exported: tuple[CaptionModel, Graphs]) -> None:
+def test_each_step_equals_the_decoders(exported: tuple[CaptionModel, Graphs]) -> None:
     model, graphs = exported
     random = np.random.default_rng(1)
     for count, beam in ((1, 1), (5, 1), (1, 3), (4, 5)):
         pixels, rows = images(count, count), np.zeros((count, beam), np.int64)
-        found, wanted = graphs.encode(pixels), start(model, pixels)
-        assert_close(found, wanted)
-        found, wanted = found.pick(rows), wanted.pick(torch.from_numpy(rows))
+        state, torch_state = graphs.encode(pixels), start(model, pixels)
+        assert_close(state, torch_state)
+        state, torch_state = state.pick(rows), torch_state.pick(torch.from_numpy(rows))
         for _ in range(4):
             words, parents = random.integers(0, WORDS, (2, count, beam)) % np.array([[[WORDS]], [[beam]]])
-            output = graphs.step(words, found)
-            expected = model.search.step(torch.from_numpy(words), wanted)
+            output = graphs.step(words, state)
+            expected = model.search.step(torch.from_numpy(words), torch_state)
             np.testing.assert_allclose(output.logits, expected.logits.numpy(), rtol=1e-4, atol=1e-4)
             assert (output.attention is None) == (expected.attention is None)
             if output.attention is not None and expected.attention is not None:
                 np.testing.assert_allclose(output.attention, expected.attention.numpy(), rtol=1e-4, atol=1e-6)
-            found, wanted = output.state.pick(parents), expected.state.pick(torch.from_numpy(parents))
-            assert_close(found, wanted)
+            state, torch_state = output.state.pick(parents), expected.state.pick(torch.from_numpy(parents))
+            assert_close(state, torch_state)
 
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
-def test_captions_of_many_images_are_the_same(exported: tuple[CaptionModel, Graphs], beam: int) -> None:
+def test_captions_of_many_images_are_equal(exported: tuple[CaptionModel, Graphs], beam: int) -> None:
     model, graphs = exported
     options = DecodingOptions("beam", beam, 9) if beam > 1 else DecodingOptions(max_length=9)
     pixels = images(9, 60)
     with torch.no_grad():
         wanted = decode(model.search, model.project(model.encode(torch.from_numpy(pixels))), None, options)
     found = generate(graphs, graphs.encode(pixels), GenerationRequest(options, keep_attention=True))
-    for (mine, *_), (theirs, *_) in zip(found, wanted, strict=True):
-        assert mine.tokens == theirs.tokens
-        assert mine.finished == theirs.finished
-        np.testing.assert_allclose(mine.score, theirs.score, rtol=1e-4, atol=1e-5)
+    for (actual, *_), (expected, *_) in zip(found, wanted, strict=True):
+        assert actual.tokens == expected.tokens
+        assert actual.finished == expected.finished
+        np.testing.assert_allclose(actual.score, expected.score, rtol=1e-4, atol=1e-5)
     assert len({one.tokens for one, *_ in wanted}) > 5
 
 
@@ -135,7 +135,7 @@ ENCODERS = {
     "small-cnn": EncoderConfig("small-cnn", "none"),
     "a network's last map": EncoderConfig("test_efficientnet.r160_in1k", "none", image_size=64),
     "a transformer": EncoderConfig("test_vit.r160_in1k", "none", image_size=64),
-    # Bug: the exception by which a wanted layer ends a forward pass ended the export too.
+    # Bug: the exception that ends a forward pass at the requested layer ended the export too.
     "a layer": EncoderConfig("test_resnet", "none", image_size=48, layer="layer2"),
     "pooled": EncoderConfig("test_resnet", "none", image_size=48, pool="pooled"),
     "a layer, with TensorFlow's average pools": EncoderConfig(
@@ -144,15 +144,15 @@ ENCODERS = {
 }
 
 
-QUICK = ("a transformer", "a layer")
+FAST = ("a transformer", "a layer")
 
 
-@pytest.mark.parametrize("name", some(QUICK, [name for name in ENCODERS if name not in QUICK]))
-def test_features_are_those_of_the_encoder(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", with_slow(FAST, [name for name in ENCODERS if name not in FAST]))
+def test_features_equal_those_of_the_encoder(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(ENCODERS[name])
     model = build_model(POOLED, WORDS, encoder.feature_size, encoder).eval()
-    model.decoder = _Keeps()
+    model.decoder = _MemoryDecoder()
     size = encoder.preprocessing.size
     graphs = write(model, size, tmp_path)
     pixels = images(3, 2, size)
@@ -163,8 +163,8 @@ def test_features_are_those_of_the_encoder(name: str, tmp_path: Path) -> None:
     assert float(wanted.std()) > 0
 
 
-class _Keeps(nn.Module):
-    """A decoder that keeps the memory as it is, and says nothing of it."""
+class _MemoryDecoder(nn.Module):
+    """A decoder whose state is the unchanged memory."""
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
         return DecoderState({"memory": memory}, {"sum": memory.sum((1, 2))[:, None, None]})
@@ -174,14 +174,14 @@ class _Keeps(nn.Module):
         return StepOutput(scores.expand(-1, -1, WORDS), DecoderState(state.per_image, {"sum": scores}), None)
 
 
-def test_what_onnx_does_not_know_is_told_in_one_line(tmp_path: Path) -> None:
-    class Asks(_Keeps):
-        """A decoder whose steps hang on numbers that are known only as it runs."""
+def test_unsupported_operations_are_an_error_of_one_line(tmp_path: Path) -> None:
+    class BranchingDecoder(_MemoryDecoder):
+        """A decoder whose step branches on tensor values."""
 
         def step(self, tokens: Tensor, state: DecoderState) -> Any:
             return super().step(tokens if bool(tokens.sum() > 3) else tokens + 1, state)
 
-    first = _Keeps().init_state(torch.ones(3, 4, 2), None)
-    with pytest.raises(ConfigError, match=r"^the decoder of this run cannot be written as ONNX: [^\n]+$"):
-        write_decoder(Asks(), first, tmp_path / "decoder.onnx")
+    first = _MemoryDecoder().init_state(torch.ones(3, 4, 2), None)
+    with pytest.raises(ConfigError, match=r"^the decoder of this run cannot be exported to ONNX: [^\n]+$"):
+        write_decoder(BranchingDecoder(), first, tmp_path / "decoder.onnx")
     assert not list(tmp_path.iterdir())

@@ -21,16 +21,16 @@ def captioner(cached_run: Path) -> TrainedCaptioner:
 
 @pytest.fixture(scope="session")
 def shared(captioner: TrainedCaptioner) -> Iterator[Running]:
-    """A server with its ordinary bounds, for tests that leave it as it was."""
+    """A server with default limits, for tests that do not change it."""
     patient: dict[str, Any] = dict(PATIENT)
     bounds = Limits(**patient)
-    with running(create_app(captioner, bounds), bounds) as found:
-        yield found
+    with running(create_app(captioner, bounds), bounds) as server:
+        yield server
 
 
 @pytest.fixture
 def start(captioner: TrainedCaptioner) -> Iterator[Start]:
-    """Starts a server with bounds of its own."""
+    """Starts a server with given limits."""
     with ExitStack() as stack:
 
         def make(api_key: str = "", **bounds: Any) -> Running:
@@ -41,25 +41,25 @@ def start(captioner: TrainedCaptioner) -> Iterator[Start]:
 
 
 class Gate:
-    """The network, which waits until it is let go; it notes the images of each batch."""
+    """Makes the captioner's encoder wait until `open` is set, and records the size of each batch."""
 
     def __init__(self, captioner: TrainedCaptioner, patch: pytest.MonkeyPatch) -> None:
         self.batches: list[int] = []
         self.open, self.reached = Event(), Event()
         encode = captioner.encode
 
-        def gated(model_inputs: Any) -> Any:
+        def wait_and_encode(model_inputs: Any) -> Any:
             self.batches.append(len(model_inputs))
             self.reached.set()
             assert self.open.wait(PATIENCE)
             return encode(model_inputs)
 
-        patch.setattr(captioner, "encode", gated)
+        patch.setattr(captioner, "encode", wait_and_encode)
 
 
 @pytest.fixture
 def gate(start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Gate]]:
-    """Makes the network wait, from when it is called on; asks for `start` so that it is undone before servers end."""
+    """Returns a function that creates a `Gate`; depends on `start`, so that gates open before servers stop."""
     gates: list[Gate] = []
 
     def make() -> Gate:

@@ -1,4 +1,4 @@
-"""Uploads that no camera made: every kind of damage, disguise and excess, drawn from a seed."""
+"""Hostile uploads, generated from a seed: damaged, disguised and excessive files."""
 
 import functools
 import io
@@ -38,10 +38,10 @@ class Upload:
     """One file.
 
     Attributes:
-        kind: of what it is made.
-        name: that the client gives it.
-        content: its bytes.
-        good: whether it is an image after all, which must get its caption; None where either may be.
+        kind: how it was made.
+        name: file name sent by the client.
+        content: bytes of the file.
+        good: whether it is a valid image, which must get a caption; None = it may be either.
     """
 
     kind: str
@@ -51,12 +51,12 @@ class Upload:
 
 
 def uploads(seed: int, count: int, largest: int = 2_000_000) -> Iterator[Upload]:
-    """Gives so many uploads, all kinds in turn.
+    """Yields uploads, all kinds in turn.
 
     Args:
         seed: the same seed gives the same bytes.
-        count: of uploads.
-        largest: bytes of the large ones.
+        count: number of uploads.
+        largest: size of the large ones, in bytes.
     """
     random_ = random.Random(seed)
 
@@ -98,10 +98,10 @@ def _truncated(random_: random.Random) -> Upload:
 
 def _flipped(random_: random.Random) -> Upload:
     format, content = _photo(random_)
-    held = bytearray(content)
+    damaged = bytearray(content)
     for _ in range(random_.randint(1, 40)):
-        held[random_.randrange(len(held))] = random_.randrange(256)
-    return Upload("flipped bytes", f"a.{format}", bytes(held), None)
+        damaged[random_.randrange(len(damaged))] = random_.randrange(256)
+    return Upload("flipped bytes", f"a.{format}", bytes(damaged), None)
 
 
 def _noise(random_: random.Random) -> Upload:
@@ -127,7 +127,7 @@ def _bomb(random_: random.Random) -> Upload:
 
 
 def png(width: int, height: int, data: bytes, *extra: tuple[bytes, bytes]) -> bytes:
-    """A PNG that says it is of a size, whatever it holds."""
+    """A PNG with a declared size and arbitrary data."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -138,21 +138,21 @@ def png(width: int, height: int, data: bytes, *extra: tuple[bytes, bytes]) -> by
 
 
 @functools.cache
-def _grown() -> bytes:
+def _compressed_zeros() -> bytes:
     return zlib.compress(bytes(20_000_000), 9)
 
 
 def _text_bomb(random_: random.Random) -> Upload:
-    """Text and a colour profile in a small PNG that grow to a hundred times their size."""
+    """A small PNG with compressed text or a colour profile that expands to a hundred times its size."""
     rows = zlib.compress(b"".join(b"\x00" + bytes(3 * 8) for _ in range(8)))
-    grown = _grown()
+    zeros = _compressed_zeros()
     name = random_.choice((b"zTXt", b"iCCP", b"iTXt"))
-    inside = b"k\x00\x01\x00\x00\x00" + grown if name == b"iTXt" else b"k\x00\x00" + grown
+    inside = b"k\x00\x01\x00\x00\x00" + zeros if name == b"iTXt" else b"k\x00\x00" + zeros
     return Upload("text bomb", "a.png", png(8, 8, rows, (name, inside)), None)
 
 
 def _frames(random_: random.Random) -> Upload:
-    """An animation of many frames, of which the first is all that is wanted."""
+    """An animation of many frames, of which only the first is captioned."""
     frames = [Image.new("P", (64, 64), random_.randrange(256)) for _ in range(random_.randint(2, 60))]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
@@ -160,7 +160,7 @@ def _frames(random_: random.Random) -> Upload:
 
 
 def _polyglot(random_: random.Random) -> Upload:
-    """An image that is something else too, for whoever looks at its end."""
+    """An image followed by another file format."""
     _, content = _photo(random_)
     tail = random_.choice((_HTML, _SVG, b"PK\x05\x06" + bytes(18), b"<?php system($_GET[0]); ?>", bytes(100_000)))
     return Upload("polyglot", "a.html", content + tail, True)
@@ -168,7 +168,7 @@ def _polyglot(random_: random.Random) -> Upload:
 
 def _reversed_polyglot(random_: random.Random) -> Upload:
     _, content = _photo(random_)
-    return Upload("polyglot the other way", "a.png", random_.choice((_HTML, _SVG, b"PK\x03\x04", b"MZ")) + content)
+    return Upload("reversed polyglot", "a.png", random_.choice((_HTML, _SVG, b"PK\x03\x04", b"MZ")) + content)
 
 
 def _markup(random_: random.Random) -> Upload:
@@ -176,13 +176,13 @@ def _markup(random_: random.Random) -> Upload:
 
 
 def _exif(random_: random.Random) -> Upload:
-    """A good JPEG with EXIF that is nonsense."""
+    """A valid JPEG with invalid EXIF."""
     kinds: tuple[Callable[[], bytes], ...] = (
         lambda: b"Exif\x00\x00" + random_.randbytes(random_.randint(0, 200)),
         lambda: b"Exif\x00\x00II*\x00" + struct.pack("<I", 2**31 - 1),
         lambda: b"Exif\x00\x00MM\x00*" + struct.pack(">IH", 8, 65_535) + random_.randbytes(300),
         lambda: b"Exif\x00\x00II*\x00" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, random_.randrange(1 << 32)),
-        lambda: b"Exif\x00\x00II*\x00" + struct.pack("<IHHHIII", 8, 1, 0x0112, 3, 1, 6, 8),  # leads back to itself
+        lambda: b"Exif\x00\x00II*\x00" + struct.pack("<IHHHIII", 8, 1, 0x0112, 3, 1, 6, 8),  # refers to itself
     )
     content = encoded(random_.randrange(1 << 16), "JPEG", exif=random_.choice(kinds)())
     return Upload("odd EXIF", "a.jpg", content, True)
@@ -193,7 +193,7 @@ def _empty(random_: random.Random) -> Upload:
 
 
 def _tiny(random_: random.Random) -> Upload:
-    return Upload("of few bytes", "a.png", random_.choice(_SIGNATURES)[: random_.randint(1, 16)], False)
+    return Upload("few bytes", "a.png", random_.choice(_SIGNATURES)[: random_.randint(1, 16)], False)
 
 
 def _good(random_: random.Random) -> Upload:

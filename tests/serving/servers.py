@@ -1,4 +1,4 @@
-"""A real server on a port of its own, in a thread, and clients that misbehave."""
+"""A real server in a thread, and helpers to send requests to it."""
 
 import asyncio
 import contextlib
@@ -20,15 +20,15 @@ from seesay.serving.service import CaptionService
 from tests import tiny
 
 PATIENCE = 300.0
-"""Seconds after which something that has not happened never will, however busy the machine is."""
+"""Timeout in seconds, long enough for a busy machine."""
 
 PATIENT: dict[str, Any] = {"receive_seconds": PATIENCE, "answer_seconds": PATIENCE}
-"""Bounds of time that no test meets by the way."""
+"""Time limits that no test reaches by accident."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that runs."""
+    """A running server."""
 
     url: str
     server: Server
@@ -39,14 +39,14 @@ class Running:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, **options)
 
     def open(self) -> socket.socket:
-        """A bare connection."""
+        """A TCP connection."""
         host, _, port = self.url.removeprefix("http://").rpartition(":")
         return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
 @contextlib.contextmanager
 def running(app: FastAPI, bounds: Limits) -> Iterator[Running]:
-    """Runs a server, and ends it as a signal would."""
+    """Runs a server, and stops it like a signal."""
     listener = listen("127.0.0.1", 0)
     url, server = address(listener), make_server(app, bounds)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
@@ -57,14 +57,14 @@ def running(app: FastAPI, bounds: Limits) -> Iterator[Running]:
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
-        assert not thread.is_alive(), "the server does not end"
+        assert not thread.is_alive(), "the server does not stop"
 
 
-def wait_until(holds: Callable[[], object]) -> None:
-    """Returns when something holds; fails if it never does."""
+def wait_until(condition: Callable[[], object]) -> None:
+    """Waits until a condition is true; fails after `PATIENCE` seconds."""
     deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, "what was waited for never came"
+    while not condition():
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.005)
 
 
@@ -82,7 +82,7 @@ def blank(width: int, height: int, format: str = "PNG") -> bytes:
 
 
 def upload(*contents: bytes, **fields: Any) -> dict[str, Any]:
-    """What `httpx` sends of images and fields."""
+    """Arguments of `httpx` for an upload of images and fields."""
     return {
         "files": [("images", (f"{number}.png", content)) for number, content in enumerate(contents)],
         "data": fields,
@@ -90,7 +90,7 @@ def upload(*contents: bytes, **fields: Any) -> dict[str, Any]:
 
 
 def raw_request(content: bytes, declared: int | None = None) -> tuple[bytes, bytes]:
-    """Head and body of an upload, with the length it says it has."""
+    """Head and body of an upload, with the declared length."""
     body = (
         b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n' + content + b"\r\n--b--\r\n"
     )

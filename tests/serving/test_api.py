@@ -1,4 +1,4 @@
-"""The interface over a real connection: equal to the captioner, whatever else is in flight."""
+"""The HTTP API over a real connection: results equal those of the captioner, with concurrent requests."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from seesay.sources import ImageBytes
 from tests.serving.conftest import Start
 from tests.serving.servers import Running, encoded, running, upload
 
-WISHES: tuple[dict[str, Any], ...] = (
+OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"num_return_sequences": 3, "attention": True},
     {"strategy": "beam", "beam_size": 4, "num_return_sequences": 4, "max_length": 5},
@@ -39,8 +39,8 @@ def options_of(caption_request: Mapping[str, Any]) -> DecodingOptions:
     return DecodingOptions(**values)
 
 
-def assert_answers(answer: Mapping[str, Any], caption: Caption) -> None:
-    """A caption in JSON is one of the captioner, to what floats and rounding allow."""
+def assert_equals(answer: Mapping[str, Any], caption: Caption) -> None:
+    """A caption in JSON equals one of the captioner, up to rounding."""
     assert answer["text"] == caption.text
     assert [word["text"] for word in answer["words"]] == list(caption.words)
     assert answer["score"] == pytest.approx(caption.score, rel=1e-4, abs=1e-4)
@@ -57,7 +57,7 @@ def assert_answers(answer: Mapping[str, Any], caption: Caption) -> None:
         assert [each["text"] for each in word["top_tokens"]] == [text for text, _ in top_tokens]
 
 
-def assert_alike(
+def assert_same_captions(
     answer: Mapping[str, Any], captioner: TrainedCaptioner, content: bytes, caption_request: Mapping[str, Any]
 ) -> None:
     caption = captioner.caption(
@@ -67,40 +67,40 @@ def assert_alike(
         top_tokens=caption_request.get("top_tokens", 0),
     )
     for found, wanted in zip(answer["captions"], (caption, *caption.alternatives), strict=True):
-        assert_answers(found, wanted)
+        assert_equals(found, wanted)
 
 
-def test_requests_in_flight_share_passes_and_each_is_answered_as_if_alone(
+def test_concurrent_requests_share_batches_and_each_gets_the_captions_of_its_image_alone(
     shared: Running, captioner: TrainedCaptioner, images: list[str]
 ) -> None:
-    """42 requests of seven kinds at a time, some with several images of several formats."""
+    """42 concurrent requests with seven sets of options, some with several images of several formats."""
     jobs = []
     for number in range(42):
         contents = [Path(images[(number + extra) % len(images)]).read_bytes() for extra in range(1 + number % 3)]
         contents[-1] = encoded(number, ("JPEG", "WEBP", "GIF", "BMP")[number % 4])
-        jobs.append((contents, WISHES[number % len(WISHES)]))
+        jobs.append((contents, OPTIONS[number % len(OPTIONS)]))
     before = shared.service.metrics.registry.get_sample_value("seesay_batch_images_count") or 0
     with shared.client() as client, ThreadPoolExecutor(len(jobs)) as pool:
         answers = list(pool.map(lambda job: client.post("/v1/caption", **upload(*job[0], **job[1])), jobs))
     batches = (shared.service.metrics.registry.get_sample_value("seesay_batch_images_count") or 0) - before
-    assert batches < sum(len(contents) for contents, _ in jobs) / 2, "nothing was shared"
+    assert batches < sum(len(contents) for contents, _ in jobs) / 2, "requests were not batched"
     texts = set()
     for (contents, caption_request), answer in zip(jobs, answers, strict=True):
         assert answer.status_code == 200, answer.text
         for content, result in zip(contents, answer.json()["results"], strict=True):
-            assert_alike(result, captioner, content, caption_request)
+            assert_same_captions(result, captioner, content, caption_request)
             texts.add(result["captions"][0]["text"])
-    assert len(texts) > 10, "one caption for all would prove nothing"
+    assert len(texts) > 10, "too few distinct captions"
     assert shared.service.pending.taken == shared.service.receiving.taken == 0
 
 
-def test_answer_tells_of_image_and_options(shared: Running, captioner: TrainedCaptioner) -> None:
+def test_response_contains_image_size_and_options(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(1, "JPEG"), strategy="beam", beam_size=2)).json()
     assert answer["model"] == captioner.run.folder.name
     assert answer["options"]["strategy"] == "beam"
     assert answer["options"]["beam_size"] == 2
-    assert answer["options"]["max_length"] == 8  # of the longest training caption
+    assert answer["options"]["max_length"] == 8  # the longest training caption
     (result,) = answer["results"]
     assert {key: result[key] for key in ("name", "width", "height", "grid", "error")} == {
         "name": "0.png", "width": 60, "height": 40, "grid": [2, 2], "error": None,
@@ -109,7 +109,7 @@ def test_answer_tells_of_image_and_options(shared: Running, captioner: TrainedCa
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"beam_size": 3}, "beam_size is read by strategy beam only; the strategy is greedy"),
         ({"strategy": "best"}, "strategy: input should be 'greedy', 'sample' or 'beam'"),
@@ -138,17 +138,17 @@ def test_answer_tells_of_image_and_options(shared: Running, captioner: TrainedCa
         ({"top_tokens": 11}, "top_tokens: input should be less than or equal to 10"),
     ],
 )
-def test_bad_options_are_told_in_one_line(shared: Running, fields: dict[str, Any], told: str) -> None:
+def test_invalid_options_are_reported_in_one_line(shared: Running, fields: dict[str, Any], message: str) -> None:
     with shared.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(0), **fields))
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert error["code"] == "invalid_options"
-    assert told in error["message"]
+    assert message in error["message"]
     assert "\n" not in error["message"]
 
 
-def test_a_bad_image_among_good_ones_is_an_entry_of_its_own(shared: Running, captioner: TrainedCaptioner) -> None:
+def test_an_unreadable_image_does_not_affect_the_others(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(3), b"no image", encoded(4)))
         alone = client.post("/v1/caption", **upload(b"", b"no image"))
@@ -156,8 +156,8 @@ def test_a_bad_image_among_good_ones_is_an_entry_of_its_own(shared: Running, cap
     good, bad, other = answer.json()["results"]
     assert (bad["captions"], bad["error"]["code"]) == ([], "unreadable_image")
     assert bad["error"]["message"].startswith("1.png: not an image of a known format (JPEG, PNG")
-    assert_alike(good, captioner, encoded(3), {})
-    assert_alike(other, captioner, encoded(4), {})
+    assert_same_captions(good, captioner, encoded(3), {})
+    assert_same_captions(other, captioner, encoded(4), {})
     assert (alone.status_code, alone.json()["error"]["code"]) == (422, "unreadable_image")
     assert alone.json()["error"]["message"].startswith("0.png: the file is empty")
 
@@ -175,7 +175,7 @@ def test_a_bad_image_among_good_ones_is_an_entry_of_its_own(shared: Running, cap
         ("DELETE", "/", "", 405),
     ],
 )
-def test_other_requests_are_refused_in_the_same_form(
+def test_other_requests_get_errors_of_the_same_form(
     shared: Running, method: str, path: str, kind: str, status: int
 ) -> None:
     with shared.client() as client:
@@ -184,7 +184,7 @@ def test_other_requests_are_refused_in_the_same_form(
     assert set(answer.json()["error"]) == {"code", "message"}
 
 
-def test_too_much_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_requests_are_rejected(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_FILE_BYTES", 3_000_000)
     monkeypatch.setattr(limits, "MAX_BODY_BYTES", 5_000_000)
     monkeypatch.setattr(limits, "MAX_DRAINED_BYTES", 8_000_000)
@@ -205,11 +205,11 @@ def test_too_much_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> N
         assert client.post("/v1/caption", **upload(encoded(0))).status_code == 200
 
 
-def test_a_key_guards_the_interface_and_nothing_else(start: Start) -> None:
+def test_a_key_is_required_by_the_api_only(start: Start) -> None:
     server = start(api_key="sesame")
     with server.client() as client:
-        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic sesame"}, {"Authorization": "ö"}):
-            headers = [(name.encode(), value.encode()) for name, value in given.items()]
+        for sent in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic sesame"}, {"Authorization": "ö"}):
+            headers = [(name.encode(), value.encode()) for name, value in sent.items()]
             answer = client.post("/v1/caption", headers=headers, **upload(encoded(0)))
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
             assert client.get("/v1/models", headers=headers).status_code == 401
@@ -219,7 +219,7 @@ def test_a_key_guards_the_interface_and_nothing_else(start: Start) -> None:
         assert [client.get(path).status_code for path in ("/", "/healthz", "/readyz", "/metrics")] == [200] * 4
 
 
-def test_models_tell_what_is_served(shared: Running, captioner: TrainedCaptioner) -> None:
+def test_models_describes_the_served_model(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
         (model,) = client.get("/v1/models").json()["models"]
     assert model["id"] == captioner.run.folder.name
@@ -230,7 +230,7 @@ def test_models_tell_what_is_served(shared: Running, captioner: TrainedCaptioner
     assert model["limits"]["images"] == limits.MAX_IMAGES
 
 
-def test_metrics_count_what_happened(start: Start) -> None:
+def test_metrics_count_requests_and_images(start: Start) -> None:
     server = start()
     with server.client() as client:
         client.post("/v1/caption", **upload(encoded(0), encoded(1), b"bad"))
@@ -242,20 +242,20 @@ def test_metrics_count_what_happened(start: Start) -> None:
     assert 'seesay_images_total{outcome="unreadable_image"} 1.0' in text
     assert 'seesay_requests_total{route="/{name}",status="404"} 2.0' in text
     assert "seesay_pending_images 0.0" in text
-    assert "nothing-1" not in text, "a client could make any number of series"
+    assert "nothing-1" not in text, "a client could create any number of series"
 
 
-def test_log_lines_tell_of_the_request_and_nothing_of_the_image(
+def test_log_lines_contain_the_request_but_no_names_or_captions(
     shared: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "seesay.serving"), shared.client() as client:
-        given = client.post("/v1/caption", headers={"X-Request-ID": "mine-1"}, **upload(encoded(0)))
+        first = client.post("/v1/caption", headers={"X-Request-ID": "mine-1"}, **upload(encoded(0)))
         other = client.get("/healthz", headers={"X-Request-ID": "not one\tword"})
-    assert given.headers["x-request-id"] == "mine-1"
+    assert first.headers["x-request-id"] == "mine-1"
     assert other.headers["x-request-id"] not in ("", "not one\tword")
-    from seesay.serving.telemetry import JsonlWriter
+    from seesay.serving.telemetry import JsonFormatter
 
-    lines = [json.loads(JsonlWriter().format(record)) for record in caplog.records]
+    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
     assert [(line["event"], line["route"], line["status"]) for line in lines] == [
         ("request", "/v1/caption", 200),
         ("request", "/healthz", 200),
@@ -263,11 +263,11 @@ def test_log_lines_tell_of_the_request_and_nothing_of_the_image(
     assert lines[0]["id"] == "mine-1"
     assert lines[0]["images"] == 1
     assert lines[0]["bytes"] > len(encoded(0))
-    said = given.json()["results"][0]["captions"][0]["text"]
-    assert not any(said in json.dumps(line) or "0.png" in json.dumps(line) for line in lines)
+    text = first.json()["results"][0]["captions"][0]["text"]
+    assert not any(text in json.dumps(line) or "0.png" in json.dumps(line) for line in lines)
 
 
-def test_a_fault_of_ours_is_one_answer_without_a_trace(
+def test_an_internal_error_is_a_response_without_traceback(
     start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start()
@@ -284,7 +284,7 @@ def test_a_fault_of_ours_is_one_answer_without_a_trace(
     assert failed[0].exc_info is not None
 
 
-def test_headers_keep_the_page_to_itself(shared: Running) -> None:
+def test_security_headers_are_on_every_response(shared: Running) -> None:
     with shared.client() as client:
         for path in ("/", "/app.js", "/healthz", "/nothing"):
             headers = client.get(path).headers
@@ -296,11 +296,11 @@ def test_headers_keep_the_page_to_itself(shared: Running) -> None:
         assert client.get("/app.js", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
 
 
-def test_an_ensemble_is_served_too(captioner: TrainedCaptioner) -> None:
+def test_an_ensemble_can_be_served(captioner: TrainedCaptioner) -> None:
     from seesay.ensemble_captioner import EnsembleCaptioner
 
     both = EnsembleCaptioner([captioner, captioner])
     with running(create_app(both), Limits()) as server, server.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(2), attention=True)).json()
         assert answer["model"] == "run+run"
-        assert_alike(answer["results"][0], both, encoded(2), {"attention": True})
+        assert_same_captions(answer["results"][0], both, encoded(2), {"attention": True})

@@ -1,4 +1,4 @@
-"""Uploads and clients that mean no good: nothing but a refusal comes of them, and the next good request is served."""
+"""Hostile uploads and clients: they get an error, and the next valid request is served."""
 
 import logging
 import random
@@ -16,7 +16,7 @@ import pytest
 from seesay.captioner import TrainedCaptioner
 from seesay.serving import limits
 from seesay.serving.limits import Limits
-from seesay.serving.uploads import shown_name
+from seesay.serving.uploads import display_name
 from tests import tiny
 from tests.serving.conftest import Gate, Start
 from tests.serving.hostile import Upload, uploads
@@ -35,16 +35,16 @@ def assert_served(client: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def assert_told(answer: httpx.Response, *files: Upload) -> None:
-    """Each file has captions or one line that says why not; nothing else has come of it."""
+def assert_handled(answer: httpx.Response, *files: Upload) -> None:
+    """Each file has either captions or an error message of one line."""
     kinds = [each.kind for each in files]
     assert answer.status_code in (200, 400, 413, 422), (kinds, answer.text)
     if answer.status_code == 200:
-        told = answer.json()["results"]
+        results = answer.json()["results"]
     else:
-        told = [{"captions": [], "error": answer.json()["error"], "name": ""}]
+        results = [{"captions": [], "error": answer.json()["error"], "name": ""}]
         assert not any(each.good for each in files), (kinds, answer.text)
-    for file, entry in zip(files, told, strict=False):
+    for file, entry in zip(files, results, strict=False):
         if file.good is not None and answer.status_code == 200:
             assert bool(entry["captions"]) == file.good, (file.kind, entry)
         assert bool(entry["captions"]) != bool(entry["error"])
@@ -54,16 +54,16 @@ def assert_told(answer: httpx.Response, *files: Upload) -> None:
         assert len(entry["name"]) <= limits.MAX_NAME_CHARACTERS
 
 
-def test_hostile_uploads_are_refused_in_one_line_and_the_next_is_served(
+def test_hostile_uploads_get_an_error_of_one_line_and_the_next_is_served(
     shared: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = list(uploads(seed=1, count=120))
     with shared.client() as client, caplog.at_level(logging.WARNING):
         for start in range(0, len(files), 6):
             batch = files[start : start + 6]
-            assert_told(send(client, *batch), *batch)
+            assert_handled(send(client, *batch), *batch)
         for file in files[:20]:
-            assert_told(send(client, file), file)
+            assert_handled(send(client, file), file)
         assert_served(client)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert shared.service.pending.taken == shared.service.receiving.taken == 0
@@ -92,10 +92,10 @@ FORMS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile")  # Starlette lets go of a part without an end unclosed
+@pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile")  # Starlette does not close a part without an end
 @pytest.mark.parametrize("kind", FORMS)
 @pytest.mark.parametrize("charset", ["", "; charset=utf-7", "; charset=nothing"])
-def test_forms_that_are_none(shared: Running, kind: str, charset: str) -> None:
+def test_malformed_forms_are_rejected(shared: Running, kind: str, charset: str) -> None:
     with shared.client() as client:
         headers = {"Content-Type": f"multipart/form-data; boundary=b{charset}"}
         answer = client.post("/v1/caption", content=FORMS[kind], headers=headers)
@@ -105,7 +105,7 @@ def test_forms_that_are_none(shared: Running, kind: str, charset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("name", "shown"),
     [
         ("../../etc/passwd", "passwd"),
         ("C:\\images\\a.png", "a.png"),
@@ -116,16 +116,16 @@ def test_forms_that_are_none(shared: Running, kind: str, charset: str) -> None:
         ("bild ü 猫.png", "bild ü 猫.png"),
     ],
 )
-def test_names_are_shown_as_one_short_line(given: str, shown: str) -> None:
-    assert shown_name(given, 0) == shown
+def test_display_names_are_one_short_line(name: str, shown: str) -> None:
+    assert display_name(name, 0) == shown
 
 
 # Clients.
 
 
-def test_beyond_its_places_a_request_is_told_to_come_back(start: Start, gate: Callable[[], Gate]) -> None:
+def test_a_full_queue_rejects_requests_with_retry_after(start: Start, gate: Callable[[], Gate]) -> None:
     server = start(max_pending=3, max_batch=1)
-    held = gate()
+    blocked = gate()
     with server.client() as client, ThreadPoolExecutor(3) as pool:
         first = [pool.submit(client.post, "/v1/caption", **upload(GOOD)) for _ in range(2)]
         wait_until(lambda: server.service.pending.taken == 2)
@@ -133,38 +133,40 @@ def test_beyond_its_places_a_request_is_told_to_come_back(start: Start, gate: Ca
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "busy")
         assert int(refused.headers["retry-after"]) >= 1
         assert client.get("/readyz").status_code == 200
-        first.append(pool.submit(client.post, "/v1/caption", **upload(GOOD)))  # there was room for one
+        first.append(pool.submit(client.post, "/v1/caption", **upload(GOOD)))  # one place was free
         wait_until(lambda: server.service.pending.taken == 3)
         assert client.get("/readyz").status_code == 503
         assert client.get("/healthz").status_code == 200
-        held.open.set()
+        blocked.open.set()
         assert [answer.result().status_code for answer in first] == [200] * 3
         assert server.service.pending.taken == 0
         assert_served(client)
 
 
-def test_beyond_the_bytes_that_are_held_a_request_is_told_to_come_back(
+def test_too_many_queued_bytes_reject_requests(
     start: Start, gate: Callable[[], Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_PENDING_BYTES", 2 * len(GOOD))
     server = start(max_batch=1)
-    held = gate()
+    blocked = gate()
     with server.client() as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/v1/caption", **upload(GOOD, GOOD))
         wait_until(lambda: server.service.pending.taken == 2)
         assert client.post("/v1/caption", **upload(GOOD)).status_code == 503
         assert server.service.pending.taken == 2
-        held.open.set()
+        blocked.open.set()
         assert first.result().status_code == 200
         assert_served(client)
 
 
-def test_a_client_that_goes_frees_its_place_and_is_not_worked_for(start: Start, gate: Callable[[], Gate]) -> None:
+def test_a_disconnected_client_frees_its_place_and_its_images_are_dropped(
+    start: Start, gate: Callable[[], Gate]
+) -> None:
     server = start(max_pending=8, max_batch=1)
-    held = gate()
+    blocked = gate()
     with server.client() as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/v1/caption", **upload(GOOD))
-        assert held.reached.wait(PATIENCE)
+        assert blocked.reached.wait(PATIENCE)
         connections = []
         for _ in range(7):
             connections.append(server.open())
@@ -173,18 +175,18 @@ def test_a_client_that_goes_frees_its_place_and_is_not_worked_for(start: Start, 
         wait_until(lambda: server.service._batcher.waiting == 7)
         assert client.post("/v1/caption", **upload(GOOD)).status_code == 503
         for number, connection in enumerate(connections):
-            if number % 2:  # cut off, not closed
+            if number % 2:  # reset, not closed
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
         wait_until(lambda: server.service.pending.taken == 1)
         assert server.service._batcher.waiting == 0
-        held.open.set()
+        blocked.open.set()
         assert first.result().status_code == 200
         assert_served(client)
-    assert held.batches == [1, 1], "the network worked for those who were gone"
+    assert blocked.batches == [1, 1], "images of disconnected clients were captioned"
 
 
-def test_slow_and_broken_bodies_hold_no_place(start: Start) -> None:
+def test_slow_and_broken_bodies_occupy_no_place(start: Start) -> None:
     server = start(max_pending=1)
     head, body = raw_request(GOOD)
     slow = [server.open() for _ in range(20)]
@@ -197,7 +199,7 @@ def test_slow_and_broken_bodies_hold_no_place(start: Start) -> None:
         for connection in slow[:10]:
             connection.close()
         wait_until(lambda: server.service.receiving.taken == 10)
-        for connection in slow[10:]:  # they are served when they are done
+        for connection in slow[10:]:  # served once complete
             connection.sendall(body[40:])
             assert connection.recv(12).startswith(b"HTTP/1.1 200")
             connection.close()
@@ -205,7 +207,7 @@ def test_slow_and_broken_bodies_hold_no_place(start: Start) -> None:
     assert server.service.pending.taken == server.service.receiving.taken == 0
 
 
-def test_a_body_that_does_not_come_in_time_is_given_up(start: Start) -> None:
+def test_a_body_that_arrives_too_slowly_is_rejected(start: Start) -> None:
     server = start(receive_seconds=0.2)
     head, body = raw_request(GOOD)
     with server.open() as connection:
@@ -214,7 +216,7 @@ def test_a_body_that_does_not_come_in_time_is_given_up(start: Start) -> None:
     assert server.service.receiving.taken == 0
 
 
-def test_too_many_bodies_at_a_time_are_told_to_come_back(start: Start) -> None:
+def test_too_many_concurrent_bodies_are_rejected(start: Start) -> None:
     server = start(max_receiving=2)
     head, body = raw_request(GOOD)
     with server.client() as client, server.open() as one, server.open() as other:
@@ -225,52 +227,52 @@ def test_too_many_bodies_at_a_time_are_told_to_come_back(start: Start) -> None:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-def test_an_answer_that_takes_too_long_is_given_up_and_frees_its_place(start: Start, gate: Callable[[], Gate]) -> None:
+def test_a_timed_out_request_frees_its_place(start: Start, gate: Callable[[], Gate]) -> None:
     server = start(answer_seconds=0.3, max_batch=1)
-    held = gate()
+    blocked = gate()
     with server.client() as client:
         answer = client.post("/v1/caption", **upload(GOOD))
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
         assert "retry-after" in answer.headers
         assert server.service.pending.taken == 0
-        held.open.set()
+        blocked.open.set()
 
 
-def test_a_client_that_does_not_read_its_answer_holds_no_place(start: Start) -> None:
+def test_a_client_that_does_not_read_its_response_occupies_no_place(start: Start) -> None:
     server = start()
     head, body = raw_request(GOOD)
-    deaf = [server.open() for _ in range(5)]
-    for connection in deaf:
+    silent = [server.open() for _ in range(5)]
+    for connection in silent:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.sendall(head + body)
     counted = server.service.metrics.registry.get_sample_value
     wait_until(lambda: counted("seesay_images_total", {"outcome": "captioned"}) == 5)
     wait_until(lambda: server.service.pending.taken == 0)
-    for connection in deaf:
+    for connection in silent:
         connection.close()
 
 
-def test_shutting_down_finishes_what_was_accepted(start: Start, gate: Callable[[], Gate]) -> None:
+def test_shutdown_finishes_accepted_requests(start: Start, gate: Callable[[], Gate]) -> None:
     server = start(max_batch=2)
-    held = gate()
+    blocked = gate()
     with server.client() as client, ThreadPoolExecutor(9) as pool:
-        asked: list[Future[httpx.Response]]
-        asked = [pool.submit(client.post, "/v1/caption", **upload(encoded(seed))) for seed in range(9)]
+        responses: list[Future[httpx.Response]]
+        responses = [pool.submit(client.post, "/v1/caption", **upload(encoded(seed))) for seed in range(9)]
         wait_until(lambda: server.service.pending.taken == 9)
         server.server.should_exit = True
         wait_until(lambda: not server.server.servers[0].is_serving())
-        with pytest.raises(OSError):  # noqa: PT011  refused, or reset, as the system has it
+        with pytest.raises(OSError):  # noqa: PT011  refused or reset, depending on the system
             server.open()
         time.sleep(0.2)
         assert server.thread.is_alive()
-        held.open.set()
-        assert [answer.result(PATIENCE).status_code for answer in asked] == [200] * 9
+        blocked.open.set()
+        assert [answer.result(PATIENCE).status_code for answer in responses] == [200] * 9
     server.thread.join(PATIENCE)
     assert not server.thread.is_alive()
     assert not server.service.alive
 
 
-def test_one_image_that_breaks_the_network_is_no_fault_of_the_others(
+def test_an_image_that_breaks_the_encoder_does_not_affect_the_others(
     start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start()
@@ -288,7 +290,7 @@ def test_one_image_that_breaks_the_network_is_no_fault_of_the_others(
     monkeypatch.undo()
 
 
-def test_bodies_cut_anywhere_leave_nothing_behind(start: Start) -> None:
+def test_bodies_truncated_anywhere_leave_no_place_occupied(start: Start) -> None:
     server = start()
     random_ = random.Random(0)
     head, body = raw_request(GOOD)
@@ -300,7 +302,7 @@ def test_bodies_cut_anywhere_leave_nothing_behind(start: Start) -> None:
     wait_until(lambda: server.service.receiving.taken == server.service.pending.taken == 0)
 
 
-def test_bounds_of_the_service_are_what_they_are_documented_as() -> None:
+def test_the_documented_limits_are_the_real_ones() -> None:
     text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     for value in (
         f"{limits.MAX_FILE_BYTES / 1e6:g} MB",

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: everything that a person can do with it."""
+"""The web UI in Chromium: everything that a user can do with it."""
 
 import base64
 import importlib.util
@@ -43,23 +43,23 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def visit(browser: "Browser", shared: Running) -> Iterator[Open]:
-    """Opens the page; no request may leave for elsewhere, and nothing may be complained of."""
+    """Opens the page; checks that it sends no request to another host and logs no error."""
     expect.set_options(timeout=1000 * PATIENCE)
     contexts = []
-    asked: list[str] = []
-    complaints: list[str] = []
+    requested: list[str] = []
+    errors: list[str] = []
 
-    def note(message: "ConsoleMessage") -> None:
-        if "status of 4" not in message.text:  # Chromium's own line of a refused upload, which a test provokes
-            complaints.append(message.text)
+    def record(message: "ConsoleMessage") -> None:
+        if "status of 4" not in message.text:  # Chromium's message for a rejected upload
+            errors.append(message.text)
 
     def open_page(url: str = shared.url, ready: str = "html[data-ready]", **options: Any) -> "Page":
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.set_default_timeout(1000 * PATIENCE)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", note)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requested.append(request.url))
+        page.on("console", record)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
         page.wait_for_selector(ready)
         return page
@@ -67,12 +67,12 @@ def visit(browser: "Browser", shared: Running) -> Iterator[Open]:
     yield open_page
     for context in contexts:
         context.close()
-    assert [url for url in asked if not re.match(r"(http://127\.0\.0\.1:|blob:http://127\.0\.0\.1:)", url)] == []
-    assert complaints == []
+    assert [url for url in requested if not re.match(r"(http://127\.0\.0\.1:|blob:http://127\.0\.0\.1:)", url)] == []
+    assert errors == []
 
 
 def choose(page: "Page", *contents: bytes) -> "Locator":
-    """Chooses files by the button's dialog; returns their cards when all are done."""
+    """Chooses files in the file dialog; returns their cards when all are captioned."""
     files = [FilePayload(name=f"{place}.png", mimeType="image/png", buffer=each) for place, each in enumerate(contents)]
     with page.expect_file_chooser() as dialog:
         page.get_by_role("button", name="Choose images").click()
@@ -82,11 +82,11 @@ def choose(page: "Page", *contents: bytes) -> "Locator":
     return cards
 
 
-def asked(server: Running, content: bytes, **fields: Any) -> dict[str, Any]:
-    """What the interface says of an image with the page's own wishes."""
+def api_result(server: Running, content: bytes, **fields: Any) -> dict[str, Any]:
+    """The result of the API for an image, with the options of the page."""
     with server.client() as client:
-        answer = client.post("/v1/caption", **upload(content, attention=True, top_tokens=5, **fields))
-    result: dict[str, Any] = answer.json()["results"][0]
+        response = client.post("/v1/caption", **upload(content, attention=True, alternatives=5, **fields))
+    result: dict[str, Any] = response.json()["results"][0]
     return result
 
 
@@ -94,11 +94,11 @@ def words_of(row: "Locator") -> str:
     return " ".join(row.locator(".word:not(.end)").all_text_contents())
 
 
-def test_several_images_are_captioned_as_by_the_interface(visit: Open, shared: Running) -> None:
+def test_several_images_get_the_captions_of_the_api(visit: Open, shared: Running) -> None:
     contents = [encoded(seed) for seed in range(5)]
     cards = choose(visit(), *contents)
     for place, content in enumerate(contents):
-        card, wanted = cards.nth(place), asked(shared, content)["captions"][0]
+        card, wanted = cards.nth(place), api_result(shared, content)["captions"][0]
         expect(card.get_by_role("heading")).to_have_text(f"{place}.png")
         assert words_of(card) == wanted["text"]
         expect(card.locator("img")).to_have_attribute("alt", wanted["text"])
@@ -112,7 +112,7 @@ HEAT = ((0.0, (60, 20, 110)), (0.4, (170, 45, 110)), (0.75, (240, 125, 35)), (1.
 
 
 def spread(pixels: int, cells: int) -> "np.ndarray[Any, Any]":
-    """The share of each cell in each pixel along one side, (pixels, cells)."""
+    """Interpolation weight of each cell in each pixel along one side, (pixels, cells)."""
     place = np.clip((np.arange(pixels) + 0.5) / pixels * cells - 0.5, 0, cells - 1)
     away = np.clip(1 - np.abs(place[:, None] - np.arange(cells)), 0, 1)
     share: np.ndarray[Any, Any] = away**2 * (3 - 2 * away)
@@ -120,26 +120,26 @@ def spread(pixels: int, cells: int) -> "np.ndarray[Any, Any]":
 
 
 def expected_overlay(weights: list[float], grid: tuple[int, int], width: int, height: int) -> "np.ndarray[Any, Any]":
-    """The drawing (height, width, RGBA) by NumPy: from the centre of each cell smoothly to the next."""
+    """The overlay (height, width, RGBA) in NumPy: smooth interpolation between the centres of the cells."""
     rows, columns = grid
     smooth = spread(height, rows)[:, None, :, None] * spread(width, columns)[None, :, None, :]
     smooth = (smooth * np.array(weights).reshape(rows, columns)).sum((-2, -1))
     strength = np.minimum(1, smooth / max(min(1, 5 / len(weights)), max(weights)))
     places = [place for place, _ in HEAT]
     colours = [np.interp(strength, places, [colour[channel] for _, colour in HEAT]) for channel in range(3)]
-    drawing: np.ndarray[Any, Any] = np.stack([*colours, 255 * 0.85 * strength], -1)
-    return drawing
+    overlay: np.ndarray[Any, Any] = np.stack([*colours, 255 * 0.85 * strength], -1)
+    return overlay
 
 
-def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Running) -> None:
+def test_the_overlay_shows_the_attention_of_the_api(visit: Open, shared: Running) -> None:
     content = encoded(3)
     page = visit()
     card = choose(page, content).first
-    result = asked(shared, content)
+    result = api_result(shared, content)
     words = result["captions"][0]["words"]
     canvas = card.locator("canvas")
     expect(canvas).to_be_hidden()
-    seen = []
+    alphas = []
     for place, word in enumerate(words):
         card.locator(".word").nth(place).hover()
         expect(canvas).to_be_visible()
@@ -149,11 +149,11 @@ def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Runn
         assert width / height == pytest.approx(result["width"] / result["height"], rel=0.02)
         wanted = expected_overlay(word["attention"], (2, 2), width, height)
         np.testing.assert_allclose(pixels[..., 3], wanted[..., 3], atol=1)
-        strong = wanted[..., 3] > 40  # of what is hardly there the browser keeps no exact colour
+        strong = wanted[..., 3] > 40  # the browser stores imprecise colours for nearly transparent pixels
         assert strong.any()
         np.testing.assert_allclose(pixels[strong], wanted[strong], atol=5)
-        seen.append(pixels[..., 3])
-    assert any(np.abs(seen[0] - other).max() > 20 for other in seen[1:]), "one map for all words would prove nothing"
+        alphas.append(pixels[..., 3])
+    assert any(np.abs(alphas[0] - other).max() > 20 for other in alphas[1:]), "all words have the same map"
     image, drawn = card.locator("img").bounding_box(), canvas.bounding_box()
     assert image is not None
     assert drawn is not None
@@ -163,26 +163,26 @@ def test_the_overlay_is_the_attention_of_the_interface(visit: Open, shared: Runn
     expect(canvas).to_be_hidden()
 
 
-def test_what_is_seen_on_the_screen_is_what_was_drawn(visit: Open, shared: Running) -> None:
-    """A black image on the screen shows the drawing alone, stretched by the browser."""
+def test_the_screen_shows_the_overlay(visit: Open, shared: Running) -> None:
+    """Over a black image only the overlay is visible, scaled by the browser."""
     page, content = visit(), blank(90, 60)
     card = choose(page, content).first
-    (first, *_) = asked(shared, content)["captions"][0]["words"]
+    (first, *_) = api_result(shared, content)["captions"][0]["words"]
     card.locator(".word").first.hover()
     expect(card.locator("canvas")).to_be_visible()
-    page.wait_for_timeout(300)  # the image's colours fade
+    page.wait_for_timeout(300)  # CSS transition of the image
     shot = np.asarray(Image.open(io.BytesIO(card.locator(".view").screenshot())).convert("RGB")).astype(float)
     drawn = expected_overlay(first["attention"], (2, 2), shot.shape[1], shot.shape[0])
     wanted = drawn[..., :3] * drawn[..., 3:] / 255
-    inside = (slice(12, -12), slice(12, -12))  # the corners are round
+    inside = (slice(12, -12), slice(12, -12))  # rounded corners
     np.testing.assert_allclose(shot[inside], wanted[inside], atol=6)
     assert np.ptp(wanted[inside]) > 10
 
 
-def test_words_are_walked_by_the_keyboard_and_told_to_screen_readers(visit: Open, shared: Running) -> None:
+def test_arrow_keys_move_along_the_words_and_announce_them(visit: Open, shared: Running) -> None:
     page, content = visit(), encoded(3)
     card = choose(page, content).first
-    words = asked(shared, content)["captions"][0]["words"]
+    words = api_result(shared, content)["captions"][0]["words"]
     group = card.get_by_role("group", name=re.compile("^Caption 1: "))
     group.locator("[tabindex='0']").focus()
     status = page.locator("[role=status]")
@@ -190,12 +190,12 @@ def test_words_are_walked_by_the_keyboard_and_told_to_screen_readers(visit: Open
         page.keyboard.press("ArrowRight")
         expect(page.locator(":focus")).to_have_text(word["text"])
         expect(status).to_contain_text(f"“{word['text']}”: ")
-        expect(status).to_contain_text("looking at ")
+        expect(status).to_contain_text("attending to ")
         expect(status).to_contain_text("Instead: ")
         expect(card.locator("canvas")).to_be_visible()
     page.keyboard.press("End")
     expect(page.locator(":focus")).to_have_text("end")
-    expect(card.locator("canvas")).to_be_hidden()  # the end looks nowhere
+    expect(card.locator("canvas")).to_be_hidden()  # the end has no attention map
     page.keyboard.press("Home")
     expect(page.locator(":focus")).to_have_text(words[0]["text"])
     page.keyboard.press("Enter")
@@ -203,13 +203,13 @@ def test_words_are_walked_by_the_keyboard_and_told_to_screen_readers(visit: Open
     page.keyboard.press("Escape")
     expect(page.locator("[aria-pressed='true']")).to_have_count(0)
     expect(card.locator("canvas")).to_be_hidden()
-    assert group.locator("[tabindex='0']").count() == 1, "one stop of the tab key for a caption"
+    assert group.locator("[tabindex='0']").count() == 1, "a caption should be one tab stop"
 
 
 def test_alternatives_of_a_word_are_shown_with_their_probabilities(visit: Open, shared: Running) -> None:
     content = encoded(4)
     card = choose(visit(), content).first
-    word = asked(shared, content)["captions"][0]["words"][1]
+    word = api_result(shared, content)["captions"][0]["words"][1]
     card.locator(".word").nth(1).click()
     rows = card.locator(".detail li")
     expect(rows).to_have_count(5)
@@ -229,7 +229,7 @@ def set_range(page: "Page", name: str, value: float) -> None:
     )
 
 
-def test_beam_temperature_and_number_of_captions_are_asked_for(visit: Open, shared: Running) -> None:
+def test_beam_size_temperature_and_number_of_captions_are_sent(visit: Open, shared: Running) -> None:
     page, content = visit(), encoded(5)
     card = choose(page, content).first
     expect(page.locator("#beam-field")).to_be_hidden()
@@ -237,26 +237,26 @@ def test_beam_temperature_and_number_of_captions_are_asked_for(visit: Open, shar
     set_range(page, "beam", 4)
     set_range(page, "captions", 3)
     expect(page.locator("#temperature-field")).to_be_hidden()
-    with page.expect_response("**/v1/caption") as reply:
+    with page.expect_response("**/v1/caption") as response:
         page.get_by_role("button", name="Caption again").click()
-    options = reply.value.json()["options"]
+    options = response.value.json()["options"]
     assert (options["strategy"], options["beam_size"], options["num_return_sequences"]) == ("beam", 4, 3)
     rows = card.locator(".caption")
     expect(rows).to_have_count(3)
-    wanted = asked(shared, content, strategy="beam", beam_size=4, num_return_sequences=3)["captions"]
+    wanted = api_result(shared, content, strategy="beam", beam_size=4, num_return_sequences=3)["captions"]
     assert [words_of(rows.nth(place)) for place in range(3)] == [caption["text"] for caption in wanted]
     set_range(page, "captions", 6)
-    assert page.locator("#beam").input_value() == "6", "a beam holds as many captions as are asked for"
+    assert page.locator("#beam").input_value() == "6", "the beam must be as large as the number of captions"
     page.get_by_role("radio", name="Sampling").check()
     set_range(page, "temperature", 1.7)
     seeds = set()
     for _ in range(2):
-        with page.expect_response("**/v1/caption") as reply:
+        with page.expect_response("**/v1/caption") as response:
             page.get_by_role("button", name="Caption again").click()
-        options = reply.value.json()["options"]
+        options = response.value.json()["options"]
         seeds.add(options["sampling_seed"])
         assert (options["strategy"], options["temperature"], options["num_return_sequences"]) == ("sample", 1.7, 6)
-    assert len(seeds) == 2, "drawing again draws others"
+    assert len(seeds) == 2, "sampling again must use another seed"
 
 
 def outline(result: Any) -> Any:
@@ -272,7 +272,7 @@ def test_captions_are_copied_and_downloaded(visit: Open, shared: Running, tmp_pa
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     contents = [encoded(6), encoded(7)]
     cards = choose(page, *contents)
-    wanted = [asked(shared, content) for content in contents]
+    wanted = [api_result(shared, content) for content in contents]
     text = wanted[0]["captions"][0]["text"]
     cards.first.get_by_role("button", name=f"Copy: {text}").click()
     expect(cards.first.get_by_text("Copied")).to_be_visible()
@@ -309,21 +309,21 @@ def test_images_are_pasted_and_dropped(visit: Open, shared: Running, kind: str) 
     page, content = visit(), encoded(8)
     page.evaluate(
         """([kind, bytes]) => {
-            const held = new DataTransfer();
-            held.items.add(new File([new Uint8Array(bytes)], "held.png", {type: "image/png"}));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
             const event = kind === "paste"
-                ? new ClipboardEvent("paste", {clipboardData: held, bubbles: true})
-                : new DragEvent("drop", {dataTransfer: held, bubbles: true, cancelable: true});
+                ? new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true})
+                : new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true});
             document.body.dispatchEvent(event);
         }""",
         [kind, list(content)],
     )
     card = page.locator("article.image:not([aria-busy])")
     expect(card).to_have_count(1)
-    assert words_of(card) == asked(shared, content)["captions"][0]["text"]
+    assert words_of(card) == api_result(shared, content)["captions"][0]["text"]
 
 
-def test_refused_files_are_told_of_and_the_others_go_on(visit: Open) -> None:
+def test_unreadable_files_show_an_error_and_the_others_a_caption(visit: Open) -> None:
     page = visit()
     cards = choose(page, encoded(0), b"no image", encoded(1, "JPEG", 300, 200)[:900])
     expect(cards.nth(0).locator(".caption")).to_have_count(1)
@@ -356,18 +356,18 @@ def test_a_name_that_looks_like_markup_is_text(visit: Open) -> None:
     assert page.locator("article img").count() <= 1
 
 
-def test_a_key_is_asked_for(visit: Open, start: Start) -> None:
+def test_the_page_asks_for_the_key(visit: Open, start: Start) -> None:
     server = start(api_key="sesame")
     page = visit(server.url, ready="dialog[open]")
-    for key in ("wrong", "sesame"):  # the wrong one is asked for again
+    for key in ("wrong", "sesame"):  # asks again after a wrong key
         page.get_by_role("textbox", name="Key").fill(key)
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_role("button", name="Use key").click()
     page.wait_for_selector("html[data-ready]")
     expect(choose(page, encoded(0)).locator(".caption")).to_have_count(1)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_follows_the_colours_of_the_system_and_ones_own_choice(visit: Open, scheme: Any) -> None:
+def test_the_theme_follows_the_system_or_the_users_choice(visit: Open, scheme: Any) -> None:
     page = visit(color_scheme=scheme)
 
     def brightness() -> float:
@@ -375,18 +375,18 @@ def test_it_follows_the_colours_of_the_system_and_ones_own_choice(visit: Open, s
         return float(np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]))
 
     assert (brightness() > 128) == (scheme == "light")
-    theme = page.get_by_role("button", name=re.compile("^Colours: "))
+    theme = page.get_by_role("button", name=re.compile("^Theme: "))
     theme.click()
     assert brightness() > 128
     theme.click()
     assert brightness() < 128
     page.reload()
     page.wait_for_selector("html[data-ready]")
-    assert brightness() < 128, "the choice is kept"
+    assert brightness() < 128, "the choice must be stored"
 
 
-def test_contrast_of_all_colours_is_enough(visit: Open) -> None:
-    """WCAG 2.1, 1.4.3: text has at least 4.5 times the luminance of what it stands on, or the other way round."""
+def test_all_colours_have_enough_contrast(visit: Open) -> None:
+    """WCAG 2.1, 1.4.3: the contrast ratio of text and background is at least 4.5."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
@@ -400,15 +400,15 @@ def test_contrast_of_all_colours_is_enough(visit: Open) -> None:
             "names => names.map(n => getComputedStyle(document.documentElement).getPropertyValue(`--${n}`).trim())",
             list(names),
         )
-        held = dict(zip(names, map(luminance, colours), strict=True))
+        luminances = dict(zip(names, map(luminance, colours), strict=True))
         pairs = [("ink", "paper"), ("ink", "card"), ("soft", "paper"), ("soft", "card"), ("accent", "card")]
         pairs += [("accent", "wash"), ("on-accent", "accent"), ("bad", "bad-wash")]
-        for text, ground in pairs:
-            low, high = sorted((held[text], held[ground]))
-            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, text, ground)
+        for text, background in pairs:
+            low, high = sorted((luminances[text], luminances[background]))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, text, background)
 
 
-def test_on_a_phone_it_fits_and_words_are_tapped(visit: Open) -> None:
+def test_the_page_fits_a_phone_and_words_can_be_tapped(visit: Open) -> None:
     page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     cards = choose(page, encoded(3), encoded(4))
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -419,16 +419,16 @@ def test_on_a_phone_it_fits_and_words_are_tapped(visit: Open) -> None:
     for button in page.locator("button:visible").all():
         box = button.bounding_box()
         assert box is not None
-        assert box["height"] >= 32, "too small for a finger"
+        assert box["height"] >= 32, "too small to tap"
 
 
-def test_captions_run_in_the_direction_of_their_script(visit: Open) -> None:
+def test_captions_have_the_direction_of_their_script(visit: Open) -> None:
     """`lang` and `dir` follow the caption, and so do the arrow keys."""
     page = visit()
     page.evaluate(
         """async ([text]) => {
             const { ImageCard } = await import("/results.js");
-            const image = new ImageCard(new File([], "كلب.png"), { tell() {}, remove() {} });
+            const image = new ImageCard(new File([], "كلب.png"), { announce() {}, remove() {} });
             const words = text.split(" ").map((word) => ({ text: word, probability: 0.5 }));
             const end = { probability: 0.5, top_tokens: [] };
             image.showResult({}, { captions: [{ text, words, end, probability: 0.1, finished: true }] });
@@ -444,8 +444,8 @@ def test_captions_run_in_the_direction_of_their_script(visit: Open) -> None:
     expect(words.locator("button").nth(1)).to_be_focused()
     languages = page.evaluate(
         """async (texts) => {
-            const { written } = await import("/results.js");
-            return texts.map((text) => written(text).lang ?? "");
+            const { textAttributes } = await import("/results.js");
+            return texts.map((text) => textAttributes(text).lang ?? "");
         }""",
         [CAPTIONS[language][0][0] for language in ("zh", "ja", "th", "ar", "de", "en")],
     )

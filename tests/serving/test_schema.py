@@ -1,4 +1,4 @@
-"""The interface against what it says of itself."""
+"""The HTTP API compared with its OpenAPI description."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def schema_of(server: Running) -> Any:
         return client.get("/openapi.json").json()
 
 
-def test_it_tells_of_every_option_and_bound(shared: Running) -> None:
+def test_the_schema_contains_all_options_and_limits(shared: Running) -> None:
     paths = schema_of(shared)["paths"]
     assert {"/v1/caption", "/v1/models", "/healthz", "/readyz", "/metrics"} == set(paths)
     operation = paths["/v1/caption"]["post"]
@@ -32,31 +32,31 @@ def test_it_tells_of_every_option_and_bound(shared: Running) -> None:
     assert {"200", "400", "401", "408", "413", "415", "422", "503"} == set(operation["responses"])
 
 
-def test_its_examples_are_what_the_service_says(shared: Running) -> None:
-    """The example of an answer has the very keys of an answer, at every depth; FastAPI leaves null out of it."""
+def test_the_examples_have_the_structure_of_real_responses(shared: Running) -> None:
+    """The examples have the same keys as responses, at every depth; FastAPI omits null values in examples."""
 
     def keys(value: Any) -> Any:
         if isinstance(value, dict):
-            known = {name: held for name, held in value.items() if held is not None}
-            return {name: keys(held) for name, held in known.items() if name not in ("options", "attention")}
+            known = {name: item for name, item in value.items() if item is not None}
+            return {name: keys(item) for name, item in known.items() if name not in ("options", "attention")}
         return [keys(value[0])] if isinstance(value, list) and value else None
 
     responses = schema_of(shared)["paths"]["/v1/caption"]["post"]["responses"]
     with shared.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(0), attention=True)).json()
-        refusal = client.post("/v1/caption", **upload(b"")).json()
+        error = client.post("/v1/caption", **upload(b"")).json()
     assert keys(responses["200"]["content"]["application/json"]["example"]) == keys(answer)
-    assert keys(responses["422"]["content"]["application/json"]["example"]) == keys(refusal)
+    assert keys(responses["422"]["content"]["application/json"]["example"]) == keys(error)
 
 
 @pytest.mark.parametrize("path", ["/v1/caption", "/v1/models", "/healthz", "/readyz", "/metrics"])
-def test_fuzzed_fields_get_answers_that_the_schema_knows(shared: Running, path: str) -> None:
-    """Whatever is sent: a status and a body that are documented, and never a 5xx."""
+def test_fuzzed_requests_get_documented_responses(shared: Running, path: str) -> None:
+    """Every response has a documented status and body, and no status is 5xx."""
     fuzz(shared, path, 40 if path == "/v1/caption" else 3)
 
 
 def fuzz(server: Running, path: str, examples: int) -> None:
-    """Sends requests made from the schema, such as keep to it and such as do not."""
+    """Sends requests generated from the schema, valid and invalid ones."""
     schema = schemathesis.openapi.from_dict(schema_of(server))
     schema.config.update(base_url=server.url)
     (found,) = schema.include(path=path).get_all_operations()

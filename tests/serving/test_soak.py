@@ -1,6 +1,6 @@
-"""The long form: thousands of hostile uploads and good requests to a server in a process of its own, memory watched.
+"""Thousands of hostile uploads and valid requests to a server in its own process; its memory must stay constant.
 
-`make soak` runs it. The server is the command itself, so that nothing of the clients counts in its memory.
+`make soak` runs this. The server is a separate process, so that the clients do not count in its memory.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ import pytest
 
 from tests.serving.hostile import uploads
 from tests.serving.servers import PATIENCE, encoded, raw_request, upload
-from tests.serving.test_hostile import assert_told, send
+from tests.serving.test_hostile import assert_handled, send
 
 pytestmark = pytest.mark.soak
 
 REQUESTS, CLIENTS = 20_000, 16
 UPLOADS = 2_000
 GROWTH = 1.05
-"""Memory at the end over that after the first tenth: what is kept grows with every request, what is cached does not."""
+"""Maximum ratio of the memory at the end to that after the first tenth; a leak would grow with every request."""
 
 
 @dataclass(frozen=True)
-class Alone:
-    """A server in a process of its own."""
+class ServerProcess:
+    """A server in its own process."""
 
     url: str
     process: "subprocess.Popen[str]"
@@ -40,7 +40,7 @@ class Alone:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
     def memory(self) -> float:
-        """MB that it holds."""
+        """Resident memory in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", status)
         assert found
@@ -52,7 +52,7 @@ class Alone:
 
 
 @pytest.fixture
-def alone(cached_run: Path, tmp_path: Path) -> Iterator[Alone]:
+def server(cached_run: Path, tmp_path: Path) -> Iterator[ServerProcess]:
     command = [sys.executable, "-m", "seesay.cli", "serve", str(cached_run), "--port", "0", "--device", "cpu"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -60,7 +60,7 @@ def alone(cached_run: Path, tmp_path: Path) -> Iterator[Alone]:
             assert process.stdout is not None
             found = re.search(r"http://\S+", process.stdout.readline())
             assert found, (tmp_path / "log").read_text()
-            yield Alone(found[0], process, tmp_path / "log")
+            yield ServerProcess(found[0], process, tmp_path / "log")
             process.terminate()
             assert process.wait(PATIENCE) == 0
         finally:
@@ -73,39 +73,39 @@ def alone(cached_run: Path, tmp_path: Path) -> Iterator[Alone]:
     assert '"status": 500' not in lines
 
 
-def test_hostile_uploads_leave_nothing_behind(alone: Alone) -> None:
+def test_hostile_uploads_leak_no_memory(server: ServerProcess) -> None:
     random_ = random.Random(2)
     memory: list[float] = []
-    with alone.client() as client:
+    with server.client() as client:
         for number, file in enumerate(uploads(seed=2, count=UPLOADS, largest=100_000_000)):
-            assert_told(send(client, file), file)
-            if number % 20 == 0:  # and clients that break off
+            assert_handled(send(client, file), file)
+            if number % 20 == 0:  # also clients that disconnect
                 head, body = raw_request(file.content[:100_000])
-                host, _, port = alone.url.removeprefix("http://").rpartition(":")
-                asyncio.run(break_off(host, int(port), (head + body)[: random_.randrange(1, len(head + body))]))
+                host, _, port = server.url.removeprefix("http://").rpartition(":")
+                asyncio.run(disconnect(host, int(port), (head + body)[: random_.randrange(1, len(head + body))]))
             if number % 100 == 99:
-                memory.append(alone.memory())
+                memory.append(server.memory())
                 assert client.post("/v1/caption", **upload(encoded(0))).status_code == 200
-    print("\nMB held after each 100 hostile uploads:", *(f"{value:.0f}" for value in memory))
+    print("\nMB after each 100 hostile uploads:", *(f"{value:.0f}" for value in memory))
     assert memory[-1] <= GROWTH * max(memory[: len(memory) // 10 + 1])
 
 
-async def break_off(host: str, port: int, content: bytes) -> None:
+async def disconnect(host: str, port: int, content: bytes) -> None:
     _, writer = await asyncio.open_connection(host, port)
     writer.write(content)
     await asyncio.wait_for(writer.drain(), PATIENCE)
     writer.close()
 
 
-def test_memory_is_flat_over_many_requests(alone: Alone) -> None:
-    memory = asyncio.run(many(alone))
-    print(f"\nMB held after each {REQUESTS // 20} requests:", *(f"{value:.0f}" for value in memory))
+def test_many_requests_leak_no_memory(server: ServerProcess) -> None:
+    memory = asyncio.run(send_many(server))
+    print(f"\nMB after each {REQUESTS // 20} requests:", *(f"{value:.0f}" for value in memory))
     assert memory[-1] <= GROWTH * max(memory[:2])
-    assert alone.files() < 100
+    assert server.files() < 100
 
 
-async def many(alone: Alone) -> list[float]:
-    """Sends mixed requests; returns the memory held, twenty times."""
+async def send_many(server: ServerProcess) -> list[float]:
+    """Sends mixed requests; returns the memory in MB after each twentieth of them."""
     requests: list[dict[str, Any]] = [
         {},
         {"attention": True, "top_tokens": 5},
@@ -119,12 +119,12 @@ async def many(alone: Alone) -> list[float]:
 
     async def one(client: httpx.AsyncClient) -> None:
         for number in numbers:
-            asked = upload(contents[number % len(contents)], **requests[number % len(requests)])
-            answer = await client.post("/v1/caption", **asked)
+            arguments = upload(contents[number % len(contents)], **requests[number % len(requests)])
+            answer = await client.post("/v1/caption", **arguments)
             assert answer.status_code == 200, answer.text
             if number % (REQUESTS // 20) == REQUESTS // 20 - 1:
-                memory.append(alone.memory())
+                memory.append(server.memory())
 
-    async with httpx.AsyncClient(base_url=alone.url, timeout=PATIENCE, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
         await asyncio.gather(*(one(client) for _ in range(CLIENTS)))
     return memory

@@ -1,4 +1,4 @@
-"""Where a job's captions go: the options, and what contradicts what."""
+"""Options of a job's outputs, and their validation."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from seesay.bulk.parquet_writer import ParquetWriter
-from seesay.bulk.sinks import Descriptions, Existing, Place, Sidecars, Sink, require_files
-from seesay.bulk.writers import CsvWriter, JsonlWriter, Needed, Writer
+from seesay.bulk.sinks import Descriptions, EmbedField, Existing, Sidecars, Sink, require_files
+from seesay.bulk.writers import CsvWriter, InJob, JsonlWriter, Writer
 from seesay.data.readers.images import ImageListing
 from seesay.errors import ConfigError, DataError
 from seesay.files import require_suffix
@@ -16,34 +16,33 @@ from seesay.outputs import check_inputs, check_name
 
 SUFFIXES = {".jsonl": "JSON lines", ".csv": "CSV", ".tsv": "TSV", ".parquet": "a folder of Parquet files"}
 
-
 _NOT_TEXT = re.compile(
     r"\.(jsonl?|ndjson|csv|tsv|parquet|tar|zip|gz|npy|npz|html?|xml|xmp|ya?ml|safetensors)", re.IGNORECASE
 )
-"""Suffixes of files that hold more than a text; images are told by `ImageListing`."""
+"""Suffixes of files that are no plain text; `ImageListing` recognises images."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where captions go; several places at once if several are given.
+    """Outputs of a job; several may be set.
 
     Attributes:
-        out: a file or folder for all captions; its suffix, one of `SUFFIXES`, selects the format.
-        sidecar: suffix of a text file beside each image; empty = none.
-        embed: where in the image's own file its description goes; empty = nowhere.
-        existing: what becomes of a text that is beside or inside an image already.
-        before: put before every caption that goes beside or inside an image.
-        after: put after it.
-        errors: list of images without a caption; None = beside `out`, or nowhere where there is no `out`.
-        strict: refuse to add to an `out` that another model or other options made, instead of warning.
+        out: file or folder for all captions; its suffix, one of `SUFFIXES`, selects the format.
+        sidecar: suffix of a text file per image; empty = none.
+        embed: metadata field in the image file for the caption; empty = none.
+        existing: what to do with an existing text beside or inside an image.
+        before: prefix of every caption beside or inside an image.
+        after: suffix of every caption beside or inside an image.
+        errors: list of images without a caption; None = beside `out`, or none without `out`.
+        strict: fail instead of warning if another model or other options made `out`.
 
     Raises:
-        ConfigError: nothing is given, options contradict each other, or the suffix of `out` is unknown.
+        ConfigError: no output, contradicting options, or an unknown suffix of `out`.
     """
 
     out: Path | None = None
     sidecar: str = ""
-    embed: Place | Literal[""] = ""
+    embed: EmbedField | Literal[""] = ""
     existing: Existing = "skip"
     before: str = ""
     after: str = ""
@@ -53,44 +52,44 @@ class Destination:
     def __post_init__(self) -> None:
         beside = bool(self.sidecar or self.embed)
         if self.out is None and not beside:
-            raise ConfigError("captions have nowhere to go; give --out, --sidecar or --embed")
+            raise ConfigError("no output for the captions; give --out, --sidecar or --embed")
         if self.out is not None:
             require_suffix(self.out, SUFFIXES, "--out")
         if self.sidecar and ("/" in self.sidecar or not self.sidecar.startswith(".")):
             raise ConfigError(f"--sidecar is the suffix of a text file, such as .txt, not {self.sidecar!r}")
-        named = ImageListing.of([f"name{self.sidecar}"])
-        if named.images or named.unsupported or _NOT_TEXT.fullmatch(Path(f"name{self.sidecar}").suffix):
+        listing = ImageListing.of([f"name{self.sidecar}"])
+        if listing.images or listing.unsupported or _NOT_TEXT.fullmatch(Path(f"name{self.sidecar}").suffix):
             raise ConfigError(
-                f"--sidecar {self.sidecar} is the suffix of images or data; name one of texts, such as .txt"
+                f"--sidecar {self.sidecar} is a suffix of images or data; use one of text files, such as .txt"
             )
         if not beside and (self.existing != "skip" or self.before or self.after):
-            raise ConfigError("--existing, --before and --after need --sidecar or --embed, whose texts they are about")
+            raise ConfigError("--existing, --before and --after apply to --sidecar or --embed; give one of these")
         if self.existing != "skip" and self.out is None:
             raise ConfigError(
-                f"--existing {self.existing} changes texts that are there; add --out FILE, which remembers whose were "
-                "changed, so that a second run does not change them again"
+                f"--existing {self.existing} changes existing texts; add --out FILE, which records the changed ones, "
+                "so that a second run does not change them again"
             )
 
     @property
     def failures(self) -> Path | None:
-        """Where images without a caption are listed."""
+        """File that lists images without a caption."""
         if self.errors is not None or self.out is None:
             return self.errors
         return self.out.with_suffix(".errors.jsonl")
 
     @property
     def pending(self) -> Path | None:
-        """Where the batch stands whose captions are being put beside or inside their images."""
+        """File with the captions of the batch that is being written beside or inside its images."""
         return None if self.out is None else self.out.with_name(f".{self.out.name}.pending")
 
     def check_inputs(self, inputs: Sequence[str]) -> None:
-        """Refuses files of this destination that are inputs or contain them, and two of one name.
+        """Check that no output is an input or contains one, and that the outputs differ.
 
         Args:
-            inputs: the images, or the sources that name them.
+            inputs: the images, or the sources that list them.
 
         Raises:
-            DataError: an output is an input, contains one, or has no name of its own.
+            DataError: an output is an input, contains one, or has no name.
             ConfigError: `out` and `errors` are the same file.
         """
         for path, flag in ((self.out, "--out"), (self.errors, "--errors")):
@@ -98,41 +97,41 @@ class Destination:
                 check_name(path, flag)
                 check_inputs(path, inputs, flag)
         if self.out is not None and self.errors is not None and self.out.resolve() == self.errors.resolve():
-            raise ConfigError(f"--errors {self.errors} is the file of --out; name another")
+            raise ConfigError(f"--errors {self.errors} is the same file as --out; choose another")
         if self.errors is not None and self.errors.is_dir():
-            raise DataError(f"--errors {self.errors} is a folder; name a file")
+            raise DataError(f"--errors {self.errors} is a folder; choose a file")
 
     def text(self, captions: list[str]) -> str:
-        """Returns what goes beside or inside an image: a line a caption."""
+        """Return the text to write beside or inside an image: one line per caption."""
         return "\n".join(f"{self.before}{caption}{self.after}" for caption in captions)
 
-    def output(self, wanted: int, needed: Needed) -> Writer | None:
-        """Returns the file or folder for all captions.
+    def output(self, num_captions: int, in_job: InJob) -> Writer | None:
+        """Return the writer of the file or folder for all captions.
 
         Args:
-            wanted: captions an image.
-            needed: tells whether an image, by its `plain` name, belongs to the job.
+            num_captions: captions per image.
+            in_job: returns whether an image, by its `plain` name, belongs to the job.
         """
         if self.out is None:
             return None
         suffix = self.out.suffix.lower()
         if suffix in (".csv", ".tsv"):
-            return CsvWriter(self.out, wanted)
+            return CsvWriter(self.out, num_captions)
         if suffix == ".parquet":
-            return ParquetWriter(self.out, wanted, needed)
-        return JsonlWriter(self.out, wanted, needed)
+            return ParquetWriter(self.out, num_captions, in_job)
+        return JsonlWriter(self.out, num_captions, in_job)
 
     def sinks(self, images: Sequence[str]) -> list[Sink]:
-        """Returns the places beside and inside images.
+        """Return the outputs beside and inside images.
 
         Raises:
-            DataError: an image has no file of its own.
+            DataError: an image is not a file.
         """
-        found: list[Sink] = []
+        sinks: list[Sink] = []
         if self.sidecar:
             require_files(images, "--sidecar")
-            found.append(Sidecars(self.sidecar, self.existing))
+            sinks.append(Sidecars(self.sidecar, self.existing))
         if self.embed:
             require_files(images, "--embed")
-            found.append(Descriptions(self.embed, self.existing))
-        return found
+            sinks.append(Descriptions(self.embed, self.existing))
+        return sinks

@@ -1,7 +1,7 @@
-"""Which images a collection has: folders, globs, lists, tables and archives, as one list of names.
+"""Find the images of a collection: folders, globs, lists, tables and archives, as one list of names.
 
-A name is whatever `seesay.sources` opens, so that nothing is unpacked: `photos/a.jpg`, an address,
-`shard.tar::a.jpg`, `table.parquet::COLUMN::ROW`.
+`seesay.sources` opens every such name, so that nothing is unpacked: `photos/a.jpg`, a URL, `shard.tar::a.jpg`,
+`table.parquet::COLUMN::ROW`.
 """
 
 import csv
@@ -35,9 +35,9 @@ class ImageList:
     """The images of a collection.
 
     Attributes:
-        images: their names, in the order of the sources; of several names of one image the first.
-        broken: sources of which a part could not be read -> what is wrong with them.
-        unsupported: files of image formats that cannot be opened, which are left out.
+        images: names in the order of the sources; the first name of each image.
+        broken: partly unreadable sources -> reason.
+        unsupported: files of unsupported image formats, which are skipped.
     """
 
     images: list[str] = field(default_factory=list)
@@ -45,43 +45,43 @@ class ImageList:
     unsupported: list[str] = field(default_factory=list)
 
     def remark(self) -> str | None:
-        """Returns a line that names the images that were left out; None if there are none."""
+        """Return a line that names the skipped images; None if there are none."""
         return unsupported_images(self.unsupported)
 
 
 def find_images(sources: Sequence[str], column: str = "") -> ImageList:
-    """Returns the images that the sources name.
+    """Return the images of the sources.
 
-    A source is an image; an address; a folder, searched whole; a glob; `-`, a name a line on the standard input; a
-    `.txt` of names; a `.csv`, `.tsv`, `.jsonl` or `.parquet` with a column of names or bytes; or a `.tar`. A folder
-    without images stands for the tar and Parquet files in it. Names in a file start from its folder or, where
-    there is no such image, from the current one.
+    A source is an image; a URL; a folder, searched recursively; a glob; `-`, one name per line on stdin; a `.txt` file
+    of names; a `.csv`, `.tsv`, `.jsonl` or `.parquet` file with a column of names or bytes; or a `.tar` file. In a
+    folder without images, its tar and Parquet files are read. Names in a file are relative to its folder or, if no such
+    image exists, to the current folder.
 
     Args:
-        sources: what to look through.
-        column: the column of images in tables; empty = the first of a usual name.
+        sources: see above.
+        column: image column of tables; empty = the first with a common name.
 
     Raises:
-        DataError: a source names nothing, or a table lacks the column.
+        DataError: a source contains no images, or a table lacks the column.
     """
     found = ImageList()
     identities = Identities()
     files = (path for source in sources for path in _files(source, found))
     names = identities.distinct(name for path in files for name in _images(path, column, found))
     found.images = [name for name in names if "\0" not in name]
-    impossible = [name for name in names if "\0" in name]
-    found.broken |= {name: f"{name.replace(chr(0), '?')}: no file can have this name" for name in impossible}
+    invalid = [name for name in names if "\0" in name]
+    found.broken |= {name: f"{name.replace(chr(0), '?')}: no file can have this name" for name in invalid}
     found.unsupported = identities.distinct(found.unsupported)
     return found
 
 
 def _files(source: str, found: ImageList) -> list[str]:
-    """Returns the files that a source means; itself, where it is no folder and no glob."""
+    """Return the files of a folder or glob; for any other source, the source itself."""
     if not source.strip():
-        raise DataError("a source is an empty text, which names no image; is a variable of the shell unset?")
+        raise DataError("a source is empty; is a shell variable unset?")
     if source == STANDARD_INPUT or is_url(source):
         return [source]
-    source = _spelled([source], Folders())
+    source = _first_existing([source], Folders())
     if "::" in source:
         return [source]
     if exists(source) and Path(source).is_dir():
@@ -95,13 +95,13 @@ def _files(source: str, found: ImageList) -> list[str]:
 
 
 def _matches(pattern: str) -> Iterable[str]:
-    """Returns what matches a glob; below `**` each folder is listed once, however many links lead to it."""
+    """Return the matches of a glob; below `**` each folder is listed once, even if several links lead to it."""
     parts = pattern.split("/")
     if "**" not in parts:
         return glob.glob(pattern)  # noqa: PTH207
-    place = parts.index("**")
-    head, tail = "/".join(parts[:place]), parts[place:]
-    roots = glob.glob(f"{head}/") if head else ["/" if place else "."]  # noqa: PTH207
+    index = parts.index("**")
+    head, tail = "/".join(parts[:index]), parts[index:]
+    roots = glob.glob(f"{head}/") if head else ["/" if index else "."]  # noqa: PTH207
     return (
         file
         for root in roots
@@ -111,7 +111,7 @@ def _matches(pattern: str) -> Iterable[str]:
 
 
 def _match(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Returns whether the parts of a path match those of a glob, in which `**` stands for any number of folders."""
+    """Return whether the parts of a path match those of a glob, in which `**` matches any number of folders."""
     if not patterns or not parts:
         return not parts and not patterns
     if patterns[0] == "**":
@@ -122,12 +122,12 @@ def _match(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _folder(folder: str, found: ImageList) -> list[str]:
-    """Returns the images below a folder; of one without images the tar and Parquet files."""
+    """Return the images below a folder; without images, its tar and Parquet files."""
 
-    def note(error: OSError) -> None:
+    def record(error: OSError) -> None:
         found.broken[str(error.filename)] = f"{error.filename} cannot be listed ({error.strerror})"
 
-    files = sorted(walk_files(Path(folder), depth=None, on_error=note))
+    files = sorted(walk_files(Path(folder), depth=None, on_error=record))
     listing = ImageListing.of(files)
     shards = [file for file in files if file.lower().endswith((".tar", ".parquet"))]
     if not listing.images and not shards:
@@ -137,13 +137,13 @@ def _folder(folder: str, found: ImageList) -> list[str]:
 
 
 def _images(path: str, column: str, found: ImageList) -> Iterable[str]:
-    """Returns the images in a file that names or holds several; itself, where it is an image."""
+    """Return the images in a list, table or archive; for an image, the image itself."""
     if path == STANDARD_INPUT:
         folders = Folders()
-        return [_spelled([name], folders) for name in text_lines(sys.stdin.read()) if name.strip()]
+        return [_first_existing([name], folders) for name in text_lines(sys.stdin.read()) if name.strip()]
     if is_url(path) or "::" in path:
         return [path]
-    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 (an object for each of millions of names takes seconds)
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 (creating millions of Path objects takes seconds)
     if suffix in (".tgz", ".gz", ".zip"):
         raise DataError(f"{path} is compressed; unpack it, or give a plain .tar")
     reader = _READERS.get(suffix)
@@ -167,8 +167,8 @@ def _csv(path: Path, column: str, found: ImageList) -> Iterator[str]:
     chosen = find_image_column(header, column)
     if chosen is None:
         raise _no_column(path, header, column)
-    place = header.index(chosen)
-    return _named(path, (cells[place] if place < len(cells) else None for cells in rows[1:]), found)
+    index = header.index(chosen)
+    return _named(path, (cells[index] if index < len(cells) else None for cells in rows[1:]), found)
 
 
 def _json_lines(path: Path, column: str, found: ImageList) -> Iterator[str]:
@@ -180,7 +180,7 @@ def _json_lines(path: Path, column: str, found: ImageList) -> Iterator[str]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} line {number} is no JSON ({error}); mend it or leave it out") from error
+            raise DataError(f"{path} line {number} is not JSON ({error}); fix or remove it") from error
         names = [str(name) for name in row] if isinstance(row, dict) else []
         keys.update(names)
         chosen = find_image_column(names, column)
@@ -206,7 +206,7 @@ def _parquet(path: Path, column: str, found: ImageList) -> Iterator[str]:
             cells = [cell for batch in table.iter_batches(columns=[chosen]) for cell in batch.column(0).to_pylist()]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    # A struct whose bytes are not there names its images by their path.
+    # A struct without bytes contains paths.
     return _named(path, (cell.get("path") if isinstance(cell, dict) else cell for cell in cells), found)
 
 
@@ -220,10 +220,10 @@ def _tar(path: Path, column: str, found: ImageList) -> Iterator[str]:
         broken = error
     listing = ImageListing.of(members)
     if broken is not None and not listing.images:
-        raise DataError(f"{path} cannot be read as a tar ({broken}); a compressed one must be unpacked") from broken
+        raise DataError(f"{path} cannot be read as a tar ({broken}); unpack compressed archives") from broken
     if broken is not None:
         images = count(len(listing.images), "image")
-        found.broken[str(path)] = f"{path}: cut short after {images} ({broken}); fetch it again"
+        found.broken[str(path)] = f"{path}: truncated after {images} ({broken}); download it again"
     if not listing.images:
         raise _no_images(str(path), listing)
     found.unsupported += [f"{path}::{name}" for name in listing.unsupported]
@@ -231,11 +231,11 @@ def _tar(path: Path, column: str, found: ImageList) -> Iterator[str]:
 
 
 def _no_images(source: str, listing: ImageListing) -> DataError:
-    return DataError("; ".join(filter(None, (f"{source} holds no images", listing.remark()))))
+    return DataError("; ".join(filter(None, (f"{source} contains no images", listing.remark()))))
 
 
 def _named(path: Path, cells: Iterable[Any], found: ImageList) -> Iterator[str]:
-    """Yields the images that a table's cells name; rows that name none are noted."""
+    """Yield the images in a table's cells; record rows without one."""
     empty = []
     folders = Folders()
     for number, cell in enumerate(cells, start=1):
@@ -248,30 +248,30 @@ def _named(path: Path, cells: Iterable[Any], found: ImageList) -> Iterator[str]:
 
 
 def _located(name: str, base: Path, folders: Folders) -> str:
-    """Returns a name in a file as the current folder can open it."""
+    """Resolve a name in a file relative to the file's folder or the current one."""
     if is_url(name):
         return name
-    return _spelled([name] if os.path.isabs(name) else [str(base / name), name], folders)  # noqa: PTH117
+    return _first_existing([name] if os.path.isabs(name) else [str(base / name), name], folders)  # noqa: PTH117
 
 
-def _spelled(places: Sequence[str], folders: Folders) -> str:
-    """Returns the first path that exists, as the disk spells it; the first of all if none does."""
-    for place in places:
-        if is_url(place) or exists(place.partition("::")[0]):
-            return place
-    for place in places:
-        file, mark, member = place.partition("::")
+def _first_existing(paths: Sequence[str], folders: Folders) -> str:
+    """Return the first path that exists, with the Unicode form on disk; the first path if none exists."""
+    for path in paths:
+        if is_url(path) or exists(path.partition("::")[0]):
+            return path
+    for path in paths:
+        file, mark, member = path.partition("::")
         found = None if file.isascii() else folders.find(file)
         if found is not None:
             return f"{found}{mark}{member}"
-    return places[0]
+    return paths[0]
 
 
-def _no_column(path: Path, names: Sequence[str], wanted: str) -> DataError:
+def _no_column(path: Path, names: Sequence[str], column: str) -> DataError:
     present = ", ".join(map(repr, names[:20])) or "none"
-    if wanted:
-        return DataError(f"{path} has no column {wanted!r}; it has {present}")
-    return DataError(f"{path} has no column of images; name it with --column (it has {present})")
+    if column:
+        return DataError(f"{path} has no column {column!r} (columns: {present})")
+    return DataError(f"{path} has no image column (columns: {present}); choose one with --column")
 
 
 _Reader = Callable[[Path, str, ImageList], Iterable[str]]

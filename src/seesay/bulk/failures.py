@@ -1,4 +1,4 @@
-"""The list of images without a caption, with the reason of each, one line of JSON per image."""
+"""List of images without a caption, one line of JSON with the reason per image."""
 
 import hashlib
 import json
@@ -8,36 +8,36 @@ from pathlib import Path
 
 from seesay.bulk.discovery import STANDARD_INPUT
 from seesay.bulk.rows import plain
-from seesay.bulk.writers import LINE_START, cut, no_captions, whole_lines
+from seesay.bulk.writers import LINE_START, complete_lines, not_captions, truncate
 from seesay.data.readers.images import is_url
 from seesay.files import append, text_bytes, write_atomically
 
 
-def list_of_job(sources: Sequence[str], images: Sequence[str], *options: str) -> Path:
-    """Returns where a job without an output lists its failures: in the current folder, under a name of its own.
+def default_failures_path(sources: Sequence[str], images: Sequence[str], *options: str) -> Path:
+    """Return the path of the list of failures of a job without `--out`: a file in the current folder.
 
-    The same command has the same list, so that a second run updates it.
+    The name is a digest of the command, so that a second run updates the list.
 
     Args:
-        sources: as they were given.
-        images: the images found; those stand for the standard input.
-        options: what else tells two jobs over the same sources apart.
+        sources: the sources of the command.
+        images: the images found; identify the standard input.
+        options: other options that distinguish jobs over the same sources.
     """
-    named = [source if is_url(source) else os.path.abspath(source) for source in sources if source != STANDARD_INPUT]  # noqa: PTH100
-    key = [*named, *options, *(images if STANDARD_INPUT in sources else ())]
+    paths = [source if is_url(source) else os.path.abspath(source) for source in sources if source != STANDARD_INPUT]  # noqa: PTH100
+    key = [*paths, *options, *(images if STANDARD_INPUT in sources else ())]
     digest = hashlib.sha256(text_bytes("\0".join(key))).hexdigest()
     return Path(f"captions-{digest[:8]}.errors.jsonl")
 
 
 class Failures:
-    """Images without a caption; an image stands there once, however often a job was killed and started again.
+    """Images without a caption; each is listed once, even if the job was killed and resumed.
 
     Args:
-        path: the file; None = the list is kept in memory only.
+        path: the file; None = in memory only.
 
     Attributes:
-        reasons: of each image, by its `plain` name.
-        unwritten: those of them that have a caption, which could not be put beside or inside the image.
+        reasons: reason per image, by its `plain` name.
+        unwritten: images with a caption that could not be written beside or inside the image.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -47,32 +47,32 @@ class Failures:
         self._stale = False
 
     def open(self, done: Container[str]) -> None:
-        """Reads what earlier jobs noted, after cutting off an unfinished last line.
+        """Read the entries of earlier jobs, after truncating an incomplete last line.
 
         Args:
-            done: images that have a caption by now.
+            done: images that have a caption.
 
         Raises:
-            DataError: the file is something else.
+            DataError: the file has another format.
         """
         if self.path is None or not self.path.exists():
             return
-        whole = 0
+        complete = 0
         try:
-            for end, line in whole_lines(self.path, LINE_START):
-                whole, found = end, json.loads(line)
-                name = plain(found["image"])
-                unwritten = bool(found.get("captioned"))
+            for end, line in complete_lines(self.path, LINE_START):
+                complete, entry = end, json.loads(line)
+                name = plain(entry["image"])
+                unwritten = bool(entry.get("captioned"))
                 if name in self.reasons or (name in done and not unwritten):
                     self._stale = True
                 if name not in done or unwritten:
-                    self._keep(name, str(found["error"]), unwritten)
+                    self._keep(name, str(entry["error"]), unwritten)
         except (ValueError, KeyError, TypeError) as error:
-            raise no_captions(self.path) from error
-        cut(self.path, whole)
+            raise not_captions(self.path) from error
+        truncate(self.path, complete)
 
-    def note(self, image: str, reason: str, unwritten: bool = False) -> None:
-        """Adds an image; one that is there already with that reason is left."""
+    def add(self, image: str, reason: str, unwritten: bool = False) -> None:
+        """Add an image, unless it is listed with the same reason."""
         name = plain(image)
         before = self.reasons.get(name)
         if self.path is not None and before != reason:
@@ -80,13 +80,13 @@ class Failures:
             append(self.path, _line(image, reason, unwritten))
         self._keep(name, reason, unwritten)
 
-    def mended(self, image: str) -> None:
-        """Takes out an image that has its caption now, where it is to be."""
+    def resolve(self, image: str) -> None:
+        """Remove an image whose caption has been written everywhere."""
         self.unwritten.discard(plain(image))
         self._stale |= self.reasons.pop(plain(image), None) is not None
 
     def close(self) -> None:
-        """Writes the list anew where images have gone from it; a list of none is no file."""
+        """Rewrite the list if images were removed; delete the file if it is empty."""
         if self.path is None or not self._stale:
             return
         if self.reasons:
@@ -101,5 +101,5 @@ class Failures:
 
 
 def _line(image: str, reason: str, unwritten: bool) -> bytes:
-    found = {"image": image, "error": reason, **({"captioned": True} if unwritten else {})}
-    return text_bytes(f"{json.dumps(found, ensure_ascii=False)}\n")
+    entry = {"image": image, "error": reason, **({"captioned": True} if unwritten else {})}
+    return text_bytes(f"{json.dumps(entry, ensure_ascii=False)}\n")

@@ -1,8 +1,9 @@
-"""A job: images through a captioner, batch by batch, into every place that was asked for.
+"""A job: captions images batch by batch and writes the captions to every output.
 
-In the order in which it survives a kill: a batch's captions are noted as pending where a text beside or inside a
-image is to change; they are written to the output, then put beside or inside the images; the note goes. The
-next job finishes what such a note tells of, and captions the images that the output does not hold.
+The order of the writes makes a job resumable after a kill. If existing texts beside or inside images will change, a
+batch's captions are first written to a pending file; then they are written to the output, then beside or inside the
+images; then the pending file is deleted. The next job first completes a pending batch, then captions the images that
+are not in the output.
 """
 
 import json
@@ -24,29 +25,28 @@ from seesay.errors import ImageError, SeesayError
 from seesay.files import only_writer, write_atomically
 from seesay.prefetch import usable_cores
 
-Progress = Callable[[int, int], None]
-"""Told of images done and images in all, after every batch."""
+ProgressCallback = Callable[[int, int], None]
+"""Called with the number of finished images and of all images after every batch."""
 
-Complain = Callable[[str], None]
-"""Told why an image got no caption, once an image and job."""
+ErrorCallback = Callable[[str], None]
+"""Called with the reason for each image without a caption, once per image and job."""
 
-BATCH = 32
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class BulkReport:
-    """What a job did.
+    """Summary of a job.
 
-    Every image is counted once: `captioned`, `skipped` and `failed` add up to the images of the job and the sources
-    that are broken.
+    `captioned`, `skipped` and `failed` add up to the number of images plus the number of broken sources.
 
     Attributes:
-        captioned: images captioned now, whose caption was written everywhere it was to be.
-        skipped: images that had been captioned before.
-        failed: images that could not be read, or whose caption could not be put beside or inside them; and sources
-            of which a part could not be read.
+        captioned: images captioned by this job, with all outputs written.
+        skipped: images captioned by an earlier job.
+        failed: unreadable images, images whose caption could not be written beside or inside them, and partly
+            unreadable sources.
         seconds: wall time of this job.
-        workers: tasks that each worker did, where there were several.
+        workers: number of tasks per worker, with several workers.
     """
 
     captioned: int
@@ -57,7 +57,7 @@ class BulkReport:
 
     @property
     def rate(self) -> float:
-        """Images a second, those that cannot be read included."""
+        """Images per second, including unreadable ones."""
         return (self.captioned + self.failed) / self.seconds if self.seconds else 0.0
 
 
@@ -68,27 +68,27 @@ def caption_collection(
     options: DecodingOptions | None = None,
     *,
     broken: dict[str, str] | None = None,
-    batch_size: int = BATCH,
+    batch_size: int = BATCH_SIZE,
     threads: int = 0,
-    progress: Progress | None = None,
-    print_error: Complain | None = None,
+    progress: ProgressCallback | None = None,
+    print_error: ErrorCallback | None = None,
 ) -> BulkReport:
-    """Captions what has no caption yet and returns what was done.
+    """Caption the images that have no caption yet.
 
     Args:
         captioner: the model.
-        images: their names, as `find_images` gives them.
-        destination: where captions go.
-        options: how to search; None = as the run says.
-        broken: sources of which a part could not be read, and why; they go on the list of failures too.
-        batch_size: images the network sees at once; a kill loses one batch at most.
-        threads: that open images; 0 = as many as there are cores.
-        progress: told of the images done.
-        print_error: told of each image that gets no caption.
+        images: image names from `find_images`.
+        destination: outputs.
+        options: decoding options; None = those of the run.
+        broken: partly unreadable sources -> reason; added to the list of failures.
+        batch_size: images per batch; a kill loses at most one batch.
+        threads: number of threads that read images; 0 = number of cores.
+        progress: called after every batch.
+        print_error: called for each image without a caption.
 
     Raises:
-        DataError: an output that is something else, is being written to, or with `destination.strict` was made by
-            another model or other options.
+        DataError: an output has another format, is being written by another process, or, with `destination.strict`,
+            was made by another model or other options.
         SeesayError: the disk is full.
     """
     started = time.perf_counter()
@@ -105,7 +105,7 @@ def caption_collection(
             todo, options, batch_size=batch_size, workers=threads or usable_cores(), attention=False
         )
         for batch in found:
-            job.take((str(image), caption) for image, caption in batch)
+            job.add_batch((str(image), caption) for image, caption in batch)
             done += len(batch)
             if progress:
                 progress(done, len(images))
@@ -115,26 +115,26 @@ def caption_collection(
 
 
 class _Job:
-    """The state of a job on this machine."""
+    """State of a job on this machine."""
 
     def __init__(
-        self, destination: Destination, images: Sequence[str], recipe: Recipe, print_error: Complain | None
+        self, destination: Destination, images: Sequence[str], recipe: Recipe, print_error: ErrorCallback | None
     ) -> None:
         destination.check_inputs(images)
-        wanted = recipe.options.num_return_sequences
+        num_captions = recipe.options.num_return_sequences
         self.recipe = recipe
         self.destination = destination
         self.images = images
         self.print_error = print_error
         self.captioned = 0
         self.failed: set[str] = set()
-        self._names = frozenset(map(plain, images)) if wanted > 1 else frozenset()
-        self.output: Writer | None = destination.output(wanted, self._names.__contains__)
+        self._names = frozenset(map(plain, images)) if num_captions > 1 else frozenset()
+        self.output: Writer | None = destination.output(num_captions, self._names.__contains__)
         self.sinks: list[Sink] = destination.sinks(images)
         self.failures = Failures(destination.failures)
 
     def start(self, stack: ExitStack) -> list[str]:
-        """Returns the images to be captioned, after finishing what an earlier job has left behind."""
+        """Complete the pending batch of an earlier job and return the images without a caption."""
         done: set[str] = set()
         if self.output is not None:
             self.output.create()
@@ -145,13 +145,13 @@ class _Job:
         self.failures.open(done)
         if self.output is not None and self.sinks:
             self._finish_pending(done)
-            self._put_missing(self.output)
+            self._write_missing(self.output)
         elif self.sinks:
             return [image for image in self.images if not self._is_done(image)]
         return [image for image in self.images if plain(image) not in done]
 
-    def take(self, batch: Iterable[tuple[str, Caption | ImageError]]) -> None:
-        """Writes a batch everywhere; when this returns, a kill cannot undo it."""
+    def add_batch(self, batch: Iterable[tuple[str, Caption | ImageError]]) -> None:
+        """Write a batch to all outputs; once this returns, a kill cannot lose it."""
         rows: list[Row] = []
         for image, found in batch:
             if isinstance(found, ImageError):
@@ -161,41 +161,41 @@ class _Job:
         if not rows:
             return
         texts_of = {image: self.destination.text(texts(caption)) for image, caption in rows}
-        noted = self._note_pending(texts_of)
+        pending = self._record_pending(texts_of)
         if self.output is not None:
             self.output.write(rows)
         for image, text in texts_of.items():
-            self._put(image, text)
+            self._write_sinks(image, text)
         self.captioned += sum(image not in self.failed for image, _ in rows)
-        if noted is not None:
-            noted.unlink(missing_ok=True)
+        if pending is not None:
+            pending.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Brings the files into their final form."""
+        """Finish the outputs."""
         if self.output is not None:
             self.output.close()
         self.failures.close()
 
     def fail(self, image: str, reason: str, *, unwritten: bool = False) -> None:
-        """Notes an image without a caption, or whose caption is only in the output."""
+        """Record an image without a caption, or whose caption is only in the output."""
         self.failed.add(image)
-        self.failures.note(image, reason, unwritten)
+        self.failures.add(image, reason, unwritten)
         if self.print_error:
             self.print_error(reason)
 
-    def _put(self, image: str, text: str) -> None:
+    def _write_sinks(self, image: str, text: str) -> None:
         try:
             for sink in self.sinks:
-                sink.put(image, text)
+                sink.write(image, text)
         except SeesayError as error:
             self.fail(image, str(error), unwritten=self.output is not None)
         else:
-            self.failures.mended(image)
+            self.failures.resolve(image)
 
     def _is_done(self, image: str) -> bool:
         return all(sink.is_done(image) for sink in self.sinks)
 
-    def _note_pending(self, texts_of: dict[str, str]) -> Path | None:
+    def _record_pending(self, texts_of: dict[str, str]) -> Path | None:
         pending = self.destination.pending
         if pending is None or not self.sinks or self.destination.existing == "skip":
             return None
@@ -203,17 +203,17 @@ class _Job:
         return pending
 
     def _finish_pending(self, done: set[str]) -> None:
-        """Puts the captions that a killed job had written to the output but perhaps not to the images."""
+        """Write the captions of a pending batch that are in the output to the images."""
         pending = self.destination.pending
         if pending is None or not pending.exists():
             return
         for image, text in json.loads(pending.read_bytes()):
             if plain(image) in done:
-                self._put(image, text)
+                self._write_sinks(image, text)
         pending.unlink()
 
-    def _put_missing(self, output: Writer) -> None:
-        """Puts captions that the output holds where images lack them, or where they could not be put before."""
+    def _write_missing(self, output: Writer) -> None:
+        """Write captions of the output to images that lack them, or where an earlier write failed."""
         skips = self.destination.existing == "skip"
         if not skips and not self.failures.unwritten:
             return
@@ -223,4 +223,4 @@ class _Job:
             if image is None:
                 continue
             if plain(name) in self.failures.unwritten or (skips and not self._is_done(image)):
-                self._put(image, self.destination.text(captions))
+                self._write_sinks(image, self.destination.text(captions))

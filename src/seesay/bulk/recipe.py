@@ -1,9 +1,9 @@
-"""Which model and which decoding options made an output: a JSON file beside it, whatever its format.
+"""Record of the models and decoding options that made an output: a JSON file beside it.
 
     captions.jsonl
     captions.jsonl.recipe.json    {"seesay_recipes": [{"models": [{"name": ..., "digest": ...}], "decoding": {...}}]}
 
-An output that jobs of different recipes wrote to lists all of them, in the order in which they came.
+If jobs with different recipes wrote to an output, all are listed in order.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ _WEIGHTS = ("model.safetensors", "encoder.onnx", "decoder.onnx", "tokenizer.json
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the captions of a job.
+    """What determines the captions of a job.
 
     Attributes:
-        folders: of the runs or the export.
-        options: how to search, with the maximum length filled in.
+        folders: run folders, or the export folder.
+        options: decoding options, with the maximum length filled in.
     """
 
     folders: tuple[Path, ...]
@@ -63,29 +63,29 @@ def recipe_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.recipe.json")
 
 
-def record_recipe(output: Path, recipe: Recipe, held: int, todo: int, *, strict: bool) -> None:
+def record_recipe(output: Path, recipe: Recipe, present: int, todo: int, *, strict: bool) -> None:
     """Record the recipe of a job that adds to an output, and compare it with those of earlier jobs.
 
     Args:
         output: the file or folder of captions.
         recipe: of this job.
-        held: number of captions that the output holds.
+        present: number of captions in the output.
         todo: number of images that are still to be captioned.
-        strict: refuse another recipe instead of warning.
+        strict: fail on another recipe instead of warning.
 
     Raises:
         DataError: `strict`, and an earlier job had another recipe or recorded none; or the record is another file.
     """
     path, now = recipe_path(output), recipe.to_json()
     recorded = _read(path) if path.exists() else [_UNKNOWN]
-    earlier = recorded if held else []
-    found = [difference for each in earlier if (difference := _difference(each, now))]
-    if found:
-        line = f"{output} holds captions of another model or other options ({found[-1]})"
+    earlier = recorded if present else []
+    differences = [difference for each in earlier if (difference := _difference(each, now))]
+    if differences:
+        line = f"{output} contains captions of another model or other options ({differences[-1]})"
         if strict:
-            raise DataError(f"{line}; name another --out, or leave --strict to add to it")
-        log.warning("%s; they stay, and captions of %d more images are added to it", line, todo)
-    if todo and len(found) == len(earlier):
+            raise DataError(f"{line}; choose another --out, or omit --strict to add to it")
+        log.warning("%s; captions of %d more images are added to them", line, todo)
+    if todo and len(differences) == len(earlier):
         write_atomically(path, text_bytes(f"{json.dumps({_KEY: [*earlier, now]}, indent=2, ensure_ascii=False)}\n"))
 
 
@@ -96,16 +96,14 @@ def _read(path: Path) -> list[dict[str, Any]]:
             _named(each["models"])
             dict(each["decoding"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is not a record of models and options by seesay; move it or name another --out"
-        ) from error
+        raise DataError(f"{path} is not a recipe file of seesay; move it or choose another --out") from error
     return recipes
 
 
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return how two recipes differ, empty where they do not; a model's name does not count."""
+    """Return how two recipes differ, or an empty string; a model's name does not count."""
     if earlier == _UNKNOWN:
-        return "which are not recorded"
+        return "not recorded"
     found = []
     if [model["digest"] for model in earlier["models"]] != [model["digest"] for model in now["models"]]:
         found.append(f"model {_named(earlier['models'])}, now {_named(now['models'])}")

@@ -1,4 +1,4 @@
-"""Captions beside or inside each image: side-car text files, and descriptions in XMP or EXIF."""
+"""Captions beside or inside each image: sidecar text files, and descriptions in XMP or EXIF."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,34 +11,34 @@ from seesay.files import exists, write_atomically
 from seesay.image_metadata import DescriptionError, Field, read_description, with_description
 
 Existing = Literal["skip", "overwrite", "append", "prefix", "suffix"]
-"""What becomes of a text that is there: it stays, is replaced, gets a further line, or the caption before or after."""
+"""What to do with an existing text: keep it, replace it, add a line, or add the caption before or after it."""
 
 SEPARATOR = ", "
-"""Between a caption and the text that it is put before or after."""
+"""Separator between a caption and an existing text."""
 
-Place = Literal["xmp", "exif", "both"]
+EmbedField = Literal["xmp", "exif", "both"]
 
 
 class Sink(Protocol):
-    """A place for the caption of one image."""
+    """An output per image."""
 
     def is_done(self, image: str) -> bool:
-        """Tells whether there is a text already, which `skip` leaves as it is."""
+        """Return whether the image has a text, which `skip` keeps."""
 
-    def put(self, image: str, text: str) -> None:
-        """Puts a caption there; doing so twice is doing it once.
+    def write(self, image: str, text: str) -> None:
+        """Write a caption; writing it twice has no further effect.
 
         Raises:
-            SeesayError: it cannot be; the reason is in the message.
+            SeesayError: the caption cannot be written.
         """
 
 
 class Sidecars:
-    """A text file beside each image, named by `SidecarNames`.
+    """One text file per image, named by `SidecarNames`.
 
     Args:
         suffix: of the text files, such as `.txt`.
-        existing: what becomes of a text that is there.
+        existing: what to do with an existing text.
     """
 
     def __init__(self, suffix: str, existing: Existing) -> None:
@@ -46,26 +46,26 @@ class Sidecars:
         self._names = SidecarNames(suffix)
 
     def path(self, image: str) -> Path:
-        """Returns the path of an image's text file."""
+        """Return the path of an image's text file."""
         return Path(self._names.path(image))
 
     def is_done(self, image: str) -> bool:
-        """Tells whether the text is there and not blank; one that cannot be read is reported when it is put."""
+        """Return whether the text is not blank; `write` reports an unreadable one."""
         try:
             return bool(EditableText.read(self.path(image)).text.strip())
         except SeesayError:
             return False
 
-    def put(self, image: str, text: str) -> None:
-        """Writes the text in the encoding of the file that is there, whole or not at all."""
+    def write(self, image: str, text: str) -> None:
+        """Write the text atomically, in the encoding of the existing file."""
         path = self.path(image)
-        there = EditableText.read(path)
-        before = there.text.rstrip("\r\n")
-        after = merged(before, text, self.existing)
+        current = EditableText.read(path)
+        before = current.text.rstrip("\r\n")
+        after = merge_text(before, text, self.existing)
         if after == before:
             return
         try:
-            data = there.encode(f"{after}\n")
+            data = current.encode(f"{after}\n")
         except DataError as error:
             if self.existing != "overwrite":
                 raise DataError(f"{path}: {error}") from error
@@ -77,34 +77,34 @@ class Descriptions:
     """The description inside each image's file; the compressed image stays the same, byte for byte.
 
     Args:
-        place: XMP, EXIF or both.
-        existing: what becomes of a description that is there.
+        field: XMP, EXIF or both.
+        existing: what to do with an existing description.
     """
 
-    def __init__(self, place: Place, existing: Existing) -> None:
-        self.fields: tuple[Field, ...] = ("xmp", "exif") if place == "both" else (place,)
+    def __init__(self, field: EmbedField, existing: Existing) -> None:
+        self.fields: tuple[Field, ...] = ("xmp", "exif") if field == "both" else (field,)
         self.existing = existing
 
     def is_done(self, image: str) -> bool:
-        """Tells whether every field has a description; a file without a place for it is told of when it is put."""
+        """Return whether every field has a description; `write` reports unsupported files."""
         try:
             data = Path(image).read_bytes()
             return all(read_description(data, field) for field in self.fields)
         except (OSError, DescriptionError):
             return False
 
-    def put(self, image: str, text: str) -> None:
-        """Writes the file anew with its description, whole or not at all."""
+    def write(self, image: str, text: str) -> None:
+        """Rewrite the file atomically with the description."""
         path = Path(image)
         if path.is_symlink():
-            raise SeesayError(f"{image}: is a link, whose file may not be meant; name the file itself")
+            raise SeesayError(f"{image}: is a symbolic link; pass the file itself")
         try:
             before = after = path.read_bytes()
             for field in self.fields:
-                there = read_description(after, field)
-                wanted = merged(there, text, self.existing)
-                if wanted != there:
-                    after = with_description(after, wanted, field)
+                current = read_description(after, field)
+                merged = merge_text(current, text, self.existing)
+                if merged != current:
+                    after = with_description(after, merged, field)
         except DescriptionError as error:
             raise SeesayError(f"{image}: the description cannot be written: {error}") from error
         except OSError as error:
@@ -113,25 +113,25 @@ class Descriptions:
             write_atomically(path, after, durable=True)
 
 
-def merged(there: str, text: str, existing: Existing) -> str:
-    """Returns what a text becomes when a caption is added; a caption that was added already is not added again."""
-    if not there.strip() or existing == "overwrite":
+def merge_text(current: str, text: str, existing: Existing) -> str:
+    """Return the text with a caption added, unless it already contains it."""
+    if not current.strip() or existing == "overwrite":
         return text
-    if existing == "append" and not f"\n{there}".endswith(f"\n{text}"):
-        return f"{there}\n{text}"
-    if existing == "prefix" and there != text and not there.startswith(f"{text}{SEPARATOR}"):
-        return f"{text}{SEPARATOR}{there}"
-    if existing == "suffix" and there != text and not there.endswith(f"{SEPARATOR}{text}"):
-        return f"{there}{SEPARATOR}{text}"
-    return there
+    if existing == "append" and not f"\n{current}".endswith(f"\n{text}"):
+        return f"{current}\n{text}"
+    if existing == "prefix" and current != text and not current.startswith(f"{text}{SEPARATOR}"):
+        return f"{text}{SEPARATOR}{current}"
+    if existing == "suffix" and current != text and not current.endswith(f"{SEPARATOR}{text}"):
+        return f"{current}{SEPARATOR}{text}"
+    return current
 
 
 def require_files(images: Sequence[str], flag: str) -> None:
-    """Refuses images that have no file of their own.
+    """Check that every image is a file.
 
     Raises:
-        DataError: one is an address or inside an archive or table.
+        DataError: an image is a URL, or inside an archive or table.
     """
     for image in images:
         if is_url(image) or ("::" in image and not exists(image)):
-            raise DataError(f"{flag} writes where the image's file is, but {image} is no file; use --out")
+            raise DataError(f"{flag} needs image files, but {image} is not a file; use --out")

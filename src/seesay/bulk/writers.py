@@ -1,7 +1,7 @@
-"""Files of captions that a job adds to, batch by batch, and that a killed job leaves in order.
+"""Writers of caption files that a job extends batch by batch, and that stay valid if it is killed.
 
-Every batch is one write at the end of a file. A kill can cut it short; the next job cuts off the row that is torn
-and captions what is lacking. Nothing of a file that is no file of captions is touched.
+Every batch is appended with one write. A kill can truncate it; the next job removes the incomplete row and captions the
+missing images. Files of other formats are never modified.
 """
 
 import csv
@@ -17,198 +17,202 @@ from seesay.errors import DataError
 from seesay.files import append, text_bytes
 
 LINE_START = b'{"image": "'
-"""How every line of JSON of ours begins."""
+"""Start of every line of JSON that this module writes."""
 
 
 class Writer(Protocol):
-    """Where a job's captions go."""
+    """The output file or folder of a job."""
 
     path: Path
 
     def create(self) -> None:
-        """Makes an empty output where there is none.
+        """Create an empty output if there is none.
 
         Raises:
-            DataError: there is something that cannot be one.
+            DataError: the path is something else.
         """
 
     def open(self) -> set[str]:
-        """Cuts off what is torn and returns the `plain` names of the images that it holds.
+        """Remove incomplete rows and return the `plain` names of the images in the output.
 
         Raises:
-            DataError: there is something else than captions, or fewer captions an image than are wanted.
+            DataError: not a file of captions, or fewer captions per image than requested.
         """
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Adds a batch; when this returns, a kill cannot undo it."""
+        """Append a batch; once this returns, a kill cannot lose it."""
 
     def captions(self) -> Iterator[tuple[str, list[str]]]:
-        """Yields what is there: the images' names and captions."""
+        """Yield names and captions of the images in the output."""
 
     def close(self) -> None:
-        """Brings the output into its final form."""
+        """Finish the output."""
 
 
 class JsonlWriter:
-    """A line of JSON an image.
+    """One line of JSON per image.
 
     Args:
         path: the file.
-        wanted: captions an image.
-        needed: tells whether an image, by its `plain` name, belongs to the job; others may have one caption only.
+        num_captions: captions per image.
+        in_job: returns whether an image, by its `plain` name, belongs to the job; others may have a single caption.
     """
 
-    def __init__(self, path: Path, wanted: int, needed: "Needed") -> None:
+    def __init__(self, path: Path, num_captions: int, in_job: "InJob") -> None:
         self.path = path
-        self.wanted = wanted
-        self.needed = needed
+        self.num_captions = num_captions
+        self.in_job = in_job
 
     def create(self) -> None:
-        """Makes an empty file where there is none."""
+        """Create an empty file if there is none."""
         _create(self.path)
 
     def open(self) -> set[str]:
-        """Returns the images there, after cutting off an unfinished last line."""
+        """Return the images in the file, after removing an incomplete last line."""
         names: set[str] = set()
-        single = whole = 0
+        single = complete = 0
         try:
-            for end, line in whole_lines(self.path, LINE_START):
-                whole, found = end, json.loads(line)
-                if "finished" not in found:  # captions of a human have no such key
+            for end, line in complete_lines(self.path, LINE_START):
+                complete, row = end, json.loads(line)
+                if "finished" not in row:  # human captions do not have this key
                     raise KeyError("finished")
-                name = plain(found["image"])
+                name = plain(row["image"])
                 names.add(name)
-                single += "captions" not in found and self.needed(name)
+                single += "captions" not in row and self.in_job(name)
         except (ValueError, KeyError, TypeError) as error:
-            raise no_captions(self.path) from error
-        if self.wanted > 1 and single:
+            raise not_captions(self.path) from error
+        if self.num_captions > 1 and single:
             raise DataError(
-                f"{self.path} holds one caption, not {self.wanted}, of {single} of the images; choose another --out"
+                f"{self.path} has one caption, not {self.num_captions}, for {single} of the images; "
+                "choose another --out"
             )
-        cut(self.path, whole)
+        truncate(self.path, complete)
         return names
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Adds a line for each image."""
-        lines = (json_line(image, caption, self.wanted > 1) + "\n" for image, caption in rows)
-        # A file name that is no UTF-8 becomes a JSON escape, and the same name again when it is read.
+        """Append one line per image."""
+        lines = (json_line(image, caption, self.num_captions > 1) + "\n" for image, caption in rows)
+        # A file name that is not UTF-8 becomes a JSON escape, which is read back as the same name.
         append(self.path, text_bytes("".join(lines)))
 
     def captions(self) -> Iterator[tuple[str, list[str]]]:
-        """Yields the images' names and captions."""
-        for _, line in whole_lines(self.path, LINE_START):
-            found = json.loads(line)
-            yield found["image"], texts_of_json(found)
+        """Yield names and captions of the images."""
+        for _, line in complete_lines(self.path, LINE_START):
+            row = json.loads(line)
+            yield row["image"], texts_of_json(row)
 
     def close(self) -> None:
-        """Has nothing to do: every line is final."""
+        """Do nothing: every line is final."""
 
 
 class CsvWriter:
-    """A CSV or TSV file with a header; of several captions an image each has its column.
+    """A CSV or TSV file with a header, with one column per caption.
 
     Args:
         path: the file; `.tsv` is separated by tabs.
-        wanted: captions an image.
+        num_captions: captions per image.
     """
 
-    def __init__(self, path: Path, wanted: int) -> None:
+    def __init__(self, path: Path, num_captions: int) -> None:
         self.path = path
-        self.wanted = wanted
+        self.num_captions = num_captions
         self._delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        self._header = csv_line(header(wanted), self._delimiter).encode()
+        self._header = csv_line(header(num_captions), self._delimiter).encode()
 
     def create(self) -> None:
-        """Makes an empty file where there is none."""
+        """Create an empty file if there is none."""
         _create(self.path)
 
     def open(self) -> set[str]:
-        """Returns the images there, after cutting off an unfinished last row."""
+        """Return the images in the file, after removing an incomplete last row."""
         names: set[str] = set()
-        whole = 0
+        complete = 0
         try:
             with self.path.open("rb") as file:
                 first = file.read(len(self._header))
             if not self._header.startswith(first):
-                raise ValueError("another header")
+                raise ValueError("different header")
             for number, (end, cells) in enumerate(self._rows()):
-                whole = end
-                if len(cells) != len(header(self.wanted)):
+                complete = end
+                if len(cells) != len(header(self.num_captions)):
                     raise ValueError(f"row {number} has {len(cells)} cells")
                 if number:
                     names.add(plain(cells[0]))
         except ValueError as error:
-            raise no_captions(self.path) from error
-        cut(self.path, whole)
-        if not whole:
+            raise not_captions(self.path) from error
+        truncate(self.path, complete)
+        if not complete:
             append(self.path, self._header)
         return names
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Adds a row for each image."""
-        text = "".join(csv_row(row, self.wanted, self._delimiter) for row in rows)
+        """Append one row per image."""
+        text = "".join(csv_row(row, self.num_captions, self._delimiter) for row in rows)
         append(self.path, text.encode("utf-8", "surrogateescape"))
 
     def captions(self) -> Iterator[tuple[str, list[str]]]:
-        """Yields the images' names and captions."""
+        """Yield names and captions of the images."""
         for number, (_, cells) in enumerate(self._rows()):
             if number:
-                yield cells[0], [text for place, text in enumerate(cells[1 : 1 + self.wanted]) if text or not place]
+                yield (
+                    cells[0],
+                    [text for index, text in enumerate(cells[1 : 1 + self.num_captions]) if text or not index],
+                )
 
     def close(self) -> None:
-        """Has nothing to do: every row is final."""
+        """Do nothing: every row is final."""
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields the end and the cells of each whole row; a cell in quotation marks may hold line ends."""
-        begun, end = b"", 0
+        """Yield the end and the cells of each complete row; a quoted cell may contain line ends."""
+        row, end = b"", 0
         with self.path.open("rb") as file:
             for line in file:
-                begun += line
+                row += line
                 end += len(line)
-                if begun.endswith(b"\n") and begun.count(b'"') % 2 == 0:
-                    text = io.StringIO(begun.decode("utf-8", "surrogateescape"), newline="")
+                if row.endswith(b"\n") and row.count(b'"') % 2 == 0:
+                    text = io.StringIO(row.decode("utf-8", "surrogateescape"), newline="")
                     yield end, next(csv.reader(text, delimiter=self._delimiter))
-                    begun = b""
+                    row = b""
 
 
-class Needed(Protocol):
-    """Tells whether an image belongs to the job."""
+class InJob(Protocol):
+    """Function that returns whether an image belongs to the job."""
 
     def __call__(self, name: str, /) -> bool:
-        """Returns whether the image of this `plain` name does."""
+        """Return whether the image with this `plain` name belongs to the job."""
 
 
 def _create(path: Path) -> None:
     if path.is_dir():
-        raise DataError(f"{path} is a folder; name a file with --out")
+        raise DataError(f"{path} is a folder; choose a file with --out")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
-def whole_lines(path: Path, start: bytes) -> Iterator[tuple[int, str]]:
-    """Yields the end and the content of each line; a last one without its end must begin as lines do.
+def complete_lines(path: Path, start: bytes) -> Iterator[tuple[int, str]]:
+    """Yield the end and the content of each complete line; an incomplete last line must begin with `start`.
 
     Raises:
-        ValueError: it does not: then it is not half a line of ours.
+        ValueError: the last line is incomplete and begins with something else.
     """
     end = 0
     with path.open("rb") as file:
-        for line in file:  # bytes are split at line feeds alone, names may hold other characters that end lines
+        for line in file:  # bytes are split at line feeds only; names may contain other line separators
             end += len(line)
             if line.endswith(b"\n"):
                 if line.strip():
                     yield end, line.decode()
             elif not line.startswith(start[: len(line)]):
-                raise ValueError("its last line is not half a caption")
+                raise ValueError("the last line is not an incomplete caption")
 
 
-def cut(path: Path, end: int) -> None:
-    """Cuts off what a killed job has left after the last whole row."""
+def truncate(path: Path, end: int) -> None:
+    """Remove what a killed job has left after the last complete row."""
     if path.stat().st_size > end:
         os.truncate(path, end)
 
 
-def no_captions(path: Path) -> DataError:
-    """Returns the error of an output that is something else."""
+def not_captions(path: Path) -> DataError:
+    """Return the error for an output of another format."""
     return DataError(f"{path} exists and is not a file of captions; choose another --out")

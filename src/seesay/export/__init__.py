@@ -1,7 +1,8 @@
-"""A trained run made into a folder that works without torch; `docs/export.md` tells how it is used.
+"""Export of a trained run to ONNX, for use without torch; see `docs/export.md`.
 
-By role: `onnx` (the one function), `graphs` (networks to ONNX), `quantise` (the encoder in 8 bits), `folder` (written
-whole or not at all).
+Modules: `onnx` (the public function), `graphs` (modules to ONNX), `layers` (exportable forms of layers), `quantise`
+    (the
+encoder in 8 bits), `folder` (atomic creation of a folder).
 """
 
 from seesay.export.onnx import ExportReport, export_onnx

@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all."""
+"""Atomic creation of a folder."""
 
 import os
 import shutil
@@ -13,45 +13,47 @@ from seesay.outputs import check_folder
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `target` that takes its place once the block is through, and else is removed.
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that is moved to `target` when the block ends, and removed if it raises.
 
     An earlier export at `target` is replaced when the block ends.
 
     Raises:
-        DataError: something else is there.
+        DataError: `target` is something else.
         SeesayError: the folder cannot be written.
     """
-    check_free(target)
+    check_target(target)
     part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     try:
         part.mkdir(parents=True)
         yield part
-        check_free(target)  # again: an export takes minutes
+        check_target(target)  # again: an export takes minutes
         if target.exists():
             target.replace(old)
         part.replace(target)
     except OSError as error:
         if old.exists() and not target.exists():
             old.replace(target)
-        raise SeesayError(f"cannot write {target} ({error.strerror}); make room or name another --out") from error
+        raise SeesayError(
+            f"cannot write {target} ({error.strerror}); free some space or choose another --out"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def check_free(target: Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Refuses a place where anything but an earlier export is, before anything is computed.
+def check_target(target: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Check that `target` does not exist or is an earlier export.
 
     Args:
-        target: where the export goes.
-        inputs: what is read for it.
+        target: folder of the export.
+        inputs: files and folders that the export reads.
 
     Raises:
-        DataError: the folder holds, is or contains something else.
+        DataError: `target` is or contains something else.
     """
     check_folder(target, EXPORT, inputs=inputs)
-    found = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in found if name not in EXPORT.files]
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    foreign = [name for name in names if name not in EXPORT.files]
     if foreign:
-        raise DataError(f"{target} holds {name_some(foreign)}, which is no part of an export; name another --out")
+        raise DataError(f"{target} contains {name_some(foreign)}, which is not part of an export; choose another --out")

@@ -1,4 +1,4 @@
-"""Layers in the form in which a graph can hold them."""
+"""Layers in a form that can be exported."""
 
 import copy
 
@@ -10,10 +10,10 @@ from seesay.models.cells import gru_update
 
 
 class OneStepGRU(nn.Module):
-    """What a `torch.nn.GRU` does with one word, in operations that every exporter knows.
+    """One step of a `torch.nn.GRU`, in basic operations.
 
     Args:
-        gru: whose weights it shares; `batch_first`, with biases, in one direction.
+        gru: the GRU whose weights are shared; `batch_first`, with biases, unidirectional.
     """
 
     def __init__(self, gru: nn.GRU) -> None:
@@ -22,18 +22,18 @@ class OneStepGRU(nn.Module):
         self.weights = nn.ParameterList(parameter for layer in gru.all_weights for parameter in layer)
 
     def forward(self, words: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the output (R, 1, H) and the next state (L, R, H) after words (R, 1, E)."""
-        below, states = words[:, 0], []
+        """Return the output (R, 1, H) and the next state (L, R, H) for embedded words (R, 1, E)."""
+        output, states = words[:, 0], []
         for layer in range(len(self.weights) // 4):
             inputs, recurrent, input_bias, recurrent_bias = self.weights[4 * layer : 4 * layer + 4]
-            gates = nn.functional.linear(below, inputs, input_bias)
-            below = gru_update(gates, nn.functional.linear(hidden[layer], recurrent, recurrent_bias), hidden[layer])
-            states.append(below)
-        return below[:, None], torch.stack(states)
+            gates = nn.functional.linear(output, inputs, input_bias)
+            output = gru_update(gates, nn.functional.linear(hidden[layer], recurrent, recurrent_bias), hidden[layer])
+            states.append(output)
+        return output[:, None], torch.stack(states)
 
 
-def for_graph(decoder: nn.Module) -> nn.Module:
-    """Returns a copy of a decoder whose steps hold for any number of images and are made of plain operations."""
+def exportable(decoder: nn.Module) -> nn.Module:
+    """Return a copy of a decoder whose step uses basic operations and any number of images."""
     decoder = copy.deepcopy(decoder)
     for parent in list(decoder.modules()):
         for name, child in list(parent.named_children()):

@@ -1,4 +1,4 @@
-"""What waits is worked on together: a thread takes jobs from a queue in batches."""
+"""Dynamic batching: a thread takes jobs from a queue in batches."""
 
 import threading
 import time
@@ -8,76 +8,75 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-Deliver = Callable[[int, Answer | Exception], None]
-Work = Callable[[Sequence[Job], Deliver[Answer]], None]
+Deliver = Callable[[int, Result | Exception], None]
+Work = Callable[[Sequence[Job], Deliver[Result]], None]
 
 
-class Batcher(Generic[Job, Answer]):
-    """A thread that works on jobs in batches of what waits.
+class Batcher(Generic[Job, Result]):
+    """A thread that processes queued jobs in batches.
 
-    While a batch is worked on, others gather. The first of a new batch waits for more only where more can be expected:
-    until there are as many as in the batch before, but no longer than `max_wait`. A lone client thus never waits, and
-    clients that have just been answered together find each other again.
+    A new batch waits for more jobs only while more can be expected: until it is as large as the previous batch, and at
+    most `max_wait`. A single client thus never waits, and clients answered together are batched together again.
 
     Args:
-        work: given a batch, delivers an answer, or an error, by each job's number in it. If it fails as a whole, the
-            jobs are worked on one by one, so that none suffers for another.
-        max_batch: jobs in a batch.
+        work: processes a batch and delivers a result or an error under each job's index. If it raises, the jobs are
+            retried one by one, so that one job's error does not affect the others.
+        max_batch: maximum number of jobs per batch.
         max_wait: seconds.
-        observe: told the size of every batch before it is worked on.
+        observe: called with the size of every batch before it is processed.
     """
 
     def __init__(
         self,
-        work: Work[Job, Answer],
+        work: Work[Job, Result],
         max_batch: int,
         max_wait: float,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._work, self._max_batch, self._max_wait, self._observe = work, max_batch, max_wait, observe
-        self._waiting: deque[tuple[Job, Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Job, Future[Result]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._latest = 1
+        self._last_size = 1
         self._thread = threading.Thread(target=self._run, name="seesay-batches", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> "Future[Answer]":
-        """Returns the answer to come; cancelled while it waits, the job leaves the queue.
+    def submit(self, job: Job) -> "Future[Result]":
+        """Queue a job; cancelling the future of a queued job removes it from the queue.
 
         Raises:
             RuntimeError: the batcher is closed.
         """
-        future: Future[Answer] = Future()
+        future: Future[Result] = Future()
         with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
             self._waiting.append((job, future))
             self._changed.notify()
-        future.add_done_callback(self._forget)
+        future.add_done_callback(self._remove)
         return future
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for their batch."""
+        """Number of queued jobs."""
         return len(self._waiting)
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are worked on."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def close(self, timeout: float | None = None) -> None:
-        """Works on all that was submitted, then ends; waits for that, at most `timeout` seconds."""
+        """Process all queued jobs, then stop; wait for that at most `timeout` seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join(timeout)
 
-    def _forget(self, future: "Future[Answer]") -> None:
-        """Takes a cancelled job out of the queue."""
+    def _remove(self, future: "Future[Result]") -> None:
+        """Remove a cancelled job from the queue."""
         if future.cancelled():
             with self._changed:
                 self._waiting = deque(pair for pair in self._waiting if pair[1] is not future)
@@ -85,12 +84,12 @@ class Batcher(Generic[Job, Answer]):
     def _run(self) -> None:
         while batch := self._next_batch():
             self._observe(len(batch))
-            self._latest = len(batch)
-            self._answer(batch)
+            self._last_size = len(batch)
+            self._process(batch)
 
-    def _next_batch(self) -> list[tuple[Job, "Future[Answer]"]]:
-        """Returns the next jobs, which can no longer be cancelled; none when closed and all is done."""
-        batch: list[tuple[Job, Future[Answer]]] = []
+    def _next_batch(self) -> list[tuple[Job, "Future[Result]"]]:
+        """Return the next jobs, which can no longer be cancelled; an empty list when closed and done."""
+        batch: list[tuple[Job, Future[Result]]] = []
         with self._changed:
             while not batch:
                 while not self._waiting and not self._closed:
@@ -105,24 +104,24 @@ class Batcher(Generic[Job, Answer]):
         return batch
 
     def _wait_for_more(self) -> None:
-        expected, deadline = min(self._max_batch, self._latest), time.monotonic() + self._max_wait
+        expected, deadline = min(self._max_batch, self._last_size), time.monotonic() + self._max_wait
         while len(self._waiting) < expected and not self._closed:
             left = deadline - time.monotonic()
             if left <= 0 or not self._changed.wait(left):
                 return
 
-    def _answer(self, batch: list[tuple[Job, "Future[Answer]"]]) -> None:
-        def deliver(number: int, answer: Answer | Exception) -> None:
-            future = batch[number][1]
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
+    def _process(self, batch: list[tuple[Job, "Future[Result]"]]) -> None:
+        def deliver(index: int, result: Result | Exception) -> None:
+            future = batch[index][1]
+            if isinstance(result, Exception):
+                future.set_exception(result)
             else:
-                future.set_result(answer)
+                future.set_result(result)
 
-        failure: Exception = RuntimeError("no answer was delivered")
+        failure: Exception = RuntimeError("no result was delivered")
         try:
             self._work([job for job, _ in batch], deliver)
-        except Exception as error:  # noqa: BLE001  whatever it is, those who wait are told
+        except Exception as error:  # noqa: BLE001  any error is passed on to the futures
             failure = error
         open_jobs = [pair for pair in batch if not pair[1].done()]
         if len(batch) == 1:
@@ -130,4 +129,4 @@ class Batcher(Generic[Job, Answer]):
                 future.set_exception(failure)
             return
         for pair in open_jobs:
-            self._answer([pair])
+            self._process([pair])

@@ -1,4 +1,4 @@
-"""Every answer that is not a caption: one form, `{"error": {"code", "message"}}`, and one line that says what to do."""
+"""Error responses: `{"error": {"code", "message"}}`, where the message is one line that states what to do."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -35,26 +35,26 @@ STATUS: dict[str, int] = {
 }
 
 
-class Problem(BaseModel):
-    """What is wrong."""
+class ErrorDetail(BaseModel):
+    """Code and message of an error."""
 
     code: Code
-    message: str = Field(description="one line: what, where, and what to do")
+    message: str = Field(description="one line: what failed, where, and what to do")
 
 
-class ErrorAnswer(BaseModel):
-    """The body of every answer that is not a success."""
+class ErrorResponse(BaseModel):
+    """Body of every error response."""
 
-    error: Problem
+    error: ErrorDetail
 
 
 class ApiError(Exception):
-    """A request, or one of its images, that is not served.
+    """A request, or one of its images, cannot be served.
 
     Args:
-        code: decides the status, see `STATUS`.
+        code: determines the status, see `STATUS`.
         message: one line for the client.
-        headers: of the answer.
+        headers: of the response.
     """
 
     def __init__(self, code: Code, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -67,15 +67,15 @@ class ApiError(Exception):
         """The HTTP status."""
         return STATUS[self.code]
 
-    def problem(self) -> Problem:
-        """Returns the same for the body of an answer."""
-        return Problem(code=self.code, message=str(self))
+    def detail(self) -> ErrorDetail:
+        """Return the error as part of a response body."""
+        return ErrorDetail(code=self.code, message=str(self))
 
 
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+class ClientDisconnectedError(Exception):
+    """The client closed the connection before the response."""
 
 
-def answer(error: ApiError) -> JSONResponse:
-    """Returns the answer that a refusal is."""
-    return JSONResponse(ErrorAnswer(error=error.problem()).model_dump(), error.status, error.headers)
+def error_response(error: ApiError) -> JSONResponse:
+    """Return the response for an error."""
+    return JSONResponse(ErrorResponse(error=error.detail()).model_dump(), error.status, error.headers)

@@ -1,37 +1,37 @@
-"""The interface as OpenAPI tells it: the form, the answers, and examples of both."""
+"""OpenAPI description: the request form, the responses, and examples of both."""
 
 import dataclasses
 from typing import Any
 
 from seesay.serving import limits
-from seesay.serving.errors import STATUS, ErrorAnswer
+from seesay.serving.errors import STATUS, ErrorResponse
 from seesay.serving.requests import RequestModel
-from seesay.serving.schemas import ModelAnswer
+from seesay.serving.schemas import ModelInfo
 from seesay.serving.service import CaptionService
 from seesay.serving.uploads import IMAGES
 
-_MEANINGS = {
-    400: "a form that cannot be read, or holds no image",
+_DESCRIPTIONS = {
+    400: "malformed form, or no image",
     401: "the key is missing or wrong",
     408: "the body did not arrive in time",
     413: "an image or the body is too large",
     415: "not a multipart form",
-    422: "options out of bounds, or no image that can be read",
-    503: "all places are taken, or there was no answer in time; `Retry-After` says when to try again",
+    422: "invalid options, or no readable image",
+    503: "the queue is full, or the response took too long; `Retry-After` gives the seconds to wait",
 }
 
 
 def _error(status: int) -> dict[str, Any]:
     code = next(code for code, number in STATUS.items() if number == status)
-    example = {"error": {"code": code, "message": _MEANINGS[status]}}
+    example = {"error": {"code": code, "message": _DESCRIPTIONS[status]}}
     return {
-        "model": ErrorAnswer,
-        "description": _MEANINGS[status],
+        "model": ErrorResponse,
+        "description": _DESCRIPTIONS[status],
         "content": {"application/json": {"example": example}},
     }
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {status: _error(status) for status in _MEANINGS}
+ERRORS: dict[int | str, dict[str, Any]] = {status: _error(status) for status in _DESCRIPTIONS}
 
 _WORDS = (("a", 0.61, [0.02, 0.05, 0.31, 0.62]), ("dog", 0.83, [0.01, 0.04, 0.15, 0.8]))
 _EXAMPLE = {
@@ -64,7 +64,7 @@ _EXAMPLE = {
 
 CAPTION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "an entry an image; one that could not be read has an `error` in place of captions",
+        "description": "one entry per image; an image that cannot be read has an `error` instead of captions",
         "content": {"application/json": {"example": _EXAMPLE}},
     },
     **ERRORS,
@@ -102,11 +102,11 @@ BODY: dict[str, Any] = {
 }
 
 
-def describe_model(service: CaptionService) -> ModelAnswer:
-    """Returns what `/v1/models` says of the model that is served."""
+def describe_model(service: CaptionService) -> ModelInfo:
+    """Return the entry of `/v1/models` for the served model."""
     captioner = service.captioner
     run = captioner.run
-    return ModelAnswer(
+    return ModelInfo(
         id=service.name,
         decoder=run.config.model.decoder,
         encoder=run.config.encoder.encoder,

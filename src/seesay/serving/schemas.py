@@ -1,4 +1,4 @@
-"""Captions as JSON."""
+"""JSON schemas of responses."""
 
 import math
 from typing import Any
@@ -9,43 +9,43 @@ from pydantic import BaseModel, Field
 
 from seesay.caption import Caption
 from seesay.images import Preprocessing
-from seesay.serving.errors import ApiError, Problem
-from seesay.serving.service import Seen
+from seesay.serving.errors import ApiError, ErrorDetail
+from seesay.serving.service import CaptionedImage
 
 
 class TopToken(BaseModel):
-    """A word that could stand at a place."""
+    """A probable word at a position."""
 
     text: str | None = Field(description="the word; null is the end of the caption")
-    probability: float | None = Field(description="given the words before, 0..1")
+    probability: float | None = Field(description="given the previous words, 0..1")
 
 
 class Word(BaseModel):
-    """A word of a caption, or (with `text` null) the end after its words."""
+    """A word of a caption, or (with `text` null) its end."""
 
     text: str | None = Field(description="the word; null is the end of the caption")
-    probability: float | None = Field(description="given the words before, 0..1")
+    probability: float | None = Field(description="given the previous words, 0..1")
     attention: list[float] | None = Field(
-        default=None, description="weights over the image's regions, row by row of `grid`; they sum to 1"
+        default=None, description="weights over the regions of `grid` in row-major order; they sum to 1"
     )
-    top_tokens: list[TopToken] | None = Field(
-        default=None, description="the likeliest words at this place, likeliest first"
+    alternatives: list[TopToken] | None = Field(
+        default=None, description="the most probable words at this position, most probable first"
     )
 
 
-class CaptionAnswer(BaseModel):
+class CaptionResult(BaseModel):
     """One caption of an image."""
 
     text: str
-    probability: float | None = Field(description="of all its words together, 0..1")
+    probability: float | None = Field(description="product over all words, 0..1")
     score: float | None = Field(description="what the search maximised")
-    finished: bool = Field(description="false if it was cut at the most words allowed")
+    finished: bool = Field(description="false if it was cut at the maximum length")
     words: list[Word]
     end: Word
 
 
 class Frame(BaseModel):
-    """The part of the upright image that the model saw, as shares of its sides."""
+    """The encoded part of the upright image, as fractions of its sides."""
 
     left: float
     top: float
@@ -53,84 +53,84 @@ class Frame(BaseModel):
     height: float
 
 
-class ImageAnswer(BaseModel):
-    """What came of one image: captions, best first, or an error."""
+class ImageResult(BaseModel):
+    """Result of one image: captions, best first, or an error."""
 
     name: str
     width: int | None = Field(default=None, description="of the upright image, in pixels")
     height: int | None = None
     frame: Frame | None = None
     grid: tuple[int, int] | None = Field(default=None, description="rows and columns of the regions")
-    captions: list[CaptionAnswer] = []
-    error: Problem | None = None
+    captions: list[CaptionResult] = []
+    error: ErrorDetail | None = None
 
 
-class CaptionsAnswer(BaseModel):
-    """The answer to `POST /v1/caption`: an entry an image, in the order they were sent."""
+class CaptionResponse(BaseModel):
+    """Response to `POST /v1/caption`: one entry per image, in the order of the request."""
 
     model: str
-    options: dict[str, Any] = Field(description="every decoding option as it was used")
-    results: list[ImageAnswer]
+    options: dict[str, Any] = Field(description="all decoding options used")
+    results: list[ImageResult]
 
 
-class ModelAnswer(BaseModel):
-    """A model that is served."""
+class ModelInfo(BaseModel):
+    """A served model."""
 
     id: str
     decoder: str
     encoder: str
-    vocabulary: int = Field(description="words it knows")
+    vocabulary: int = Field(description="vocabulary size")
     grid: tuple[int, int] | None = Field(description="rows and columns of the regions")
-    attention: bool = Field(description="whether it tells where it looks")
-    options: dict[str, Any] = Field(description="its decoding options where a request says nothing else")
-    limits: dict[str, Any] = Field(description="bounds of a request")
+    attention: bool = Field(description="whether attention weights are available")
+    options: dict[str, Any] = Field(description="default decoding options")
+    limits: dict[str, Any] = Field(description="limits of a request")
 
 
-class ModelsAnswer(BaseModel):
-    """The answer to `GET /v1/models`."""
+class ModelList(BaseModel):
+    """Response to `GET /v1/models`."""
 
-    models: list[ModelAnswer]
+    models: list[ModelInfo]
 
 
-class HealthAnswer(BaseModel):
-    """The answer to `GET /healthz` and `/readyz`."""
+class HealthResponse(BaseModel):
+    """Response to `GET /healthz` and `/readyz`."""
 
     status: str
 
 
-def answer_image(name: str, found: Seen | ApiError, preprocessing: Preprocessing) -> ImageAnswer:
-    """Returns the entry of an image."""
-    if isinstance(found, ApiError):
-        return ImageAnswer(name=name, error=found.problem())
-    left, top, width, height = _frame((found.width, found.height), preprocessing)
-    return ImageAnswer(
+def image_result(name: str, image: CaptionedImage | ApiError, preprocessing: Preprocessing) -> ImageResult:
+    """Return the entry of an image."""
+    if isinstance(image, ApiError):
+        return ImageResult(name=name, error=image.detail())
+    left, top, width, height = _frame((image.width, image.height), preprocessing)
+    return ImageResult(
         name=name,
-        width=found.width,
-        height=found.height,
+        width=image.width,
+        height=image.height,
         frame=Frame(left=left, top=top, width=width, height=height),
-        grid=found.caption.grid,
-        captions=[_caption(each) for each in (found.caption, *found.caption.alternatives)],
+        grid=image.caption.grid,
+        captions=[_caption(each) for each in (image.caption, *image.caption.alternatives)],
     )
 
 
-def _caption(caption: Caption) -> CaptionAnswer:
-    maps = None if caption.attention is None else _share(caption.attention)
+def _caption(caption: Caption) -> CaptionResult:
+    maps = None if caption.attention is None else _rounded(caption.attention)
     *words, end = [
         Word(
             text=text,
             probability=_probability(log_prob),
-            attention=maps[place] if maps is not None and place < len(maps) else None,
-            top_tokens=[
-                TopToken(text=word, probability=_probability(value)) for word, value in caption.top_tokens[place]
+            attention=maps[position] if maps is not None and position < len(maps) else None,
+            alternatives=[
+                TopToken(text=word, probability=_probability(value)) for word, value in caption.top_tokens[position]
             ]
             if caption.top_tokens
             else None,
         )
-        for place, (text, log_prob) in enumerate(
+        for position, (text, log_prob) in enumerate(
             zip((*caption.words, None), (*caption.log_probs, caption.end_log_prob), strict=True)
         )
     ]
-    return CaptionAnswer(
+    return CaptionResult(
         text=caption.text,
         probability=_number(caption.probability),
         score=_number(caption.score),
@@ -145,19 +145,19 @@ def _probability(log_prob: float) -> float | None:
 
 
 def _number(value: float) -> float | None:
-    """Returns a number as JSON can hold it, of seven digits."""
+    """Return a number with seven digits, or None if JSON cannot represent it."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _frame(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """Returns the part of an image that the encoder is shown: left, top, width, height as shares of its sides."""
+    """Return the encoded part of an image: left, top, width, height as fractions of its sides."""
     width, height = size
     if preprocessing.resize != "crop":
         return 0.0, 0.0, 1.0, 1.0
-    across, down = min(width, height) / width, min(width, height) / height
-    return (1 - across) / 2, (1 - down) / 2, across, down
+    crop_width, crop_height = min(width, height) / width, min(width, height) / height
+    return (1 - crop_width) / 2, (1 - crop_height) / 2, crop_width, crop_height
 
 
-def _share(values: NDArray[np.float32]) -> list[list[float]]:
-    """Returns attention (T, N) in plain numbers of six digits."""
+def _rounded(values: NDArray[np.float32]) -> list[list[float]]:
+    """Return attention (T, N) as numbers with six decimals."""
     return [[round(float(value), 6) for value in row] for row in values]

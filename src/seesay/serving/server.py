@@ -1,4 +1,4 @@
-"""The service from its start to a clean end."""
+"""Start and graceful shutdown of the service."""
 
 import asyncio
 import contextlib
@@ -14,21 +14,21 @@ from starlette.types import ASGIApp
 from seesay.errors import SeesayError
 from seesay.serving import limits
 from seesay.serving.limits import Limits
-from seesay.serving.telemetry import JsonlWriter, say
+from seesay.serving.telemetry import JsonFormatter, log_event
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that ends cleanly at a signal: by finishing what it accepted, and without raising it again."""
+    """A uvicorn server that shuts down gracefully on a signal, without raising it again."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends it; the second Ctrl-C at once."""
+        """Shut down: gracefully at first, immediately on a second Ctrl-C."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
 
 
 def make_server(app: ASGIApp, bounds: Limits) -> Server:
-    """Returns a server that is not running yet."""
+    """Return a server that is not running yet."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -37,17 +37,17 @@ def make_server(app: ASGIApp, bounds: Limits) -> Server:
         ws="none",
         lifespan="on",
         timeout_keep_alive=30,
-        # Nothing that was accepted takes longer, so that all of it is answered.
+        # The longest time that an accepted request may take.
         timeout_graceful_shutdown=round(bounds.receive_seconds + bounds.answer_seconds + limits.CLOSE_SECONDS),
     )
     return Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens; port 0 takes any that is free.
+    """Return a listening socket; port 0 selects a free port.
 
     Raises:
-        SeesayError: it cannot be had.
+        SeesayError: the address is not available.
     """
     if not 0 <= port <= 65_535:
         raise SeesayError(f"cannot listen on {host}:{port} (ports are from 0 to 65535); choose another --port")
@@ -60,19 +60,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Returns where a browser finds what listens."""
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callable[[], None] = lambda: None) -> None:
-    """Serves until a signal ends it, then finishes what was accepted.
+    """Serve until a signal arrives, then finish accepted requests.
 
     Args:
-        app: of `create_app`.
-        listener: of `listen`.
-        bounds: those of the app.
-        started: told when it takes requests.
+        app: from `create_app`.
+        listener: from `listen`.
+        bounds: limits of the app.
+        started: called when the server accepts requests.
     """
     server = make_server(app, bounds)
 
@@ -90,14 +90,14 @@ def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callab
 
     with logging_json():
         asyncio.run(run())
-        say("stopped")
+        log_event("stopped")
 
 
 @contextlib.contextmanager
 def logging_json() -> Iterator[None]:
-    """Writes what seesay and uvicorn log as lines of JSON on the error stream."""
+    """Write the logs of seesay and uvicorn to stderr as lines of JSON."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonlWriter())
+    handler.setFormatter(JsonFormatter())
     loggers = [(logging.getLogger(name), level) for name, level in (("seesay", "INFO"), ("uvicorn", "WARNING"))]
     before = [(each, each.handlers[:], each.level, each.propagate) for each, _ in loggers]
     for each, level in loggers:

@@ -1,4 +1,4 @@
-"""From uploads to captions: places, decoding of the files, and batches through the network."""
+"""From uploads to captions: capacity limits, image decoding and batching."""
 
 import asyncio
 import logging
@@ -26,13 +26,13 @@ log = logging.getLogger("seesay.serving")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An image with what was said of it.
+class CaptionedImage:
+    """An image and its caption.
 
     Attributes:
         width: of the upright image, in pixels.
-        height: of the same.
-        caption: what the model says.
+        height: of the upright image, in pixels.
+        caption: the generated caption.
     """
 
     width: int
@@ -41,17 +41,17 @@ class Seen:
 
 
 class CapacityLimiter:
-    """A bound on what is done at a time; used by one event loop alone."""
+    """A limit on concurrent work; for use within one event loop."""
 
     def __init__(self, size: int, full: str) -> None:
         self.size, self.taken, self._full = size, 0, full
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Takes places and gives them back, however what is done in them ends.
+        """Reserve `count` places while the context is active.
 
         Raises:
-            ApiError: there are not so many left.
+            ApiError: fewer than `count` places are free.
         """
         if self.taken + count > self.size:
             raise ApiError("busy", self._full, {"Retry-After": str(limits.RETRY_SECONDS)})
@@ -63,32 +63,33 @@ class CapacityLimiter:
 
 
 class CaptionService:
-    """A captioner that many requests share.
+    """A captioner shared by concurrent requests.
 
-    A request holds a place for each of its images from the moment its body is here until it is answered, cancelled
-    or given up; what takes longer to arrive or to be read by the client holds none.
+    A request occupies one place per image from the arrival of its body until it is answered, cancelled or timed out;
+    slow uploads and slowly read responses occupy none.
 
     Args:
-        captioner: one, or an ensemble.
-        bounds: of the service.
-        metrics: told what happens.
+        captioner: a captioner or an ensemble.
+        bounds: limits of the service.
+        metrics: updated by the service.
 
     Raises:
-        ConfigError: the captioner cannot look at images.
+        ConfigError: the captioner has no encoder.
     """
 
     def __init__(self, captioner: TrainedCaptioner, bounds: Limits, metrics: Metrics) -> None:
         self.captioner, self.limits, self.metrics = captioner, bounds, metrics
         self.pending = CapacityLimiter(
-            bounds.max_pending, f"all {bounds.max_pending} places are taken; try again in {limits.RETRY_SECONDS} s"
+            bounds.max_pending,
+            f"the queue is full ({bounds.max_pending} images); try again in {limits.RETRY_SECONDS} s",
         )
         self.pending_bytes = CapacityLimiter(
-            limits.MAX_PENDING_BYTES, f"too many bytes wait already; try again in {limits.RETRY_SECONDS} s"
+            limits.MAX_PENDING_BYTES, f"too many bytes are queued; try again in {limits.RETRY_SECONDS} s"
         )
         self.receiving = CapacityLimiter(
-            bounds.max_receiving, f"too many bodies are on their way; try again in {limits.RETRY_SECONDS} s"
+            bounds.max_receiving, f"too many requests are being received; try again in {limits.RETRY_SECONDS} s"
         )
-        # The first image through a network takes longer than all others: it is an empty one, before the first client.
+        # Warm up with an empty image: the first one takes longer than all others.
         self.has_attention = captioner.caption(Image.new("RGB", (64, 64)), attention=True).attention is not None
         self._readers = ThreadPoolExecutor(limits.READERS, "seesay-images")
         self._batcher: Batcher[CaptionRequest, Caption] = Batcher(
@@ -99,51 +100,53 @@ class CaptionService:
 
     @property
     def name(self) -> str:
-        """What the model is called: its run's folder, or all of them."""
+        """Name of the run's folder; of an ensemble, the joined names."""
         members: Sequence[TrainedCaptioner] = getattr(self.captioner, "members", [self.captioner])
         return "+".join(member.run.folder.resolve().name for member in members)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the (first) encoder is shown an image."""
+        """Preprocessing of the (first) encoder."""
         encoder = self.captioner.model.encoder
         if encoder is None:
-            raise ConfigError(f"{self.captioner.run.folder} has no encoder of its own and cannot look at images")
+            raise ConfigError(f"{self.captioner.run.folder} has no encoder and cannot caption images")
         return encoder.preprocessing
 
     @property
     def alive(self) -> bool:
-        """Whether images are worked on."""
+        """Whether the batching thread is running."""
         return self._batcher.alive
 
     def close(self) -> None:
-        """Finishes what was accepted, and ends."""
+        """Finish accepted requests, then stop."""
         self._readers.shutdown()
         self._batcher.close(self.limits.answer_seconds)
 
     def check(self, caption_request: Request) -> None:
-        """Refuses words that the vocabulary cannot keep before any image is looked at.
+        """Check the options against the vocabulary, before any image is decoded.
 
         Raises:
-            ApiError: such as a required word that the model does not know.
+            ApiError: for example, a required word is not in the vocabulary.
         """
         try:
             self.captioner.check(caption_request.options)
         except ConfigError as error:
             raise ApiError("invalid_options", str(error).removeprefix("decoding.")) from error
 
-    async def caption(self, images: Sequence[ImageBytes | ApiError], caption_request: Request) -> list[Seen | ApiError]:
-        """Returns each image with its caption, or why there is none.
+    async def caption(
+        self, images: Sequence[ImageBytes | ApiError], caption_request: Request
+    ) -> list[CaptionedImage | ApiError]:
+        """Return each image with its caption, or the reason why there is none.
 
         Raises:
-            ApiError: no place is free, or the options cannot be kept.
+            ApiError: the queue is full, or the options are invalid.
         """
         size = sum(len(image.content) for image in images if isinstance(image, ImageBytes))
         with self.pending.hold(len(images)), self.pending_bytes.hold(size):
             await asyncio.get_running_loop().run_in_executor(self._readers, self.check, caption_request)
             return list(await asyncio.gather(*(self._caption_one(image, caption_request) for image in images)))
 
-    async def _caption_one(self, image: ImageBytes | ApiError, caption_request: Request) -> Seen | ApiError:
+    async def _caption_one(self, image: ImageBytes | ApiError, caption_request: Request) -> CaptionedImage | ApiError:
         if isinstance(image, ApiError):
             return image
         try:
@@ -155,7 +158,7 @@ class CaptionService:
             caption = await asyncio.wrap_future(self._batcher.submit(job))
         except SeesayError as error:
             return ApiError("invalid_options", str(error).removeprefix("decoding."))
-        return Seen(width, height, caption)
+        return CaptionedImage(width, height, caption)
 
     def _read(self, image: ImageBytes, caption_request: Request) -> tuple[tuple[int, int], CaptionRequest]:
         with self.metrics.seconds.labels("read").time():

@@ -1,4 +1,4 @@
-"""The files of the page, which need nothing from anywhere else, and the headers that see to it."""
+"""Files of the web UI, which load nothing from other hosts, and the security headers that enforce this."""
 
 import hashlib
 from importlib import resources
@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-KINDS = {
+MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
@@ -29,34 +29,34 @@ _HEADERS = {
 }
 
 
-class Page:
-    """The page's files, read once."""
+class PageFiles:
+    """Files of the web UI, read once."""
 
     def __init__(self) -> None:
         folder = resources.files("seesay.serving") / "web"
-        self._files = {name: (folder / name).read_bytes() for name in KINDS}
-        self._tags = {name: f'"{hashlib.sha256(held).hexdigest()[:16]}"' for name, held in self._files.items()}
+        self._files = {name: (folder / name).read_bytes() for name in MEDIA_TYPES}
+        self._etags = {name: f'"{hashlib.sha256(content).hexdigest()[:16]}"' for name, content in self._files.items()}
 
-    def answer(self, request: Request, name: str) -> Response:
-        """Returns a file, or that the client's copy of it is still good."""
-        headers = {"ETag": self._tags[name], "Cache-Control": "no-cache"}
-        if request.headers.get("if-none-match") == self._tags[name]:
+    def respond(self, request: Request, name: str) -> Response:
+        """Return a file, or status 304 if the client's copy is current."""
+        headers = {"ETag": self._etags[name], "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == self._etags[name]:
             return Response(status_code=304, headers=headers)
-        return Response(self._files[name], media_type=KINDS[name], headers=headers)
+        return Response(self._files[name], media_type=MEDIA_TYPES[name], headers=headers)
 
 
 class SecurityHeadersMiddleware:
-    """ASGI middleware that puts the headers of safety on every answer."""
+    """ASGI middleware that adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Handle a request."""
 
-        async def guarding(message: Message) -> None:
+        async def add_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        await self.app(scope, receive, guarding if scope["type"] == "http" else send)
+        await self.app(scope, receive, add_headers if scope["type"] == "http" else send)

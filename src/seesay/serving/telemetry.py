@@ -1,4 +1,4 @@
-"""What the service tells of itself: metrics for Prometheus, and one line of JSON a request."""
+"""Prometheus metrics, and one JSON log line per request."""
 
 import json
 import logging
@@ -10,27 +10,27 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from seesay.serving.errors import ApiError, answer
+from seesay.serving.errors import ApiError, error_response
 
 log = logging.getLogger("seesay.serving")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_NOT_ANSWERED = 499  # as nginx has it: nobody was left to be answered
+_NOT_ANSWERED = 499  # as in nginx: the client closed the connection before the response
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The numbers of one service.
+    """Metrics of one service.
 
     Attributes:
-        requests: answered, by route and status.
-        request_seconds: from the request's first line to the last byte of its answer, by route.
-        images: by what became of them: captioned, or the code of a refusal.
+        requests: number of requests by route and status.
+        request_seconds: from the request's first line to the last byte of the response, by route.
+        images: number of images by outcome: captioned, or an error code.
         seconds: by stage: reading an image, captioning a batch.
-        batch_size: images in a batch.
-        pending: images accepted and not yet answered.
-        waiting: those of them that wait for a batch.
+        batch_size: images per batch.
+        pending: accepted, unanswered images.
+        waiting: pending images that are queued.
     """
 
     def __init__(self) -> None:
@@ -38,87 +38,92 @@ class Metrics:
         registry = self.registry
         self.requests = Counter("seesay_requests", "Requests answered", ("route", "status"), registry=registry)
         self.request_seconds = Histogram(
-            "seesay_request_seconds", "Seconds from request to answer", ("route",), buckets=_SECONDS, registry=registry
+            "seesay_request_seconds",
+            "Seconds from request to response",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.images = Counter("seesay_images", "Images by what became of them", ("outcome",), registry=registry)
+        self.images = Counter("seesay_images", "Images by outcome", ("outcome",), registry=registry)
         self.seconds = Histogram(
             "seesay_stage_seconds", "Seconds of a stage: read (an image), caption (a batch)", ("stage",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self.batch_size = Histogram("seesay_batch_images", "Images in a batch", buckets=_BATCHES, registry=registry)
-        self.pending = Gauge("seesay_pending_images", "Images accepted and not yet answered", registry=registry)
-        self.waiting = Gauge("seesay_waiting_images", "Images that wait for a batch", registry=registry)
+        self.batch_size = Histogram("seesay_batch_images", "Images per batch", buckets=_BATCHES, registry=registry)
+        self.pending = Gauge("seesay_pending_images", "Accepted, unanswered images", registry=registry)
+        self.waiting = Gauge("seesay_waiting_images", "Queued images", registry=registry)
 
     def text(self) -> bytes:
-        """Returns all of them in Prometheus's text form."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
 class MetricsMiddleware:
-    """ASGI middleware that counts, times and logs every request, and gives it a name that the answer repeats.
+    """ASGI middleware that counts, times and logs every request, and adds an id to its response.
 
-    A line holds nothing of an image, its name or its captions.
+    Log lines contain no images, file names or captions.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, seen = time.perf_counter(), {"status": _NOT_ANSWERED, "bytes": 0}
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        name = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        start, stats = time.perf_counter(), {"status": _NOT_ANSWERED, "bytes": 0}
+        sent_id = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else secrets.token_hex(8)
         scope.setdefault("state", {})["notes"] = {}
 
-        async def counting() -> Message:
+        async def count_bytes() -> Message:
             message = await receive()
-            seen["bytes"] += len(message.get("body", b""))
+            stats["bytes"] += len(message.get("body", b""))
             return message
 
-        async def naming(message: Message) -> None:
+        async def add_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                seen["status"] = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", name.encode())]}
+                stats["status"] = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
         try:
-            await self.app(scope, counting, naming)
-        except Exception:  # the last one who may see it: the client is told that there was one, the log which
-            log.exception("failed", extra={"fields": {"id": name}})
-            if seen["status"] == _NOT_ANSWERED:
-                await answer(ApiError("internal", "a fault of ours; the service's log tells which"))(
-                    scope, receive, naming
-                )
+            await self.app(scope, count_bytes, add_id)
+        except Exception:  # the client gets a general message, the log the traceback
+            log.exception("failed", extra={"fields": {"id": request_id}})
+            if stats["status"] == _NOT_ANSWERED:
+                error = ApiError("internal", "internal server error; see the service log")
+                await error_response(error)(scope, receive, add_id)
         finally:
             seconds = time.perf_counter() - start
-            route = getattr(scope.get("route"), "path", "none")  # not the path, which a client may vary without end
-            self.metrics.requests.labels(route, seen["status"]).inc()
+            route = getattr(
+                scope.get("route"), "path", "none"
+            )  # not the path, of which a client could create any number
+            self.metrics.requests.labels(route, stats["status"]).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
-            say(
+            log_event(
                 "request",
-                id=name,
+                id=request_id,
                 method=scope["method"],
                 route=route,
-                status=seen["status"],
+                status=stats["status"],
                 ms=round(1000 * seconds, 1),
-                bytes=seen["bytes"],
+                bytes=stats["bytes"],
                 **scope["state"]["notes"],
             )
 
 
-def say(event: str, **fields: object) -> None:
-    """Logs an event with its fields."""
+def log_event(event: str, **fields: object) -> None:
+    """Log an event with its fields."""
     log.info(event, extra={"fields": fields})
 
 
-class JsonlWriter(logging.Formatter):
-    """A log record as one line of JSON."""
+class JsonFormatter(logging.Formatter):
+    """Formats a log record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the line."""
+        """Return the line."""
         content: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

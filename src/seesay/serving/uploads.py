@@ -1,4 +1,4 @@
-"""A request's body, read within bounds of size and time."""
+"""Reading a request's body, with limits on size and time."""
 
 import asyncio
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from starlette.types import Message, Receive
 from seesay.errors import ImageError
 from seesay.images import image_size
 from seesay.serving import limits
-from seesay.serving.errors import ApiError, ClientGoneError
+from seesay.serving.errors import ApiError, ClientDisconnectedError
 from seesay.sources import ImageBytes
 
 IMAGES = "images"
-"""Name of the field that holds files."""
+"""Name of the form field for files."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a request holds: its images, and its other fields in their order."""
+    """Content of a request: images with their names, and the other fields in order."""
 
     images: list[ImageBytes | ApiError]
     names: list[str]
@@ -27,11 +27,11 @@ class Form:
 
 
 async def read_form(request: Request, seconds: float) -> Form:
-    """Returns what a multipart request holds.
+    """Read a multipart request.
 
     Raises:
-        ApiError: no multipart form, malformed, too large, too slow, without an image or with too many.
-        ClientGoneError: it was cut off.
+        ApiError: not a multipart form, malformed, too large, too slow, no image, or too many images.
+        ClientDisconnectedError: the client closed the connection.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise ApiError("wrong_type", f"send multipart/form-data with images in the field {IMAGES!r}")
@@ -50,41 +50,41 @@ async def read_form(request: Request, seconds: float) -> Form:
                 if isinstance(value, str):
                     fields.append((name, value))
                 elif name == IMAGES:
-                    names.append(shown_name(value.filename or "", len(names)))
-                    images.append(_checked(names[-1], value.size or 0) or ImageBytes(names[-1], await value.read()))
+                    names.append(display_name(value.filename or "", len(names)))
+                    images.append(_check_size(names[-1], value.size or 0) or ImageBytes(names[-1], await value.read()))
                 else:
                     raise ApiError("bad_request", f"the file field {name[:50]!r} is unknown; use {IMAGES!r}")
     except TimeoutError as error:
         raise ApiError("too_slow", f"the body did not arrive within {seconds:g} s; send less or faster") from error
     except ClientDisconnect as error:
-        raise ClientGoneError from error
+        raise ClientDisconnectedError from error
     except HTTPException as error:
-        raise ApiError("bad_request", f"the form cannot be read: {' '.join(str(error.detail).split())}") from error
+        raise ApiError("bad_request", f"malformed form: {' '.join(str(error.detail).split())}") from error
     if not images:
         raise ApiError("bad_request", f"no image; send at least one file in the field {IMAGES!r}")
     return Form(images, names, fields)
 
 
-def shown_name(name: str, number: int) -> str:
-    """Returns a file's name as answers and messages show it: one short line, without its folders."""
+def display_name(name: str, number: int) -> str:
+    """Return a file's name for responses and messages: one short line, without folders."""
     name = name.replace("\\", "/").rpartition("/")[2]
     plain = "".join(character if character.isprintable() else " " for character in name)
     return " ".join(plain.split())[-limits.MAX_NAME_CHARACTERS :] or f"image {number + 1}"
 
 
 def check_header(image: ImageBytes) -> tuple[int, int]:
-    """Returns the upright (width, height) of an image that may be decoded, from its header alone.
+    """Return the upright (width, height) of an image, from its header.
 
     Raises:
-        ImageError: empty, of no format that is taken, damaged, or of too many pixels.
+        ImageError: empty, unsupported format, damaged, or too many pixels.
     """
     width, height = image_size(image, limits.MAX_PIXELS, limits.FORMATS)
     if min(width, height) < 1:
-        raise ImageError(f"{image}: {width} x {height} is no image; send one with pixels")
+        raise ImageError(f"{image}: {width} x {height} is not an image; send one with pixels")
     return width, height
 
 
-def _checked(name: str, size: int) -> ApiError | None:
+def _check_size(name: str, size: int) -> ApiError | None:
     if size <= limits.MAX_FILE_BYTES:
         return None
     return ApiError(
@@ -94,20 +94,20 @@ def _checked(name: str, size: int) -> ApiError | None:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Returns a `receive` that refuses a body of more than `MAX_BODY_BYTES`.
+    """Return a `receive` that rejects a body of more than `MAX_BODY_BYTES`.
 
-    What is beyond is thrown away first, up to a bound: a client that is still sending would not read the answer.
+    The excess is read and discarded first, up to a limit: a client that is still sending would not read the response.
     """
-    seen = 0
+    received = 0
 
     async def bounded() -> Message:
-        nonlocal seen
+        nonlocal received
         while True:
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen <= limits.MAX_BODY_BYTES or message["type"] != "http.request":
+            received += len(message.get("body", b""))
+            if received <= limits.MAX_BODY_BYTES or message["type"] != "http.request":
                 return message
-            if not message.get("more_body") or seen > limits.MAX_DRAINED_BYTES:
+            if not message.get("more_body") or received > limits.MAX_DRAINED_BYTES:
                 raise ApiError(
                     "too_large",
                     f"the body is larger than {limits.MAX_BODY_BYTES / 1e6:g} MB; send fewer or smaller images",

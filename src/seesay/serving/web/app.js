@@ -1,81 +1,81 @@
-// The page: images in, requests to the service it came from, cards out.
+// The web UI: reads images, sends requests to its own server, shows a card per image.
 
 import { ImageCard, save } from "./results.js";
 
-const AT_A_TIME = 4; // requests on their way; the service puts their images together
-const TOP_TOKENS = 5;
-const TRIES = 5; // of a request that finds the service full
+const MAX_REQUESTS = 4; // concurrent requests; the server batches their images
+const ALTERNATIVES = 5;
+const MAX_ATTEMPTS = 5; // of a request while the queue is full
 
 const find = (id) => document.getElementById(id);
 const images = [];
-const waiting = [];
+const queue = [];
 let model = null;
 let key = "";
 let running = 0;
 let seed = 0;
 
-const tell = (text) => { find("status").textContent = text; };
+const announce = (text) => { find("status").textContent = text; };
 const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
 
-// The service.
+// Requests.
 
-async function ask(path, options = {}) {
+async function send(path, options = {}) {
   for (let attempt = 1; ; attempt += 1) {
     const headers = key ? { Authorization: `Bearer ${key}` } : {};
     const reply = await fetch(path, { ...options, headers });
     if (reply.status === 401) await askForKey();
-    else if (reply.status === 503 && attempt < TRIES) await pause(Number(reply.headers.get("Retry-After")) || 1);
+    else if (reply.status === 503 && attempt < MAX_ATTEMPTS) await pause(Number(reply.headers.get("Retry-After")) || 1);
     else return reply;
   }
 }
 
-let asking = null;
+let keyRequest = null;
 
 function askForKey() {
-  asking ??= new Promise((resolve) => {
+  keyRequest ??= new Promise((resolve) => {
     const dialog = find("key-dialog");
     dialog.addEventListener("close", () => {
       key = find("key").value;
-      asking = null;
+      keyRequest = null;
       resolve();
     }, { once: true });
     dialog.showModal();
   });
-  return asking;
+  return keyRequest;
 }
 
 async function caption(image) {
   const form = new FormData();
   form.append("images", image.file, image.name);
-  for (const [name, value] of Object.entries(image.wish)) form.append(name, String(value));
+  for (const [name, value] of Object.entries(image.options)) form.append(name, String(value));
   form.append("attention", "true");
-  form.append("top_tokens", String(TOP_TOKENS));
-  const reply = await ask("v1/caption", { method: "POST", body: form });
-  const answer = await reply.json().catch(() => null); // what stands before the service may answer in a form of its own
-  if (!reply.ok || !answer) throw new Error(answer?.error?.message ?? `The service answered ${reply.status}; try again`);
+  form.append("alternatives", String(ALTERNATIVES));
+  const reply = await send("v1/caption", { method: "POST", body: form });
+  const answer = await reply.json().catch(() => null); // a proxy may respond in another format
+  if (!reply.ok || !answer) throw new Error(answer?.error?.message ?? `The server responded with status ${reply.status}; try again`);
   return answer;
 }
 
-// Work.
+// Queue.
 
 function enqueue(image) {
-  image.wish = wish();
-  image.turn = (image.turn ?? 0) + 1;
-  image.showWorking();
-  waiting.push([image, image.turn]);
+  image.options = readOptions();
+  image.version = (image.version ?? 0) + 1; // results of earlier requests are ignored
+  image.showBusy();
+  queue.push([image, image.version]);
   next();
 }
 
 async function next() {
-  if (running >= AT_A_TIME || !waiting.length) return;
-  const [image, turn] = waiting.shift();
+  if (running >= MAX_REQUESTS || !queue.length) return;
+  const [image, version] = queue.shift();
   running += 1;
   try {
     const answer = await caption(image);
-    if (image.turn === turn) image.showResult(answer, answer.results[0]);
+    if (image.version === version) image.showResult(answer, answer.results[0]);
   } catch (error) {
-    const message = error instanceof TypeError ? "The service cannot be reached. Is it still running?" : error.message;
-    if (image.turn === turn) image.showRefused(message);
+    const message = error instanceof TypeError ? "The server cannot be reached. Is it still running?" : error.message;
+    if (image.version === version) image.showError(message);
   } finally {
     running -= 1;
     showState();
@@ -85,13 +85,13 @@ async function next() {
 }
 
 function add(files) {
-  const { file_bytes: most } = model.limits;
+  const { file_bytes: maxBytes } = model.limits;
   for (const file of files) {
-    const image = new ImageCard(file, { tell, remove });
+    const image = new ImageCard(file, { announce, remove });
     images.push(image);
     find("images").append(image.card);
-    if (file.size > most) {
-      image.showRefused(`${image.name}: ${(file.size / 1e6).toFixed(0)} MB, more than the ${most / 1e6} allowed; make it smaller`);
+    if (file.size > maxBytes) {
+      image.showError(`${image.name}: ${(file.size / 1e6).toFixed(0)} MB, more than the ${maxBytes / 1e6} allowed; make it smaller`);
     } else {
       enqueue(image);
     }
@@ -100,12 +100,12 @@ function add(files) {
 }
 
 function remove(image) {
-  const place = images.indexOf(image);
-  images.splice(place, 1);
-  image.turn = -1;
+  const index = images.indexOf(image);
+  images.splice(index, 1);
+  image.version = -1;
   image.dispose();
-  tell(`${image.name} removed`);
-  const neighbour = images[Math.min(place, images.length - 1)];
+  announce(`${image.name} removed`);
+  const neighbour = images[Math.min(index, images.length - 1)];
   (neighbour?.card.querySelector(".word, button") ?? find("choose")).focus();
   showState();
 }
@@ -121,11 +121,11 @@ function showState() {
 
 const strategy = () => document.querySelector("input[name=strategy]:checked").value;
 
-function wish() {
-  const chosen = { strategy: strategy(), num_return_sequences: find("captions").value };
-  if (chosen.strategy === "beam") chosen.beam_size = find("beam").value;
-  if (chosen.strategy === "sample") Object.assign(chosen, { temperature: find("temperature").value, sampling_seed: seed });
-  return chosen;
+function readOptions() {
+  const options = { strategy: strategy(), num_return_sequences: find("captions").value };
+  if (options.strategy === "beam") options.beam_size = find("beam").value;
+  if (options.strategy === "sample") Object.assign(options, { temperature: find("temperature").value, sampling_seed: seed });
+  return options;
 }
 
 function showOptions(event) {
@@ -133,7 +133,7 @@ function showOptions(event) {
   find("beam-field").hidden = strategy() !== "beam";
   find("temperature-field").hidden = strategy() !== "sample";
   if (strategy() === "beam" && Number(captions.value) > Number(beam.value)) {
-    // A beam ends in as many captions as it holds: the one that was not touched gives way.
+    // There can be no more captions than beams: adjust the field that the user did not change.
     if (event?.target === beam) captions.value = beam.value;
     else beam.value = captions.value;
   }
@@ -141,7 +141,7 @@ function showOptions(event) {
 }
 
 function setUp({ id, encoder, vocabulary, options, limits }) {
-  find("model").textContent = `${id} · looks through ${encoder} · knows ${vocabulary.toLocaleString("en")} words`;
+  find("model").textContent = `${id} · encoder ${encoder} · vocabulary of ${vocabulary.toLocaleString("en")} words`;
   find("bounds").textContent = `${limits.formats.join(", ")}; up to ${limits.file_bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each`;
   find("files").accept = limits.formats.map((name) => `image/${name.toLowerCase()}`).join(",");
   document.querySelector(`input[name=strategy][value=${options.strategy}]`).checked = true;
@@ -153,25 +153,25 @@ function setUp({ id, encoder, vocabulary, options, limits }) {
   showOptions();
 }
 
-// Colours.
+// Theme.
 
-const THEMES = { "": "as the system says", light: "light", dark: "dark" };
+const THEMES = { "": "system", light: "light", dark: "dark" };
 
 function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  find("theme").setAttribute("aria-label", `Colours: ${THEMES[theme]}`);
-  try { localStorage.setItem("theme", theme); } catch { /* not kept, then */ }
+  find("theme").setAttribute("aria-label", `Theme: ${THEMES[theme]}`);
+  try { localStorage.setItem("theme", theme); } catch { /* not stored */ }
 }
 
 function nextTheme() {
   const names = Object.keys(THEMES);
   const theme = names[(names.indexOf(document.documentElement.dataset.theme ?? "") + 1) % names.length];
   setTheme(theme);
-  tell(`Colours: ${THEMES[theme]}`);
+  announce(`Theme: ${THEMES[theme]}`);
 }
 
-// Ways in.
+// Event listeners.
 
 function listen() {
   const drop = find("drop");
@@ -201,13 +201,13 @@ function listen() {
 async function start() {
   try { setTheme(localStorage.getItem("theme") ?? ""); } catch { setTheme(""); }
   try {
-    const reply = await ask("v1/models");
+    const reply = await send("v1/models");
     [model] = (await reply.json()).models;
     setUp(model);
     listen();
     document.documentElement.dataset.ready = "true";
   } catch {
-    find("model").textContent = "The service cannot be reached. Load the page again when it runs.";
+    find("model").textContent = "The server cannot be reached. Reload the page when it is running.";
   }
 }
 

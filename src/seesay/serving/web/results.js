@@ -1,31 +1,31 @@
-// One image with its captions: the words, where the model looked at each, and what else it could have said.
+// The card of one image: its captions, the attention map of each word, and the most probable words.
 
-import { draw, whereabouts } from "./attention.js";
+import { describeLocation, draw } from "./attention.js";
 
-/** Returns an element; every text is set as text, never as markup. */
+/** Creates an element; texts are set as text, never as markup. */
 export function element(tag, { text, ...attributes } = {}, ...children) {
-  const made = document.createElement(tag);
+  const created = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+    if (name.startsWith("on")) created.addEventListener(name.slice(2), value);
+    else if (value !== undefined && value !== false) created.setAttribute(name, value === true ? "" : value);
   }
-  if (text !== undefined) made.textContent = text;
-  made.append(...children);
-  return made;
+  if (text !== undefined) created.textContent = text;
+  created.append(...children);
+  return created;
 }
 
-const LANGUAGES = [ // told by script; kana come first, as Japanese has Chinese characters too
+const LANGUAGES = [ // by script; kana first, because Japanese also uses Chinese characters
   ["ja", /[\p{Script=Hiragana}\p{Script=Katakana}]/u], ["zh", /\p{Script=Han}/u], ["ko", /\p{Script=Hangul}/u],
   ["ar", /\p{Script=Arabic}/u], ["he", /\p{Script=Hebrew}/u], ["th", /\p{Script=Thai}/u],
   ["hi", /\p{Script=Devanagari}/u], ["el", /\p{Script=Greek}/u], ["und-Cyrl", /\p{Script=Cyrillic}/u],
 ];
 
-/** Returns the attributes of an element that holds a caption: its direction, and its language where the script tells. */
-export function written(text) {
+/** Returns the `dir` and `lang` attributes of a caption; the language is derived from the script, if possible. */
+export function textAttributes(text) {
   return { dir: "auto", lang: LANGUAGES.find(([, letters]) => letters.test(text))?.[0] };
 }
 
-/** Returns a probability in words. */
+/** Formats a probability. */
 export function percent(probability) {
   if (probability === null) return "unknown";
   if (probability >= 0.095) return `${Math.round(100 * probability)} %`;
@@ -35,11 +35,11 @@ export function percent(probability) {
 }
 
 export class ImageCard {
-  /** A card; `tell` says something to screen readers. */
-  constructor(file, { tell, remove }) {
+  /** `announce` sends a text to screen readers. */
+  constructor(file, { announce, remove }) {
     this.file = file;
-    this.tell = tell;
-    this.result = null; // of the service, once it is there
+    this.announce = announce;
+    this.result = null; // set when the server has responded
     this.pinned = null;
     this.address = URL.createObjectURL(file);
     this.image = element("img", {
@@ -59,34 +59,34 @@ export class ImageCard {
       class: "quiet", type: "button", text: "✕", "aria-label": `Remove ${this.name}`, onclick: () => remove(this),
     });
     const top = element("div", { class: "top" }, element("h2", { dir: "auto", text: this.name }), this.save, close);
-    const said = element("div", { class: "said" }, top, this.body, this.detail);
-    this.card = element("article", { class: "image", "aria-label": this.name }, this.view, said);
-    this.showWorking();
+    const content = element("div", { class: "content" }, top, this.body, this.detail);
+    this.card = element("article", { class: "image", "aria-label": this.name }, this.view, content);
+    this.showBusy();
   }
 
-  showWorking() {
+  showBusy() {
     this.clear();
-    this.body.replaceChildren(element("p", { class: "working", text: "Looking…" }));
+    this.body.replaceChildren(element("p", { class: "busy", text: "Captioning…" }));
     this.detail.hidden = true;
     this.save.hidden = true;
     this.card.setAttribute("aria-busy", "true");
   }
 
-  showRefused(message) {
+  showError(message) {
     this.clear();
     this.result = null;
     this.detail.hidden = true;
     this.save.hidden = true;
     this.card.removeAttribute("aria-busy");
-    this.body.replaceChildren(element("p", { class: "refused", role: "alert", text: message }));
+    this.body.replaceChildren(element("p", { class: "error", role: "alert", text: message }));
   }
 
   showNoPreview() {
     this.image.hidden = true;
-    this.view.prepend(element("p", { class: "gone note", text: "This browser cannot show the file." }));
+    this.view.prepend(element("p", { class: "no-preview note", text: "This browser cannot display the file." }));
   }
 
-  /** Shows what the service says: `answer` is the whole, `result` the image's entry in it. */
+  /** Shows the response `answer`, in which `result` is the entry of this image. */
   showResult(answer, result) {
     this.clear();
     this.pinned = null;
@@ -94,32 +94,32 @@ export class ImageCard {
     this.result = result;
     this.image.alt = result.captions[0].text;
     this.card.removeAttribute("aria-busy");
-    this.body.replaceChildren(...result.captions.map((caption, place) => this.captionRow(caption, place)));
+    this.body.replaceChildren(...result.captions.map((caption, index) => this.captionRow(caption, index)));
     this.detail.hidden = false;
     this.save.hidden = false;
     this.showDetail(null);
-    this.tell(`${this.name}: ${result.captions[0].text}`);
+    this.announce(`${this.name}: ${result.captions[0].text}`);
   }
 
-  captionRow(caption, place) {
+  captionRow(caption, index) {
     const all = [...caption.words, { ...caption.end, last: true }];
     const buttons = all.map((word, number) => this.wordButton(word, number));
     buttons[0].tabIndex = 0;
     const words = element("div", {
-      ...written(caption.text), class: "words", role: "group", "aria-label": `Caption ${place + 1}: ${caption.text}. Arrow keys walk along its words`,
-      onkeydown: (event) => this.walk(event, buttons),
-      onmouseleave: () => this.look(this.pinned),
-      onfocusout: (event) => { if (!words.contains(event.relatedTarget)) this.look(this.pinned); },
+      ...textAttributes(caption.text), class: "words", role: "group", "aria-label": `Caption ${index + 1}: ${caption.text}. Arrow keys move along its words`,
+      onkeydown: (event) => this.moveFocus(event, buttons),
+      onmouseleave: () => this.showAttention(this.pinned),
+      onfocusout: (event) => { if (!words.contains(event.relatedTarget)) this.showAttention(this.pinned); },
     }, ...buttons);
-    const each = Math.exp(all.reduce((sum, word) => sum + Math.log(word.probability || 1e-30), 0) / all.length);
+    const mean = Math.exp(all.reduce((sum, word) => sum + Math.log(word.probability || 1e-30), 0) / all.length);
     const copy = element("button", {
       class: "quiet", type: "button", text: "Copy", "aria-label": `Copy: ${caption.text}`,
       onclick: () => this.copy(caption.text, copy),
     });
     const numbers = element("div", { class: "numbers" },
-      element("span", { text: `${percent(each)} a word`, title: "geometric mean over the words and the end" }),
-      element("span", { text: `all of it ${percent(caption.probability)}` }),
-      element("span", { text: "cut", title: "at the most words allowed", hidden: caption.finished }), copy);
+      element("span", { text: `${percent(mean)} per word`, title: "geometric mean over the words and the end" }),
+      element("span", { text: `${percent(caption.probability)} in total` }),
+      element("span", { text: "cut", title: "at the maximum length", hidden: caption.finished }), copy);
     return element("div", { class: "caption" }, words, numbers);
   }
 
@@ -127,29 +127,29 @@ export class ImageCard {
     const shown = word.last ? "end" : word.text;
     const button = element("button", {
       class: word.last ? "word end" : "word", type: "button", tabindex: "-1", text: shown,
-      "aria-pressed": "false", "data-place": number,
+      "aria-pressed": "false", "data-index": number,
       "aria-label": `${word.last ? "the end" : word.text}, ${percent(word.probability)}`,
-      onmouseenter: () => this.look(button), onfocus: () => this.look(button), onclick: () => this.pin(button),
+      onmouseenter: () => this.showAttention(button), onfocus: () => this.showAttention(button), onclick: () => this.pin(button),
     });
     button.style.setProperty("--probability", word.probability ?? 0);
     button.word = word;
     return button;
   }
 
-  /** Moves along a caption's words by the keyboard. */
-  walk(event, buttons) {
+  /** Moves the focus along the words of a caption. */
+  moveFocus(event, buttons) {
     const here = buttons.indexOf(document.activeElement);
     const forward = getComputedStyle(event.currentTarget).direction === "rtl" ? -1 : 1;
     const steps = { ArrowRight: here + forward, ArrowLeft: here - forward, Home: 0, End: buttons.length - 1 };
     if (event.key === "Escape") {
       this.pin(null);
-      this.look(null);
+      this.showAttention(null);
     } else if (event.key in steps) {
       event.preventDefault();
       const next = buttons[Math.min(buttons.length - 1, Math.max(0, steps[event.key]))];
       buttons.forEach((button) => { button.tabIndex = button === next ? 0 : -1; });
       next.focus();
-      this.tell(this.inWords(next.word));
+      this.announce(this.describe(next.word));
     }
   }
 
@@ -161,23 +161,23 @@ export class ImageCard {
       each.classList.toggle("pinned", each === this.pinned);
       each.setAttribute("aria-pressed", String(each === this.pinned));
     }
-    if (button) this.tell(this.inWords(button.word));
-    this.look(button);
+    if (button) this.announce(this.describe(button.word));
+    this.showAttention(button);
   }
 
-  /** Shows where the model looked at a word; null = nowhere. */
-  look(button) {
+  /** Shows the attention map of a word; null = none. */
+  showAttention(button) {
     this.card.querySelectorAll(".word.on").forEach((each) => each.classList.remove("on"));
     button?.classList.add("on");
     const { grid, frame, width, height } = this.result ?? {};
     const weights = button?.word.attention;
-    const seen = Boolean(weights && grid && !this.image.hidden);
-    this.view.classList.toggle("looking", seen);
-    this.canvas.hidden = !seen;
-    if (seen) {
+    const visible = Boolean(weights && grid && !this.image.hidden);
+    this.view.classList.toggle("with-map", visible);
+    this.canvas.hidden = !visible;
+    if (visible) {
       draw(this.canvas, weights, grid, width * frame.width, height * frame.height);
-      for (const [side, share] of [["left", frame.left], ["top", frame.top], ["width", frame.width], ["height", frame.height]]) {
-        this.canvas.style[side] = `${100 * share}%`;
+      for (const [side, fraction] of [["left", frame.left], ["top", frame.top], ["width", frame.width], ["height", frame.height]]) {
+        this.canvas.style[side] = `${100 * fraction}%`;
       }
     }
     this.showDetail(button?.word ?? null);
@@ -185,25 +185,25 @@ export class ImageCard {
 
   showDetail(word) {
     if (!word) {
-      this.detail.replaceChildren(element("p", { class: "note", text: "Choose a word to see where the model looked, and what else it could have said." }));
+      this.detail.replaceChildren(element("p", { class: "note", text: "Choose a word to show its attention map and the most probable words." }));
       return;
     }
-    const said = element("p", { text: this.inWords({ ...word, top_tokens: null }) });
+    const description = element("p", { text: this.describe({ ...word, alternatives: null }) });
     const own = word.last ? null : word.text;
     const bars = (word.top_tokens ?? []).map(({ text, probability }) => {
       const bar = element("div", { class: "share" });
       bar.style.width = `${100 * (probability ?? 0)}%`;
       return element("li", { class: text === own ? "own" : undefined },
-        element("span", { ...written(text ?? ""), text: text ?? "(end)" }), bar, element("span", { class: "amount", text: percent(probability) }));
+        element("span", { ...textAttributes(text ?? ""), text: text ?? "(end)" }), bar, element("span", { class: "amount", text: percent(probability) }));
     });
-    this.detail.replaceChildren(said, element("ol", { "aria-label": "The likeliest words here" }, ...bars));
+    this.detail.replaceChildren(description, element("ol", { "aria-label": "The most probable words" }, ...bars));
   }
 
-  /** Says all of a word, for screen readers too. */
-  inWords(word) {
+  /** Describes a word, its probability and its attention in one sentence. */
+  describe(word) {
     const what = word.last ? "The end" : `“${word.text}”`;
-    const where = word.attention && this.result.grid ? `, looking at ${whereabouts(word.attention, this.result.grid)}` : "";
-    const others = (word.top_tokens ?? []).filter(({ text }) => text !== (word.last ? null : word.text)).slice(0, 3);
+    const where = word.attention && this.result.grid ? `, attending to ${describeLocation(word.attention, this.result.grid)}` : "";
+    const others = (word.alternatives ?? []).filter(({ text }) => text !== (word.last ? null : word.text)).slice(0, 3);
     const instead = others.map(({ text, probability }) => `${text ?? "the end"} ${percent(probability)}`).join(", ");
     return `${what}: ${percent(word.probability)}${where}.${instead ? ` Instead: ${instead}.` : ""}`;
   }
@@ -211,8 +211,8 @@ export class ImageCard {
   async copy(text, button) {
     try {
       await navigator.clipboard.writeText(text);
-    } catch { // not on a secure address
-      const field = element("textarea", { class: "unseen" });
+    } catch { // not available without HTTPS
+      const field = element("textarea", { class: "visually-hidden" });
       field.value = text;
       document.body.append(field);
       field.select();
@@ -221,7 +221,7 @@ export class ImageCard {
       button.focus();
     }
     button.textContent = "Copied";
-    this.tell("Copied");
+    this.announce("Copied");
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   }
 
@@ -231,7 +231,7 @@ export class ImageCard {
 
   clear() {
     this.pinned = null;
-    this.view.classList.remove("looking");
+    this.view.classList.remove("with-map");
     this.canvas.hidden = true;
   }
 
@@ -241,7 +241,7 @@ export class ImageCard {
   }
 }
 
-/** Lets the browser save an answer as a file. */
+/** Downloads a response as a JSON file. */
 export function save(content, name) {
   const address = URL.createObjectURL(new Blob([`${JSON.stringify(content, null, 2)}\n`], { type: "application/json" }));
   const link = element("a", { href: address, download: `${name.replace(/\.[^.]*$/, "")}.json` });
