@@ -1,11 +1,11 @@
-"""What a C file says."""
+"""Parsing of C sources."""
 
 import re
 from pathlib import Path
 
 
 def struct_fields(path: Path, name: str) -> list[str]:
-    """Returns the names of the fields of a struct in their order."""
+    """Return the names of the fields of a struct in order."""
     source = path.read_text()
     start = source.index(f"struct {name} {{")
     body = re.sub(r"/\*.*?\*/", "", source[start : source.index("};", start)], flags=re.DOTALL)

@@ -1,12 +1,12 @@
-"""Runs that are trained once for all tests. They are read, never written: a test that changes one copies it."""
+"""Runs that are trained once for all tests. Tests must not modify them, but may modify a copy."""
 
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch is loaded: on networks this small a second thread only waits, and on busy cores its spinning made a
-# test of two seconds take two minutes.
+# Before torch is loaded: small networks gain nothing from a second thread, and on busy cores its spinning made a test
+# of two seconds take two minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -17,7 +17,7 @@ from tests import tiny
 
 
 def pytest_collection_finish() -> None:
-    """Leaves the objects of imported libraries, some two million, out of every later garbage collection."""
+    """Exclude the objects of imported libraries, about two million, from later garbage collections."""
     gc.collect()
     gc.freeze()
 
@@ -27,7 +27,7 @@ CURVES = "seesay.training.fit.training_curves"
 
 @pytest.fixture(scope="session", autouse=True)
 def no_curves() -> Iterator[None]:
-    """Draw no training curves: drawing takes as long as a training does here. `curves` restores them."""
+    """Skip drawing training curves, which takes as long as these trainings; `cached_run` draws them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CURVES, lambda *_: None)
         yield
@@ -43,7 +43,7 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a data set of 36 images: 24 train, 6 val, 6 test."""
+    """Folder of a data set of 36 images: 24 train, 6 val, 6 test."""
     folder = tmp_path_factory.mktemp("data") / "colours"
     tiny.make_colours(folder)
     return folder
@@ -56,19 +56,19 @@ def annotations(colours: Path) -> Annotations:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of weights of an encoder."""
+    """File with the weights of an encoder."""
     return tiny.write_encoder(tmp_path_factory.mktemp("encoder") / "weights.safetensors")
 
 
 @pytest.fixture(scope="session")
 def features(cached_run: Path) -> Path:
-    """The folder with the store that `cached_run` was trained on."""
+    """Folder with the feature store of `cached_run`."""
     return cached_run.parent / "features"
 
 
 @pytest.fixture(scope="session")
 def cached_run(tmp_path_factory: pytest.TempPathFactory, colours: Path, weights: Path) -> Path:
-    """A finished run on cached features, trained until it tells images apart."""
+    """A finished run on cached features, trained until it distinguishes images."""
     from seesay.training.fit import train
     from seesay.visualise import training_curves
 
@@ -81,13 +81,13 @@ def cached_run(tmp_path_factory: pytest.TempPathFactory, colours: Path, weights:
 
 @pytest.fixture(scope="session")
 def store(colours: Path, weights: Path, features: Path) -> JoinedStores:
-    """The features that `cached_run` was trained on."""
+    """Feature store of `cached_run`."""
     return JoinedStores([FeatureStore(store_path(features, colours, tiny.build(weights)))])
 
 
 @pytest.fixture(scope="session")
 def loop_run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
-    """A finished run whose encoder was trained too."""
+    """A finished run with a trained encoder."""
     from seesay.training.fit import train
 
     folder = tmp_path_factory.mktemp("loop")
@@ -97,15 +97,15 @@ def loop_run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def images(annotations: Annotations) -> list[str]:
-    """The paths of all images."""
+    """Paths of all images."""
     return [item.image for item in annotations]
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a run of random weights was exported to, `onnx` in the run's."""
+    """Folder of an exported run with random weights, `onnx` in the run folder."""
     from seesay.cli import app
 
     run = tiny.random_run(tmp_path_factory.mktemp("exported") / "run", tiny.untrained())
-    app(["export", str(run)], result_action="return_value")  # not by `main`, which sets up logging for good
+    app(["export", str(run)], result_action="return_value")  # not `main`, which configures logging permanently
     return run / "onnx"

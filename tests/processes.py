@@ -1,8 +1,8 @@
-"""Processes that die in the middle of what they do, as by `kill -9`.
+"""Processes that are killed in the middle of their work, as by `kill -9`.
 
-They are forked from a server that has imported everything once: a process then starts in milliseconds, not in
-the seconds that torch and Lightning take. A process kills itself, at a call that is counted, and not at a time,
-which would be another on every machine.
+They are forked from a server that has imported everything once, so that a process starts in milliseconds, not in the
+seconds that importing torch and Lightning takes. A process kills itself at the n-th call of a function, not after a
+time, which would differ between machines.
 """
 
 import multiprocessing
@@ -14,18 +14,18 @@ from typing import Any, NoReturn
 _PRELOADED = ["seesay.training.fit", "seesay.cli", "tests.tiny", "timm"]
 
 TIMEOUT = 300.0
-"""Seconds after which a process that does not end is given up."""
+"""Timeout of a process in seconds."""
 
 
 def run(function: Callable[..., object], *arguments: Any) -> int:
-    """Runs a function in a process of its own and returns the exit code, -9 where it was killed."""
+    """Run a function in a new process and return the exit code, -9 if it was killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     process = context.Process(target=function, args=arguments)
     process.start()
     try:
         process.join(TIMEOUT)
-        assert process.exitcode is not None, "the process does not end"
+        assert process.exitcode is not None, "the process did not end"
         return process.exitcode
     finally:
         process.kill()
@@ -34,22 +34,24 @@ def run(function: Callable[..., object], *arguments: Any) -> int:
 
 
 def run_together(function: Callable[..., object], environments: Sequence[dict[str, str]], *arguments: Any) -> list[int]:
-    """Runs a function in a process for each of the environments at once and returns their exit codes.
+    """Run a function concurrently in one process per environment and return the exit codes.
 
     Args:
-        function: what to run.
-        environments: variables that are set before it.
-        arguments: its arguments.
+        function: the function.
+        environments: environment variables of each process.
+        arguments: arguments of the function.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    processes = [context.Process(target=_within, args=(each, function, arguments)) for each in environments]
+    processes = [
+        context.Process(target=_run_with_environment, args=(each, function, arguments)) for each in environments
+    ]
     for process in processes:
         process.start()
     try:
         for process in processes:
             process.join(TIMEOUT)
-            assert process.exitcode is not None, "a process does not end"
+            assert process.exitcode is not None, "a process did not end"
         return [int(process.exitcode or 0) for process in processes]
     finally:
         for process in processes:
@@ -58,26 +60,28 @@ def run_together(function: Callable[..., object], environments: Sequence[dict[st
             process.close()
 
 
-def _within(environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _run_with_environment(
+    environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
     os.environ.update(environment)
     function(*arguments)
 
 
 def die() -> NoReturn:
-    """Ends this process at once: no handler runs, nothing is flushed."""
+    """Kill this process: no handler runs, nothing is flushed."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
 def die_at(owner: Any, name: str, call: int, before: Callable[..., object] = lambda *_: None) -> None:
-    """Makes the so-manieth call of `owner.name` the end of this process, after `before` with its arguments."""
-    real, calls = getattr(owner, name), [0]
+    """Kill this process at the given call of `owner.name`, after calling `before` with its arguments."""
+    function, calls = getattr(owner, name), [0]
 
-    def maybe(*arguments: Any, **options: Any) -> Any:
+    def count_and_call(*arguments: Any, **options: Any) -> Any:
         calls[0] += 1
         if calls[0] == call:
             before(*arguments)
             die()
-        return real(*arguments, **options)
+        return function(*arguments, **options)
 
-    setattr(owner, name, maybe)
+    setattr(owner, name, count_and_call)

@@ -196,7 +196,7 @@ class TestLoading:
 
     def test_run_without_weights_is_refused(self, run: Path) -> None:
         (run / "model.safetensors").unlink()
-        with pytest.raises(CheckpointError, match="its first epoch is not over"):
+        with pytest.raises(CheckpointError, match="its first epoch is not finished"):
             TrainedCaptioner.load(run, "cpu")
 
     def test_weights_cut_in_half_are_refused(self, run: Path) -> None:

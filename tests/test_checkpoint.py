@@ -18,7 +18,7 @@ from seesay.tokenizer import Tokenizer
 
 @pytest.fixture
 def run(cached_run: Path, tmp_path: Path) -> Path:
-    """A copy of a run, to be spoiled."""
+    """A copy of a run, which tests may modify."""
     return shutil.copytree(cached_run, tmp_path / "run")
 
 
@@ -29,7 +29,7 @@ def build(folder: Path, **sizes: Any) -> CaptionModel:
     return build_model(config, run.info.vocabulary_size, run.info.feature_size, encoder)
 
 
-def test_run_is_read_as_it_was_written(cached_run: Path, tmp_path: Path) -> None:
+def test_a_run_survives_a_round_trip(cached_run: Path, tmp_path: Path) -> None:
     run = load_run(cached_run)
     save_run(tmp_path / "new" / "run", run.config, run.info, run.tokenizer)
     again = load_run(tmp_path / "new" / "run")
@@ -39,14 +39,14 @@ def test_run_is_read_as_it_was_written(cached_run: Path, tmp_path: Path) -> None
     assert not is_run(tmp_path / "new")
 
 
-def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_weights_survive_a_round_trip(tmp_path: Path) -> None:
     weights = {"a": torch.randn(3, 4).T, "b": torch.zeros(2, requires_grad=True)}
     save_weights(tmp_path, weights)
     read = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(read[name], tensor) for name, tensor in weights.items())
 
 
-def test_progress_is_added_to_what_is_known(run: Path) -> None:
+def test_progress_is_merged(run: Path) -> None:
     info = update_progress(run, load_run(run).info, epochs=99)
     assert load_run(run).info == info
     assert (info.progress["epochs"], info.progress["finished"]) == (99, True)
@@ -54,7 +54,7 @@ def test_progress_is_added_to_what_is_known(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.yaml", "captioner.json", "tokenizer.json"])
 @pytest.mark.parametrize("content", [None, b"", b"half", b"5", b"[]", b"\xff\xfe\xfa"])
-def test_file_that_is_missing_or_damaged_is_named_in_one_line(run: Path, name: str, content: bytes | None) -> None:
+def test_a_missing_or_damaged_file_is_reported_in_one_line(run: Path, name: str, content: bytes | None) -> None:
     path = run / name
     half = path.read_bytes()[: path.stat().st_size // 2]
     path.unlink()
@@ -65,14 +65,14 @@ def test_file_that_is_missing_or_damaged_is_named_in_one_line(run: Path, name: s
     assert "\n" not in str(caught.value)
 
 
-def test_folders_that_are_no_runs_are_refused(tmp_path: Path) -> None:
+def test_folders_that_are_no_runs_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run folder at"):
         load_run(tmp_path / "gone")
     with pytest.raises(CheckpointError, match=r"not a run folder: it has no captioner\.json"):
         load_run(tmp_path)
 
 
-def test_unknown_setting_of_another_version_is_named(run: Path) -> None:
+def test_an_unknown_setting_of_another_version_is_reported(run: Path) -> None:
     values = yaml.safe_load((run / "config.yaml").read_text())
     values["training"]["warp"] = 9
     (run / "config.yaml").write_text(yaml.safe_dump(values))
@@ -80,28 +80,28 @@ def test_unknown_setting_of_another_version_is_named(run: Path) -> None:
         load_run(run)
 
 
-def test_run_of_a_later_format_is_refused(run: Path) -> None:
+def test_a_run_of_a_later_format_is_an_error(run: Path) -> None:
     content = json.loads((run / "captioner.json").read_text())
     (run / "captioner.json").write_text(json.dumps({**content, "format": 2}))
     with pytest.raises(CheckpointError, match="another version of seesay"):
         load_run(run)
 
 
-def test_vocabulary_of_another_run_is_refused(run: Path) -> None:
+def test_the_vocabulary_of_another_run_is_an_error(run: Path) -> None:
     config = load_run(run).config.text
     Tokenizer.build(["quite another caption"], config).save(run / "tokenizer.json")
-    with pytest.raises(CheckpointError, match=r"has 7 words but the model \d+: they are not of one run"):
+    with pytest.raises(CheckpointError, match=r"has 7 words but the model \d+; they belong to different runs"):
         load_run(run)
 
 
-def test_run_before_its_first_epoch_says_so(run: Path) -> None:
+def test_a_run_without_weights_is_an_error(run: Path) -> None:
     (run / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors yet: its first epoch is not over"):
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors yet: its first epoch is not finished"):
         load_weights(load_run(run), build(run))
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
-def test_weights_that_are_cut_are_refused(run: Path, keep: float) -> None:
+def test_truncated_weights_are_an_error(run: Path, keep: float) -> None:
     path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or cut short") as caught:
@@ -109,16 +109,16 @@ def test_weights_that_are_cut_are_refused(run: Path, keep: float) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_do_not_fit_are_refused(cached_run: Path) -> None:
+def test_weights_of_another_model_are_an_error(cached_run: Path) -> None:
     run = load_run(cached_run)
     load_weights(run, build(cached_run))
-    with pytest.raises(CheckpointError, match=r"does not fit the run's configuration: \d+ tensors, such as decoder"):
+    with pytest.raises(CheckpointError, match=r"does not match the run's configuration: \d+ tensors, such as decoder"):
         load_weights(run, build(cached_run, hidden_size=33))
     with pytest.raises(CheckpointError, match=r"tensors, such as decoder\.output\.0"):
         load_weights(run, build(cached_run, output_size=8))
 
 
-def test_full_disk_leaves_the_weights_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_earlier_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_weights(tmp_path, {"a": torch.ones(2)})
 
     def fail(tensors: object, path: Path, metadata: object) -> None:

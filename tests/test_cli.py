@@ -49,7 +49,7 @@ COMMANDS = [
 
 @dataclass(frozen=True)
 class Result:
-    """What a command gave back: its exit code, and the lines of both streams."""
+    """Result of a command: its exit code, and the lines of both streams."""
 
     code: int
     out: list[str]
@@ -61,7 +61,7 @@ Seesay = Callable[..., Result]
 
 @pytest.fixture
 def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Seesay]:
-    """Runs the command line within the process, in an empty folder."""
+    """Run the command line within the process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     logger = logging.getLogger("seesay")
@@ -78,7 +78,7 @@ def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 
 
 def bomb(path: Path) -> Path:
-    """Writes a PNG of a few bytes that says it is of ten thousand megapixels."""
+    """Write a PNG of a few bytes that declares ten thousand megapixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT")
@@ -86,22 +86,22 @@ def bomb(path: Path) -> Path:
 
 
 class TestBadImages:
-    """A bad input is one line on the error stream, and an exit code that is not 0."""
+    """A bad input is one line on stderr and a nonzero exit code."""
 
     @pytest.mark.parametrize(
-        ("kind", "told"),
+        ("kind", "message"),
         [
             ("missing", "no such file"),
             ("text", "not an image of a known format"),
             ("truncated", "damaged or cut short"),
             ("empty", "the file is empty"),
             ("bomb", "10000 megapixels, more than"),
-            ("folder", "holds no images"),
+            ("folder", "contains no images"),
         ],
     )
     @pytest.mark.parametrize("command", ["caption", "caption --out", "explain"])
-    def test_is_told_in_one_line(
-        self, seesay: Seesay, cached_run: Path, tmp_path: Path, kind: str, told: str, command: str
+    def test_is_reported_in_one_line(
+        self, seesay: Seesay, cached_run: Path, tmp_path: Path, kind: str, message: str, command: str
     ) -> None:
         path = tmp_path / "photo.jpg"
         if kind == "text":
@@ -122,9 +122,9 @@ class TestBadImages:
         assert result.err[0].startswith("seesay: ")
         assert str(path) in result.err[0]
         if (kind, name) != ("folder", "explain"):
-            assert told in result.err[0]
+            assert message in result.err[0]
 
-    def test_does_not_keep_the_others_from_their_captions(
+    def test_does_not_affect_other_images(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         (tmp_path / "b.png").touch()
@@ -135,11 +135,11 @@ class TestBadImages:
 
 
 class TestBadInputs:
-    def only_line(self, result: Result, told: str) -> None:
+    def only_line(self, result: Result, message: str) -> None:
         assert result.code == 2
         assert len(result.err) == 1, result.err
         assert result.err[0].startswith("seesay: error: ")
-        assert told in result.err[0]
+        assert message in result.err[0]
 
     def test_captions_without_images(self, seesay: Seesay, tmp_path: Path) -> None:
         (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\nb.jpg,a cat\n")
@@ -150,7 +150,7 @@ class TestBadInputs:
         (tmp_path / "captions.csv").write_text("colour,size\nred,5\n")
         self.only_line(seesay("data", "check", tmp_path / "captions.csv"), "captions.csv")
 
-    def test_data_that_are_not_there(self, seesay: Seesay, tmp_path: Path) -> None:
+    def test_missing_data(self, seesay: Seesay, tmp_path: Path) -> None:
         self.only_line(seesay("data", "check", tmp_path / "gone"), "gone")
 
     def test_store_of_another_encoder(
@@ -159,14 +159,14 @@ class TestBadInputs:
         other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
         images = {item.id: item.image for item in annotations}
         extract_features(images, other, tmp_path / "s")
-        told = (
+        message = (
             f"was made by test_resnet at 48 px, grid, weights {str(other.identity['digest'])[:8]}, not by test_resnet"
         )
-        self.only_line(seesay("evaluate", cached_run, colours, "--store", tmp_path / "s"), told)
+        self.only_line(seesay("evaluate", cached_run, colours, "--store", tmp_path / "s"), message)
         settings = ["--encoder", tiny.ENCODER, "--encoder-weights", weights, "--image-size", 48]
-        self.only_line(seesay("extract", colours, "--out", tmp_path / "s", *settings), told)
+        self.only_line(seesay("extract", colours, "--out", tmp_path / "s", *settings), message)
 
-    def test_checkpoint_cut_in_half(
+    def test_truncated_checkpoint(
         self, seesay: Seesay, cached_run: Path, colours: Path, images: list[str], tmp_path: Path
     ) -> None:
         run = shutil.copytree(cached_run, tmp_path / "run")
@@ -185,7 +185,7 @@ class TestBadInputs:
             result = seesay(command, colours, "--config", tmp_path / "c.yaml")
             self.only_line(result, "unknown configuration key training.learning_rat; did you mean 'learning_rate'?")
 
-    def test_settings_that_cannot_be(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
+    def test_invalid_settings(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text("training: [\n")
         self.only_line(seesay("train", colours, "--config", tmp_path / "c.yaml"), "not valid YAML")
         self.only_line(seesay("train", colours, "--config", tmp_path / "gone.yaml"), "gone.yaml")
@@ -193,23 +193,23 @@ class TestBadInputs:
         self.only_line(seesay("train", colours, "--batch-captions", 0), "training.batch_captions is 0")
         self.only_line(seesay("presets", "show", "x"), "no preset 'x'")
 
-    def test_run_that_is_not_there(self, seesay: Seesay, colours: Path, images: list[str]) -> None:
+    def test_missing_run(self, seesay: Seesay, colours: Path, images: list[str]) -> None:
         self.only_line(seesay("caption", images[0], "--model", "runs/gone"), "no run folder at runs/gone")
-        self.only_line(seesay("caption", images[0]), "there is no trained run under runs/")
+        self.only_line(seesay("caption", images[0]), "no trained run under runs/")
         self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a file of predictions")
         self.only_line(seesay("train", colours, "--resume", "--out", "runs/gone"), "no run folder at runs/gone")
 
-    def test_device_that_is_not_there(
+    def test_unavailable_device(
         self, seesay: Seesay, cached_run: Path, colours: Path, images: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         for device in ("cuda", "tpu"):
-            told = f"device is '{device}'; here are auto, "
-            self.only_line(seesay("caption", images[0], "--model", cached_run, "--device", device), told)
-            self.only_line(seesay("extract", colours, "--encoder", "small-cnn", "--device", device), told)
+            message = f"device '{device}' is not available; choose from auto, "
+            self.only_line(seesay("caption", images[0], "--model", cached_run, "--device", device), message)
+            self.only_line(seesay("extract", colours, "--encoder", "small-cnn", "--device", device), message)
         result = seesay("train", colours, "--preset", "scenes", "--out", "run", "--device", "tpu")
         assert result.code == 2
-        assert result.err[-1].startswith("seesay: error: device is 'tpu'")
+        assert result.err[-1].startswith("seesay: error: device 'tpu' is not available")
 
     def test_output_that_cannot_be_written(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
@@ -218,13 +218,13 @@ class TestBadInputs:
         result = seesay("caption", images[0], "--model", cached_run, "--out", tmp_path / "file" / "c.jsonl")
         self.only_line(result, "file")
 
-    def test_nothing_to_work_on(self, seesay: Seesay, cached_run: Path) -> None:
+    def test_no_images(self, seesay: Seesay, cached_run: Path) -> None:
         self.only_line(seesay("caption", "--model", cached_run), "name at least one image")
         self.only_line(seesay("explain", "--model", cached_run), "name an image")
 
 
 class TestCaption:
-    def test_one_image_is_its_caption_and_several_have_names(
+    def test_one_image_prints_its_caption_and_several_print_names_too(
         self, seesay: Seesay, cached_run: Path, images: list[str]
     ) -> None:
         captions = [caption.text for caption in TrainedCaptioner.load(cached_run, "cpu").caption(images[:2])]
@@ -232,7 +232,7 @@ class TestCaption:
         several = seesay("caption", *images[:2], "--model", cached_run)
         assert several.out == [f"{name}\t{text}" for name, text in zip(images, captions, strict=False)]
 
-    def test_lines_of_json_are_those_of_the_file(
+    def test_printed_json_lines_equal_those_of_the_file(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         printed = seesay("caption", *images[:3], "--model", cached_run, "--format", "jsonl")
@@ -242,7 +242,7 @@ class TestCaption:
         assert re.fullmatch(r"[\d.]+ images/s, .+", written.out[1])
         assert (tmp_path / "captions.jsonl").read_text().splitlines() == printed.out
 
-    def test_what_is_there_is_skipped(
+    def test_captioned_images_are_skipped(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         seesay("caption", *images[:3], "--model", cached_run, "--out", "c.jsonl")
@@ -278,7 +278,7 @@ class TestCaption:
         assert (tmp_path / "a.txt").read_text() == f"{text}\n"
         assert read_description((tmp_path / "a.png").read_bytes(), "xmp") == text
 
-    def test_names_come_from_the_standard_input(
+    def test_names_are_read_from_stdin(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Bug: "Unknown option: -"; a name that is not UTF-8 was a traceback.
@@ -291,7 +291,7 @@ class TestCaption:
         assert (piped.code, piped.err) == (0, [])
         assert [json.loads(line)["image"] for line in piped.out] == [images[0], str(strange)]
 
-    def test_a_flag_that_does_not_exist_is_no_source(
+    def test_an_unknown_flag_is_not_a_source(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         with pytest.raises(SystemExit):
@@ -299,7 +299,7 @@ class TestCaption:
         shutil.copy(images[0], tmp_path / "--modle.png")
         assert seesay("caption", "--model", cached_run, "--", "--modle.png").code == 0
 
-    def test_jobs_without_an_output_list_their_failures_apart(
+    def test_jobs_without_out_list_their_failures_in_separate_files(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         # Bug: all of them shared captions.errors.jsonl.
@@ -345,28 +345,30 @@ class TestCaption:
         assert found == (names if format == "jsonl" else escaped)
 
     @pytest.mark.parametrize(
-        ("flags", "told"),
+        ("flags", "message"),
         [
-            ("--engine ray --out c.jsonl", "--engine ray writes a folder of Parquet files"),
+            ("--engine ray --out c.jsonl", "--engine ray writes only a folder of Parquet files"),
             ("--ray-workers 2", "about --engine ray; add it or leave them"),
             ("--batch-size 0", "--batch-size must be at least 1"),
-            ("--sidecar .txt --existing append", "add --out FILE, which remembers"),
+            ("--sidecar .txt --existing append", "add --out FILE, which records"),
             ("--column x --out c.csv t.csv", "t.csv has no column 'x'"),
         ],
     )
     def test_flags_that_contradict_each_other(
-        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, flags: str, told: str
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, flags: str, message: str
     ) -> None:
         (tmp_path / "t.csv").write_text("image\na.png\n")
         result = seesay("caption", images[0], "--model", cached_run, *flags.split())
         assert (result.code, len(result.err)) == (2, 1)
-        assert told in result.err[0]
+        assert message in result.err[0]
 
-    def test_flags_reach_the_search(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
+    def test_decoding_flags_are_used(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
         result = seesay("caption", images[0], "--model", cached_run, "--strategy", "beam", "--max-length", 2)
         assert (result.code, len(result.out[0].split())) == (0, 2)
 
-    def test_several_captions_are_lines_and_a_list(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
+    def test_several_captions_are_several_lines_or_a_list(
+        self, seesay: Seesay, cached_run: Path, images: list[str]
+    ) -> None:
         alone = seesay("caption", images[0], "--model", cached_run, "--num-return-sequences", 3)
         assert len(set(alone.out)) == 3
         two = seesay("caption", *images[:2], "--model", cached_run, "--num-return-sequences", 3)
@@ -377,12 +379,12 @@ class TestCaption:
         assert row["caption"] == alone.out[0]
         assert row["captions"][0] == {name: row[name] for name in row if name not in ("image", "captions")}
 
-    def test_several_runs_speak_as_one(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
+    def test_several_runs_are_ensembled(self, seesay: Seesay, cached_run: Path, images: list[str]) -> None:
         once = seesay("caption", images[0], "--model", cached_run)
         assert seesay("caption", images[0], "--model", cached_run, "--model", cached_run) == once
 
     @pytest.mark.parametrize(
-        ("flags", "told"),
+        ("flags", "message"),
         [
             ("--strategy beam --beam-size 0", "decoding.beam_size is 0; it must be at least 1"),
             ("--strategy sample --top-p 1.5", "decoding.top_p is 1.5; it must be at most 1"),
@@ -401,14 +403,14 @@ class TestCaption:
             ("--strategy sample --temperature inf", "decoding.temperature is inf; it must be finite"),
         ],
     )
-    def test_bad_options_get_one_line(
-        self, seesay: Seesay, cached_run: Path, images: list[str], flags: str, told: str
+    def test_invalid_options_are_reported_in_one_line(
+        self, seesay: Seesay, cached_run: Path, images: list[str], flags: str, message: str
     ) -> None:
         result = seesay("caption", images[0], "--model", cached_run, *flags.split())
         assert (result.code, result.out, len(result.err)) == (2, [], 1)
-        assert told in result.err[0]
+        assert message in result.err[0]
 
-    def test_another_strategy_leaves_the_options_of_the_runs_own_behind(
+    def test_another_strategy_ignores_options_of_the_runs_strategy(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         shutil.copytree(cached_run, tmp_path / "run")
@@ -418,24 +420,24 @@ class TestCaption:
         greedy = seesay("caption", images[0], "--model", tmp_path / "run", "--strategy", "greedy")
         assert greedy == seesay("caption", images[0], "--model", cached_run)
 
-    def test_latest_run_is_taken_where_none_is_named(
+    def test_the_latest_run_is_the_default(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
         shutil.copytree(cached_run, tmp_path / "runs" / "mine")
         (tmp_path / "runs" / "not-yet").mkdir()
         assert seesay("caption", images[0]).code == 0
 
-    def test_the_run_that_is_used_is_printed_where_there_are_several(
+    def test_the_default_run_is_printed_if_there_are_several(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
-        # Bug: the latest of several was taken without a word.
+        # Bug: the latest of several was used without a message.
         for number, name in enumerate(("first", "latest", "second")):
             run = shutil.copytree(cached_run, tmp_path / "runs" / name)
             os.utime(run / "model.safetensors", (number % 2, number % 2))
         for command in ("caption", "explain"):
             result = seesay(command, images[0])
             assert result.code == 0
-            assert result.err == ["seesay: no run was named: using runs/latest, the latest of the 3 under runs/"]
+            assert result.err == ["seesay: no --model: using runs/latest, the latest of 3 runs under runs/"]
 
     @pytest.mark.parametrize(
         ("command", "known"),
@@ -450,7 +452,7 @@ class TestCaption:
             ("data convert {} out.csv", "use one of .jsonl (JSON lines)"),
         ],
     )
-    def test_output_of_an_unknown_suffix_is_refused(
+    def test_an_output_with_an_unknown_suffix_is_an_error(
         self, seesay: Seesay, images: list[str], tmp_path: Path, command: str, known: str
     ) -> None:
         # Bug: `caption --out out.txt` wrote JSON lines under any suffix.
@@ -470,7 +472,7 @@ class TestExplain:
             assert image.width > 300
 
     @pytest.mark.parametrize(
-        ("flags", "told"),
+        ("flags", "message"),
         [
             (
                 "--num-return-sequences 3",
@@ -479,13 +481,13 @@ class TestExplain:
             ("--beam-tree --save-arrays", "--save-arrays writes attention, which --beam-tree does not show"),
         ],
     )
-    def test_what_it_does_not_show_is_refused(
-        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, flags: str, told: str
+    def test_unsupported_flags_are_an_error(
+        self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path, flags: str, message: str
     ) -> None:
-        # Bug: it was passed over.
+        # Bug: they were ignored.
         result = seesay("explain", images[0], "--model", cached_run, *flags.split())
         assert (result.code, result.out, len(result.err)) == (2, [], 1)
-        assert told in result.err[0]
+        assert message in result.err[0]
         assert list(tmp_path.iterdir()) == []
 
     def test_image_and_numbers_are_written(
@@ -498,7 +500,7 @@ class TestExplain:
             assert image.format == "PNG"
             assert arrays["attention"].shape == (len(text.split()), 4)
 
-    def test_unseen_image_comes_with_what_people_say(
+    def test_a_held_out_image_is_printed_with_its_human_captions(
         self, seesay: Seesay, cached_run: Path, colours: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
         result = seesay("explain", "--held-out", colours, "--seed", 3, "--model", cached_run)
@@ -517,7 +519,7 @@ def settings(weights: Path, tmp_path: Path) -> Path:
 
 
 class TestTraining:
-    def test_extract_train_go_on_and_evaluate(
+    def test_extract_train_and_evaluate(
         self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
         common = [colours, "--preset", "", "--config", settings]
@@ -532,7 +534,7 @@ class TestTraining:
         assert store.read_bytes() == before
         assert load_run("runs/x").config.training.epochs == 3
         scored = seesay("evaluate", "runs/x", colours, "--strategy", "beam")
-        empty = any("captions are empty" in line for line in scored.err)  # it was trained for three epochs
+        empty = any("captions are empty" in line for line in scored.err)  # trained for three epochs only
         assert scored.code == int(empty)
         assert all(any(name in line for line in scored.out) for name in ("BLEU-4", "CIDEr", "95 % interval", "unique"))
         assert (tmp_path / "runs/x/predictions/test/report.html").is_file()
@@ -544,7 +546,7 @@ class TestTraining:
         scores = json.loads((tmp_path / "evaluations/predictions-test/scores.json").read_text())["scores"]
         assert scores == saved["scores"]
 
-    def test_people_are_scored_and_systems_compared(
+    def test_human_captions_are_scored_and_systems_compared(
         self, seesay: Seesay, cached_run: Path, colours: Path, features: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
         both = [item for item in annotations.split("test") if len(item.captions) > 1]
@@ -567,8 +569,8 @@ class TestTraining:
         assert any("CIDEr" in line and ("yes" in line or "no" in line) for line in compared.out)
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.html", "comparison.json"}
 
-    def test_what_evaluate_and_compare_refuse_is_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
-        for arguments, told in (
+    def test_errors_of_evaluate_and_compare_are_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
+        for arguments, message in (
             (["evaluate", colours, colours, "--human"], "--human scores the data's own captions; name only DATA"),
             (["evaluate", "runs/x"], "name the data set that runs/x is scored on"),
             (["evaluate", colours, "--human", "--metrics", "BLUE"], "unknown metric 'BLUE'; choose from BLEU"),
@@ -579,9 +581,9 @@ class TestTraining:
         ):
             result = seesay(*arguments)
             assert (result.code, len(result.err)) == (2, 1), arguments
-            assert told in result.err[0]
+            assert message in result.err[0]
 
-    def test_score_that_was_asked_for_and_cannot_be_had_is_told_of(
+    def test_an_unavailable_metric_is_reported(
         self, seesay: Seesay, annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         items = [item for item in annotations.split("test") if len(item.captions) > 1]
@@ -593,7 +595,7 @@ class TestTraining:
         assert any("CIDEr" in line for line in result.out)
         assert not any("SPICE" in line for line in result.out)
 
-    def test_resume_takes_the_settings_of_the_run(
+    def test_resume_uses_the_settings_of_the_run(
         self, seesay: Seesay, settings: Path, colours: Path, features: Path, tmp_path: Path
     ) -> None:
         common = ["train", colours, "--features", features, "--out", "run"]
@@ -607,14 +609,14 @@ class TestTraining:
         assert any("is finished already" in line for line in resumed.err)
         assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
 
-    def test_file_of_settings_is_not_passed_over_in_resuming(
+    def test_resume_with_a_config_file_is_an_error(
         self, seesay: Seesay, settings: Path, colours: Path, cached_run: Path
     ) -> None:
         result = seesay("train", colours, "--out", cached_run, "--resume", "--config", settings)
         assert (result.code, len(result.err)) == (2, 1)
         assert "leave --config out" in result.err[0]
 
-    def test_a_second_stage_keeps_the_settings_of_the_first_and_has_a_folder_of_its_own(
+    def test_a_second_stage_keeps_the_settings_of_the_first_and_has_its_own_folder(
         self, seesay: Seesay, cached_run: Path, colours: Path, features: Path, tmp_path: Path
     ) -> None:
         first = Path(shutil.copytree(cached_run, tmp_path / "runs" / "attention-gru"))
@@ -633,29 +635,29 @@ class TestTraining:
         assert load_run(tmp_path / "x").config.training.init_from == str(cached_run)
         assert load_run(tmp_path / "x").config.model == before.model
 
-    def test_a_second_stage_of_a_preset_that_has_no_first_is_told(self, seesay: Seesay, colours: Path) -> None:
+    def test_a_second_stage_without_a_first_is_an_error(self, seesay: Seesay, colours: Path) -> None:
         result = seesay("train", colours, "--preset", "pooled-gru", "--scst")
         assert result.code == 2
         assert len(result.err) == 1
         assert "runs/pooled-gru is no run to start from; train it without --scst first" in result.err[0]
 
-    def test_features_of_others_are_imported_and_trained_on(
+    def test_imported_features_can_be_trained_on(
         self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
-        (tmp_path / "theirs").mkdir()
+        (tmp_path / "foreign").mkdir()
         for place, item in enumerate(annotations):
-            np.save(tmp_path / "theirs" / f"{Path(item.image).name}.npy", tiny.features(place, 64, 12))
-        made = seesay("extract", colours, "--import-from", "theirs")
-        store = "features/colours-theirs.safetensors"
+            np.save(tmp_path / "foreign" / f"{Path(item.image).name}.npy", tiny.features(place, 64, 12))
+        made = seesay("extract", colours, "--import-from", "foreign")
+        store = "features/colours-foreign.safetensors"
         assert (made.code, made.out) == (0, [f"36 of 36 images imported into {store}"])
         assert FeatureStore(store).grid == (8, 8)
         common = ["--preset", "", "--config", settings, "--epochs", 1]
         assert seesay("train", colours, "--store", store, "--out", "run", *common).code == 0
-        scored = seesay("evaluate", "run", colours, "--store", store)  # an epoch on noise teaches it to say nothing
+        scored = seesay("evaluate", "run", colours, "--store", store)  # after an epoch on noise captions may be empty
         assert scored.code == int(any("captions are empty" in line for line in scored.err))
         assert any("CIDEr" in line for line in scored.out)
 
-    def test_mirrored_features_are_made_ahead_or_by_the_training_and_joined(
+    def test_mirrored_features_are_extracted_in_advance_or_by_training_and_joined(
         self, seesay: Seesay, settings: Path, colours: Path, tmp_path: Path
     ) -> None:
         common = [colours, "--preset", "", "--config", settings]
@@ -667,32 +669,32 @@ class TestTraining:
         assert trained.code == 0, trained.err
         assert store.read_bytes() == before
         assert len(list((tmp_path / "features").iterdir())) == 2
-        given = []
+        stores = []
         for pool in ("grid", "pooled"):
             for kind in ([], ["--mirror"]):
                 path = tmp_path / "-".join([pool, *kind])
                 assert seesay("extract", *common, "--pool", pool, *kind, "--out", path).code == 0
-                given += ["--store", path]
+                stores += ["--store", path]
         flags = ["--out", "two", "--hflip-prob", 0.5, "--epochs", 1]
-        assert seesay("train", *common, *given, *flags).code == 0
-        assert seesay("train", *common, *given, *flags, "--overwrite").code == 0
-        scored = seesay("evaluate", "two", colours, *given[:2], *given[4:6])
+        assert seesay("train", *common, *stores, *flags).code == 0
+        assert seesay("train", *common, *stores, *flags, "--overwrite").code == 0
+        scored = seesay("evaluate", "two", colours, *stores[:2], *stores[4:6])
         assert any("CIDEr" in line for line in scored.out)
-        # What the training was given will do for the rest: mirrored images are left aside.
-        assert seesay("evaluate", "two", colours, *given).out == scored.out
-        for told, command in (
-            ("1 feature stores are given", ["evaluate", "two", colours, *given[:2], *given[6:]]),
-            ("name the store of the images as they are too", ["evaluate", "two", colours, *given[2:4], *given[6:]]),
-            ("hflip_prob=0 never shows", ["train", *common, *given, "--out", "three"]),
-            ("pooled has no counterpart", ["train", *common, *given[:6], *flags[2:], "--out", "three"]),
-            ("--mirror encodes images", ["extract", colours, "--mirror", "--import-from", "theirs"]),
-            ("mirrored is None, wanted True", ["extract", *common, "--mirror", "--out", given[1]]),
+        # Evaluation ignores the mirrored stores, so that it accepts the stores of the training.
+        assert seesay("evaluate", "two", colours, *stores).out == scored.out
+        for message, command in (
+            ("1 feature stores are given", ["evaluate", "two", colours, *stores[:2], *stores[6:]]),
+            ("name the store of the images as they are too", ["evaluate", "two", colours, *stores[2:4], *stores[6:]]),
+            ("hflip_prob=0 never shows", ["train", *common, *stores, "--out", "three"]),
+            ("pooled has no counterpart", ["train", *common, *stores[:6], *flags[2:], "--out", "three"]),
+            ("--mirror encodes images", ["extract", colours, "--mirror", "--import-from", "foreign"]),
+            ("mirrored is None, wanted True", ["extract", *common, "--mirror", "--out", stores[1]]),
         ):
             result = seesay(*command)
             assert (result.code, len(result.err)) == (2, 1), result.err
-            assert told in result.err[0]
+            assert message in result.err[0]
 
-    def test_features_in_8_bits_have_a_store_of_their_own_which_the_training_finds(
+    def test_features_in_8_bits_have_their_own_store_which_training_finds(
         self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
         common = [colours, "--preset", "", "--config", settings]
@@ -720,7 +722,7 @@ class TestTraining:
             FeatureStore(f"again/{exact.name}").read(names)[0], FeatureStore(target).read(names)[0]
         )
 
-    def test_unreadable_image_is_told_of_by_every_command(
+    def test_an_unreadable_image_is_reported_by_every_command(
         self, seesay: Seesay, settings: Path, colours: Path, tmp_path: Path
     ) -> None:
         data = shutil.copytree(colours, tmp_path / "data")
@@ -735,7 +737,7 @@ class TestTraining:
         assert scored.code == 1
         assert any("1 images of the split are not in the scores" in line for line in scored.err)
 
-    def test_ctrl_c_says_how_to_go_on(
+    def test_ctrl_c_prints_how_to_resume(
         self, seesay: Seesay, colours: Path, settings: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def interrupt(*_: object, **__: object) -> None:
@@ -747,7 +749,7 @@ class TestTraining:
 
 
 class TestTuning:
-    def test_best_of_a_search_is_shown_and_trains(
+    def test_the_best_trial_is_printed_and_can_be_trained(
         self, seesay: Seesay, settings: Path, colours: Path, features: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "space.yaml").write_text("training.learning_rate: {low: 3e-3, high: 0.03, log: true}\n")
@@ -780,8 +782,8 @@ class TestTuning:
         assert (refused.code, len(refused.err)) == (2, 1)
         assert "model.hidden_size is to be searched, but also set by --hidden-size" in refused.err[0]
 
-    def test_a_space_that_cannot_be_is_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
-        for text, told in (
+    def test_an_invalid_space_is_reported_in_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
+        for text, message in (
             ("learning_rat: [1, 2]", "space.yaml: unknown configuration key 'learning_rat'; did you mean"),
             ("learning_rate: {low: 0.1, high: 0.01}", "space.yaml: training.learning_rate: the range ends at 0.01"),
             ("- learning_rate", "space.yaml holds no settings to search"),
@@ -790,10 +792,10 @@ class TestTuning:
             (tmp_path / "space.yaml").write_text(text)
             result = seesay("tune", colours, "--space", "space.yaml")
             assert (result.code, len(result.err), result.out) == (2, 1, [])
-            assert told in result.err[0]
+            assert message in result.err[0]
         assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
 
-    def test_without_optuna_it_says_what_to_install(
+    def test_missing_optuna_names_its_extra(
         self, seesay: Seesay, colours: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "optuna", None)
@@ -808,7 +810,7 @@ class TestPresets:
         assert all(name in listed for name in preset_names())
 
     @pytest.mark.parametrize("name", preset_names())
-    def test_shown_one_can_be_used_as_a_file_of_settings(self, seesay: Seesay, name: str, tmp_path: Path) -> None:
+    def test_a_shown_preset_can_be_used_as_a_config_file(self, seesay: Seesay, name: str, tmp_path: Path) -> None:
         shown = seesay("presets", "show", name)
         assert yaml.safe_load("\n".join(shown.out)) == to_dict(resolve_config(name))
         (tmp_path / "shown.yaml").write_text("\n".join(shown.out))
@@ -828,7 +830,7 @@ class TestData:
         assert converted == Result(0, ["10 images written to all.jsonl"], [])
         assert load_annotations("all.jsonl").items == load_annotations("scenes").items
 
-    def test_check_of_what_cannot_be_trained_on_fails(self, seesay: Seesay, tmp_path: Path) -> None:
+    def test_check_fails_for_data_that_cannot_be_trained_on(self, seesay: Seesay, tmp_path: Path) -> None:
         seesay("data", "scenes", "scenes", "--train", 0, "--val", 2, "--test", 0, "--size", 48)
         result = seesay("data", "check", "scenes")
         assert result.code == 1
@@ -843,7 +845,7 @@ class TestData:
         (["--strategy", "sample"], "strategy sample needs the run itself"),
     ],
 )
-def test_an_export_refuses_in_one_line_what_it_cannot_do(
+def test_unsupported_flags_of_an_export_are_reported_in_one_line(
     flags: list[str], message: str, exported: Path, images: list[str], seesay: Seesay
 ) -> None:
     result = seesay("caption", images[0], "--model", exported, *flags)
@@ -852,37 +854,37 @@ def test_an_export_refuses_in_one_line_what_it_cannot_do(
     assert message in line
 
 
-def test_captions_of_an_export_go_to_a_file_as_those_of_a_run(
+def test_an_export_writes_captions_like_a_run(
     exported: Path, images: list[str], seesay: Seesay, tmp_path: Path
 ) -> None:
     out = tmp_path / "captions.jsonl"
-    for wanted in (3, 5):
-        assert seesay("caption", *images[:wanted], "--model", exported, "--out", out).code == 0
-        assert len(out.read_text().splitlines()) == wanted
+    for count in (3, 5):
+        assert seesay("caption", *images[:count], "--model", exported, "--out", out).code == 0
+        assert len(out.read_text().splitlines()) == count
     alone = seesay("caption", images[0], "--model", exported.parent).out
     assert [json.loads(out.read_text().splitlines()[0])["caption"]] == alone
 
 
-def test_export_says_in_one_line_what_is_no_run(seesay: Seesay, tmp_path: Path) -> None:
+def test_export_of_a_missing_run_is_reported_in_one_line(seesay: Seesay, tmp_path: Path) -> None:
     result = seesay("export", tmp_path / "nowhere")
     assert (result.code, result.err) == (2, [f"seesay: error: no run folder at {tmp_path / 'nowhere'}"])
 
 
 def test_doctor_names_versions_and_device(seesay: Seesay) -> None:
-    told = "\n".join(seesay("doctor").out)
-    assert re.search(r"kernels\W+(compiled|torch's: no C compiler)", told)
-    assert all(part in told for part in ("seesay", __version__, "torch", "device", "h5py", "bfloat16"))
+    output = "\n".join(seesay("doctor").out)
+    assert re.search(r"kernels\W+(compiled|torch's: no working C compiler)", output)
+    assert all(part in output for part in ("seesay", __version__, "torch", "device", "h5py", "bfloat16"))
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
-def test_help_of_every_command_says_what_it_does(seesay: Seesay, command: list[str]) -> None:
+def test_help_of_every_command_has_a_description(seesay: Seesay, command: list[str]) -> None:
     result = seesay(*command, "--help")
     assert result.code == 0
     assert result.out[0].startswith(" ".join(["Usage: seesay", *command]))
     assert len(result.out[2]) > 20
 
 
-def test_help_names_every_command_and_no_other(seesay: Seesay) -> None:
+def test_help_lists_exactly_all_commands(seesay: Seesay) -> None:
     listed = {line.split()[1] for line in seesay("--help").out if line.startswith("│ ")}
     assert {command[0] for command in COMMANDS} <= listed
     assert {name for name in listed if name.isalpha()} == {command[0] for command in COMMANDS}
@@ -895,7 +897,7 @@ def test_every_field_of_the_configuration_is_a_flag_of_train(seesay: Seesay) -> 
             assert f"--{name.replace('_', '-')}" in text
 
 
-def test_columns_of_other_names_are_read_by_every_command_that_reads_a_data_set(seesay: Seesay) -> None:
+def test_every_command_that_reads_a_data_set_accepts_column_names(seesay: Seesay) -> None:
     for command in ("data check", "data convert", "train", "tune", "extract", "evaluate", "compare", "explain"):
         text = "\n".join(seesay(*command.split(), "--help").out)
         assert "--image-column" in text, command

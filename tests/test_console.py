@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Printing and progress bars."""
 
 import io
 
@@ -8,10 +8,10 @@ from rich.console import Console
 from seesay import console as console_module
 
 
-def test_a_line_that_is_said_is_not_broken_for_a_reader_that_is_no_terminal(
+def test_lines_are_not_wrapped_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Where the width was not known, `seesay extract` once broke what it says at 80 characters.
+    # Bug: without a known width, `seesay extract` wrapped its output at 80 characters.
     monkeypatch.setattr(console_module, "console", Console(width=20))
     console_module.say("[36] images in features/colours-test_resnet-48.safetensors; 36 encoded now")
     assert capsys.readouterr().out.splitlines() == [
@@ -20,11 +20,11 @@ def test_a_line_that_is_said_is_not_broken_for_a_reader_that_is_no_terminal(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_steps_are_shown_as_a_bar_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_progress_bars_are_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     out = io.StringIO()
     monkeypatch.setattr(console_module, "errors", Console(file=out, force_terminal=terminal, width=100))
     with console_module.progress("encoding", "images") as advance, console_module.step_progress() as step:
-        for done in range(1, 4):  # one bar after the other, as a terminal shows one at a time
+        for done in range(1, 4):  # one bar after the other: a terminal shows one at a time
             advance(done, 3)
         for label in ("epoch 1/2 step", "epoch 1/2 validation step"):
             for done in range(1, 4):

@@ -18,7 +18,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
     return folder, run_demo(folder, seed=4, counts=(60, 8, 8), config=config)
 
 
-def test_report_shows_six_unseen_scenes_with_their_captions(demo: tuple[Path, DemoResult]) -> None:
+def test_report_contains_six_test_scenes_with_their_captions(demo: tuple[Path, DemoResult]) -> None:
     folder, result = demo
     assert result.report == folder / "report.html"
     page = result.report.read_text(encoding="utf-8")
@@ -26,19 +26,19 @@ def test_report_shows_six_unseen_scenes_with_their_captions(demo: tuple[Path, De
     predictions = [
         json.loads(line) for line in (folder / "run/predictions/test/predictions.jsonl").read_text().splitlines()
     ]
-    shown = [entry for entry in predictions if entry["id"] in page]
-    assert len(shown) == 6
+    in_report = [entry for entry in predictions if entry["id"] in page]
+    assert len(in_report) == 6
     references = {item.id: item.captions for item in load_annotations(folder / "scenes").split("test")}
-    for entry in shown:
+    for entry in in_report:
         assert entry["caption"] in page
         assert all(reference in page for reference in references[entry["id"]])
-    words = sum(len(entry["caption"].split()) for entry in shown)
+    words = sum(len(entry["caption"].split()) for entry in in_report)
     assert page.count('type="radio"') == words + 6
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
 
 
-def test_numbers_are_those_of_the_run_and_are_told(demo: tuple[Path, DemoResult]) -> None:
+def test_printed_numbers_are_those_of_the_run(demo: tuple[Path, DemoResult]) -> None:
     folder, result = demo
     saved = json.loads((folder / "run/predictions/test/scores.json").read_text())
     assert saved["scores"] == result.scores

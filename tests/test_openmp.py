@@ -1,4 +1,4 @@
-"""How threads wait: set before torch is loaded, and never against the user."""
+"""The spin count is set before torch is loaded and never overrides the user's settings."""
 
 import os
 import subprocess

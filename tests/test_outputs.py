@@ -264,7 +264,10 @@ class TestFolders:
         (target / "export.json").write_text('{"seesay": "0.1.0"}')
         check_target(target)
         (target / "notes.txt").write_text("mine")
-        with pytest.raises(DataError, match=r"contains notes\.txt, which is not part of an export"), atomic_folder(target):
+        with (
+            pytest.raises(DataError, match=r"contains notes\.txt, which is not part of an export"),
+            atomic_folder(target),
+        ):
             pass
         assert (target / "notes.txt").read_text() == "mine"
 

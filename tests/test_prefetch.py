@@ -10,11 +10,11 @@ from seesay.prefetch import prefetch
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers()), st.integers(0, 4), st.integers(0, 9))
-def test_gives_what_map_gives(jobs: list[int], workers: int, ahead: int) -> None:
+def test_results_equal_those_of_map(jobs: list[int], workers: int, ahead: int) -> None:
     assert list(prefetch(lambda job: job * 2, jobs, workers, ahead)) == [job * 2 for job in jobs]
 
 
-def test_no_job_is_taken_more_than_so_many_ahead_of_its_use() -> None:
+def test_jobs_are_taken_at_most_ahead_jobs_in_advance() -> None:
     taken: list[int] = []
 
     def jobs() -> Iterator[int]:
@@ -31,12 +31,12 @@ def test_no_job_is_taken_more_than_so_many_ahead_of_its_use() -> None:
     assert len(taken) == 25
 
 
-def test_jobs_run_beside_each_other() -> None:
-    together = threading.Barrier(3, timeout=30)
-    assert list(prefetch(lambda job: together.wait() >= 0, range(6), 3, 6)) == [True] * 6
+def test_jobs_run_concurrently() -> None:
+    barrier = threading.Barrier(3, timeout=30)
+    assert list(prefetch(lambda job: barrier.wait() >= 0, range(6), 3, 6)) == [True] * 6
 
 
-def test_error_comes_at_the_place_of_its_job() -> None:
+def test_an_error_is_raised_at_the_position_of_its_job() -> None:
     def work(job: int) -> int:
         if job == 3:
             raise ValueError("job 3")
@@ -48,7 +48,7 @@ def test_error_comes_at_the_place_of_its_job() -> None:
         next(results)
 
 
-def test_closing_drops_the_jobs_that_wait() -> None:
+def test_closing_cancels_waiting_jobs() -> None:
     go, done = threading.Event(), []
 
     def work(job: int) -> None:

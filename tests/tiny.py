@@ -1,4 +1,4 @@
-"""Small things that several tests need: settings that train in a second, and an encoder to go with them."""
+"""Small fixtures of several tests: configurations that train in a second, an encoder, images and runs."""
 
 import random
 from pathlib import Path
@@ -49,29 +49,29 @@ _SMALL = {
 
 
 def in_loop(**overrides: Any) -> Config:
-    """Returns settings by which images pass through a small network that is trained too."""
+    """Return a configuration that trains a small encoder too."""
     values = {"encoder": "small-cnn", "encoder_weights": "none", "encoder_training": "full"}
     return resolve_config(overrides={**_SMALL, **values, **overrides})
 
 
 def cached(weights: Path, **overrides: Any) -> Config:
-    """Returns settings by which features are kept, of the encoder whose weights `write_encoder` made."""
+    """Return a configuration with cached features of the encoder with weights from `write_encoder`."""
     return cached_preset("", weights, **overrides)
 
 
 def cached_preset(preset: str, weights: Path, **overrides: Any) -> Config:
-    """Returns a preset with the settings of `cached` over it."""
+    """Return a preset with the settings of `cached`."""
     values = {"encoder": ENCODER, "encoder_weights": str(weights)}
     return resolve_config(preset, overrides={**_SMALL, **values, **overrides})
 
 
 def untrained(**overrides: Any) -> Config:
-    """Returns settings like those of `cached`, of an encoder whose random weights are kept with the run."""
+    """Return a configuration like `cached`, of an encoder with random weights that are stored in the run."""
     return resolve_config(overrides={**_SMALL, "encoder": ENCODER, "encoder_weights": "none", **overrides})
 
 
 def write_encoder(path: Path, seed: int = 0) -> Path:
-    """Writes random weights of a small timm network, with a preprocessing that is not its own, as a file."""
+    """Write random weights of a small timm model, with non-default preprocessing."""
     import timm
 
     torch.manual_seed(seed)
@@ -82,12 +82,12 @@ def write_encoder(path: Path, seed: int = 0) -> Path:
 
 
 def build(weights: Path) -> Encoder:
-    """Returns the encoder of `cached(weights)`."""
+    """Return the encoder of `cached(weights)`."""
     return build_encoder(cached(weights).encoder)
 
 
 def make_colours(folder: Path, train: int = 24, val: int = 6, test: int = 6) -> Annotations:
-    """Writes images of two colours side by side, which captions tell in one to three sentences."""
+    """Write images of two colours side by side, with one to three captions each."""
     items = []
     pairs = [(left, right) for left in COLOURS for right in COLOURS if left != right]
     random.Random(0).shuffle(pairs)
@@ -97,37 +97,37 @@ def make_colours(folder: Path, train: int = 24, val: int = 6, test: int = 6) -> 
         path = folder / "images" / f"{left}-{right}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-        said = (f"{left} beside {right}", f"a {left} part and to its right {right}", f"{right} on the right")
+        captions = (f"{left} beside {right}", f"a {left} part and to its right {right}", f"{right} on the right")
         split = "train" if number < train else "val" if number < train + val else "test"
-        items.append(Annotation(path.stem, str(path), said[: 1 + number % 3], split))
+        items.append(Annotation(path.stem, str(path), captions[: 1 + number % 3], split))
     annotations = Annotations(tuple(items), str(folder), "jsonl")
     write_annotations(annotations, folder / "captions.jsonl")
     return annotations
 
 
 def image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
-    """Returns a smooth image of random colours."""
+    """Return a smooth image of random colours."""
     rough = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def features(seed: int, *shape: int) -> NDArray[np.float16]:
-    """Returns random numbers of a shape."""
+    """Return random numbers of the given shape."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float16)
 
 
 def random_run(folder: Path, config: Config, words: int = 20, scale: float = 3.0) -> Path:
-    """Writes a run that was never trained, with weights by which images differ, and large enough for captions to."""
+    """Write an untrained run with weights scaled so that different images get different captions."""
     torch.manual_seed(0)
     encoder = build_encoder(config.encoder)
-    shown = np.stack([resize_image(image(seed), encoder.preprocessing) for seed in range(16)])
+    pixels = np.stack([resize_image(image(seed), encoder.preprocessing) for seed in range(16)])
     tokenizer = Tokenizer.build([f"word{chr(97 + number)}" for number in range(words)], config.text)
     model = build_model(config.model, len(tokenizer), encoder.feature_size, encoder).eval()
     first = cast("torch.nn.Linear", cast("torch.nn.Sequential", model.projection)[0])
     with torch.no_grad():
-        seen = model.encode(torch.from_numpy(shown)).flatten(0, 1)
-        first.weight.div_(seen.std(0).clamp(min=float(seen.std(0).mean())))
-        first.bias.sub_(first.weight @ seen.mean(0))
+        features = model.encode(torch.from_numpy(pixels)).flatten(0, 1)
+        first.weight.div_(features.std(0).clamp(min=float(features.std(0).mean())))
+        first.bias.sub_(first.weight @ features.mean(0))
         for parameter in model.decoder.parameters():
             parameter.mul_(scale)
     info = RunInfo(len(tokenizer), encoder.feature_size, encoder.grid, 12, encoder.identity, encoder_stored=True)

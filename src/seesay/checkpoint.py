@@ -1,10 +1,10 @@
-"""Run folders: weights, readable metadata, and a load that checks that they agree.
+"""Run folders: weights, readable metadata, and a check on loading that they agree.
 
 config.yaml         the resolved configuration
-captioner.json      shapes, encoder, preprocessing and how training ended
-tokenizer.json      the vocabulary and the cleaning rules
-model.safetensors   the best weights, the encoder's too where it was trained or came from a file
-checkpoints/        last.ckpt (resumable) and the best few
+captioner.json      shapes, encoder, preprocessing, state of the training
+tokenizer.json      vocabulary and cleaning rules
+model.safetensors   the best weights, with the encoder's if it was trained or loaded from a file
+checkpoints/        last.ckpt (to resume) and the best ones
 """
 
 import json
@@ -53,24 +53,24 @@ RUN = FolderKind(
     ),
     signature=(INFO_FILE, b'"seesay": "'),
 )
-"""A run folder; what an evaluation and an export write there goes with the run."""
+"""A run folder, with the files that evaluations and exports write into it."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run knows beside its configuration.
+    """Metadata of a run beside its configuration.
 
     Attributes:
         vocabulary_size: V.
-        feature_size: width F of the features it was trained on.
-        grid: (rows, columns) of the regions, None where they form no grid.
-        max_length: words of the longest training caption.
-        features: what made the features (`Encoder.identity`).
-        encoder_stored: whether model.safetensors carries the encoder.
-        data: the data set it was trained on, as it was named.
-        progress: how far training is: finished, epochs, best, stopped_by, seconds.
-        source_sizes: widths of the stores that the features are joined of, F in all; empty where they are of one.
-        captions: sizes and digests of the training and validation captions; empty where they were not kept.
+        feature_size: feature width F.
+        grid: (rows, columns) of the regions; None = no grid.
+        max_length: length of the longest training caption in words.
+        features: identity of the encoder (`Encoder.identity`).
+        encoder_stored: whether model.safetensors contains the encoder.
+        data: path of the training data.
+        progress: state of the training: finished, epochs, best, stopped_by, seconds.
+        source_sizes: feature widths of the joined stores, which sum to F; empty = a single store.
+        captions: sizes and digests of the training and validation captions; empty = not recorded.
     """
 
     vocabulary_size: int
@@ -87,7 +87,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that has been read and checked."""
+    """A loaded and checked run folder."""
 
     folder: Path
     config: Config
@@ -96,7 +96,7 @@ class Run:
 
 
 def save_run(folder: Path, config: Config, info: RunInfo, tokenizer: Tokenizer) -> None:
-    """Writes everything but the weights; each file is whole or absent at any moment."""
+    """Write everything but the weights; each file is written atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / CONFIG_FILE)
     tokenizer.save(folder / TOKENIZER_FILE)
@@ -104,7 +104,7 @@ def save_run(folder: Path, config: Config, info: RunInfo, tokenizer: Tokenizer) 
 
 
 def save_info(folder: Path, info: RunInfo) -> None:
-    """Writes `captioner.json` atomically."""
+    """Write `captioner.json` atomically."""
     from seesay import __version__
 
     content = {"format": _FORMAT, "seesay": __version__, **asdict(info)}
@@ -112,7 +112,7 @@ def save_info(folder: Path, info: RunInfo) -> None:
 
 
 def update_progress(folder: Path | None, info: RunInfo, **progress: Any) -> RunInfo:
-    """Returns `info` with its progress changed, after writing it, unless there is no folder to write to."""
+    """Return `info` with updated progress, after writing it if `folder` is given."""
     info = replace(info, progress={**info.progress, **progress})
     if folder is not None:
         save_info(folder, info)
@@ -120,7 +120,7 @@ def update_progress(folder: Path | None, info: RunInfo, **progress: Any) -> RunI
 
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Writes `model.safetensors` atomically.
+    """Write `model.safetensors` atomically.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.
@@ -135,28 +135,26 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def unwritable(path: Path, error: Exception) -> CheckpointError:
-    """Returns the error of a file that could not be written."""
+    """Return the error for a file that could not be written."""
     reason = " ".join(str(error).split())
-    return CheckpointError(
-        f"cannot write {path} ({reason}); make room and run the same command again: it goes on where it stopped"
-    )
+    return CheckpointError(f"cannot write {path} ({reason}); make room and run the same command to resume")
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:
-    """Returns the error of a file that this user may not read."""
+    """Return the error for a file without read permission."""
     return CheckpointError(f"{path} cannot be read ({error.strerror}); allow this user to read it (chmod a+r)")
 
 
 def is_run(folder: str | Path) -> bool:
-    """Tells whether a folder holds a run."""
+    """Return whether a folder is a run."""
     return (Path(folder) / INFO_FILE).is_file()
 
 
 def load_run(folder: str | Path) -> Run:
-    """Returns a run without its weights.
+    """Load a run without its weights.
 
     Raises:
-        CheckpointError: no run there, a file missing or damaged, or files of different runs.
+        CheckpointError: not a run, a missing or damaged file, or files of different runs.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -184,14 +182,14 @@ def load_run(folder: str | Path) -> Run:
     tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
     if len(tokenizer) != info.vocabulary_size:
         raise CheckpointError(
-            f"{folder / TOKENIZER_FILE} has {len(tokenizer)} words but the model {info.vocabulary_size}: "
-            "they are not of one run"
+            f"{folder / TOKENIZER_FILE} has {len(tokenizer)} words but the model {info.vocabulary_size}; "
+            "they belong to different runs"
         )
     return Run(folder, config, info, tokenizer)
 
 
 def _require_every_section(path: Path) -> None:
-    """Refuses a run's configuration that was cut short where what is left is valid YAML by itself.
+    """Check that a run's configuration has every section: a truncated file may still be valid YAML.
 
     Raises:
         CheckpointError: a section is missing, whose settings would silently be the defaults.
@@ -199,19 +197,20 @@ def _require_every_section(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     for section in fields(Config):
         if f"{section.name}:" not in lines:
-            raise CheckpointError(f"{path} is cut short: it has no section {section.name}")
+            raise CheckpointError(f"{path} is truncated: it has no section {section.name}")
 
 
 def read_weights(run: Run) -> dict[str, Tensor]:
-    """Returns the tensors of `model.safetensors`.
+    """Return the tensors of `model.safetensors`.
 
     Raises:
-        CheckpointError: the file is missing or cut short.
+        CheckpointError: the file is missing or truncated.
     """
     path = run.folder / MODEL_FILE
     if not path.exists():
         raise CheckpointError(
-            f"the run {run.folder} has no {MODEL_FILE} yet: its first epoch is not over; go on with seesay train --out"
+            f"the run {run.folder} has no {MODEL_FILE} yet: its first epoch is not finished; "
+            "resume it with seesay train --out"
         )
     try:
         check_readable(path)
@@ -223,16 +222,19 @@ def read_weights(run: Run) -> dict[str, Tensor]:
 
 
 def load_weights(run: Run, model: torch.nn.Module) -> None:
-    """Loads `model.safetensors` into the model, strictly.
+    """Load `model.safetensors` into the model, strictly.
 
     Raises:
-        CheckpointError: the file is missing, cut short, or does not fit the model.
+        CheckpointError: the file is missing, truncated, or does not match the model.
     """
     weights = read_weights(run)
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(weights)) or [name for name in own if own[name].shape != weights[name].shape]
-    if wrong:
+    expected = model.state_dict()
+    mismatched = sorted(set(expected) ^ set(weights)) or [
+        name for name in expected if expected[name].shape != weights[name].shape
+    ]
+    if mismatched:
         raise CheckpointError(
-            f"{run.folder / MODEL_FILE} does not fit the run's configuration: {len(wrong)} tensors, such as {wrong[0]}"
+            f"{run.folder / MODEL_FILE} does not match the run's configuration: "
+            f"{len(mismatched)} tensors, such as {mismatched[0]}"
         )
     model.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""What the commands of the command line share: where they print, progress bars, and the run they mean."""
+"""Shared by the commands: printing, progress bars, and the choice of a run."""
 
 import codecs
 import io
@@ -23,14 +23,13 @@ console = Console()
 errors = Console(stderr=True)
 
 PLAIN_PROGRESS = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
-
+"""Seconds between progress lines without a terminal."""
 
 _ESCAPE = "seesay.escape"
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Returns JSON's escapes of characters that an output cannot encode."""
+    """Return JSON escapes of characters that a stream cannot encode."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
@@ -41,10 +40,10 @@ codecs.register_error(_ESCAPE, _escaped)
 
 
 def accept_every_name() -> None:
-    """Prepares the standard streams for every file name.
+    """Configure the standard streams for every file name.
 
-    Bytes that are not text are kept in names that are read; characters that an output cannot encode are printed as
-    escapes, which a line of JSON turns back into the name.
+    Bytes that are not text are kept in names that are read; characters that a stream cannot encode are printed as
+    escapes, which JSON decodes to the name.
     """
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, _ESCAPE), (sys.stderr, _ESCAPE)):
         if isinstance(stream, io.TextIOWrapper):
@@ -52,30 +51,30 @@ def accept_every_name() -> None:
 
 
 def say(text: str) -> None:
-    """Prints text as it is: no colours, no markup, and no line broken where the reader is no terminal."""
+    """Print text unchanged: no colours, no markup, no wrapping without a terminal."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_error(line: str) -> None:
-    """Prints a line of what is wrong on the error stream, under the program's name."""
+    """Print an error line to stderr, prefixed with the program's name."""
     errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def limit_calls(tell: Callable[[str], None], most: int, then: str) -> Callable[[str], None]:
-    """Returns a function that tells the first lines it is given, then once that there are more, then nothing."""
-    told = 0
+def limit_calls(function: Callable[[str], None], limit: int, last: str) -> Callable[[str], None]:
+    """Return a function that passes on the first `limit` lines, then once `last`, then nothing."""
+    calls = 0
 
-    def tell_few(line: str) -> None:
-        nonlocal told
-        told += 1
-        if told <= most + 1:
-            tell(line if told <= most else then)
+    def limited(line: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= limit + 1:
+            function(line if calls <= limit else last)
 
-    return tell_few
+    return limited
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> None:
-    """Prints a table; columns of numbers, which are all but the first, stand to the right."""
+    """Print a table; with `numbers`, all columns but the first are right-aligned."""
     if title:
         say(title)
     table = Table()
@@ -87,7 +86,7 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]],
 
 
 def log_handler() -> logging.Handler:
-    """Returns where log lines go: above the progress bar on a terminal, else one plain line each."""
+    """Return the log handler: above the progress bar on a terminal, else plain lines."""
     if errors.is_terminal:
         return RichHandler(console=errors, show_path=False, show_level=False, markup=False)
     handler = logging.StreamHandler()
@@ -97,9 +96,9 @@ def log_handler() -> logging.Handler:
 
 @contextmanager
 def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that is told what is done of how many, and shows it with rate and time left.
+    """Yield a function of (done, total) that shows progress with rate and remaining time.
 
-    On a terminal as a bar that is removed when all is done, else as a line every `PLAIN_PROGRESS` seconds.
+    A terminal shows a bar, which is removed at the end; otherwise a line is printed every `PLAIN_PROGRESS` seconds.
     """
     columns = (
         TextColumn(f"{verb} {{task.completed:.0f}}/{{task.total:.0f}} {noun}"),
@@ -110,20 +109,20 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
     with _bar(*columns) as bar:
         task: Any = None
         first = last = 0
-        begun = told = time.monotonic()
+        start = last_print = time.monotonic()
 
         def advance(done: int, total: int) -> None:
-            nonlocal task, first, last, begun, told
+            nonlocal task, first, last, start, last_print
             now = time.monotonic()
-            if task is None or done < last:  # the first of all, or of further work
+            if task is None or done < last:  # the first call, or new work
                 first, task = done, bar.add_task(verb, total=total, completed=done, rate="")
-                begun = told = now
+                start = last_print = now
             last = done
-            rate = (done - first) / (now - begun) if now > begun else 0.0
+            rate = (done - first) / (now - start) if now > start else 0.0
             bar.update(task, completed=done, rate=f"{rate:.0f}" if rate else "", visible=done < total)
             _show_or_remove(bar, done, total)
-            if not errors.is_terminal and rate and now - told >= PLAIN_PROGRESS:
-                told = now
+            if not errors.is_terminal and rate and now - last_print >= PLAIN_PROGRESS:
+                last_print = now
                 left = format_duration((total - done) / rate)
                 print_error(f"{verb} {done:,}/{total:,} {noun}, {rate:.1f} {noun}/s, {left} left")
 
@@ -132,10 +131,7 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def step_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function that is given what is being done, how many steps of it are done, and their number.
-
-    It shows them as a bar on a terminal, with the time left, and nothing elsewhere.
-    """
+    """Yield a function of (label, done, total) that shows a bar with the remaining time on a terminal, else nothing."""
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
     with _bar(*columns) as bar:
         task = bar.add_task("")
@@ -151,7 +147,7 @@ def step_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def _bar(*columns: ProgressColumn) -> Iterator[Progress]:
-    """Yields a bar that is not shown before there is progress, as a terminal shows one bar at a time."""
+    """Yield a bar that is shown only once it has progress, because a terminal shows one bar at a time."""
     bar = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
     try:
         yield bar
@@ -168,7 +164,7 @@ def _show_or_remove(bar: Progress, done: int, total: int) -> None:
 
 @contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yields a function that is told a file's name, the bytes of it done, and of how many."""
+    """Yield a function of (file name, bytes done, total bytes) that shows a bar per file."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -188,7 +184,7 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def choose_run(name: str) -> Path:
-    """Returns the run folder that was named, or the latest that can be used, which is printed on the error stream."""
+    """Return the named run folder; without a name, the latest usable one, printed to stderr if there are several."""
     if name:
         return Path(name)
 
@@ -196,10 +192,8 @@ def choose_run(name: str) -> Path:
 
     runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)
     if not runs:
-        raise DataError(
-            "no --model was given and there is no trained run under runs/; train one with: seesay train DATA"
-        )
+        raise DataError("no --model, and no trained run under runs/; train one with: seesay train DATA")
     chosen = runs[-1].parent
     if len(runs) > 1:
-        print_error(f"no run was named: using {chosen}, the latest of the {len(runs)} under runs/")
+        print_error(f"no --model: using {chosen}, the latest of {len(runs)} runs under runs/")
     return chosen

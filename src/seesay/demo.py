@@ -1,4 +1,4 @@
-"""The demo: a data set made from nothing, a captioner trained on it, and a report to look at."""
+"""The demo: a synthetic data set, a captioner trained on it, and a report."""
 
 import logging
 import random
@@ -31,13 +31,13 @@ from seesay.visualise import (
 
 log = logging.getLogger("seesay")
 
-SHOWN = 6
-"""Unseen scenes in the report."""
+NUM_EXAMPLES = 6
+"""Test scenes in the report."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found."""
+    """Result of the demo."""
 
     report: Path
     scores: dict[str, float]
@@ -45,15 +45,15 @@ class DemoResult:
     seconds: float
 
     def lines(self) -> list[str]:
-        """Returns what the command line prints."""
+        """Return the lines that the command line prints."""
         return [
             f"BLEU-4 {100 * self.scores['BLEU-4']:.1f}, CIDEr {100 * self.scores['CIDEr']:.1f} on unseen scenes",
             f"attention inside the named object's box over the box's share of the area: "
-            f"{self.grounding.ratio:.2f} on average over {self.grounding.nouns} nouns (1 is chance)",
-            f"the strongest look in the named object's box: {100 * self.grounding.accuracy:.0f} % of the nouns "
-            f"({100 * self.grounding.chance:.0f} % by chance)",
+            f"{self.grounding.ratio:.2f} on average over {self.grounding.nouns} nouns (1 for uniform attention)",
+            f"attention maximum inside the named object's box: {100 * self.grounding.accuracy:.0f} % of the nouns "
+            f"({100 * self.grounding.chance:.0f} % for uniform attention)",
             f"named objects that are not in the image: {100 * self.grounding.unfounded:.0f} %",
-            f"done in {format_duration(self.seconds)}; open {self.report} in a browser",
+            f"finished in {format_duration(self.seconds)}; open {self.report} in a browser",
         ]
 
 
@@ -64,13 +64,13 @@ def run_demo(
     counts: tuple[int, int, int] = (4000, 100, 200),
     config: Config | None = None,
 ) -> DemoResult:
-    """Makes scenes, trains on them, evaluates, and writes `report.html`; returns what came of it.
+    """Draw scenes, train on them, evaluate, and write `report.html`.
 
     Args:
-        folder: where everything goes.
+        folder: output folder.
         seed: of data and training.
-        counts: scenes to train on, to validate on and to test on.
-        config: how to train; None = the preset `scenes`.
+        counts: number of scenes for training, validation and test.
+        config: training configuration; None = the preset `scenes`.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -82,7 +82,7 @@ def run_demo(
     try:
         trained = train(config, folder / "scenes", folder / "run", overwrite=True)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command starts the demo again") from None
+        raise KeyboardInterrupt("stopped; run the same command to restart the demo") from None
     captioner = TrainedCaptioner.load(folder / "run")
     test = scenes.split("test").items
     captions, _ = caption_split(captioner, test, None, captioner.options(), attention=True)
@@ -101,11 +101,11 @@ def run_demo(
     grounding = measure_grounding(captions, test)
     report = folder / "report.html"
     seconds = time.perf_counter() - started
-    shown = random.Random(seed).sample(list(test), min(SHOWN, len(test)))
+    examples = random.Random(seed).sample(list(test), min(NUM_EXAMPLES, len(test)))
     write_report(
         report,
-        "seesay demo: a captioner trained from nothing",
-        _sections(evaluation, grounding, trained, folder, [(item, captions[item.id]) for item in shown], seconds),
+        "seesay demo: a captioner trained from scratch",
+        _sections(evaluation, grounding, trained, folder, [(item, captions[item.id]) for item in examples], seconds),
     )
     return DemoResult(report, evaluation.scores.corpus, grounding, seconds)
 
@@ -115,42 +115,41 @@ def _sections(
     grounding: GroundingScores,
     trained: TrainingResult,
     folder: Path,
-    shown: Sequence[tuple[Annotation, Caption]],
+    examples: Sequence[tuple[Annotation, Caption]],
     seconds: float,
 ) -> list[Section]:
     intro = (
-        "Scenes of shapes were drawn, and a small convolutional network and an attention decoder learned "
-        f"together to describe them, in {format_duration(seconds)} in all. The scenes below were never seen in "
-        "training. Point at the words of a caption, or walk through them with the arrow keys, to see where the model "
-        "looked."
+        "A small convolutional encoder and an attention decoder were trained jointly to describe drawn scenes of "
+        f"shapes, in {format_duration(seconds)} in total. The scenes below were not used in training. Point at "
+        "the words of a caption, or use the arrow keys, to show their attention maps."
     )
     rows = [(name, f"{100 * value:.1f}") for name, value in evaluation.scores.corpus.items()]
     rows += [
-        ("attention on the named object, over chance", f"{grounding.ratio:.2f}"),
-        ("strongest look on the named object", f"{100 * grounding.accuracy:.0f} %"),
-        ("that by chance", f"{100 * grounding.chance:.0f} %"),
-        ("spread of a word's attention, bits", f"{grounding.entropy:.2f}"),
-        ("named objects that are not there", f"{100 * grounding.unfounded:.0f} %"),
+        ("attention on the named object, relative to uniform", f"{grounding.ratio:.2f}"),
+        ("attention maximum on the named object", f"{100 * grounding.accuracy:.0f} %"),
+        ("the same for uniform attention", f"{100 * grounding.chance:.0f} %"),
+        ("entropy of a word's attention, bits", f"{grounding.entropy:.2f}"),
+        ("named objects that are not in the image", f"{100 * grounding.unfounded:.0f} %"),
         ("epochs", str(trained.epochs)),
     ]
-    cards = [_card(item, caption, evaluation) for item, caption in shown]
+    cards = [_card(item, caption, evaluation) for item, caption in examples]
     curves = draw_training_curves(folder / "run" / "metrics.csv")
     return [
         Text(intro),
         Gallery(cards, heading="Six unseen scenes"),
         Table(("score, times 100", "value"), rows, caption=evaluation.signature, heading="Scores on unseen scenes"),
-        Figure(curves, "loss and CIDEr over the epochs", heading="Training"),
+        Figure(curves, "loss and CIDEr per epoch", heading="Training"),
     ]
 
 
 def _card(item: Annotation, caption: Caption, evaluation: Evaluation) -> Card:
     image = read_image(item.image)
-    place = evaluation.scores.ids.index(item.id)
+    index = evaluation.scores.ids.index(item.id)
     return Card(
         image=image,
         caption=caption.text,
         references=item.captions,
         attention=Explanation(image, caption).looks(side=320),
-        scores={"CIDEr": 100 * float(evaluation.scores.per_image["CIDEr"][place])},
+        scores={"CIDEr": 100 * float(evaluation.scores.per_image["CIDEr"][index])},
         name=item.id,
     )

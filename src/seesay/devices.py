@@ -1,29 +1,30 @@
-"""Which device and which arithmetic to use."""
+"""Selection of device and precision."""
 
 import torch
 
 from seesay.errors import ConfigError
 
 
-def choose_device(wanted: str = "auto") -> str:
-    """Returns the device asked for, or for "auto" the best there is: CUDA, Apple's, the CPU.
+def choose_device(name: str = "auto") -> str:
+    """Return the named device, or for "auto" the first available of CUDA, MPS and CPU.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: the device is not available.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return next(name for name, is_there in there.items() if is_there)
-    if not there.get(wanted.partition(":")[0]):
-        raise ConfigError(f"device is {wanted!r}; here are auto, {', '.join(name for name in there if there[name])}")
-    return wanted
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    devices = [device for device, is_available in available.items() if is_available]
+    if name == "auto":
+        return devices[0]
+    if name.partition(":")[0] not in devices:
+        raise ConfigError(f"device {name!r} is not available; choose from auto, {', '.join(devices)}")
+    return name
 
 
-def computes_bfloat16(device: str) -> bool:
-    """Tells whether a device has instructions for bfloat16, and not only an emulation that is slow."""
+def supports_bfloat16(device: str) -> bool:
+    """Return whether a device has instructions for bfloat16, not only a slow emulation."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
     if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,4 +1,4 @@
-"""What this installation has."""
+"""Diagnosis of the installation."""
 
 import platform
 from importlib import metadata, util
@@ -18,11 +18,11 @@ _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "tokenizers", "safete
 
 
 def diagnose() -> list[tuple[str, str]]:
-    """Returns rows of (part, state): versions, devices, what is missing and how to get it."""
+    """Return rows of (component, state): versions, devices, and missing packages with their install command."""
     import torch
 
     from seesay import __version__
-    from seesay.devices import choose_device, computes_bfloat16
+    from seesay.devices import choose_device, supports_bfloat16
     from seesay.models.kernels import kernels_for
 
     device = choose_device()
@@ -30,9 +30,9 @@ def diagnose() -> list[tuple[str, str]]:
     rows += [(name, metadata.version(name)) for name in _LIBRARIES]
     rows += [
         ("device", device),
-        ("bfloat16", "in hardware" if computes_bfloat16(device) else "not in hardware; float32 is used"),
+        ("bfloat16", "native" if supports_bfloat16(device) else "emulated; float32 is used"),
         ("threads", str(torch.get_num_threads())),
-        ("kernels", "compiled" if kernels_for(torch.zeros(1)) else "torch's: no C compiler (cc) that works is here"),
+        ("kernels", "compiled" if kernels_for(torch.zeros(1)) else "torch's: no working C compiler (cc)"),
     ]
     for name, extra in _EXTRAS.items():
         missing = f"not installed: pip install 'seesay[{extra}]'"

@@ -1,4 +1,4 @@
-"""How torch's threads wait for each other on a CPU."""
+"""How torch's CPU threads wait for each other."""
 
 import os
 
@@ -7,11 +7,11 @@ SPIN_COUNT = "3000"
 
 
 def limit_spinning() -> None:
-    """Set libgomp's spin count for this process and its children, unless the user's environment sets how threads wait.
+    """Set libgomp's spin count for this process and its children, unless the environment already configures waiting.
 
-    A thread that spins keeps a core busy that another process could use. If the thread that it waits for has lost its
-    core to that process, both lose a scheduler's time slice at every parallel region. libgomp reads the variable once,
-    when torch is loaded, so call this before that; it has no effect on other OpenMP runtimes.
+    A spinning thread occupies a core that another process could use. If that process occupies the core of the thread it
+    waits for, both threads lose a scheduler time slice at every parallel region. libgomp reads the variable once, when
+    torch is loaded, so call this before that; it has no effect on other OpenMP runtimes.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

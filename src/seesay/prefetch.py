@@ -1,4 +1,4 @@
-"""Work done a little ahead of its use, by threads, in order."""
+"""Ordered prefetching with threads."""
 
 import os
 from collections import deque
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def prefetch(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, ahead: int) -> Iterator[Result]:
-    """Yields `work(job)` for each job, in order, computed by threads at most `ahead` jobs in advance."""
+    """Yield `work(job)` for each job in order, computed by threads at most `ahead` jobs in advance."""
     remaining = iter(jobs)
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -28,7 +28,7 @@ def prefetch(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, a
 
 
 def usable_cores() -> int:
-    """Returns how many processor cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

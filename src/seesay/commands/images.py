@@ -106,7 +106,9 @@ def caption(
     if remark := found.remark():
         print_error(remark)
     if destination is not None and destination.failures is None:
-        destination = replace(destination, errors=bulk.default_failures_path(sources, found.images, column, sidecar, embed))
+        destination = replace(
+            destination, errors=bulk.default_failures_path(sources, found.images, column, sidecar, embed)
+        )
     runs = [choose_run(name) for name in model or [""]]
     if destination is None:
         captioner = _load_captioner(runs, device)

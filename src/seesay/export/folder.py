@@ -34,9 +34,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not target.exists():
             old.replace(target)
-        raise SeesayError(
-            f"cannot write {target} ({error.strerror}); free some space or choose another --out"
-        ) from error
+        raise SeesayError(f"cannot write {target} ({error.strerror}); make room or choose another --out") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from seesay.checkpoint import LAST_FILE
 from seesay.config import Config
-from seesay.devices import choose_device, computes_bfloat16
+from seesay.devices import choose_device, supports_bfloat16
 from seesay.errors import ConfigError
 from seesay.training.callbacks import AtomicCheckpointIO, BestCheckpoints, ResumePoint
 from seesay.training.distributed import process_counts
@@ -110,7 +110,7 @@ def _precision(config: Config) -> str:
     """Returns Lightning's name of the arithmetic: bfloat16 where the processor computes in it, or as told."""
     wanted = config.training.precision
     if wanted == "auto":
-        wanted = "bfloat16" if computes_bfloat16(choose_device(config.training.device)) else "float32"
+        wanted = "bfloat16" if supports_bfloat16(choose_device(config.training.device)) else "float32"
     return "bf16-mixed" if wanted == "bfloat16" else "32-true"
 
 
