@@ -1,11 +1,11 @@
-"""A collection of links to images, some of them broken: speed, memory, and what kills at random moments do to it.
+"""Captioning a collection of links, some of them broken: speed, memory, and kills at random moments.
 
 python benchmarks/collection.py --images data/flickr8k/images --model runs/attention-gru [--quick]
 
-The command captions all links, watched for its memory; it is killed with SIGKILL at random moments and started again
-until it is done; and within this process captions in memory only (`caption_each`) take turns with the job
-that writes them. What is checked must hold; the last line is JSON. Without --images and --model both are made: drawn
-scenes, and a tiny model of random weights.
+The command captions all links while its memory is measured; it is killed with SIGKILL at random moments and restarted
+until it finishes; and within this process, captioning in memory (`caption_each`) alternates with the job that writes
+the captions. The results are checked with assertions; the last line is JSON. Without --images and --model, scenes and a
+tiny model with random weights are generated.
 """
 
 import argparse
@@ -43,10 +43,10 @@ from seesay.models.encoders import build_encoder
 from seesay.prefetch import usable_cores
 from seesay.tokenizer import Tokenizer
 
-BATCH = 32
+BATCH_SIZE = 32
 ROUNDS = 3
-RATED = 1000
-"""Links of a round in which speed is compared."""
+NUM_TIMED = 1000
+"""Links per round of the speed comparison."""
 
 
 def main() -> None:
@@ -56,9 +56,9 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=20_000)
     parser.add_argument("--broken", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--form", default="jsonl", choices=("jsonl", "csv", "parquet"))
+    parser.add_argument("--format", default="jsonl", choices=("jsonl", "csv", "parquet"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="200 links, 5 kills, nothing from outside")
+    parser.add_argument("--quick", action="store_true", help="200 links, 5 kills, generated images")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.links, arguments.broken, arguments.kills = 200, 10, 5
@@ -68,7 +68,7 @@ def main() -> None:
         model = arguments.model or _random_model(folder / "run", folder / "scenes")
         broken = _link(folder / "links", list_image_paths(sources), arguments.links, arguments.broken, arguments.seed)
         report = _measure(folder, model, broken, arguments)
-    table = Table("job", "images/s", "largest memory, MB")
+    table = Table("job", "images/s", "peak memory, MB")
     table.add_row("in memory", f"{report['rate_in_memory']:.1f}", "")
     table.add_row("written", f"{report['rate_written']:.1f}", f"{max(report['memory_mb']):.0f}")
     Console().print(table)
@@ -77,130 +77,130 @@ def main() -> None:
 
 def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Namespace) -> dict[str, Any]:
     links = folder / "links"
-    whole = _command(model, links, folder / f"whole.{arguments.form}")
-    watched = _watch(whole, folder / f"whole.{arguments.form}")
-    assert watched.code == (1 if broken else 0), watched.said
-    expected = _captions(folder / f"whole.{arguments.form}")
-    _check(expected, links, broken, folder / "whole.errors.jsonl")
-    out = folder / f"killed.{arguments.form}"
-    kills = _kill_again_and_again(_command(model, links, out), arguments.kills, watched.seconds, arguments.seed)
-    found = _captions(out)
-    _check(found, links, broken, folder / "killed.errors.jsonl")
-    # An image's batch is another after a kill, and the last bits of its numbers with it: a tie may turn over.
-    same = sum(dict(expected)[image] == text for image, text in found)
+    command = _command(model, links, folder / f"complete.{arguments.format}")
+    job = _run_and_measure(command, folder / f"complete.{arguments.format}")
+    assert job.code == (1 if broken else 0), job.output
+    expected = _captions(folder / f"complete.{arguments.format}")
+    _check(expected, links, broken, folder / "complete.errors.jsonl")
+    out = folder / f"killed.{arguments.format}"
+    kills = _kill_repeatedly(_command(model, links, out), arguments.kills, job.seconds, arguments.seed)
+    captions = _captions(out)
+    _check(captions, links, broken, folder / "killed.errors.jsonl")
+    # After a kill an image is in another batch, which changes its last bits and may reverse a tie.
+    same = sum(dict(expected)[image] == text for image, text in captions)
     return {
         "links": arguments.links,
         "broken": len(broken),
         **_rates(model, links, folder),
-        "rate_of_the_command": watched.rate,
-        "wall_seconds": watched.seconds,
-        "memory_mb": watched.memory,
-        "memory_growth_mb": _growth(watched.memory),
+        "rate_of_the_command": job.rate,
+        "wall_seconds": job.seconds,
+        "memory_mb": job.memory,
+        "memory_growth_mb": _growth(job.memory),
         "kills": kills,
-        "same_captions": same / max(1, len(found)),
+        "same_captions": same / max(1, len(captions)),
         "cores": usable_cores(),
     }
 
 
 def _command(model: Path, links: Path, out: Path) -> list[str]:
-    arguments: Sequence[object] = ("caption", links, "--model", model, "--out", out, "--batch-size", BATCH)
+    arguments: Sequence[object] = ("caption", links, "--model", model, "--out", out, "--batch-size", BATCH_SIZE)
     return [sys.executable, "-m", "seesay.cli", *map(str, arguments)]
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """A job that ran to its end: exit code, output, what it says of its rate, and its memory over time in MB."""
+class _FinishedJob:
+    """A finished job: exit code, output, printed rate in images/s, and its memory over time in MB."""
 
     code: int
-    said: str
+    output: str
     rate: float
     seconds: float
     memory: list[float]
 
 
-def _watch(command: list[str], out: Path) -> _Watched:
-    """Runs a job and looks at its memory ten times a second; twenty numbers of it are kept, each a maximum.
+def _run_and_measure(command: list[str], out: Path) -> _FinishedJob:
+    """Run a job and sample its memory ten times per second; return the maxima of twenty intervals.
 
-    The memory of the start, when libraries and the model are loaded, is left out: it counts from the first captions on.
+    The startup, when libraries and the model are loaded, is excluded: sampling begins with the first captions.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    seen: list[float] = []
+    samples: list[float] = []
 
-    def look() -> None:
+    def sample() -> None:
         while process.poll() is None:
-            if (memory := _memory(process.pid)) is not None and (seen or _has_captions(out)):
-                seen.append(memory)
+            if (memory := _memory(process.pid)) is not None and (samples or _has_captions(out)):
+                samples.append(memory)
             time.sleep(0.1)
 
     started = time.perf_counter()
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    said, _ = process.communicate()
-    watcher.join()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    output, _ = process.communicate()
+    sampler.join()
     seconds = time.perf_counter() - started
-    rates = [float(line.split(" images/s")[0]) for line in said.splitlines() if " images/s, " in line[:25]]
-    size = max(1, len(seen) // 20)
-    memory = [max(seen[begin : begin + size]) for begin in range(0, len(seen), size)] or [0.0]
-    return _Watched(process.returncode, said, rates[-1] if rates else 0.0, seconds, memory)
+    rates = [float(line.split(" images/s")[0]) for line in output.splitlines() if " images/s, " in line[:25]]
+    size = max(1, len(samples) // 20)
+    memory = [max(samples[begin : begin + size]) for begin in range(0, len(samples), size)] or [0.0]
+    return _FinishedJob(process.returncode, output, rates[-1] if rates else 0.0, seconds, memory)
 
 
 def _growth(memory: Sequence[float]) -> float:
-    """Returns by how much the last quarter's median lies above the second quarter's."""
+    """Return the median of the last quarter minus that of the second quarter."""
     quarter = max(1, len(memory) // 4)
     return statistics.median(memory[-quarter:]) - statistics.median(memory[quarter : 2 * quarter] or memory)
 
 
 def _has_captions(out: Path) -> bool:
-    """Tells whether a job has written its first batch (more than a header)."""
+    """Return whether a job has written its first batch (more than a header)."""
     files = list(out.iterdir()) if out.is_dir() else [out]
     return any(path.is_file() and path.stat().st_size > 200 for path in files)
 
 
 def _memory(process: int) -> float | None:
-    """Returns the resident memory of a process in MB, None where the system does not tell or it is gone."""
+    """Return the resident memory of a process in MB; None if unavailable or the process has ended."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except (OSError, IndexError):
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6 if pages else None  # one that has just ended has none
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6 if pages else None  # 0 for a process that has just ended
 
 
-def _kill_again_and_again(command: list[str], kills: int, whole: float, seed: int) -> int:
-    """Starts a job again and again, each time killing it at a random moment, then lets it end; returns the kills."""
-    chance = random.Random(seed)
-    done = 0
+def _kill_repeatedly(command: list[str], kills: int, duration: float, seed: int) -> int:
+    """Start a job repeatedly and kill it at random moments, then let it finish; return the number of kills."""
+    rng = random.Random(seed)
+    killed = 0
     for _ in range(kills):
-        # Each does its share of the whole on average, and the start of a process is a part of what is killed.
+        # On average the runs together do the complete job; kills may also happen during startup.
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(chance.uniform(0.1, 1.0) * whole / max(4, kills / 2))
+            process.wait(rng.uniform(0.1, 1.0) * duration / max(4, kills / 2))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            done += 1
+            killed += 1
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return done
+    return killed
 
 
 def _rates(model: Path, links: Path, folder: Path) -> dict[str, Any]:
-    """Returns images a second, and per second of processor time, in memory and written, in turn; medians."""
-    keep_freed_memory()  # as the command does
+    """Return medians of images per second and per CPU second, in memory and written, alternating."""
+    keep_freed_memory()  # like the command
     captioner = TrainedCaptioner.load(model)
-    images = find_images([str(links)]).images[:RATED]
-    processor: dict[str, list[float]] = {"memory": [], "written": []}
+    images = find_images([str(links)]).images[:NUM_TIMED]
+    cpu: dict[str, list[float]] = {"memory": [], "written": []}
 
     def in_memory() -> None:
-        for _ in captioner.caption_each(images, batch_size=BATCH, workers=usable_cores()):
+        for _ in captioner.caption_each(images, batch_size=BATCH_SIZE, workers=usable_cores()):
             pass
 
     def written() -> None:
-        destination = Destination(folder / f"rate{len(processor['written'])}.jsonl")
-        caption_collection(captioner, images, destination, batch_size=BATCH)
+        destination = Destination(folder / f"rate{len(cpu['written'])}.jsonl")
+        caption_collection(captioner, images, destination, batch_size=BATCH_SIZE)
 
     def rate(kind: str, work: Work) -> float:
-        used = time.process_time()
+        start = time.process_time()
         taken = seconds(work)
-        processor[kind].append(len(images) / (time.process_time() - used))
+        cpu[kind].append(len(images) / (time.process_time() - start))
         return len(images) / taken
 
     jobs = {"written": partial(rate, "written", written), "memory": partial(rate, "memory", in_memory)}
@@ -210,13 +210,13 @@ def _rates(model: Path, links: Path, folder: Path) -> dict[str, Any]:
         "rate_written": statistics.median(wall["written"]),
         "ratio": median_ratio(wall["written"], wall["memory"]),
         "ratios": [b / a for a, b in zip(wall["memory"], wall["written"], strict=True)],
-        # Of the rounds that `alternate` keeps.
-        "ratio_of_processor_time": median_ratio(processor["written"][-ROUNDS:], processor["memory"][-ROUNDS:]),
+        # The last rounds: `alternate` drops the warm-up.
+        "ratio_of_cpu_time": median_ratio(cpu["written"][-ROUNDS:], cpu["memory"][-ROUNDS:]),
     }
 
 
 def _captions(out: Path) -> list[tuple[str, str]]:
-    """Returns what an output holds, read without the product."""
+    """Return the captions of an output, read without seesay."""
     if out.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -232,19 +232,19 @@ def _captions(out: Path) -> list[tuple[str, str]]:
 
 
 def _check(captions: list[tuple[str, str]], links: Path, broken: set[str], errors: Path) -> None:
-    """Makes sure that every link is captioned or listed, once."""
+    """Check that every link is captioned or listed exactly once."""
     names = [image for image, _ in captions]
-    assert len(names) == len(set(names)), "an image is there twice"
-    assert set(names) == {str(path) for path in links.iterdir()} - broken, "images are lost or too many"
+    assert len(names) == len(set(names)), "an image was captioned twice"
+    assert set(names) == {str(path) for path in links.iterdir()} - broken, "missing or unexpected images"
     listed = [json.loads(line)["image"] for line in errors.read_text(encoding="utf-8").splitlines()]
-    assert sorted(listed) == sorted(broken), "the list of failures is another"
+    assert sorted(listed) == sorted(broken), "wrong list of failures"
 
 
 def _link(folder: Path, images: Sequence[str], links: int, broken: int, seed: int) -> set[str]:
-    """Makes links to the images, as often as it takes; returns those that are broken files instead."""
+    """Create links to the images, repeatedly if needed; return the paths that are broken files instead."""
     folder.mkdir()
-    chance = random.Random(seed)
-    bad = set(chance.sample(range(links), min(broken, links)))
+    rng = random.Random(seed)
+    bad = set(rng.sample(range(links), min(broken, links)))
     failing = set()
     for number in range(links):
         source = Path(images[number % len(images)]).resolve()
@@ -253,8 +253,8 @@ def _link(folder: Path, images: Sequence[str], links: int, broken: int, seed: in
             path.symlink_to(source)
             continue
         content = source.read_bytes()
-        cut = chance.choice((0, 20, len(content) // 2))
-        path.write_bytes(content[:cut] if chance.random() < 0.7 else chance.randbytes(500))
+        length = rng.choice((0, 20, len(content) // 2))
+        path.write_bytes(content[:length] if rng.random() < 0.7 else rng.randbytes(500))
         try:
             read_image(path)
         except ImageError:
@@ -268,7 +268,7 @@ def _draw(folder: Path) -> Path:
 
 
 def _random_model(folder: Path, data: Path) -> Path:
-    """Writes a run of random weights, which captions as fast as a trained one of its size."""
+    """Write a run with random weights, which is as fast as a trained one of its size."""
     import torch
 
     if not data.exists():

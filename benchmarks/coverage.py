@@ -1,13 +1,13 @@
-"""Whether 95 % intervals hold what they should: coverage of the bootstrap by simulation.
+"""Coverage of the bootstrap's 95 % intervals, by simulation.
 
-Run `python benchmarks/coverage.py data/flickr8k` or with `--quick` (made-up captions). A large set of images stands
-for the population; its scores are the truth. Samples of images are drawn from it, each gives its interval, and the
-share of intervals that hold the truth is printed, beside the share that should (95 %) and its standard error. Prints
-a table, then one line of JSON.
+Run `python benchmarks/coverage.py data/flickr8k` or with `--quick` (synthetic captions). A large set of images is the
+population; its scores are the true values. Samples of images are drawn from it, each with its interval. The share of
+intervals that contain the true value is printed with the nominal share (95 %) and its standard error. Prints a table,
+then one line of JSON.
 
-CIDEr weighs words by how many images of the scored set have them. The row `CIDEr` keeps the document frequencies of
-the whole population; the row `CIDEr, own` takes each sample's own, as every evaluation of a split does: that is another
-number, which depends on how many images there are, and its intervals do not hold the population's.
+CIDEr weights words by their document frequency in the scored set. The row `CIDEr` uses the document frequencies of the
+population; the row `CIDEr, own` uses those of each sample, like every evaluation of a split: this is a different
+quantity, which depends on the number of images, and its intervals do not contain the population's value.
 """
 
 import argparse
@@ -29,65 +29,67 @@ Ints = npt.NDArray[np.int64]
 
 
 def population(data: Path | None) -> tuple[Scores, list[str], list[list[str]]]:
-    """Returns scores of every image's first caption against its others, or of made-up captions, and both."""
+    """Return scores of every image's first caption against its others, or of synthetic captions, and the captions."""
     if data is not None:
         items = [item for item in load_annotations(data, require_images=False) if len(item.captions) > 1]
         metrics = (*NEED_NOTHING, *(() if missing_meteor("ptb") else ("METEOR",)))
         hypotheses, others = [item.captions[0] for item in items], [list(item.captions[1:]) for item in items]
         return compute_metrics(hypotheses, others, metrics=metrics), tokenize(hypotheses), list(map(tokenize, others))
-    draw = random.Random(0)
+    rng = random.Random(0)
     words = [f"w{number}" for number in range(60)]
-    references = [[" ".join(draw.choices(words[:12], k=draw.randint(4, 12))) for _ in range(4)] for _ in range(2000)]
-    hypotheses = [" ".join(draw.sample(image[0].split(), 3) + draw.choices(words[:20], k=5)) for image in references]
+    references = [[" ".join(rng.choices(words[:12], k=rng.randint(4, 12))) for _ in range(4)] for _ in range(2000)]
+    hypotheses = [" ".join(rng.sample(image[0].split(), 3) + rng.choices(words[:20], k=5)) for image in references]
     scores = compute_metrics(hypotheses, references, tokenization="whitespace", metrics=NEED_NOTHING)
     return scores, hypotheses, references
 
 
-def own_cider(drawn: Ints, hypotheses: list[str], references: list[list[str]]) -> Scores:
-    """Returns CIDEr of drawn images with their own document frequencies."""
-    images = drawn.tolist()
+def own_cider(sample: Ints, hypotheses: list[str], references: list[list[str]]) -> Scores:
+    """Return CIDEr of a sample of images with its own document frequencies."""
+    images = sample.tolist()
     return compute_metrics(
-        [hypotheses[place] for place in images],
-        [references[place] for place in images],
-        tokenization="whitespace",  # they are tokens already
+        [hypotheses[index] for index in images],
+        [references[index] for index in images],
+        tokenization="whitespace",  # already tokenized
         metrics=["CIDEr"],
     )
 
 
-def sample(scores: Scores, drawn: Ints) -> Scores:
-    """Returns the scores of drawn images, from the statistics of the whole."""
-    images = len(drawn)
-    statistics = {name: values[drawn] for name, values in scores.statistics.items()}
+def subset(scores: Scores, sample: Ints) -> Scores:
+    """Return the scores of a sample of images, from the statistics of the population."""
+    images = len(sample)
+    statistics = {name: values[sample] for name, values in scores.statistics.items()}
     return replace(scores, ids=tuple(map(str, range(images))), statistics=statistics)
 
 
 def main() -> None:
-    """Runs the simulation."""
+    """Run the simulation."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, nargs="?", help="captions; without them made-up ones are used")
-    parser.add_argument("--quick", action="store_true", help="fewer samples and draws")
-    parser.add_argument("--images", type=int, default=1000, help="images of a sample")
+    parser.add_argument("data", type=Path, nargs="?", help="captions; default: synthetic ones")
+    parser.add_argument("--quick", action="store_true", help="fewer samples")
+    parser.add_argument("--images", type=int, default=1000, help="images per sample")
     options = parser.parse_args()
     samples, draws = (100, 200) if options.quick else (500, 1000)
     images = 300 if options.quick else options.images
-    whole, hypotheses, references = population(options.data)
+    full, hypotheses, references = population(options.data)
     generator = np.random.default_rng(0)
-    held = dict.fromkeys([*whole.corpus, OWN], 0)
+    covered = dict.fromkeys([*full.corpus, OWN], 0)
     shift = 0.0
     for seed in range(samples):
-        drawn = generator.choice(len(whole.ids), images, replace=False)
-        intervals = bootstrap_intervals(sample(whole, drawn), draws=draws, seed=seed)
-        own = own_cider(drawn, hypotheses, references)
+        sample = generator.choice(len(full.ids), images, replace=False)
+        intervals = bootstrap_intervals(subset(full, sample), draws=draws, seed=seed)
+        own = own_cider(sample, hypotheses, references)
         intervals[OWN] = bootstrap_intervals(own, draws=draws, seed=seed)["CIDEr"]
-        shift += (own.corpus["CIDEr"] - float(whole.per_image["CIDEr"][drawn].mean())) / samples
+        shift += (own.corpus["CIDEr"] - float(full.per_image["CIDEr"][sample].mean())) / samples
         for name, interval in intervals.items():
-            held[name] += interval.low <= whole.corpus[name.partition(",")[0]] <= interval.high
-    shares = {name: count / samples for name, count in held.items()}
-    print(f"{samples} samples of {images} images from {len(whole.ids)}, {draws} draws each")
+            covered[name] += interval.low <= full.corpus[name.partition(",")[0]] <= interval.high
+    shares = {name: count / samples for name, count in covered.items()}
+    print(f"{samples} samples of {images} images from {len(full.ids)}, {draws} bootstrap samples each")
     for name, share in shares.items():
         print(f"{name:10} {100 * share:6.1f} %  (95.0 +- {100 * math.sqrt(0.95 * 0.05 / samples):.1f})")
-    print(f"CIDEr with a sample's own document frequencies is {100 * shift:+.2f} from that with the population's")
-    result = {"benchmark": "coverage", "samples": samples, "images": images, "held": shares, "cider_shift": shift}
+    print(
+        f"CIDEr with a sample's own document frequencies differs by {100 * shift:+.2f} from that with the population's"
+    )
+    result = {"benchmark": "coverage", "samples": samples, "images": images, "covered": shares, "cider_shift": shift}
     print(json.dumps(result))
 
 

@@ -1,12 +1,12 @@
-"""Times an exported captioner (onnxruntime) against the run itself (torch), one image at a time.
+"""Speed of an exported captioner (onnxruntime) compared with the run (torch), one image at a time.
 
-Run `python benchmarks/export.py --run RUN [--export FOLDER] [--data DATA]` for a trained run, or with nothing for
-random weights of the sizes of attention-gru on EfficientNet-Lite0; `--quick` does less. Prints a table, then one line
-of JSON. FOLDER is what `seesay export RUN` wrote; without it the run is exported for the time of the benchmark.
+Run `python benchmarks/export.py --run RUN [--export FOLDER] [--data DATA]` for a trained run; the default is random
+weights of attention-gru's sizes on EfficientNet-Lite0. `--quick` measures less. Prints a table, then one line of JSON.
+FOLDER is the output of `seesay export RUN`; without it the run is exported to a temporary folder.
 
-Both are timed in one process, in turns, with as many threads; each figure is the median over rounds, and each ratio
-the median of the ratios inside a round. With --data the captions of its test images are compared, greedy and by a
-beam of 5; where two differ, it tells by how much their scores do: by rounding alone if that is next to nothing.
+Both alternate in one process with the same number of threads. Each figure is the median over rounds, each ratio the
+median of the ratios within a round. With --data the captions of its test images are compared, greedy and with a beam of
+5; the score differences of unequal captions show whether rounding explains them.
 """
 
 import argparse
@@ -41,7 +41,7 @@ Work = Callable[[], object]
 
 
 def random_run(folder: Path) -> Path:
-    """Writes a run of the sizes of attention-gru on EfficientNet-Lite0 with random weights."""
+    """Write a run of attention-gru's sizes on EfficientNet-Lite0 with random weights."""
     config = resolve_config(
         "attention-gru",
         overrides={"encoder": "tf_efficientnet_lite0", "encoder_weights": "none", "image_size": 256, "min_count": 1},
@@ -58,7 +58,7 @@ def random_run(folder: Path) -> Path:
 
 
 class Parts:
-    """What is timed: the same work by torch and by onnxruntime, on one image."""
+    """The timed work, with torch and with onnxruntime, on one image."""
 
     def __init__(self, run: TrainedCaptioner, export: OnnxCaptioner, image: Image.Image) -> None:
         self.run, self.export, self.image = run, export, image
@@ -69,10 +69,10 @@ class Parts:
         self.before = self.graph.state(torch.from_numpy(self.pixels)).pick(torch.from_numpy(rows))
         self.state = export.graphs.encode(self.pixels).pick(rows)
 
-    def ways(self) -> dict[str, tuple[Work, Work]]:
-        """Returns each part by torch and by onnxruntime."""
+    def variants(self) -> dict[str, tuple[Work, Work]]:
+        """Return each part with torch and with onnxruntime."""
         step, pixels, words = self.run.model.search.step, torch.from_numpy(self.pixels), torch.from_numpy(self.words)
-        ways: dict[str, tuple[Work, Work]] = {
+        variants: dict[str, tuple[Work, Work]] = {
             "encoder": (lambda: self.graph.state(pixels), lambda: self.export.graphs.encode(self.pixels)),
             "step of 5": (
                 lambda: step(words, self.before),
@@ -80,11 +80,11 @@ class Parts:
             ),
         }
         for name, options in SEARCHES.items():
-            ways[name] = (
+            variants[name] = (
                 lambda options=options: self.run.caption(self.image, options),  # type: ignore[misc]
                 lambda options=options: self.export.caption(self.image, options),  # type: ignore[misc]
             )
-        return ways
+        return variants
 
 
 def milliseconds(work: Work, clock: Callable[[], float]) -> float:
@@ -94,49 +94,49 @@ def milliseconds(work: Work, clock: Callable[[], float]) -> float:
 
 
 def compare_speed(parts: Parts, rounds: int, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
-    """Returns of each part the median times and the median of the ratios inside a round."""
-    found = {}
-    for name, ways in parts.ways().items():
+    """Return the median times of each part and the median of the ratios within a round."""
+    rows = {}
+    for name, variants in parts.variants().items():
         times: list[list[float]] = []
-        for turn in range(rounds + 2):
-            both = [milliseconds(work, clock) for work in ways]
-            if turn > 1:  # the first rounds prepare kernels and memory
+        for number in range(rounds + 2):
+            both = [milliseconds(work, clock) for work in variants]
+            if number > 1:  # the first rounds prepare kernels and memory
                 times.append(both)
-        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+        torch_time, onnx_time = (statistics.median(column) for column in zip(*times, strict=True))
         ratio = statistics.median(torch_ms / onnx_ms for torch_ms, onnx_ms in times)
-        found[name] = {"torch_ms": round(ours, 2), "onnx_ms": round(theirs, 2), "times_faster": round(ratio, 2)}
-    return found
+        rows[name] = {"torch_ms": round(torch_time, 2), "onnx_ms": round(onnx_time, 2), "times_faster": round(ratio, 2)}
+    return rows
 
 
 def compare_captions(
     run: Captioner, export: Captioner, images: Sequence[str], options: DecodingOptions
 ) -> dict[str, float]:
-    """Returns how many captions are the same, and the largest difference of scores: of the same, and of others."""
+    """Return the number of equal captions, and the largest score differences of equal and of unequal ones."""
     pairs = zip(run.caption_each(images, options), export.caption_each(images, options), strict=True)
-    same, apart = [0.0], [0.0]
+    equal, unequal = [0.0], [0.0]
     count = 0
     for (_, one), (_, other) in pairs:
         if isinstance(one, ImageError) or isinstance(other, ImageError):
             continue
         count += 1
-        (same if one.text == other.text else apart).append(abs(one.score - other.score))
+        (equal if one.text == other.text else unequal).append(abs(one.score - other.score))
     return {
         "images": count,
-        "same_captions": len(same) - 1,
-        "largest_score_difference_of_same": round(max(same), 6),
-        "largest_score_difference_of_others": round(max(apart), 6),
+        "same_captions": len(equal) - 1,
+        "largest_score_difference_of_same": round(max(equal), 6),
+        "largest_score_difference_of_others": round(max(unequal), 6),
     }
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds and images")
     parser.add_argument("--run", type=Path, help="run folder")
-    parser.add_argument("--export", type=Path, help="what it was exported to")
-    parser.add_argument("--data", type=Path, help="data set, whose test images are captioned by both")
-    parser.add_argument("--images", type=int, default=0, help="so many of them; 0 = all, or 20 when quick")
-    parser.add_argument("--cpu-time", action="store_true", help="count the process's own time: others use the machine")
+    parser.add_argument("--export", type=Path, help="its exported folder")
+    parser.add_argument("--data", type=Path, help="data set, whose test images are captioned with both")
+    parser.add_argument("--images", type=int, default=0, help="number of test images; 0 = all, or 20 with --quick")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, for a shared machine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = options.run or random_run(Path(folder) / "run")
@@ -162,12 +162,12 @@ def main() -> None:
         print(f"{name:12}{row['torch_ms']:10.2f}{row['onnx_ms']:10.2f}{row['times_faster']:8.2f}")
     result["speed"] = speed
     if options.data is not None:
-        known = load_dataset(options.data, run.config.data).split("test")
-        images = [item.image for item in known][: options.images or (20 if options.quick else None)]
+        items = load_dataset(options.data, run.config.data).split("test")
+        images = [item.image for item in items][: options.images or (20 if options.quick else None)]
         for name, search in SEARCHES.items():
-            found = compare_captions(run, export, images, search)
-            print(f"{name}: {found['same_captions']} of {found['images']} captions are the same")
-            result[name] = found
+            comparison = compare_captions(run, export, images, search)
+            print(f"{name}: {comparison['same_captions']} of {comparison['images']} captions are equal")
+            result[name] = comparison
     print(json.dumps(result))
 
 

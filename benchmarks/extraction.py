@@ -1,13 +1,12 @@
-"""Times feature extraction, from image files to a finished store, against the encoder alone and a plain loop.
+"""Speed of feature extraction, from image files to a finished store, compared with the encoder alone and a plain loop.
 
 Run `python benchmarks/extraction.py [--data data/flickr8k/images --coco data/coco/images]`; without folders JPEGs of
-the same sizes are drawn. `--encoder NAME --encoder-weights FILE --image-size N` takes another encoder than the two
-usual ones (with random weights: their values make no difference). `--quick` does a little of it. Prints a table, then
-one line of JSON.
+the same sizes are generated. `--encoder NAME --encoder-weights FILE --image-size N` selects another encoder instead of
+the two default ones (which have random weights; these do not affect the speed). `--quick` measures less. Prints a
+table, then one line of JSON.
 
-The encoder alone is its network on normalised tensors that are ready, 32 at a time, as torch runs it; beside it stands
-the form that seesay gives it. The plain loop opens an image with PIL, resizes it, shows it to the former and saves a
-.npy file, one after the other.
+The encoder alone is torch's network on preprocessed tensors in batches of 32; the fused network is also measured. The
+plain loop opens an image with PIL, resizes it, runs torch's network and saves a .npy file, one image after the other.
 """
 
 import argparse
@@ -31,8 +30,8 @@ from bench.images import (
     image_files,
     network_rate,
     plain_network,
+    preprocessed_batches,
     random_encoder,
-    ready_batches,
 )
 from bench.measuring import (
     add_neighbours_option,
@@ -51,7 +50,7 @@ HEADS = ("", "files", "KB", "ours/s", "encoder/s", "of encoder", "fused/s", "of 
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     keep_freed_memory()  # as the command line does
     options = parse()
     rows = []
@@ -59,8 +58,8 @@ def main() -> None:
         scratch = Path(folder)
         for config in encoder_configs(options.encoder, options.encoder_weights, options.image_size)[: options.encoders]:
             encoder = random_encoder(config)
-            for kind, given in ((SQUARE, options.data), (COCO, options.coco)):
-                files = image_files(given, kind, options.images, scratch)
+            for kind, images in ((SQUARE, options.data), (COCO, options.coco)):
+                files = image_files(images, kind, options.images, scratch)
                 rows.append(measure(encoder, kind, files, options, scratch))
     show_table(HEADS, [cells(row) for row in rows])
     print_result("extraction", neighbours=options.neighbours, rounds=options.rounds, rows=rows)
@@ -71,25 +70,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under 45 s: one encoder, few images")
     parser.add_argument("--data", type=Path, help="folder of images like Flickr8k's squares")
     parser.add_argument("--coco", type=Path, help="folder of images like COCO's")
-    parser.add_argument("--encoder", default="", help="timm name; empty = the two usual ones")
+    parser.add_argument("--encoder", default="", help="timm name; empty = the two default ones")
     parser.add_argument("--encoder-weights", default="", help="safetensors file; empty = random weights")
-    parser.add_argument("--image-size", type=int, default=0, help="0 = what the weights were made for")
-    parser.add_argument("--images", type=int, default=256, help="of each kind; a multiple of 32 fills all batches")
-    parser.add_argument("--few", type=int, default=32, help="of them for the plain loop")
-    parser.add_argument("--workers", type=int, default=2, help="threads that open images")
+    parser.add_argument("--image-size", type=int, default=0, help="0 = the default of the weights")
+    parser.add_argument(
+        "--images", type=int, default=256, help="images of each kind; a multiple of 32 fills all batches"
+    )
+    parser.add_argument("--plain-images", type=int, default=32, help="images for the plain loop")
+    parser.add_argument("--workers", type=int, default=2, help="threads that read images")
     parser.add_argument("--rounds", type=int, default=5)
     add_neighbours_option(parser)
     options = parser.parse_args()
     options.encoders = None
     if options.quick:
-        options.encoders, options.images, options.few, options.rounds = 1, 64, 8, 1
+        options.encoders, options.images, options.plain_images, options.rounds = 1, 64, 8, 1
     return options
 
 
 def measure(
     encoder: Encoder, kind: Kind, files: Sequence[str], options: argparse.Namespace, scratch: Path
 ) -> dict[str, Any]:
-    """Returns the rates of the three ways on some files, alternating."""
+    """Return the rates of all variants on some files, alternating."""
     stores: Iterator[Path] = (scratch / f"{number}.safetensors" for number in itertools.count())
 
     def ours() -> float:
@@ -101,11 +102,11 @@ def measure(
         return report.rate
 
     def plain() -> float:
-        few = files[: options.few]
-        return len(few) / seconds(lambda: plain_loop(encoder, few, scratch))
+        chosen = files[: options.plain_images]
+        return len(chosen) / seconds(lambda: plain_loop(encoder, chosen, scratch))
 
-    ready = ready_batches(encoder, files)
-    alone, fused = (network_rate(network(encoder), ready) for network in (plain_network, fused_network))
+    batches = preprocessed_batches(encoder, files)
+    alone, fused = (network_rate(network(encoder), batches) for network in (plain_network, fused_network))
     rates = alternate({"ours": ours, "encoder": alone, "fused": fused, "plain": plain}, options.rounds)
     return {
         "encoder": encoder.config.encoder,
@@ -122,18 +123,19 @@ def measure(
 
 @torch.inference_mode()
 def plain_loop(encoder: Encoder, files: Sequence[str], folder: Path) -> None:
-    """Encodes images one by one, as tutorials do, and saves each one's features as float32."""
-    network, rule = plain_network(encoder), encoder.preprocessing
-    mean, std = np.array(rule.mean, np.float32), np.array(rule.std, np.float32)
+    """Encode images one by one, like tutorials, and save the features of each as float32."""
+    network, preprocessing = plain_network(encoder), encoder.preprocessing
+    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
+    size = (preprocessing.size, preprocessing.size)
     for number, file in enumerate(files):
-        image = Image.open(file).convert("RGB").resize((rule.size, rule.size), Image.Resampling.BILINEAR)
+        image = Image.open(file).convert("RGB").resize(size, Image.Resampling.BILINEAR)
         pixels = (np.asarray(image, np.float32) / 255 - mean) / std
         images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
         np.save(folder / f"{number}.npy", encoder._regions(network(images))[0].numpy())
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """Returns a row of the table."""
+    """Return a row of the table."""
     return [
         f"{row['encoder']} at {row['size']}, {row['kind']}",
         str(row["files"]),

@@ -1,8 +1,8 @@
-"""Times our training step as the vocabulary, the regions, the features, the captions or the data grow.
+"""Scaling of our training step with the sizes of vocabulary, grid, features, captions and data.
 
-Run `python benchmarks/growth.py [--precision float32] [--threads 1]`. One thing is changed at a time; what it costs is
-a caption's time as a multiple of that at the tutorial's sizes, taken in turn. `--quick` does a little of it. Prints a
-table, then one line of JSON.
+Run `python benchmarks/growth.py [--precision float32] [--threads 1]`. One size is changed at a time; its cost is the
+time per caption relative to that at the tutorial's sizes, alternating. `--quick` measures less. Prints a table, then
+one line of JSON.
 """
 
 import argparse
@@ -14,30 +14,30 @@ from typing import Any
 import torch
 
 from bench.contestants import Entry
-from bench.material import (
-    GRID,
-    VOCABULARY,
-    KeptFeatures,
-    TrainingData,
-    made_up_examples,
-    made_up_tokenizer,
-    random_features,
-)
 from bench.measuring import alternate, cores, median_ratio, print_result, seconds, show_table
 from bench.our_training import OurSteps, our_module
+from bench.training_data import (
+    GRID,
+    VOCABULARY,
+    InMemoryFeatures,
+    TrainingData,
+    random_features,
+    synthetic_examples,
+    synthetic_tokenizer,
+)
 from seesay.allocation import keep_freed_memory
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the cost depends on.
+    """Sizes that determine the cost.
 
     Attributes:
-        vocabulary: word ids V.
-        regions: N.
-        features: width F of a region.
-        length: how often a caption's words are said over.
-        images: of the data set.
+        vocabulary: vocabulary size V.
+        regions: regions N.
+        features: feature width F.
+        length: how often the words of a caption are repeated.
+        images: images of the data set.
     """
 
     vocabulary: int = VOCABULARY
@@ -58,25 +58,27 @@ QUICK: dict[str, tuple[int, ...]] = {"regions": (16,)}
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     keep_freed_memory()  # as the command line does
     options = parse()
     torch.set_num_threads(options.threads)
-    base, rows = OurSteps(*trained(options, Sizes())), []
+    base, rows = OurSteps(*step_arguments(options, Sizes())), []
     for name, values in (QUICK if options.quick else GROWN).items():
         for value in values:
             sizes = replace(Sizes(), **{name: value})
             rows.append({"grown": name, "to": value, "from": getattr(Sizes(), name), **measure(options, base, sizes)})
-    heads = ("", "from", "to", "captions/s", "a caption's cost")
-    shown = ("grown", "from", "to", "captions_per_s", "cost")
-    show_table(heads, [[f"{row[name]:.2f}" if name == "cost" else _text(row[name]) for name in shown] for row in rows])
-    given = {"precision": options.precision, "preset": options.preset, "rounds": options.rounds}
-    print_result("growth", **given, rows=rows)
+    heads = ("", "from", "to", "captions/s", "time per caption")
+    columns = ("grown", "from", "to", "captions_per_s", "cost")
+    show_table(
+        heads, [[f"{row[name]:.2f}" if name == "cost" else _text(row[name]) for name in columns] for row in rows]
+    )
+    settings = {"precision": options.precision, "preset": options.preset, "rounds": options.rounds}
+    print_result("growth", **settings, rows=rows)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 45 s: one change")
+    parser.add_argument("--quick", action="store_true", help="under 45 s: one size")
     parser.add_argument("--preset", default="attention-gru")
     parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=min(2, cores()))
@@ -87,8 +89,8 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def trained(options: argparse.Namespace, sizes: Sizes) -> tuple[Any, bool]:
-    """Returns what `OurSteps` is made of."""
+def step_arguments(options: argparse.Namespace, sizes: Sizes) -> tuple[Any, bool]:
+    """Return the arguments of `OurSteps`."""
     entry = Entry(
         system="ours",
         preset=options.preset,
@@ -100,32 +102,32 @@ def trained(options: argparse.Namespace, sizes: Sizes) -> tuple[Any, bool]:
         store=None,
         images=sizes.images,
     )
-    return our_module(entry, material(sizes), sizes.vocabulary), options.precision == "bfloat16"
+    return our_module(entry, training_data(sizes), sizes.vocabulary), options.precision == "bfloat16"
 
 
-def material(sizes: Sizes) -> TrainingData:
-    """Returns made-up images with captions of Flickr8k's lengths, said over as often as asked."""
-    last = sizes.vocabulary - 1  # rarer words count as the rarest that is left
+def training_data(sizes: Sizes) -> TrainingData:
+    """Return synthetic images with captions of Flickr8k's lengths, repeated `sizes.length` times."""
+    last = sizes.vocabulary - 1  # replaces all rarer words
 
-    def said(row: tuple[int, ...]) -> tuple[int, ...]:
+    def repeated(row: tuple[int, ...]) -> tuple[int, ...]:
         return (row[0], *(min(word, last) for word in row[1:-1] * sizes.length), row[-1])
 
     examples = [
-        replace(each, tokens=tuple(said(row) for row in each.tokens)) for each in made_up_examples(sizes.images)
+        replace(each, tokens=tuple(repeated(row) for row in each.tokens)) for each in synthetic_examples(sizes.images)
     ]
     ids = [each.id for each in examples]
-    features = KeptFeatures(ids, random_features(len(ids), sizes.regions, sizes.features))
-    return TrainingData(examples, features, made_up_tokenizer())
+    features = InMemoryFeatures(ids, random_features(len(ids), sizes.regions, sizes.features))
+    return TrainingData(examples, features, synthetic_tokenizer())
 
 
 def measure(options: argparse.Namespace, base: OurSteps, sizes: Sizes) -> dict[str, float]:
-    """Returns the rate at some sizes, and what a caption costs against the base."""
-    ways = {"base": base, "grown": OurSteps(*trained(options, sizes))}
+    """Return the rate at the given sizes, and the time per caption relative to the base."""
+    variants = {"base": base, "grown": OurSteps(*step_arguments(options, sizes))}
 
     def cost(steps: OurSteps) -> float:
         return seconds(steps.epoch) / steps.module.batches.captions
 
-    costs = alternate({name: partial(cost, steps) for name, steps in ways.items()}, options.rounds)
+    costs = alternate({name: partial(cost, steps) for name, steps in variants.items()}, options.rounds)
     return {
         "captions_per_s": 1 / statistics.median(costs["grown"]),
         "cost": median_ratio(costs["grown"], costs["base"]),

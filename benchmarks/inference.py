@@ -1,11 +1,11 @@
-"""Times one image from its file to its caption by beam 5, and a folder of them, and says where the time goes.
+"""Time from an image file to its caption with beam 5, per stage, and of a folder of images.
 
-Run `python benchmarks/inference.py [--run RUN] [--images-in FOLDER]`; without a run, captioners of random weights of
-attention-gru's sizes, made to end as captions do, on the two usual encoders; without a folder, JPEGs of COCO's size are
-drawn. `--quick` does a little of it. Prints tables, then one line of JSON.
+Run `python benchmarks/inference.py [--run RUN] [--images-in FOLDER]`. The default captioners have random weights of
+attention-gru's sizes with realistic caption lengths, on two encoders; the default images are generated JPEGs of COCO's
+size. `--quick` measures less. Prints tables, then one line of JSON.
 
-An image's time is held against that of the encoder's network alone on a ready tensor, in the same precision, taken in
-turn: as torch runs it, and in the form that seesay gives it. bfloat16 is torch's autocast on all sides.
+The time of an image is compared with that of the encoder's network alone on a preprocessed tensor, in the same
+precision, alternating: torch's network, and the fused one of seesay. bfloat16 is torch's autocast on all sides.
 """
 
 import argparse
@@ -32,10 +32,9 @@ from bench.images import (
     image_files,
     network_rate,
     plain_network,
+    preprocessed_batches,
     random_encoder,
-    ready_batches,
 )
-from bench.material import VOCABULARY, made_up_tokenizer
 from bench.measuring import (
     add_neighbours_option,
     alternate,
@@ -45,6 +44,7 @@ from bench.measuring import (
     seconds,
     show_table,
 )
+from bench.training_data import VOCABULARY, synthetic_tokenizer
 from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection
 from seesay.captioner import TrainedCaptioner
@@ -56,11 +56,11 @@ from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder
 
 BEAM = DecodingOptions("beam", beam_size=5)
-STAGES = ("read and decode", "resize", "normalise", "encode", "project", "search", "the rest")
+STAGES = ("read and decode", "resize", "normalise", "encode", "project", "search", "other")
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     keep_freed_memory()  # as the command line does
     options = parse()
     rows = []
@@ -77,12 +77,12 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under 45 s: one encoder, few images")
-    parser.add_argument("--run", type=Path, help="run folder; without it random weights")
+    parser.add_argument("--run", type=Path, help="run folder; default: random weights")
     parser.add_argument("--images-in", type=Path, help="folder of images")
-    parser.add_argument("--encoder", default="", help="of the random weights: timm name; empty = the two usual ones")
-    parser.add_argument("--image-size", type=int, default=0, help="0 = what the encoder was made for")
+    parser.add_argument("--encoder", default="", help="timm name of a random encoder; empty = the two default ones")
+    parser.add_argument("--image-size", type=int, default=0, help="0 = the encoder's default")
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3, help="of the folder")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the folder")
     add_neighbours_option(parser)
     options = parser.parse_args()
     options.encoders = None
@@ -92,14 +92,14 @@ def parse() -> argparse.Namespace:
 
 
 class RandomCaptioner(TrainedCaptioner):
-    """A captioner of attention-gru's sizes with random weights, which ends its captions as trained ones do."""
+    """A captioner of attention-gru's sizes with random weights and realistic caption lengths."""
 
     def __init__(self, encoder: Encoder) -> None:
         config = resolve_config("attention-gru")
         model = build_model(config.model, VOCABULARY, encoder.feature_size, encoder).eval()
-        prepack_weights(model)  # as those that are loaded
+        prepack_weights(model)  # like loaded weights
         info = RunInfo(VOCABULARY, encoder.feature_size, encoder.grid, LENGTH, encoder.identity, encoder_stored=True)
-        super().__init__(Run(Path("random"), config, info, made_up_tokenizer()), model, torch.device("cpu"))
+        super().__init__(Run(Path("random"), config, info, synthetic_tokenizer()), model, torch.device("cpu"))
         size = encoder.preprocessing.size
         with torch.inference_mode():
             noise = torch.randint(0, 256, (16, size, size, 3), dtype=torch.uint8)
@@ -107,12 +107,12 @@ class RandomCaptioner(TrainedCaptioner):
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder that ends."""
+        """The decoder with realistic caption lengths."""
         return self._ending
 
 
 def captioners(options: argparse.Namespace) -> Iterator[TrainedCaptioner]:
-    """Yields the run's captioner, or random ones."""
+    """Yield the run's captioner, or random ones."""
     if options.run:
         yield TrainedCaptioner.load(options.run, "cpu")
         return
@@ -124,7 +124,7 @@ def captioners(options: argparse.Namespace) -> Iterator[TrainedCaptioner]:
 def encoder_of(captioner: TrainedCaptioner) -> Encoder:
     encoder = captioner.model.encoder
     if encoder is None:
-        raise SystemExit(f"{captioner.run.folder} was trained on given features and cannot look at images")
+        raise SystemExit(f"{captioner.run.folder} was trained on imported features and has no encoder")
     return encoder
 
 
@@ -134,38 +134,38 @@ def describe(captioner: TrainedCaptioner) -> dict[str, Any]:
 
 
 def measure(captioner: TrainedCaptioner, files: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Returns a captioner's times of one image and of a folder."""
+    """Return a captioner's times of one image and of a folder."""
     return {**one_by_one(captioner, files), **folder_rates(captioner, files, options.rounds)}
 
 
 def one_by_one(captioner: TrainedCaptioner, files: Sequence[str]) -> dict[str, Any]:
-    """Returns percentiles of an image's time in ms, its ratio to the network's, and the mean of each stage."""
+    """Return percentiles of an image's time in ms, its ratio to the network's, and the mean of each stage."""
     encoder = encoder_of(captioner)
-    ready = ready_batches(encoder, files, batch=1) * 2
+    batches = preprocessed_batches(encoder, files, batch=1) * 2
     images = iter([*files, *files])
     spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-    # Taken here: within `stages_timed` they would count as a stage of a caption.
+    # Before `stages_timed`, which would count them as a stage of a caption.
     networks = {"network": plain_network(encoder), "fused": fused_network(encoder)}
 
     @torch.inference_mode()
     def alone(name: str, images: Iterator[torch.Tensor]) -> float:
-        shown = next(images)
-        return seconds(lambda: networks[name](shown))
+        pixels = next(images)
+        return seconds(lambda: networks[name](pixels))
 
     def caption() -> float:
         image = next(images)
         return seconds(lambda: captioner.caption(image, BEAM))
 
-    ways: dict[str, Callable[[], float]] = {
+    variants: dict[str, Callable[[], float]] = {
         "image": caption,
-        **{name: partial(alone, name, iter(ready)) for name in networks},
+        **{name: partial(alone, name, iter(batches)) for name in networks},
     }
     warm_up = min(5, len(files))
     with stages_timed(captioner, spent):
-        alternate(ways, 0, warm_up)
+        alternate(variants, 0, warm_up)
         spent.update(dict.fromkeys(STAGES, 0.0))
-        taken = alternate(ways, len(files), warm_up=0)
-    spent["the rest"] = sum(taken["image"]) - sum(spent.values())
+        taken = alternate(variants, len(files), warm_up=0)
+    spent["other"] = sum(taken["image"]) - sum(spent.values())
     milliseconds = {name: 1000 * np.array(values) for name, values in taken.items()}
     return {
         "p50_ms": float(np.percentile(milliseconds["image"], 50)),
@@ -180,8 +180,8 @@ def one_by_one(captioner: TrainedCaptioner, files: Sequence[str]) -> dict[str, A
 
 @contextmanager
 def stages_timed(captioner: TrainedCaptioner, spent: dict[str, float]) -> Iterator[None]:
-    """Adds up the seconds of each stage of a caption, in the very functions that make it."""
-    places = {
+    """Add up the seconds of each stage of a caption, measured inside its functions."""
+    functions = {
         "read and decode": (seesay.images, "_read"),
         "resize": (seesay.images, "resize_image"),
         "normalise": (seesay.models.encoders, "normalise"),
@@ -192,20 +192,20 @@ def stages_timed(captioner: TrainedCaptioner, spent: dict[str, float]) -> Iterat
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            found: list[Any] = []
-            spent[stage] += seconds(lambda: found.append(work(*args, **kwargs)))
-            return found[0]
+            results: list[Any] = []
+            spent[stage] += seconds(lambda: results.append(work(*args, **kwargs)))
+            return results[0]
 
         return wrapped
 
     with ExitStack() as stack:
-        for stage, (owner, name) in places.items():
+        for stage, (owner, name) in functions.items():
             stack.enter_context(patch.object(owner, name, timed(stage, getattr(owner, name))))
         yield
 
 
 def folder_rates(captioner: TrainedCaptioner, files: Sequence[str], rounds: int) -> dict[str, float]:
-    """Returns images a second from a folder to a file of captions, and how much of the network's alone that is."""
+    """Return the images per second from a folder to a file of captions, absolute and relative to the network alone."""
     encoder = encoder_of(captioner)
 
     def ours() -> float:
@@ -215,7 +215,7 @@ def folder_rates(captioner: TrainedCaptioner, files: Sequence[str], rounds: int)
         return len(files) / taken
 
     rates = alternate(
-        {"ours": ours, "network": network_rate(plain_network(encoder), ready_batches(encoder, files))}, rounds
+        {"ours": ours, "network": network_rate(plain_network(encoder), preprocessed_batches(encoder, files))}, rounds
     )
     return {
         "folder_per_s": statistics.median(rates["ours"]),
@@ -225,7 +225,7 @@ def folder_rates(captioner: TrainedCaptioner, files: Sequence[str], rounds: int)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     names = [f"{row['encoder']} at {row['size']}, {row['precision']}" for row in rows]
     heads = ("one image", "p50 ms", "p95 ms", "network ms", "times", "fused ms", "times", "folder/s", "of network")
     one = ("p50_ms", "p95_ms", "network_p50_ms", "of_network", "fused_p50_ms", "of_fused")

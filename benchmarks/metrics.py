@@ -1,9 +1,9 @@
-"""Times the caption scores against pycocoevalcap, and the id-level CIDEr-D that training by reward uses.
+"""Speed of the metrics compared with pycocoevalcap, and of the token-level CIDEr-D of self-critical training.
 
 Run `python benchmarks/metrics.py` (needs Java and pycocoevalcap for the comparison) or with `--quick` (synthetic
-captions, no Java). `--data data/flickr8k --predictions docs/results/attention-gru-beam3.jsonl` scores captions of a
-model against human captions; where there are more images than predictions, the predictions repeat. Prints a table,
-then one line of JSON.
+captions, no Java). `--data data/flickr8k --predictions docs/results/attention-gru-beam3.jsonl` scores generated
+captions against human captions; if there are more images than predictions, these are repeated. Prints a table, then one
+line of JSON.
 """
 
 import argparse
@@ -32,7 +32,7 @@ EXTRAS = ("with a red ball", "wearing a t-shirt", ", holding a sign", "while oth
 
 
 def make_captions(images: int, references: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
-    """Returns one hypothesis and some references for each image, about eleven words each."""
+    """Return one hypothesis and several references per image, of about eleven words each."""
     draw = random.Random(seed)
     words = [f"word{number}" for number in range(2000)]
 
@@ -45,7 +45,7 @@ def make_captions(images: int, references: int, seed: int = 0) -> tuple[list[str
 
 
 def peer_scores(hypotheses: list[str], references: list[list[str]], java: bool) -> dict[str, float]:
-    """Returns pycocoevalcap's scores; with its Java tokenizer, or given our tokens."""
+    """Return pycocoevalcap's scores, with its Java tokenizer or our tokens."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         from pycocoevalcap.bleu.bleu import Bleu
@@ -53,27 +53,29 @@ def peer_scores(hypotheses: list[str], references: list[list[str]], java: bool) 
         from pycocoevalcap.rouge.rouge import Rouge
         from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-        said = {i: [{"caption": text}] for i, text in enumerate(hypotheses)}
+        captions = {i: [{"caption": text}] for i, text in enumerate(hypotheses)}
         truth = {i: [{"caption": text} for text in texts] for i, texts in enumerate(references)}
         if java:
             tokens = PTBTokenizer()
-            said_tokens, truth_tokens = tokens.tokenize(said), tokens.tokenize(truth)
+            caption_tokens, truth_tokens = tokens.tokenize(captions), tokens.tokenize(truth)
         else:
-            said_tokens = {i: tokenize([text]) for i, text in enumerate(hypotheses)}
+            caption_tokens = {i: tokenize([text]) for i, text in enumerate(hypotheses)}
             truth_tokens = {i: tokenize(texts) for i, texts in enumerate(references)}
-        bleu, _ = Bleu(4).compute_score(truth_tokens, said_tokens)
-        rouge, _ = Rouge().compute_score(truth_tokens, said_tokens)
-        cider, _ = PeerCider().compute_score(truth_tokens, said_tokens)
+        bleu, _ = Bleu(4).compute_score(truth_tokens, caption_tokens)
+        rouge, _ = Rouge().compute_score(truth_tokens, caption_tokens)
+        cider, _ = PeerCider().compute_score(truth_tokens, caption_tokens)
     return {f"BLEU-{n + 1}": float(bleu[n]) for n in range(4)} | {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
 
 
 def real_captions(data: Path, predictions: Path, images: int) -> tuple[list[str], list[list[str]]]:
-    """Returns captions of a model, and five human captions of each image."""
-    said = {row["id"]: row["caption"] for row in map(json.loads, predictions.read_text("utf-8").splitlines())}
-    meant = {item.id: list(item.captions[:5]) for item in load_annotations(data).items if len(item.captions) >= 5}
-    ids = [*(name for name in said if name in meant), *(name for name in meant if name not in said)][:images]
-    captions = list(said.values())
-    return [said.get(name, captions[k % len(captions)]) for k, name in enumerate(ids)], [meant[name] for name in ids]
+    """Return generated captions, and five human captions per image."""
+    predicted = {row["id"]: row["caption"] for row in map(json.loads, predictions.read_text("utf-8").splitlines())}
+    human = {item.id: list(item.captions[:5]) for item in load_annotations(data).items if len(item.captions) >= 5}
+    ids = [*(name for name in predicted if name in human), *(name for name in human if name not in predicted)][:images]
+    captions = list(predicted.values())
+    return [predicted.get(name, captions[k % len(captions)]) for k, name in enumerate(ids)], [
+        human[name] for name in ids
+    ]
 
 
 def jar_meteor(hypotheses: list[str], references: list[list[str]]) -> float:
@@ -85,18 +87,18 @@ def jar_meteor(hypotheses: list[str], references: list[list[str]]) -> float:
 
 
 def meteor_times(hypotheses: list[str], references: list[list[str]], passes: int) -> dict[str, object]:
-    """Returns the median times of METEOR from raw captions by us, and of the jar's from tokens, in turn."""
-    said, meant = tokenize(hypotheses), [tokenize(texts) for texts in references]
+    """Return the median time of our METEOR on raw captions, and of the jar on tokens, alternating."""
+    tokens, reference_tokens = tokenize(hypotheses), [tokenize(texts) for texts in references]
     ours: list[float] = []
     theirs: list[float] = []
     scores: dict[str, float] = {}
-    compute_metrics(hypotheses[:1], references[:1], metrics=["METEOR"])  # the first use on a machine makes a table
+    compute_metrics(hypotheses[:1], references[:1], metrics=["METEOR"])  # the first use on a machine creates a table
     our_meteor = partial(compute_metrics, hypotheses, references, metrics=["METEOR"])
     for _ in range(passes):
         ptb._chunk.cache_clear()
         _meteor.cache_clear()
         ours.append(seconds(lambda: scores.update(ours=our_meteor().corpus["METEOR"])))
-        theirs.append(seconds(lambda: scores.update(jar=jar_meteor(said, meant))))
+        theirs.append(seconds(lambda: scores.update(jar=jar_meteor(tokens, reference_tokens))))
     return {
         "meteor_s": round(statistics.median(ours), 2),
         "meteor_jar_s": round(statistics.median(theirs), 2),
@@ -106,23 +108,23 @@ def meteor_times(hypotheses: list[str], references: list[list[str]], passes: int
 
 
 def reward_milliseconds(images: int) -> float:
-    """Returns the time of id-level CIDEr-D for 320 hypotheses against cached references, in milliseconds."""
-    draw = np.random.default_rng(0)
+    """Return the time of token-level CIDEr-D for 320 hypotheses with cached references, in milliseconds."""
+    rng = np.random.default_rng(0)
 
     def ids() -> list[int]:
-        drawn: list[int] = (draw.zipf(1.3, 11) % 5000).tolist()
-        return drawn
+        tokens: list[int] = (rng.zipf(1.3, 11) % 5000).tolist()
+        return tokens
 
     scorer = Cider([[ids() for _ in range(5)] for _ in range(images)])
-    hypotheses, owners = [ids() for _ in range(320)], draw.integers(0, images, 320)
+    hypotheses, owners = [ids() for _ in range(320)], rng.integers(0, images, 320)
     return 1000 * min(seconds(lambda: scorer.score(hypotheses, owners)) for _ in range(10))
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer images, no Java")
-    parser.add_argument("--images", type=int, default=0, help="images to score; 0 = 5000, or 1000 when quick")
+    parser.add_argument("--images", type=int, default=0, help="images to score; 0 = 5000, or 1000 with --quick")
     parser.add_argument("--data", type=Path, help="data set whose captions are the references")
     parser.add_argument("--predictions", type=Path, help="JSON lines of id and caption, with --data")
     parser.add_argument("--passes", type=int, default=3, help="alternating passes")
@@ -138,8 +140,8 @@ def main() -> None:
     result["reward_320_ms"] = round(reward_milliseconds(images), 2)
     ours: list[float] = []
     theirs: list[float] = []
-    for _ in range(1 if options.quick else options.passes):  # in turn, for the machine's speed drifts
-        ptb._chunk.cache_clear()  # what an earlier turn has cut would be known
+    for _ in range(1 if options.quick else options.passes):  # alternating, because the machine's speed drifts
+        ptb._chunk.cache_clear()  # otherwise tokens of an earlier pass are cached
         ours.append(seconds(lambda: compute_metrics(hypotheses, references, metrics=NEED_NOTHING)))
         try:
             theirs.append(seconds(lambda: result.update(peer=peer_scores(hypotheses, references, java))))

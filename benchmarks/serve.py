@@ -1,14 +1,13 @@
-"""Measures `seesay serve` with and without batching: images a second and latencies at 1, 8, 32 and 128 clients.
+"""Throughput and latency of `seesay serve` with and without batching, with 1, 8, 32 and 128 clients.
 
-Run `python benchmarks/serve.py --run RUN --images FOLDER` for a trained captioner on photographs, or with nothing for
-random weights of the same sizes (an EfficientNet-Lite0 at 224, attention-gru: 512 units, 3,000 words) and drawn
-images; `--quick` sends less. Prints a table, then one line of JSON.
+Run `python benchmarks/serve.py --run RUN --images FOLDER` for a trained captioner on photographs; the default is random
+weights of the same sizes (EfficientNet-Lite0 at 224 px, attention-gru: 512 units, 3,000 words) and generated images.
+`--quick` sends less. Prints a table, then one line of JSON.
 
-Two servers, which differ only in `--max-batch` (1 and 32), run as processes of their own on this machine and are
-measured in turn, round after round, so that a disturbance falls on both. Each client sends its next image when the
-last one is answered. The clients run here and take part of the same processors: figures are those of the whole machine.
-Requests are mixed (greedy, a beam of 3, sampling) unless `--requests` says otherwise. The captions of both servers are
-compared word for word.
+Two servers, which differ only in `--max-batch` (1 and 32), run in separate processes on this machine and are measured
+alternately, so that disturbances affect both. Each client sends its next image when the last one is answered. The
+clients use the same CPU: the figures are those of the entire machine. Requests are mixed (greedy, beam of 3, sampling)
+unless `--requests` selects one kind. The captions of both servers are compared word for word.
 """
 
 import argparse
@@ -43,14 +42,14 @@ START_SECONDS, REQUEST_SECONDS = 300, 120
 
 @dataclass
 class Load:
-    """What some clients met.
+    """Results of a measurement.
 
     Attributes:
-        seconds: that all of it took.
-        latencies: of each answer, in seconds.
-        busy: answers that told to come back.
-        captions: by number of the request.
-        batch: mean images in a batch.
+        seconds: total time.
+        latencies: latency per response, in seconds.
+        busy: number of responses with status 503.
+        captions: by request number.
+        batch: mean number of images per batch.
     """
 
     seconds: float = 0.0
@@ -62,24 +61,24 @@ class Load:
 
 @contextlib.contextmanager
 def serving(run: Path, max_batch: int) -> Iterator[str]:
-    """Yields the address of a server in a process of its own."""
+    """Yield the URL of a server in its own process."""
     command = [sys.executable, "-m", "seesay.cli", "serve", str(run), "--port", "0", "--max-batch", str(max_batch)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             assert process.stdout is not None
-            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-            if found is None:
+            url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            if url is None:
                 log.seek(0)
                 raise SystemExit(f"the server did not start: {log.read().decode()[-500:]}")
-            yield found[0]
+            yield url[0]
         finally:
             process.terminate()
             process.wait(START_SECONDS)
 
 
 def request(image: bytes, fields: dict[str, str]) -> bytes:
-    """Returns the bytes of an upload."""
+    """Return the bytes of an upload."""
     parts = [
         f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
     ]
@@ -96,7 +95,7 @@ def request(image: bytes, fields: dict[str, str]) -> bytes:
 
 
 async def client(address: str, requests: Sequence[bytes], numbers: Iterator[int], total: int, load: Load) -> None:
-    """Sends one request after another over one connection, until `total` are sent by all clients."""
+    """Send requests over one connection, until all clients together have sent `total`."""
     host, port = address.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -118,16 +117,16 @@ async def client(address: str, requests: Sequence[bytes], numbers: Iterator[int]
 
 
 def batches(address: str) -> tuple[float, float]:
-    """Returns images and batches so far, from the server's metrics."""
-    with urllib.request.urlopen(f"{address}/metrics", timeout=REQUEST_SECONDS) as reply:
-        text = reply.read().decode()
-    found = [re.search(rf"^seesay_batch_images_{name} (\S+)", text, re.MULTILINE) for name in ("sum", "count")]
-    images, count = (float(each[1]) if each else 0.0 for each in found)
+    """Return the number of images and batches so far, from the server's metrics."""
+    with urllib.request.urlopen(f"{address}/metrics", timeout=REQUEST_SECONDS) as response:
+        text = response.read().decode()
+    matches = [re.search(rf"^seesay_batch_images_{name} (\S+)", text, re.MULTILINE) for name in ("sum", "count")]
+    images, count = (float(each[1]) if each else 0.0 for each in matches)
     return images, count
 
 
 async def measure(address: str, requests: Sequence[bytes], clients: int, total: int) -> Load:
-    """Returns what so many clients meet that send `total` requests together."""
+    """Return the results of concurrent clients that send `total` requests together."""
     load, numbers, before = Load(), itertools.count(), batches(address)
     start = time.perf_counter()
     await asyncio.gather(*(client(address, requests, numbers, total, load) for _ in range(clients)))
@@ -138,7 +137,7 @@ async def measure(address: str, requests: Sequence[bytes], clients: int, total: 
 
 
 def summary(loads: Sequence[Load]) -> dict[str, float]:
-    """Returns the figures of several rounds."""
+    """Return the statistics of several rounds."""
     latencies = np.array([latency for load in loads for latency in load.latencies])
     rates = [len(load.latencies) / load.seconds for load in loads]
     quantiles = {f"p{share}_ms": float(1000 * np.percentile(latencies, share)) for share in (50, 95, 99)}
@@ -146,11 +145,11 @@ def summary(loads: Sequence[Load]) -> dict[str, float]:
     return {"per_s": statistics.median(rates), **quantiles, "batch": batch, "busy": sum(load.busy for load in loads)}
 
 
-def photographs(folder: Path | None, count: int) -> list[bytes]:
-    """Returns JPEG files of a folder, or drawn ones of 640 x 480."""
+def jpeg_files(folder: Path | None, count: int) -> list[bytes]:
+    """Return JPEG files of a folder, or generated ones of 640 x 480."""
     if folder is not None:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))[:count]
-        return [path.read_bytes() for path in found]
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))[:count]
+        return [path.read_bytes() for path in paths]
     random, files = np.random.default_rng(0), []
     for _ in range(count):
         rough = Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8))
@@ -161,7 +160,7 @@ def photographs(folder: Path | None, count: int) -> list[bytes]:
 
 
 def random_run(folder: Path) -> Path:
-    """Writes a run of random weights, whose captions are as long as people's."""
+    """Write a run with random weights and captions of realistic length."""
     import torch
 
     from seesay.checkpoint import RunInfo, save_run, save_weights
@@ -185,10 +184,10 @@ def random_run(folder: Path) -> Path:
 async def compare(
     addresses: dict[str, str], requests: Sequence[bytes], quick: bool
 ) -> tuple[list[dict[str, Any]], float]:
-    """Returns a row for each number of clients, and the share of captions that are the same word for word."""
+    """Return one row per number of clients, and the share of equal captions."""
     rounds, rows, same = 2 if quick else 5, [], []
     for address in addresses.values():
-        await measure(address, requests, 4, 8)  # to warm up
+        await measure(address, requests, 4, 8)  # warm-up
     for clients in CLIENTS[:3] if quick else CLIENTS:
         total = max(2 * clients, 16) if quick else max(6 * clients, 48)
         loads: dict[str, list[Load]] = {name: [] for name in addresses}
@@ -201,35 +200,34 @@ async def compare(
             (len(b.latencies) / b.seconds) / (len(a.latencies) / a.seconds)
             for a, b in zip(loads["alone"], loads["batched"], strict=True)
         ]
-        row: dict[str, Any] = {name: summary(found) for name, found in loads.items()}
+        row: dict[str, Any] = {name: summary(rounds) for name, rounds in loads.items()}
         rows.append({"clients": clients, "ratio": statistics.median(ratios), **row})
     return rows, statistics.mean(same)
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer clients, requests and rounds")
     parser.add_argument("--run", type=Path, help="run folder of a trained captioner")
     parser.add_argument("--images", type=Path, help="folder of JPEG files")
-    parser.add_argument("--requests", choices=sorted(REQUESTS), default="mixed", help="what is asked for")
+    parser.add_argument("--requests", choices=sorted(REQUESTS), default="mixed", help="kind of requests")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         run = options.run or random_run(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "random")
-        images, fields = photographs(options.images, 48), REQUESTS[options.requests]
-        requests = [request(image, fields[place % len(fields)]) for place, image in enumerate(images)]
+        images, fields = jpeg_files(options.images, 48), REQUESTS[options.requests]
+        requests = [request(image, fields[index % len(fields)]) for index, image in enumerate(images)]
         sizes = {"alone": 1, "batched": 32}
         addresses = {name: stack.enter_context(serving(run, size)) for name, size in sizes.items()}
         rows, same = asyncio.run(compare(addresses, requests, options.quick))
-    heads = ("images/s", "p50 ms", "p95 ms", "p99 ms", "in a batch")
+    heads = ("images/s", "p50 ms", "p95 ms", "p99 ms", "per batch")
     print(f"{'clients':>7} {'':8}" + "".join(f"{head:>12}" for head in heads) + f"{'ratio':>8}")
     for row in rows:
         for name in sizes:
-            found = row[name]
-            shown = [found[key] for key in ("per_s", "p50_ms", "p95_ms", "p99_ms", "batch")]
+            values = [row[name][key] for key in ("per_s", "p50_ms", "p95_ms", "p99_ms", "batch")]
             ratio = f"{row['ratio']:8.2f}" if name == "batched" else ""
-            print(f"{row['clients']:7} {name:8}" + "".join(f"{value:12.1f}" for value in shown) + ratio)
-    print(f"the same captions: {same:.1%}")
+            print(f"{row['clients']:7} {name:8}" + "".join(f"{value:12.1f}" for value in values) + ratio)
+    print(f"equal captions: {same:.1%}")
     rounded = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 2))
     result = {"benchmark": "serve", "trained": bool(options.run), "requests": options.requests, "same": round(same, 4)}
     print(json.dumps({**result, "rows": rounded}))

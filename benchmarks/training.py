@@ -1,11 +1,11 @@
-"""Times our training step against the tutorial's and against the least time that its arithmetic could take.
+"""Speed of our training step compared with the tutorial's and with the lower bound of its arithmetic.
 
-Run `python benchmarks/training.py [--data data/flickr8k --store features/NAME.safetensors]`; without data, captions of
-Flickr8k's lengths and random features of InceptionV3's shape (64 x 2048) stand in. With `pip install tensorflow-cpu`
-the tutorial runs in TensorFlow too. `--quick` does a little of it. Prints tables, then one line of JSON.
+Run `python benchmarks/training.py [--data data/flickr8k --store features/NAME.safetensors]`; the default is captions of
+Flickr8k's lengths and random features of InceptionV3's shape (64 x 2048). With `pip install tensorflow-cpu` the
+tutorial also runs in TensorFlow. `--quick` measures less. Prints tables, then one line of JSON.
 
-Every contestant is a process of its own, for its memory; they take turns on the same captions, and a ratio is the
-median of those inside a round. What is compared, and what the floor counts, is in docs/performance.md.
+Every contestant runs in its own process, so that its memory can be measured; they alternate on the same captions, and a
+ratio is the median of those within a round. docs/performance.md describes the contestants and the floor.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from bench.measuring import (
 )
 
 PEER = "attention-gru"
-"""The preset of the tutorial's sizes, which is held against it."""
+"""The preset with the tutorial's sizes, which is compared with it."""
 PRESETS = (
     *(PEER, "attention-gru-tutorial", "pooled-gru", "pooled-gru-tutorial"),
     *("luong-gru", "show-attend-tell", "up-down", "transformer"),
 )
-HEADS = ("", "captions/s", "of floor", "loop/s", "loop:step", "times", "peak MB", "whole MB")
+HEADS = ("", "captions/s", "of floor", "loop/s", "loop:step", "times", "peak MB", "total MB")
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     options = parse()
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
@@ -55,14 +55,22 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under 45 s: float32, one preset, the tutorial in torch")
-    parser.add_argument("--data", type=Path, help="data set, whose training captions are taken")
+    parser.add_argument("--data", type=Path, help="data set, whose training captions are used")
     parser.add_argument("--store", type=Path, help="its feature store")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, cores())}))
-    parser.add_argument("--padding", nargs="+", type=int, default=[50, 20], help="of the tutorial; 0 = longest caption")
-    parser.add_argument("--images", type=int, default=312, help="with five captions each: an epoch of 24 batches")
-    parser.add_argument("--tutorial-steps", type=int, default=4, help="of a round; it goes on where the last ended")
+    parser.add_argument(
+        "--padding",
+        nargs="+",
+        type=int,
+        default=[50, 20],
+        help="padding of the tutorial in tokens; 0 = longest caption",
+    )
+    parser.add_argument(
+        "--images", type=int, default=312, help="images with five captions each: an epoch of 24 batches"
+    )
+    parser.add_argument("--tutorial-steps", type=int, default=4, help="steps per round of the tutorial")
     parser.add_argument("--rounds", type=int, default=5)
     add_neighbours_option(parser)
     options = parser.parse_args()
@@ -73,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace, preset: str, precision: Precision, threads: int) -> list[dict[str, Any]]:
-    """Returns a row for a preset, and rows for the tutorial's forms beside the one that has its sizes."""
+    """Return a row for a preset, and rows for the tutorial's variants with the preset of its sizes."""
     entries = {preset: entry(options, "ours", precision, threads, preset=preset)}
     systems = [] if preset != PEER else ["torch"] + ["tensorflow"] * (has_tensorflow() and not options.quick)
     for system in systems:
@@ -82,14 +90,14 @@ def measure(options: argparse.Namespace, preset: str, precision: Precision, thre
             name = f"  {system}, padded to {padding or 'the longest'}, {arithmetic}"
             entries[name] = entry(options, system, arithmetic, threads, padding=padding)
     contestants = {name: Contestant(each) for name, each in entries.items()}
-    told: dict[str, list[Round]] = {name: [] for name in contestants}
+    results: dict[str, list[Round]] = {name: [] for name in contestants}
 
     def rate(name: str) -> float:
-        told[name].append(contestants[name].round())
-        return told[name][-1]["captions"] / told[name][-1]["seconds"]
+        results[name].append(contestants[name].round())
+        return results[name][-1]["captions"] / results[name][-1]["seconds"]
 
     try:
-        # Each has trained a round when its memory was measured.
+        # Each contestant has trained one round for the memory measurement.
         rates = alternate({name: lambda name=name: rate(name) for name in contestants}, options.rounds, warm_up=0)  # type: ignore[misc]
     finally:
         for contestant in contestants.values():
@@ -99,37 +107,41 @@ def measure(options: argparse.Namespace, preset: str, precision: Precision, thre
             "name": name.strip(),
             "captions_per_s": statistics.median(rates[name]),
             "peak_mb": contestants[name].peak[0],
-            "whole_mb": contestants[name].peak[1],
-            **({"ours_times": median_ratio(rates[preset], rates[name])} if name != preset else against(told[name])),
+            "total_mb": contestants[name].peak[1],
+            **(
+                {"ours_times": median_ratio(rates[preset], rates[name])}
+                if name != preset
+                else compare_with_floor(results[name])
+            ),
         }
         for name in contestants
     ]
 
 
 def entry(options: argparse.Namespace, system: str, precision: Precision, threads: int, **more: Any) -> Entry:
-    """Returns what a contestant is told."""
-    given = {"data": options.data, "store": options.store, "images": options.images}
-    chosen = {"preset": "", "padding": 0, "steps": options.tutorial_steps, **more}
-    return Entry(system=cast("Any", system), precision=precision, threads=threads, **given, **chosen)
+    """Return the configuration of a contestant."""
+    common = {"data": options.data, "store": options.store, "images": options.images}
+    settings = {"preset": "", "padding": 0, "steps": options.tutorial_steps, **more}
+    return Entry(system=cast("Any", system), precision=precision, threads=threads, **common, **settings)
 
 
-def against(told: Sequence[Round]) -> dict[str, Any]:
-    """Returns our steps against the floor, and the whole loop against the steps."""
-    taken, loop = [one["seconds"] for one in told], [one["loop"] for one in told]
-    floor = [one["floor"] for one in told]
+def compare_with_floor(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Return our steps relative to the floor, and the complete loop relative to the steps."""
+    taken, loop = [one["seconds"] for one in rounds], [one["loop"] for one in rounds]
+    floor = [one["floor"] for one in rounds]
     return {
         "of_floor": median_ratio(floor, taken),
-        "floor_captions_per_s": statistics.median(one["captions"] / one["floor"] for one in told),
-        "floor_share_of_tanh": statistics.median(one["floor_tanh"] / one["floor"] for one in told),
-        "matrix_gflops": statistics.median(2e-9 * one["matrix_rate"] for one in told),
-        "tanh_per_ns": statistics.median(1e-9 * one["tanh_rate"] for one in told),
-        "loop_captions_per_s": statistics.median(one["captions"] / one["loop"] for one in told),
+        "floor_captions_per_s": statistics.median(one["captions"] / one["floor"] for one in rounds),
+        "floor_share_of_tanh": statistics.median(one["floor_tanh"] / one["floor"] for one in rounds),
+        "matrix_gflops": statistics.median(2e-9 * one["matrix_rate"] for one in rounds),
+        "tanh_per_ns": statistics.median(1e-9 * one["tanh_rate"] for one in rounds),
+        "loop_captions_per_s": statistics.median(one["captions"] / one["loop"] for one in rounds),
         "loop_of_step": median_ratio(taken, loop),
     }
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """Returns a row of the table."""
+    """Return a row of the table."""
 
     def shown(name: str, form: str) -> str:
         return format(row[name], form) if name in row else ""
@@ -142,7 +154,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         shown("loop_of_step", ".3f"),
         shown("ours_times", ".2f"),
         shown("peak_mb", ".0f"),
-        shown("whole_mb", ".0f"),
+        shown("total_mb", ".0f"),
     ]
 
 

@@ -1,1 +1,1 @@
-"""What the benchmarks share; each file beside this folder is one command."""
+"""Code shared by the benchmarks; each file beside this folder is one command."""

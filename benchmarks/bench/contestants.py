@@ -1,4 +1,4 @@
-"""Who takes part in the training benchmark, each in a process of its own, asked in turn."""
+"""Contestants of the training benchmark, each in its own process."""
 
 import contextlib
 import importlib.util
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
-    from bench.material import TrainingData
+    from bench.training_data import TrainingData
 
 Precision = Literal["float32", "bfloat16"]
 Round = dict[str, float]
@@ -19,18 +19,18 @@ Round = dict[str, float]
 
 @dataclass(frozen=True)
 class Entry:
-    """What a process of the benchmark does.
+    """Configuration of a contestant.
 
     Attributes:
         system: ours, or the tutorial in torch or tensorflow.
-        preset: of ours.
-        precision: of the arithmetic; TensorFlow's is float32 always, as the tutorial's.
-        threads: as many.
-        padding: tokens to which the tutorial pads and cuts every caption; 0 = the longest of the data.
-        steps: of a tutorial's round.
-        data: data set; None = made-up captions.
-        store: its features; None = random ones.
-        images: how many of them.
+        preset: preset of ours.
+        precision: of the arithmetic; always float32 in TensorFlow, as in the tutorial.
+        threads: number of threads.
+        padding: number of tokens to which the tutorial pads or truncates every caption; 0 = longest of the data.
+        steps: steps per round of the tutorial.
+        data: data set; None = synthetic captions.
+        store: its feature store; None = random features.
+        images: number of images.
     """
 
     system: Literal["ours", "torch", "tensorflow"]
@@ -45,74 +45,74 @@ class Entry:
 
 
 class Contestant:
-    """A process that has made ready and waits to be asked for a round.
+    """A process that has prepared its model and waits for requests.
 
     Attributes:
-        peak: MB by which the process grew at most while it built its model and trained, and all it held then.
+        peak: peak growth of the process in MB while it built its model and trained, and its total memory then.
     """
 
     def __init__(self, entry: Entry) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, and its memory
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, entry), daemon=True)
+        self._connection, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, entry), daemon=True)
         self._process.start()
-        theirs.close()
+        child.close()
         self.peak: tuple[float, float] = self._receive()
 
     def round(self) -> Round:
-        """Returns what the contestant says of one more round: captions, seconds, and ours more than that."""
+        """Run a round and return its results: captions, seconds, and more for ours."""
         self._connection.send("round")
         return cast("Round", self._receive())
 
     def close(self) -> None:
-        """Ends the process."""
+        """Stop the process."""
         self._connection.send(None)
         self._process.join()
 
     def _receive(self) -> Any:
         try:
-            found = self._connection.recv()
+            result = self._connection.recv()
         except EOFError:
-            raise SystemExit("a process of the benchmark has ended; what it said is above") from None
-        if isinstance(found, str):
-            raise SystemExit(found)
-        return found
+            raise SystemExit("a process of the benchmark has died; see its output above") from None
+        if isinstance(result, str):
+            raise SystemExit(result)
+        return result
 
 
 def _serve(connection: Connection, entry: Entry) -> None:
     if entry.system != "tensorflow":
-        sys.modules["tensorflow"] = cast("Any", None)  # TensorBoard would load it, and its memory would count as ours
-    # Loaded here: whoever asks needs nothing of it.
+        sys.modules["tensorflow"] = cast("Any", None)  # otherwise TensorBoard loads it, and its memory counts as ours
+    # Imported here: the parent process does not need it.
     import torch
 
-    from bench.material import load_material
     from bench.measuring import peak_memory
+    from bench.training_data import load_training_data
     from seesay.allocation import keep_freed_memory
     from seesay.errors import SeesayError
 
     keep_freed_memory()  # as `seesay train` does; for all contestants
     torch.set_num_threads(entry.threads)
-    with contextlib.suppress(EOFError, BrokenPipeError):  # whoever asked is gone
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent process has ended
         try:
-            work = _prepare(entry, load_material(entry.data, entry.store, entry.images))
+            work = _prepare(entry, load_training_data(entry.data, entry.store, entry.images))
         except (SeesayError, SystemExit) as error:
             connection.send(str(error))
             return
-        connection.send(tuple(peak_memory(work)))  # libraries and data are there; model and optimizer are not
+        connection.send(tuple(peak_memory(work)))  # libraries and data are loaded; model and optimizer are not
         while connection.recv() is not None:
             connection.send(work())
 
 
-def _prepare(entry: Entry, material: "TrainingData") -> Callable[[], Round]:
+def _prepare(entry: Entry, data: "TrainingData") -> Callable[[], Round]:
     if entry.system == "ours":
         from bench.our_training import ours
 
-        return ours(entry, material)
+        return ours(entry, data)
     from bench.tutorial import tutorial
 
-    return tutorial(entry, material)
+    return tutorial(entry, data)
 
 
 def has_tensorflow() -> bool:
-    """Tells whether TensorFlow is installed, without loading it."""
+    """Return whether TensorFlow is installed, without importing it."""
     return importlib.util.find_spec("tensorflow") is not None

@@ -1,4 +1,4 @@
-"""Random weights that end their captions as trained ones do."""
+"""Random decoders whose captions have the length of real ones."""
 
 import itertools
 import math
@@ -9,23 +9,24 @@ from torch import Tensor
 from seesay.models.protocol import Decoder, DecoderState, StepOutput
 from seesay.tokenizer import END_ID, PAD_ID, START_ID, UNK_ID
 
-SILENT = [PAD_ID, START_ID, UNK_ID]
-"""What is never said."""
+SUPPRESSED = [PAD_ID, START_ID, UNK_ID]
+"""Tokens that are never generated."""
 LENGTH = 20
-"""Words of the longest caption."""
+"""Maximum caption length in words."""
 
 
 class EndingDecoder:
-    """A decoder of random weights made to end like one that was trained.
+    """A random decoder with the caption lengths and confidence of a trained one.
 
-    Random weights hardly ever say the end, and every word is about as likely as any other. Here the chance of the end
-    after t words is that of a normal length of 10.5 words (3 either way), as human captions have, and logits are
-    scaled until the likeliest word has about the chance (a third) that it has in a trained captioner.
+    Random weights hardly ever generate the end token, and all words are about equally probable. Here the probability of
+    the end after t words follows a normal distribution of the length (mean 10.5, standard deviation 3), like human
+    captions, and logits are scaled until the most probable word has a probability of about a third, as in a trained
+    captioner.
 
     Args:
-        decoder: the one of random weights.
+        decoder: a decoder with random weights.
         vocabulary: V.
-        memory: of some images, (B, N, D), by which the scale is found.
+        memory: of some images, (B, N, D), to calibrate the scale.
     """
 
     def __init__(self, decoder: Decoder, vocabulary: int, memory: Tensor) -> None:
@@ -40,24 +41,24 @@ class EndingDecoder:
             )
         survival = [0.5 * math.erfc((t - 0.5 - 10.5) / 3 / math.sqrt(2)) for t in range(LENGTH * 4)]
         hazard = [min(0.999, max(1e-4, 1 - after / before)) for before, after in itertools.pairwise(survival)]
-        self.odds = torch.tensor([math.log(chance / (1 - chance)) for chance in hazard])
+        self.log_odds = torch.tensor([math.log(p / (1 - p)) for p in hazard])
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the decoder's state with the number of words said."""
+        """Return the decoder's state with the number of generated words."""
         state = self.decoder.init_state(memory, memory_mask)
-        return DecoderState(state.per_image, {**state.per_row, "said": memory.new_zeros(len(memory), 1).long()})
+        return DecoderState(state.per_image, {**state.per_row, "length": memory.new_zeros(len(memory), 1).long()})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns the decoder's scores with the end's changed."""
+        """Return the decoder's logits with the end token's replaced."""
         output = self.decoder.step(tokens, state)
-        said = state.per_row["said"]
-        logits = self.ended(output.logits, said)
-        rows = {**output.state.per_row, "said": said + 1}
+        length = state.per_row["length"]
+        logits = self.with_end(output.logits, length)
+        rows = {**output.state.per_row, "length": length + 1}
         return StepOutput(logits, DecoderState(output.state.per_image, rows), output.attention)
 
-    def ended(self, logits: Tensor, said: Tensor) -> Tensor:
-        """Returns the logits (..., V) with the end as likely as it is after `said` words (...)."""
+    def with_end(self, logits: Tensor, length: Tensor) -> Tensor:
+        """Return the logits (..., V) with the probability of the end after `length` (...) words."""
         logits = logits * self.scale
-        logits[..., [END_ID, *SILENT]] = float("-inf")
-        logits[..., END_ID] = logits.logsumexp(-1) + self.odds[said]
+        logits[..., [END_ID, *SUPPRESSED]] = float("-inf")
+        logits[..., END_ID] = logits.logsumexp(-1) + self.log_odds[length]
         return logits

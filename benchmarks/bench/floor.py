@@ -1,9 +1,9 @@
-"""The least time a training step can take: its necessary arithmetic at the best rates that the machine shows.
+"""Lower bound on the time of a training step: its necessary arithmetic at the machine's best measured rates.
 
-Counted are the multiply-adds of the matrix products, forward and backward, and the evaluations of tanh. What depends
-on an image alone counts once an image, and captions count their real tokens. Not counted, so that the floor is
-lower than anything that can be reached: softmax and loss over the vocabulary, dropout, the optimizer and the average of
-weights, all sums and copies, and whatever moves through memory. `docs/performance.md` says the same in words.
+The multiply-adds of the matrix products, forward and backward, and the evaluations of tanh are counted. What depends
+only on the image counts once per image, and captions count their real tokens. Softmax and loss over the vocabulary,
+dropout, the optimizer, weight averaging, sums, copies and memory traffic are not counted, so that the floor is below
+what can be reached. See `docs/performance.md`.
 """
 
 import math
@@ -22,20 +22,20 @@ from seesay.models.packing import PackedCaptions
 from seesay.models.transformer_layer import TransformerLayer
 
 # By the last part of a layer's name; all other layers are applied to every token.
-_ONCE_A_REGION = ("key", "key_value", "cross_keys")
-_ONCE_A_IMAGE = ("first_hidden", "first_cell", "mean_gates")
+_ONCE_PER_REGION = ("key", "key_value", "cross_keys")
+_ONCE_PER_IMAGE = ("first_hidden", "first_cell", "mean_gates")
 _PROJECTION = "projection.0"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a batch holds.
+    """Sizes of a batch.
 
     Attributes:
         images: images B.
-        regions: of an image, N.
+        regions: regions per image, N.
         tokens: real tokens M, over all captions.
-        pairs: of a token and one that it may look back at, itself included, over all captions.
+        pairs: pairs of a token and one that it attends to (itself and the earlier ones), over all captions.
     """
 
     images: int
@@ -45,7 +45,7 @@ class Counts:
 
     @classmethod
     def of(cls, captions: PackedCaptions, images: int, regions: int) -> "Counts":
-        """Returns those of a batch."""
+        """Return the sizes of a batch."""
         pairs = sum((step + 1) * size for step, size in enumerate(captions.sizes))
         return cls(images, regions, sum(captions.sizes), pairs)
 
@@ -56,10 +56,10 @@ class Product:
 
     Attributes:
         name: of the layer.
-        rows: vectors that go through it.
-        inner: their length.
-        columns: the length of what comes out.
-        backward: as many products of the same size in the backward pass: one for the gradient of each factor.
+        rows: number of input vectors.
+        inner: input width.
+        columns: output width.
+        backward: number of products of the same size in the backward pass: one per factor with a gradient.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Product:
 
     @property
     def multiply_adds(self) -> int:
-        """Of the forward pass."""
+        """Multiply-adds of the forward pass."""
         return self.rows * self.inner * self.columns
 
 
@@ -79,8 +79,8 @@ class NecessaryWork:
     """The arithmetic of one step.
 
     Attributes:
-        products: all of its matrix products.
-        tanh: evaluations of tanh, or of the logistic function, which is one of half the argument.
+        products: all matrix products.
+        tanh: evaluations of tanh, or of the logistic function, which is a tanh of half the argument.
     """
 
     products: tuple[Product, ...]
@@ -88,17 +88,17 @@ class NecessaryWork:
 
     @property
     def multiply_adds(self) -> int:
-        """Forward and backward."""
+        """Multiply-adds, forward and backward."""
         return sum(product.multiply_adds * (1 + product.backward) for product in self.products)
 
 
 def necessary_work(model: CaptionModel, config: ModelConfig, counts: Counts) -> NecessaryWork:
-    """Returns the arithmetic that a training step of a captioner on given features cannot do without.
+    """Return the necessary arithmetic of a training step of a captioner on stored features.
 
     Args:
-        model: one of our decoders' captioners; only the sizes of its layers are used.
+        model: the captioner; only the sizes of its layers are used.
         config: of the model.
-        counts: of the batch.
+        counts: sizes of the batch.
     """
     products, tanh = [], counts.tokens * _cell_activations(config)
     for name, module in model.named_modules():
@@ -112,25 +112,25 @@ def necessary_work(model: CaptionModel, config: ModelConfig, counts: Counts) -> 
             if isinstance(module, AdditiveAttention):
                 tanh += counts.tokens * counts.regions * config.attention_size
         elif isinstance(module, TransformerLayer):
-            # Scores and weighted sum, of the words before and of the regions.
+            # Scores and weighted sum, over the earlier words and over the regions.
             products += [Product(f"{name}.words", 2 * counts.pairs, 1, config.hidden_size)]
             products += [Product(f"{name}.regions", 2 * counts.tokens, counts.regions, config.hidden_size)]
     return NecessaryWork(tuple(products), tanh)
 
 
 def _backward(name: str) -> int:
-    """Returns how many products of its size the backward pass of a layer needs."""
-    # The features are given and want no gradient; that of a score's input is an outer product, which adds nothing up.
+    """Return the number of products of a layer's size in its backward pass."""
+    # The features need no gradient; that of a score's input is an outer product.
     return 1 if name == _PROJECTION or name.endswith(".score") else 2
 
 
 def _rows(name: str, counts: Counts) -> int:
     last = name.rpartition(".")[2]
-    if name == _PROJECTION or last in _ONCE_A_REGION:
+    if name == _PROJECTION or last in _ONCE_PER_REGION:
         return counts.images * counts.regions
-    if last == "score":  # of additive attention: every token scores every region
+    if last == "score":  # additive attention: every token scores every region
         return counts.tokens * counts.regions
-    return counts.images if last in _ONCE_A_IMAGE else counts.tokens
+    return counts.images if last in _ONCE_PER_IMAGE else counts.tokens
 
 
 def _stacked_gru(name: str, gru: nn.GRU, counts: Counts) -> Iterator[Product]:
@@ -142,7 +142,7 @@ def _stacked_gru(name: str, gru: nn.GRU, counts: Counts) -> Iterator[Product]:
 
 
 def _attention(name: str, attention: Attention, config: ModelConfig, counts: Counts) -> Iterator[Product]:
-    """Yields the products of the queries and their images' regions: scores, then the weighted sum."""
+    """Yield the products of the queries with their images' regions: scores, then the weighted sum."""
     memory = config.projection_size
     if isinstance(attention, MultiHeadAttention):
         yield Product(f"{name}.scores", counts.tokens, config.attention_size, counts.regions)
@@ -153,7 +153,7 @@ def _attention(name: str, attention: Attention, config: ModelConfig, counts: Cou
 
 
 def _cell_activations(config: ModelConfig) -> int:
-    """Returns the activations of a token's recurrent cells: 3 H of a GRU, 5 H of an LSTM."""
+    """Return the number of activations per token in recurrent cells: 3 H in a GRU, 5 H in an LSTM."""
     hidden = config.hidden_size
     return {
         "attention": 3 * hidden,
@@ -166,10 +166,10 @@ def _cell_activations(config: ModelConfig) -> int:
 
 
 class MachineRates:
-    """The best rates of this process with its threads, measured again at each call.
+    """The best rates of this process with its threads, measured at each call.
 
     Args:
-        products: of the step, the largest of whose shapes are tried beside squares.
+        products: of the step; the largest shapes are measured in addition to squares.
         dtype: of the products and the tanh.
         device: where they run.
     """
@@ -185,9 +185,9 @@ class MachineRates:
         self._tanh_sizes = [1 << 14, 1 << 17, 1 << 20, 1 << 23] if device == "cpu" else [1 << 23, 1 << 26]
 
     def matrix(self) -> float:
-        """Returns multiply-adds a second of the best shape and layout."""
+        """Return the multiply-adds per second of the best shape and layout."""
         rates = {shape: max(self._product_rates(*shape)) for shape in self._shapes}
-        self._shapes = sorted(rates, key=lambda shape: -rates[shape])[:3]  # the others will not be the best
+        self._shapes = sorted(rates, key=lambda shape: -rates[shape])[:3]  # later calls measure only the fastest
         return rates[self._shapes[0]]
 
     def _product_rates(self, rows: int, inner: int, columns: int) -> Iterator[float]:
@@ -199,42 +199,42 @@ class MachineRates:
             yield rows * inner * columns / self._median(lambda a=a, b=b: torch.mm(a, b, out=out))  # type: ignore[misc]
 
     def tanh(self) -> float:
-        """Returns evaluations a second of the best size."""
+        """Return the evaluations per second of the best size."""
         rates = {size: self._tanh_rate(size) for size in self._tanh_sizes}
         self._tanh_sizes = sorted(rates, key=lambda size: -rates[size])[:2]
         return rates[self._tanh_sizes[0]]
 
     def _tanh_rate(self, size: int) -> float:
         values = self._random(size)
-        out, turns = torch.empty_like(values), max(1, (1 << 20) // size)
+        out, repeats = torch.empty_like(values), max(1, (1 << 20) // size)
 
         def work() -> None:
-            for _ in range(turns):
+            for _ in range(repeats):
                 torch.tanh(values, out=out)
 
-        return size * turns / self._median(work)
+        return size * repeats / self._median(work)
 
     def _random(self, *shape: int) -> Tensor:
         return torch.randn(shape).to(self.device, self.dtype)
 
-    def _median(self, work: Callable[[], object], turns: int = 3) -> float:
-        def finished() -> None:
+    def _median(self, work: Callable[[], object], repeats: int = 3) -> float:
+        def run() -> None:
             work()
             finish(self.device)
 
-        finished()
-        return statistics.median(seconds(finished) for _ in range(turns))
+        run()
+        return statistics.median(seconds(run) for _ in range(repeats))
 
 
 def finish(device: str) -> None:
-    """Waits until a device has done what it was asked."""
+    """Wait until a device has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What a step needs at the least.
+    """Lower bound on the time of a step.
 
     Attributes:
         products: seconds of its matrix products.
@@ -246,12 +246,12 @@ class Floor:
 
     @property
     def seconds(self) -> float:
-        """Of the whole."""
+        """Seconds in total."""
         return self.products + self.tanh
 
 
 def floor_of(works: Iterable[NecessaryWork], matrix_rate: float, tanh_rate: float) -> Floor:
-    """Returns the least time of some steps at the given rates, in multiply-adds and evaluations a second."""
+    """Return the lower bound for several steps at the given rates, in multiply-adds and evaluations per second."""
     listed = list(works)
     products = math.fsum(work.multiply_adds for work in listed) / matrix_rate
     return Floor(products, math.fsum(work.tanh for work in listed) / tanh_rate)

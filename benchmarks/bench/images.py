@@ -1,4 +1,4 @@
-"""ImageInput files to read, and the same images ready for a network."""
+"""Image files, and the same images preprocessed for a network."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ from seesay.images import load_pixels, normalise
 from seesay.models.encoders import Encoder, build_encoder
 
 Network = Callable[[Tensor], Tensor]
-"""What gives maps of normalised images (B, 3, height, width)."""
+"""Function from normalised images (B, 3, height, width) to feature maps."""
 
 BATCH = 32
-"""Images a network is shown at once, in `extract_features` and in `TrainedCaptioner.caption_each`."""
+"""Batch size of `extract_features` and of `TrainedCaptioner.caption_each`."""
 
 
 class Kind(NamedTuple):
-    """A usual kind of image file.
+    """A common kind of image file.
 
     Attributes:
         name: for tables.
-        size: (width, height).
-        bytes: of a file, on average.
+        size: (width, height) in pixels.
+        bytes: mean file size.
     """
 
     name: str
@@ -38,32 +38,32 @@ class Kind(NamedTuple):
 
 
 SQUARE = Kind("224 x 224", (224, 224), 14_700)
-"""Flickr8k's images, squeezed to a square; the mean of 8,092 files."""
+"""Flickr8k's images, resized to squares; the mean of 8,092 files."""
 COCO = Kind("COCO size", (640, 480), 161_000)
-"""COCO's; the mean of 159 files of val2017."""
+"""COCO's images; the mean of 159 files of val2017."""
 
-USUAL_ENCODERS = (("tf_efficientnet_lite0", 256), ("inception_v3.tf_in1k", 299))
+DEFAULT_ENCODERS = (("tf_efficientnet_lite0", 256), ("inception_v3.tf_in1k", 299))
 
 
 def encoder_configs(name: str, weights: str, size: int) -> list[EncoderConfig]:
-    """Returns the encoder that was named, or the usual ones, whose weights are random: the speed is the same."""
+    """Return the named encoder, or the default ones with random weights, which are as fast."""
     if not name:
-        return [EncoderConfig(each, "none", image_size=side) for each, side in USUAL_ENCODERS]
+        return [EncoderConfig(each, "none", image_size=side) for each, side in DEFAULT_ENCODERS]
     return [EncoderConfig(name, weights or "none", image_size=size)]
 
 
 def random_encoder(config: EncoderConfig) -> Encoder:
-    """Returns an encoder, its weights random where the configuration names none, and always the same."""
+    """Return an encoder; without weights in the configuration they are random with a fixed seed."""
     torch.manual_seed(0)
     encoder = build_encoder(config)
     if config.encoder_weights == "none":
-        settle(encoder)
+        calibrate_batch_norms(encoder)
     return encoder
 
 
 @torch.no_grad()
-def settle(encoder: Encoder) -> None:
-    """Sets the means and spreads of an encoder's normalisations by noise; else features grow beyond float16."""
+def calibrate_batch_norms(encoder: Encoder) -> None:
+    """Set the statistics of an encoder's batch norms from noise; otherwise features overflow float16."""
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.train()
@@ -75,28 +75,27 @@ def settle(encoder: Encoder) -> None:
 
 
 def image_files(folder: Path | None, kind: Kind, count: int, scratch: Path) -> list[str]:
-    """Returns image files of a folder, or drawn ones of a kind.
+    """Return image files of a folder, or generated ones.
 
     Args:
-        folder: where they are; None = draw some.
-        kind: of the drawn ones.
-        count: how many at most.
-        scratch: where they are drawn.
+        folder: the folder; None = generate images.
+        kind: of the generated images.
+        count: maximum number of images.
+        scratch: folder for the generated images.
     """
     if folder is not None:
         return [str(image) for image in find_images([str(folder)]).images[:count]]
-    return draw_photographs(scratch / kind.name, kind, count)
+    return draw_images(scratch / kind.name, kind, count)
 
 
-def draw_photographs(folder: Path, kind: Kind, count: int) -> list[str]:
-    """Returns JPEG files of shapes, shades and grain, about as large as photographs of that size are.
+def draw_images(folder: Path, kind: Kind, count: int) -> list[str]:
+    """Return generated JPEG files with the file size of photographs of that kind.
 
-    How long a JPEG takes to decode depends on its size in bytes as much as on its pixels, so that the quality is
-    chosen to give the kind's.
+    The time to decode a JPEG depends on its size in bytes as much as on its pixels, so the quality is chosen to match.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random, files = np.random.default_rng(0), []
-    images = (_photograph(random, kind.size) for _ in range(count))
+    images = (_draw_image(random, kind.size) for _ in range(count))
     first = next(images)
     quality = min(range(50, 99), key=lambda level: abs(len(_jpeg(first, level)) - kind.bytes))
     for number, image in enumerate([first, *images]):
@@ -106,7 +105,7 @@ def draw_photographs(folder: Path, kind: Kind, count: int) -> list[str]:
     return files
 
 
-def _photograph(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+def _draw_image(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     width, height = size
     canvas = np.zeros((height, width, 3), np.float32)
     for cells, strength in ((4, 160.0), (16, 70.0), (64, 35.0)):
@@ -123,8 +122,8 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
     return stream.getvalue()
 
 
-def ready_batches(encoder: Encoder, files: Sequence[str], batch: int = BATCH) -> list[Tensor]:
-    """Returns images as the network takes them: normalised float32 (B, 3, height, width), channels last."""
+def preprocessed_batches(encoder: Encoder, files: Sequence[str], batch: int = BATCH) -> list[Tensor]:
+    """Return preprocessed images: normalised float32 (B, 3, height, width), channels last."""
     batches = []
     for begin in range(0, len(files), batch):
         pixels = np.stack([load_pixels(path, encoder.preprocessing) for path in files[begin : begin + batch]])
@@ -134,17 +133,17 @@ def ready_batches(encoder: Encoder, files: Sequence[str], batch: int = BATCH) ->
 
 
 def plain_network(encoder: Encoder) -> Network:
-    """Returns the encoder's network, up to the layer that is used, as torch runs it for anybody."""
+    """Return the encoder's torch network, up to the layer that is used."""
     return encoder._run_plainly
 
 
 def fused_network(encoder: Encoder) -> Network:
-    """Returns the same network as seesay runs it: each convolution with what follows it in one pass."""
+    """Return the fused network: each convolution and the operations after it in one pass."""
     return encoder._run
 
 
 def network_rate(network: Network, batches: Sequence[Tensor]) -> Callable[[], float]:
-    """Returns a way to measure the images a second of a network alone."""
+    """Return a function that measures the images per second of a network alone."""
 
     @torch.inference_mode()
     def rate() -> float:

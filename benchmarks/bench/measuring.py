@@ -1,4 +1,4 @@
-"""Time, memory, and what machine they were measured on."""
+"""Measurement of time and memory, and a description of the machine."""
 
 import contextlib
 import ctypes
@@ -21,49 +21,49 @@ _LOADED = time.perf_counter()
 
 
 def seconds(work: Work) -> float:
-    """Returns how long one call takes."""
+    """Return the time of one call in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def seconds_since_start() -> float:
-    """Returns how long this process has been there; since this module was loaded where Linux is not there."""
+    """Return the age of this process in seconds; without Linux, the time since this module was imported."""
     with contextlib.suppress(OSError):
-        # The name of the program, in brackets, may hold spaces; the start is field 22, in ticks since the system's.
+        # The program name, in brackets, may contain spaces; the start is field 22, in ticks since boot.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         running = float(Path("/proc/uptime").read_text().split()[0])
         return running - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.perf_counter() - _LOADED
 
 
-def alternate(ways: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Returns what each way gives, round by round.
+def alternate(variants: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Return the results of each variant, round by round.
 
-    The ways take turns, for a machine's speed drifts, and every other round goes through them backwards, for what
-    ran before leaves the caches and the clock rate to what runs next.
+    The variants alternate because a machine's speed drifts, and every other round runs in reverse order because a
+    variant affects the caches and the clock rate of the next one.
 
     Args:
-        ways: what to measure; each call returns its figure, such as a rate.
-        rounds: how many figures are kept of each.
-        warm_up: rounds before them, whose figures are not kept: they prepare kernels and memory.
+        variants: functions that return a measurement, such as a rate.
+        rounds: number of measurements per variant.
+        warm_up: initial rounds whose results are dropped: they prepare kernels and memory.
     """
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    results: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(warm_up + rounds):
-        for name in list(ways) if number % 2 == 0 else list(ways)[::-1]:
-            figure = ways[name]()
+        for name in list(variants) if number % 2 == 0 else list(variants)[::-1]:
+            result = variants[name]()
             if number >= warm_up:
-                found[name].append(figure)
-    return found
+                results[name].append(result)
+    return results
 
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Returns the median of the ratios inside each round."""
+    """Return the median of the ratios within each round."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def add_neighbours_option(parser: ArgumentParser) -> None:
-    """Adds `--neighbours N`, the number of busy processes that `busy_neighbours` runs beside a measurement."""
+    """Add `--neighbours N`, the number of busy processes that `busy_neighbours` runs beside a measurement."""
     parser.add_argument(
         "--neighbours", type=int, default=0, help="busy processes that run beside the measurement (default: none)"
     )
@@ -71,31 +71,31 @@ def add_neighbours_option(parser: ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def busy_neighbours(number: int) -> Iterator[None]:
-    """Runs processes beside the block, each of which keeps one core busy, and stops them at its end."""
+    """Run processes that keep one core busy each, and stop them when the block ends."""
     loop = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with this process
-    busy = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(number)]
+    processes = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(number)]
     try:
         yield
     finally:
-        for each in busy:
+        for each in processes:
             each.kill()
             each.wait()
 
 
 class Peak(NamedTuple):
-    """Memory at its highest, in MB: by how much the process grew while it worked, and all of it."""
+    """Peak memory in MB: growth of the process during the work, and its total."""
 
     growth: float
-    whole: float
+    total: float
 
 
 def peak_memory(work: Work) -> Peak:
-    """Returns the most memory that a process holds while it works; not a number where Linux is not there."""
+    """Return the peak memory of this process during the work; NaN without Linux."""
     try:
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what was freed before would be used again
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise memory that was freed before would be reused
         before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     except OSError:
         work()
         return Peak(math.nan, math.nan)
@@ -110,18 +110,18 @@ def _status(name: str) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Returns what a figure depends on: processor, cores, torch and its threads, and how busy the machine is."""
-    found: dict[str, Any] = {"processor": _processor(), "cores": cores(), "python": platform.python_version()}
-    found["torch"] = importlib.metadata.version("torch")
+    """Return what a measurement depends on: CPU, cores, torch and its threads, and the load."""
+    info: dict[str, Any] = {"cpu": _cpu_name(), "cores": cores(), "python": platform.python_version()}
+    info["torch"] = importlib.metadata.version("torch")
     torch = sys.modules.get("torch")
     if torch is not None:
-        found["threads"] = torch.get_num_threads()
+        info["threads"] = torch.get_num_threads()
     with contextlib.suppress(OSError, AttributeError):
-        found["load"] = round(os.getloadavg()[0], 1)
-    return found
+        info["load"] = round(os.getloadavg()[0], 1)
+    return info
 
 
-def _processor() -> str:
+def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -130,15 +130,15 @@ def _processor() -> str:
 
 
 def cores() -> int:
-    """Returns on how many cores this process may run."""
+    """Return the number of cores that this process may use."""
     with contextlib.suppress(AttributeError):  # not on every system
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: the first column to the left, the others to the right."""
-    widths = [max(len(cells[place]) for cells in (heads, *rows)) for place in range(len(heads))]
+    """Print a table: the first column left-aligned, the others right-aligned."""
+    widths = [max(len(cells[column]) for cells in (heads, *rows)) for column in range(len(heads))]
     for cells in (heads, *rows):
         line = cells[0].ljust(widths[0])
         for cell, width in zip(cells[1:], widths[1:], strict=True):
@@ -147,13 +147,13 @@ def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_result(benchmark: str, **result: object) -> None:
-    """Prints the line of JSON that a benchmark ends with, the machine included; numbers to four digits."""
+    """Print the final line of JSON, with the machine; numbers have four digits."""
     print(json.dumps({"benchmark": benchmark, **machine(), **{name: _short(value) for name, value in result.items()}}))
 
 
 def _short(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None  # JSON has no such numbers
+        return float(f"{value:.4g}") if math.isfinite(value) else None  # JSON lacks NaN and infinity
     if isinstance(value, Mapping):
         return {name: _short(each) for name, each in value.items()}
     return [_short(each) for each in value] if isinstance(value, (list, tuple)) else value

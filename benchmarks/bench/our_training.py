@@ -1,4 +1,4 @@
-"""Our side of the training benchmark: bare steps, the whole loop around them, and their floor."""
+"""seesay's side of the training benchmark: bare steps, the complete loop, and their floor."""
 
 import tempfile
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import torch
 
 from bench.contestants import Entry, Round
 from bench.floor import Counts, MachineRates, NecessaryWork, floor_of, necessary_work
-from bench.material import VOCABULARY, TrainingData
 from bench.measuring import seconds
+from bench.training_data import VOCABULARY, TrainingData
 from seesay.config import resolve_config
 from seesay.data.batches import CaptionBatches
 from seesay.models.captioning import build_model
@@ -22,40 +22,40 @@ from seesay.training.module import CaptioningModule
 from seesay.training.trainer import build_trainer, quiet_lightning
 
 
-def ours(entry: Entry, material: TrainingData) -> Callable[[], Round]:
-    """Returns a round of ours: an epoch of bare steps, one of the whole training loop, and the floor of the former."""
-    made: list[OurSteps] = []
+def ours(entry: Entry, data: TrainingData) -> Callable[[], Round]:
+    """Return a function that runs a round: an epoch of bare steps, one of the complete loop, and the steps' floor."""
+    created: list[OurSteps] = []
     rates: list[MachineRates] = []
 
     def work() -> Round:
-        if not made:  # the first round is the one whose memory counts: nothing but the steps
-            made.append(OurSteps(our_module(entry, material), entry.precision == "bfloat16"))
-            made[0].epoch()
+        if not created:  # memory is measured in the first round, which runs only steps
+            created.append(OurSteps(our_module(entry, data), entry.precision == "bfloat16"))
+            created[0].epoch()
             return {}
-        bare = made[0]
+        bare = created[0]
         taken = seconds(bare.epoch)
         rates[:] = rates or [MachineRates(bare.works[0].products, bare.dtype)]
         matrix, tanh = rates[0].matrix(), rates[0].tanh()
         floor = floor_of(bare.works, matrix, tanh)
         return {
-            "captions": material.captions,
+            "captions": data.captions,
             "seconds": taken,
             "floor": floor.seconds,
             "floor_tanh": floor.tanh,
             "matrix_rate": matrix,
             "tanh_rate": tanh,
-            "loop": train_in_loop(our_module(entry, material)),
+            "loop": train_in_loop(our_module(entry, data)),
         }
 
     return work
 
 
 class OurSteps:
-    """The training step of `seesay train` without Lightning around it.
+    """The training step of `seesay train` without Lightning.
 
-    The step is `CaptioningModule.training_step`, its optimizer, schedule and average of weights those of the
-    preset; a test holds the weights after an epoch against those of the loop. Left out are Lightning's hooks, the
-    seed of each step, log lines, TensorBoard, checkpoints and validation.
+    The step is `CaptioningModule.training_step`, with the preset's optimizer, schedule and weight averaging; a test
+    compares the weights after an epoch with those of the loop. Excluded are Lightning's hooks, the seed of each step,
+    logging, TensorBoard, checkpoints and validation.
 
     Attributes:
         works: the necessary arithmetic of each step of the last epoch.
@@ -66,8 +66,8 @@ class OurSteps:
         self.module = module
         self.dtype = torch.bfloat16 if bfloat16 else torch.float32
         training = self.module.config.training
-        made = self.module.configure_optimizers()
-        self._optimizer, self._schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        optimizers = self.module.configure_optimizers()
+        self._optimizer, self._schedule = optimizers["optimizer"], optimizers["lr_scheduler"]["scheduler"]
         self._clip = training.max_grad_norm
         self._average = EmaWeights(training.ema_decay) if training.ema_decay else None
         if self._average:
@@ -76,10 +76,10 @@ class OurSteps:
         self.works: list[NecessaryWork] = []
 
     def epoch(self, order: int | None = None) -> None:
-        """Trains once on everything.
+        """Train one epoch.
 
         Args:
-            order: the epoch whose batches these are; None = another at each call.
+            order: epoch number, which determines the batches; None = the next at each call.
         """
         module, counts = self.module, []
         module.batches.set_epoch(self._epochs if order is None else order)
@@ -105,30 +105,30 @@ class OurSteps:
 
 
 def our_module(
-    entry: Entry, material: TrainingData, vocabulary: int = VOCABULARY, **overrides: str | int | bool
+    entry: Entry, data: TrainingData, vocabulary: int = VOCABULARY, **overrides: str | int | bool
 ) -> CaptioningModule:
-    """Returns a preset's captioner ready to be trained, with so many word ids."""
+    """Return a preset's captioner with the given vocabulary size, ready for training."""
     settings = {"precision": entry.precision, "device": "cpu", "epochs": 100, **overrides}
     config = resolve_config(entry.preset, overrides=settings)
     torch.manual_seed(config.training.seed)
-    features = material.features.pooled() if config.encoder.pool == "pooled" else material.features
+    features = data.features.pooled() if config.encoder.pool == "pooled" else data.features
     model = build_model(config.model, vocabulary, features.features.shape[2])
-    batches = CaptionBatches(material.examples, features, None, config.training.batch_captions)
-    references = {example.id: ["an image"] for example in material.examples}
+    batches = CaptionBatches(data.examples, features, None, config.training.batch_captions)
+    references = {example.id: ["an image"] for example in data.examples}
     model.train()
     steps = GraphedTrainStep(model, config.training.label_smoothing) if uses_graphs(config.training, model) else None
-    longest = material.longest - 2
-    module = CaptioningModule(model, config, material.tokenizer, batches, references, longest, steps=steps)
+    longest = data.longest - 2
+    module = CaptioningModule(model, config, data.tokenizer, batches, references, longest, steps=steps)
     module.train()
     return module.to(config.training.device)
 
 
 def train_in_loop(module: CaptioningModule) -> float:
-    """Trains for an epoch under Lightning, as `seesay train` does; returns the seconds of it, validation aside."""
-    held = CaptionBatches(module.batches.examples[:2], module.batches.features, None, 64, shuffle=False)
+    """Train one epoch with Lightning, like `seesay train`; return the seconds without validation."""
+    validation = CaptionBatches(module.batches.examples[:2], module.batches.features, None, 64, shuffle=False)
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         out = Path(folder)
         trainer = build_trainer(module.config, out, [MetricsLog(out / "metrics.csv", module.config.training.log_every)])
         trainer.fit_loop.max_epochs = 1
-        trainer.fit(module, module.batches, held)
+        trainer.fit(module, module.batches, validation)
     return module.seconds

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.contestants import Entry, Round
-from bench.material import VOCABULARY, TrainingData
 from bench.measuring import seconds
+from bench.training_data import VOCABULARY, TrainingData
 from bench.tutorial_tensorflow import TrainStep, load_tensorflow, tensorflow_step
 from bench.tutorial_torch import TorchTutorial
 
@@ -19,44 +19,44 @@ _BATCH = 64
 """Pairs of an image and a caption."""
 
 
-def tutorial(entry: Entry, material: TrainingData) -> Callable[[], Round]:
-    """Returns a round of the tutorial: so many steps, which go on through the pairs of an image and a caption.
+def tutorial(entry: Entry, data: TrainingData) -> Callable[[], Round]:
+    """Return a function that runs a round: `entry.steps` steps, continuing through the pairs of image and caption.
 
-    Its features are float32, as its files hold them, and in memory.
+    Features are float32, like the tutorial's files, and in memory.
     """
-    pairs = [(row, caption) for row, example in enumerate(material.examples) for caption in example.tokens]
+    pairs = [(row, caption) for row, example in enumerate(data.examples) for caption in example.tokens]
     random.Random(0).shuffle(pairs)
-    endless = itertools.cycle(pairs)
-    longest = entry.padding or material.longest
-    features = material.features.features.astype(np.float32)
+    stream = itertools.cycle(pairs)
+    longest = entry.padding or data.longest
+    features = data.features.features.astype(np.float32)
     tensorflow = load_tensorflow(entry.threads) if entry.system == "tensorflow" else None
     steps: list[TrainStep] = []
 
-    def one() -> None:
-        chosen = list(itertools.islice(endless, _BATCH))
-        steps[0](features[[row for row, _ in chosen]], _padded([caption for _, caption in chosen], longest))
+    def step() -> None:
+        batch = list(itertools.islice(stream, _BATCH))
+        steps[0](features[[row for row, _ in batch]], _padded([caption for _, caption in batch], longest))
 
     def work() -> Round:
         if not steps:
-            steps.append(tensorflow_step(tensorflow, VOCABULARY) if tensorflow else torch_step(entry, material))
-        taken = sum(seconds(one) for _ in range(entry.steps))
+            steps.append(tensorflow_step(tensorflow, VOCABULARY) if tensorflow else torch_step(entry, data))
+        taken = sum(seconds(step) for _ in range(entry.steps))
         return {"captions": entry.steps * _BATCH, "seconds": taken}
 
     return work
 
 
 def _padded(captions: Sequence[Sequence[int]], longest: int) -> NDArray[np.int64]:
-    """Returns captions (R, T), cut or padded to T tokens."""
+    """Return captions (R, T), truncated or padded to T tokens."""
     tokens = np.zeros((len(captions), longest), np.int64)
     for row, caption in zip(tokens, captions, strict=True):
         row[: len(caption)] = caption[:longest]
     return tokens
 
 
-def torch_step(entry: Entry, material: TrainingData) -> TrainStep:
-    """Returns the training step of the tutorial in PyTorch."""
+def torch_step(entry: Entry, data: TrainingData) -> TrainStep:
+    """Return the training step of the tutorial in PyTorch."""
     torch.manual_seed(0)
-    model = TorchTutorial(material.features.features.shape[2], VOCABULARY)
+    model = TorchTutorial(data.features.features.shape[2], VOCABULARY)
     optimizer = torch.optim.Adam(model.parameters(), eps=1e-7)
 
     def step(features: NDArray[np.float32], tokens: NDArray[np.int64]) -> float:

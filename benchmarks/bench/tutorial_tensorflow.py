@@ -1,6 +1,6 @@
 """The algorithm of the well-known image-captioning-with-attention tutorial in TensorFlow, written from its description.
 
-Needs `pip install tensorflow-cpu`. TensorFlow has no types, and is imported where it is used.
+Needs `pip install tensorflow-cpu`. TensorFlow is untyped and imported inside the functions.
 """
 
 import os
@@ -14,7 +14,7 @@ TrainStep = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
 
 
 def load_tensorflow(threads: int) -> Any:
-    """Returns the library, which will use so many threads within an operation and between operations."""
+    """Return the library, configured to use `threads` threads within and between operations."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow
 
@@ -24,15 +24,15 @@ def load_tensorflow(threads: int) -> Any:
 
 
 def tensorflow_step(tf: Any, vocabulary: int, width: int = 256, units: int = 512) -> TrainStep:
-    """Returns a function that trains on features (R, N, F) and tokens (R, T), and returns the loss.
+    """Return a function that trains on features (R, N, F) and tokens (R, T), and returns the loss.
 
-    The layers are those of `TorchTutorial`, its step a `tf.function` whose Python loop over the words is unrolled
-    into the graph, as the tutorial's is; Adam as Keras has it.
+    The layers are those of `TorchTutorial`; the step is a `tf.function` whose Python loop over the words is unrolled
+    into the graph, as in the tutorial, with Keras' Adam.
 
     Args:
         tf: from `load_tensorflow`.
         vocabulary: V.
-        width: of a projected region and of a word's embedding.
+        width: of projected regions and word embeddings.
         units: of attention, GRU and dense layer.
     """
     layers = tf.keras.layers
@@ -41,7 +41,7 @@ def tensorflow_step(tf: Any, vocabulary: int, width: int = 256, units: int = 512
     key, query, score = layers.Dense(units), layers.Dense(units), layers.Dense(1)
     gru = layers.GRU(units, return_sequences=True, return_state=True, recurrent_initializer="glorot_uniform")
     dense, scores = layers.Dense(units), layers.Dense(vocabulary)
-    cross_entropy_rows = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     optimizer = tf.keras.optimizers.Adam()
 
     def total_loss(features: Any, tokens: Any) -> Any:
@@ -55,7 +55,7 @@ def tensorflow_step(tf: Any, vocabulary: int, width: int = 256, units: int = 512
             output, hidden = gru(tf.concat([tf.expand_dims(context, 1), word], -1), initial_state=hidden)
             logits = scores(tf.reshape(dense(output), (-1, units)))
             real = tf.cast(tf.not_equal(tokens[:, step + 1], 0), tf.float32)
-            loss += tf.reduce_mean(cross_entropy_rows(tokens[:, step + 1], logits) * real)
+            loss += tf.reduce_mean(cross_entropy(tokens[:, step + 1], logits) * real)
         return loss
 
     parts = (projection, embedding, key, query, score, gru, dense, scores)

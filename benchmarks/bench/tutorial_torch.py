@@ -1,4 +1,4 @@
-"""The algorithm of the well-known image-captioning-with-attention tutorial, plainly in PyTorch."""
+"""The algorithm of the well-known image-captioning-with-attention tutorial in PyTorch."""
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +8,16 @@ PAD_ID = 0
 
 
 class TorchTutorial(nn.Module):
-    """Dense and ReLU over the grid, additive attention, a GRU of context and word, a dense layer, the vocabulary.
+    """The tutorial's network: ReLU projection, additive attention, a GRU over context and word, two dense layers.
 
-    As the tutorial does it: one row a caption, its image's features projected for each; attention keys and the
-    vocabulary layer at every step; every caption as long as the longest. The state is carried from step to step,
-    which the tutorial forgets and which costs nothing, so that this is the network of our `attention-gru` and its
-    loss can be held against ours.
+    As in the tutorial: one row per caption, with projected features per caption; attention keys and the vocabulary
+    layer at every step; every caption padded to the longest. Unlike the tutorial, the state is carried from step to
+    step, which costs nothing and makes this the network of our `attention-gru`, so that the losses can be compared.
 
     Args:
         feature_size: F.
         vocabulary: V.
-        width: of a projected region and of a word's embedding.
+        width: of projected regions and word embeddings.
         units: of attention, GRU and dense layer.
     """
 
@@ -34,10 +33,10 @@ class TorchTutorial(nn.Module):
         self.vocabulary = nn.Linear(units, vocabulary)
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Returns the loss: each step's mean surprise over the batch, padding as 0, summed over the steps.
+        """Return the loss: each step's mean cross-entropy over the batch, 0 for padding, summed over the steps.
 
         Args:
-            features: (R, N, F), one a caption.
+            features: (R, N, F), one row per caption.
             tokens: (R, T) int64, start and end included, padded with 0.
         """
         memory = torch.relu(self.projection(features))
@@ -49,6 +48,6 @@ class TorchTutorial(nn.Module):
             hidden = self.gru(torch.cat([context, self.embedding(tokens[:, step])], -1), hidden)
             logits = self.vocabulary(self.dense(hidden))
             following = tokens[:, step + 1]
-            cross_entropy_rows = F.cross_entropy(logits.float(), following, reduction="none")
-            loss = loss + (cross_entropy_rows * (following != PAD_ID)).mean()
+            losses = F.cross_entropy(logits.float(), following, reduction="none")
+            loss = loss + (losses * (following != PAD_ID)).mean()
         return loss

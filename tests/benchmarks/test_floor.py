@@ -1,4 +1,4 @@
-"""The floor's count against what torch counts in the same decoder said word by word, under autograd alone."""
+"""The floor's count compared with torch's count for the same decoder run step by step, with autograd."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,13 +26,13 @@ SMALL = {"projection_size": 8, "embedding_size": 16, "hidden_size": 16, "attenti
 
 @pytest.fixture(autouse=True)
 def torchs_own_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counter knows no others."""
+    """Disable our kernels, which the counter does not know."""
     monkeypatch.setattr(products, "_dtypes", lambda: frozenset())
     monkeypatch.setattr(kernels, "compiled", lambda source: None)
 
 
 class VectorProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the multiply-adds of matrices and vectors, which torch's counter passes over."""
+    """Counts the multiply-adds of matrix-vector products, which torch's counter ignores."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -46,15 +46,15 @@ class VectorProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def counting() -> Iterator[list[int]]:
-    """Gives a list that holds the multiply-adds done inside, once they are."""
-    found: list[int] = []
+    """Yield a list that receives the number of multiply-adds when the block ends."""
+    result: list[int] = []
     with VectorProducts() as vectors, FlopCounterMode(display=False) as matrices:
-        yield found
-    found.append(matrices.get_total_flops() // 2 + vectors.multiply_adds)
+        yield result
+    result.append(matrices.get_total_flops() // 2 + vectors.multiply_adds)
 
 
 def captioner(preset: str) -> tuple[CaptionModel, ModelConfig, int]:
-    """Returns a small captioner of a preset without dropout, its settings, and how many regions it sees."""
+    """Return a small captioner of a preset without dropout, its configuration, and its number of regions."""
     config = resolve_config(preset)
     pooled = config.encoder.pool == "pooled"
     output = 0 if config.model.output_size == 0 else 14
@@ -65,12 +65,12 @@ def captioner(preset: str) -> tuple[CaptionModel, ModelConfig, int]:
     return build_model(model, V, F).eval(), model, 1 if pooled else N
 
 
-def say(model: CaptionModel, regions: int) -> Tensor:
-    """Returns the surprise of captions of one image, each of `WORDS` words, by one step a word."""
+def step_by_step(model: CaptionModel, regions: int) -> Tensor:
+    """Return the sum of log-normalisers over captions of one image with `WORDS` words, one step per word."""
     decoder = model.search
     state = decoder.init_state(model.project(torch.randn(1, regions, F)), None)
     state = state.pick(torch.zeros(1, ROWS, dtype=torch.int64))
-    # Else autograd would leave out the gradients of a first state that is zero.
+    # Otherwise autograd omits the gradients of an initial state of zeros.
     rows = {
         name: value if value.requires_grad else value.clone().requires_grad_() for name, value in state.per_row.items()
     }
@@ -83,39 +83,39 @@ def say(model: CaptionModel, regions: int) -> Tensor:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_presets_multiply_adds_are_those_that_torch_counts(preset: str) -> None:
+def test_multiply_adds_of_every_preset_equal_torchs_count(preset: str) -> None:
     model, config, regions = captioner(preset)
     counts = Counts(1, regions, ROWS * WORDS, ROWS * WORDS * (WORDS + 1) // 2)
     work = necessary_work(model, config, counts)
     with counting() as forward:
-        total = say(model, regions)
+        total = step_by_step(model, regions)
     assert sum(product.multiply_adds for product in work.products) == forward[0]
     with counting() as backward:
         total.backward()  # type: ignore[no-untyped-call]
     assert work.multiply_adds == forward[0] + backward[0]
 
 
-def test_our_training_step_multiplies_no_more_than_is_necessary() -> None:
-    """Of captions of one length, for our step pads an image's captions where it multiplies them with the regions."""
+def test_the_training_step_does_only_the_necessary_products() -> None:
+    """With captions of equal length, because our step pads an image's captions in products with the regions."""
     model, config, regions = captioner("attention-gru")
     captions = pack_captions(torch.randint(4, V, (2, ROWS, WORDS + 1)))
     counts = Counts.of(captions, 2, regions)
     assert counts == Counts(2, regions, 2 * ROWS * WORDS, 2 * ROWS * WORDS * (WORDS + 1) // 2)
-    with counting() as found:
+    with counting() as count:
         model(torch.randn(2, regions, F), None, captions).logsumexp(-1).sum().backward()
-    # The gradient of the first state, zero and nobody's, is counted like any other.
+    # The floor also counts the gradient of the constant initial state.
     less = 2 * ROWS * config.hidden_size * (3 * config.hidden_size + config.attention_size)
-    # A query's gradient is a sum over the regions, which is a product with their energies' gradients here.
+    # Here a query's gradient, a sum over the regions, is computed as a product with their energies' gradients.
     more = counts.tokens * regions * config.attention_size
-    assert found[0] == necessary_work(model, config, counts).multiply_adds - less + more
+    assert count[0] == necessary_work(model, config, counts).multiply_adds - less + more
 
 
-def test_counts_are_those_of_the_real_tokens_of_captions_of_different_lengths() -> None:
+def test_counts_include_only_real_tokens() -> None:
     captions = pack_captions(pad_captions([((1, 4, 5, 2), (1, 6, 2)), ((1, 7, 8, 9, 2),)]))
     assert Counts.of(captions, 2, 7) == Counts(2, 7, 3 + 2 + 4, (1 + 2 + 3) + (1 + 2) + (1 + 2 + 3 + 4))
 
 
-def test_a_floor_adds_the_time_of_products_and_of_tanh() -> None:
+def test_the_floor_adds_the_time_of_products_and_of_tanh() -> None:
     work = NecessaryWork((Product("a", 2, 3, 5, backward=1), Product("b", 1, 2, 2)), tanh=40)
     assert work.multiply_adds == 2 * 30 + 3 * 4
     assert floor_of([work, work], matrix_rate=36.0, tanh_rate=20.0) == Floor(4.0, 4.0)

@@ -1,4 +1,4 @@
-"""The tutorial that the training benchmark runs against is the network that we train."""
+"""The tutorial's network in the training benchmark equals ours."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ PARTS = {
 
 @pytest.fixture
 def pair() -> tuple[TorchTutorial, CaptionModel]:
-    """The tutorial and our attention-gru with its weights; two biases that change nothing, which ours lacks, are 0."""
+    """The tutorial and our attention-gru with its weights; two biases without effect, which ours lacks, are 0."""
     torch.manual_seed(0)
     plain = TorchTutorial(F, V, width=8, units=12).double()
     config = resolve_config("attention-gru-tutorial").model
@@ -43,10 +43,10 @@ def pair() -> tuple[TorchTutorial, CaptionModel]:
     with torch.no_grad():
         plain.query.bias.zero_()
         plain.score.bias.zero_()
-        for theirs, own in PARTS.items():
-            source = plain.get_submodule(theirs)
-            for name, copied in model.get_submodule(own).named_parameters():
-                copied.copy_(source.get_parameter(name))
+        for tutorial_name, own_name in PARTS.items():
+            source = plain.get_submodule(tutorial_name)
+            for name, parameter in model.get_submodule(own_name).named_parameters():
+                parameter.copy_(source.get_parameter(name))
         context, word = plain.gru.weight_ih.chunk(2, 1)
         decoder = model.decoder
         for own, weight, bias in (
@@ -61,9 +61,7 @@ def pair() -> tuple[TorchTutorial, CaptionModel]:
 
 
 @pytest.mark.parametrize("longest", [7, 11])
-def test_loss_and_gradients_are_ours_however_far_it_is_padded(
-    pair: tuple[TorchTutorial, CaptionModel], longest: int
-) -> None:
+def test_loss_and_gradients_equal_ours_for_any_padding(pair: tuple[TorchTutorial, CaptionModel], longest: int) -> None:
     plain, model = pair
     features = torch.randn(2, N, F, dtype=torch.float64)
     rows = [(image, caption) for image, captions in enumerate(CAPTIONS) for caption in captions]
@@ -74,10 +72,10 @@ def test_loss_and_gradients_are_ours_however_far_it_is_padded(
     loss.backward()
     captions = pack_captions(pad_captions(CAPTIONS))
     ours = cross_entropy(model(features, None, captions), captions.targets)
-    ours = ours * len(captions.targets) / len(rows)  # the tutorial's mean is over captions, ours over words
+    ours = ours * len(captions.targets) / len(rows)  # the tutorial averages over captions, ours over words
     ours.backward()  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(loss.double(), ours.double(), rtol=1e-6, atol=1e-6)  # both are taken in float32
-    for theirs, own in PARTS.items():
-        for name, weight in model.get_submodule(own).named_parameters():
-            found = plain.get_submodule(theirs).get_parameter(name).grad
-            torch.testing.assert_close(found, weight.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(loss.double(), ours.double(), rtol=1e-6, atol=1e-6)  # both are computed in float32
+    for tutorial_name, own_name in PARTS.items():
+        for name, weight in model.get_submodule(own_name).named_parameters():
+            grad = plain.get_submodule(tutorial_name).get_parameter(name).grad
+            torch.testing.assert_close(grad, weight.grad, rtol=1e-5, atol=1e-7)

@@ -107,7 +107,7 @@ def own_outputs(folder: Path) -> list[str]:
         output.open()
         output.write(rows)
         output.close()
-    Failures(folder / "captions.errors.jsonl").note("c.jpg", "broken")
+    Failures(folder / "captions.errors.jsonl").add("c.jpg", "broken")
     write(folder, captions_dot_jsonl_dot_recipe_dot_json={"model": "m", "caption": "none"})
     return ["captions.csv", "captions.errors.jsonl", "captions.jsonl", "several.jsonl", "several.tsv"]
 
