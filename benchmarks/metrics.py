@@ -79,7 +79,7 @@ def real_captions(data: Path, predictions: Path, images: int) -> tuple[list[str]
 
 
 def jar_meteor(hypotheses: list[str], references: list[list[str]]) -> float:
-    """Returns METEOR of tokenized captions by pycocoevalcap's jar, in a process of its own as coco-caption runs it."""
+    """Return METEOR of tokenized captions from pycocoevalcap's jar, run in its own process as by coco-caption."""
     with contextlib.redirect_stdout(io.StringIO()):
         from pycocoevalcap.meteor.meteor import Meteor
     score, _ = Meteor().compute_score(dict(enumerate(references)), {i: [text] for i, text in enumerate(hypotheses)})

@@ -41,15 +41,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
         for precision in options.precisions:
-            beside = f", {options.neighbours} busy neighbours" * bool(options.neighbours)
-            print(f"\n{precision}, {threads} thread{'s' * (threads > 1)}{beside}, load {machine().get('load')}")
+            neighbours = f", {options.neighbours} busy neighbours" * bool(options.neighbours)
+            print(f"\n{precision}, {threads} thread{'s' * (threads > 1)}{neighbours}, load {machine().get('load')}")
             with busy_neighbours(options.neighbours):
                 found = [row for preset in options.presets for row in measure(options, preset, precision, threads)]
             show_table(HEADS, [cells(row) for row in found])
             rows += [{"precision": precision, "threads": threads, **row} for row in found]
     print()
-    given = {"data": options.data is not None, "store": options.store is not None, "images": options.images}
-    print_result("training", **given, neighbours=options.neighbours, rounds=options.rounds, rows=rows)
+    inputs = {"data": options.data is not None, "store": options.store is not None, "images": options.images}
+    print_result("training", **inputs, neighbours=options.neighbours, rounds=options.rounds, rows=rows)
 
 
 def parse() -> argparse.Namespace:

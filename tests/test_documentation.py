@@ -1,6 +1,6 @@
-"""Every command of the README and the docs: parsed by the real entry point, and run where the tests' data allow it.
+"""Every command in README and docs is parsed by the real entry point, and run if it works with the tests' data.
 
-The shell itself expands the blocks (loops, variables, comments); no command is started, each is only recorded.
+A shell expands the blocks (loops, variables, comments) and records the commands without running them.
 """
 
 import dataclasses
@@ -41,22 +41,22 @@ PARSED_ONLY = {
     "data scenes": "draws 3,400 images; tests/data/test_scenes.py",
     "data download": "needs the network; tests/data/test_download.py",
 }
-"""Commands of which no block is run, and why."""
+"""Commands that are only parsed, with the reason."""
 
 PARSED_FLAGS = {
     "--engine": "starts a Ray cluster; tests/bulk/test_ray.py",
-    "--force-words": "its words are not in the vocabulary of the tests' run",
+    "--force-words": "its words are not in the tests' vocabulary",
     "--human": "needs several captions of each image; tests/test_cli.py",
     "--store": "needs stores of encoders with weights of the hub",
 }
-"""Flags of commands that are run elsewhere, and why these are not."""
+"""Flags with which a command is only parsed, with the reason."""
 
 PARSED_PAGES = {"results.md": "needs the runs that its own commands train for hours"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A block of code of a page: where it stands, in which language, and its text."""
+    """A code block of a page: its position, language and text."""
 
     name: str
     language: str
@@ -66,9 +66,9 @@ class Block:
 def _blocks() -> Iterator[Block]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            line = text[: found.start()].count("\n") + 1
-            yield Block(f"{page.name}:{line}", found[1], found[2])
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            line = text[: match.start()].count("\n") + 1
+            yield Block(f"{page.name}:{line}", match[1], match[2])
 
 
 BLOCKS = list(_blocks())
@@ -86,7 +86,7 @@ cd() { :; }
 
 @functools.cache
 def commands() -> dict[str, list[list[str]]]:
-    """The words of every command of each shell block, as the shell gives them."""
+    """The words of every command of each shell block, as expanded by the shell."""
     script = _RECORD + "\n".join(f"BLOCK={shlex.quote(block.name)}\n{block.text}" for block in SHELL)
     done = subprocess.run([str(BASH), "--norc", "-c", script], capture_output=True, check=True, env={"PWD": "/here"})
     assert not done.stderr, done.stderr.decode()
@@ -98,7 +98,7 @@ def commands() -> dict[str, list[list[str]]]:
 
 
 def _seesay(words: list[str]) -> list[str] | None:
-    """The arguments of seesay in a command, also where another program starts it."""
+    """The arguments of seesay in a command, also if another program starts it."""
     if words[0] == "srun":
         words = words[1:]
     if words[0] == "torchrun":
@@ -107,13 +107,13 @@ def _seesay(words: list[str]) -> list[str] | None:
 
 
 def parse(arguments: list[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
-    """Parses a command line with the real entry point, and returns the command and what it would be called with."""
+    """Parse a command line with the real entry point; return the command and its bound arguments."""
     command, bound, _ = cli.app.parse_args(arguments, exit_on_error=False, print_error=False)
     return command, bound
 
 
 def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -> None:
-    """Checks the configuration that a command's flags make."""
+    """Check the configuration of a command's flags."""
     flags = provided_flags(bound.arguments.get("flags"))
     if command.__name__ in ("train", "extract", "tune"):
         resolve_config(bound.arguments.get("preset", "attention-gru"), None, flags)
@@ -122,7 +122,7 @@ def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -
 
 
 def _reason(block: Block, arguments: list[str]) -> str | None:
-    """Why a command is parsed only; None of one that is run."""
+    """The reason why a command is only parsed; None if it is run."""
     page = block.name.partition(":")[0]
     if page in PARSED_PAGES:
         return PARSED_PAGES[page]
@@ -133,9 +133,9 @@ def _reason(block: Block, arguments: list[str]) -> str | None:
 
 
 def _check_other(words: list[str]) -> None:
-    """Checks a command of another program: its files, targets, packages and flags exist.
+    """Check a command of another program: its files, targets, packages and flags exist.
 
-    Not run: git clone and pip need the network, docker its daemon, and benchmarks minutes.
+    It is not run: git clone and pip need the network, docker needs its daemon, and benchmarks take minutes.
     """
     program, *rest = words
     positional = [word for word in rest if not word.startswith("-")]
@@ -155,8 +155,8 @@ def _check_other(words: list[str]) -> None:
             "seesay",
             "git+https://github.com/seesay/seesay",
         }
-        for wanted in positional[1:]:
-            name, _, extra = wanted.rstrip("]").partition("[")
+        for requirement in positional[1:]:
+            name, _, extra = requirement.rstrip("]").partition("[")
             assert name in packages
             assert not extra or extra in extras
     elif program == "curl":
@@ -168,14 +168,14 @@ def _check_other(words: list[str]) -> None:
     elif program == "docker":
         assert (ROOT / "Dockerfile").is_file()
     else:
-        assert words[:2] == ["git", "clone"], f"{program} is no command that this test knows"
+        assert words[:2] == ["git", "clone"], f"unknown program {program}"
 
 
 @pytest.fixture
-def place(
+def docs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_run: Path, exported: Path, colours: Path
 ) -> Iterator[Path]:
-    """A folder in which the names of the docs mean the tests' run, data and images."""
+    """A folder in which the paths of the docs are the tests' run, data and images."""
     for name in ("mine", "other", "attention-gru", "a", "b"):
         shutil.copytree(cached_run, tmp_path / "runs" / name)
     shutil.copytree(exported, tmp_path / "runs/attention-gru/onnx")
@@ -185,7 +185,7 @@ def place(
         (tmp_path / "data" / name).symlink_to(colours)
     for name in ("photo.jpg", "000000000139.jpg", "photos/a.jpg", "photos/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        with Image.open(colours / "images/red-blue.png") as image:  # whose caption is short, unlike that of noise
+        with Image.open(colours / "images/red-blue.png") as image:  # has a short caption, unlike noise
             image.save(tmp_path / name)
     box = {"image_id": 139, "category_id": 1, "bbox": [1, 2, 30, 20], "iscrowd": 0, "area": 600, "id": 1}
     instances = {
@@ -201,7 +201,7 @@ def place(
     logger.handlers[:], logger.level, logger.propagate = before
 
 
-@pytest.mark.skipif(BASH is None, reason="the shell that expands the blocks")
+@pytest.mark.skipif(BASH is None, reason="needs bash to expand the blocks")
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block.name)
 def test_every_command_of_a_block_is_valid(block: Block) -> None:
     found = commands()[block.name]
@@ -214,16 +214,16 @@ def test_every_command_of_a_block_is_valid(block: Block) -> None:
             check_settings(*parse(arguments))
 
 
-@pytest.mark.skipif(BASH is None, reason="the shell that expands the blocks")
-def test_commands_that_fit_the_tests_data_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(BASH is None, reason="needs bash to expand the blocks")
+def test_commands_that_fit_the_tests_data_work(docs_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = set()
     for block in SHELL:
         for words in commands()[block.name]:
             arguments = _seesay(words)
             if arguments is None or tuple(arguments) in ran or _reason(block, arguments):
                 continue
-            if arguments[:2] == ["evaluate", "captions.jsonl"]:  # those of a photo folder stand for a split's
-                _write_predictions(place / "captions.jsonl", place / "data/mine")
+            if arguments[:2] == ["evaluate", "captions.jsonl"]:  # replaced by predictions of a split
+                _write_predictions(docs_folder / "captions.jsonl", docs_folder / "data/mine")
             if arguments[:2] == ["compare", "runs/mine"]:
                 cli.main(["evaluate", "runs/other", "data/mine"])
             code = cli.main(arguments)
@@ -248,10 +248,10 @@ def test_commands_within_sentences_are_valid(page: str, command: str) -> None:
         if "--help" not in arguments:
             parse(arguments)
     except MissingArgumentError:
-        assert len(arguments) <= 2  # only the command is named
+        assert len(arguments) <= 2  # only names the command
 
 
-def _pretend_to_train(*arguments: Any) -> TrainingResult:
+def _fake_train(*arguments: Any) -> TrainingResult:
     inspect.signature(train).bind(*arguments)
     return TrainingResult(Path(arguments[2]), epochs=10, best=0.5, best_epoch=9, stopped_by="epochs", seconds=1.0)
 
@@ -261,8 +261,8 @@ def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch:
     if block.name.startswith("models.md"):
         pytest.skip("tests/models/test_docs_example.py runs it")
     if "runs/" in block.text:
-        request.getfixturevalue("place")
-    monkeypatch.setattr(seesay, "train", _pretend_to_train, raising=False)  # with weights of the hub, for minutes
+        request.getfixturevalue("docs_folder")
+    monkeypatch.setattr(seesay, "train", _fake_train, raising=False)  # needs weights from the hub and minutes
     exec(compile(block.text, block.name, "exec"), {"__name__": "example"})
 
 

@@ -10,13 +10,13 @@ import seesay
 
 
 @pytest.mark.parametrize("name", seesay.__all__)
-def test_every_public_name_is_there_and_documented(name: str) -> None:
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
     value = getattr(seesay, name)
     assert inspect.getdoc(value)
     assert value.__module__.startswith("seesay")
 
 
-def test_all_is_sorted_and_equals_the_table_of_homes() -> None:
+def test_all_is_sorted_and_equals_the_import_table() -> None:
     assert seesay.__all__ == sorted(seesay.__all__) == sorted(seesay._HOMES)
     assert set(seesay.__all__) <= set(dir(seesay))
 
@@ -32,7 +32,7 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_explain_is_the_function_even_after_its_module_was_imported() -> None:
+def test_explain_is_the_function_even_after_importing_its_module() -> None:
     code = "import seesay.explanation, seesay; from seesay import explain; print(callable(explain))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "True"

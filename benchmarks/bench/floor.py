@@ -191,7 +191,7 @@ class MachineRates:
         return rates[self._shapes[0]]
 
     def _product_rates(self, rows: int, inner: int, columns: int) -> Iterator[float]:
-        """Yields the rate of (rows, inner) times (inner, columns), and with the one or the other factor transposed."""
+        """Yield the rate of (rows, inner) times (inner, columns), plain and with either factor transposed."""
         left, right = self._random(rows, inner), self._random(inner, columns)
         out = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
         other_left, other_right = left.T.contiguous().T, right.T.contiguous().T

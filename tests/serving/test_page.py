@@ -415,7 +415,7 @@ def test_the_page_fits_a_phone_and_words_can_be_tapped(visit: Open) -> None:
     word = cards.first.locator(".word").nth(1)
     word.tap()
     expect(cards.first.locator("canvas")).to_be_visible()
-    expect(cards.first.locator(".detail")).to_contain_text("looking at")
+    expect(cards.first.locator(".detail")).to_contain_text("attending to")
     for button in page.locator("button:visible").all():
         box = button.bounding_box()
         assert box is not None

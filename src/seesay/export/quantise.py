@@ -50,7 +50,7 @@ def quantise_encoder(path: Path, pixels: Sequence[NDArray[np.uint8]]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Images(CalibrationDataReader):  # type: ignore[misc]  # a class of an untyped library
-        """Yields one image at a time."""
+        """Iterates over the images."""
 
         def __init__(self) -> None:
             self.remaining: Iterator[NDArray[np.uint8]] = iter(pixels)

@@ -26,7 +26,7 @@ MAX_PHRASES = 10  # of `bad_words`, and of `force_words`
 MAX_PHRASE_CHARACTERS = 60
 MAX_REQUIRED_WORDS = 8  # in total: the search keeps one beam per number of satisfied words
 
-# The whole service.
+# The service.
 MAX_PENDING_BYTES = 500_000_000  # of accepted, unanswered files, which are held in memory
 MAX_RECEIVING = 256  # requests whose bodies are being received
 READERS = 2  # images decoded concurrently, each of which may need up to a gigabyte

@@ -97,9 +97,8 @@ class MetricsMiddleware:
                 await error_response(error)(scope, receive, add_id)
         finally:
             seconds = time.perf_counter() - start
-            route = getattr(
-                scope.get("route"), "path", "none"
-            )  # not the path, of which a client could create any number
+            # Not the path, of which a client could create any number.
+            route = getattr(scope.get("route"), "path", "none")
             self.metrics.requests.labels(route, stats["status"]).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
             log_event(
