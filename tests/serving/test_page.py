@@ -85,7 +85,7 @@ def choose(page: "Page", *contents: bytes) -> "Locator":
 def api_result(server: Running, content: bytes, **fields: Any) -> dict[str, Any]:
     """The result of the API for an image, with the options of the page."""
     with server.client() as client:
-        response = client.post("/v1/caption", **upload(content, attention=True, alternatives=5, **fields))
+        response = client.post("/v1/caption", **upload(content, attention=True, top_tokens=5, **fields))
     result: dict[str, Any] = response.json()["results"][0]
     return result
 
@@ -206,7 +206,7 @@ def test_arrow_keys_move_along_the_words_and_announce_them(visit: Open, shared: 
     assert group.locator("[tabindex='0']").count() == 1, "a caption should be one tab stop"
 
 
-def test_alternatives_of_a_word_are_shown_with_their_probabilities(visit: Open, shared: Running) -> None:
+def test_top_tokens_of_a_word_are_shown_with_their_probabilities(visit: Open, shared: Running) -> None:
     content = encoded(4)
     card = choose(visit(), content).first
     word = api_result(shared, content)["captions"][0]["words"][1]

@@ -28,7 +28,7 @@ class Word(BaseModel):
     attention: list[float] | None = Field(
         default=None, description="weights over the regions of `grid` in row-major order; they sum to 1"
     )
-    alternatives: list[TopToken] | None = Field(
+    top_tokens: list[TopToken] | None = Field(
         default=None, description="the most probable words at this position, most probable first"
     )
 
@@ -120,7 +120,7 @@ def _caption(caption: Caption) -> CaptionResult:
             text=text,
             probability=_probability(log_prob),
             attention=maps[position] if maps is not None and position < len(maps) else None,
-            alternatives=[
+            top_tokens=[
                 TopToken(text=word, probability=_probability(value)) for word, value in caption.top_tokens[position]
             ]
             if caption.top_tokens

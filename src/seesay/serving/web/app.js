@@ -3,7 +3,7 @@
 import { ImageCard, save } from "./results.js";
 
 const MAX_REQUESTS = 4; // concurrent requests; the server batches their images
-const ALTERNATIVES = 5;
+const TOP_TOKENS = 5;
 const MAX_ATTEMPTS = 5; // of a request while the queue is full
 
 const find = (id) => document.getElementById(id);
@@ -49,7 +49,7 @@ async function caption(image) {
   form.append("images", image.file, image.name);
   for (const [name, value] of Object.entries(image.options)) form.append(name, String(value));
   form.append("attention", "true");
-  form.append("alternatives", String(ALTERNATIVES));
+  form.append("top_tokens", String(TOP_TOKENS));
   const reply = await send("v1/caption", { method: "POST", body: form });
   const answer = await reply.json().catch(() => null); // a proxy may respond in another format
   if (!reply.ok || !answer) throw new Error(answer?.error?.message ?? `The server responded with status ${reply.status}; try again`);

@@ -188,7 +188,7 @@ export class ImageCard {
       this.detail.replaceChildren(element("p", { class: "note", text: "Choose a word to show its attention map and the most probable words." }));
       return;
     }
-    const description = element("p", { text: this.describe({ ...word, alternatives: null }) });
+    const description = element("p", { text: this.describe({ ...word, top_tokens: null }) });
     const own = word.last ? null : word.text;
     const bars = (word.top_tokens ?? []).map(({ text, probability }) => {
       const bar = element("div", { class: "share" });
@@ -203,7 +203,7 @@ export class ImageCard {
   describe(word) {
     const what = word.last ? "The end" : `“${word.text}”`;
     const where = word.attention && this.result.grid ? `, attending to ${describeLocation(word.attention, this.result.grid)}` : "";
-    const others = (word.alternatives ?? []).filter(({ text }) => text !== (word.last ? null : word.text)).slice(0, 3);
+    const others = (word.top_tokens ?? []).filter(({ text }) => text !== (word.last ? null : word.text)).slice(0, 3);
     const instead = others.map(({ text, probability }) => `${text ?? "the end"} ${percent(probability)}`).join(", ");
     return `${what}: ${percent(word.probability)}${where}.${instead ? ` Instead: ${instead}.` : ""}`;
   }
