@@ -1,14 +1,14 @@
-# A captioner as a service, on the processor:
+# The HTTP service, on the CPU:
 #   docker build -t seesay .
 #   docker run -p 127.0.0.1:8000:8000 -v "$PWD/runs/mine:/model:ro" seesay
-# For a graphics card: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128, and docker run --gpus all.
+# For a GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128, and docker run --gpus all.
 FROM python:3.12-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 RUN useradd --create-home --uid 10001 seesay
 WORKDIR /app
-# Torch first: it is the largest part, and changes least.
+# Torch first: the largest layer, which changes least.
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir '.[serve]'
 
 USER seesay
 EXPOSE 8000
-# Inside the container every address: which of them can be reached from outside, `docker run -p` says.
+# Listen on all addresses inside the container; `docker run -p` selects those reachable from outside.
 ENTRYPOINT ["seesay", "serve", "--host", "0.0.0.0"]
 CMD ["/model"]
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
