@@ -842,7 +842,6 @@ class TestData:
     [
         (["--device", "cuda"], "runs on the processor"),
         (["--model", "another"], "speaks alone"),
-        (["--strategy", "sample"], "strategy sample needs the run itself"),
     ],
 )
 def test_unsupported_flags_of_an_export_are_reported_in_one_line(

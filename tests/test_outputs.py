@@ -98,13 +98,13 @@ class TestCaption:
     def test_suffix_of_images_or_data_is_not_one_of_texts(self, refused: Run, tmp_path: Path, suffix: str) -> None:
         before = content(tmp_path)
         flags = ["--sidecar", suffix, "--existing", "overwrite", "--out", "c.jsonl"]
-        assert f"--sidecar {suffix} is the suffix of images or data" in refused("caption", ".", *flags)
+        assert f"--sidecar {suffix} is a suffix of images or data" in refused("caption", ".", *flags)
         assert content(tmp_path) == before
 
     @pytest.mark.parametrize("name", ["", " "])
     def test_empty_source_is_not_the_current_folder(self, refused: Run, tmp_path: Path, name: str) -> None:
         before = content(tmp_path)
-        assert "a source is an empty text" in refused("caption", name, "--sidecar", ".txt")
+        assert "a source is empty" in refused("caption", name, "--sidecar", ".txt")
         assert content(tmp_path) == before
 
     @pytest.mark.parametrize("out", ["", ".", "/"])
@@ -123,7 +123,7 @@ class TestCaption:
             ("0.jpg --out human.csv", "human.csv exists and is not a file of captions"),
             ("0.jpg --out human.parquet", "is not a file of captions"),
             ("0.jpg --out c.jsonl --errors human.jsonl", "human.jsonl exists and is not a file of captions"),
-            ("0.jpg --out c.jsonl --errors c.jsonl", "--errors c.jsonl is the file of --out"),
+            ("0.jpg --out c.jsonl --errors c.jsonl", "--errors c.jsonl is the same file as --out"),
         ],
     )
     def test_neither_inputs_nor_human_captions_are_added_to(

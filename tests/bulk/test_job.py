@@ -244,7 +244,7 @@ class TestSidecars:
         self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run(captioner, photos[:2], Destination(tmp_path / "c.csv"))
-        monkeypatch.setattr(TrainedCaptioner, "_encode", None)
+        monkeypatch.setattr(TrainedCaptioner, "encode", None)
         assert run(captioner, photos[:2], Destination(tmp_path / "c.csv", ".txt")) == (0, 2, 0)
         assert len(list((tmp_path / "photos").glob("*.txt"))) == 2
 
@@ -324,7 +324,7 @@ class TestDescriptions:
                 listed = outputs.lines(out.with_suffix(".errors.jsonl"))
                 assert [row["image"] for row in listed] == images[:2]
                 assert "only JPEG, PNG, WebP and TIFF" in listed[0]["error"]
-                assert "is a link" in listed[1]["error"]
+                assert "is a symbolic link" in listed[1]["error"]
             assert len(outputs.lines(out)) == 3
         assert Path(photos[0]).read_bytes() == before
 

@@ -192,7 +192,7 @@ def _candidates(base: Config, captions: int) -> dict[str, Dimension]:
         "state_dropout": Range(0.0, 0.4, step=0.1),
         "output_dropout": Range(0.0, 0.7, step=0.1),
         **sizes,
-        "layers": _with(model.num_layers, max(1, model.num_layers - 1), model.num_layers + 1),
+        "num_layers": _with(model.num_layers, max(1, model.num_layers - 1), model.num_layers + 1),
         "doubly_stochastic": _with(model.doubly_stochastic, 0.0, 0.5, 1.0),
         "log_frequency_bias": Choices((False, True)),
         "tie_weights": Choices((False, True)),
