@@ -168,7 +168,7 @@ class TestFile:
 
     def test_contradiction_with_the_preset_is_told_before_a_trial(self, tmp_path: Path) -> None:
         transformer = resolve_config("transformer")
-        with pytest.raises(ConfigError, match=r"space\.yaml: model\.heads is 8, which does not divide model\.hidden_s"):
+        with pytest.raises(ConfigError, match=r"space\.yaml: model\.num_heads is 8, which does not divide"):
             self.read(transformer, tmp_path, {"hidden_size": [100, 256]})
         with pytest.raises(ConfigError, match=r"model\.embedding_size is 128; in the transformer it must equal"):
             self.read(transformer, tmp_path, {"embedding_size": [128, 256]})
