@@ -117,7 +117,7 @@ class TestMatching:
         imported = an_empty_one(tmp_path / "imported", {"imported": "mine"})
         turned = an_empty_one(tmp_path / "turned", one, turned=True)
         twin = an_empty_one(tmp_path / "twin", one, turned=True)
-        with pytest.raises(FeatureStoreError, match=r"turned holds .* mirrored images; name the store of the pict"):
+        with pytest.raises(FeatureStoreError, match=r"turned holds .* mirrored images; name the store of the images"):
             part_stores([turned, twin])
         with pytest.raises(FeatureStoreError, match=r"other has no counterpart .* seesay extract DATA --mirror"):
             match_mirrored([plain, other], [turned])

@@ -15,7 +15,7 @@ women sit on benches | a woman sitting on a bench | a lady is seated upon the be
 a man is riding a bicycle | a man rides a bike | a guy on a bike | a person riding his bicycle
 a big house next to a river | a large home beside a stream | the house is near to the river
 a kid in front of a car | a child before an automobile | the boy stands in front of the auto
-an image of a sofa and a television | an image of a couch and a tv
+a picture of a sofa and a television | an image of a couch and a tv
 the aeroplane is taking off | an airplane takes off | a plane departs from the airport
 a a a a | a a a a a a
 the the the cat | the cat the cat the cat
