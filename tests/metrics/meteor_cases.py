@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-ImageInput = tuple[str, list[str]]
+Case = tuple[str, list[str]]
 
 # A hypothesis and its references, parted by bars.
 WRITTEN = """
@@ -57,7 +57,7 @@ the knives cut the leaves and loaves | a knife cuts a leaf and a loaf
 added adding biologist inning | add adds biology innings
 in spite of the rain they play | despite the rain they are playing | even though it rains they play
 as well as a lot of people | and many people | also a great number of people
-a man wearing a hat takes an image | a man with a hat is taking a photograph | a photographer in a hat
+a man wearing a hat takes a picture | a man with a hat is taking a photograph | a photographer in a hat
 there is a large number of cars in the parking lot | many cars are parked in the car park
 """
 
@@ -112,18 +112,18 @@ SALADS = (
     ("big", "large", "great", "small", "little", "a lot of", "many", "a large number of", "some", "much", "a great"),
     ("in front of", "before", "next to", "beside", "near", "close to", "the side of", "at", "by", "with", "along"),
     ("man", "men", "person", "people", "guy", "boy", "boys", "kid", "child", "children", "woman", "lady", "the", "a"),
-    ("take", "takes", "taking", "an image", "image", "photo", "photograph", "take an image", "image", "of", "a"),
+    ("take", "takes", "taking", "a picture", "picture", "photo", "photograph", "take a picture", "image", "of", "a"),
     ("it's", "dog's", "'", "''", "don't", "5", "1,000", "u.s.", "t-shirt", "...", ",", "mr.", "no.", "a.b.", "-"),
 )
 
 
-def written() -> list[ImageInput]:
+def written() -> list[Case]:
     """Returns the captions written by hand."""
     rows = [line.split(" | ") for line in WRITTEN.strip("\n").split("\n")]
     return [(row[0].strip(), [text.strip() for text in row[1:]]) for row in rows]
 
 
-def framed(count: int, seed: int) -> list[ImageInput]:
+def framed(count: int, seed: int) -> list[Case]:
     """Returns sentences of one frame each, which differ in their words."""
     draw = random.Random(seed)
     images = []
@@ -134,7 +134,7 @@ def framed(count: int, seed: int) -> list[ImageInput]:
     return images
 
 
-def salads(count: int, seed: int, most: int = 14, words: Sequence[Sequence[str]] = SALADS) -> list[ImageInput]:
+def salads(count: int, seed: int, most: int = 14, words: Sequence[Sequence[str]] = SALADS) -> list[Case]:
     """Returns captions of few distinct words in any order, whose best alignments are many."""
     draw = random.Random(seed)
     images = []
@@ -145,7 +145,7 @@ def salads(count: int, seed: int, most: int = 14, words: Sequence[Sequence[str]]
     return images
 
 
-def sentences() -> list[ImageInput]:
+def sentences() -> list[Case]:
     """Returns the images whose values by the jar are stored."""
     return written() + framed(120, seed=1) + salads(153, seed=2)
 

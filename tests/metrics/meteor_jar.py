@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seesay.metrics.meteor.tables import find_tables
-from tests.metrics.meteor_cases import ImageInput, sentences
+from tests.metrics.meteor_cases import Case, sentences
 
 STORED = Path(__file__).with_name("meteor_expected.json")
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ class Jar:
     ) -> None:
         self._process.communicate()
 
-    def statistics(self, images: Sequence[ImageInput]) -> list[str]:
+    def statistics(self, images: Sequence[Case]) -> list[str]:
         """Returns the line of 23 numbers that it prints of each image's best reference."""
         lines = []
         for hypothesis, references in images:

@@ -20,7 +20,7 @@ from seesay.metrics.meteor.stemmer import stem
 from seesay.metrics.meteor.tables import Tables, find_tables
 from seesay.metrics.tokenize import tokenize
 from tests.metrics.fuzz import odd_strings
-from tests.metrics.meteor_cases import ImageInput, framed, salads, sentences
+from tests.metrics.meteor_cases import Case, framed, salads, sentences
 from tests.metrics.meteor_jar import Jar, additive
 from tests.metrics.test_scores import SHARED
 
@@ -53,7 +53,7 @@ def human() -> dict[str, list[str]]:
     return {item.id: tokenize(item.captions) for item in load_annotations(folder).split("test")}
 
 
-def _compare(jar: Jar, meteor: Meteor, images: Sequence[ImageInput]) -> None:
+def _compare(jar: Jar, meteor: Meteor, images: Sequence[Case]) -> None:
     hypotheses, references = zip(*images, strict=True)
     ours = meteor.statistics(hypotheses, references)
     lines = jar.statistics(images)
@@ -70,7 +70,7 @@ def _compare(jar: Jar, meteor: Meteor, images: Sequence[ImageInput]) -> None:
 
 def test_every_pair_of_human_captions(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
     """Each of the five captions of an image against each of the others alone."""
-    pairs: list[ImageInput] = [
+    pairs: list[Case] = [
         (said, [meant])
         for captions in human.values()
         for number, said in enumerate(captions)
@@ -82,7 +82,7 @@ def test_every_pair_of_human_captions(jar: Jar, meteor: Meteor, human: dict[str,
 
 
 def test_every_human_caption_against_the_other_four(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
-    images: list[ImageInput] = [
+    images: list[Case] = [
         (said, captions[:number] + captions[number + 1 :])
         for captions in human.values()
         for number, said in enumerate(captions)
@@ -92,7 +92,7 @@ def test_every_human_caption_against_the_other_four(jar: Jar, meteor: Meteor, hu
 
 
 def test_captions_of_models(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
-    images: list[ImageInput] = []
+    images: list[Case] = []
     for path in sorted(RESULTS.glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         known = [row for row in rows if row["id"] in human]
