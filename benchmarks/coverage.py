@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from seesay.data.annotations import load_annotations
 from seesay.metrics import Scores, bootstrap_intervals, compute_metrics, tokenize
-from seesay.metrics.scores import NEED_NOTHING, missing_meteor
+from seesay.metrics.scores import BUILTIN_METRICS, missing_meteor
 
 OWN = "CIDEr, own"
 Ints = npt.NDArray[np.int64]
@@ -32,14 +32,14 @@ def population(data: Path | None) -> tuple[Scores, list[str], list[list[str]]]:
     """Return scores of every image's first caption against its others, or of synthetic captions, and the captions."""
     if data is not None:
         items = [item for item in load_annotations(data, require_images=False) if len(item.captions) > 1]
-        metrics = (*NEED_NOTHING, *(() if missing_meteor("ptb") else ("METEOR",)))
+        metrics = (*BUILTIN_METRICS, *(() if missing_meteor("ptb") else ("METEOR",)))
         hypotheses, others = [item.captions[0] for item in items], [list(item.captions[1:]) for item in items]
         return compute_metrics(hypotheses, others, metrics=metrics), tokenize(hypotheses), list(map(tokenize, others))
     rng = random.Random(0)
     words = [f"w{number}" for number in range(60)]
     references = [[" ".join(rng.choices(words[:12], k=rng.randint(4, 12))) for _ in range(4)] for _ in range(2000)]
     hypotheses = [" ".join(rng.sample(image[0].split(), 3) + rng.choices(words[:20], k=5)) for image in references]
-    scores = compute_metrics(hypotheses, references, tokenization="whitespace", metrics=NEED_NOTHING)
+    scores = compute_metrics(hypotheses, references, tokenization="whitespace", metrics=BUILTIN_METRICS)
     return scores, hypotheses, references
 
 

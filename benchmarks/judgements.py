@@ -18,7 +18,7 @@ from scipy.stats import kendalltau
 
 from seesay.data.annotations import load_annotations
 from seesay.metrics import compute_metrics
-from seesay.metrics.scores import NEED_NOTHING, missing_meteor
+from seesay.metrics.scores import BUILTIN_METRICS, missing_meteor
 
 PUBLISHED = {"BLEU-1": 0.323, "BLEU-4": 0.308, "ROUGE-L": 0.323, "METEOR": 0.418, "CIDEr": 0.439}
 """Hessel et al. 2021 (CLIPScore), table 1."""
@@ -87,7 +87,7 @@ def main() -> None:
     if options.data is None and not options.quick:
         parser.error("name the folder of Flickr8k, or --quick")
     judged = read_judgements(options.data) if options.data else synthetic()
-    metrics = (*NEED_NOTHING, "CIDEr-plain", *(() if missing_meteor("ptb") else ("METEOR",)))
+    metrics = (*BUILTIN_METRICS, "CIDEr-plain", *(() if missing_meteor("ptb") else ("METEOR",)))
     scores = compute_metrics(judged.captions, judged.references, metrics=metrics)
     taus = {name: agreement(values.tolist(), judged.judgements) for name, values in scores.per_image.items()}
     print(f"{len(judged.captions)} captions, {judged.excluded} excluded\n{'score':12} {'tau-c':>7} {'published':>10}")

@@ -22,7 +22,7 @@ import numpy as np
 from bench.measuring import median_ratio, print_result, seconds
 from seesay.data import load_annotations
 from seesay.metrics import Cider, compute_metrics, ptb
-from seesay.metrics.scores import NEED_NOTHING, _meteor, missing_meteor
+from seesay.metrics.scores import BUILTIN_METRICS, _meteor, missing_meteor
 from seesay.metrics.tokenize import tokenize
 
 SUBJECTS = ("A man", "Two dogs", "A woman's dog", "The little girl", "An old man", "Three well-dressed people")
@@ -142,7 +142,7 @@ def main() -> None:
     theirs: list[float] = []
     for _ in range(1 if options.quick else options.passes):  # alternating, because the machine's speed drifts
         ptb._chunk.cache_clear()  # otherwise tokens of an earlier pass are cached
-        ours.append(seconds(lambda: compute_metrics(hypotheses, references, metrics=NEED_NOTHING)))
+        ours.append(seconds(lambda: compute_metrics(hypotheses, references, metrics=BUILTIN_METRICS)))
         try:
             theirs.append(seconds(lambda: result.update(peer=peer_scores(hypotheses, references, java))))
         except ImportError:
@@ -152,7 +152,7 @@ def main() -> None:
     if theirs:
         peer = result.pop("peer")
         assert isinstance(peer, dict)
-        corpus = compute_metrics(hypotheses, references, metrics=NEED_NOTHING).corpus
+        corpus = compute_metrics(hypotheses, references, metrics=BUILTIN_METRICS).corpus
         result["times_faster"] = round(median_ratio(theirs, ours), 1)
         result["largest_difference"] = max(abs(corpus[name] - peer[name]) for name in corpus)
     if theirs and java and not missing_meteor("ptb"):

@@ -1,4 +1,4 @@
-"""Captions of six images in languages of public data sets, and a data set with them."""
+"""Captions of six images in several languages, and a data set of them."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ WITHOUT_SPACES = ("zh", "ja", "th")
 
 
 def make_data(folder: Path, language: str) -> Annotations:
-    """Write small images with the captions of a language; the last two are the val and test splits."""
+    """Writes small images with the captions of a language; the last two are in the val and test splits."""
     items = []
     for number, captions in enumerate(CAPTIONS[language]):
         path = folder / "images" / f"{number}.png"

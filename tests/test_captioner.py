@@ -102,13 +102,13 @@ class TestImagesInMemory:
         ids=lambda array: f"{array.dtype} {array.shape}",
     )
     def test_arrays_that_are_no_image_are_refused(self, captioner: TrainedCaptioner, array: np.ndarray) -> None:
-        told = re.escape(f"an array of {array.dtype} {array.shape} is not an image; give uint8 (height, width, 3)")
+        told = re.escape(f"an array of {array.dtype} {array.shape} is not an image; pass uint8 RGB (height, width, 3)")
         with pytest.raises(ImageError, match=told):
             captioner.caption(array)
 
     def test_damage_is_an_image_error_without_the_content(self, captioner: TrainedCaptioner, images: list[str]) -> None:
         content = Path(images[0]).read_bytes()[:-60]
-        with pytest.raises(ImageError, match=rf"^image of {len(content)} bytes: damaged or cut short"):
+        with pytest.raises(ImageError, match=rf"^image of {len(content)} bytes: damaged or truncated"):
             captioner.caption(content)
         with Image.open(io.BytesIO(content)) as image, pytest.raises(ImageError, match=r"^opened image of 44 x 32: "):
             captioner.caption(image)
@@ -155,7 +155,7 @@ def test_unreadable_image_is_an_error_alone_and_an_entry_among_others(
     captioner: TrainedCaptioner, images: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(Path(images[0]).read_bytes()[:60])
-    with pytest.raises(ImageError, match=r"broken\.png: damaged or cut short"):
+    with pytest.raises(ImageError, match=r"broken\.png: damaged or truncated"):
         captioner.caption(tmp_path / "broken.png")
     with pytest.raises(ImageError, match=r"gone\.png: no such file"):
         captioner.caption([images[0], tmp_path / "gone.png"])

@@ -93,7 +93,7 @@ class TestBadImages:
         [
             ("missing", "no such file"),
             ("text", "not an image of a known format"),
-            ("truncated", "damaged or cut short"),
+            ("truncated", "damaged or truncated"),
             ("empty", "the file is empty"),
             ("bomb", "10000 megapixels, more than"),
             ("folder", "contains no images"),
@@ -159,9 +159,7 @@ class TestBadInputs:
         other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
         images = {item.id: item.image for item in annotations}
         extract_features(images, other, tmp_path / "s")
-        message = (
-            f"was made by test_resnet at 48 px, grid, weights {str(other.identity['digest'])[:8]}, not by test_resnet"
-        )
+        message = f"is of test_resnet at 48 px, grid, weights {str(other.identity['digest'])[:8]}, not of test_resnet"
         self.only_line(seesay("evaluate", cached_run, colours, "--store", tmp_path / "s"), message)
         settings = ["--encoder", tiny.ENCODER, "--encoder-weights", weights, "--image-size", 48]
         self.only_line(seesay("extract", colours, "--out", tmp_path / "s", *settings), message)
@@ -196,7 +194,7 @@ class TestBadInputs:
     def test_missing_run(self, seesay: Seesay, colours: Path, images: list[str]) -> None:
         self.only_line(seesay("caption", images[0], "--model", "runs/gone"), "no run folder at runs/gone")
         self.only_line(seesay("caption", images[0]), "no trained run under runs/")
-        self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a file of predictions")
+        self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a prediction file")
         self.only_line(seesay("train", colours, "--resume", "--out", "runs/gone"), "no run folder at runs/gone")
 
     def test_unavailable_device(
@@ -560,7 +558,7 @@ class TestTraining:
         assert any("captions:human(longest)" in line for line in two.out)
         compared = seesay("compare", "human-1", "human-longest", "--out", "out")
         assert compared.code == 2  # the references are not the same four
-        assert "have other references of image" in compared.err[0]
+        assert "have different references of image" in compared.err[0]
         assert seesay("evaluate", cached_run, colours, "--features", features, "--out", "greedy").code == 0
         beam = ["--strategy", "beam", "--out", "beam"]
         assert seesay("evaluate", cached_run, colours, "--features", features, *beam).code == 0
@@ -576,7 +574,7 @@ class TestTraining:
             (["evaluate", colours, "--human", "--metrics", "BLUE"], "unknown metric 'BLUE'; choose from BLEU"),
             (["evaluate", "p.json", colours, "--beam-size", "5"], "--beam-size is for runs; these captions are there"),
             (["evaluate", "p.json", colours, "--human-caption", "2"], "--human-caption says which human caption"),
-            (["compare", "a"], "name at least two systems to compare"),
+            (["compare", "a"], "pass at least two systems to compare"),
             (["compare", "a.json", "b.json"], "a.json does not exist"),
         ):
             result = seesay(*arguments)
@@ -683,12 +681,12 @@ class TestTraining:
         # Evaluation ignores the mirrored stores, so that it accepts the stores of the training.
         assert seesay("evaluate", "two", colours, *stores).out == scored.out
         for message, command in (
-            ("1 feature stores are given", ["evaluate", "two", colours, *stores[:2], *stores[6:]]),
-            ("name the store of the images as they are too", ["evaluate", "two", colours, *stores[2:4], *stores[6:]]),
+            ("1 feature stores passed", ["evaluate", "two", colours, *stores[:2], *stores[6:]]),
+            ("also pass the store of the original images", ["evaluate", "two", colours, *stores[2:4], *stores[6:]]),
             ("hflip_prob=0 never shows", ["train", *common, *stores, "--out", "three"]),
-            ("pooled has no counterpart", ["train", *common, *stores[:6], *flags[2:], "--out", "three"]),
+            ("pooled has no store of mirrored images", ["train", *common, *stores[:6], *flags[2:], "--out", "three"]),
             ("--mirror encodes images", ["extract", colours, "--mirror", "--import-from", "foreign"]),
-            ("mirrored is None, wanted True", ["extract", *common, "--mirror", "--out", stores[1]]),
+            ("mirrored is None, not True", ["extract", *common, "--mirror", "--out", stores[1]]),
         ):
             result = seesay(*command)
             assert (result.code, len(result.err)) == (2, 1), result.err
@@ -708,7 +706,7 @@ class TestTraining:
         assert [FeatureStore(path).dtype for path in (exact, target)] == ["float16", "int8"]
         refused = seesay("extract", *common, "--feature-dtype", "int8", "--out", exact)
         assert (refused.code, len(refused.err)) == (2, 1)
-        assert "keeps its features in float16, not in int8" in refused.err[0]
+        assert "has dtype float16, not int8" in refused.err[0]
         seesay("train", *common, "--out", "rounded", "--epochs", 1, "--feature-dtype", "int8")
         assert load_run("rounded").config.encoder.feature_dtype == "int8"
         assert len(list((tmp_path / "features").iterdir())) == 2
@@ -735,7 +733,7 @@ class TestTraining:
         assert seesay("train", *common, "--out", "run").code == 0
         scored = seesay("evaluate", "run", data)
         assert scored.code == 1
-        assert any("1 images of the split are not in the scores" in line for line in scored.err)
+        assert any("1 images of the split are not scored" in line for line in scored.err)
 
     def test_ctrl_c_prints_how_to_resume(
         self, seesay: Seesay, colours: Path, settings: Path, monkeypatch: pytest.MonkeyPatch
@@ -915,7 +913,7 @@ def test_every_command_that_reads_a_data_set_accepts_column_names(seesay: Seesay
         assert "100.00" in "\n".join(result.out), result
     missing = seesay("data", "check", "data.csv", "--caption-column", "titre")
     assert missing.err == [
-        "seesay: error: data.csv has no column 'titre'; it has 'Bild', 'Beschreibung', 'caption', 'other'"
+        "seesay: error: data.csv has no column 'titre' (columns: 'Bild', 'Beschreibung', 'caption', 'other')"
     ]
 
 

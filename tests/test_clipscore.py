@@ -1,4 +1,4 @@
-"""CLIPScore's mechanics on a tiny network of random weights, saved and loaded as a real one is."""
+"""CLIPScore with a tiny random model, saved and loaded like a real one."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ REFERENCES = [["a dog", "the dog is red"], ["cats"], ["a bird in blue", "two cat
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of a few thousand weights with a vocabulary of single characters, as transformers saves it."""
+    """A small CLIP model with a vocabulary of single characters, saved by transformers."""
     folder = tmp_path_factory.mktemp("clip")
     letters = [chr(code) for code in range(97, 123)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     size = len(tokens)
     tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
@@ -47,7 +47,7 @@ def scorer(folder: Path) -> ClipScorer:
 
 
 def cosines(scorer: ClipScorer, captions: list[str]) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
-    """Cosine of every caption and image, one forward each, by the network's own joint form."""
+    """Returns the cosine of every caption and image, from joint forward passes of the model."""
     found = np.zeros((len(captions), 3))
     for row, text in enumerate(captions):
         for column in range(3):
@@ -58,11 +58,11 @@ def cosines(scorer: ClipScorer, captions: list[str]) -> "np.ndarray[tuple[int, i
     return found
 
 
-def test_scores_are_those_of_the_formulas(scorer: ClipScorer) -> None:
+def test_scores_equal_the_formulas(scorer: ClipScorer) -> None:
     images = [tiny.image(seed) for seed in range(3)]
     plain, with_references = scorer.score(images, CAPTIONS, REFERENCES)
-    wanted = 2.5 * np.maximum(np.diag(cosines(scorer, CAPTIONS)), 0)
-    np.testing.assert_allclose(plain, wanted, atol=1e-5)
+    expected = 2.5 * np.maximum(np.diag(cosines(scorer, CAPTIONS)), 0)
+    np.testing.assert_allclose(plain, expected, atol=1e-5)
 
     def vector(text: str) -> torch.Tensor:
         inputs = scorer.processor(text=[PROMPT + text], images=[tiny.image(0)], return_tensors="pt")
@@ -70,14 +70,14 @@ def test_scores_are_those_of_the_formulas(scorer: ClipScorer) -> None:
             found: torch.Tensor = scorer.model(**inputs).text_embeds[0]
         return found
 
-    for place, (caption, references) in enumerate(zip(CAPTIONS, REFERENCES, strict=True)):
-        nearest = max(max(float(vector(caption) @ vector(reference)) for reference in references), 0)
-        own = wanted[place]
-        harmonic = 2 * own * nearest / (own + nearest) if own + nearest else 0
-        assert with_references[place] == pytest.approx(harmonic, abs=1e-5)
+    for index, (caption, references) in enumerate(zip(CAPTIONS, REFERENCES, strict=True)):
+        max_cosine = max(max(float(vector(caption) @ vector(reference)) for reference in references), 0)
+        own = expected[index]
+        harmonic = 2 * own * max_cosine / (own + max_cosine) if own + max_cosine else 0
+        assert with_references[index] == pytest.approx(harmonic, abs=1e-5)
 
 
-def test_files_score_as_opened_images(scorer: ClipScorer, tmp_path: Path) -> None:
+def test_files_and_opened_images_have_equal_scores(scorer: ClipScorer, tmp_path: Path) -> None:
     tiny.image(4).save(tmp_path / "x.png")
     from_file, _ = scorer.score([tmp_path / "x.png"], ["a dog"])
     opened, none = scorer.score([tiny.image(4)], ["a dog"])
@@ -85,41 +85,43 @@ def test_files_score_as_opened_images(scorer: ClipScorer, tmp_path: Path) -> Non
     assert np.isnan(none).all()
 
 
-def test_batches_do_not_change_the_scores(scorer: ClipScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_do_not_depend_on_the_batch_size(scorer: ClipScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [tiny.image(seed) for seed in range(3)]
-    whole = scorer.score(images, CAPTIONS, REFERENCES)
+    expected = scorer.score(images, CAPTIONS, REFERENCES)
     monkeypatch.setattr("seesay.clipscore._BATCH", 2)
-    for some, all_at_once in zip(scorer.score(images, CAPTIONS, REFERENCES), whole, strict=True):
+    for some, all_at_once in zip(scorer.score(images, CAPTIONS, REFERENCES), expected, strict=True):
         np.testing.assert_allclose(some, all_at_once, atol=1e-6)
 
 
-def test_lists_that_do_not_fit_are_refused(scorer: ClipScorer) -> None:
-    with pytest.raises(DataError, match="one caption, and one list of references, an image"):
+def test_lists_of_different_lengths_are_refused(scorer: ClipScorer) -> None:
+    with pytest.raises(DataError, match="one caption and one list of references per image"):
         scorer.score([tiny.image(0)], ["a", "b"])
 
 
-def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"CLIPScore needs the CLIP weights .*, which cannot be had") as caught:
+def test_unavailable_weights_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"CLIPScore needs the CLIP weights .*, which are not available"
+    ) as caught:
         ClipScorer.load(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r"CLIPScore needs transformers.*seesay\[hub\]"):
         ClipScorer.load("anything")
 
 
-def test_offline_hub_is_not_asked_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Bug: the hub's library retried for 24 seconds before the error.
-    asked: list[bool] = []
+def test_an_offline_hub_is_not_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Bug: huggingface_hub retried for 24 seconds before the error.
+    requests: list[bool] = []
 
     def load(*_: object, local_files_only: bool, **options: object) -> None:
-        asked.append(local_files_only)
+        requests.append(local_files_only)
         raise OSError("not in the cache")
 
     monkeypatch.setattr("seesay.clipscore.hub_answers", lambda: False)
     monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", load)
-    with pytest.raises(CheckpointError, match="cannot be had: not in the cache"):
+    with pytest.raises(CheckpointError, match="not available: not in the cache"):
         ClipScorer.load("owner/clip")
-    assert asked == [True]
+    assert requests == [True]

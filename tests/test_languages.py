@@ -32,15 +32,15 @@ def test_language_of_one_caption(text: str, language: str) -> None:
     assert language_of([text]) == language
 
 
-def test_words_that_were_separated_are_words() -> None:
-    """Segmented text, as some data sets hold it, needs no characters."""
+def test_segmented_text_has_words() -> None:
+    """Segmented text, as in some data sets, does not require character tokens."""
     assert not is_unspaced(["一只 棕色 的 狗 在 草地 上 奔跑", "两个 男人 在 街上 骑 自行车"])
     assert not is_unspaced(["茶色い 犬 が 草 の 上 を 走って いる 。"])
     assert not is_unspaced(["สุนัข สี น้ำตาล กำลัง วิ่ง อยู่ บน หญ้า"])
     assert not is_unspaced([])
 
 
-def test_a_name_in_another_script_decides_nothing() -> None:
+def test_a_name_in_another_script_is_ignored() -> None:
     assert not is_unspaced(["a sign that reads 北京大学 in red", "a dog"])
     assert language_of(["a sign that reads 北京大学 and a man with a red hat"]) == "en"
     assert not is_right_to_left("a sign that reads كلب in red")

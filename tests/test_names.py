@@ -1,4 +1,4 @@
-"""Names in another Unicode normalization than the disk's: macOS writes "é" as "e" and an accent (NFD)."""
+"""File names in a Unicode normalization other than that of the disk: macOS stores "é" decomposed (NFD)."""
 
 import json
 import tarfile
@@ -19,11 +19,11 @@ from seesay.images import read_image
 
 Form = Literal["NFC", "NFD"]
 Forms = tuple[Form, Form]
-"""The form in which a table names an image, and that in which the disk does."""
+"""The normalization form in the table and that on the disk."""
 
 
-def put(folder: Path, name: str) -> Path:
-    """Makes an empty image."""
+def create_file(folder: Path, name: str) -> Path:
+    """Creates an empty file."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -32,47 +32,47 @@ def put(folder: Path, name: str) -> Path:
 
 @pytest.fixture(params=[("NFC", "NFD"), ("NFD", "NFC")], ids=" beside ".join)
 def forms(request: pytest.FixtureRequest, tmp_path: Path) -> Forms:
-    """Returns the form in which a table names an image, and that in which the disk does."""
-    told: Form
+    """The normalization form in the table and that on the disk."""
+    listed: Form
     stored: Form
-    told, stored = request.param
-    put(tmp_path, unicodedata.normalize(stored, "é"))
-    if (tmp_path / unicodedata.normalize(told, "é")).exists():
-        pytest.skip("the file system itself treats both forms as one")
-    return told, stored
+    listed, stored = request.param
+    create_file(tmp_path, unicodedata.normalize(stored, "é"))
+    if (tmp_path / unicodedata.normalize(listed, "é")).exists():
+        pytest.skip("the file system does not distinguish the forms")
+    return listed, stored
 
 
 def write_table(path: Path, names: list[str]) -> None:
     path.write_text("\n".join(["image,caption", *(f"{name},A dog" for name in names)]))
 
 
-def test_images_of_a_table_are_found_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
-    told, stored = forms
-    here = put(tmp_path, unicodedata.normalize(stored, "café.jpg"))
-    below = put(tmp_path, unicodedata.normalize(stored, "Übung/zoë.jpg"))
-    deep = put(tmp_path, unicodedata.normalize(stored, "images/Ärzte/naïve.jpg"))
-    names = [unicodedata.normalize(told, name) for name in ("café.jpg", "Übung/zoë.jpg", "Ärzte/naïve.jpg")]
+def test_images_of_a_table_are_found_in_any_normalization(tmp_path: Path, forms: Forms) -> None:
+    listed, stored = forms
+    first = create_file(tmp_path, unicodedata.normalize(stored, "café.jpg"))
+    second = create_file(tmp_path, unicodedata.normalize(stored, "Übung/zoë.jpg"))
+    third = create_file(tmp_path, unicodedata.normalize(stored, "images/Ärzte/naïve.jpg"))
+    names = [unicodedata.normalize(listed, name) for name in ("café.jpg", "Übung/zoë.jpg", "Ärzte/naïve.jpg")]
     write_table(tmp_path / "captions.csv", names)
     for source in (tmp_path, tmp_path / "captions.csv"):
         annotations = load_annotations(source)
-        assert [item.image for item in annotations] == [str(path) for path in (here, below, deep)]
+        assert [item.image for item in annotations] == [str(path) for path in (first, second, third)]
         assert annotations.problems == ()
 
 
-def test_texts_and_split_lists_match_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
-    told, stored = forms
-    put(tmp_path / "texts", unicodedata.normalize(stored, "café.jpg"))
-    (tmp_path / "texts" / unicodedata.normalize(told, "café.txt")).write_text("A dog")
+def test_texts_and_split_lists_match_in_any_normalization(tmp_path: Path, forms: Forms) -> None:
+    listed, stored = forms
+    create_file(tmp_path / "texts", unicodedata.normalize(stored, "café.jpg"))
+    (tmp_path / "texts" / unicodedata.normalize(listed, "café.txt")).write_text("A dog")
     assert load_annotations(tmp_path / "texts")[0].captions == ("A dog",)
     (tmp_path / "lists").mkdir()
-    put(tmp_path / "lists", unicodedata.normalize(stored, "café.jpg"))
+    create_file(tmp_path / "lists", unicodedata.normalize(stored, "café.jpg"))
     name = unicodedata.normalize(stored, "café.jpg")
     (tmp_path / "lists/x.token.txt").write_text(f"{name}#0\tA dog\n", encoding="utf-8")
-    (tmp_path / "lists/trainImages.txt").write_text(unicodedata.normalize(told, "café.jpg"), encoding="utf-8")
+    (tmp_path / "lists/trainImages.txt").write_text(unicodedata.normalize(listed, "café.jpg"), encoding="utf-8")
     assert load_annotations(tmp_path / "lists")[0].split == "train"
 
 
-def test_members_of_a_tar_make_one_sample_whatever_the_normalization(tmp_path: Path) -> None:
+def test_tar_members_form_one_sample_in_any_normalization(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("A dog")
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.add(tmp_path / "a", unicodedata.normalize("NFC", "café.jpg"))
@@ -80,14 +80,14 @@ def test_members_of_a_tar_make_one_sample_whatever_the_normalization(tmp_path: P
     assert load_annotations(tmp_path / "x.tar")[0].captions == ("A dog",)
 
 
-def test_captioning_finds_names_whatever_the_normalization(
+def test_captioning_finds_images_in_any_normalization(
     tmp_path: Path, forms: Forms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, stored = forms
+    listed, stored = forms
     monkeypatch.chdir(tmp_path)
-    here = put(tmp_path, unicodedata.normalize(stored, "café.jpg"))
-    below = put(tmp_path, unicodedata.normalize(stored, "Übung/zoë.jpg"))
-    names = [unicodedata.normalize(told, name) for name in ("café.jpg", "Übung/zoë.jpg")]
+    first = create_file(tmp_path, unicodedata.normalize(stored, "café.jpg"))
+    second = create_file(tmp_path, unicodedata.normalize(stored, "Übung/zoë.jpg"))
+    names = [unicodedata.normalize(listed, name) for name in ("café.jpg", "Übung/zoë.jpg")]
     write_table(tmp_path / "list.csv", names)
     (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
     (tmp_path / "list.jsonl").write_text("\n".join(json.dumps({"image": str(tmp_path / name)}) for name in names))
@@ -96,17 +96,18 @@ def test_captioning_finds_names_whatever_the_normalization(
         ["list.txt"],
         ["list.jsonl"],
         names,
-        [names[0], unicodedata.normalize(told, "Übung")],
+        [names[0], unicodedata.normalize(listed, "Übung")],
     ):
         found = find_images(sources).images
-        assert [Path(name).resolve() for name in found] == [here, below], sources
+        assert [Path(name).resolve() for name in found] == [first, second], sources
     assert (
-        unicodedata.normalize(told, "fehlt-é.jpg") in find_images([unicodedata.normalize(told, "fehlt-é.jpg")]).images
+        unicodedata.normalize(listed, "fehlt-é.jpg")
+        in find_images([unicodedata.normalize(listed, "fehlt-é.jpg")]).images
     )
 
 
-def test_predictions_and_instances_match_whatever_the_normalization(tmp_path: Path) -> None:
-    put(tmp_path, "café.jpg")
+def test_predictions_and_instances_match_in_any_normalization(tmp_path: Path) -> None:
+    create_file(tmp_path, "café.jpg")
     write_table(tmp_path / "captions.csv", ["café.jpg"])
     items = load_annotations(tmp_path).items
     decomposed = unicodedata.normalize("NFD", "café.jpg")
@@ -120,23 +121,23 @@ def test_predictions_and_instances_match_whatever_the_normalization(tmp_path: Pa
     assert read_instances(tmp_path / "instances.json", "café.jpg")[0].label == "dog"
 
 
-def test_an_image_is_opened_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
-    told, stored = forms
+def test_an_image_is_opened_in_any_normalization(tmp_path: Path, forms: Forms) -> None:
+    listed, stored = forms
     Image.new("RGB", (3, 2)).save(tmp_path / unicodedata.normalize(stored, "café.png"))
-    assert read_image(tmp_path / unicodedata.normalize(told, "café.png")).size == (3, 2)
+    assert read_image(tmp_path / unicodedata.normalize(listed, "café.png")).size == (3, 2)
 
 
-def test_arrays_of_features_are_found_whatever_the_normalization(tmp_path: Path, forms: Forms) -> None:
-    told, stored = forms
+def test_feature_arrays_are_found_in_any_normalization(tmp_path: Path, forms: Forms) -> None:
+    listed, stored = forms
     (tmp_path / "arrays").mkdir()
     np.save(tmp_path / "arrays" / unicodedata.normalize(stored, "café.npy"), np.ones((2, 3), np.float32))
-    name = unicodedata.normalize(told, "café.jpg")
+    name = unicodedata.normalize(listed, "café.jpg")
     assert import_features(tmp_path / "arrays", {name: name}, tmp_path / "store.features") == 1
 
 
-def test_two_files_that_differ_in_normalization_alone_are_two_images(tmp_path: Path, forms: Forms) -> None:
+def test_two_files_that_differ_only_in_normalization_are_two_images(tmp_path: Path, forms: Forms) -> None:
     names = [unicodedata.normalize(form, "café.jpg") for form in forms]
     for name in names:
-        put(tmp_path, name)
+        create_file(tmp_path, name)
     write_table(tmp_path / "captions.csv", names)
     assert [Path(item.image).name for item in load_annotations(tmp_path)] == names

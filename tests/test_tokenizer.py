@@ -1,4 +1,4 @@
-"""The words: cleaning against plain Python, round trips, the order of the vocabulary, the file."""
+"""The tokenizer: cleaning against plain Python, round trips, vocabulary order and files."""
 
 import errno
 import json
@@ -40,8 +40,8 @@ texts = st.one_of(
 )
 
 
-def cleaned_by_hand(caption: str, config: TextConfig) -> str:
-    """The tutorials' rules in plain Python, for ASCII captions."""
+def clean_in_python(caption: str, config: TextConfig) -> str:
+    """The cleaning rules in plain Python, for ASCII captions."""
     text = caption.lower() if config.lowercase else caption
     text = text.translate({ord(character): " " for character in config.filter_characters})
     kept = [word for word in text.split() if len(word) >= config.min_word_length]
@@ -51,10 +51,10 @@ def cleaned_by_hand(caption: str, config: TextConfig) -> str:
 @given(st.text(string.printable.replace("<", ""), max_size=60), configs)
 @settings(max_examples=300)
 def test_cleaning_follows_the_rules(caption: str, config: TextConfig) -> None:
-    # Python, but not Unicode, takes the four separator control characters for spaces.
+    # Python, but not Unicode, treats the four separator control characters as spaces.
     caption = caption.translate(dict.fromkeys(range(0x1C, 0x20), " "))
     tokenizer = Tokenizer.build(["dogs cats"], config)
-    assert tokenizer.clean(caption) == cleaned_by_hand(caption, config)
+    assert tokenizer.clean(caption) == clean_in_python(caption, config)
 
 
 @given(texts, configs)
@@ -75,7 +75,7 @@ def test_letters_of_every_script_are_letters() -> None:
     assert tokenizer.clean("कुत्ता 犬 собака chien2 été") == "कुत्ता 犬 собака été"
 
 
-def test_two_ways_of_writing_an_accent_are_one_word() -> None:
+def test_composed_and_decomposed_accents_are_one_word() -> None:
     tokenizer = Tokenizer.build(["un café", "un cafe\u0301"], TextConfig())
     assert tokenizer.vocabulary[4:] == ["café", "un"]
 
@@ -94,7 +94,7 @@ def test_size_and_count_limit_the_words_not_the_specials() -> None:
     assert len(Tokenizer.build(CAPTIONS, TextConfig(min_count=2, vocabulary_size=1))) == 5
 
 
-def test_a_caption_is_cut_and_what_was_cut_is_not_learned() -> None:
+def test_captions_are_truncated_before_the_vocabulary_is_counted() -> None:
     tokenizer = Tokenizer.build(CAPTIONS, TextConfig(max_words=2))
     assert tokenizer.vocabulary[4:] == ["a", "dog", "cat", "cats", "the", "two"]
     tokens = tokenizer.encode("A dog, two cats")
@@ -119,17 +119,17 @@ def test_decoding_stops_at_the_end_and_skips_padding() -> None:
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_a_caption_cannot_say_a_special(lowercase: bool) -> None:
+def test_captions_cannot_contain_special_tokens(lowercase: bool) -> None:
     config = replace(EVERYTHING, lowercase=lowercase)
     captions = ["a <end> dog", "<pad> <start> <END> <unk>", "<end>", "<end>s <end>"]
     tokenizer = Tokenizer.build(captions, config)
     for caption in captions:
-        inner = tokenizer.encode(caption)[1:-1]
-        assert len(inner) == len(caption.split())
-        assert not {PAD_ID, START_ID, END_ID} & set(inner)
+        tokens = tokenizer.encode(caption)[1:-1]
+        assert len(tokens) == len(caption.split())
+        assert not {PAD_ID, START_ID, END_ID} & set(tokens)
     assert sorted(tokenizer.vocabulary) == sorted(set(tokenizer.vocabulary))
     assert "<end>s" in tokenizer.vocabulary
-    # With the usual filter the brackets go and an ordinary word is left.
+    # The default filter removes the brackets and leaves an ordinary word.
     assert (
         Tokenizer.build(["an <end>"], TextConfig()).decode(
             Tokenizer.build(["an <end>"], TextConfig()).encode("an <end>")
@@ -138,16 +138,16 @@ def test_a_caption_cannot_say_a_special(lowercase: bool) -> None:
     )
 
 
-def test_no_letter_of_unicode_lets_a_special_through() -> None:
-    """The rule that guards the specials and the splitter must agree on what a space is."""
+def test_no_unicode_character_creates_a_special_token() -> None:
+    """The normalizer and the splitter must agree on the definition of a space."""
     tokenizer = Tokenizer.build(["dog"], EVERYTHING)
     for code in range(0x3100):
-        inner = tokenizer.encode(f"<end>{chr(code)}<start>")[1:-1]
-        assert not {PAD_ID, START_ID, END_ID} & set(inner), hex(code)
+        tokens = tokenizer.encode(f"<end>{chr(code)}<start>")[1:-1]
+        assert not {PAD_ID, START_ID, END_ID} & set(tokens), hex(code)
 
 
 @given(st.lists(st.lists(words, min_size=1, max_size=8), min_size=1, max_size=6))
-def test_known_words_come_back(captions: list[list[str]]) -> None:
+def test_known_words_are_restored(captions: list[list[str]]) -> None:
     texts = [" ".join(caption) for caption in captions]
     tokenizer = Tokenizer.build(texts, TextConfig())
     assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
@@ -157,7 +157,7 @@ def test_known_words_come_back(captions: list[list[str]]) -> None:
 
 
 @given(st.lists(texts, min_size=1, max_size=5), st.booleans())
-def test_characters_come_back_with_their_spaces(captions: list[str], lowercase: bool) -> None:
+def test_characters_and_spaces_are_restored(captions: list[str], lowercase: bool) -> None:
     config = replace(EVERYTHING, level="character", lowercase=lowercase)
     tokenizer = Tokenizer.build([*captions, "x"], config)
     for caption in captions:
@@ -176,14 +176,14 @@ def test_ids_are_in_range_between_one_start_and_one_end(captions: list[str], oth
         assert (tokens[0], tokens[-1]) == (START_ID, END_ID)
         assert all(UNK_ID <= token < len(tokenizer) for token in tokens[1:-1])
         if config.level == "word":
-            # Not split(): Python, but not Unicode, takes four control characters for spaces.
+            # Not split(): Python, but not Unicode, treats four control characters as spaces.
             cleaned = tokenizer.clean(caption)
             assert len(tokens) - 2 == (cleaned.count(" ") + 1 if cleaned else 0)
 
 
 @given(st.lists(texts, max_size=4), configs)
 @settings(deadline=None, max_examples=60)
-def test_a_saved_tokenizer_is_the_same(
+def test_a_saved_tokenizer_is_restored(
     tmp_path_factory: pytest.TempPathFactory, captions: list[str], config: TextConfig
 ) -> None:
     path = tmp_path_factory.mktemp("run") / "tokenizer.json"
@@ -201,8 +201,8 @@ def test_a_saved_tokenizer_is_the_same(
 
 
 @pytest.mark.parametrize("level", ["word", "character"])
-def test_the_file_is_one_of_the_library(tmp_path: Path, level: str) -> None:
-    """Any program with the library gets the same ids and texts, ours not needed."""
+def test_the_file_is_in_the_format_of_the_tokenizers_library(tmp_path: Path, level: str) -> None:
+    """The tokenizers library alone gives the same ids and texts."""
     config = TextConfig(level="character" if level == "character" else "word", max_words=5)
     tokenizer = Tokenizer.build(CAPTIONS, config)
     tokenizer.save(tmp_path / "tokenizer.json")
@@ -213,7 +213,7 @@ def test_the_file_is_one_of_the_library(tmp_path: Path, level: str) -> None:
         assert library.decode(tokens[1:-1]) == tokenizer.decode(tokens)
 
 
-def test_a_tokenizer_can_be_sent_to_a_worker() -> None:
+def test_a_tokenizer_can_be_pickled() -> None:
     tokenizer = Tokenizer.build(CAPTIONS, TextConfig())
     copy = pickle.loads(pickle.dumps(tokenizer))
     assert copy.encode("a dog") == tokenizer.encode("a dog")
@@ -241,20 +241,20 @@ def test_a_damaged_file_is_a_checkpoint_error(tmp_path: Path, name: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_a_cut_missing_or_renumbered_file_is_a_checkpoint_error(tmp_path: Path) -> None:
+def test_a_truncated_missing_or_renumbered_file_is_a_checkpoint_error(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with pytest.raises(CheckpointError, match="no such file"):
         Tokenizer.load(path)
     with pytest.raises(CheckpointError):
         Tokenizer.load(tmp_path)
     Tokenizer.build(CAPTIONS, TextConfig()).save(path)
-    whole = path.read_text()
+    complete = path.read_text()
     for change in (
-        whole[: len(whole) // 2],
-        whole.replace('"dog": 5', '"dog": 77'),
-        whole.replace("<pad>", "dig"),
+        complete[: len(complete) // 2],
+        complete.replace('"dog": 5', '"dog": 77'),
+        complete.replace("<pad>", "dig"),
     ):
-        assert change != whole
+        assert change != complete
         path.write_text(change)
         with pytest.raises(CheckpointError, match="damaged"):
             Tokenizer.load(path)
@@ -268,10 +268,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     Tokenizer.build(CAPTIONS, TextConfig()).save(path)
     before = path.read_bytes()
 
-    def full(*args: object) -> None:
+    def fail(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(SeesayError, match=r"cannot write .*tokenizer\.json \(No space left on device\)"):
         Tokenizer.build(["other words"], TextConfig()).save(path)
     assert path.read_bytes() == before
@@ -279,27 +279,27 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("captions", [[], ["", " . "], ["a b"]])
-def test_nothing_to_learn_is_a_data_error(captions: list[str]) -> None:
-    with pytest.raises(DataError, match="no word of the captions"):
+def test_an_empty_vocabulary_is_a_data_error(captions: list[str]) -> None:
+    with pytest.raises(DataError, match="no word remains for the vocabulary"):
         Tokenizer.build(captions, TextConfig(min_count=2))
 
 
-def test_oov_rate_is_the_share_of_occurrences() -> None:
+def test_oov_rate_is_a_share_of_occurrences() -> None:
     tokenizer = Tokenizer.build(CAPTIONS, TextConfig(max_words=3))
     assert tokenizer.oov_rate(["a dog zebra zebra", "Zebra!"]) == pytest.approx(3 / 5)
     assert tokenizer.oov_rate([]) == tokenizer.oov_rate([" . "]) == 0
 
 
-def test_half_a_character_from_json_is_a_question_mark() -> None:
+def test_a_lone_surrogate_from_json_is_a_question_mark() -> None:
     tokenizer = Tokenizer.build([json.loads(r'"a dog \ud83d"')], EVERYTHING)
     assert tokenizer.decode(tokenizer.encode("a dog \ud83d")) == "a dog ?"
 
 
-@pytest.mark.skipif(not FLICKR8K.exists(), reason="needs Flickr8k beside the repository")
-def test_flickr8k_words_are_those_of_plain_python() -> None:
+@pytest.mark.skipif(not FLICKR8K.exists(), reason="requires Flickr8k beside the repository")
+def test_the_flickr8k_vocabulary_equals_plain_python() -> None:
     captions = [line.partition("\t")[2] for line in FLICKR8K.read_text(encoding="utf-8").splitlines()]
     tokenizer = Tokenizer.build(captions, TextConfig(vocabulary_size=5000))
-    counts = Counter(word for text in captions for word in cleaned_by_hand(text, TextConfig()).split())
+    counts = Counter(word for text in captions for word in clean_in_python(text, TextConfig()).split())
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
     assert tokenizer.vocabulary[4:] == ordered[:5000]
     missing = sum(counts[word] for word in ordered[5000:]) / counts.total()

@@ -1,7 +1,7 @@
-"""CLIPScore and RefCLIPScore (Hessel et al. 2021): how near a caption lies to its image in CLIP's space.
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021): similarity of a caption and its image in CLIP's embedding space.
 
-They need no human captions, or only as a second opinion; the network comes from the transformers library (extra
-`hub`), by its hub name or from a folder. The published figures are those of ViT-B/32.
+CLIPScore needs no references; RefCLIPScore does. The model is loaded with transformers (extra `hub`) by hub name or
+from a folder. The published figures are for ViT-B/32.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 PROMPT = "A photo depicts "
 WEIGHT = 2.5
-"""The paper's w, which stretches usual cosines over 0 to 1 (section 3.1)."""
+"""The paper's w, which scales typical cosines to 0 to 1 (section 3.1)."""
 
 _BATCH = 32
 
@@ -35,12 +35,12 @@ Floats = NDArray[np.float64]
 
 
 class ClipScorer:
-    """A CLIP network with its preprocessing.
+    """A CLIP model with its preprocessing.
 
     Args:
         model: a `CLIPModel` of transformers.
         processor: its `CLIPProcessor`.
-        device: where it computes.
+        device: device of the model.
     """
 
     def __init__(self, model: Any, processor: Any, device: str = "cpu") -> None:
@@ -50,11 +50,11 @@ class ClipScorer:
 
     @classmethod
     def load(cls, model: str = DEFAULT_CLIP, device: str = "auto") -> "ClipScorer":
-        """Returns the scorer of a network by its hub name or folder.
+        """Loads a model by hub name or from a folder.
 
         Raises:
             MissingDependencyError: transformers is not installed.
-            CheckpointError: the weights cannot be had.
+            CheckpointError: the weights are not available.
         """
         try:
             from transformers import CLIPModel, CLIPProcessor
@@ -62,15 +62,15 @@ class ClipScorer:
             raise MissingDependencyError("transformers", "hub", CLIP_SCORE) from error
         try:
             local = not Path(model).is_dir() and not hub_answers()  # else transformers retries for a minute
-            both: Any = CLIPModel.from_pretrained(model, output_loading_info=True, local_files_only=local)
-            network, loading = both
-            if loading["missing_keys"]:  # transformers would draw them at random, and say so only in its log
-                raise ValueError(f"it lacks {len(loading['missing_keys'])} of the network's tensors")
+            loaded: Any = CLIPModel.from_pretrained(model, output_loading_info=True, local_files_only=local)
+            network, loading = loaded
+            if loading["missing_keys"]:  # transformers would initialise them at random and only log it
+                raise ValueError(f"it lacks {len(loading['missing_keys'])} tensors of the model")
             processor = CLIPProcessor.from_pretrained(model, local_files_only=local)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(
-                f"{CLIP_SCORE} needs the CLIP weights {model}, which cannot be had: {reason}"
+                f"{CLIP_SCORE} needs the CLIP weights {model}, which are not available: {reason}"
             ) from error
         return cls(network, processor, choose_device(device))
 
@@ -83,42 +83,42 @@ class ClipScorer:
         of the caption to a reference, not below 0 (section 3.2).
 
         Args:
-            images: what can be captioned.
-            captions: one an image.
-            references: the human captions of each; None = RefCLIPScore is NaN.
+            images: image inputs.
+            captions: one caption per image.
+            references: human captions of each image; None: RefCLIPScore is NaN.
 
         Raises:
             ImageError: an image cannot be read.
-            DataError: the lists do not fit together.
+            DataError: the lists have different lengths.
         """
         if len(images) != len(captions) or (references is not None and len(references) != len(captions)):
-            raise DataError("give one caption, and one list of references, an image")
-        seen = self._images(images)
-        said = self._texts(captions)
-        plain = WEIGHT * (seen * said).sum(-1).clamp(min=0)
+            raise DataError("pass one caption and one list of references per image")
+        image_vectors = self._images(images)
+        caption_vectors = self._texts(captions)
+        plain = WEIGHT * (image_vectors * caption_vectors).sum(-1).clamp(min=0)
         if references is None:
             return _numbers(plain), np.full(len(captions), np.nan)
-        meant = self._texts([text for image in references for text in image])
+        reference_vectors = self._texts([text for image in references for text in image])
         owner = torch.repeat_interleave(torch.arange(len(captions)), torch.tensor([len(r) for r in references]))
-        cosines = (said[owner] * meant).sum(-1)
-        nearest = torch.zeros(len(captions), dtype=cosines.dtype).scatter_reduce(0, owner, cosines, "amax")
-        both = 2 * plain * nearest / (plain + nearest).clamp(min=torch.finfo(plain.dtype).tiny)
-        return _numbers(plain), _numbers(both)
+        cosines = (caption_vectors[owner] * reference_vectors).sum(-1)
+        max_cosines = torch.zeros(len(captions), dtype=cosines.dtype).scatter_reduce(0, owner, cosines, "amax")
+        harmonic_mean = 2 * plain * max_cosines / (plain + max_cosines).clamp(min=torch.finfo(plain.dtype).tiny)
+        return _numbers(plain), _numbers(harmonic_mean)
 
     @torch.inference_mode()
     def _images(self, images: Sequence["ImageInput"]) -> Tensor:
-        """Returns unit vectors (B, E) of images."""
+        """Returns unit embeddings (B, E) of images."""
         found = []
         for begin in range(0, len(images), _BATCH):
-            some = images[begin : begin + _BATCH]
-            opened = [image if isinstance(image, Image.Image) else read_image(image) for image in some]
+            batch = images[begin : begin + _BATCH]
+            opened = [image if isinstance(image, Image.Image) else read_image(image) for image in batch]
             inputs = self.processor(images=[image.convert("RGB") for image in opened], return_tensors="pt")
             found.append(_unit(self.model.get_image_features(**inputs.to(self.device))))
         return torch.cat(found)
 
     @torch.inference_mode()
     def _texts(self, texts: Sequence[str]) -> Tensor:
-        """Returns unit vectors (B, E) of captions, with the prompt before each."""
+        """Returns unit embeddings (B, E) of captions with the prompt prefix."""
         found = []
         for begin in range(0, len(texts), _BATCH):
             prompted = [PROMPT + text for text in texts[begin : begin + _BATCH]]
@@ -128,7 +128,7 @@ class ClipScorer:
 
 
 def _unit(output: Any) -> Tensor:
-    """Returns unit vectors in float64 of what the network gives: a tensor, or an output that pools one."""
+    """Returns unit vectors in float64 of a tensor or of the pooled output of a model."""
     vectors: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return torch.nn.functional.normalize(vectors.double().cpu(), dim=-1)
 

@@ -51,7 +51,7 @@ class DemoResult:
             f"attention inside the named object's box over the box's share of the area: "
             f"{self.grounding.ratio:.2f} on average over {self.grounding.nouns} nouns (1 for uniform attention)",
             f"attention maximum inside the named object's box: {100 * self.grounding.accuracy:.0f} % of the nouns "
-            f"({100 * self.grounding.chance:.0f} % for uniform attention)",
+            f"({100 * self.grounding.baseline:.0f} % for uniform attention)",
             f"named objects that are not in the image: {100 * self.grounding.unfounded:.0f} %",
             f"finished in {format_duration(self.seconds)}; open {self.report} in a browser",
         ]
@@ -127,7 +127,7 @@ def _sections(
     rows += [
         ("attention on the named object, relative to uniform", f"{grounding.ratio:.2f}"),
         ("attention maximum on the named object", f"{100 * grounding.accuracy:.0f} %"),
-        ("the same for uniform attention", f"{100 * grounding.chance:.0f} %"),
+        ("the same for uniform attention", f"{100 * grounding.baseline:.0f} %"),
         ("entropy of a word's attention, bits", f"{grounding.entropy:.2f}"),
         ("named objects that are not in the image", f"{100 * grounding.unfounded:.0f} %"),
         ("epochs", str(trained.epochs)),
@@ -149,7 +149,7 @@ def _card(item: Annotation, caption: Caption, evaluation: Evaluation) -> Card:
         image=image,
         caption=caption.text,
         references=item.captions,
-        attention=Explanation(image, caption).looks(side=320),
+        attention=Explanation(image, caption).word_overlays(side=320),
         scores={"CIDEr": 100 * float(evaluation.scores.per_image["CIDEr"][index])},
         name=item.id,
     )

@@ -18,7 +18,7 @@ class DataError(SeesayError, ValueError):
 
 
 class ImageError(SeesayError, ValueError):
-    """An image that is missing, unreadable, cut short or unreasonably large."""
+    """An image that is missing, unreadable, truncated or unreasonably large."""
 
 
 class FeatureStoreError(SeesayError, ValueError):

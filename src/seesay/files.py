@@ -1,4 +1,4 @@
-"""Files that are whole or absent at any moment, and files that only one process writes."""
+"""Atomic writes and locks of files."""
 
 import contextlib
 import hashlib
@@ -13,16 +13,13 @@ from pathlib import Path
 from seesay.errors import ConfigError, DataError, SeesayError
 
 log = logging.getLogger("seesay")
-_TURN_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _HAS_LOCKS = os.name == "posix"
-"""Windows has no such locks: there it is left to the user."""
+"""Windows has no such locks; there concurrent writers are not prevented."""
 
 
 def exists(path: Path | str) -> bool:
-    """Returns whether there is something at a path; False for a name that no file can have, such as one too long.
-
-    `Path.exists` raises OSError for such names, which stops a job over many.
-    """
+    """Returns whether a path exists; False for invalid names, for which `Path.exists` raises OSError."""
     try:
         return Path(path).exists()
     except (OSError, ValueError):
@@ -30,25 +27,25 @@ def exists(path: Path | str) -> bool:
 
 
 def text_bytes(text: str) -> bytes:
-    r"""Returns text as UTF-8; bytes of a file name that are not UTF-8 become escapes of JSON, such as `\udce9`."""
+    r"""Returns text as UTF-8; invalid bytes of file names become JSON escapes such as `\udce9`."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def unescape_name(text: str) -> str:
-    """Returns the file name that `text_bytes` wrote to a file without escapes of its own, such as a Parquet file."""
+    """Returns the file name of `text_bytes`, for formats without escapes such as Parquet."""
     return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def require_suffix(path: Path, suffixes: Mapping[str, str], flag: str) -> None:
-    """Refuses an output whose suffix names none of the known formats.
+    """Checks that the suffix of an output is a known format.
 
     Args:
         path: the output.
-        suffixes: format by lower-case suffix.
-        flag: the option that names the output, for the message.
+        suffixes: formats by lower-case suffix.
+        flag: the option of the output, for the message.
 
     Raises:
-        ConfigError: the suffix is unknown; the known ones are listed.
+        ConfigError: the suffix is unknown.
     """
     if path.suffix.lower() not in suffixes:
         known = ", ".join(f"{suffix} ({format})" for suffix, format in suffixes.items())
@@ -57,20 +54,19 @@ def require_suffix(path: Path, suffixes: Mapping[str, str], flag: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yields the path of an empty file that replaces `path` when the block ends, so that no reader meets half of it.
+    """Yields the path of an empty file that atomically replaces `path` at the end of the block.
 
-    The file gets the permissions that the umask gives to new files, also where a library makes it anew as a private
-    one.
+    The file gets default permissions, also if a library creates it with private ones.
 
     Args:
         path: the file to write.
-        durable: for what cannot be made again: the content is on the disk before it replaces the old file, whose
-            permissions it keeps.
+        durable: for irreplaceable data: flush the content to disk before replacing the old file, and keep its
+            permissions.
 
     Raises:
         SeesayError: it cannot be written.
     """
-    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # a whole long name would be too long with more
+    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # truncated to keep the name valid
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -85,16 +81,16 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise SeesayError(f"cannot write {path} ({error.strerror}); free it or name another place") from error
+        raise SeesayError(f"cannot write {path} ({error.strerror}); check it or choose another path") from error
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Writes a file as `replacing` does.
+    """Writes a file atomically; see `replacing`.
 
     Args:
         path: the file.
-        data: all of its content.
-        durable: as of `replacing`.
+        data: content of the file.
+        durable: see `replacing`.
 
     Raises:
         SeesayError: it cannot be written.
@@ -104,20 +100,20 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Opens a file for reading: safetensors reports a file without read permission as absent.
+    """Checks that a file can be opened, because safetensors reports files without read permission as missing.
 
     Raises:
-        OSError: it cannot be opened; the error says why.
+        OSError: it cannot be opened.
     """
     with path.open("rb"):
         pass
 
 
 def append(path: Path, data: bytes) -> None:
-    """Adds to the end of a file in one write, which a kill can only cut short at its end.
+    """Appends data to a file in one write, which a kill can only truncate.
 
     Raises:
-        SeesayError: if it cannot be written; a part of the data may have been.
+        SeesayError: it cannot be written; part of the data may have been.
     """
     try:
         with path.open("ab", buffering=0) as file:
@@ -126,15 +122,15 @@ def append(path: Path, data: bytes) -> None:
                 rest = rest[file.write(rest) :]
     except OSError as error:
         raise SeesayError(
-            f"cannot write {path} ({error.strerror}); make room and run the same command again: it goes on"
+            f"cannot write {path} ({error.strerror}); free space and run the same command to resume"
         ) from error
 
 
 @contextlib.contextmanager
-def in_turn(path: Path) -> Iterator[None]:
-    """Waits until no other process is within such a block of the same path, whose file may be replaced in it.
+def exclusive(path: Path) -> Iterator[None]:
+    """Waits for other processes in such a block for the same path, whose file may be replaced in the block.
 
-    What is locked is a file beside it, which goes with the block; the end of a process gives it free, too.
+    The lock is a separate file, which is removed at the end of the block and released at the end of the process.
 
     Raises:
         OSError: the folder cannot be written.
@@ -142,49 +138,49 @@ def in_turn(path: Path) -> Iterator[None]:
     if not _HAS_LOCKS:
         yield
         return
-    handle, beside = _wait_for(path)
+    handle, lock_path = _wait_for(path)
     try:
         yield
     finally:
         try:
-            beside.unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
         finally:
             os.close(handle)
 
 
 def _wait_for(path: Path) -> tuple[int, Path]:
-    """Returns the locked file beside another, open, and where it lies."""
-    beside = path.with_name(f".{hashlib.sha256(text_bytes(path.name)).hexdigest()[:16]}.lock")
-    told = False
+    """Returns the open lock file of a path, and its path."""
+    lock_path = path.with_name(f".{hashlib.sha256(text_bytes(path.name)).hexdigest()[:16]}.lock")
+    logged = False
     while True:
         try:
-            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError:  # another user's, which can be locked nevertheless
-            handle = os.open(beside, os.O_RDONLY)
-        if _locked(handle) and _is_at(handle, beside):
-            return handle, beside
-        os.close(handle)  # another's, or one that another has taken away when it left
-        if not told:
+            handle = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # owned by another user, but can be locked
+            handle = os.open(lock_path, os.O_RDONLY)
+        if _try_lock(handle) and _is_at(handle, lock_path):
+            return handle, lock_path
+        os.close(handle)  # locked by another process, or removed by the one that held it
+        if not logged:
             log.info("waiting for another process that writes %s", path)
-        told = True
-        time.sleep(_TURN_SECONDS)
+        logged = True
+        time.sleep(_POLL_SECONDS)
 
 
-def _locked(handle: int) -> bool:
-    """Tells whether an open file could be locked, as it can wherever there are no locks."""
+def _try_lock(handle: int) -> bool:
+    """Locks an open file; returns whether it is locked (True without support for locks)."""
     import fcntl
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
+    except OSError:  # file system without locks
         pass
     return True
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Tells whether an open file is the one that lies at a path."""
+    """Returns whether an open file is still the file at a path."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
@@ -193,26 +189,26 @@ def _is_at(handle: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def lock_file(path: Path) -> Iterator[bool]:
-    """Yields whether this process could lock a file or folder that exists; the lock ends with the block or the process.
+    """Locks an existing file or folder until the end of the block or process; yields whether it is locked.
 
-    Where there are no locks it yields True.
+    Yields True without support for locks.
     """
     if not _HAS_LOCKS:
         yield True
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        yield _locked(handle) and _is_at(handle, path)
+        yield _try_lock(handle) and _is_at(handle, path)
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Keeps a second process from writing to a file or folder that exists, until the block or the process ends.
+    """Locks an existing file or folder against other writers until the end of the block or process.
 
     Raises:
-        DataError: another process has it.
+        DataError: another process has the lock.
     """
     with lock_file(path) as locked:
         if not locked:

@@ -1,4 +1,4 @@
-"""How well a model's attention finds what its words name, where the objects' boxes are known."""
+"""Grounding of a model's attention: overlap with the boxes of the objects that its words name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,56 +11,56 @@ from seesay.data.records import Annotation, Box
 from seesay.data.scenes import mentions, names_only_scenes, unfounded_mentions
 from seesay.errors import DataError
 from seesay.images import image_size
-from seesay.visualise import attention_entropy, grounding_chance, grounding_ratio, is_grounded
+from seesay.visualise import attention_entropy, grounding_baseline, grounding_ratio, is_grounded
 
 
 @dataclass(frozen=True)
 class GroundingHit:
-    """A word that names an object, and where the model looked when it said it.
+    """A word that names an object, and the grounding of its attention.
 
     Attributes:
-        word: its place in the caption.
-        label: of the object.
-        ratio: share of the attention inside the object's boxes over their share of the area; 1 is chance.
-        hit: whether the middle of the strongest region lies in one of them.
-        chance: how often a region taken at random would.
+        word: index of the word in the caption.
+        label: label of the object.
+        ratio: fraction of attention inside the object's boxes over their fraction of the area; 1 for uniform attention.
+        hit: whether the centre of the region with maximum attention is inside a box.
+        baseline: probability of a hit for a random region.
     """
 
     word: int
     label: str
     ratio: float
     hit: bool
-    chance: float
+    baseline: float
 
 
 @dataclass(frozen=True)
 class GroundingScores:
-    """The same over many captions.
+    """Grounding over many captions.
 
     Attributes:
-        ratio: mean over all words that name an object; 1 is chance.
-        accuracy: share of these words that hit (the pointing game of Zhang et al. 2016).
-        chance: share that would by chance.
-        nouns: how many words that is.
-        entropy: mean spread of all words' attention in bits; the most it can be is log2 of the regions.
-        unfounded: share of all named objects that are not in the image; of drawn scenes, else 0.
+        ratio: mean ratio of the words that name an object; 1 for uniform attention.
+        accuracy: fraction of hits of these words (the pointing game of Zhang et al. 2016).
+        baseline: expected accuracy of random regions.
+        nouns: number of these words.
+        entropy: mean attention entropy of all words in bits; at most log2 of the number of regions.
+        unfounded: fraction of mentioned objects that are not in the image; 0 except for scenes.
     """
 
     ratio: float
     accuracy: float
-    chance: float
+    baseline: float
     nouns: int
     entropy: float
     unfounded: float
 
 
-def point(caption: Caption, boxes: Sequence[Box], size: tuple[int, int]) -> tuple[GroundingHit, ...]:
-    """Returns the words of a caption that name objects, and whether attention found these.
+def find_grounding_hits(caption: Caption, boxes: Sequence[Box], size: tuple[int, int]) -> tuple[GroundingHit, ...]:
+    """Returns the words of a caption that name objects, with the grounding of their attention.
 
     Args:
-        caption: with attention over a grid.
-        boxes: labelled, in the pixels of what the model saw.
-        size: width and height of that.
+        caption: caption with attention over a grid.
+        boxes: labelled boxes in pixels of the (cropped) image.
+        size: width and height of that image.
     """
     assert caption.attention is not None
     assert caption.grid is not None
@@ -69,26 +69,26 @@ def point(caption: Caption, boxes: Sequence[Box], size: tuple[int, int]) -> tupl
         frames = [(box.x, box.y, box.width, box.height) for box in objects]
         try:
             ratio = grounding_ratio(caption.attention[word], caption.grid, frames, size)
-        except DataError:  # the objects lie outside the image
+        except DataError:  # the objects are outside the image
             continue
         hit = is_grounded(caption.attention[word], caption.grid, frames, size)
-        found.append(GroundingHit(word, objects[0].label, ratio, hit, grounding_chance(caption.grid, frames, size)))
+        found.append(GroundingHit(word, objects[0].label, ratio, hit, grounding_baseline(caption.grid, frames, size)))
     return tuple(found)
 
 
 def measure_grounding(captions: Mapping[str, Caption], items: Sequence[Annotation]) -> GroundingScores:
-    """Returns how much of each noun's attention falls on the object it names.
+    """Returns the grounding scores of captions.
 
     Args:
-        captions: with attention, by image id.
-        items: the images, with boxes.
+        captions: captions with attention, by image id.
+        items: images with boxes.
     """
     grounding_hits: list[GroundingHit] = []
     entropies: list[float] = []
     named = unfounded = 0
     for item in items:
         caption = captions[item.id]
-        found = point(caption, item.boxes, image_size(item.image))
+        found = find_grounding_hits(caption, item.boxes, image_size(item.image))
         grounding_hits += found
         assert caption.attention is not None
         entropies += attention_entropy(caption.attention).tolist()
@@ -100,9 +100,9 @@ def measure_grounding(captions: Mapping[str, Caption], items: Sequence[Annotatio
         return float(np.mean(values)) if values else 0.0
 
     return GroundingScores(
-        mean([each.ratio for each in grounding_hits]),
-        mean([each.hit for each in grounding_hits]),
-        mean([each.chance for each in grounding_hits]),
+        mean([hit.ratio for hit in grounding_hits]),
+        mean([hit.hit for hit in grounding_hits]),
+        mean([hit.baseline for hit in grounding_hits]),
         len(grounding_hits),
         mean(entropies),
         unfounded / max(1, named),

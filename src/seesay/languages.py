@@ -1,4 +1,4 @@
-"""The language and writing direction of a text: heuristics on Unicode names and frequent words, no model."""
+"""Language and writing direction of text, by heuristics on Unicode names and frequent words."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 
-# BCP 47 tags. A script is named by the first word of its letters' Unicode names.
+# BCP 47 tags by script; a script is the first word of its letters' Unicode names.
 _LANGUAGE_OF_SCRIPT = {
     "ARABIC": "ar",
     "ARMENIAN": "hy",
@@ -27,7 +27,7 @@ _LANGUAGE_OF_SCRIPT = {
     "TELUGU": "te",
     "THAI": "th",
 }
-# Frequent words of captions in languages with Latin letters.
+# Frequent words of captions in languages with Latin script.
 _FREQUENT_WORDS = {
     "en": "a the and with of is are on at to while two",
     "de": "ein eine einen einem einer der die das und mit auf im zwei",
@@ -44,14 +44,14 @@ _FREQUENT_WORDS = {
     "id": "sebuah seorang di dan dengan yang dua",
 }
 _RIGHT_TO_LEFT = frozenset({"ADLAM", "ARABIC", "HEBREW", "NKO", "SYRIAC", "THAANA"})
-# Scripts that are written without spaces, with a length that separated words stay below on average.
+# Scripts without spaces between words, with an upper bound of the mean length of separated words.
 _UNSPACED = {"CJK": 3.5, "HIRAGANA": 3.5, "KATAKANA": 3.5, "THAI": 8.0, "LAO": 8.0, "KHMER": 8.0, "MYANMAR": 8.0}
-_SAMPLE = 1000  # texts that are read of many
-_EVIDENCE = 0.08  # share of frequent words from which on a language is told
+_MAX_TEXTS = 1000  # maximum number of texts analysed
+_MIN_FREQUENT = 0.08  # minimum fraction of frequent words to detect a language
 
 
 def language_of(texts: Iterable[str]) -> str:
-    """Returns the BCP 47 tag of the language that most of the texts are in; empty where it cannot be told."""
+    """Returns the BCP 47 tag of the language of most texts; empty if not detected."""
     sample = _sample(texts)
     letters = _letters("".join(sample))
     if not letters:
@@ -63,18 +63,18 @@ def language_of(texts: Iterable[str]) -> str:
 
 
 def is_latin(language: str) -> bool:
-    """Returns whether a tag of `language_of` is of a language with Latin letters."""
+    """Returns whether a tag of `language_of` is a language with Latin script."""
     return language in _FREQUENT_WORDS
 
 
 def is_right_to_left(text: str) -> bool:
-    """Returns whether most letters of a text are of a script that is written from right to left."""
+    """Returns whether most letters of a text are of a right-to-left script."""
     letters = _letters(text)
     return 2 * sum(letters[script] for script in _RIGHT_TO_LEFT) > letters.total()
 
 
 def is_unspaced(texts: Iterable[str]) -> bool:
-    """Returns whether texts are in a script without spaces, and their words are not separated either."""
+    """Returns whether texts are in a script without spaces between words, and words are not separated."""
     sample = _sample(texts)
     if 2 * sum(map(str.isascii, sample)) > len(sample):
         return False
@@ -84,12 +84,12 @@ def is_unspaced(texts: Iterable[str]) -> bool:
     if 2 * sum(letters.total() for letters in unspaced) <= total:
         return False
     return sum(
-        number / _UNSPACED[script] for each in unspaced for script, number in each.items() if script in _UNSPACED
+        number / _UNSPACED[script] for letters in unspaced for script, number in letters.items() if script in _UNSPACED
     ) > len(unspaced)
 
 
 def scripts_of(text: str) -> list[str]:
-    """Returns the scripts of a text's letters, the most frequent first, named as Unicode names them."""
+    """Returns the scripts of a text's letters by decreasing frequency."""
     return [script for script, _ in _letters(text).most_common()]
 
 
@@ -99,16 +99,16 @@ def _latin_language(texts: list[str]) -> str:
         {language: sum(words[word] for word in frequent.split()) for language, frequent in _FREQUENT_WORDS.items()}
     )
     (best, hits), (_, next_hits) = found.most_common(2)
-    return best if hits >= max(2, _EVIDENCE * words.total()) and hits > 1.5 * next_hits else ""
+    return best if hits >= max(2, _MIN_FREQUENT * words.total()) and hits > 1.5 * next_hits else ""
 
 
 def _sample(texts: Iterable[str]) -> list[str]:
     listed = list(texts)
-    return listed[:: max(1, len(listed) // _SAMPLE)]
+    return listed[:: max(1, len(listed) // _MAX_TEXTS)]
 
 
 def _letters(text: str) -> Counter[str]:
-    """Returns how many letters of each script a text has; vowel signs count as letters."""
+    """Returns the number of letters per script; vowel signs count as letters."""
     found = Counter(map(_script, text))
     del found[""]
     return found

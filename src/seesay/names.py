@@ -1,32 +1,32 @@
-"""Names of files, which match whatever their Unicode normalization."""
+"""File names, compared independent of their Unicode normalization."""
 
-# Paths are strings here: an object for each of millions of names takes seconds.
+# Paths are strings here: creating millions of Path objects takes seconds.
 # ruff: noqa: PTH118
 import os
 import unicodedata
 
 
-def composed(name: str) -> str:
-    """Returns a name in Unicode's composed form (NFC); macOS and some archives write the decomposed one (NFD)."""
+def to_nfc(name: str) -> str:
+    """Returns a name in composed form (NFC); macOS and some archives use the decomposed form (NFD)."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def spellings(name: str) -> tuple[str, ...]:
-    """Returns a name as it is, composed (NFC) and decomposed (NFD)."""
-    return (name,) if name.isascii() else (name, composed(name), unicodedata.normalize("NFD", name))
+    """Returns a name unchanged, composed (NFC) and decomposed (NFD)."""
+    return (name,) if name.isascii() else (name, to_nfc(name), unicodedata.normalize("NFD", name))
 
 
 class Folders:
-    """The names in folders, each of which is listed once."""
+    """Cached folder listings."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
-        self._composed: dict[str, dict[str, str]] = {}
+        self._by_nfc: dict[str, dict[str, str]] = {}
 
     def find(self, path: str) -> str | None:
-        """Returns the path of a file or folder as it is spelled on the disk, or None if there is none.
+        """Returns the path of a file or folder as spelled on disk, or None.
 
-        The same name in another Unicode normalization is found too, of the file and of each folder above it.
+        File and folder names in another Unicode normalization are found.
         """
         path = os.path.normpath(path)
         folder, name = os.path.split(path)
@@ -38,9 +38,9 @@ class Folders:
         if not names and not folder.isascii():
             folder = self.find(folder) or folder
             names = self._list(folder)
-        if folder not in self._composed:
-            self._composed[folder] = {composed(each): each for each in names if not each.isascii()}
-        spelled = name if name in names else self._composed[folder].get(composed(name))
+        if folder not in self._by_nfc:
+            self._by_nfc[folder] = {to_nfc(entry): entry for entry in names if not entry.isascii()}
+        spelled = name if name in names else self._by_nfc[folder].get(to_nfc(name))
         return None if spelled is None else os.path.join(folder, spelled)
 
     def _list(self, folder: str) -> frozenset[str]:

@@ -1,12 +1,12 @@
-"""Turns an opened image of any mode and orientation into upright 8-bit RGB."""
+"""Conversion of images of any mode and EXIF orientation to 8-bit RGB."""
 
 import struct
 
 import numpy as np
 from PIL import Image
 
-# EXIF orientation -> what turns the stored image upright (1, the ordinary one, needs nothing).
-_TURNS = {
+# EXIF orientation -> transpose operation (1 needs none).
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -19,28 +19,28 @@ _ORIENTATION_TAG = 0x0112
 
 
 def to_oriented_rgb(image: Image.Image) -> Image.Image:
-    """Returns an opened image of any mode as 8-bit RGB, turned upright, transparency over white.
+    """Returns an image as 8-bit RGB with its EXIF orientation applied and removed, transparency on white.
 
-    An image that is so already is returned as it is. The result is never turned a second time.
+    An image that needs no change is returned itself.
     """
     image.load()
     orientation = exif_orientation(image)
     image = _to_rgb(image)
-    if orientation in _TURNS:
-        image = image.transpose(_TURNS[orientation])
+    if orientation in _TRANSPOSES:
+        image = image.transpose(_TRANSPOSES[orientation])
         image.info.pop("exif", None)
     return image
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1..8; 1 where there is none or it cannot be read.
+    """Returns the EXIF orientation, 1..8; 1 if missing or unreadable.
 
-    Read by hand (TIFF 6.0, section 2): Pillow parses every tag, and warns of each that is broken.
+    Parses only this tag (TIFF 6.0, section 2), because Pillow parses every tag and warns about damaged ones.
     """
     tiff_tags = getattr(image, "tag_v2", None)
     if tiff_tags is not None:
         value = tiff_tags.get(_ORIENTATION_TAG, 1)
-        return value if value in _TURNS else 1
+        return value if value in _TRANSPOSES else 1
     exif = image.info.get("exif")
     if not isinstance(exif, bytes):
         return 1
@@ -54,14 +54,14 @@ def exif_orientation(image: Image.Image) -> int:
         for entry in range(directory + 2, directory + 2 + 12 * count, 12):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
             if tag == _ORIENTATION_TAG:
-                return value if value in _TURNS else 1
+                return value if value in _TRANSPOSES else 1
     except struct.error:
         return 1
     return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image of any mode as RGB, composited on white where it is transparent."""
+    """Returns an image of any mode as RGB, with transparency composited on white."""
     if image.mode[0] in "IF":
         image = _grey_from_wide(image)
     if image.has_transparency_data:
@@ -74,11 +74,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_from_wide(image: Image.Image) -> Image.Image:
-    """Returns a grey image of 16 or 32 bits a pixel as 8 bits, scaled and not clipped as Pillow would."""
+    """Returns a grey image of 16 or 32 bits per pixel as 8 bits, scaled instead of clipped as in Pillow."""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    # Integers are 16 bits wide, also where Pillow keeps them in 32. Numbers with a point have no fixed range.
+    # Integer images have 16 bits, even if Pillow stores 32. Floating-point images have no fixed range.
     ceilings = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     fitting = [ceiling for ceiling in ceilings if low >= 0 and high <= ceiling]
     low, high = (0.0, fitting[0]) if fitting else (low, high)

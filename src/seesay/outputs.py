@@ -1,8 +1,8 @@
-"""The guard of all outputs: no output replaces an input or a file that seesay did not write.
+"""Checks of output paths: no output replaces an input or a file not written by seesay.
 
-A file is recognised as seesay's own by its content (`FileKind`), a folder by a file that only seesay writes
-(`FolderKind`). The folder of a run or a search also has the marker file `.seesay` from its first moment on, which
-names the process that writes to it. Deletion removes only the files that a kind lists.
+Files written by seesay are detected by their content (`FileKind`), folders by a signature file (`FolderKind`). The
+folder of a run or a search also has the marker file `.seesay` with the process that writes to it. Deletion removes only
+the files listed by a kind.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ from seesay.errors import DataError, SeesayError
 from seesay.files import exists, lock_file
 
 MARKER = ".seesay"
-"""In the folder of a run or a search: what the folder holds, and which process has written to it last."""
+"""Marker file of a run or search folder: its kind and the last writing process."""
 
 _HEAD = 1 << 16
-"""Bytes of a file that are read to recognise it."""
+"""Number of bytes read to detect the kind of a file."""
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of file that seesay writes.
+    """A kind of file written by seesay.
 
     Attributes:
-        name: how messages name it, such as "a page of seesay".
-        recognise: returns whether the beginning of a file shows that seesay wrote it.
+        name: name for messages, such as "a page of seesay".
+        recognise: returns whether the first bytes of a file are of this kind.
     """
 
     name: str
@@ -40,12 +40,12 @@ class FileKind:
 
 @dataclass(frozen=True)
 class FolderKind:
-    """A kind of folder that seesay writes.
+    """A kind of folder written by seesay.
 
     Attributes:
-        name: how messages name it, such as "run".
-        files: glob patterns, relative to the folder, of everything that seesay writes there.
-        signature: a file that only seesay writes, and bytes that its beginning contains.
+        name: name for messages, such as "run".
+        files: glob patterns of all files that seesay writes there, relative to the folder.
+        signature: name of a file that only seesay writes, and bytes in its first part.
     """
 
     name: str
@@ -54,72 +54,70 @@ class FolderKind:
 
 
 HTML_PAGE = FileKind(
-    "a page that seesay wrote", lambda head: b'<meta name="generator" content="seesay">' in head[:2048]
+    "a page written by seesay", lambda head: b'<meta name="generator" content="seesay">' in head[:2048]
 )
 PNG_IMAGE = FileKind(
-    "an image that seesay drew", lambda head: head[:8] == b"\x89PNG\r\n\x1a\n" and b"tEXtSoftware\0seesay" in head
+    "an image written by seesay", lambda head: head[:8] == b"\x89PNG\r\n\x1a\n" and b"tEXtSoftware\0seesay" in head
 )
-ARRAYS = FileKind(
-    "an archive of arrays that seesay wrote", lambda head: head[:4] == b"PK\3\4" and b"seesay" in head[30:40]
-)
-JSON_REPORT = FileKind("a report that seesay wrote", lambda head: head.startswith(b'{\n  "seesay": "'))
+ARRAYS = FileKind("an array archive written by seesay", lambda head: head[:4] == b"PK\3\4" and b"seesay" in head[30:40])
+JSON_REPORT = FileKind("a report written by seesay", lambda head: head.startswith(b'{\n  "seesay": "'))
 
 
 def check_name(path: str | Path, flag: str = "--out") -> None:
-    """Refuses an output that has no name of its own: an empty one, `.`, `..` or the root.
+    """Checks that an output has a name: not empty, `.`, `..` or the root.
 
     Raises:
         DataError: it has none.
     """
     if Path(path).name in ("", ".."):
-        raise DataError(f"{flag} is {str(path)!r}, which names no file or folder of its own; give it a name")
+        raise DataError(f"{flag} is {str(path)!r}, which is not the name of a file or folder; pass a name")
 
 
 def check_inputs(path: str | Path, inputs: Iterable[str | Path | None], flag: str = "--out") -> None:
-    """Refuses an output that is an input or that contains one.
+    """Checks that an output is not an input and does not contain one.
 
     Args:
         path: the file or folder to write.
-        inputs: files and folders that are read; None and what is no path, such as an address, are passed over.
-        flag: names the output in the message.
+        inputs: files and folders that are read; None and values that are not paths, such as URLs, are ignored.
+        flag: the option of the output, for the message.
 
     Raises:
-        DataError: it is one or contains one.
+        DataError: it is an input or contains one.
     """
     target = os.path.realpath(path)
-    real = functools.cache(os.path.realpath)  # of folders alone: a collection may have a million files
-    for given in inputs:
-        text = "" if given is None else str(given).partition("::")[0]
+    real = functools.cache(os.path.realpath)  # cached for folders only: a collection may have a million files
+    for input_path in inputs:
+        text = "" if input_path is None else str(input_path).partition("::")[0]
         if not text or "\0" in text:
             continue
         folder, name = os.path.split(os.path.abspath(text))  # noqa: PTH100
         source = os.path.join(real(folder), name)  # noqa: PTH118
-        # `Path` raises an error for a name that no file can have, `os.path` does not.
+        # `Path` raises an error for invalid names, `os.path` does not.
         source = os.path.realpath(source) if os.path.islink(source) else source  # noqa: PTH114
         if source == target:
-            raise DataError(f"{flag} {path} is an input, which would be replaced; choose another {flag}")
+            raise DataError(f"{flag} {path} is an input and would be replaced; choose another {flag}")
         if source.startswith(os.path.join(target, "")) and exists(source):  # noqa: PTH118
-            raise DataError(f"{flag} {path} contains the input {given}; choose another {flag}")
+            raise DataError(f"{flag} {path} contains the input {input_path}; choose another {flag}")
 
 
 def check_file(path: str | Path, kind: FileKind, flag: str = "--out", inputs: Iterable[str | Path | None] = ()) -> None:
-    """Refuses a file as an output where an input or a foreign file is; an empty file may be replaced.
+    """Checks that an output file does not replace an input or a foreign file; empty files may be replaced.
 
     Args:
         path: the file to write.
-        kind: what an earlier output there is.
-        flag: names the output in the message.
-        inputs: as of `check_inputs`.
+        kind: kind of an existing output that may be replaced.
+        flag: the option of the output, for the message.
+        inputs: see `check_inputs`.
 
     Raises:
-        DataError: the path has no name, is an input, or holds something that is not of the kind.
-        SeesayError: the file there cannot be read.
+        DataError: the path has no name, is an input, or is a file of another kind.
+        SeesayError: the existing file cannot be read.
     """
     path = Path(path)
     check_name(path, flag)
     check_inputs(path, inputs, flag)
     if path.is_dir():
-        raise DataError(f"cannot write {path}, which is a folder; name a file with {flag}")
+        raise DataError(f"cannot write {path}, which is a folder; pass a file with {flag}")
     head = _head(path)
     if head and not kind.recognise(head):
         raise DataError(f"{path} exists and is not {kind.name}; move it, or choose another {flag}")
@@ -128,31 +126,31 @@ def check_file(path: str | Path, kind: FileKind, flag: str = "--out", inputs: It
 def check_folder(
     folder: str | Path, kind: FolderKind, flag: str = "--out", inputs: Iterable[str | Path | None] = ()
 ) -> None:
-    """Refuses a folder as an output where it is or contains an input, or where a foreign file would be replaced.
+    """Checks that an output folder is not and does not contain an input, and that no foreign file would be replaced.
 
     Args:
-        folder: where the output goes; other files there are no obstacle.
-        kind: of the output.
-        flag: names the output in the message.
-        inputs: as of `check_inputs`.
+        folder: the folder to write to; it may contain other files.
+        kind: kind of the output.
+        flag: the option of the output, for the message.
+        inputs: see `check_inputs`.
 
     Raises:
-        DataError: the path has no name, is a file, is or contains an input, or holds a file of a name that the output
-            uses, which seesay did not write.
+        DataError: the path has no name, is a file, is or contains an input, or contains a foreign file with the name of
+            an output.
     """
     folder = Path(folder)
     check_name(folder, flag)
     check_inputs(folder, inputs, flag)
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"cannot write {folder}, which is a file; name another {flag}")
+        raise DataError(f"cannot write {folder}, which is a file; choose another {flag}")
     if not is_own(folder, kind) and (foreign := next(_files(folder, kind.files), None)):
         raise DataError(
-            f"{foreign} would be replaced, and {folder} holds no {kind.name} of seesay; choose another {flag}"
+            f"{foreign} would be replaced, but {folder} is not a {kind.name} of seesay; choose another {flag}"
         )
 
 
 def is_own(folder: str | Path, kind: FolderKind) -> bool:
-    """Returns whether seesay wrote an output of a kind to a folder, or began to."""
+    """Returns whether a folder contains a complete or partial output of a kind."""
     folder = Path(folder)
     name, content = kind.signature
     return _read_marker(folder).get("kind") == kind.name or content in _head(folder / name)
@@ -160,12 +158,10 @@ def is_own(folder: str | Path, kind: FolderKind) -> bool:
 
 @contextlib.contextmanager
 def only_writer_of(folder: str | Path, kind: FolderKind, flag: str = "--out") -> Iterator[None]:
-    """Makes and marks a folder and keeps other processes from writing to it, until the block or the process ends.
-
-    A folder in which nothing was written is deleted.
+    """Creates, marks and locks a folder until the end of the block or process; an unused folder is deleted.
 
     Raises:
-        DataError: another process holds the folder; the message names it.
+        DataError: another process has the lock.
         SeesayError: the folder cannot be written.
     """
     folder = Path(folder)
@@ -174,30 +170,30 @@ def only_writer_of(folder: str | Path, kind: FolderKind, flag: str = "--out") ->
         if not is_own(folder, kind) or not (folder / MARKER).exists():
             _write_marker(folder, kind)
     except OSError as error:
-        raise SeesayError(f"cannot write {folder} ({error.strerror}); free it or name another place") from error
+        raise SeesayError(f"cannot write {folder} ({error.strerror}); check it or choose another path") from error
     with lock_file(folder / MARKER) as locked:
         if not locked:
-            held = _read_marker(folder)
+            holder = _read_marker(folder)
             raise DataError(
-                f"another process (pid {held.get('pid', '?')} on {held.get('host', '?')}) is writing to {folder}; "
+                f"another process (pid {holder.get('pid', '?')} on {holder.get('host', '?')}) is writing to {folder}; "
                 f"wait for it, or choose another {flag}"
             )
         _write_marker(folder, kind, pid=os.getpid(), host=socket.gethostname())
         try:
             yield
         finally:
-            if [path.name for path in folder.iterdir()] == [MARKER]:  # refused before anything was written
+            if [path.name for path in folder.iterdir()] == [MARKER]:  # nothing was written
                 (folder / MARKER).unlink()
                 folder.rmdir()
 
 
 def delete_own(folder: str | Path, kind: FolderKind, keep: Sequence[str] = ()) -> None:
-    """Deletes what seesay wrote to a folder of a kind, and folders that this leaves empty; anything else stays.
+    """Deletes the files of an output and folders that become empty; other files are kept.
 
     Args:
-        folder: is left alone where it is not of the kind.
-        kind: lists the files.
-        keep: names in the folder that stay; `MARKER` where this process holds the folder's lock.
+        folder: the folder; unchanged if it is not of the kind.
+        kind: kind of the output, with its files.
+        keep: names in the folder to keep; `MARKER` if this process holds the lock.
 
     Raises:
         SeesayError: a file cannot be deleted.
@@ -226,7 +222,7 @@ def _files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
 
 
 def _head(path: Path) -> bytes:
-    """Returns the beginning of a file, empty where there is none."""
+    """Returns the first bytes of a file, empty if it does not exist."""
     try:
         with path.open("rb") as file:
             return file.read(_HEAD)
@@ -245,7 +241,7 @@ def _read_marker(folder: Path) -> dict[str, Any]:
 
 
 def _write_marker(folder: Path, kind: FolderKind, **holder: object) -> None:
-    """Writes the marker in place: another file of that name would not be the locked one."""
+    """Writes the marker in place, because it is the locked file."""
     content = json.dumps({"kind": kind.name, **holder}).encode() + b"\n"
     handle = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -1,4 +1,4 @@
-"""HTTP requests that are repeated: which failures are temporary, and how long to wait before the next attempt."""
+"""Retries of HTTP requests: temporary failures and the delay before the next attempt."""
 
 import email.utils
 import http.client
@@ -7,25 +7,25 @@ import urllib.error
 
 TEMPORARY_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
 MAX_WAIT = 60.0
-"""Longest wait before an attempt in seconds, whatever the server asks for."""
+"""Maximum delay in seconds, regardless of Retry-After."""
 
 
 def is_temporary(error: BaseException) -> bool:
-    """Returns whether the same request may succeed later: the server is busy, or the connection was cut."""
+    """Returns whether a retry may succeed: the server is busy, or the connection broke."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code in TEMPORARY_STATUS
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         return is_temporary(error.reason)
-    cut = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, http.client.IncompleteRead)
-    return isinstance(error, cut)
+    broken = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, http.client.IncompleteRead)
+    return isinstance(error, broken)
 
 
 def wait_seconds(attempt: int, error: BaseException | None, delay: float) -> float:
-    """Returns the wait before the next attempt: `delay`, doubled per attempt, or the server's Retry-After if longer.
+    """Returns the delay before the next attempt: `delay`, doubled per attempt, or the server's Retry-After if longer.
 
     Args:
-        attempt: failed attempts so far, from 1.
-        error: of the last attempt.
+        attempt: number of failed attempts.
+        error: error of the last attempt.
         delay: seconds after the first failure.
     """
     backoff: float = delay * 2 ** max(0, attempt - 1)
@@ -33,7 +33,7 @@ def wait_seconds(attempt: int, error: BaseException | None, delay: float) -> flo
 
 
 def _retry_after(error: BaseException | None) -> float:
-    """Returns the seconds that the server asks to wait, 0 where it does not; the header holds seconds or a date."""
+    """Returns the seconds of the Retry-After header (seconds or a date), 0 if missing."""
     value = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
     if value.strip().isdecimal():
         return float(value)

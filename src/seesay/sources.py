@@ -1,11 +1,10 @@
-"""Where the bytes of an image come from: a file, an address, or a member of an archive.
+"""Sources of image bytes: files, URLs and archive members.
 
-A source is a path, an http(s) address, or a member of an archive: `photos.tar::name.jpg` or
-`table.parquet::COLUMN::ROW`, where the column holds bytes or a {bytes, path} struct; or the content of an image file,
-as bytes or as `ImageBytes`, which have a name. What cannot be read raises an `ImageError` of one line. All functions
-may be called from several threads.
+A source is a path, an http(s) URL, an archive member (`photos.tar::name.jpg`, or `table.parquet::COLUMN::ROW` with a
+column of bytes or {bytes, path} structs), or the content of an image file as bytes or named `ImageBytes`. Unreadable
+sources raise an `ImageError` of one line. All functions are thread-safe.
 
-Limits: `URL_TIMEOUT`, `URL_DEADLINE`, `URL_ATTEMPTS` and `MAX_URL_BYTES` of a download.
+Limits of downloads: `URL_TIMEOUT`, `URL_DEADLINE`, `URL_ATTEMPTS` and `MAX_URL_BYTES`.
 """
 
 import functools
@@ -29,27 +28,27 @@ from seesay.files import exists
 from seesay.names import Folders
 from seesay.retries import is_temporary, wait_seconds
 
-URL_TIMEOUT = 20.0  # seconds without a byte
-URL_DEADLINE = 120.0  # seconds for a whole image, with the waits between attempts
-URL_ATTEMPTS = 4  # of a server that is busy or cuts the connection
-URL_RETRY_DELAY = 1.0  # seconds before the second attempt; doubled for every further one
+URL_TIMEOUT = 20.0  # seconds without data
+URL_DEADLINE = 120.0  # seconds per image, including waits between attempts
+URL_ATTEMPTS = 4  # for busy servers and broken connections
+URL_RETRY_DELAY = 1.0  # seconds before the first retry; doubled for each further retry
 MAX_URL_BYTES = 100_000_000
-CACHED_ARCHIVES = 64  # tar indices kept in a process
-CACHED_ROW_GROUPS = 4  # Parquet row groups kept in a process; one may hold 100 MB of images
+CACHED_ARCHIVES = 64  # cached tar indices per process
+CACHED_ROW_GROUPS = 4  # cached Parquet row groups per process; one may contain 100 MB of images
 
 _MEMBER = re.compile(r"(.+?\.(tar|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
 
-# Two threads that meet a new archive must not both walk through it.
+# Prevents two threads from indexing the same archive.
 _archive_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """An image's file in memory.
+    """An image file in memory.
 
     Attributes:
-        name: what messages call it.
-        content: the bytes of the file.
+        name: name for messages.
+        content: bytes of the file.
     """
 
     name: str
@@ -63,7 +62,7 @@ Source = str | Path | bytes | ImageBytes
 
 
 def open_source(source: Source) -> IO[bytes]:
-    """Returns the bytes of a source as a stream that can seek."""
+    """Returns the bytes of a source as a seekable stream."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if isinstance(source, ImageBytes):
@@ -84,10 +83,10 @@ def open_source(source: Source) -> IO[bytes]:
 
 
 def source_state(source: str) -> str:
-    """Return a text that changes with what a source names, without reading it; of a URL the URL itself.
+    """Returns a string that changes when the file of a source changes, without reading it; for a URL the URL itself.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     if source.lower().startswith(("http://", "https://")):
         return source
@@ -103,78 +102,78 @@ def _state(path: Path) -> str:
 
 
 def source_error(source: Source, problem: str) -> ImageError:
-    """Returns the error of one line, whatever stands in the name."""
+    """Returns an error with a message of one line, also if the name contains line breaks."""
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else source
     return ImageError(" ".join(f"{name}: {problem}".splitlines()))
 
 
 def _existing_file(name: str) -> Path:
-    """Returns the path of an ordinary file, or says what is there instead."""
+    """Returns the path of a regular file; raises ImageError if it is missing or something else."""
     path = Path(name)
     try:
         if path.is_file():
             return path
         if path.is_dir():
-            raise source_error(name, "is a folder, not an image; name a file in it")
+            raise source_error(name, "is a folder, not an image; pass a file in it")
         found = path.exists()
         spelled = None if found or name.isascii() else Folders().find(name)
     except OSError as error:
         raise source_error(name[:200], f"cannot be opened ({error.strerror}); check the path") from error
     if spelled is not None and spelled != name:
         return _existing_file(spelled)
-    raise source_error(name, "is not an ordinary file" if found else "no such file; check the path")
+    raise source_error(name, "is not a regular file" if found else "no such file; check the path")
 
 
 def _fetch(url: str) -> bytes:
-    """Returns what an http(s) address holds, within the limits of the module; temporary failures are retried."""
+    """Downloads a URL within the limits of the module; temporary failures are retried."""
     deadline = time.monotonic() + URL_DEADLINE
     for attempt in range(1, URL_ATTEMPTS + 1):
         try:
             return _receive(url, deadline)
         except ImageError:
             raise
-        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: invalid URL
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
             wait = wait_seconds(attempt, error, URL_RETRY_DELAY)
-            again = is_temporary(error)
-            if not again or attempt == URL_ATTEMPTS or time.monotonic() + wait > deadline:
-                raise source_error(url, _failure(error, attempt if again else 0)) from error
+            retry = is_temporary(error)
+            if not retry or attempt == URL_ATTEMPTS or time.monotonic() + wait > deadline:
+                raise source_error(url, _failure(error, attempt if retry else 0)) from error
             time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _receive(url: str, deadline: float) -> bytes:
-    """Returns what one request of an address gives.
+    """Returns the response of one request.
 
     Raises:
-        ImageError: it is too large, or is not there by the deadline.
+        ImageError: it is too large, or the deadline passed.
     """
     quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     content = bytearray()
     request = urllib.request.Request(quoted, headers={"User-Agent": "seesay"})
-    with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as reply:
-        wanted = reply.length
-        # One receive at a time: `read` would wait for all bytes, and a trickle never meets the timeout.
-        while chunk := reply.read1(1 << 16):
+    with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
+        expected = response.length
+        # `read` would wait for all bytes, and slow data never triggers the timeout.
+        while chunk := response.read1(1 << 16):
             content += chunk
             if len(content) > MAX_URL_BYTES:
-                raise source_error(url, f"more than {MAX_URL_BYTES / 1e6:g} MB; fetch it by hand")
+                raise source_error(url, f"more than {MAX_URL_BYTES / 1e6:g} MB; download it manually")
             if time.monotonic() > deadline:
-                raise source_error(url, f"not received within {URL_DEADLINE:g} s; try again or fetch it by hand")
-    if wanted is not None and len(content) < wanted:  # `read1` does not notice
-        raise http.client.IncompleteRead(bytes(content), wanted - len(content))
+                raise source_error(url, f"not received within {URL_DEADLINE:g} s; try again or download it manually")
+    if expected is not None and len(content) < expected:  # not detected by `read1`
+        raise http.client.IncompleteRead(bytes(content), expected - len(content))
     return bytes(content)
 
 
 def _failure(error: Exception, attempts: int) -> str:
-    """Returns what a message says of a request that failed; `attempts` is 0 where another one would not help."""
+    """Returns the message for a failed request; `attempts` is 0 if a retry would not help."""
     if isinstance(error, urllib.error.HTTPError):
-        said, check = f"the server answered {error.code} {error.reason}", "check the address"
+        problem, check = f"the server returned {error.code} {error.reason}", "check the URL"
     else:
         reason = getattr(error, "reason", None) or error
-        said, check = f"cannot be fetched ({reason})", "check the address and the network"
-    return f"{said}, attempt {attempts}; run the same command again later" if attempts else f"{said}; {check}"
+        problem, check = f"cannot be downloaded ({reason})", "check the URL and the network"
+    return f"{problem}, attempt {attempts}; run the same command again later" if attempts else f"{problem}; {check}"
 
 
 def _read_tar(archive: Path, member: str, source: str) -> bytes:
@@ -182,11 +181,11 @@ def _read_tar(archive: Path, member: str, source: str) -> bytes:
     status = archive.stat()
     with _archive_lock:
         members = _tar_members(str(archive), status.st_mtime_ns, status.st_size)
-    place = members.get(member.removeprefix("./"))
-    if place is None:
+    entry = members.get(member.removeprefix("./"))
+    if entry is None:
         raise source_error(source, f"the archive has no such member among its {len(members)}; check the name")
-    offset, size = place
-    # A handle of its own for each read: nothing is shared between threads or with forked workers.
+    offset, size = entry
+    # A new handle per read, so that nothing is shared between threads or forked workers.
     with archive.open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)
@@ -194,9 +193,9 @@ def _read_tar(archive: Path, member: str, source: str) -> bytes:
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int, int]]:
-    """Returns name -> (offset, bytes) of a tar's files; time and size are there so that a change is seen.
+    """Returns (offset, size) of a tar's files by name; `modified` and `size` are cache keys.
 
-    Of an archive that is cut short, those before the cut.
+    A truncated archive gives the members before the truncation.
     """
     members: dict[str, tuple[int, int]] = {}
     try:
@@ -214,13 +213,13 @@ def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
     """Returns the bytes at COLUMN::ROW of a Parquet table."""
     column, separator, digits = reference.rpartition("::")
     if not separator or not digits.isdecimal():
-        raise source_error(source, "an image in a table is written table.parquet::COLUMN::ROW")
+        raise source_error(source, "an image in a table must be table.parquet::COLUMN::ROW")
     status = archive.stat()
     with _archive_lock:
         starts, columns = _parquet_layout(str(archive), status.st_mtime_ns, status.st_size)
         row = int(digits)
         if column not in columns:
-            raise source_error(source, f"the table has no column {column}, only {', '.join(columns)}")
+            raise source_error(source, f"the table has no column {column} (columns: {', '.join(columns)})")
         if row >= starts[-1]:
             raise source_error(source, f"the table has only {starts[-1]} rows, counted from 0")
         group = int(np.searchsorted(starts, row, side="right")) - 1
@@ -231,13 +230,13 @@ def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
         if value is None and path:
             value = _existing_file(str(archive.parent / path)).read_bytes()
     if not isinstance(value, bytes):
-        raise source_error(source, "holds no image; the column must hold bytes or {bytes, path}")
+        raise source_error(source, "contains no image; the column must contain bytes or {bytes, path}")
     return value
 
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _parquet_layout(archive: str, modified: int, size: int) -> tuple[list[int], list[str]]:
-    """Returns the first row of every row group, with the number of rows at the end, and the columns."""
+    """Returns the first row of each row group and the total number of rows, and the column names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -251,7 +250,7 @@ def _parquet_layout(archive: str, modified: int, size: int) -> tuple[list[int], 
 
 @functools.lru_cache(maxsize=CACHED_ROW_GROUPS)
 def _parquet_column(archive: str, modified: int, size: int, group: int, column: str) -> Any:
-    """Returns a column of a row group as an Arrow array: rows are only to be had by the group."""
+    """Returns a column of a row group (the unit of reading) as an Arrow array."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

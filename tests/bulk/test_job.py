@@ -226,7 +226,7 @@ class TestSidecars:
     def test_text_that_the_encoding_lacks_is_an_error(self, photos: list[str]) -> None:
         beside = Path(photos[0]).with_suffix(".txt")
         beside.write_bytes("grêle".encode("cp1252"))
-        with pytest.raises(DataError, match=r"0\.txt: cp1252 has no '狗'; write the file again as UTF-8"):
+        with pytest.raises(DataError, match=r"0\.txt: cp1252 cannot encode '狗'; convert the file to UTF-8"):
             Sidecars(".txt", "append").write(photos[0], "狗")
         assert beside.read_bytes() == "grêle".encode("cp1252")
         Sidecars(".txt", "overwrite").write(photos[0], "狗")
@@ -323,7 +323,7 @@ class TestDescriptions:
                 assert run(captioner, images, Destination(out, embed="xmp", existing=existing)) == counts
                 listed = outputs.lines(out.with_suffix(".errors.jsonl"))
                 assert [row["image"] for row in listed] == images[:2]
-                assert "only JPEG, PNG, WebP and TIFF" in listed[0]["error"]
+                assert "only in JPEG, PNG, WebP and TIFF" in listed[0]["error"]
                 assert "is a symbolic link" in listed[1]["error"]
             assert len(outputs.lines(out)) == 3
         assert Path(photos[0]).read_bytes() == before

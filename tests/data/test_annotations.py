@@ -33,7 +33,7 @@ def make(number: int, captions: int = 5, split: str | None = None) -> Annotation
 
 
 @needs_flickr8k
-def test_flickr8k_has_the_standard_splits_and_all_its_known_defects_are_named() -> None:
+def test_flickr8k_has_the_standard_splits_and_its_known_problems_are_reported() -> None:
     annotations = load_annotations(SHARED / "flickr8k")
     assert annotations.format == "flickr"
     assert {name: len(annotations.split(name)) for name in annotations.splits} == {
@@ -44,22 +44,22 @@ def test_flickr8k_has_the_standard_splits_and_all_its_known_defects_are_named() 
     assert len(annotations) == 8091
     assert {len(item.captions) for item in annotations} == {5}
     assert annotations.missing == ("2258277193_586949ec62.jpg.1",)
-    told = "\n".join(annotations.problems)
-    assert "Flickr_8k.testImages.txt: 5 lines name no image with captions: 1.jpg, 2.jpg" in told
-    assert "2258277193_586949ec62.jpg.1" in told
-    assert "91 images in no split" in told
+    problems = "\n".join(annotations.problems)
+    assert "Flickr_8k.testImages.txt: 5 lines name no image with captions: 1.jpg, 2.jpg" in problems
+    assert "2258277193_586949ec62.jpg.1" in problems
+    assert "91 images without a split" in problems
     assert len(annotations.problems) == 3
 
 
 @needs_flickr8k
-def test_flickr8k_items_agree_with_a_reading_by_hand() -> None:
+def test_flickr8k_items_equal_a_direct_parse() -> None:
     annotations = load_annotations(SHARED / "flickr8k")
-    by_hand: dict[str, list[str]] = {}
+    parsed: dict[str, list[str]] = {}
     for line in (SHARED / "flickr8k/Flickr8k.token.txt").read_text().splitlines():
         key, caption = line.split("\t")
-        by_hand.setdefault(key.rsplit("#", 1)[0], []).append(caption.strip())
+        parsed.setdefault(key.rsplit("#", 1)[0], []).append(caption.strip())
     assert {item.id: list(item.captions) for item in annotations} == {
-        name: captions for name, captions in by_hand.items() if not name.endswith(".1")
+        name: captions for name, captions in parsed.items() if not name.endswith(".1")
     }
     assert all(Path(item.image).name == item.id for item in annotations)
     assert Path(annotations[0].image).is_file()
@@ -78,7 +78,7 @@ def test_coco_val159_agrees_with_its_json(name: str) -> None:
     assert all(Path(item.image).name == names[item.id] for item in annotations)
 
 
-def test_split_train_takes_in_restval_and_a_missing_standard_split_is_empty() -> None:
+def test_train_includes_restval_and_a_missing_standard_split_is_empty() -> None:
     items = tuple(Annotation(str(i), f"{i}.jpg", ("a",), s) for i, s in enumerate(("restval", "train", "test")))
     annotations = Annotations(items, "made", "test")
     assert annotations.splits == ("train", "restval", "test")
@@ -98,43 +98,43 @@ def test_split_train_takes_in_restval_and_a_missing_standard_split_is_empty() ->
         ("60/40", (60, 40, 0)),
     ],
 )
-def test_fractions_give_their_shares(fractions: str, sizes: tuple[int, int, int]) -> None:
-    dealt = split_annotations(make(100), fractions, seed=1)
-    assert tuple(len(dealt.split(name)) for name in ("train", "val", "test")) == sizes
+def test_split_sizes_follow_the_fractions(fractions: str, sizes: tuple[int, int, int]) -> None:
+    split = split_annotations(make(100), fractions, seed=1)
+    assert tuple(len(split.split(name)) for name in ("train", "val", "test")) == sizes
 
 
 @pytest.mark.parametrize("fractions", ["80/30", "100", "80/10/5/5", "80/x", "", "120/-20", "100/0", "nan/nan", "8/2"])
-def test_fractions_that_cannot_work_are_refused(fractions: str) -> None:
+def test_invalid_fractions_are_refused(fractions: str) -> None:
     with pytest.raises(ConfigError, match="split_fractions"):
         split_annotations(make(10), fractions, seed=0)
 
 
 def test_too_few_images_to_split() -> None:
-    with pytest.raises(DataError, match="too few to deal to 3 splits"):
+    with pytest.raises(DataError, match="too few for 3 splits"):
         split_annotations(make(2), "80/10/10", seed=0)
 
 
-def test_every_split_gets_a_image_when_there_are_just_enough() -> None:
-    dealt = split_annotations(make(3), "80/10/10", seed=0)
-    assert [len(dealt.split(name)) for name in ("train", "val", "test")] == [1, 1, 1]
+def test_every_split_gets_an_image_when_there_are_just_enough() -> None:
+    split = split_annotations(make(3), "80/10/10", seed=0)
+    assert [len(split.split(name)) for name in ("train", "val", "test")] == [1, 1, 1]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=3, max_size=60), st.integers(0, 5))
-def test_a_image_is_never_in_two_splits(names: list[tuple[int, int]], seed: int) -> None:
+def test_an_image_is_never_in_two_splits(names: list[tuple[int, int]], seed: int) -> None:
     items = tuple(Annotation(f"id{i}", f"{image}.jpg", ("a",)) for i, image in names)
     try:
-        dealt = split_annotations(Annotations(items, "made", "test"), "50/25/25", seed)
+        split = split_annotations(Annotations(items, "made", "test"), "50/25/25", seed)
     except DataError:
         return
     for attribute in ("id", "image"):
-        homes: dict[str, set[str | None]] = {}
-        for item in dealt:
-            homes.setdefault(getattr(item, attribute), set()).add(item.split)
-        assert all(len(home) == 1 for home in homes.values())
+        splits: dict[str, set[str | None]] = {}
+        for item in split:
+            splits.setdefault(getattr(item, attribute), set()).add(item.split)
+        assert all(len(found) == 1 for found in splits.values())
 
 
-def test_the_deal_depends_on_ids_and_seed_but_not_on_the_order() -> None:
+def test_splits_depend_on_ids_and_seed_but_not_on_the_order() -> None:
     annotations = make(50)
     first = {item.id: item.split for item in split_annotations(annotations, "80/20", 3)}
     shuffled = replace(annotations, items=annotations.items[::-1])
@@ -142,7 +142,7 @@ def test_the_deal_depends_on_ids_and_seed_but_not_on_the_order() -> None:
     assert {item.id: item.split for item in split_annotations(annotations, "80/20", 4)} != first
 
 
-def test_limits_cut_training_and_leave_references_alone() -> None:
+def test_limits_apply_to_training_captions_and_not_to_references() -> None:
     items = make(4, split="train").items + tuple(replace(item, id=f"v{item.id}", split="val") for item in make(4).items)
     annotations = Annotations(items, "made", "test")
     limited = limit_annotations(annotations, DataConfig(limit_images=3, captions_per_image=2, limit_captions=5))
@@ -151,7 +151,7 @@ def test_limits_cut_training_and_leave_references_alone() -> None:
     assert limited.split("train")[0].captions == ("caption 0 0", "caption 0 1")
 
 
-def test_limit_captions_drops_images_beyond_it() -> None:
+def test_limit_captions_drops_images_beyond_the_limit() -> None:
     limited = limit_annotations(make(4, split="train"), DataConfig(limit_captions=10))
     assert [item.id for item in limited] == ["0000", "0001"]
 
@@ -177,29 +177,29 @@ def folder_with(tmp_path: Path, text: str, images: int) -> Path:
 def test_load_dataset_splits_only_data_without_splits(tmp_path: Path) -> None:
     rows = "".join(f"{i}.jpg,caption {i}\n" for i in range(10))
     config = DataConfig(split_fractions="80/20")
-    dealt = load_dataset(folder_with(tmp_path, "image,caption\n" + rows, 10), config)
-    assert [len(dealt.split(name)) for name in ("train", "val")] == [8, 2]
+    split = load_dataset(folder_with(tmp_path, "image,caption\n" + rows, 10), config)
+    assert [len(split.split(name)) for name in ("train", "val")] == [8, 2]
     marked = "".join(f"{i}.jpg,caption {i},{'test' if i else ''}\n" for i in range(10))
     kept = load_dataset(folder_with(tmp_path, "image,caption,split\n" + marked, 10), config)
     assert kept.splits == ("test",)
     assert [item.id for item in kept if item.split is None] == ["0.jpg"]
 
 
-def test_resplit_deals_anew_from_every_split(tmp_path: Path) -> None:
-    # Bug: --split-fractions did nothing where the data had splits, so data with one split could not be trained on.
+def test_resplit_assigns_the_images_of_every_split(tmp_path: Path) -> None:
+    # Bug: --split-fractions was ignored if the data had splits, so that data with one split could not be trained on.
     rows = "".join(f"{i}.jpg,caption {i},{'train' if i else ''}\n" for i in range(10)) + "1.jpg,caption 1,val\n"
     folder = folder_with(tmp_path, "image,caption,split\n" + rows, 10)
-    dealt = load_dataset(folder, DataConfig(split_fractions="80/20", resplit=True))
-    assert [len(dealt.split(name)) for name in ("train", "val")] == [8, 2]
-    assert sorted(item.captions for item in dealt) == [(f"caption {i}",) for i in range(10)]
-    assert dealt.problems == ()
+    split = load_dataset(folder, DataConfig(split_fractions="80/20", resplit=True))
+    assert [len(split.split(name)) for name in ("train", "val")] == [8, 2]
+    assert sorted(item.captions for item in split) == [(f"caption {i}",) for i in range(10)]
+    assert split.problems == ()
     kept = load_dataset(folder, DataConfig(split_fractions="80/20"))
     assert [len(kept.split(name)) for name in ("train", "val")] == [9, 1]
-    (unused,) = (problem for problem in kept.problems if problem.startswith("--split-fractions 80/20 is not used"))
-    assert unused.endswith("the data has splits (train, val); add --resplit to deal all images anew")
+    (unused,) = (problem for problem in kept.problems if problem.startswith("--split-fractions 80/20 is ignored"))
+    assert unused.endswith("the data has splits (train, val); pass --resplit to reassign all images")
 
 
-def test_written_annotations_are_read_back_equal(tmp_path: Path) -> None:
+def test_written_annotations_are_read_back_unchanged(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "elsewhere").mkdir()
     outside = tmp_path / "elsewhere/c.png"
@@ -221,7 +221,7 @@ def test_written_annotations_are_read_back_equal(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_folder_of_written_annotations_can_move(tmp_path: Path) -> None:
+def test_the_folder_of_written_annotations_can_be_moved(tmp_path: Path) -> None:
     old = tmp_path / "old"
     (old / "images").mkdir(parents=True)
     (old / "images/a.jpg").touch()
@@ -230,45 +230,45 @@ def test_the_folder_of_written_annotations_can_move(tmp_path: Path) -> None:
     assert load_annotations(tmp_path / "new")[0].image == str(tmp_path / "new/images/a.jpg")
 
 
-def test_one_image_under_two_ids_survives_writing(tmp_path: Path) -> None:
+def test_one_image_under_two_ids_is_written_and_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     items = tuple(Annotation(name, str(tmp_path / "a.jpg"), (name,)) for name in ("first", "second"))
     write_annotations(items, tmp_path / "captions.jsonl")
     assert load_annotations(tmp_path).items == items
 
 
-def test_without_required_images_none_is_missed(tmp_path: Path) -> None:
+def test_images_are_not_missing_if_they_are_not_required(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("image,caption\nnot/there.jpg,a dog\n")
     annotations = load_annotations(tmp_path, require_images=False)
     assert annotations[0].image == str(tmp_path / "not/there.jpg")
     assert annotations.missing == ()
 
 
-def test_captions_without_images_are_one_clear_error(tmp_path: Path) -> None:
+def test_captions_without_images_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("image,caption\nx.jpg,a dog\ny.jpg,a cat\n")
-    with pytest.raises(DataError, match=r"captions of 2 images, none of which .*x.jpg, y.jpg"):
+    with pytest.raises(DataError, match=r"captions of 2 images, but none of them .*x.jpg, y.jpg"):
         load_annotations(tmp_path)
 
 
-def test_no_such_file_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent does not exist"):
         load_annotations(tmp_path / "absent")
 
 
-def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'cvs'.*karpathy.*csv.*sidecar"):
         load_annotations(tmp_path, format="cvs")
 
 
-def test_empty_captions_are_counted_and_named(tmp_path: Path) -> None:
+def test_empty_captions_are_counted_and_reported(tmp_path: Path) -> None:
     folder_with(tmp_path, "image,caption\n0.jpg,a dog\n0.jpg,  \n1.jpg,\n", 2)
     annotations = load_annotations(tmp_path)
     assert [item.id for item in annotations] == ["0.jpg"]
     assert "2 empty captions dropped, of 0.jpg, 1.jpg" in annotations.problems
-    assert "1 image without any caption, left out: 1.jpg" in annotations.problems
+    assert "1 image without captions, skipped: 1.jpg" in annotations.problems
 
 
-def test_a_image_in_two_splits_stays_in_both_so_that_the_check_finds_it(tmp_path: Path) -> None:
+def test_an_image_in_two_splits_stays_in_both_so_that_the_check_finds_it(tmp_path: Path) -> None:
     folder_with(tmp_path, "image,caption,split\n0.jpg,a dog,train\n0.jpg,the dog,dev\n", 1)
     annotations = load_annotations(tmp_path)
     assert [(item.id, item.split, item.captions) for item in annotations] == [
@@ -277,8 +277,8 @@ def test_a_image_in_two_splits_stays_in_both_so_that_the_check_finds_it(tmp_path
     ]
 
 
-def test_images_that_need_not_be_there_are_found_where_they_are(tmp_path: Path) -> None:
-    """A report of finished captions showed grey places for images that lay in a folder beside the list."""
+def test_images_that_are_not_required_are_located_if_they_exist(tmp_path: Path) -> None:
+    """Bug: a report of captions had placeholders for images in a folder beside the captions file."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
     (tmp_path / "captions.token.txt").write_text("a.jpg#0\ta dog\nb.jpg#0\ta cat\n")

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from seesay.data.augmentation import Augmentation, may_be_mirrored
+from seesay.data.augmentation import Augmentation, is_flippable
 from seesay.data.batches import CaptionBatches, Example
 from seesay.images import Preprocessing, load_pixels
 
@@ -14,36 +14,36 @@ PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3)
 
 @pytest.fixture
 def gradient(tmp_path: Path) -> str:
-    """An image whose red tells the column and whose green tells the row, twice as wide as high."""
+    """An image, twice as wide as high, with the column as its red channel and the row as its green channel."""
     pixels = np.zeros((64, 128, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(128)[None], 2 * np.arange(64)[:, None]
     Image.fromarray(pixels).save(tmp_path / "gradient.png")
     return str(tmp_path / "gradient.png")
 
 
-def changed(source: str, seed: int, mirrored: bool = True, **settings: float) -> NDArray[np.uint8]:
-    return Augmentation(**settings).pixels(source, PREPROCESSING, np.random.default_rng(seed), mirrored)
+def augment(source: str, seed: int, flippable: bool = True, **settings: float) -> NDArray[np.uint8]:
+    return Augmentation(**settings).pixels(source, PREPROCESSING, np.random.default_rng(seed), flippable)
 
 
-def test_nothing_asked_for_is_the_image_itself(gradient: str) -> None:
+def test_without_augmentation_the_image_is_unchanged(gradient: str) -> None:
     assert not Augmentation()
-    np.testing.assert_array_equal(changed(gradient, 0), load_pixels(gradient, PREPROCESSING))
+    np.testing.assert_array_equal(augment(gradient, 0), load_pixels(gradient, PREPROCESSING))
 
 
-def test_images_are_mirrored_as_often_as_told_and_only_those_that_may(gradient: str) -> None:
+def test_flippable_images_are_flipped_with_the_set_probability(gradient: str) -> None:
     plain = load_pixels(gradient, PREPROCESSING)
-    found = [changed(gradient, seed, flip=0.3) for seed in range(300)]
+    found = [augment(gradient, seed, flip=0.3) for seed in range(300)]
     mirrored = [np.array_equal(pixels, plain[:, ::-1]) for pixels in found]
-    assert all(turned or np.array_equal(pixels, plain) for turned, pixels in zip(mirrored, found, strict=True))
+    assert all(flipped or np.array_equal(pixels, plain) for flipped, pixels in zip(mirrored, found, strict=True))
     assert 0.2 < np.mean(mirrored) < 0.4
-    np.testing.assert_array_equal(changed(gradient, 0, mirrored=False, flip=1.0), plain)
+    np.testing.assert_array_equal(augment(gradient, 0, flippable=False, flip=1.0), plain)
 
 
-def test_a_crop_is_a_window_of_the_image_s_shape_no_smaller_than_told_anywhere_in_it(gradient: str) -> None:
+def test_a_crop_keeps_the_aspect_ratio_and_the_minimum_size(gradient: str) -> None:
     edges = []
     for seed in range(200):
-        pixels = changed(gradient, seed, crop=0.25).astype(float)
-        # In shares of the image: half a pixel of the square lies outside the first and last centre.
+        pixels = augment(gradient, seed, crop=0.25).astype(float)
+        # Fractions of the image; the first and last pixel centres are half a pixel inside the border.
         left, right = pixels[:, 0, 0].mean() / 128, pixels[:, -1, 0].mean() / 128
         top, bottom = pixels[0, :, 1].mean() / 128, pixels[-1, :, 1].mean() / 128
         width, height = (right - left) * 32 / 31, (bottom - top) * 32 / 31
@@ -59,7 +59,7 @@ def test_a_crop_is_a_window_of_the_image_s_shape_no_smaller_than_told_anywhere_i
 
 
 @pytest.mark.parametrize(
-    ("caption", "true_of_both"),
+    ("caption", "flippable"),
     [
         ("a dog on the left", False),
         ("Right of the tree stands a man", False),
@@ -69,21 +69,21 @@ def test_a_crop_is_a_window_of_the_image_s_shape_no_smaller_than_told_anywhere_i
         ("a dog runs", True),
     ],
 )
-def test_captions_that_name_a_side_hold_of_one_image_only(caption: str, true_of_both: bool) -> None:
-    assert may_be_mirrored(["a man", caption]) is true_of_both
+def test_captions_that_name_a_side_are_not_flippable(caption: str, flippable: bool) -> None:
+    assert is_flippable(["a man", caption]) is flippable
 
 
-def test_batches_are_changed_anew_each_epoch_and_alike_when_epochs_are_repeated(gradient: str) -> None:
-    examples = [Example(str(number), gradient, ((1, 4, 2),), mirrored=number % 2 == 0) for number in range(12)]
+def test_augmentation_differs_between_epochs_and_repeats_for_the_same_epoch(gradient: str) -> None:
+    examples = [Example(str(number), gradient, ((1, 4, 2),), flippable=number % 2 == 0) for number in range(12)]
 
     def pixels(epoch: int, augmentation: Augmentation | None) -> dict[str, bytes]:
         batches = CaptionBatches(examples, None, PREPROCESSING, 3, augmentation=augmentation)
         batches.set_epoch(epoch)
-        found: dict[str, bytes] = {}
+        pixels_by_id: dict[str, bytes] = {}
         for batch in batches:
             assert batch.pixels is not None
-            found |= {name: one.numpy().tobytes() for name, one in zip(batch.ids, batch.pixels, strict=True)}
-        return found
+            pixels_by_id |= {name: one.numpy().tobytes() for name, one in zip(batch.ids, batch.pixels, strict=True)}
+        return pixels_by_id
 
     first, second = pixels(0, Augmentation(0.5, 0.2)), pixels(1, Augmentation(0.5, 0.2))
     assert pixels(0, Augmentation(0.5, 0.2)) == first
@@ -91,5 +91,5 @@ def test_batches_are_changed_anew_each_epoch_and_alike_when_epochs_are_repeated(
     assert len(set(first.values())) == 12
     plain = load_pixels(gradient, PREPROCESSING).tobytes()
     assert set(pixels(0, None).values()) == set(pixels(0, Augmentation()).values()) == {plain}
-    turned = pixels(0, Augmentation(flip=1.0))
-    assert all((turned[name] == plain) == (int(name) % 2 == 1) for name in turned)
+    flipped = pixels(0, Augmentation(flip=1.0))
+    assert all((flipped[name] == plain) == (int(name) % 2 == 1) for name in flipped)

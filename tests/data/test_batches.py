@@ -19,7 +19,7 @@ counts_and_lengths = st.lists(st.lists(st.integers(3, 30), min_size=1, max_size=
 
 
 class Numbers:
-    """Gives each image its own number as its features."""
+    """A feature store that returns each image's number as its features."""
 
     def __init__(self, ragged: bool = False) -> None:
         self.ragged = ragged
@@ -31,7 +31,7 @@ class Numbers:
 
 
 def examples_of(lengths: Sequence[Sequence[int]]) -> list[Example]:
-    """Returns examples with captions of these lengths in tokens, each told apart by its first word."""
+    """Returns examples with captions of these lengths in tokens, each with a unique first word."""
     numbers = iter(range(4, 10_000))
     return [
         Example(str(place), f"{place}.jpg", tuple((1, *([next(numbers)] * (length - 2)), 2) for length in of_image))
@@ -55,7 +55,7 @@ def first_words(batch: Batch) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(counts_and_lengths, st.integers(1, 80), st.integers(0, 3), st.booleans())
-def test_plan_holds_every_image_once_in_batches_of_about_the_size_asked_for(
+def test_plan_contains_every_image_once_in_batches_of_about_the_requested_size(
     lengths: list[list[int]], size: int, epoch: int, shuffle: bool
 ) -> None:
     batches = batches_of(lengths, size, shuffle=shuffle)
@@ -64,17 +64,17 @@ def test_plan_holds_every_image_once_in_batches_of_about_the_size_asked_for(
     assert len(plan) == len(batches)
     captions = [sum(len(lengths[place]) for place in batch) for batch in plan]
     assert min(captions) > 0
-    total, most = sum(map(len, lengths)), max(map(len, lengths))
+    total, max_captions = sum(map(len, lengths)), max(map(len, lengths))
     assert batches.captions == total
     assert len(batches) == min(len(lengths), max(1, round(total / size)))
-    if len(batches) * most * 2 <= total:  # else single images fill a batch and whole ones must do
+    if len(batches) * max_captions * 2 <= total:  # else single images exceed a batch
         goal = total / len(batches)
-        assert all(goal - most <= count <= goal + most for count in captions)
+        assert all(goal - max_captions <= count <= goal + max_captions for count in captions)
 
 
 @settings(max_examples=15, deadline=None)
 @given(counts_and_lengths, st.integers(1, 80))
-def test_epoch_gives_every_caption_once_with_its_image(lengths: list[list[int]], size: int) -> None:
+def test_epoch_contains_every_caption_once_with_its_image(lengths: list[list[int]], size: int) -> None:
     batches = batches_of(lengths, size)
     owner = {caption[1]: example.id for example in batches.examples for caption in example.tokens}
     seen: list[int] = []
@@ -88,7 +88,7 @@ def test_epoch_gives_every_caption_once_with_its_image(lengths: list[list[int]],
     assert Counter(seen) == Counter(owner.keys())
 
 
-def test_order_depends_on_seed_and_epoch_alone() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     lengths = random_lengths(60)
 
     def order(seed: int, epoch: int) -> list[list[int]]:
@@ -102,7 +102,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert len({len(plan) for plan in different}) == 1
 
 
-def test_buckets_waste_less_than_half_the_padding_of_chance() -> None:
+def test_buckets_have_less_than_half_the_padding_of_random_batches() -> None:
     lengths = [[length] * 5 for length in np.random.default_rng(1).integers(6, 26, 480)]
     batches = batches_of(lengths, 40)
 
@@ -110,22 +110,22 @@ def test_buckets_waste_less_than_half_the_padding_of_chance() -> None:
         longest = [max(lengths[place][0] for place in batch) * len(batch) for batch in plan]
         return float(sum(longest) / sum(of_image[0] for of_image in lengths) - 1)
 
-    by_chance = np.array_split(np.random.default_rng(0).permutation(480), len(batches))
-    assert padding(batches.plan(0)) < 0.5 * padding(by_chance)
+    shuffled = np.array_split(np.random.default_rng(0).permutation(480), len(batches))
+    assert padding(batches.plan(0)) < 0.5 * padding(shuffled)
 
 
-def test_short_and_long_batches_come_mixed() -> None:
+def test_short_and_long_batches_are_mixed() -> None:
     lengths = [[length] for length in range(5, 105)]
     means = [np.mean([lengths[place][0] for place in batch]) for batch in batches_of(lengths, 10).plan(0)]
     assert means != sorted(means)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 4, 7])
-def test_goes_on_with_the_very_next_batch(taken: int) -> None:
+def test_resumes_with_the_next_batch(taken: int) -> None:
     lengths = random_lengths(40)
-    whole = batches_of(lengths)
-    whole.set_epoch(2)
-    expected = [batch.ids for batch in whole]
+    uninterrupted = batches_of(lengths)
+    uninterrupted.set_epoch(2)
+    expected = [batch.ids for batch in uninterrupted]
     assert len(expected) > 7
     stopped = batches_of(lengths)
     stopped.set_epoch(2)
@@ -142,7 +142,7 @@ def test_finished_epoch_starts_again_from_its_first_batch() -> None:
     assert [batch.ids for batch in batches] == [batch.ids for batch in batches]
 
 
-def test_place_in_other_data_is_refused() -> None:
+def test_state_of_other_data_is_refused() -> None:
     state = batches_of(random_lengths(20)).state_dict()
     with pytest.raises(DataError, match=r"on 20 images with \d+ captions, but the data has 21 with"):
         batches_of(random_lengths(21)).load_state_dict(state)
@@ -154,7 +154,7 @@ def test_validation_keeps_the_order() -> None:
     assert len(batches) > 1
 
 
-def test_features_of_fewer_regions_bring_their_mask() -> None:
+def test_features_of_fewer_regions_have_a_mask() -> None:
     batch = next(iter(CaptionBatches(examples_of([[4], [5]]), Numbers(ragged=True), None, 9, shuffle=False)))
     assert batch.memory_mask is not None
     assert batch.memory_mask.tolist() == [[True, True], [True, False]]
@@ -165,7 +165,7 @@ def test_features_of_fewer_regions_bring_their_mask() -> None:
     assert moved.pixels is None
 
 
-def test_pixels_are_read_where_there_are_no_features(tmp_path: Path) -> None:
+def test_pixels_are_loaded_if_there_are_no_features(tmp_path: Path) -> None:
     preprocessing = Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3)
     items = []
     for number in range(5):
@@ -180,21 +180,21 @@ def test_pixels_are_read_where_there_are_no_features(tmp_path: Path) -> None:
             np.testing.assert_array_equal(pixels, load_pixels(tmp_path / f"{image_id}.png", preprocessing))
 
 
-def test_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_unreadable_image(tmp_path: Path) -> None:
     preprocessing = Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3)
     batches = CaptionBatches([Example("1", str(tmp_path / "gone.png"), ((1, 4, 2),))], None, preprocessing, 2)
     with pytest.raises(ImageError, match=r"gone\.png"):
         next(iter(batches))
 
 
-def test_nothing_to_batch_and_nothing_to_read_are_refused() -> None:
-    with pytest.raises(DataError, match="no image with a caption"):
+def test_missing_examples_or_sources_are_refused() -> None:
+    with pytest.raises(DataError, match="no captioned images"):
         CaptionBatches([], Numbers(), None, 8)
-    with pytest.raises(DataError, match="feature store, or a preprocessing"):
+    with pytest.raises(DataError, match="feature store or a preprocessing"):
         CaptionBatches(examples_of([[4]]), None, None, 8)
 
 
-def test_features_that_lack_a_image_are_an_error_and_not_a_gap() -> None:
+def test_a_store_that_lacks_an_image_is_an_error() -> None:
     class Lacking(Numbers):
         def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
             raise FeatureStoreError("lacks it")
@@ -203,13 +203,13 @@ def test_features_that_lack_a_image_are_an_error_and_not_a_gap() -> None:
         list(CaptionBatches(examples_of([[4]]), Lacking(), None, 8))
 
 
-def test_captions_without_a_word_and_images_without_such_a_caption_are_left_out() -> None:
+def test_captions_without_words_and_images_without_captions_are_skipped() -> None:
     items = [Annotation("a", "a.jpg", ("one two", "", "three")), Annotation("b", "b.jpg", ("",))]
     examples = make_examples(items, lambda caption: [1, *range(4, 4 + len(caption.split())), 2])
     assert examples == [Example("a", "a.jpg", ((1, 4, 5, 2), (1, 4, 2)))]
     assert examples[0].length == 4
 
 
-def test_padding_fills_up_to_the_longest_caption_and_the_most_captions() -> None:
+def test_padding_to_the_longest_caption_and_the_maximum_number_of_captions() -> None:
     padded = pad_captions([[(1, 4, 2), (1, 5, 6, 2)], [(1, 2)]])
     assert padded.tolist() == [[[1, 4, 2, 0], [1, 5, 6, 2]], [[1, 2, 0, 0], [0, 0, 0, 0]]]

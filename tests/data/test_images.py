@@ -1,4 +1,4 @@
-"""Listing folders of images, and the names of the text files beside images."""
+"""Listings of image folders, and names of the text files beside images."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from seesay.data.readers.images import SidecarNames, list_image_paths
         (["a.txt", "a.txt.jpg"], [None, "a.txt.txt"]),
     ],
 )
-def test_sidecar_names_depend_on_the_folder_alone_and_are_distinct(
+def test_sidecar_names_depend_only_on_the_folder_and_are_distinct(
     tmp_path: Path, names: list[str], expected: list[str | None]
 ) -> None:
     for name in names:
@@ -33,7 +33,7 @@ def test_sidecar_names_depend_on_the_folder_alone_and_are_distinct(
         assert text is None or namer.path(str(tmp_path / name)) == str(tmp_path / text)
 
 
-def test_sidecar_name_of_an_image_in_no_folder_is_short() -> None:
+def test_sidecar_name_of_an_image_in_a_missing_folder_is_short() -> None:
     assert SidecarNames(".caption").path("gone/a.jpg") == "gone/a.caption"
     assert SidecarNames(".caption").path("g\0ne/a.jpg") == "g\0ne/a.caption"
 
@@ -56,20 +56,19 @@ class TestWalking:
         return tmp_path / "data"
 
     def test_folders_that_link_to_each_other_are_walked_once(self, folder: Path) -> None:
-        # Bug: only links to a folder above were left out; a/b/a/b/... was walked until paths were too long.
+        # Bug: only links to a folder above were skipped; a/b/a/b/... was walked until paths were too long.
         expected = [str(folder / name) for name in ("a/a.jpg", "b/b.jpg", "o/deep/c.jpg")]
         assert list_image_paths(folder) == list_image_paths(folder, depth=None) == expected
 
-    def test_texts_in_linked_folders_are_read_as_the_images_are(self, folder: Path) -> None:
-        # Bug: images in linked folders were listed and their sidecar texts were not.
+    def test_texts_in_linked_folders_are_read(self, folder: Path) -> None:
+        # Bug: images in linked folders were listed, but their sidecar texts were not.
         found = {item.id: item.captions[0] for item in load_annotations(folder)}
         assert found == {"a/a.jpg": "image a", "b/b.jpg": "image b", "o/deep/c.jpg": "image c"}
 
-    def test_images_that_cannot_be_opened_are_named_as_a_problem_of_the_data(self, folder: Path) -> None:
-        # Bug: images of formats that are not opened, such as JPEG XL, were skipped in silence.
+    def test_images_of_unsupported_formats_are_reported(self, folder: Path) -> None:
+        # Bug: images of unsupported formats such as JPEG XL were skipped silently.
         (folder / "a" / "d.jxl").touch()
         (folder / "a" / "._e.jxl").touch()
         assert load_annotations(folder).problems == (
-            "1 file skipped, in formats that cannot be opened (.jxl); convert to JPEG or PNG: "
-            f"{folder / 'a' / 'd.jxl'}",
+            f"1 file of unsupported formats skipped (.jxl); convert to JPEG or PNG: {folder / 'a' / 'd.jxl'}",
         )

@@ -1,4 +1,4 @@
-"""Which of several sources of captions in a folder is read, and the layouts of public data sets."""
+"""Selection among several sources of captions in a folder, and the layouts of public data sets."""
 
 import json
 import math
@@ -17,47 +17,47 @@ from seesay.data.annotations import Annotations, load_annotations
 from seesay.data.readers.columns import ColumnNames
 from seesay.errors import ConfigError, DataError
 
-Told = dict[str, tuple[str | None, tuple[str, ...]]]
+Captions = dict[str, tuple[str | None, tuple[str, ...]]]
 
 
 def put(folder: Path, *names: str) -> None:
-    """Makes empty images: reading annotations opens none."""
+    """Creates empty image files; reading annotations does not open them."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
 
 
 def write(folder: Path, **texts: object) -> None:
-    """Writes files, `a_jpg` as a.jpg; what is no text as JSON."""
+    """Writes files: `a_dot_jpg` as a.jpg, `a__b` as a/b; content that is not text as JSON."""
     for name, content in texts.items():
         path = folder / name.replace("__", "/").replace("_dot_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def told(annotations: Annotations) -> Told:
+def captions_by_file(annotations: Annotations) -> Captions:
     return {Path(item.image).name: (item.split, item.captions) for item in annotations}
 
 
-# Which source is read
+# Selection of the source
 
 
-def photos_with_texts(folder: Path) -> Told:
+def photos_with_texts(folder: Path) -> Captions:
     put(folder, "a.jpg", "b.jpg")
     write(folder, a_dot_txt="A dog", b_dot_txt="A cat")
     return {"a.jpg": (None, ("A dog",)), "b.jpg": (None, ("A cat",))}
 
 
-def test_a_table_of_one_row_does_not_outrank_texts_beside_the_images(tmp_path: Path) -> None:
+def test_texts_beside_the_images_precede_a_table_of_one_row(tmp_path: Path) -> None:
     expected = photos_with_texts(tmp_path)
     write(tmp_path, notes_dot_csv="image,comment\na.jpg,blurred\n")
     annotations = load_annotations(tmp_path)
     assert annotations.format == "sidecar"
-    assert told(annotations) == expected
+    assert captions_by_file(annotations) == expected
     assert annotations.problems == (
-        "captions read from the texts beside the images, not from notes.csv; name a file to choose it",
+        "captions read from text files beside the images, not from notes.csv; pass a file to select it",
     )
-    assert told(load_annotations(tmp_path / "notes.csv")) == {"a.jpg": (None, ("blurred",))}
+    assert captions_by_file(load_annotations(tmp_path / "notes.csv")) == {"a.jpg": (None, ("blurred",))}
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_a_table_of_one_row_does_not_outrank_texts_beside_the_images(tmp_path: P
         ("meta_cap.json", {"a": {"caption": "From the table"}, "b": {"caption": "Too"}}),
     ],
 )
-def test_a_table_of_all_images_outranks_texts_beside_them(tmp_path: Path, name: str, content: object) -> None:
+def test_a_table_of_all_images_precedes_texts_beside_them(tmp_path: Path, name: str, content: object) -> None:
     photos_with_texts(tmp_path)
     write(tmp_path, **{name.replace(".", "_dot_"): content})
     annotations = load_annotations(tmp_path)
     assert annotations.format == name.rpartition(".")[2]
     assert annotations[0].captions == ("From the table",)
-    assert f"captions read from {name}, not from the texts beside the images" in annotations.problems[0]
+    assert f"captions read from {name}, not from text files beside the images" in annotations.problems[0]
 
 
-def test_a_table_of_one_row_does_not_outrank_another_form_or_a_file_one_level_deeper(tmp_path: Path) -> None:
+def test_other_formats_and_nested_files_precede_a_table_of_one_row(tmp_path: Path) -> None:
     put(tmp_path, *(f"{number}.jpg" for number in range(4)))
     rows = "".join(f"{number}.jpg,caption {number}\n" for number in range(4))
     write(
@@ -89,13 +89,13 @@ def test_a_table_of_one_row_does_not_outrank_another_form_or_a_file_one_level_de
     assert "captions read from annotations/all.csv, not from notes.jsonl" in annotations.problems[0]
 
 
-def caption_of_a_model() -> Caption:
+def model_caption() -> Caption:
     return Caption("a model", ("a", "model"), (-0.1, -0.2), -0.3, -0.6, True)
 
 
 def own_outputs(folder: Path) -> list[str]:
-    """Writes what `seesay caption` writes, by its own writers; returns the names."""
-    rows = [("a.jpg", caption_of_a_model()), ("b.jpg", caption_of_a_model())]
+    """Writes outputs of `seesay caption` with its own writers; returns their names."""
+    rows = [("a.jpg", model_caption()), ("b.jpg", model_caption())]
     for output in (
         JsonlWriter(folder / "captions.jsonl", 1, lambda name: True),
         JsonlWriter(folder / "several.jsonl", 2, lambda name: True),
@@ -112,39 +112,39 @@ def own_outputs(folder: Path) -> list[str]:
     return ["captions.csv", "captions.errors.jsonl", "captions.jsonl", "several.jsonl", "several.tsv"]
 
 
-def test_what_seesay_wrote_is_not_taken_for_human_captions(tmp_path: Path) -> None:
+def test_captions_written_by_seesay_are_not_read_as_human_captions(tmp_path: Path) -> None:
     expected = photos_with_texts(tmp_path)
     names = own_outputs(tmp_path)
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == expected
+    assert captions_by_file(annotations) == expected
     (problem,) = annotations.problems
     assert problem == (
-        f"{', '.join(names)} and 1 more written by seesay, not read as human captions; name a file to use its captions"
+        f"{', '.join(names)} and 1 more written by seesay, not read as human captions; pass a file to use its captions"
     )
 
 
-def test_a_folder_with_nothing_but_captions_of_seesay_is_refused_and_a_named_file_is_read(tmp_path: Path) -> None:
+def test_captions_written_by_seesay_are_read_only_from_a_file_path(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg")
     own_outputs(tmp_path)
-    with pytest.raises(DataError, match=r"holds 2 images but nothing .*captions.csv.* written by seesay"):
+    with pytest.raises(DataError, match=r"contains 2 images but nothing .*captions.csv.* written by seesay"):
         load_annotations(tmp_path)
     for name in ("captions.jsonl", "several.tsv", "captions.parquet", "captions.parquet/part-00000.parquet"):
         annotations = load_annotations(tmp_path / name, require_images=False)
         assert annotations[0].captions[0] == "a model"
-        assert "written by seesay: its captions are a model's" in annotations.problems[0]
+        assert "written by seesay: the captions are generated by a model" in annotations.problems[0]
 
 
-def test_every_json_file_of_a_folder_of_images_is_named(tmp_path: Path) -> None:
+def test_json_files_of_unknown_format_are_reported(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg")
     write(tmp_path, a_dot_json={"shapes": []}, index_dot_json={"files": 2}, more__info_dot_json=[1])
-    with pytest.raises(DataError, match=r"not understood: a.json, index.json, more/info.json"):
+    with pytest.raises(DataError, match=r"unknown format: a.json, index.json, more/info.json"):
         load_annotations(tmp_path)
 
 
 # Layouts of public data
 
 
-def test_vizwiz_whose_test_split_lists_images_only(tmp_path: Path) -> None:
+def test_vizwiz_with_a_test_split_of_images_only(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         name = f"VizWiz_{split}_0000000{number}.jpg"
         put(tmp_path, f"{split}/{name}")
@@ -157,12 +157,12 @@ def test_vizwiz_whose_test_split_lists_images_only(tmp_path: Path) -> None:
         write(tmp_path, **{f"annotations__{split}_dot_json": {"info": {}, "images": [image], **more}})
     annotations = load_annotations(tmp_path)
     assert annotations.format == "coco"
-    assert told(annotations) == {
+    assert captions_by_file(annotations) == {
         "VizWiz_train_00000000.jpg": ("train", ("A train",)),
         "VizWiz_val_00000001.jpg": ("val", ("A val",)),
     }
-    assert annotations.problems == ("test.json lists 1 image and no captions; not used",)
-    assert annotations.silent == ()
+    assert annotations.problems == ("test.json lists 1 image and no captions; skipped",)
+    assert annotations.uncaptioned == ()
     with pytest.raises(DataError, match="is not COCO captions"):
         load_annotations(tmp_path / "annotations/test.json")
 
@@ -187,18 +187,18 @@ def img2dataset(folder: Path, texts: bool) -> None:
 
 
 @pytest.mark.parametrize("texts", [True, False])
-def test_img2dataset_files_are_read_from_the_disk_not_from_their_addresses(tmp_path: Path, texts: bool) -> None:
+def test_img2dataset_files_are_read_from_disk_not_from_their_urls(tmp_path: Path, texts: bool) -> None:
     img2dataset(tmp_path, texts)
     annotations = load_annotations(tmp_path)
     assert annotations.format == "sidecar"
     assert [item.image for item in annotations] == [f"{tmp_path}/00000/{number:09}.jpg" for number in range(2)]
     assert [item.captions for item in annotations] == [("A dog",), ("A cat",)]
     assert annotations.problems == (
-        "captions read from the texts beside the images, not from 00000.parquet; name a file to choose it",
+        "captions read from text files beside the images, not from 00000.parquet; pass a file to select it",
     )
 
 
-# All of these give one caption of img0.jpg in train and of img1.jpg in val, or in no split.
+# All have one caption of img0.jpg in train and one of img1.jpg in val, or no splits.
 CONTENTS: dict[str, object] = {
     "kohya/meta_cap.json": {"img0": {"caption": "x", "tags": "t"}, "img1": {"tags": "t", "caption": "y"}},
     "kohya-full-path/meta_lat.json": {
@@ -232,28 +232,28 @@ def test_layouts_of_public_data(tmp_path: Path, layout: str) -> None:
     write(tmp_path, **{name: CONTENTS[layout], "package_dot_json": {"name": "img0", "description": "a package"}})
     annotations = load_annotations(tmp_path)
     splits = ("train", "val") if layout.startswith("by-split") else (None, None)
-    expected: Told = {"img0.jpg": (splits[0], ("x",)), "img1.jpg": (splits[1], ("y",))}
+    expected: Captions = {"img0.jpg": (splits[0], ("x",)), "img1.jpg": (splits[1], ("y",))}
     if layout.startswith("one-object"):
         del expected["img1.jpg"]
-    assert told(annotations) == expected
+    assert captions_by_file(annotations) == expected
 
 
-def test_roco_whose_images_were_fetched_under_their_ids(tmp_path: Path) -> None:
+def test_roco_with_images_named_by_id(tmp_path: Path) -> None:
     put(tmp_path, "images/ROCO_00002.jpg", "images/7.jpg")
     write(tmp_path, captions_dot_csv="id,name,caption\nROCO_00002,PMC4083729_g002.jpg,A scan\n7,PMC1.jpg,Another\n")
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == {"ROCO_00002.jpg": (None, ("A scan",))}
+    assert captions_by_file(annotations) == {"ROCO_00002.jpg": (None, ("A scan",))}
     assert (
-        "1 image found by id, as there is no file of the name in the table: ROCO_00002 (PMC4083729_g002.jpg)"
+        "1 image found by id, because no file has the name in the table: ROCO_00002 (PMC4083729_g002.jpg)"
         in annotations.problems
     )
     assert annotations.missing == ("PMC1.jpg",)
 
 
-# Columns that are named
+# Columns selected by the user
 
 
-def test_columns_of_other_names_are_given_by_the_user(tmp_path: Path) -> None:
+def test_columns_selected_by_the_user(tmp_path: Path) -> None:
     put(tmp_path, "img0.jpg")
     tables: dict[str, object] = {
         "a.csv": "Bild,Beschreibung,caption\nimg0.jpg,Ein Hund,A dog\n",
@@ -272,17 +272,17 @@ def test_columns_of_other_names_are_given_by_the_user(tmp_path: Path) -> None:
     assert load_annotations(tmp_path / "a.parquet", columns=columns)[0].captions == ("Ein Hund",)
 
 
-def test_a_named_column_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_selected_column_that_is_missing_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, a_dot_csv="image,caption\nimg0.jpg,A dog\n", t_dot_token="img0.jpg#0\tA dog\n")
     for source in (tmp_path / "a.csv", tmp_path):
-        with pytest.raises(DataError, match=r"a.csv has no column 'titre'; it has 'image', 'caption'"):
+        with pytest.raises(DataError, match=r"a.csv has no column 'titre' \(columns: 'image', 'caption'\)"):
             load_annotations(source, columns=ColumnNames(caption="titre"))
-    with pytest.raises(ConfigError, match=r"name columns of tables; .*t.token is read as flickr"):
+    with pytest.raises(ConfigError, match=r"select columns of tables; .*t.token is read as flickr"):
         load_annotations(tmp_path / "t.token", columns=ColumnNames(caption="titre"))
 
 
-def test_scores_that_are_not_finite_leave_a_file_recognisable(tmp_path: Path) -> None:
+def test_a_file_with_scores_that_are_not_finite_is_detected(tmp_path: Path) -> None:
     output = JsonlWriter(tmp_path / "x.jsonl", 1, lambda name: True)
     output.create()
-    output.write([("a.jpg", replace(caption_of_a_model(), score=math.nan, log_probs=(math.inf,)))])
+    output.write([("a.jpg", replace(model_caption(), score=math.nan, log_probs=(math.inf,)))])
     assert "written by seesay" in load_annotations(tmp_path / "x.jsonl", require_images=False).problems[0]

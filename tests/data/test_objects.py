@@ -18,7 +18,7 @@ INSTANCES = {
 }
 
 
-def test_boxes_of_a_image_by_its_name(tmp_path: Path) -> None:
+def test_boxes_of_an_image_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(json.dumps(INSTANCES))
     assert read_instances(tmp_path / "instances.json", "somewhere/000007.jpg") == (
         Box("person", 1, 2, 3, 4),
@@ -29,9 +29,9 @@ def test_boxes_of_a_image_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"images": 1, "annotations": [], "categories": []}'])
-def test_file_of_another_form_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(DataError, match=r"x\.json is no file of COCO instances"):
+    with pytest.raises(DataError, match=r"x\.json is not a COCO instances file"):
         read_instances(tmp_path / "x.json", "9.jpg")
 
 

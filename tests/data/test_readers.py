@@ -1,4 +1,4 @@
-"""Every reader on the forms that public files come in, most of them not written by us."""
+"""Every reader on the formats of public files."""
 
 import codecs
 import io
@@ -21,17 +21,17 @@ from seesay.data.records import split_in_name, split_name, split_of_folder
 from seesay.errors import DataError
 from seesay.images import read_image
 
-Told = dict[str, tuple[str | None, tuple[str, ...]]]
+Captions = dict[str, tuple[str | None, tuple[str, ...]]]
 
 
 def put(folder: Path, *names: str) -> None:
-    """Makes empty images: reading annotations opens none."""
+    """Creates empty image files; reading annotations does not open them."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
 
 
-def told(annotations: Annotations) -> Told:
+def captions_by_id(annotations: Annotations) -> Captions:
     return {item.id: (item.split, item.captions) for item in annotations}
 
 
@@ -48,7 +48,7 @@ def jpeg(colour: str = "red") -> bytes:
 # Flickr8k and Flickr30k
 
 
-def test_flickr8k_with_split_lists_junk_lines_and_crlf(tmp_path: Path) -> None:
+def test_flickr8k_with_split_lists_invalid_lines_and_crlf(tmp_path: Path) -> None:
     put(tmp_path, "Flicker8k_Dataset/a.jpg", "Flicker8k_Dataset/b.jpg", "Flicker8k_Dataset/c.jpg")
     (tmp_path / "Flickr8k.token.txt").write_bytes(
         b"a.jpg#0\tA dog runs .\r\na.jpg#1\tA brown dog .\r\nwhat is this\r\n\r\n"
@@ -62,19 +62,19 @@ def test_flickr8k_with_split_lists_junk_lines_and_crlf(tmp_path: Path) -> None:
     (tmp_path / "Flickr_8k.devImages.txt").write_bytes(b"b.jpg\r\nnone.jpg\r\n")
     annotations = load_annotations(tmp_path)
     assert annotations.format == "flickr"
-    assert told(annotations) == {
+    assert captions_by_id(annotations) == {
         "a.jpg": ("train", ("A dog runs .", "A brown dog .")),
         "b.jpg": ("val", ("Two men .",)),
         "c.jpg": (None, ("A boat .",)),
     }
     assert images(annotations, tmp_path)[0] == "Flicker8k_Dataset/a.jpg"
     problems = "\n".join(annotations.problems)
-    assert "1 line not of the form name#number, tab, caption: line 3 ('what is this')" in problems
+    assert "1 line not name#number<TAB>caption: line 3 ('what is this')" in problems
     assert "Flickr_8k.devImages.txt: 1 line names no image with captions: none.jpg" in problems
-    assert "1 image in no split, kept out of training: c.jpg" in problems
+    assert "1 image without a split, not used in training: c.jpg" in problems
 
 
-def test_flickr30k_token_file_with_lists_of_stems_one_folder_down(tmp_path: Path) -> None:
+def test_flickr30k_token_file_with_lists_of_stems_in_a_subfolder(tmp_path: Path) -> None:
     put(tmp_path, "flickr30k-images/1000.jpg", "flickr30k-images/1001.jpg")
     (tmp_path / "text").mkdir()
     (tmp_path / "text/results_20130124.token").write_text(
@@ -83,11 +83,11 @@ def test_flickr30k_token_file_with_lists_of_stems_one_folder_down(tmp_path: Path
     (tmp_path / "text/flickr30k_train.txt").write_text("1000\n")
     (tmp_path / "text/flickr30k_test.txt").write_text("1001\n")
     expected = {"1000.jpg": ("train", ("Two young guys .",)), "1001.jpg": ("test", ("Several men .",))}
-    assert told(load_annotations(tmp_path)) == expected
-    assert told(load_annotations(tmp_path / "text/results_20130124.token")) == expected
+    assert captions_by_id(load_annotations(tmp_path)) == expected
+    assert captions_by_id(load_annotations(tmp_path / "text/results_20130124.token")) == expected
 
 
-def test_a_image_on_two_split_lists_is_in_both(tmp_path: Path) -> None:
+def test_an_image_on_two_split_lists_is_in_both(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     (tmp_path / "x.token.txt").write_text("a.jpg#0\tA dog .\n")
     (tmp_path / "trainImages.txt").write_text("a.jpg\n")
@@ -117,7 +117,7 @@ def test_karpathy_coco_with_restval_and_folders(tmp_path: Path) -> None:
     )  # fmt: skip
     annotations = load_annotations(tmp_path)
     assert annotations.format == "karpathy"
-    assert told(annotations) == {"7": ("restval", ("A cat.",)), "9": ("val", ("two dogs",))}
+    assert captions_by_id(annotations) == {"7": ("restval", ("A cat.",)), "9": ("val", ("two dogs",))}
     assert [item.id for item in annotations.split("train")] == ["7"]
     assert images(annotations, tmp_path) == ["val2014/COCO_val2014_7.jpg", "train2014/COCO_train2014_9.jpg"]
 
@@ -134,11 +134,11 @@ def test_karpathy_flickr_without_filepath_beside_a_folder_of_images(tmp_path: Pa
         )
     )  # fmt: skip
     annotations = load_annotations(tmp_path / "dataset_flickr8k.json")
-    assert told(annotations) == {"1.jpg": ("test", ("A dog .", "Dogs ."))}
+    assert captions_by_id(annotations) == {"1.jpg": ("test", ("A dog .", "Dogs ."))}
     assert any("1 entry without filename and sentences: entry 2" in line for line in annotations.problems)
 
 
-def test_several_karpathy_files_ask_for_one(tmp_path: Path) -> None:
+def test_several_karpathy_files_are_ambiguous(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg")
     for name in ("dataset_flickr8k.json", "dataset_coco.json"):
         (tmp_path / name).write_text(karpathy([{"filename": "1.jpg", "sentids": [], "sentences": []}]))
@@ -173,11 +173,11 @@ def test_coco_2014_annotations_folder_beside_image_folders(tmp_path: Path) -> No
         )
     annotations = load_annotations(tmp_path)
     assert annotations.format == "coco"
-    assert told(annotations) == {"1": ("train", ("A train .", "Two.")), "2": ("val", ("A val .", "Two."))}
+    assert captions_by_id(annotations) == {"1": ("train", ("A train .", "Two.")), "2": ("val", ("A val .", "Two."))}
     assert images(annotations, tmp_path) == ["train2014/COCO_train2014_1.jpg", "val2014/COCO_val2014_2.jpg"]
     assert load_annotations(tmp_path / "annotations").items == annotations.items
     one = load_annotations(tmp_path / "annotations/captions_val2014.json")
-    assert told(one) == {"2": ("val", ("A val .", "Two."))}
+    assert captions_by_id(one) == {"2": ("val", ("A val .", "Two."))}
 
 
 def test_coco_in_an_images_folder_with_urls_stray_captions_and_uncaptioned_images(tmp_path: Path) -> None:
@@ -186,20 +186,20 @@ def test_coco_in_an_images_folder_with_urls_stray_captions_and_uncaptioned_image
     content["images"].insert(0, {"id": 1, "coco_url": "http://images.example.org/val2017/000001.jpg"})
     (tmp_path / "captions_val2017.json").write_text(json.dumps(content), encoding="utf-8-sig")
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == {"1": ("val", ("A dog",))}
+    assert captions_by_id(annotations) == {"1": ("val", ("A dog",))}
     problems = "\n".join(annotations.problems)
-    assert "captions of 1 image id that images does not list: 99" in problems
+    assert "captions of 1 image id that are not in images: 99" in problems
     assert "1 empty caption dropped, of 1" in problems
-    assert "1 image without any caption, left out: 2" in problems
+    assert "1 image without captions, skipped: 2" in problems
 
 
-def test_both_years_of_coco_are_told_apart_by_the_image_folders(tmp_path: Path) -> None:
+def test_the_image_folders_select_the_year_of_coco(tmp_path: Path) -> None:
     put(tmp_path, "train2017/1.jpg")
     (tmp_path / "annotations").mkdir()
     for year in (2014, 2017):
         (tmp_path / f"annotations/captions_train{year}.json").write_text(coco({1: "1.jpg"}, [(1, str(year))]))
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == {"1": ("train", ("2017",))}
+    assert captions_by_id(annotations) == {"1": ("train", ("2017",))}
     assert "not from annotations/captions_train2014.json" in annotations.problems[0]
 
 
@@ -210,7 +210,7 @@ def test_coco_instances_are_refused_as_captions(tmp_path: Path) -> None:
         load_annotations(path)
 
 
-def test_json_that_is_cut_short_says_where(tmp_path: Path) -> None:
+def test_the_error_for_truncated_json_has_the_position(tmp_path: Path) -> None:
     path = tmp_path / "captions_val2017.json"
     path.write_text(coco({1: "1.jpg"}, [(1, "A dog")])[:-40])
     with pytest.raises(DataError, match=r"captions_val2017.json is not valid JSON \(line 1"):
@@ -220,7 +220,7 @@ def test_json_that_is_cut_short_says_where(tmp_path: Path) -> None:
 # CSV, TSV
 
 
-# All of these say the same.
+# All contain the same captions.
 TABLES = {
     "captions.txt": ["image,caption", "1.jpg,A dog , brown , runs .", '1.jpg,"A dog, again"', "2.jpg,Cats"],
     "bom-crlf.csv": [
@@ -277,7 +277,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_as_people_write_them(tmp_path: Path, name: str) -> None:
+def test_tables_of_many_formats(tmp_path: Path, name: str) -> None:
     put(tmp_path, "images/1.jpg", "images/2.jpg")
     (tmp_path / name).write_bytes("\n".join(TABLES[name]).encode())
     for source in (tmp_path, tmp_path / name):
@@ -291,7 +291,7 @@ def test_tables_as_people_write_them(tmp_path: Path, name: str) -> None:
         assert annotations.problems == ()
 
 
-def test_conceptual_captions_tsv_of_caption_and_address_without_a_header(tmp_path: Path) -> None:
+def test_conceptual_captions_tsv_of_caption_and_url_without_a_header(tmp_path: Path) -> None:
     path = tmp_path / "Train_GCC-training.tsv"
     path.write_text(
         "a very typical bus station\thttp://example.org/a,b.jpg?x=1\nsierra looked\thttps://example.org/c\n"
@@ -303,18 +303,18 @@ def test_conceptual_captions_tsv_of_caption_and_address_without_a_header(tmp_pat
     ]
 
 
-def test_the_cut_line_of_flickr30k_results_csv_is_named_and_passed_over(tmp_path: Path) -> None:
+def test_the_incomplete_line_of_flickr30k_results_csv_is_reported_and_skipped(tmp_path: Path) -> None:
     put(tmp_path, "flickr30k_images/2199200615.jpg")
     (tmp_path / "flickr30k_images/results.csv").write_text(
         "image_name| comment_number| comment\n2199200615.jpg| 3| A dog runs .\n"
         "2199200615.jpg| 4   A dog runs across the grass .\n"
     )
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == {"2199200615.jpg": (None, ("A dog runs .",))}
-    assert "1 row cut short or without an image: line 3 ('2199200615.jpg| 4   A dog runs" in annotations.problems[0]
+    assert captions_by_id(annotations) == {"2199200615.jpg": (None, ("A dog runs .",))}
+    assert "1 row incomplete or without an image: line 3 ('2199200615.jpg| 4   A dog runs" in annotations.problems[0]
 
 
-def test_unpaired_quotation_marks_do_not_swallow_rows(tmp_path: Path) -> None:
+def test_unpaired_quotation_marks_do_not_join_rows(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg", "3.jpg")
     (tmp_path / "captions.csv").write_text(
         'image,caption\n1.jpg,"STOP a sign says\n2.jpg,A dog\n3.jpg,a sign reads "GO"\n'
@@ -351,7 +351,7 @@ def test_encodings(tmp_path: Path, raw: bytes, problem: str) -> None:
     assert problem in "".join(annotations.problems)
 
 
-def test_one_latin_1_line_does_not_change_the_accents_of_the_others(tmp_path: Path) -> None:
+def test_one_latin_1_line_does_not_change_the_others(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg", "3.jpg")
     rows = ("image,caption", "1.jpg,Ein Café", "2.jpg,Zwei Cafés", "3.jpg,“Grüße”")
     (tmp_path / "captions.csv").write_bytes(
@@ -364,7 +364,7 @@ def test_one_latin_1_line_does_not_change_the_accents_of_the_others(tmp_path: Pa
     )
 
 
-def test_one_latin_1_caption_of_a_json_in_one_line_does_not_change_the_others(tmp_path: Path) -> None:
+def test_one_latin_1_caption_in_single_line_json_does_not_change_the_others(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "2.jpg")
     good = json.dumps({"1.jpg": "Äpfel, Öl und süße Brötchen"}, ensure_ascii=False).encode()
     (tmp_path / "map.json").write_bytes(good[:-1] + ', "2.jpg": "Café"}'.encode("latin-1"))
@@ -373,7 +373,7 @@ def test_one_latin_1_caption_of_a_json_in_one_line_does_not_change_the_others(tm
     assert "1 line is not UTF-8" in annotations.problems[0]
 
 
-def test_splits_of_a_column_of_file_names_and_of_lists(tmp_path: Path) -> None:
+def test_splits_from_a_column_from_file_names_and_from_lists(tmp_path: Path) -> None:
     for folder in ("column", "files", "lists"):
         put(tmp_path / folder, "1.jpg", "2.jpg")
     (tmp_path / "column/captions.csv").write_text("image,caption,split\n1.jpg,A,train\n2.jpg,B,Validation\n")
@@ -384,29 +384,29 @@ def test_splits_of_a_column_of_file_names_and_of_lists(tmp_path: Path) -> None:
     (tmp_path / "lists/Flickr_8k.devImages.txt").write_text("2.jpg\n")
     for folder in ("column", "files", "lists"):
         annotations = load_annotations(tmp_path / folder)
-        assert told(annotations) == {"1.jpg": ("train", ("A",)), "2.jpg": ("val", ("B",))}, folder
+        assert captions_by_id(annotations) == {"1.jpg": ("train", ("A",)), "2.jpg": ("val", ("B",))}, folder
         assert annotations.problems == ()
 
 
-def test_a_folder_that_only_contains_a_split_word_gives_no_split(tmp_path: Path) -> None:
+def test_a_folder_name_that_contains_a_split_word_is_not_a_split(tmp_path: Path) -> None:
     folder = tmp_path / "photos of my test drive"
     put(folder, "1.jpg")
     (folder / "captions.csv").write_text("image,caption\n1.jpg,A\n")
     assert load_annotations(folder)[0].split is None
 
 
-def test_a_table_without_the_columns_names_those_present_and_those_expected(tmp_path: Path) -> None:
+def test_the_error_for_missing_columns_lists_present_and_expected_columns(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("image_no,words,score\n1,a dog,3\n")
     for source in (tmp_path, tmp_path / "table.csv"):
         with pytest.raises(DataError, match=r"columns 'image_no', 'words', 'score'; expected .*file_name.*caption"):
             load_annotations(source)
 
 
-def test_two_tables_of_equal_rank_ask_for_one(tmp_path: Path) -> None:
+def test_two_tables_of_equal_rank_are_ambiguous(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg")
     for name in ("first.csv", "second.csv"):
         (tmp_path / name).write_text("image,caption\n1.jpg,A\n")
-    with pytest.raises(DataError, match=r"several captions files \(first.csv, second.csv\); name the one to read"):
+    with pytest.raises(DataError, match=r"several captions files \(first.csv, second.csv\); pass the file to read"):
         load_annotations(tmp_path)
     (tmp_path / "captions.csv").write_text("image,caption\n1.jpg,B\n")
     annotations = load_annotations(tmp_path)
@@ -414,7 +414,7 @@ def test_two_tables_of_equal_rank_ask_for_one(tmp_path: Path) -> None:
     assert "captions read from captions.csv, not from first.csv, second.csv" in annotations.problems[0]
 
 
-def test_the_format_flag_overrides_the_preference(tmp_path: Path) -> None:
+def test_the_format_option_overrides_detection(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg")
     (tmp_path / "x.token.txt").write_text("1.jpg#0\tfrom tokens\n")
     (tmp_path / "captions.csv").write_text("image,caption\n1.jpg,from csv\n")
@@ -424,7 +424,7 @@ def test_the_format_flag_overrides_the_preference(tmp_path: Path) -> None:
         load_annotations(tmp_path, format="coco")
 
 
-def test_same_name_in_two_folders_is_two_images_and_an_ambiguous_one_is_named(tmp_path: Path) -> None:
+def test_equal_names_in_two_folders_are_two_images_and_ambiguous_ones_are_reported(tmp_path: Path) -> None:
     put(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg")
     (tmp_path / "captions.csv").write_text("image,caption\na/1.jpg,A\nb/1.jpg,B\n1.jpg,C\nold/b/2.jpg,D\n")
     annotations = load_annotations(tmp_path)
@@ -434,13 +434,13 @@ def test_same_name_in_two_folders_is_two_images_and_an_ambiguous_one_is_named(tm
         ("old/b/2.jpg", ("D",)),
     ]
     assert annotations.missing == ("1.jpg",)
-    assert "not told apart" in annotations.problems[0]
+    assert "ambiguous between" in annotations.problems[0]
 
 
 # JSON lines, JSON
 
 
-def test_jsonl_with_lists_splits_and_junk(tmp_path: Path) -> None:
+def test_jsonl_with_lists_splits_and_invalid_lines(tmp_path: Path) -> None:
     put(tmp_path, "img/1.png", "img/2.png")
     (tmp_path / "data.jsonl").write_text(
         '{"filepath": "img/1.png", "captions": ["A", "B"], "split": "dev"}\n'
@@ -449,11 +449,11 @@ def test_jsonl_with_lists_splits_and_junk(tmp_path: Path) -> None:
         '{"caption": "no image"}\n'
     )
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == {"img/1.png": ("val", ("A", "B")), "img/2.png": (None, ("C",))}
+    assert captions_by_id(annotations) == {"img/1.png": ("val", ("A", "B")), "img/2.png": (None, ("C",))}
     assert "2 entries without an image and caption: line 2 ('not json'), line 4" in annotations.problems[0]
 
 
-def test_jsonl_of_one_caption_a_line_with_caption_ids_and_boxes(tmp_path: Path) -> None:
+def test_jsonl_of_one_caption_per_line_with_caption_ids_and_boxes(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg")
     box = {"label": "dog", "x": 1, "y": 2.5, "width": 3, "height": 4}
     rows = [{"id": n, "image": "1.jpg", "text": f"caption {n}", "boxes": [box]} for n in range(2)]
@@ -463,7 +463,7 @@ def test_jsonl_of_one_caption_a_line_with_caption_ids_and_boxes(tmp_path: Path) 
     assert item.boxes == (Box("dog", 1.0, 2.5, 3.0, 4.0),)
 
 
-def test_jsonl_without_the_fields_names_them(tmp_path: Path) -> None:
+def test_the_error_for_jsonl_without_the_fields_lists_its_fields(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"question": "what?", "answer": "a dog"}\n')
     with pytest.raises(DataError, match=r"columns 'question', 'answer'; expected"):
         load_annotations(tmp_path)
@@ -483,7 +483,7 @@ def test_json_forms(tmp_path: Path, content: object) -> None:
     (tmp_path / "package.json").write_text(json.dumps({"name": "x", "files": ["a"], "images": {"a": 1}}))
     annotations = load_annotations(tmp_path)
     assert annotations.format == "json"
-    assert told(annotations) == {"1.jpg": (None, ("A", "B"))}
+    assert captions_by_id(annotations) == {"1.jpg": (None, ("A", "B"))}
 
 
 # Hugging Face imagefolder, Parquet
@@ -495,7 +495,7 @@ def test_imagefolder_of_split_folders_with_metadata_csv(tmp_path: Path) -> None:
         (tmp_path / split / "metadata.csv").write_text(f"file_name,text\n0001.png,a {split}\n")
     annotations = load_annotations(tmp_path)
     assert annotations.format == "imagefolder"
-    assert told(annotations) == {
+    assert captions_by_id(annotations) == {
         "test/0001.png": ("test", ("a test",)),
         "train/0001.png": ("train", ("a train",)),
     }
@@ -509,10 +509,10 @@ def test_imagefolder_with_metadata_jsonl_and_nested_images(tmp_path: Path) -> No
     for format in ("auto", "imagefolder"):
         annotations = load_annotations(tmp_path, format=format)
         assert annotations.format == "imagefolder"
-        assert told(annotations) == {"sub/deep/0001.png": (None, ("a cat",))}
+        assert captions_by_id(annotations) == {"sub/deep/0001.png": (None, ("a cat",))}
 
 
-def test_parquet_shards_of_the_hub_with_images_inside(tmp_path: Path) -> None:
+def test_parquet_shards_of_the_hub_with_embedded_images(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for split, colour in (("train", "red"), ("test", "blue")):
         table = pa.table(
@@ -525,23 +525,23 @@ def test_parquet_shards_of_the_hub_with_images_inside(tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / f"data/{split}-00000-of-00001-0a1b2c3d.parquet")
     annotations = load_annotations(tmp_path)
     assert annotations.format == "parquet"
-    assert told(annotations)["train-1"] == ("train", ("train 1", "again"))
-    assert told(annotations)["test-0"] == ("test", ("test 0", "again"))
+    assert captions_by_id(annotations)["train-1"] == ("train", ("train 1", "again"))
+    assert captions_by_id(annotations)["test-0"] == ("test", ("test 0", "again"))
     assert annotations.problems == ()
     pixel = read_image(annotations.split("test")[0].image).getpixel((0, 0))
     assert isinstance(pixel, tuple)
     assert pixel[2] > 200
 
 
-def test_parquet_with_a_row_for_each_caption_of_an_embedded_image(tmp_path: Path) -> None:
+def test_parquet_with_a_row_per_caption_of_an_embedded_image(tmp_path: Path) -> None:
     images = [{"bytes": jpeg(), "path": name} for name in ("a.jpg", "a.jpg", "b.jpg")]
     pq.write_table(pa.table({"image": images, "text": ["A", "B", "C"]}), tmp_path / "x.parquet")
     annotations = load_annotations(tmp_path / "x.parquet")
-    assert told(annotations) == {"a.jpg": (None, ("A", "B")), "b.jpg": (None, ("C",))}
+    assert captions_by_id(annotations) == {"a.jpg": (None, ("A", "B")), "b.jpg": (None, ("C",))}
     assert [item.image for item in annotations] == [f"{tmp_path}/x.parquet::image::{row}" for row in (0, 2)]
 
 
-def test_parquet_whose_images_all_have_the_same_placeholder_name(tmp_path: Path) -> None:
+def test_parquet_with_one_placeholder_name_for_all_images(tmp_path: Path) -> None:
     images = [{"bytes": jpeg(), "path": "image.jpg"} for _ in range(60)]
     table = pa.table({"image": images, "text": [str(n) for n in range(60)]})
     pq.write_table(table, tmp_path / "x.parquet")
@@ -571,18 +571,18 @@ def test_parquet_that_is_damaged_or_lacks_columns(tmp_path: Path) -> None:
 # Side-car texts
 
 
-def test_sidecars_of_a_caption_a_line_in_split_folders(tmp_path: Path) -> None:
+def test_sidecars_of_one_caption_per_line_in_split_folders(tmp_path: Path) -> None:
     put(tmp_path, "train/a.jpg", "val2017/b.png", "train/none.jpg")
     (tmp_path / "train/a.txt").write_bytes("\ufeffA dog\r\n\r\nA brown dog\r\n".encode())
     (tmp_path / "val2017/b.png.txt").write_text("A cat")
     (tmp_path / "notes.txt").write_text("my notes, about this and that")
     annotations = load_annotations(tmp_path)
     assert annotations.format == "sidecar"
-    assert told(annotations) == {
+    assert captions_by_id(annotations) == {
         "train/a.jpg": ("train", ("A dog", "A brown dog")),
         "val2017/b.png": ("val", ("A cat",)),
     }
-    assert "1 image without any caption, left out: train/none.jpg" in annotations.problems
+    assert "1 image without captions, skipped: train/none.jpg" in annotations.problems
 
 
 def test_sidecars_in_a_folder_beside_the_images(tmp_path: Path) -> None:
@@ -591,14 +591,12 @@ def test_sidecars_in_a_folder_beside_the_images(tmp_path: Path) -> None:
     (tmp_path / "captions/a.txt").write_text("A dog")
     (tmp_path / "captions/b.txt").write_text("")
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == {"images/a.JPG": (None, ("A dog",))}
+    assert captions_by_id(annotations) == {"images/a.JPG": (None, ("A dog",))}
     assert "1 empty caption dropped, of images/b.jpg" in annotations.problems
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_several_texts_of_an_image_the_first_of_a_stated_order_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
-) -> None:
+def test_precedence_of_several_texts_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int) -> None:
     walk = os.walk
     monkeypatch.setattr(
         os, "walk", lambda top, **options: ((p, f, sorted(n)[::order]) for p, f, n in walk(top, **options))
@@ -610,7 +608,7 @@ def test_of_several_texts_of_an_image_the_first_of_a_stated_order_is_read(
     annotations = load_annotations(tmp_path)
     assert [item.captions[0] for item in annotations] == ["from a.txt", "from b.jpg.txt", "from c.txt", "from c.txt"]
     assert annotations.problems == (
-        "2 texts not used, as another text of the same image comes first: a.caption, b.txt",
+        "2 texts not used, because another text of the same image has precedence: a.caption, b.txt",
         "1 text used for several images: c.txt (c.jpg, c.png)",
     )
 
@@ -621,32 +619,32 @@ def test_label_files_of_object_detection_are_not_captions(tmp_path: Path) -> Non
     (tmp_path / "b.txt").write_text("Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64\n")
     (tmp_path / "c.txt").write_text("a sign that reads 0.51 0.43\n7 8 9 10\n")
     annotations = load_annotations(tmp_path)
-    assert told(annotations) == {"c.jpg": (None, ("a sign that reads 0.51 0.43", "7 8 9 10"))}
+    assert captions_by_id(annotations) == {"c.jpg": (None, ("a sign that reads 0.51 0.43", "7 8 9 10"))}
     assert annotations.problems == (
-        "labels of objects are no captions, dropped, of 2 images: a.jpg ('0 0.51 0.43 0.2 0.3'), "
+        "object labels instead of captions dropped, of 2 images: a.jpg ('0 0.51 0.43 0.2 0.3'), "
         "b.jpg ('Car 0.00 0 -1.58 587.01 173.33 614.12 20')",
-        "3 images without any caption, left out: a.jpg, b.jpg, d.jpg",
+        "3 images without captions, skipped: a.jpg, b.jpg, d.jpg",
     )
     (tmp_path / "c.txt").unlink()
-    with pytest.raises(DataError, match=r"holds no caption .* labels of objects are no captions"):
+    with pytest.raises(DataError, match=r"contains no captions .* object labels instead of captions"):
         load_annotations(tmp_path)
 
 
-def test_an_image_with_texts_in_two_folders_is_named(tmp_path: Path) -> None:
+def test_an_image_with_texts_in_two_folders_is_reported(tmp_path: Path) -> None:
     put(tmp_path, "images/a.jpg", "images/b.jpg")
     for name in ("captions/a.txt", "captions/b.txt", "labels/a.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("A dog")
     annotations = load_annotations(tmp_path)
-    assert list(told(annotations)) == ["images/b.jpg"]
-    assert "1 image with texts in several folders, none of which was read: images/a.jpg (captions and labels)" in (
+    assert list(captions_by_id(annotations)) == ["images/b.jpg"]
+    assert "1 image with texts in several folders, none of them read: images/a.jpg (captions and labels)" in (
         annotations.problems
     )
 
 
-def test_a_folder_of_images_alone_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_of_images_lists_the_supported_formats(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg")
-    with pytest.raises(DataError, match=r"holds 2 images but nothing that gives captions; looked for Flickr"):
+    with pytest.raises(DataError, match=r"contains 2 images but nothing with captions; supported: Flickr"):
         load_annotations(tmp_path)
 
 
@@ -662,18 +660,18 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def test_webdataset_of_img2dataset(tmp_path: Path) -> None:
-    described = json.dumps({"caption": "from json", "url": "http://x", "key": "000000000"}).encode()
+    json_member = json.dumps({"caption": "from json", "url": "http://x", "key": "000000000"}).encode()
     write_tar(
         tmp_path / "00000.tar",
-        {"000000000.jpg": jpeg(), "000000000.json": described, "000000000.txt": b"A dog\n",
-         "000000001.json": described, "000000001.jpg": jpeg("blue")},
+        {"000000000.jpg": jpeg(), "000000000.json": json_member, "000000000.txt": b"A dog\n",
+         "000000001.json": json_member, "000000001.jpg": jpeg("blue")},
     )  # fmt: skip
     write_tar(tmp_path / "00001.tar", {"000010000.txt": b"A cat", "000010000.webp": b""})
     pq.write_table(pa.table({"url": ["http://x"], "caption": ["A dog"]}), tmp_path / "00000.parquet")
     (tmp_path / "00000_stats.json").write_text('{"count": 2}')
     annotations = load_annotations(tmp_path)
     assert annotations.format == "webdataset"
-    assert told(annotations) == {
+    assert captions_by_id(annotations) == {
         "00000/000000000": (None, ("A dog",)),
         "00000/000000001": (None, ("from json",)),
         "00001/000010000": (None, ("A cat",)),
@@ -695,7 +693,7 @@ def test_webdataset_with_folders_dotted_parts_and_equal_keys_in_split_shards(tmp
     assert any("1 sample without an image" in line for line in annotations.problems)
 
 
-def test_webdataset_masks_are_not_taken_for_the_image(tmp_path: Path) -> None:
+def test_webdataset_masks_are_not_used_as_the_image(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "x.tar",
         {"0.jpg": jpeg("red"), "0.seg.png": jpeg("blue"), "0.txt": b"A dog", "0.caption": b"tags",
@@ -705,12 +703,12 @@ def test_webdataset_masks_are_not_taken_for_the_image(tmp_path: Path) -> None:
     assert [item.image.rpartition("::")[2] for item in annotations] == ["0.jpg", "1.jpg"]
     assert [item.captions for item in annotations] == [("A dog",), ("A cat",)]
     assert annotations.problems == (
-        "x.tar: 3 members not used, as the sample has another image or text that comes first: "
+        "x.tar: 3 members not used, because another image or text of the sample has precedence: "
         "0.seg.png, 0.caption, 1.png",
     )
 
 
-def test_webdataset_captions_are_decoded_as_those_of_any_text_file(tmp_path: Path) -> None:
+def test_webdataset_captions_are_decoded_like_text_files(tmp_path: Path) -> None:
     texts = {
         "0.txt": "Ein Café".encode("latin-1"),
         "1.caption": codecs.BOM_UTF16_LE + "Ein Café\r\nZwei".encode("utf-16-le"),
@@ -723,13 +721,13 @@ def test_webdataset_captions_are_decoded_as_those_of_any_text_file(tmp_path: Pat
     assert annotations.problems == ("x.tar::0.txt is not UTF-8; read as Windows-1252",)
 
 
-def test_webdataset_that_is_cut_short_gives_what_came_before(tmp_path: Path) -> None:
+def test_a_truncated_webdataset_is_read_to_the_cut(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", {"0.jpg": jpeg(), "0.txt": b"A", "1.jpg": jpeg(), "1.txt": b"B" * 600})
-    whole = (tmp_path / "x.tar").read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[: whole.index(b"B" * 600) + 100])
+    content = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(content[: content.index(b"B" * 600) + 100])
     annotations = load_annotations(tmp_path / "cut.tar")
     assert annotations[0].captions == ("A",)
-    assert any("cut.tar is cut short" in line for line in annotations.problems)
+    assert any("cut.tar is truncated" in line for line in annotations.problems)
 
 
 def test_webdataset_links_are_not_followed(tmp_path: Path) -> None:
@@ -738,13 +736,13 @@ def test_webdataset_links_are_not_followed(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
-    with pytest.raises(DataError, match="no caption that the webdataset reader understands"):
+    with pytest.raises(DataError, match="no captions for the webdataset reader"):
         load_annotations(tmp_path / "x.tar")
 
 
-def test_a_file_of_no_known_form(tmp_path: Path) -> None:
+def test_a_file_of_an_unknown_format(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    with pytest.raises(DataError, match="no captions file of a known form"):
+    with pytest.raises(DataError, match="not a captions file of a known format"):
         load_annotations(tmp_path / "a.jpg")
 
 
@@ -773,7 +771,7 @@ def test_split_names(text: str | None, split: str | None) -> None:
     assert split_name(text) == split
 
 
-def test_columns_prefer_the_file_name_and_take_the_first_of_equal_names() -> None:
+def test_columns_prefer_the_file_name_and_the_first_of_equal_names() -> None:
     columns = find_columns(["url", "Caption Text", "image-id", "File Name", "subset", "caption"])
     assert columns is not None
     assert (columns.image, columns.captions, columns.split, columns.id) == (
@@ -785,7 +783,7 @@ def test_columns_prefer_the_file_name_and_take_the_first_of_equal_names() -> Non
     assert find_columns(["image", "score"]) is None
 
 
-# Anything at all
+# Damaged files
 
 SEEDS = {
     "x.token.txt": b"1.jpg#0\tA dog\n",
@@ -817,16 +815,16 @@ def test_damaged_files_are_read_or_refused_with_one_line(
     seed = SEEDS[name]
     start = int(place * len(seed))
     (tmp_path / name).write_bytes(seed[:start] + patch + seed[start + cut :])
-    told_lines: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
     try:
         annotations = load_annotations(tmp_path / name if name != "1.txt" else tmp_path)
     except DataError as error:
-        told_lines = (str(error),)
+        messages = (str(error),)
     else:
-        told_lines = annotations.problems
+        messages = annotations.problems
         for item in annotations:
             assert item.captions
             assert all(caption == caption.strip() != "" for caption in item.captions)
     finally:
         (tmp_path / name).unlink()
-    assert all(len(line.splitlines()) == 1 for line in told_lines)
+    assert all(len(line.splitlines()) == 1 for line in messages)

@@ -6,19 +6,19 @@ from numpy.typing import NDArray
 
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import Batch, CaptionBatches, Example
-from seesay.data.reading import read_some_mirrored
+from seesay.data.reading import read_partly_mirrored
 from seesay.errors import DataError
 from tests import tiny
 
 IMAGES = 60
 PLAIN, MIRRORED = tiny.features(0, IMAGES, 2, 3), tiny.features(1, IMAGES, 2, 3)
 EXAMPLES = [
-    Example(str(number), "", ((1, *[4] * (1 + number % 5), 2),), mirrored=number % 3 != 0) for number in range(IMAGES)
+    Example(str(number), "", ((1, *[4] * (1 + number % 5), 2),), flippable=number % 3 != 0) for number in range(IMAGES)
 ]
 
 
-class Kept:
-    """Features in memory, with the number of images of every read; `ragged` says which have one region only."""
+class MemoryStore:
+    """Features in memory; `reads` has the number of images of every read, `ragged` the images of one region only."""
 
     def __init__(self, features: NDArray[np.float16], ragged: Sequence[int] | None = None) -> None:
         self.features, self.ragged = features, ragged
@@ -32,12 +32,12 @@ class Kept:
 
 
 def batches_of(flip: float = 0.5, seed: int = 0, **options: object) -> CaptionBatches:
-    given = {"seed": seed, "augmentation": Augmentation(flip), "mirrored": Kept(MIRRORED), **options}
-    return CaptionBatches(EXAMPLES, Kept(PLAIN), None, 8, **given)  # type: ignore[arg-type]
+    arguments = {"seed": seed, "augmentation": Augmentation(flip), "mirrored": MemoryStore(MIRRORED), **options}
+    return CaptionBatches(EXAMPLES, MemoryStore(PLAIN), None, 8, **arguments)  # type: ignore[arg-type]
 
 
 def mirrored_in(batch: Batch) -> dict[str, bool]:
-    """Tells of each image which of its two features a batch holds; any others fail."""
+    """Returns whether each image of a batch has its mirrored features; fails on any other features."""
     assert batch.features is not None
     found = {}
     for name, features in zip(batch.ids, batch.features.numpy(), strict=True):
@@ -48,98 +48,102 @@ def mirrored_in(batch: Batch) -> dict[str, bool]:
 
 def epoch_of(batches: CaptionBatches, epoch: int) -> dict[str, bool]:
     batches.set_epoch(epoch)
-    return {name: turned for batch in batches for name, turned in mirrored_in(batch).items()}
+    return {name: flipped for batch in batches for name, flipped in mirrored_in(batch).items()}
 
 
-def test_each_image_has_the_features_of_its_own_side_in_one_read_a_store() -> None:
-    plain, mirrored, random = Kept(PLAIN), Kept(MIRRORED), np.random.default_rng(3)
-    for chance in (0, 0.1, 0.5, 0.9, 1):
-        rows, turned = random.permutation(IMAGES)[:7], random.random(7) < chance
+def test_plain_and_mirrored_features_take_one_read_per_store() -> None:
+    plain, mirrored, random = MemoryStore(PLAIN), MemoryStore(MIRRORED), np.random.default_rng(3)
+    for probability in (0, 0.1, 0.5, 0.9, 1):
+        rows, flipped = random.permutation(IMAGES)[:7], random.random(7) < probability
         plain.reads, mirrored.reads = [], []
-        features, mask = read_some_mirrored(plain, mirrored, [str(row) for row in rows], turned)
-        np.testing.assert_array_equal(features, np.where(turned[:, None, None], MIRRORED[rows], PLAIN[rows]))
+        features, mask = read_partly_mirrored(plain, mirrored, [str(row) for row in rows], flipped)
+        np.testing.assert_array_equal(features, np.where(flipped[:, None, None], MIRRORED[rows], PLAIN[rows]))
         assert features.dtype == np.float16
         assert mask is None
-        assert plain.reads == [count for count in [int((~turned).sum())] if count]
-        assert mirrored.reads == [count for count in [int(turned.sum())] if count]
+        assert plain.reads == [count for count in [int((~flipped).sum())] if count]
+        assert mirrored.reads == [count for count in [int(flipped.sum())] if count]
 
 
 @pytest.mark.parametrize("ragged", ["plain", "mirrored", "both"])
-def test_fewer_regions_of_either_side_bring_their_mask(ragged: str) -> None:
-    plain = Kept(PLAIN, None if ragged == "mirrored" else [0, 1])
-    mirrored = Kept(MIRRORED, None if ragged == "plain" else [2])
-    _, mask = read_some_mirrored(plain, mirrored, list("0123"), np.array([False, True, True, False]))
+def test_fewer_regions_in_either_store_give_a_mask(ragged: str) -> None:
+    plain = MemoryStore(PLAIN, None if ragged == "mirrored" else [0, 1])
+    mirrored = MemoryStore(MIRRORED, None if ragged == "plain" else [2])
+    _, mask = read_partly_mirrored(plain, mirrored, list("0123"), np.array([False, True, True, False]))
     assert mask is not None
     assert mask[:, 0].all()
     assert mask[:, 1].tolist() == [ragged == "mirrored", True, ragged == "plain", True]
 
 
-def test_an_epoch_shows_about_half_of_those_that_may_be_mirrored_so_and_none_of_the_others() -> None:
+def test_flippable_images_are_flipped_with_the_set_probability_and_others_never() -> None:
     shown = [epoch_of(batches_of(), epoch) for epoch in range(40)]
     for example in EXAMPLES:
         share = np.mean([found[example.id] for found in shown])
-        assert (0.2 < share < 0.8) if example.mirrored else share == 0
-    may = [example.id for example in EXAMPLES if example.mirrored]
-    assert 0.47 < np.mean([found[name] for found in shown for name in may]) < 0.53
+        assert (0.2 < share < 0.8) if example.flippable else share == 0
+    flippable = [example.id for example in EXAMPLES if example.flippable]
+    assert 0.47 < np.mean([found[name] for found in shown for name in flippable]) < 0.53
     rare = [epoch_of(batches_of(0.1), epoch) for epoch in range(40)]
-    assert 0.07 < np.mean([found[name] for found in rare for name in may]) < 0.13
+    assert 0.07 < np.mean([found[name] for found in rare for name in flippable]) < 0.13
 
 
-def test_seed_epoch_and_image_decide_and_nothing_else() -> None:
+def test_flips_depend_only_on_seed_epoch_and_image() -> None:
     first = epoch_of(batches_of(), 0)
     assert epoch_of(batches_of(), 0) == first
     assert epoch_of(batches_of(), 1) != first
     assert epoch_of(batches_of(seed=1), 0) != first
-    straight = epoch_of(batches_of(shuffle=False), 0)  # in other batches, and in another order
-    assert list(straight) != list(first)
-    assert straight == first
+    unshuffled = epoch_of(batches_of(shuffle=False), 0)  # other batches in another order
+    assert list(unshuffled) != list(first)
+    assert unshuffled == first
 
 
-def test_processes_agree_with_one() -> None:
-    whole = epoch_of(batches_of(), 2)
+def test_several_processes_equal_one() -> None:
+    single = epoch_of(batches_of(), 2)
     shares: dict[str, bool] = {}
     for rank in range(3):
         batches = batches_of()
         batches.share(rank, 3)
         shares |= epoch_of(batches, 2)
-    assert shares == whole
+    assert shares == single
 
 
-def test_resumed_within_an_epoch_it_goes_on_with_the_same_sides() -> None:
-    unbroken, broken, resumed = batches_of(), batches_of(), batches_of()
-    unbroken.set_epoch(3)
-    broken.set_epoch(3)
-    wanted = [mirrored_in(batch) for batch in unbroken]
-    begun = iter(broken)
-    found = [mirrored_in(next(begun)) for _ in range(3)]
-    resumed.load_state_dict(broken.state_dict())
+def test_resuming_within_an_epoch_keeps_the_flips() -> None:
+    uninterrupted, interrupted, resumed = batches_of(), batches_of(), batches_of()
+    uninterrupted.set_epoch(3)
+    interrupted.set_epoch(3)
+    wanted = [mirrored_in(batch) for batch in uninterrupted]
+    iterator = iter(interrupted)
+    found = [mirrored_in(next(iterator)) for _ in range(3)]
+    resumed.load_state_dict(interrupted.state_dict())
     assert found + [mirrored_in(batch) for batch in resumed] == wanted
 
 
-def test_a_batch_is_read_once_from_each_store() -> None:
+def test_a_batch_takes_one_read_per_store() -> None:
     batches = batches_of()
     count = len(list(batches))
     plain, mirrored = batches.features, batches.mirrored
-    assert isinstance(plain, Kept)
-    assert isinstance(mirrored, Kept)
+    assert isinstance(plain, MemoryStore)
+    assert isinstance(mirrored, MemoryStore)
     assert len(plain.reads) <= count
     assert 0 < len(mirrored.reads) <= count
     assert sum(plain.reads) + sum(mirrored.reads) == IMAGES
 
 
-def test_nothing_is_mirrored_where_nothing_asks_for_it() -> None:
-    """As in validation, which has no augmentation, whatever features there are."""
-    for batches in (batches_of(0.0), batches_of(augmentation=None), CaptionBatches(EXAMPLES, Kept(PLAIN), None, 8)):
+def test_no_image_is_flipped_without_augmentation() -> None:
+    """As in validation, with or without mirrored features."""
+    for batches in (
+        batches_of(0.0),
+        batches_of(augmentation=None),
+        CaptionBatches(EXAMPLES, MemoryStore(PLAIN), None, 8),
+    ):
         assert not any(epoch_of(batches, 0).values())
 
 
-def test_state_of_a_training_with_other_mirrored_features_is_refused() -> None:
+def test_state_with_other_mirrored_features_is_refused() -> None:
     state = batches_of().state_dict()
     batches_of().load_state_dict(state)
     fewer = CaptionBatches(
-        [*EXAMPLES[:-1], Example("59", "", EXAMPLES[-1].tokens, mirrored=False)], Kept(PLAIN), None, 8
+        [*EXAMPLES[:-1], Example("59", "", EXAMPLES[-1].tokens, flippable=False)], MemoryStore(PLAIN), None, 8
     )
-    fewer.load_state_dict(batches_of(0.0).state_dict())  # neither mirrors any
+    fewer.load_state_dict(batches_of(0.0).state_dict())  # neither flips any image
     fewer.augmentation = Augmentation(0.5)
-    with pytest.raises(DataError, match=r"training with 40 images that may be mirrored, but now they are 39: put"):
+    with pytest.raises(DataError, match=r"trained with 40 flippable images, but there are now 39: restore"):
         fewer.load_state_dict(state)

@@ -53,11 +53,11 @@ def as_csv(path: Path, predictions: dict[str, str]) -> Path:
     return path
 
 
-def as_captioned(path: Path, predictions: dict[str, str], several: tuple[str, ...] = ()) -> Path:
-    """Writes predictions as `seesay caption --out` does, of a Parquet folder the second part unfinished."""
-    output = Destination(path).output(1 + len(several), lambda _: True)
+def as_captioned(path: Path, predictions: dict[str, str], alternatives: tuple[str, ...] = ()) -> Path:
+    """Writes predictions like `seesay caption --out`; the second part of a Parquet folder is unfinished."""
+    output = Destination(path).output(1 + len(alternatives), lambda _: True)
     assert output is not None
-    rows = [(f"photos/{name}.png", written.caption(text, *several)) for name, text in predictions.items()]
+    rows = [(f"photos/{name}.png", written.caption(text, *alternatives)) for name, text in predictions.items()]
     output.create()
     output.open()
     output.write(rows[:2])
@@ -66,27 +66,31 @@ def as_captioned(path: Path, predictions: dict[str, str], several: tuple[str, ..
     return path
 
 
-def as_several(path: Path, predictions: dict[str, str]) -> Path:
+def as_alternatives(path: Path, predictions: dict[str, str]) -> Path:
     return as_captioned(path, predictions, ("another", "a third"))
 
 
-FORMS = [
+FORMATS = [
     *((as_coco, "p.json"), (as_mapping, "p.json"), (as_jsonl, "p.jsonl"), (as_csv, "p.csv")),
-    # Bug: of what `caption` writes only .jsonl and .csv with one caption per image could be read.
-    *((form, f"c.{suffix}") for form in (as_captioned, as_several) for suffix in ("jsonl", "csv", "tsv", "parquet")),
+    # Bug: of the outputs of `caption` only .jsonl and .csv with one caption per image could be read.
+    *(
+        (write, f"c.{suffix}")
+        for write in (as_captioned, as_alternatives)
+        for suffix in ("jsonl", "csv", "tsv", "parquet")
+    ),
 ]
 
 
-def test_resplit_data_is_scored_on_the_test_images_that_training_did_not_see(colours: Path) -> None:
+def test_resplit_data_is_scored_on_the_test_images_of_training(colours: Path) -> None:
     config = DataConfig(resplit=True, split_fractions="50/25/25", split_seed=3)
-    dealt = load_dataset(colours, config).split("test")
-    subject = read_eval_split(colours, None, config)
-    assert subject.items == dealt.items
-    assert {item.id for item in dealt} != {item.id for item in load_dataset(colours, DataConfig()).split("test")}
+    split = load_dataset(colours, config).split("test")
+    eval_split = read_eval_split(colours, None, config)
+    assert eval_split.items == split.items
+    assert {item.id for item in split} != {item.id for item in load_dataset(colours, DataConfig()).split("test")}
 
 
-def test_missing_images_do_not_move_training_images_into_the_test_split(tmp_path: Path) -> None:
-    # Bug: training dealt the images that are there, evaluation all that have captions.
+def test_missing_images_do_not_change_the_split(tmp_path: Path) -> None:
+    # Bug: training split the existing images, evaluation all images with captions.
     rows = "".join(f"{number}.jpg,caption {number}\n" for number in range(40))
     (tmp_path / "captions.csv").write_text(f"image,caption\n{rows}")
     for number in range(37):
@@ -99,18 +103,18 @@ def test_missing_images_do_not_move_training_images_into_the_test_split(tmp_path
 
 
 @pytest.fixture(scope="module")
-def said(annotations: Annotations) -> dict[str, str]:
-    """Predictions for the test split: some right, some wrong, one empty."""
-    texts = {item.id: item.captions[place % len(item.captions)] for place, item in enumerate(annotations.split("test"))}
+def predictions(annotations: Annotations) -> dict[str, str]:
+    """Predictions for the test split: some correct, some wrong, one empty."""
+    texts = {item.id: item.captions[index % len(item.captions)] for index, item in enumerate(annotations.split("test"))}
     names = list(texts)
     return {**texts, names[0]: "red beside, red", names[1]: "", names[2]: "two\u2028words"}
 
 
 class TestRuns:
-    def test_scores_are_those_of_the_captions_of_the_images(
+    def test_scores_are_those_of_the_generated_captions(
         self, cached_run: Path, colours: Path, features: Path, annotations: Annotations
     ) -> None:
-        """The same captions from the store as from the files, which is what `seesay caption` gives."""
+        """Captions from the store equal captions from the files, as in `seesay caption`."""
         result = evaluate(cached_run, colours, features=features, device="cpu")
         items = annotations.split("test").items
         captioner = TrainedCaptioner.load(cached_run, "cpu")
@@ -129,36 +133,38 @@ class TestRuns:
         assert result.decoding == options
         images = [item.image for item in load_annotations(colours).split("train")]
         captioner = TrainedCaptioner.load(cached_run, "cpu")
-        beam, greedy = (captioner.caption(images, each) for each in (options, options.with_strategy("greedy")))
+        beam, greedy = (captioner.caption(images, decoding) for decoding in (options, options.with_strategy("greedy")))
         assert list(result.predictions.values()) == [caption.text for caption in beam]
         assert [caption.text for caption in beam] != [caption.text for caption in greedy]
         assert sum(a.score >= b.score - 1e-4 for a, b in zip(beam, greedy, strict=True)) >= len(images) - 1
 
-    def test_encoder_in_the_loop_sees_the_images(self, loop_run: Path, colours: Path, tmp_path: Path) -> None:
+    def test_a_run_with_an_uncached_encoder_reads_the_images(
+        self, loop_run: Path, colours: Path, tmp_path: Path
+    ) -> None:
         result = evaluate(loop_run, colours, split="validation", features=tmp_path / "features", device="cpu")
         assert len(result.predictions) == 6
         assert not (tmp_path / "features").exists()
 
     def test_only_the_images_of_the_split_are_encoded(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
-        """Scoring the test split of a large set of others once meant to encode all of it."""
+        """Bug: scoring the test split encoded all images of the data set."""
         data = shutil.copytree(colours, tmp_path / "data")
-        told: list[tuple[int, int]] = []
+        calls: list[tuple[int, int]] = []
         evaluate(
-            cached_run, data, features=tmp_path / "f", device="cpu", progress=lambda *numbers: told.append(numbers)
+            cached_run, data, features=tmp_path / "f", device="cpu", progress=lambda *numbers: calls.append(numbers)
         )
-        assert told[-1] == (6, 6)
+        assert calls[-1] == (6, 6)
 
-    def test_run_whose_encoder_came_from_a_file_takes_its_own_store(
+    def test_a_run_with_encoder_weights_from_a_file_reuses_its_store(
         self, cached_run: Path, colours: Path, features: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        told: list[tuple[int, int]] = []
+        calls: list[tuple[int, int]] = []
         for _ in range(2):
-            evaluate(cached_run, colours, features=features, device="cpu", progress=lambda *n: told.append(n))
-        assert not told
+            evaluate(cached_run, colours, features=features, device="cpu", progress=lambda *n: calls.append(n))
+        assert not calls
         assert len(list(features.iterdir())) == 1
 
     @pytest.mark.parametrize("run", ["cached_run", "loop_run"])
-    def test_unreadable_image_is_named_and_left_out(
+    def test_an_unreadable_image_is_reported_and_not_scored(
         self, run: str, colours: Path, tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
         data = shutil.copytree(colours, tmp_path / "data")
@@ -166,19 +172,19 @@ class TestRuns:
         broken.write_bytes(b"no image")
         result = evaluate(request.getfixturevalue(run), data, features=tmp_path / "f", device="cpu")
         assert len(result.predictions) == 5
-        assert result.left_out == (broken.stem,)
-        assert f"1 images of the split are not in the scores: {broken.stem}" in result.problems
+        assert result.unscored == (broken.stem,)
+        assert f"1 images of the split are not scored: {broken.stem}" in result.problems
 
-    def test_image_that_is_gone_is_named_and_left_out(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
-        """Its absence was found while the data was read, and not passed on."""
+    def test_a_missing_image_is_reported_and_not_scored(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
+        """Bug: it was detected while the data was read but not reported."""
         data = shutil.copytree(colours, tmp_path / "data")
         gone = Path(load_annotations(data).split("test")[2].image)
         gone.unlink()
         result = evaluate(cached_run, data, features=tmp_path / "f", device="cpu")
-        assert (len(result.predictions), result.left_out) == (5, (gone.stem,))
-        assert not result.whole
+        assert (len(result.predictions), result.unscored) == (5, (gone.stem,))
+        assert not result.complete
 
-    def test_limits_of_training_do_not_cut_the_split(
+    def test_limits_of_training_do_not_apply(
         self, cached_run: Path, colours: Path, features: Path, tmp_path: Path
     ) -> None:
         run = shutil.copytree(cached_run, tmp_path / "run")
@@ -187,7 +193,7 @@ class TestRuns:
         assert load_run(run).config.data.limit_images == 3
         assert len(evaluate(run, colours, features=features, device="cpu").predictions) == 6
 
-    def test_given_stores_must_be_those_of_training(
+    def test_stores_must_match_training(
         self,
         colours: Path,
         annotations: Annotations,
@@ -201,19 +207,19 @@ class TestRuns:
         other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
         extract_features(images, other, tmp_path / "s")
         assert evaluate(cached_run, colours, stores=[own], device="cpu").scores.corpus["CIDEr"] > 0
-        with pytest.raises(FeatureStoreError, match="was made by test_resnet"):
+        with pytest.raises(FeatureStoreError, match="is of test_resnet"):
             evaluate(cached_run, colours, stores=[tmp_path / "s"], device="cpu")
-        with pytest.raises(FeatureStoreError, match="2 feature stores are given"):
+        with pytest.raises(FeatureStoreError, match="2 feature stores passed"):
             evaluate(cached_run, colours, stores=[own, own], device="cpu")
         joined = [own, tmp_path / "s"]
         train(tiny.cached(weights, epochs=1), colours, tmp_path / "run", stores=joined)
         assert len(evaluate(tmp_path / "run", colours, stores=joined, device="cpu").predictions) == 6
-        with pytest.raises(FeatureStoreError, match="was made by test_resnet"):
+        with pytest.raises(FeatureStoreError, match="is of test_resnet"):
             evaluate(tmp_path / "run", colours, stores=joined[::-1], device="cpu")
-        with pytest.raises(DataError, match="name them again with --store"):
+        with pytest.raises(DataError, match="pass them with --store"):
             evaluate(tmp_path / "run", colours, device="cpu")
 
-    def test_split_that_is_empty_or_unknown_is_refused(
+    def test_an_empty_or_unknown_split_is_refused(
         self, cached_run: Path, annotations: Annotations, tmp_path: Path
     ) -> None:
         write_annotations(annotations.split("train"), tmp_path / "d.jsonl")
@@ -222,156 +228,163 @@ class TestRuns:
         with pytest.raises(DataError, match="no split 'tset'"):
             evaluate(cached_run, tmp_path / "d.jsonl", split="tset", device="cpu")
 
-    def test_folder_that_is_no_run_is_refused(self, colours: Path, tmp_path: Path) -> None:
+    def test_a_folder_that_is_not_a_run_is_refused(self, colours: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="not a run folder"):
             evaluate(tmp_path, colours)
 
 
 class TestPredictions:
-    @pytest.mark.parametrize(("write", "name"), FORMS)
-    def test_every_form_scores_the_same(
+    @pytest.mark.parametrize(("write", "name"), FORMATS)
+    def test_every_format_gives_the_same_scores(
         self,
         write: Callable[[Path, dict[str, str]], Path],
         name: str,
-        said: dict[str, str],
+        predictions: dict[str, str],
         colours: Path,
         annotations: Annotations,
         tmp_path: Path,
     ) -> None:
-        result = evaluate(write(tmp_path / name, said), colours)
+        result = evaluate(write(tmp_path / name, predictions), colours)
         items = annotations.split("test").items
-        wanted = compute_metrics([said[item.id] for item in items], [item.captions for item in items])
-        assert result.predictions == said
+        wanted = compute_metrics([predictions[item.id] for item in items], [item.captions for item in items])
+        assert result.predictions == predictions
         assert result.scores.corpus == wanted.corpus
         assert result.decoding is None
-        assert result.problems == (f"1 captions are empty and score 0: of {list(said)[1]}",)
-        assert not result.whole
+        assert result.problems == (f"1 captions are empty and score 0: {list(predictions)[1]}",)
+        assert not result.complete
 
-    def test_a_file_is_not_scored_against_itself(self, said: dict[str, str], tmp_path: Path) -> None:
-        # Bug: `evaluate a/pred.csv a` took the predictions for the references, BLEU 100.
+    def test_a_file_is_not_scored_against_itself(self, predictions: dict[str, str], tmp_path: Path) -> None:
+        # Bug: `evaluate a/pred.csv a` used the predictions as references, with BLEU 100.
         (tmp_path / "a").mkdir()
-        own = as_csv(tmp_path / "a" / "pred.csv", {name: text for name, text in said.items() if text})
+        own = as_csv(tmp_path / "a" / "pred.csv", {name: text for name, text in predictions.items() if text})
         elsewhere = shutil.copy(own, tmp_path / "copy.csv")
         for data in (own, own.parent):
-            with pytest.raises(DataError, match="scored against itself; name the file of the human captions"):
+            with pytest.raises(DataError, match="scored against itself; pass the file of the human captions"):
                 evaluate(own, data)
-            with pytest.raises(DataError, match="it would be scored against itself"):
+            with pytest.raises(DataError, match="would be scored against itself"):
                 compare([elsewhere, own], data=data)
-        told = f"every caption of {elsewhere} is the only reference of its image; is it a copy of the references?"
-        assert told in evaluate(elsewhere, own.parent).problems
+        warning = f"every caption of {elsewhere} is the only reference of its image; is it a copy of the references?"
+        assert warning in evaluate(elsewhere, own.parent).problems
 
     @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
     def test_names_that_are_not_utf8_are_matched_and_saved(self, tmp_path: Path, suffix: str) -> None:
-        # Bug: a traceback when the scores were saved; names in Parquet files were not found.
+        # Bug: saving the scores failed; names in Parquet files were not matched.
         names = [os.fsdecode(b"caf\xe9"), "k\u00e4se", os.fsdecode(b"\xff")]
         items = tuple(Annotation(name, f"photos/{name}.png", ("a dog",)) for name in names)
         write_annotations(Annotations(items, "d", "jsonl"), tmp_path / "d.jsonl")
-        given = as_captioned(tmp_path / f"c.{suffix}", dict.fromkeys(names, "a cat"))
-        result = evaluate(given, tmp_path / "d.jsonl")
+        path = as_captioned(tmp_path / f"c.{suffix}", dict.fromkeys(names, "a cat"))
+        result = evaluate(path, tmp_path / "d.jsonl")
         assert [item.id for item in result.items] == names
         save_evaluation(result, tmp_path / "saved")
         assert read_predictions(tmp_path / "saved/predictions.jsonl") == result.predictions
-        compared = compare([tmp_path / "saved", given], data=tmp_path / "d.jsonl")
+        compared = compare([tmp_path / "saved", path], data=tmp_path / "d.jsonl")
         assert [system.predictions for system in compared.systems] == [result.predictions] * 2
 
-    def test_images_need_not_be_there(self, said: dict[str, str], annotations: Annotations, tmp_path: Path) -> None:
-        """Only their captions are compared."""
+    def test_image_files_are_not_required(
+        self, predictions: dict[str, str], annotations: Annotations, tmp_path: Path
+    ) -> None:
         items = [replace(item, image=str(tmp_path / "gone" / f"{item.id}.png")) for item in annotations]
         write_annotations(items, tmp_path / "data.jsonl")
-        assert evaluate(as_coco(tmp_path / "p.json", said), tmp_path / "data.jsonl").predictions == said
+        assert evaluate(as_coco(tmp_path / "p.json", predictions), tmp_path / "data.jsonl").predictions == predictions
 
-    def test_data_without_splits_is_scored_whole_unless_a_split_is_asked_for(
+    def test_data_without_splits_is_scored_entirely_unless_a_split_is_requested(
         self, annotations: Annotations, tmp_path: Path
     ) -> None:
-        """A tenth of it was scored, dealt as for training, where somebody else's predictions knew of no deal."""
+        """Bug: a random tenth was scored, as in training, although the predictions covered all images."""
         items = [Annotation(item.id, item.image, item.captions) for item in annotations]
         write_annotations(items, tmp_path / "data.jsonl")
         path = as_coco(tmp_path / "p.json", {item.id: item.captions[0] for item in items})
         result = evaluate(path, tmp_path / "data.jsonl")
         assert (len(result.predictions), result.split, result.problems) == (36, "all", ())
-        dealt = evaluate(path, tmp_path / "data.jsonl", split="test")
-        assert len(dealt.predictions) == 4
-        assert dealt.split == "test(dealt 80/10/10 by seed 0)"
-        assert "|split:test(dealt 80/10/10 by seed 0)|" in dealt.signature
-        assert dealt.problems == ("32 predictions are of images outside the split",)
+        split = evaluate(path, tmp_path / "data.jsonl", split="test")
+        assert len(split.predictions) == 4
+        assert split.split == "test(split 80/10/10, seed 0)"
+        assert "|split:test(split 80/10/10, seed 0)|" in split.signature
+        assert split.problems == ("32 predictions of images outside the split",)
 
-    def test_the_only_split_is_meant_where_none_is_named(self, annotations: Annotations, tmp_path: Path) -> None:
+    def test_the_only_split_is_the_default(self, annotations: Annotations, tmp_path: Path) -> None:
         items = annotations.split("val").items
         write_annotations(items, tmp_path / "data.jsonl")
         path = as_coco(tmp_path / "p.json", {item.id: item.captions[0] for item in items})
         assert evaluate(path, tmp_path / "data.jsonl").split == "val"
 
-    def test_a_prediction_serves_one_image_only(self, tmp_path: Path) -> None:
-        """Images of one name in two folders shared a caption, and clip.0 took that of clip.1."""
-        for ids, given in (
+    def test_a_prediction_matches_one_image_only(self, tmp_path: Path) -> None:
+        """Bug: images of one name in two folders shared a caption, and clip.0 got that of clip.1."""
+        for ids, names in (
             (["cat/0", "dog/0"], ["cat/0.png"]),
             (["cat/0", "dog/0"], ["0"]),
             (["clip.0", "clip.1"], ["clip.1"]),
         ):
             items = [Annotation(name, f"images/{name}.png", ("a cat",), "test") for name in ids]
             write_annotations(items, tmp_path / "data.jsonl")
-            path = as_coco(tmp_path / "p.json", dict.fromkeys(given, "a cat"))
-            with pytest.raises(DataError, match=rf"no caption of {len(ids) - (given != ['0'])} of the 2 images"):
+            path = as_coco(tmp_path / "p.json", dict.fromkeys(names, "a cat"))
+            with pytest.raises(DataError, match=rf"no caption of {len(ids) - (names != ['0'])} of the 2 images"):
                 evaluate(path, tmp_path / "data.jsonl")
 
-    def test_entries_of_coco_are_matched_by_their_image(
-        self, said: dict[str, str], colours: Path, tmp_path: Path
+    def test_coco_entries_are_matched_by_image_id(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path
     ) -> None:
-        """An annotation's own id stands beside the image's, and was taken for it."""
-        rows = [{"id": place, "image_id": name, "caption": text} for place, (name, text) in enumerate(said.items())]
+        """Bug: the annotation's id was used instead of the image's."""
+        rows = [
+            {"id": index, "image_id": name, "caption": text} for index, (name, text) in enumerate(predictions.items())
+        ]
         (tmp_path / "p.json").write_text(json.dumps(rows))
-        assert evaluate(tmp_path / "p.json", colours).predictions == said
+        assert evaluate(tmp_path / "p.json", colours).predictions == predictions
 
-    def test_images_without_references_are_left_out_by_name(self, tmp_path: Path) -> None:
+    def test_images_without_references_are_reported_and_not_scored(self, tmp_path: Path) -> None:
         lines = [{"id": name, "image": f"{name}.png", "captions": ["a cat"], "split": "test"} for name in "abc"]
         lines[1]["captions"] = []
         (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         result = evaluate(as_coco(tmp_path / "p.json", dict.fromkeys("abc", "a cat")), tmp_path / "data.jsonl")
-        assert result.left_out == ("b",)
-        assert not result.whole
-        assert "1 images of the split are not in the scores: b" in result.problems
+        assert result.unscored == ("b",)
+        assert not result.complete
+        assert "1 images of the split are not scored: b" in result.problems
 
-    def test_references_without_words_are_told_of(self, tmp_path: Path) -> None:
+    def test_references_without_words_are_reported(self, tmp_path: Path) -> None:
         items = [Annotation("x", "x.png", ("a cat", "..."), "test")]
         write_annotations(items, tmp_path / "data.jsonl")
         result = evaluate(as_coco(tmp_path / "p.json", {"x": "a cat"}), tmp_path / "data.jsonl")
-        assert "1 images have references without any word: x" in result.problems
+        assert "1 images have references without words: x" in result.problems
 
-    def test_missing_image_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
-        first, *rest = said
+    def test_a_missing_prediction_is_refused(self, predictions: dict[str, str], colours: Path, tmp_path: Path) -> None:
+        first, *rest = predictions
         with pytest.raises(DataError, match=rf"no caption of 1 of the 6 images, such as {first}"):
-            evaluate(as_coco(tmp_path / "p.json", {name: said[name] for name in rest}), colours)
+            evaluate(as_coco(tmp_path / "p.json", {name: predictions[name] for name in rest}), colours)
 
-    def test_predictions_of_other_images_are_told_of(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
-        result = evaluate(as_coco(tmp_path / "p.json", {**said, "x": "x", "y": "y"}), colours)
-        assert result.predictions == said
-        assert "2 predictions are of images outside the split" in result.problems
+    def test_predictions_of_other_images_are_reported(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path
+    ) -> None:
+        result = evaluate(as_coco(tmp_path / "p.json", {**predictions, "x": "x", "y": "y"}), colours)
+        assert result.predictions == predictions
+        assert "2 predictions of images outside the split" in result.problems
 
-    def test_image_twice_is_refused(self, tmp_path: Path) -> None:
+    def test_a_duplicate_prediction_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "p.jsonl").write_text('{"id": 1, "caption": "a"}\n{"id": "1", "caption": "b"}\n')
         with pytest.raises(DataError, match="two captions of image 1"):
             read_predictions(tmp_path / "p.jsonl")
 
-    def test_image_under_two_names_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
-        """Of "x" and "x.png" one once won without a word."""
-        first = next(iter(said))
-        path = as_coco(tmp_path / "p.json", {**said, f"{first}.png": "another"})
-        with pytest.raises(DataError, match=f"two captions of image {first}: as {first} and as {first}.png"):
+    def test_two_predictions_under_different_names_are_refused(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path
+    ) -> None:
+        """Bug: of "x" and "x.png" one was silently ignored."""
+        first = next(iter(predictions))
+        path = as_coco(tmp_path / "p.json", {**predictions, f"{first}.png": "another"})
+        with pytest.raises(DataError, match=f"two captions of image {first}: {first} and {first}.png"):
             evaluate(path, colours)
-        rest = {name: text for name, text in said.items() if name != first}
+        rest = {name: text for name, text in predictions.items() if name != first}
         path = as_coco(tmp_path / "p.json", {**rest, f"a/{first}.jpg": "one", f"b/{first}.jpg": "two"})
-        with pytest.raises(DataError, match=f"two captions of image {first}: as a/{first}.jpg"):
+        with pytest.raises(DataError, match=f"two captions of image {first}: a/{first}.jpg"):
             evaluate(path, colours)
 
     @pytest.mark.parametrize(
-        ("name", "content", "told"),
+        ("name", "content", "message"),
         [
             ("p.json", b'[{"image_id": 1, "cap', "cannot be read as predictions"),
             ("p.json", b"5", "no list of predictions"),
             ("p.json", b"[5]", "entry 1 is not an object"),
-            ("p.json", b"[]", "holds no predictions"),
-            ("p.json", b"{}", "holds no predictions"),
-            ("p.jsonl", b'{"id": 1}\n', "entry 1 has the fields id; wanted one of image_id, id"),
+            ("p.json", b"[]", "contains no predictions"),
+            ("p.json", b"{}", "contains no predictions"),
+            ("p.jsonl", b'{"id": 1}\n', "entry 1 has the fields id; expected one of image_id, id"),
             ("p.jsonl", b"\xff\xfe", "cannot be read as predictions"),
             ("p.txt", b"some words\n", "cannot be read as predictions"),
             ("p.csv", b"a,b\n1,2\n", "entry 1 has the fields a, b"),
@@ -381,26 +394,26 @@ class TestPredictions:
             ("p.json", b"", r"p.json is empty \(0 bytes\)"),
             ("p.json", b'[{"image_id": 7, "caption": NaN}]', "the caption of image 7 is nan, not a text"),
             ("p.json", b'[{"image_id": 7, "caption": 3}]', "the caption of image 7 is 3, not a text"),
-            ("p.json", b'[{"image_id": 7, "caption": null}]', "entry 1 has the fields image_id, caption; wanted"),
-            ("p.json", b'[{"image_id": 7, "caption": "\\ud800"}]', "image 7 holds half a character"),
+            ("p.json", b'[{"image_id": 7, "caption": null}]', "entry 1 has the fields image_id, caption; expected"),
+            ("p.json", b'[{"image_id": 7, "caption": "\\ud800"}]', "image 7 contains a lone surrogate"),
             ("p.json", b"[" * 100_000, "cannot be read as predictions"),
-            ("p.json", b'{"a": "x", "a": "y"}', "name 'a' twice in one object"),
+            ("p.json", b'{"a": "x", "a": "y"}', "have 'a' twice in one object"),
         ],
     )
-    def test_file_of_anything_else_is_refused_in_one_line(
-        self, tmp_path: Path, name: str, content: bytes, told: str
+    def test_invalid_files_are_refused_with_one_line(
+        self, tmp_path: Path, name: str, content: bytes, message: str
     ) -> None:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=told) as caught:
+        with pytest.raises(DataError, match=message) as caught:
             read_predictions(tmp_path / name)
         assert "\n" not in str(caught.value)
 
-    def test_what_is_not_there_is_neither_run_nor_predictions(self, colours: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="neither a run folder nor a file of predictions"):
+    def test_a_missing_path_is_refused(self, colours: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="neither a run folder nor a prediction file"):
             evaluate(tmp_path / "gone", colours)
 
 
-def test_what_is_saved_is_read_again_as_predictions_with_the_same_scores(
+def test_saved_predictions_give_the_same_scores(
     cached_run: Path, colours: Path, features: Path, tmp_path: Path
 ) -> None:
     result = evaluate(cached_run, colours, features=features, device="cpu")
@@ -430,78 +443,81 @@ class TestHuman:
         assert result.signature.endswith("|split:test|captions:human(2)|bootstrap:draws=10000,seed=0")
         assert result.items[0].captions == (*items[0].captions[:1], *items[0].captions[2:])
 
-    def test_the_longest_is_that_of_most_characters(self, tmp_path: Path) -> None:
+    def test_the_longest_caption_has_the_most_characters(self, tmp_path: Path) -> None:
         items = [Annotation("x", "x.png", ("a dog", "two large dogs .", "three big dogs"), "test")]
         write_annotations(items, tmp_path / "data.jsonl")
         assert evaluate_human(tmp_path / "data.jsonl", which="longest").predictions == {"x": "two large dogs ."}
 
     @pytest.mark.parametrize(
-        ("captions", "which", "told"),
+        ("captions", "which", "message"),
         [
             (("a",), "1", "image x has only one caption"),
-            (("a", "b"), "3", "image x has no caption '3'; name one from 1 to 2, or longest"),
+            (("a", "b"), "3", "image x has no caption '3'; choose 1 to 2, or longest"),
             (("a", "b"), "0", "image x has no caption '0'"),
             (("a", "b"), "first", "image x has no caption 'first'"),
         ],
     )
-    def test_what_cannot_be_compared_is_refused(
-        self, tmp_path: Path, captions: tuple[str, ...], which: str, told: str
+    def test_invalid_captions_are_refused(
+        self, tmp_path: Path, captions: tuple[str, ...], which: str, message: str
     ) -> None:
         write_annotations([Annotation("x", "x.png", captions, "test")], tmp_path / "data.jsonl")
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             evaluate_human(tmp_path / "data.jsonl", which=which)
 
 
-class TestBesideTheScores:
-    def test_captions_seen_in_training_are_counted(self, colours: Path, tmp_path: Path) -> None:
+class TestDiversity:
+    def test_verbatim_training_captions_are_counted(self, colours: Path, tmp_path: Path) -> None:
         annotations = load_annotations(colours)
         known = annotations.split("train")[0].captions[0]
         items = annotations.split("test").items
-        said = {item.id: known if place < 3 else "nobody said so" for place, item in enumerate(items)}
-        assert evaluate(as_coco(tmp_path / "p.json", said), colours).diversity.seen == 0.5
+        predictions = {item.id: known if index < 3 else "something new" for index, item in enumerate(items)}
+        assert evaluate(as_coco(tmp_path / "p.json", predictions), colours).diversity.in_training == 0.5
 
-    def test_nothing_is_seen_where_training_captions_are_what_is_scored(self, colours: Path, tmp_path: Path) -> None:
-        said = {item.id: "x" for item in load_annotations(colours).split("train")}
-        assert evaluate(as_coco(tmp_path / "p.json", said), colours, split="train").diversity.seen is None
+    def test_in_training_is_none_for_the_training_split(self, colours: Path, tmp_path: Path) -> None:
+        predictions = {item.id: "x" for item in load_annotations(colours).split("train")}
+        assert evaluate(as_coco(tmp_path / "p.json", predictions), colours, split="train").diversity.in_training is None
 
-    def test_objects_that_are_not_there(self, tmp_path: Path) -> None:
+    def test_absent_objects(self, tmp_path: Path) -> None:
         cat, dog = Box("cat", 0, 0, 5, 5), Box("dog", 0, 0, 5, 5)
         items = [Annotation(name, f"{name}.png", ("a cat",), "test", (box,)) for name, box in (("x", cat), ("y", dog))]
         write_annotations(items, tmp_path / "data.jsonl")
         result = evaluate(as_coco(tmp_path / "p.json", {"x": "two cats", "y": "a cat"}), tmp_path / "data.jsonl")
         assert result.absent_objects == 0.5
 
-    def test_objects_of_scenes_are_known_by_their_phrases(self, tmp_path: Path) -> None:
+    def test_absent_objects_of_scenes(self, tmp_path: Path) -> None:
         scenes = make_scenes(tmp_path / "scenes", train=0, val=0, test=6, size=48)
-        right = {item.id: f"a {item.boxes[0].label} somewhere" for item in scenes}
-        path = as_coco(tmp_path / "p.json", right)
+        correct = {item.id: f"a {item.boxes[0].label} somewhere" for item in scenes}
+        path = as_coco(tmp_path / "p.json", correct)
         assert evaluate(path, tmp_path / "scenes").absent_objects == 0.0
-        wrong = {name: text.replace("a ", "a blue red ") for name, text in right.items()}
+        wrong = {name: text.replace("a ", "a blue red ") for name, text in correct.items()}
         path = as_coco(tmp_path / "p.json", wrong)
         assert evaluate(path, tmp_path / "scenes").absent_objects == 1.0
 
-    def test_verdict_on_one_caption_for_every_image(self, colours: Path, tmp_path: Path) -> None:
-        said = {item.id: "a red part" for item in load_annotations(colours).split("test")}
-        assert 'says "a red part" for 100%' in evaluate(as_coco(tmp_path / "p.json", said), colours).verdict
+    def test_diagnosis_of_one_caption_for_every_image(self, colours: Path, tmp_path: Path) -> None:
+        predictions = {item.id: "a red part" for item in load_annotations(colours).split("test")}
+        assert (
+            '100% of the images have the caption "a red part"'
+            in evaluate(as_coco(tmp_path / "p.json", predictions), colours).diagnosis
+        )
 
-    def test_intervals_hold_the_values(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
-        result = evaluate(as_coco(tmp_path / "p.json", said), colours)
+    def test_intervals_contain_the_values(self, predictions: dict[str, str], colours: Path, tmp_path: Path) -> None:
+        result = evaluate(as_coco(tmp_path / "p.json", predictions), colours)
         assert result.intervals.keys() == result.scores.corpus.keys()
         for name, interval in result.intervals.items():
             assert interval.low <= result.scores.corpus[name] <= interval.high
 
 
-class TestScoresThatCannotBeHad:
-    def test_each_is_named_and_takes_no_other_along(
-        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class TestMissingScores:
+    def test_each_is_reported_and_does_not_affect_others(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))  # no java
 
         def absent(name: str) -> ClipScorer:
-            raise CheckpointError(f"CLIPScore needs the CLIP weights {name}, which cannot be had: no network")
+            raise CheckpointError(f"CLIPScore needs the CLIP weights {name}, which are not available: no network")
 
         monkeypatch.setattr(ClipScorer, "load", absent)
-        path = as_coco(tmp_path / "p.json", said)
+        path = as_coco(tmp_path / "p.json", predictions)
         wanted = ("BLEU", "METEOR-jar", "SPICE", "CLIPScore", "CIDEr")
         result = evaluate(path, colours, metrics=wanted)
         assert result.missing_scores.keys() == {"METEOR-jar", "SPICE", "CLIPScore"}
@@ -509,51 +525,49 @@ class TestScoresThatCannotBeHad:
         assert result.scores.corpus == plain.scores.corpus
         assert set(result.missing_scores.values()) <= set(result.problems)
 
-    def test_spice_is_not_printed_without_a_word_on_it(
-        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_spice_has_a_warning(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         values = np.linspace(0.1, 0.6, 6)
         monkeypatch.setattr(scoring, "jar_scores", lambda *_: (float(values.mean()), values, "spice-1.0:x"))
-        result = evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("CIDEr", "SPICE"))
+        result = evaluate(as_coco(tmp_path / "p.json", predictions), colours, metrics=("CIDEr", "SPICE"))
         assert result.scores.corpus["SPICE"] == pytest.approx(0.35)
-        assert result.intervals["SPICE"].low < 0.35 < result.intervals["SPICE"].high  # a mean, whose draws are known
+        assert result.intervals["SPICE"].low < 0.35 < result.intervals["SPICE"].high  # a mean, which can be resampled
         assert "|spice-1.0:x|" in result.signature
         assert any("has not been compared with published values" in problem for problem in result.problems)
 
-    def test_unknown_one_is_refused(self, said: dict[str, str], colours: Path, tmp_path: Path) -> None:
+    def test_an_unknown_score_is_refused(self, predictions: dict[str, str], colours: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="unknown metric 'BLUE'; choose from BLEU"):
-            evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("BLUE",))
+            evaluate(as_coco(tmp_path / "p.json", predictions), colours, metrics=("BLUE",))
 
-    def test_where_none_can_be_had_the_reason_is_the_error(
-        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_without_any_score_the_reason_is_the_error(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("seesay.metrics.meteor.tables.find_spec", lambda name: None)
         monkeypatch.setattr("seesay.metrics.scores._meteor", Meteor.load)
         with pytest.raises(DataError, match=r"METEOR needs pycocoevalcap.*seesay\[coco\]"):
-            evaluate(as_coco(tmp_path / "p.json", said), colours, metrics=("METEOR",))
+            evaluate(as_coco(tmp_path / "p.json", predictions), colours, metrics=("METEOR",))
 
-    def test_damaged_tables_of_meteor_take_no_other_along(
-        self, said: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_damaged_tables_of_meteor_do_not_affect_other_scores(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def damaged() -> Meteor:
-            raise DataError("METEOR's paraphrase-en.gz is cut short")
+            raise DataError("METEOR's paraphrase-en.gz is truncated")
 
         monkeypatch.setattr("seesay.metrics.scores._meteor", damaged)
-        result = evaluate(as_coco(tmp_path / "p.json", said), colours)
-        assert result.missing_scores == {"METEOR": "METEOR's paraphrase-en.gz is cut short"}
+        result = evaluate(as_coco(tmp_path / "p.json", predictions), colours)
+        assert result.missing_scores == {"METEOR": "METEOR's paraphrase-en.gz is truncated"}
         assert result.scores.corpus["CIDEr"] > 0
 
     @pytest.mark.parametrize("name", ["METEOR", "METEOR-jar", "SPICE"])
-    def test_english_ones_are_not_computed_of_other_tokens(
-        self, name: str, said: dict[str, str], colours: Path, tmp_path: Path
+    def test_english_scores_are_not_computed_for_other_tokens(
+        self, name: str, predictions: dict[str, str], colours: Path, tmp_path: Path
     ) -> None:
-        path = as_coco(tmp_path / "p.json", said)
+        path = as_coco(tmp_path / "p.json", predictions)
         result = evaluate(path, colours, tokenization="characters", metrics=("CIDEr", name))
-        assert result.missing_scores == {
-            name: f"{name} is for English in PTB tokens, not for characters; it is left out"
-        }
-        assert (result.diversity.cut, result.diversity.repeats) == (None, None)
-        assert result.scores.lengths[-1] == len("".join(list(said.values())[-1].split()))
+        assert result.missing_scores == {name: f"{name} requires English PTB tokens, not characters; skipped"}
+        assert (result.diversity.truncated, result.diversity.repeats) == (None, None)
+        assert result.scores.lengths[-1] == len("".join(list(predictions.values())[-1].split()))
 
 
 class TestOtherLanguages:
@@ -562,13 +576,13 @@ class TestOtherLanguages:
         foreign.make_data(tmp_path / "data", "zh")
         result = evaluate(run, tmp_path / "data", metrics=("CIDEr", "METEOR"), features=tmp_path, device="cpu")
         assert "|tok:characters|" in result.signature
-        assert result.problems == ("METEOR is for English in PTB tokens, not for characters; it is left out",)
-        as_asked = evaluate(
+        assert result.problems == ("METEOR requires English PTB tokens, not characters; skipped",)
+        as_requested = evaluate(
             run, tmp_path / "data", tokenization="ptb", metrics=("CIDEr",), features=tmp_path, device="cpu"
         )
-        assert "|tok:ptb|" in as_asked.signature
-        assert (result.unit, as_asked.unit) == ("characters", "words")
-        assert "ptb tokens are whole phrases" in as_asked.problems[0]
+        assert "|tok:ptb|" in as_requested.signature
+        assert (result.unit, as_requested.unit) == ("characters", "words")
+        assert "ptb tokens are phrases" in as_requested.problems[0]
 
     @pytest.mark.parametrize("language", foreign.WITHOUT_SPACES)
     def test_predictions_without_spaces_warn(self, language: str, tmp_path: Path) -> None:
@@ -576,11 +590,11 @@ class TestOtherLanguages:
         path = as_coco(tmp_path / "p.json", {str(n): texts[0] for n, texts in enumerate(foreign.CAPTIONS[language])})
         result = evaluate(path, tmp_path / "data", split="all")
         assert "METEOR" in result.missing_scores
-        assert any("add --tokenization characters" in line for line in result.problems)
+        assert any("pass --tokenization characters" in line for line in result.problems)
         result = evaluate(path, tmp_path / "data", split="all", tokenization="characters", metrics=("CIDEr",))
         assert result.problems == ()
         human = evaluate_human(tmp_path / "data", split="all", metrics=("CIDEr",))
-        assert any("add --tokenization characters" in line for line in human.problems)
+        assert any("pass --tokenization characters" in line for line in human.problems)
 
     @pytest.mark.parametrize("name", ["METEOR-jar", "SPICE", "CLIPScore"])
     def test_english_scores_of_another_language_warn(
@@ -588,19 +602,20 @@ class TestOtherLanguages:
     ) -> None:
         for part in ("_with_jar", "_with_clip"):
             monkeypatch.setattr(scoring, part, lambda scores, *_: scores.with_score(name, np.zeros(1)))
-        for language, word in (("de", "language (de): do not rely on it"), ("ar", "is for English"), ("en", "")):
+        for language, word in (("de", "language (de): not reliable"), ("ar", "English, but"), ("en", "")):
             items = [Annotation("a", "a.png", foreign.CAPTIONS[language][0])]
             scores, missing = scoring.score_captions(items, ["x"], metrics=("CIDEr", name))
-            told = "; ".join((*scores.warnings, *missing.values()))
-            assert word in told
-            assert bool(word) == bool(told)
+            messages = "; ".join((*scores.warnings, *missing.values()))
+            assert word in messages
+            assert bool(word) == bool(messages)
 
 
-def test_large_splits_are_captioned_in_several_batches(
+def test_captions_do_not_depend_on_the_batch_size(
     cached_run: Path, colours: Path, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluate(cached_run, colours, split="train", features=features, device="cpu")
+    expected = evaluate(cached_run, colours, split="train", features=features, device="cpu")
     monkeypatch.setattr(captioning, "_BATCH", 5)
     assert (
-        evaluate(cached_run, colours, split="train", features=features, device="cpu").predictions == whole.predictions
+        evaluate(cached_run, colours, split="train", features=features, device="cpu").predictions
+        == expected.predictions
     )

@@ -6,17 +6,19 @@ import pytest
 
 from seesay.data.annotations import Annotations, write_annotations
 from seesay.evaluation import Evaluation, evaluate
-from seesay.evaluation.report import SHOWN, diversity_rows, score_rows, write_evaluation_report
+from seesay.evaluation.report import MAX_SHOWN, diversity_rows, score_rows, write_evaluation_report
 
 
 @pytest.fixture
 def evaluation(colours: Path, annotations: Annotations, tmp_path: Path) -> Evaluation:
-    said = {item.id: "grey" if place == 2 else item.captions[0] for place, item in enumerate(annotations.split("test"))}
-    (tmp_path / "p.json").write_text(json.dumps(said))
+    predictions = {
+        item.id: "grey" if index == 2 else item.captions[0] for index, item in enumerate(annotations.split("test"))
+    }
+    (tmp_path / "p.json").write_text(json.dumps(predictions))
     return evaluate(tmp_path / "p.json", colours)
 
 
-def test_page_shows_scores_intervals_and_the_images_at_both_ends(
+def test_page_has_scores_intervals_and_the_best_and_worst_images(
     evaluation: Evaluation, cached_run: Path, tmp_path: Path
 ) -> None:
     write_evaluation_report(evaluation, tmp_path / "report.html", cached_run / "metrics.csv")
@@ -27,7 +29,7 @@ def test_page_shows_scores_intervals_and_the_images_at_both_ends(
         assert name.replace("<", "&lt;").replace(">", "&gt;") in page
         assert value in page
     assert evaluation.signature in page
-    assert page.count("<article") == 3 * min(SHOWN, len(evaluation.items))
+    assert page.count("<article") == 3 * min(MAX_SHOWN, len(evaluation.items))
     worst = page.index(">Worst<")
     assert page.index(">grey<", worst) < page.index("</article>", worst)  # the first of them
     assert ">Training<" in page
@@ -39,9 +41,7 @@ def test_page_of_predictions_has_no_training_curves(evaluation: Evaluation, tmp_
     assert ">Training<" not in (tmp_path / "report.html").read_text()
 
 
-def test_images_that_are_not_there_leave_a_grey_place(
-    evaluation: Evaluation, annotations: Annotations, tmp_path: Path
-) -> None:
+def test_missing_images_have_a_placeholder(evaluation: Evaluation, annotations: Annotations, tmp_path: Path) -> None:
     gone = [replace(item, image=str(tmp_path / "gone.png")) for item in annotations.split("test")]
     write_annotations(gone, tmp_path / "data.jsonl")
     again = evaluate(tmp_path / "p.json", tmp_path / "data.jsonl")
@@ -49,7 +49,7 @@ def test_images_that_are_not_there_leave_a_grey_place(
     assert (tmp_path / "report.html").read_text().count("<img") == 3 * len(gone) + 1
 
 
-def test_objects_that_are_absent_have_a_row_only_where_boxes_are_known(evaluation: Evaluation) -> None:
-    assert "naming an object that is not there" not in dict(diversity_rows(evaluation))
+def test_absent_objects_have_a_row_only_with_boxes(evaluation: Evaluation) -> None:
+    assert "mentioning an absent object" not in dict(diversity_rows(evaluation))
     known = replace(evaluation, absent_objects=0.25)
-    assert dict(diversity_rows(known))["naming an object that is not there"] == "25.0 %"
+    assert dict(diversity_rows(known))["mentioning an absent object"] == "25.0 %"

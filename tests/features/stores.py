@@ -1,4 +1,4 @@
-"""What the tests of stores share: small stores of known features."""
+"""Small feature stores of known features for the tests."""
 
 import json
 import os
@@ -20,7 +20,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float16", "int8"])
 
 
 def exact(seed: int, *shape: int) -> NDArray[np.float16]:
-    """Returns random features (B, N, F) that 8 bits hold exactly: whole steps of 1/4, over all of their range."""
+    """Returns random features (B, N, F) that int8 represents exactly: multiples of 1/4 over the full range."""
     array = np.random.default_rng(seed).integers(-128, 128, shape)
     array[..., 0], array[..., -1] = -128, 127
     return (array / 4).astype(np.float16)
@@ -34,7 +34,7 @@ def write_store(
     regions: list[int] | None = None,
     dtype: FeatureDtype = "float16",
 ) -> FeatureStore:
-    """Returns a store of the features (I, N, F) of some images."""
+    """Returns a store of features (I, N, F)."""
     create_store(path, ids, array.shape[1], array.shape[2], grid, IDENTITY, dtype)
     with FeatureStore(path, writable=True) as store:
         store.write(range(len(ids)), array, regions)
@@ -42,7 +42,7 @@ def write_store(
 
 
 def write_unstamped(path: Path, array: NDArray[np.float16], identity: dict[str, Any]) -> Path:
-    """Writes by hand what a store of "a" and "b" was before there were stamps: features (2, 1, 3)."""
+    """Writes a store of "a" and "b" in the format without stamps: features (2, 1, 3)."""
     metadata = {"seesay_features": json.dumps({"format": 1, "identity": identity, "grid": (1, 1)})}
     header = {
         "__metadata__": metadata,
@@ -59,7 +59,7 @@ def write_unstamped(path: Path, array: NDArray[np.float16], identity: dict[str, 
 
 
 def fail_with(number: int) -> object:
-    """Returns a function that raises the operating system's error of a number."""
+    """Returns a function that raises the OSError of an errno."""
 
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))

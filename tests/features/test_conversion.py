@@ -17,21 +17,21 @@ MANY = [str(number) for number in range(200)]
 
 
 @DTYPES
-@pytest.mark.parametrize("into", ["float16", "int8"])
-def test_converted_store_is_the_one_that_would_have_been_written(
-    tmp_path: Path, dtype: FeatureDtype, into: FeatureDtype
+@pytest.mark.parametrize("target_dtype", ["float16", "int8"])
+def test_a_converted_store_equals_one_written_in_the_target_dtype(
+    tmp_path: Path, dtype: FeatureDtype, target_dtype: FeatureDtype
 ) -> None:
     array = exact(0, 200, 4, 6)
     array[7, 1:] = array[199, 3:] = 0
     regions = [4] * 200
     regions[7], regions[199] = 1, 3
     write_store(tmp_path / "from", MANY, array, (2, 2), regions, dtype)
-    write_store(tmp_path / "wanted", MANY, array, (2, 2), regions, into)
-    assert convert_store(tmp_path / "from", tmp_path / "to", into) == 200
-    assert (tmp_path / "to").read_bytes() == (tmp_path / "wanted").read_bytes()
+    write_store(tmp_path / "expected", MANY, array, (2, 2), regions, target_dtype)
+    assert convert_store(tmp_path / "from", tmp_path / "to", target_dtype) == 200
+    assert (tmp_path / "to").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
-def test_what_was_rounded_stays_so(tmp_path: Path) -> None:
+def test_conversion_back_to_float16_changes_no_value(tmp_path: Path) -> None:
     array = tiny.features(0, 3, 4, 6)
     write_store(tmp_path / "a", list("abc"), array)
     convert_store(tmp_path / "a", tmp_path / "b", "int8")
@@ -41,22 +41,22 @@ def test_what_was_rounded_stays_so(tmp_path: Path) -> None:
     np.testing.assert_array_equal(FeatureStore(tmp_path / "c").read(list("abc"))[0], rounded)
 
 
-def test_images_that_the_source_lacks_are_left_to_be_done(tmp_path: Path) -> None:
+def test_images_missing_in_the_source_stay_pending(tmp_path: Path) -> None:
     array = exact(0, 3, 2, 4)
     create_store(tmp_path / "a", list("abcd"), 2, 4, (1, 2), IDENTITY)
     with FeatureStore(tmp_path / "a", writable=True) as store:
         store.write([0, 2], array[[0, 2]])
         store.mark_unreadable(1)
     assert convert_store(tmp_path / "a", tmp_path / "b", "int8") == 2
-    made = FeatureStore(tmp_path / "b")
-    assert (made.ids, made.pending(), made.grid) == (list("abcd"), [1, 3], (1, 2))
+    converted = FeatureStore(tmp_path / "b")
+    assert (converted.ids, converted.pending(), converted.grid) == (list("abcd"), [1, 3], (1, 2))
     with FeatureStore(tmp_path / "a", writable=True) as store:
         store.write([1], array[[1]])
     assert convert_store(tmp_path / "a", tmp_path / "b", "int8") == 3
     np.testing.assert_array_equal(FeatureStore(tmp_path / "b").read(list("abc"))[0], array)
 
 
-def test_target_with_more_regions_and_other_images_takes_them_in(tmp_path: Path) -> None:
+def test_a_target_with_more_regions_and_other_images_is_extended(tmp_path: Path) -> None:
     wide, narrow = exact(0, 1, 5, 4), exact(1, 2, 3, 4)
     write_store(tmp_path / "b", ["x"], wide, dtype="int8")
     write_store(tmp_path / "a", ["y", "z"], narrow)
@@ -68,15 +68,15 @@ def test_target_with_more_regions_and_other_images_takes_them_in(tmp_path: Path)
     assert mask.sum(1).tolist() == [3, 5, 3]
 
 
-def test_store_is_not_converted_into_itself_or_another_encoders(tmp_path: Path) -> None:
+def test_conversion_to_itself_or_to_the_store_of_another_encoder_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "a", ["a"], exact(0, 1, 2, 4))
     before = (tmp_path / "a").read_bytes()
-    with pytest.raises(FeatureStoreError, match="keeps its features in float16, not in int8"):
+    with pytest.raises(FeatureStoreError, match="has dtype float16, not int8"):
         convert_store(tmp_path / "a", tmp_path / "a", "int8")
     assert convert_store(tmp_path / "a", tmp_path / "a", "float16") == 1
     assert (tmp_path / "a").read_bytes() == before
     create_store(tmp_path / "b", ["a"], 2, 4, None, {"imported": "else"}, "int8")
-    with pytest.raises(FeatureStoreError, match="was made by imported features 'else'"):
+    with pytest.raises(FeatureStoreError, match="is of imported features 'else'"):
         convert_store(tmp_path / "a", tmp_path / "b", "int8")
     with pytest.raises(FeatureStoreError, match="no feature store at"):
         convert_store(tmp_path / "none", tmp_path / "c", "int8")
@@ -88,11 +88,11 @@ def convert_and_die(source: Path, target: Path, call: int) -> None:
     convert_store(source, target, "int8")
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
-def test_conversion_that_was_killed_goes_on(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="requires SIGKILL")
+def test_a_killed_conversion_resumes(tmp_path: Path) -> None:
     write_store(tmp_path / "a", MANY, exact(0, 200, 2, 4))
-    convert_store(tmp_path / "a", tmp_path / "whole", "int8")
+    convert_store(tmp_path / "a", tmp_path / "complete", "int8")
     assert processes.run(convert_and_die, tmp_path / "a", tmp_path / "killed", 6) == -signal.SIGKILL
     assert len(FeatureStore(tmp_path / "killed").pending()) == 200 - 64
     assert convert_store(tmp_path / "a", tmp_path / "killed", "int8") == 200
-    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "complete").read_bytes()

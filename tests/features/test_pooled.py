@@ -1,4 +1,4 @@
-"""Pooled features come from a store of grids where these are of the same encoder and the same images."""
+"""Pooled features are computed from a store of grids of the same encoder and images."""
 
 from pathlib import Path
 from typing import Any
@@ -26,26 +26,26 @@ def encoder(weights: Path, pool: str, **overrides: Any) -> Encoder:
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_pooled_features_are_averaged_from_the_store_of_grids(
+def test_pooled_features_are_averages_of_stored_grids(
     images: dict[str, str], weights: Path, tmp_path: Path, dtype: str, mirrored: bool
 ) -> None:
-    # Bug: every image was encoded again although its grid was there.
+    # Bug: every image was encoded again although its grid was stored.
     pooled = encoder(weights, "pooled", feature_dtype=dtype)
     extract_features(images, pooled, tmp_path / "alone/p.safetensors", mirrored=mirrored)
     grids = dict(list(images.items())[:3])
     extract_features(grids, encoder(weights, "grid"), tmp_path / "both/g.safetensors", mirrored=mirrored)
     report = extract_features(images, pooled, tmp_path / "both/p.safetensors", mirrored=mirrored)
     assert (report.pooled, report.extracted, report.images) == (3, 2, 5)
-    ours, encoded = (FeatureStore(tmp_path / name / "p.safetensors") for name in ("both", "alone"))
+    pooled_features, encoded = (FeatureStore(tmp_path / name / "p.safetensors") for name in ("both", "alone"))
     np.testing.assert_allclose(
-        ours.read(NAMES)[0], encoded.read(NAMES)[0], rtol=2e-3, atol=1e-3 if dtype == "float16" else 2e-2
+        pooled_features.read(NAMES)[0], encoded.read(NAMES)[0], rtol=2e-3, atol=1e-3 if dtype == "float16" else 2e-2
     )
     assert float(encoded.read(NAMES)[0].std()) > 0.05
     assert extract_features(images, pooled, tmp_path / "both/p.safetensors", mirrored=mirrored).extracted == 0
 
 
 @pytest.mark.parametrize("overrides", [{"layer": "layer2"}, {"image_size": 64}, {"feature_dtype": "int8"}])
-def test_grids_of_another_encoder_or_in_8_bits_are_not_pooled(
+def test_grids_of_another_encoder_or_int8_grids_are_not_pooled(
     images: dict[str, str], weights: Path, tmp_path: Path, overrides: dict[str, Any]
 ) -> None:
     extract_features(images, encoder(weights, "grid", **overrides), tmp_path / "g.safetensors")

@@ -1,4 +1,4 @@
-"""Stores notice that an image has changed under the same name, wherever it lies."""
+"""Detection of images that were replaced under the same name, in every kind of source."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ def images(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
-    """What seesay logs, each line once, also where an earlier test has set its logger up for a terminal."""
+    """Log records of seesay, each once, also after a test that configured its logger for a terminal."""
     logger = logging.getLogger("seesay")
     monkeypatch.setattr(logger, "propagate", False)
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
@@ -57,7 +57,7 @@ def counts(report: ExtractionReport) -> tuple[int, int]:
 
 @DTYPES
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_image_replaced_under_the_same_name_is_encoded_again(
+def test_an_image_replaced_under_the_same_name_is_encoded_again(
     images: dict[str, str], weights: Path, tmp_path: Path, log: pytest.LogCaptureFixture,
     dtype: FeatureDtype, mirrored: bool,
 ) -> None:  # fmt: skip
@@ -67,7 +67,7 @@ def test_image_replaced_under_the_same_name_is_encoded_again(
     before = read(path)
     status = Path(images["b"]).stat()
     tiny.image(9).save(images["b"])
-    os.utime(images["b"], ns=(status.st_atime_ns, status.st_mtime_ns))  # as an unpacked archive keeps it
+    os.utime(images["b"], ns=(status.st_atime_ns, status.st_mtime_ns))  # as unpacking an archive does
     assert counts(extract_features(images, encoder, path, mirrored=mirrored)) == (1, 1)
     assert log.messages == [f"1 images have changed since {path} was made, such as {images['b']}; encoding them again"]
     extract_features(images, encoder, tmp_path / "fresh", mirrored=mirrored)
@@ -77,7 +77,7 @@ def test_image_replaced_under_the_same_name_is_encoded_again(
     assert counts(extract_features(images, encoder, path, mirrored=mirrored)) == (0, 0)
 
 
-def test_touched_file_is_read_once_and_not_encoded_again(
+def test_a_touched_file_is_read_once_and_not_encoded_again(
     images: dict[str, str], encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extract_features(images, encoder, tmp_path / "s")
@@ -87,7 +87,7 @@ def test_touched_file_is_read_once_and_not_encoded_again(
     assert counts(extract_features(images, encoder, tmp_path / "s")) == (0, 0)
 
 
-def test_image_replaced_by_something_unreadable_loses_its_features(
+def test_an_image_replaced_by_an_unreadable_file_loses_its_features(
     images: dict[str, str], encoder: Encoder, tmp_path: Path
 ) -> None:
     extract_features(images, encoder, tmp_path / "s")
@@ -97,14 +97,14 @@ def test_image_replaced_by_something_unreadable_loses_its_features(
     assert "a" not in FeatureStore(tmp_path / "s")
 
 
-def test_image_that_is_gone_is_used_and_told_of(
+def test_features_of_a_missing_image_are_used_with_a_warning(
     images: dict[str, str], encoder: Encoder, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     extract_features(images, encoder, tmp_path / "s")
     Path(images["a"]).unlink()
     assert extract_features(images, encoder, tmp_path / "s").images == 4
-    told = f"{tmp_path / 's'}: features of 1 of 4 images are used unchecked: 1 whose image is not there"
-    assert log.messages == [told]
+    expected = f"{tmp_path / 's'}: features of 1 of 4 images are used unchecked: 1 with a missing image"
+    assert log.messages == [expected]
 
 
 def _tar(folder: Path, contents: list[bytes]) -> dict[str, str]:
@@ -132,27 +132,27 @@ def test_only_the_changed_members_of_an_archive_are_encoded_again(
     np.testing.assert_allclose(read(tmp_path / "s", "b"), read(tmp_path / "s", "c"), atol=2e-2)
 
 
-def test_url_is_fetched_again_only_where_it_is_another(
+def test_a_url_is_fetched_again_only_if_it_changed(
     images: dict[str, str], encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     log: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    asked: list[str] = []
+    requests: list[str] = []
 
     def fetch(url: str) -> bytes:
-        asked.append(url)
+        requests.append(url)
         return Path(images[url[-1]]).read_bytes()
 
     monkeypatch.setattr(sources_module, "_fetch", fetch)
     urls = {name: f"http://host/{name}" for name in NAMES[:2]}
     extract_features(urls, encoder, tmp_path / "s")
     assert extract_features(urls, encoder, tmp_path / "s").extracted == 0
-    assert len(asked) == 2
+    assert len(requests) == 2
     assert "used unchecked: 2 from URLs" in log.messages[0]
     assert counts(extract_features({**urls, "b": "http://other/d"}, encoder, tmp_path / "s")) == (1, 1)
-    assert set(asked[2:]) == {"http://other/d"}
+    assert set(requests[2:]) == {"http://other/d"}
 
 
-def test_given_stores_of_changed_images_are_refused(images: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
+def test_stores_of_changed_images_are_refused(images: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
     for name in ("one", "two"):
         extract_features(images, encoder, tmp_path / name)
     stores = [FeatureStore(tmp_path / name) for name in ("one", "two")]
@@ -160,12 +160,12 @@ def test_given_stores_of_changed_images_are_refused(images: dict[str, str], enco
     tiny.image(9).save(images["b"])
     extract_features(images, encoder, tmp_path / "one")
     with pytest.raises(
-        FeatureStoreError, match=r"1 images have changed since .*two was made, such as .*b\.png; encode"
+        FeatureStoreError, match=r"1 images have changed since .*two was created, such as .*b\.png; encode"
     ):
         require_unchanged([FeatureStore(store.path) for store in stores], images)
 
 
-def test_older_stores_are_accepted_with_one_line(
+def test_older_stores_are_accepted_with_a_warning(
     images: dict[str, str], encoder: Encoder, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     path = write_unstamped(tmp_path / "s", tiny.features(0, 2, 1, 3), encoder.identity)
@@ -175,26 +175,28 @@ def test_older_stores_are_accepted_with_one_line(
     ]
 
 
-def test_changed_arrays_are_imported_again_and_images_are_not_asked(
+def test_changed_arrays_are_imported_again_and_images_are_not_checked(
     images: dict[str, str], tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     source = tmp_path / "arrays"
     source.mkdir()
-    for place, name in enumerate(NAMES):
-        np.save(source / f"{name}.npy", tiny.features(place, 2, 3))
+    for index, name in enumerate(NAMES):
+        np.save(source / f"{name}.npy", tiny.features(index, 2, 3))
     import_features(source, images, tmp_path / "s")
     before = read(tmp_path / "s")
     np.save(source / "b.npy", tiny.features(9, 2, 3))
     import_features(source, images, tmp_path / "s")
-    assert log.messages == [f"1 arrays have changed since {tmp_path / 's'} was made; imported them again"]
+    assert log.messages == [f"imported 1 arrays again that changed since {tmp_path / 's'} was created"]
     np.testing.assert_array_equal(read(tmp_path / "s", "a", "b")[1], tiny.features(9, 2, 3))
     np.testing.assert_array_equal(read(tmp_path / "s", "a", "c", "d"), before[[0, 2, 3]])
     tiny.image(9).save(images["a"])
     require_unchanged([FeatureStore(tmp_path / "s")], images)
-    assert log.messages[1].endswith("used unchecked: 4 imported, not made of an image")
+    assert log.messages[1].endswith("used unchecked: 4 imported, not extracted from an image")
 
 
-def test_conversion_takes_in_what_was_encoded_again(images: dict[str, str], encoder: Encoder, tmp_path: Path) -> None:
+def test_conversion_updates_rows_that_were_encoded_again(
+    images: dict[str, str], encoder: Encoder, tmp_path: Path
+) -> None:
     extract_features(images, encoder, tmp_path / "s")
     convert_store(tmp_path / "s", tmp_path / "i", "int8")
     tiny.image(9).save(images["b"])

@@ -1,4 +1,4 @@
-"""Descriptions inside files: read back by us and by Pillow, with the compressed image the same to the byte."""
+"""Descriptions in image files: read by seesay and by Pillow, with unchanged compressed image data."""
 
 import io
 import struct
@@ -33,7 +33,7 @@ def encoded(name: str, **options: object) -> bytes:
 
 
 def compressed(data: bytes) -> bytes:
-    """Returns the compressed image alone, told apart by a reading of the format that is not the product's."""
+    """Returns the compressed image data, located independently of the tested parsers."""
     if data.startswith(b"\xff\xd8"):
         return data[data.index(b"\xff\xda") :]
     if data.startswith(b"\x89PNG"):
@@ -49,7 +49,7 @@ def compressed(data: bytes) -> bytes:
 @every_format
 @every_field
 class TestRoundTrip:
-    def test_text_is_read_back_and_the_image_is_the_same_to_the_byte(self, name: str, field: Field) -> None:
+    def test_text_is_read_back_and_the_image_data_are_unchanged(self, name: str, field: Field) -> None:
         before = data = encoded(name)
         assert read_description(data, field) == ""
         for text in ("a dog <runs> & jumps\nsecond line", "犬が走る, ça va", "x"):
@@ -68,7 +68,7 @@ class TestRoundTrip:
                 packet = packet.encode() if isinstance(packet, str) else packet
                 assert ET.fromstring(packet.strip(b"\0")).find(".//{http://purl.org/dc/elements/1.1/}description")
 
-    def test_both_fields_live_together_and_the_rest_stays(self, name: str, field: Field) -> None:
+    def test_both_fields_coexist_and_other_metadata_are_kept(self, name: str, field: Field) -> None:
         exif = Image.Exif()
         exif[0x010F], exif[0x0112], exif[0x0132] = "Maker", 6, "2024:01:02 03:04:05"
         exif.get_ifd(0x8769)[0x920A] = 35.0
@@ -77,23 +77,23 @@ class TestRoundTrip:
         data = with_description(with_description(data, "one", field), "two", other)
         assert (read_description(data, field), read_description(data, other)) == ("one", "two")
         with Image.open(io.BytesIO(data)) as image:
-            kept = image.getexif()
-            assert (kept[0x010F], kept[0x0112], kept[0x0132]) == ("Maker", 6, "2024:01:02 03:04:05")
+            expected = image.getexif()
+            assert (expected[0x010F], expected[0x0112], expected[0x0132]) == ("Maker", 6, "2024:01:02 03:04:05")
             if name != "TIFF":
-                assert float(kept.get_ifd(0x8769)[0x920A]) == 35.0
+                assert float(expected.get_ifd(0x8769)[0x920A]) == 35.0
                 assert image.info["icc_profile"] == b"profile" * 9
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 100, "subsampling": 0}, {"comment": b"hi"}])
-def test_kinds_of_jpeg(options: dict[str, object]) -> None:
+def test_jpeg_variants(options: dict[str, object]) -> None:
     before = encoded("JPEG", **options)
     after = with_description(with_description(before, "a", "xmp"), "b", "exif")
     assert compressed(after) == compressed(before)
-    assert after[:4] == b"\xff\xd8\xff\xe0", "JFIF's segment stays the first"
+    assert after[:4] == b"\xff\xd8\xff\xe0", "the JFIF segment must be first"
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"lossless": False}, {"lossless": True, "exact": True}])
-def test_kinds_of_webp(options: dict[str, object]) -> None:
+def test_webp_variants(options: dict[str, object]) -> None:
     file = io.BytesIO()
     image = tiny.image(3, 61, 41).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize(image.size))
@@ -114,43 +114,43 @@ def test_animations_and_pages_keep_every_frame() -> None:
                 assert getattr(image, "n_frames", 1) == 3
 
 
-def test_xmp_of_other_software_keeps_its_words() -> None:
+def test_xmp_of_other_software_is_kept() -> None:
     data = encoded("JPEG", xmp=XMP)
     assert read_description(data, "xmp") == "old & worn"
     after = with_description(data, "a dog", "xmp")
     assert read_description(after, "xmp") == "a dog"
     with Image.open(io.BytesIO(after)) as image:
         packet = image.info["xmp"]
-    for kept in (b'lr:rating="5"', b'xmlns:d="http://purl', b"<rdf:li>dog</rdf:li>", b'rdf:about="uuid:1"'):
-        assert kept in packet
+    for expected in (b'lr:rating="5"', b'xmlns:d="http://purl', b"<rdf:li>dog</rdf:li>", b'rdf:about="uuid:1"'):
+        assert expected in packet
     assert b"worn" not in packet
     assert packet.count(b'rdf:about="uuid:1"') == 2
 
 
 @pytest.mark.parametrize(
-    ("data", "field", "told"),
+    ("data", "field", "message"),
     [
-        (b"GIF89a", "xmp", "only JPEG, PNG, WebP and TIFF"),
+        (b"GIF89a", "xmp", "supported only in JPEG, PNG, WebP and TIFF"),
         (encoded("JPEG", xmp=b"<a"), "xmp", "XMP is damaged"),
         (encoded("JPEG", xmp=b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'), "xmp", "declares entities"),
-        (encoded("JPEG", xmp=b"<a/>"), "xmp", "holds no RDF"),
+        (encoded("JPEG", xmp=b"<a/>"), "xmp", "contains no RDF"),
         (encoded("JPEG", exif=b"Exif\0\0MM\0*\0\0\xff\xff"), "exif", "EXIF data are damaged"),
         (encoded("JPEG")[:30], "exif", "segments are damaged"),
         (encoded("PNG")[:60], "xmp", "chunks are damaged"),
     ],
 )
-def test_what_cannot_be_written_is_told(data: bytes, field: Field, told: str) -> None:
-    with pytest.raises(DescriptionError, match=told):
+def test_unsupported_or_damaged_files_are_refused(data: bytes, field: Field, message: str) -> None:
+    with pytest.raises(DescriptionError, match=message):
         with_description(data, "text", field)
 
 
-def test_text_too_long_for_a_jpeg_is_refused() -> None:
+def test_a_text_too_long_for_a_jpeg_is_refused() -> None:
     for field in ("xmp", "exif"):
-        with pytest.raises(DescriptionError, match=r"data would be \d+ bytes; a JPEG holds 65533"):
+        with pytest.raises(DescriptionError, match=r"data would be \d+ bytes; JPEG's limit is 65533"):
             with_description(encoded("JPEG"), "x" * 70_000, field)
 
 
-def test_orientation_read_by_training_stays() -> None:
+def test_the_orientation_is_kept() -> None:
     from seesay.orientation import exif_orientation
 
     exif = Image.Exif()
@@ -161,9 +161,9 @@ def test_orientation_read_by_training_stays() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(FORMATS), st.sampled_from(["xmp", "exif"]), st.binary(max_size=60), st.integers(0, 400))
-def test_damaged_files_are_refused_or_keep_their_image(name: str, field: Field, junk: bytes, place: int) -> None:
+def test_damaged_files_are_refused_or_keep_their_image(name: str, field: Field, junk: bytes, position: int) -> None:
     data = encoded(name)
-    data = data[:place] + junk + data[place + len(junk) :]
+    data = data[:position] + junk + data[position + len(junk) :]
     check: Callable[[], bytes] = lambda: with_description(data, "text", field)  # noqa: E731
     try:
         after = check()

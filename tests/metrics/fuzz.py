@@ -1,4 +1,4 @@
-"""Odd strings for the tokenizer, drawn at random from pieces that are known to be difficult."""
+"""Random strings for the tokenizer, composed of pieces known to be difficult."""
 
 import random
 
@@ -25,7 +25,7 @@ ALPHABETS = (
 
 
 def odd_strings(count: int, seed: int) -> list[str]:
-    """Returns random strings: difficult words with and without spaces, and difficult alphabets."""
+    """Returns random strings of difficult words, with and without spaces, and of difficult alphabets."""
     draw = random.Random(seed)
     return [_odd_string(draw, number % (len(ALPHABETS) + 3)) for number in range(count)]
 
@@ -42,7 +42,7 @@ def _odd_string(draw: random.Random, kind: int) -> str:
 
 
 def long_lines() -> list[str]:
-    """Returns lines of some 10,000 characters that a careless tokenizer would take minutes for."""
+    """Returns lines of about 10,000 characters that take a naive tokenizer minutes."""
     pieces = (
         "a",
         "a ",

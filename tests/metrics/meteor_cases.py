@@ -1,11 +1,11 @@
-"""Captions that exercise each part of METEOR: written by hand, filled into frames, and drawn to force ties."""
+"""Captions that exercise each part of METEOR: hand-written, from templates, and random ones with many ties."""
 
 import random
 from collections.abc import Sequence
 
 Case = tuple[str, list[str]]
 
-# A hypothesis and its references, parted by bars.
+# A hypothesis and its references, separated by bars.
 WRITTEN = """
 a dog runs on the grass | a dog runs on the grass
 a dog runs on the grass | the grass is run on by a dog | a dog is running across the lawn
@@ -61,7 +61,7 @@ a man wearing a hat takes a picture | a man with a hat is taking a photograph | 
 there is a large number of cars in the parking lot | many cars are parked in the car park
 """
 
-# Words and phrases that the stages take for one another; the first column of each row is plain.
+# Templates and words that the stages match with each other.
 FRAMES = (
     "{det} {size} {who} {does} {where} {det} {place}",
     "{who} {does} {where} {place} {where} {det} {size} {place}",
@@ -103,8 +103,8 @@ CHOICES = {
     ),
 }
 
-# Few words, of which many match many: exactly, by stem, by synonym, as phrases.
-SALADS = (
+# Few words with many matches: exact, stems, synonyms, paraphrases.
+WORD_SETS = (
     ("a", "the", "dog", "cat"),
     ("a", "b", "a b", "b a", "c"),
     ("the", "a", "an", "of", "in", "on", "in the", "of the", "on a", "is", "was", "are", "to", "."),
@@ -118,13 +118,13 @@ SALADS = (
 
 
 def written() -> list[Case]:
-    """Returns the captions written by hand."""
+    """Returns the hand-written captions."""
     rows = [line.split(" | ") for line in WRITTEN.strip("\n").split("\n")]
     return [(row[0].strip(), [text.strip() for text in row[1:]]) for row in rows]
 
 
 def framed(count: int, seed: int) -> list[Case]:
-    """Returns sentences of one frame each, which differ in their words."""
+    """Returns sentences from templates with random words."""
     draw = random.Random(seed)
     images = []
     for _ in range(count):
@@ -134,20 +134,20 @@ def framed(count: int, seed: int) -> list[Case]:
     return images
 
 
-def salads(count: int, seed: int, most: int = 14, words: Sequence[Sequence[str]] = SALADS) -> list[Case]:
-    """Returns captions of few distinct words in any order, whose best alignments are many."""
+def random_orders(count: int, seed: int, max_words: int = 14, words: Sequence[Sequence[str]] = WORD_SETS) -> list[Case]:
+    """Returns captions of few distinct words in random order, with many optimal alignments."""
     draw = random.Random(seed)
     images = []
     for number in range(count):
-        bowl = words[number % len(words)]
-        texts = [" ".join(draw.choices(bowl, k=draw.randint(1, most))) for _ in range(draw.randint(2, 4))]
+        choices = words[number % len(words)]
+        texts = [" ".join(draw.choices(choices, k=draw.randint(1, max_words))) for _ in range(draw.randint(2, 4))]
         images.append((texts[0], texts[1:]))
     return images
 
 
 def sentences() -> list[Case]:
-    """Returns the images whose values by the jar are stored."""
-    return written() + framed(120, seed=1) + salads(153, seed=2)
+    """Returns the cases whose values from the jar are stored."""
+    return written() + framed(120, seed=1) + random_orders(153, seed=2)
 
 
 def _fill(draw: random.Random, frame: str) -> str:

@@ -1,8 +1,8 @@
-"""METEOR's jar, called as pycocoevalcap calls it: the oracle of ours.
+"""METEOR's jar, called as in pycocoevalcap, as the reference of our implementation.
 
 python -m tests.metrics.meteor_jar
 
-writes the stored values of `test_meteor.py` anew, which needs Java and pycocoevalcap.
+updates the stored values of `test_meteor.py`; it needs Java and pycocoevalcap.
 """
 
 import json
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Jar:
-    """A running METEOR, to be used in a `with`."""
+    """A running METEOR process, as a context manager."""
 
     def __enter__(self) -> Self:
         command = ["java", "-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -38,16 +38,16 @@ class Jar:
         self._process.communicate()
 
     def statistics(self, images: Sequence[Case]) -> list[str]:
-        """Returns the line of 23 numbers that it prints of each image's best reference."""
+        """Returns the printed line of 23 statistics of each image's best reference."""
         lines = []
         for hypothesis, references in images:
-            said = hypothesis.replace("|||", "").replace("  ", " ")
-            self._write(" ||| ".join(("SCORE", *references, said)))
+            cleaned = hypothesis.replace("|||", "").replace("  ", " ")
+            self._write(" ||| ".join(("SCORE", *references, cleaned)))
             lines.append(self._read())
         return lines
 
     def scores(self, lines: Sequence[str]) -> Floats:
-        """Returns the score of each line of statistics, and last that of them all."""
+        """Returns the score of each line of statistics, followed by the corpus score."""
         self._write(" ||| ".join(("EVAL", *lines)))
         return np.array([float(self._read()) for _ in range(len(lines) + 1)])
 
@@ -64,16 +64,16 @@ class Jar:
 
 
 def additive(lines: Sequence[str]) -> Floats:
-    """Returns the jar's lines in the form of our statistics, (B, 21).
+    """Returns the jar's lines as statistics, (B, 21).
 
-    Its last two numbers are sums of others, and it leaves the only chunk of a perfect match out when it adds.
+    The jar's last two numbers are sums of others, and it ignores the single chunk of a perfect match in sums.
     """
     table = np.array([line.split() for line in lines], np.float64)
     assert table.shape[1] == 23
     matched = np.stack((table[:, 4:20:2].sum(1), table[:, 5:20:2].sum(1)), axis=1)
     np.testing.assert_array_equal(matched, table[:, 21:])
-    whole = (matched == table[:, :2]).all(axis=1) & (table[:, 20] == 1)
-    table[whole, 20] = 0
+    perfect = (matched == table[:, :2]).all(axis=1) & (table[:, 20] == 1)
+    table[perfect, 20] = 0
     return table[:, :21]
 
 

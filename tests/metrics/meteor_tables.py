@@ -1,4 +1,4 @@
-"""METEOR's tables in miniature, so that its mechanics can be tested where pycocoevalcap is not installed."""
+"""Small METEOR tables, for tests without pycocoevalcap."""
 
 import gzip
 import zipfile
@@ -15,12 +15,12 @@ PARAPHRASES = (
     ("before", "in front of"),
     ("on", "upon"),
     ("sofa", "couch"),
-    ("take an image", "photograph"),
+    ("take a picture", "photograph"),
 )
 
 
 def write_tables(folder: Path) -> Path:
-    """Returns a folder with the files of METEOR, each of a few lines."""
+    """Returns a folder with small versions of METEOR's files."""
     (folder / "data").mkdir(parents=True)
     with zipfile.ZipFile(folder / "meteor-1.5.jar", "w") as jar:
         for name, text in FILES.items():

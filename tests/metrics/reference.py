@@ -1,4 +1,4 @@
-"""The scorers of pycocoevalcap, as the oracle of ours."""
+"""The scorers of pycocoevalcap as reference."""
 
 import contextlib
 import io
@@ -22,12 +22,12 @@ def reference_scores(
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
 
-        truth = {number: list(image) for number, image in enumerate(references)}
-        said = {number: [caption] for number, caption in enumerate(hypotheses)}
+        references_by_image = {number: list(image) for number, image in enumerate(references)}
+        hypotheses_by_image = {number: [caption] for number, caption in enumerate(hypotheses)}
         corpus: dict[str, float] = {}
         per_image: dict[str, npt.NDArray[np.float64]] = {}
         for key, scorer in (("bleu", Bleu(4)), ("rouge", Rouge()), ("cider", Cider())):
-            total, parts = scorer.compute_score(truth, said)
+            total, parts = scorer.compute_score(references_by_image, hypotheses_by_image)
             for name, value, column in zip(
                 NAMES[key], np.atleast_1d(total), np.atleast_2d(np.array(parts)), strict=True
             ):
@@ -42,16 +42,16 @@ WORDS = (
 )
 
 
-def random_captions(images: int, seed: int, most: int = 5) -> tuple[list[str], list[list[str]]]:
-    """Returns hypotheses and references whose n-grams often agree; some hypotheses are empty."""
+def random_captions(images: int, seed: int, max_references: int = 5) -> tuple[list[str], list[list[str]]]:
+    """Returns hypotheses and references with many common n-grams; some hypotheses are empty."""
     draw = random.Random(seed)
     references = []
     hypotheses = []
     for _ in range(images):
-        theme = draw.sample(WORDS, 9)
-        image = [" ".join(draw.choices(theme, k=draw.randint(1, 14))) for _ in range(draw.randint(1, most))]
+        words = draw.sample(WORDS, 9)
+        image = [" ".join(draw.choices(words, k=draw.randint(1, 14))) for _ in range(draw.randint(1, max_references))]
         copied = draw.choice(image).split()
-        draw.shuffle(theme)
-        hypotheses.append(" ".join((copied[: draw.randint(0, 9)] + theme)[: draw.choice((0, 1, 3, 8, 12, 20))]))
+        draw.shuffle(words)
+        hypotheses.append(" ".join((copied[: draw.randint(0, 9)] + words)[: draw.choice((0, 1, 3, 8, 12, 20))]))
         references.append(image)
     return hypotheses, references

@@ -17,7 +17,7 @@ def _numbered(images: int, seed: int) -> tuple[list[list[int]], list[list[list[i
 
 
 def _paper_cider(hypothesis: list[int], references: list[list[int]], corpus: list[list[list[int]]]) -> float:
-    """Equations 1 to 3 of Vedantam et al. 2015, written as they stand, for one image."""
+    """Direct implementation of equations 1 to 3 of Vedantam et al. 2015 for one image."""
 
     def grams(words: list[int], n: int) -> Counter[tuple[int, ...]]:
         return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
@@ -38,7 +38,7 @@ def _paper_cider(hypothesis: list[int], references: list[list[int]], corpus: lis
     return total / 4
 
 
-def test_plain_cider_is_the_formula_of_the_paper() -> None:
+def test_plain_cider_equals_the_formula_of_the_paper() -> None:
     hypotheses, references = _numbered(12, seed=1)
     scores = Cider(references, variant="plain").score(hypotheses)
     expected = [_paper_cider(h, r, references) for h, r in zip(hypotheses, references, strict=True)]
@@ -46,8 +46,8 @@ def test_plain_cider_is_the_formula_of_the_paper() -> None:
     np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
-def test_several_hypotheses_a_image_score_as_each_would_alone() -> None:
-    """What training by reward does: ids in any order, images repeated, document frequencies cached."""
+def test_several_hypotheses_per_image_are_scored_independently() -> None:
+    """As in self-critical training: images in any order and repeated, document frequencies cached."""
     hypotheses, references = random_captions(60, seed=2)
     numbered, numbered_references = number_tokens(
         [h.split() for h in hypotheses], [[r.split() for r in image] for image in references]
@@ -59,18 +59,18 @@ def test_several_hypotheses_a_image_score_as_each_would_alone() -> None:
     np.testing.assert_allclose(scores, per_image["CIDEr"][images], atol=1e-9, rtol=0)
 
 
-def test_words_that_no_reference_has_cost_score_and_repeat_as_one_word() -> None:
+def test_words_that_no_reference_has_reduce_the_score() -> None:
     references = [[[1, 2, 3, 4]], [[5, 6, 7]], [[8, 9]]]
     known, unknown, longer = Cider(references).score([[1, 2, 3, 4], [1, 2, 3, 99], [1, 2, 3, 4, 99, 99]], [0, 0, 0])
     assert known == pytest.approx(10)
     assert 0 < unknown < known
     assert 0 < longer < known
-    # The oracle on the same captions, words for ids.
+    # The reference implementation on the same captions.
     _, per_image = reference_scores(["1 2 3 4 99 99", "", ""], [["1 2 3 4"], ["5 6 7"], ["8 9"]])
     assert longer == pytest.approx(per_image["CIDEr"][0], abs=1e-9)
 
 
-def test_one_image_alone_scores_0_as_every_word_is_common_to_all() -> None:
+def test_a_single_image_scores_0() -> None:
     assert Cider([[[1, 2]]]).score([[1, 2]]) == pytest.approx([0])
 
 
@@ -80,7 +80,7 @@ def test_empty_references_and_hypotheses_score_0() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_common_subsequence_equals_the_table_of_the_textbook(seed: int) -> None:
+def test_common_subsequence_equals_dynamic_programming(seed: int) -> None:
     draw = np.random.default_rng(seed)
     first, second = draw.integers(0, 4, draw.integers(0, 90)).tolist(), draw.integers(0, 4, 70).tolist()
     table = np.zeros((len(first) + 1, len(second) + 1), int)
@@ -90,13 +90,13 @@ def test_common_subsequence_equals_the_table_of_the_textbook(seed: int) -> None:
     assert common_subsequence(first, second) == table[-1, -1]
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
-    """An image without references gave NaN, an unknown variant plain CIDEr, an image -1 that of the last."""
+def test_invalid_arguments_are_refused() -> None:
+    """Bug: an image without references gave NaN, an unknown variant gave plain CIDEr, image -1 was the last image."""
     with pytest.raises(DataError, match="image 1 has no references"):
         Cider([[[1, 2]], []])
     with pytest.raises(ConfigError, match="unknown variant of CIDEr 'X'"):
         Cider([[[1, 2]]], variant="X")  # type: ignore[arg-type]
     scorer = Cider([[[1, 2]], [[3]]])
     for hypotheses, images in (([[1]], None), ([[1]], [-1]), ([[1]], [2]), ([[1], [2]], [0])):
-        with pytest.raises(DataError, match="name one of them for each"):
+        with pytest.raises(DataError, match="for each"):
             scorer.score(hypotheses, images)

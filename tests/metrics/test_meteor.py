@@ -31,13 +31,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def small(folder: Path) -> Meteor:
+def meteor(folder: Path) -> Meteor:
     return Meteor.load(folder)
 
 
 @needs_tables
-def test_equal_to_the_jar_on_sentences_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statistics number by number, and scores; with no java to be found and no process to be started."""
+def test_equals_the_jar_on_stored_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares all statistics and scores, without java or subprocesses."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(subprocess, "Popen", None)
     monkeypatch.setattr(os, "fork", None)
@@ -54,7 +54,7 @@ def test_equal_to_the_jar_on_sentences_of_our_own(monkeypatch: pytest.MonkeyPatc
     assert meteor_from_statistics(ours.sum(0)) == pytest.approx(stored["corpus"], abs=1e-12, rel=0)
 
 
-def test_what_is_stored_is_what_the_cases_are() -> None:
+def test_stored_cases_are_current() -> None:
     stored = json.loads(STORED.read_text(encoding="utf-8"))["images"]
     assert [(row[0], row[1]) for row in stored] == sentences()
     used = np.array([row[2] for row in stored])[:, 4:20].reshape(-1, 4, 4).sum(axis=(0, 2))
@@ -72,76 +72,76 @@ def test_what_is_stored_is_what_the_cases_are() -> None:
         ("sofa", "couch", {PARAPHRASE: 1}),
         ("couch", "sofa", {PARAPHRASE: 1}),
         ("before", "in front of", {PARAPHRASE: 1}),
-        ("i take an image", "i photograph", {EXACT: 1, PARAPHRASE: 3}),
+        ("i take a picture", "i photograph", {EXACT: 1, PARAPHRASE: 3}),
         ("cat", "dog", {}),
     ],
 )
-def test_each_stage_counts_what_it_matches(
-    small: Meteor, hypothesis: str, reference: str, stages: dict[int, int]
-) -> None:
-    (row,) = small.statistics([hypothesis], [[reference]])
+def test_each_stage_counts_its_matches(meteor: Meteor, hypothesis: str, reference: str, stages: dict[int, int]) -> None:
+    (row,) = meteor.statistics([hypothesis], [[reference]])
     stage_rows = row[4:20].reshape(4, 2, 2)  # stage, content or function, side
     found = {stage: int(table[:, 0].sum()) for stage, table in enumerate(stage_rows) if table.any()}
     assert found == stages
     assert row[:2].tolist() == [len(hypothesis.split()), len(reference.split())]
 
 
-def test_the_score_is_the_formula_of_the_paper(small: Meteor) -> None:
+def test_the_score_equals_the_formula_of_the_paper(meteor: Meteor) -> None:
     # Function words: a, the, on. Matched: "the"/"the" and "dog"/"hound" and "on"/"upon" in one chunk, "red" in another.
-    (row,) = small.statistics(["the dog red on"], [["the hound on a red"]])
+    (row,) = meteor.statistics(["the dog red on"], [["the hound on a red"]])
     precision = (0.25 * 1 + 0.75 * 0.8 + 0.75 * 1 + 0.25 * 1) / (2 * 0.25 + 2 * 0.75)
     recall = (0.25 * 1 + 0.75 * 0.8 + 0.75 * 1 + 0.25 * 1) / (3 * 0.25 + 2 * 0.75)
     mean = precision * recall / (0.85 * precision + 0.15 * recall)
     assert meteor_from_statistics(row) == pytest.approx(mean * (1 - 0.6 * (3 / 4) ** 0.2), abs=1e-12)
 
 
-def test_the_same_caption_scores_one_and_nothing_in_common_nought(small: Meteor) -> None:
-    rows = small.statistics(["a dog runs", "cat", "", "a b a b"], [["a dog runs"], ["bird"], ["dog"], ["a b a b", "b"]])
+def test_an_identical_caption_scores_1_and_a_disjoint_one_0(meteor: Meteor) -> None:
+    rows = meteor.statistics(
+        ["a dog runs", "cat", "", "a b a b"], [["a dog runs"], ["bird"], ["dog"], ["a b a b", "b"]]
+    )
     np.testing.assert_allclose(meteor_from_statistics(rows), [1, 0, 0, 1], atol=1e-15)
 
 
-def test_the_best_reference_counts_and_the_first_among_equals(small: Meteor) -> None:
+def test_the_best_reference_counts_and_the_first_of_equal_ones(meteor: Meteor) -> None:
     hypotheses = ["the dog runs"] * 3
     references = [["cat", "the dog runs", "dog"], ["the dog", "dog runs"], ["dog the", "the dog"]]
-    rows = small.statistics(hypotheses, references)
-    alone = [small.statistics(["the dog runs"] * len(texts), [[text] for text in texts]) for texts in references]
-    best = [table[int(np.argmax(meteor_from_statistics(table)))] for table in alone]
+    rows = meteor.statistics(hypotheses, references)
+    separate = [meteor.statistics(["the dog runs"] * len(texts), [[text] for text in texts]) for texts in references]
+    best = [table[int(np.argmax(meteor_from_statistics(table)))] for table in separate]
     np.testing.assert_array_equal(rows, best)
     assert rows[:, 1].tolist() == [3, 2, 2]
 
 
-def test_scores_of_any_shape_are_those_of_the_rows(small: Meteor) -> None:
+def test_scores_of_any_shape_equal_those_of_the_rows(meteor: Meteor) -> None:
     words = ["a dog runs on the sofa", "the couch", "women before a dog", "hound"]
-    rows = small.statistics(words, [[other for other in words if other != word] for word in words])
+    rows = meteor.statistics(words, [[other for other in words if other != word] for word in words])
     table = meteor_from_statistics(rows.reshape(2, 2, -1))
     assert table.shape == (2, 2)
     np.testing.assert_array_equal(table.ravel(), [meteor_from_statistics(row) for row in rows])
     assert meteor_from_statistics(rows.sum(0)).shape == ()
-    # A caption that is right word for word adds no fragment to a corpus, as when it stands alone.
-    perfect = small.statistics(["a dog runs"], [["a dog runs"]])
+    # An identical caption adds no fragment to a corpus.
+    perfect = meteor.statistics(["a dog runs"], [["a dog runs"]])
     assert meteor_from_statistics(np.concatenate((rows, perfect)).sum(0)) > meteor_from_statistics(rows.sum(0))
     assert meteor_from_statistics(np.concatenate((perfect, perfect)).sum(0)) == pytest.approx(1, abs=1e-15)
 
 
-def test_captions_of_a_later_call_are_looked_up_too(small: Meteor, folder: Path) -> None:
+def test_captions_of_later_calls_are_looked_up(meteor: Meteor, folder: Path) -> None:
     first, second = (["sofa"], [["couch"]]), (["in front of"], [["before"]])
-    small.statistics(*first)
-    np.testing.assert_array_equal(small.statistics(*second), Meteor.load(folder).statistics(*second))
-    np.testing.assert_array_equal(small.statistics(*first), Meteor.load(folder).statistics(*first))
+    meteor.statistics(*first)
+    np.testing.assert_array_equal(meteor.statistics(*second), Meteor.load(folder).statistics(*second))
+    np.testing.assert_array_equal(meteor.statistics(*first), Meteor.load(folder).statistics(*first))
 
 
-def test_a_triple_bar_is_what_it_is_to_coco_caption(small: Meteor) -> None:
-    """It falls out of a hypothesis, and parts a reference in two."""
-    rows = small.statistics(["a ||| dog", "a dog"], [["a dog"], ["a cat ||| a dog"]])
+def test_a_triple_bar_is_handled_as_in_coco_caption(meteor: Meteor) -> None:
+    """It is removed from a hypothesis and splits a reference."""
+    rows = meteor.statistics(["a ||| dog", "a dog"], [["a dog"], ["a cat ||| a dog"]])
     np.testing.assert_allclose(meteor_from_statistics(rows), 1)
 
 
 def _arrangements(matches: Sequence[Match]) -> Iterator[tuple[Match, ...]]:
     for size in range(len(matches) + 1):
         for chosen in itertools.combinations(matches, size):
-            places = [place for match in chosen for place in range(match.start, match.end)]
-            others = [place for match in chosen for place in range(match.hypothesis_start, match.hypothesis_end)]
-            if len(places) == len(set(places)) and len(others) == len(set(others)):
+            words = [word for match in chosen for word in range(match.start, match.end)]
+            others = [word for match in chosen for word in range(match.hypothesis_start, match.hypothesis_end)]
+            if len(words) == len(set(words)) and len(others) == len(set(others)):
                 yield chosen
 
 
@@ -155,11 +155,11 @@ def _chunks(chosen: Sequence[Match]) -> int:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_search_finds_the_best_of_all_alignments(seed: int) -> None:
-    """Against all subsets: most words matched, then fewest chunks; few enough matches that the beam holds them."""
+def test_the_search_finds_the_best_alignment(seed: int) -> None:
+    """Compares with all subsets: most matched words, then fewest chunks, with few enough matches for the beam."""
     draw = random.Random(seed)
     pairs = draw.sample(list(itertools.product(range(4), range(4))), draw.randint(1, 8))
-    table = [sorted(Match(i, i + 1, j, j + 1, EXACT) for i, j in pairs if i == place) for place in range(4)]
+    table = [sorted(Match(i, i + 1, j, j + 1, EXACT) for i, j in pairs if i == start) for start in range(4)]
     best = min((-len(chosen), _chunks(chosen)) for chosen in _arrangements([match for row in table for match in row]))
     found = align(table)
     assert tuple(found.matches) in set(_arrangements(found.matches))
@@ -167,11 +167,11 @@ def test_the_search_finds_the_best_of_all_alignments(seed: int) -> None:
     assert found.chunks == _chunks(found.matches)
 
 
-def test_single_inexact_words_weigh_nothing_as_in_the_original() -> None:
-    """Half a word is rounded down, so that leaving two stems out costs no rank and saves a chunk."""
+def test_single_inexact_words_have_weight_0_as_in_the_original() -> None:
+    """Half a word is rounded down, so that omitting two stems costs no rank and saves a chunk."""
     crossed = [[Match(0, 1, 1, 2, STEM), Match(0, 1, 0, 1, STEM)], [Match(1, 2, 0, 1, STEM)]]
     assert len(align(crossed).matches) == 0
-    assert len(align([[Match(0, 1, 0, 1, STEM)], []]).matches) == 1  # uncontested, so taken before the search
+    assert len(align([[Match(0, 1, 0, 1, STEM)], []]).matches) == 1  # uncontested, so fixed before the search
     assert len(align([[Match(0, 2, 0, 1, PARAPHRASE)], [Match(1, 2, 1, 2, STEM)]]).matches) == 1
 
 
@@ -215,7 +215,7 @@ def test_stems_are_those_of_the_older_algorithm() -> None:
     assert [(word, stem(word)) for word, _ in pairs] == pairs
 
 
-def test_without_pycocoevalcap_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_pycocoevalcap_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seesay.metrics.meteor.tables.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"seesay\[coco\]"):
         Meteor.load()
@@ -224,7 +224,7 @@ def test_without_pycocoevalcap_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["meteor-1.5.jar", "data/paraphrase-en.gz"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_the_error_names_a_missing_file(folder: Path, name: str) -> None:
     assert available(folder) == ""
     (folder / name).unlink()
     assert name in available(folder)
@@ -233,25 +233,25 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["meteor-1.5.jar", "data/paraphrase-en.gz"])
-@pytest.mark.parametrize("kept", [0.0, 0.2, 0.9])
-def test_a_file_cut_short_is_named(folder: Path, name: str, kept: float) -> None:
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[: int(kept * len(whole))])
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.9])
+def test_the_error_names_a_truncated_file(folder: Path, name: str, fraction: float) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(DataError, match=name):
         Meteor.load(folder).statistics(["a dog"], [["dog"]])
 
 
 @pytest.mark.parametrize("name", ["meteor-1.5.jar", "data/paraphrase-en.gz"])
-def test_a_file_with_changed_bytes_is_named(folder: Path, name: str) -> None:
-    whole = (folder / name).read_bytes()
-    start = len(whole) // 2 if name.endswith("gz") else whole.index(b"the\non")
-    spoilt = bytes(255 - byte for byte in whole[start : start + 6])
-    (folder / name).write_bytes(whole[:start] + spoilt + whole[start + 6 :])
+def test_the_error_names_a_corrupt_file(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    start = len(content) // 2 if name.endswith("gz") else content.index(b"the\non")
+    corrupt = bytes(255 - byte for byte in content[start : start + 6])
+    (folder / name).write_bytes(content[:start] + corrupt + content[start + 6 :])
     with pytest.raises(DataError, match=name):
         Meteor.load(folder).statistics(["a dog"], [["dog"]])
 
 
-def test_the_table_of_paraphrases_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paraphrase_table_is_built_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = ["a sofa before a hound"], [["in front of a couch"]]
     first = Meteor.load(folder).statistics(*captions)
     monkeypatch.setattr("seesay.metrics.meteor.paraphrases.gzip", None)
@@ -259,17 +259,17 @@ def test_the_table_of_paraphrases_is_made_once(folder: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("size", [0, 10, 40])
-def test_a_kept_table_that_was_cut_short_is_made_anew(folder: Path, tmp_path: Path, size: int) -> None:
+def test_a_truncated_cached_table_is_rebuilt(folder: Path, tmp_path: Path, size: int) -> None:
     captions = ["a sofa before a hound"], [["in front of a couch"]]
     first = Meteor.load(folder).statistics(*captions)
-    (kept,) = (tmp_path / "cache").rglob("*.table")
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[:size])
+    (fraction,) = (tmp_path / "cache").rglob("*.table")
+    content = fraction.read_bytes()
+    fraction.write_bytes(content[:size])
     np.testing.assert_array_equal(Meteor.load(folder).statistics(*captions), first)
-    assert kept.read_bytes() == whole
+    assert fraction.read_bytes() == content
 
 
-def test_without_a_cache_folder_the_table_is_made_in_memory(
+def test_without_a_cache_folder_the_table_is_built_in_memory(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -278,38 +278,38 @@ def test_without_a_cache_folder_the_table_is_made_in_memory(
     assert rows[0, 16:20].sum() == 2
 
 
-def test_the_hash_of_a_phrase_depends_on_its_bytes_alone() -> None:
+def test_the_hash_of_a_phrase_depends_only_on_its_bytes() -> None:
     words = ["a", "b", "ab", "ba", "a b", "b a", "é", "aa", "aaa", ""]
     text = "|".join([*words, *reversed(words)]).encode()
-    ends = np.array([place for place, byte in enumerate(text + b"|") if byte == ord("|")])
+    ends = np.array([index for index, byte in enumerate(text + b"|") if byte == ord("|")])
     first, second = hash_parts(text, np.concatenate(([0], ends[:-1] + 1)), ends).reshape(2, -1)
     np.testing.assert_array_equal(first, second[::-1])
     assert len(set(first.tolist())) == len(words)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_references_that_are_not_aligned_are_not_the_best(small: Meteor, seed: int) -> None:
-    """Only references whose bound is high enough are aligned; the result is that of aligning them all."""
+def test_skipped_references_are_not_the_best(meteor: Meteor, seed: int) -> None:
+    """References with a low bound are not aligned; the result equals that of aligning all."""
     draw = random.Random(seed)
     words = "a the dog dogs hound woman lady sofa couch before in front of on upon flew glide take image".split()  # noqa: SIM905
     caption = [" ".join(draw.choices(words, k=draw.randint(0, 12))) for _ in range(300)]
     images = [(caption[k], draw.sample(caption, 4)) for k in range(60)]
     hypotheses, references = zip(*images, strict=True)
-    alone = small.statistics(
+    separate = meteor.statistics(
         [text for text, texts in images for _ in texts], [[text] for _, texts in images for text in texts]
     )
-    best = meteor_from_statistics(alone).reshape(60, 4).argmax(axis=1)
+    best = meteor_from_statistics(separate).reshape(60, 4).argmax(axis=1)
     np.testing.assert_array_equal(
-        small.statistics(hypotheses, references), alone.reshape(60, 4, -1)[np.arange(60), best]
+        meteor.statistics(hypotheses, references), separate.reshape(60, 4, -1)[np.arange(60), best]
     )
 
 
-def test_bad_input_is_named(small: Meteor) -> None:
+def test_invalid_arguments_are_refused(meteor: Meteor) -> None:
     with pytest.raises(DataError, match="2 hypotheses for 1"):
-        small.statistics(["a", "b"], [["a"]])
+        meteor.statistics(["a", "b"], [["a"]])
     with pytest.raises(DataError, match="image 1 has no reference"):
-        small.statistics(["a", "b"], [["a"], []])
-    assert small.statistics([], []).shape == (0, 21)
+        meteor.statistics(["a", "b"], [["a"], []])
+    assert meteor.statistics([], []).shape == (0, 21)
 
 
 @needs_tables

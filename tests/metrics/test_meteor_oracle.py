@@ -1,4 +1,4 @@
-"""METEOR against the jar that pycocoevalcap ships: no image may differ in any number."""
+"""METEOR compared with the jar of pycocoevalcap: all statistics must be equal."""
 
 import contextlib
 import gzip
@@ -20,7 +20,7 @@ from seesay.metrics.meteor.stemmer import stem
 from seesay.metrics.meteor.tables import Tables, find_tables
 from seesay.metrics.tokenize import tokenize
 from tests.metrics.fuzz import odd_strings
-from tests.metrics.meteor_cases import Case, framed, salads, sentences
+from tests.metrics.meteor_cases import Case, framed, random_orders, sentences
 from tests.metrics.meteor_jar import Jar, additive
 from tests.metrics.test_scores import SHARED
 
@@ -57,24 +57,24 @@ def _compare(jar: Jar, meteor: Meteor, images: Sequence[Case]) -> None:
     hypotheses, references = zip(*images, strict=True)
     ours = meteor.statistics(hypotheses, references)
     lines = jar.statistics(images)
-    theirs = additive(lines)
-    different = [row for row in range(len(images)) if ours[row].tolist() != theirs[row].tolist()]
-    assert [(images[row], ours[row], theirs[row]) for row in different[:5]] == []
+    expected = additive(lines)
+    different = [row for row in range(len(images)) if ours[row].tolist() != expected[row].tolist()]
+    assert [(images[row], ours[row], expected[row]) for row in different[:5]] == []
     *scores, corpus = jar.scores(lines)
-    largest = np.abs(meteor_from_statistics(ours) - scores).max()
-    of_all = abs(meteor_from_statistics(ours.sum(0)) - corpus)
-    print(f"{len(images)} images: scores differ by {largest:.1e} at most, of the corpus by {of_all:.1e}: {corpus}")
-    assert largest < 1e-12
-    assert of_all < 1e-12
+    max_difference = np.abs(meteor_from_statistics(ours) - scores).max()
+    corpus_difference = abs(meteor_from_statistics(ours.sum(0)) - corpus)
+    print(f"{len(images)} images: scores differ by {max_difference:.1e}, corpus {corpus} by {corpus_difference:.1e}")
+    assert max_difference < 1e-12
+    assert corpus_difference < 1e-12
 
 
 def test_every_pair_of_human_captions(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
-    """Each of the five captions of an image against each of the others alone."""
+    """Each of the five captions of an image against each of the others."""
     pairs: list[Case] = [
-        (said, [meant])
+        (hypothesis, [reference])
         for captions in human.values()
-        for number, said in enumerate(captions)
-        for other, meant in enumerate(captions)
+        for number, hypothesis in enumerate(captions)
+        for other, reference in enumerate(captions)
         if number != other
     ]
     assert len(pairs) == 20_000
@@ -83,9 +83,9 @@ def test_every_pair_of_human_captions(jar: Jar, meteor: Meteor, human: dict[str,
 
 def test_every_human_caption_against_the_other_four(jar: Jar, meteor: Meteor, human: dict[str, list[str]]) -> None:
     images: list[Case] = [
-        (said, captions[:number] + captions[number + 1 :])
+        (hypothesis, captions[:number] + captions[number + 1 :])
         for captions in human.values()
-        for number, said in enumerate(captions)
+        for number, hypothesis in enumerate(captions)
     ]
     assert len(images) == 5000
     _compare(jar, meteor, images)
@@ -96,32 +96,32 @@ def test_captions_of_models(jar: Jar, meteor: Meteor, human: dict[str, list[str]
     for path in sorted(RESULTS.glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         known = [row for row in rows if row["id"] in human]
-        said = tokenize([row["caption"] for row in known])
-        images += [(text, human[row["id"]]) for text, row in zip(said, known, strict=True)]
+        hypothesis = tokenize([row["caption"] for row in known])
+        images += [(text, human[row["id"]]) for text, row in zip(hypothesis, known, strict=True)]
     assert len(images) >= 4000
     _compare(jar, meteor, images)
 
 
-def test_sentences_of_our_own(jar: Jar, meteor: Meteor) -> None:
+def test_stored_and_template_sentences(jar: Jar, meteor: Meteor) -> None:
     _compare(jar, meteor, sentences() + framed(2000, seed=11))
 
 
-@pytest.mark.parametrize(("count", "most", "seed"), [(6000, 14, 12), (400, 60, 13), (40, 150, 14)])
-def test_word_salads(jar: Jar, meteor: Meteor, count: int, most: int, seed: int) -> None:
-    _compare(jar, meteor, salads(count, seed, most))
+@pytest.mark.parametrize(("count", "max_words", "seed"), [(6000, 14, 12), (400, 60, 13), (40, 150, 14)])
+def test_random_orders(jar: Jar, meteor: Meteor, count: int, max_words: int, seed: int) -> None:
+    _compare(jar, meteor, random_orders(count, seed, max_words))
 
 
-def test_salads_of_phrases_from_the_paraphrase_table(jar: Jar, meteor: Meteor) -> None:
+def test_random_orders_of_paraphrases(jar: Jar, meteor: Meteor) -> None:
     with gzip.open(find_tables() / "data/paraphrase-en.gz", "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
     draw = random.Random(15)
-    bowls = []
+    word_sets = []
     for _ in range(600):
-        # Neighbours in the table share a phrase, so that one has many paraphrases.
-        near = draw.randrange(len(lines) // 3 - 3)
-        rows = [near, near + 1, near + 2, *(draw.randrange(len(lines) // 3) for _ in range(2))]
-        bowls.append([lines[3 * row + side] for row in rows for side in (1, 2)])
-    _compare(jar, meteor, salads(6000, seed=16, most=8, words=bowls))
+        # Adjacent rows of the table share a phrase, so that it has many paraphrases.
+        first = draw.randrange(len(lines) // 3 - 3)
+        rows = [first, first + 1, first + 2, *(draw.randrange(len(lines) // 3) for _ in range(2))]
+        word_sets.append([lines[3 * row + side] for row in rows for side in (1, 2)])
+    _compare(jar, meteor, random_orders(6000, seed=16, max_words=8, words=word_sets))
 
 
 def _odd_lines(count: int, seed: int) -> list[str]:
@@ -147,10 +147,10 @@ def test_normalisation_of_odd_strings() -> None:
     lines = done.stdout.decode().split("\n")[:-1]
     prefixes = Tables().prefixes
     ours = [normalise(text, prefixes) for text in odd]
-    theirs = [
+    expected = [
         [word for word in line.lower().replace("\t", " ").replace("\f", " ").split(" ") if word] for line in lines
     ]
-    assert [row for row in zip(odd, ours, theirs, strict=True) if row[1] != row[2]] == []
+    assert [row for row in zip(odd, ours, expected, strict=True) if row[1] != row[2]] == []
 
 
 STEMS = """
@@ -171,7 +171,7 @@ public class Stems {
 """
 
 
-def test_stems_of_every_word_of_the_tables_and_of_random_ones(tmp_path: Path) -> None:
+def test_stems_of_all_table_words_and_random_words(tmp_path: Path) -> None:
     tables = Tables()
     words = {part for word in (*tables._synonyms, *tables._bases) for part in word.split("_") if part}
     draw = random.Random(19)
@@ -190,22 +190,22 @@ def test_stems_of_every_word_of_the_tables_and_of_random_ones(tmp_path: Path) ->
         capture_output=True,
         check=True,
     )
-    theirs = done.stdout.decode().split("\n")[:-1]
-    assert [row for row in zip(listed, map(stem, listed), theirs, strict=True) if row[1] != row[2]] == []
+    expected = done.stdout.decode().split("\n")[:-1]
+    assert [row for row in zip(listed, map(stem, listed), expected, strict=True) if row[1] != row[2]] == []
 
 
-def test_pycocoevalcap_prints_our_score(meteor: Meteor, human: dict[str, list[str]]) -> None:
-    """The first caption of each image against the other four, through its own class."""
+def test_the_score_equals_pycocoevalcap(meteor: Meteor, human: dict[str, list[str]]) -> None:
+    """The first caption of each image against the other four, with pycocoevalcap's class."""
     with contextlib.redirect_stdout(io.StringIO()):
         from pycocoevalcap.meteor.meteor import Meteor as Theirs
-    theirs = Theirs()
-    said = {name: captions[:1] for name, captions in human.items()}
-    meant = {name: captions[1:] for name, captions in human.items()}
-    corpus, scores = theirs.compute_score(meant, said)
-    process = theirs.meteor_p
-    ours = meteor.statistics([texts[0] for texts in said.values()], list(meant.values()))
+    expected = Theirs()
+    hypothesis = {name: captions[:1] for name, captions in human.items()}
+    reference = {name: captions[1:] for name, captions in human.items()}
+    corpus, scores = expected.compute_score(reference, hypothesis)
+    process = expected.meteor_p
+    ours = meteor.statistics([texts[0] for texts in hypothesis.values()], list(reference.values()))
     np.testing.assert_allclose(meteor_from_statistics(ours), scores, atol=1e-12, rtol=0)
     assert meteor_from_statistics(ours.sum(0)) == pytest.approx(corpus, abs=1e-12, rel=0)
-    del theirs  # which ends the process
+    del expected  # which ends the process
     process.stdout.close()
     process.stderr.close()

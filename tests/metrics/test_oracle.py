@@ -1,4 +1,4 @@
-"""Against pycocoevalcap with its jars: what the stored values of the other tests stand for, at length."""
+"""Extensive comparison with pycocoevalcap and its jars."""
 
 import contextlib
 import io
@@ -28,9 +28,9 @@ SEPARATOR = "zzseparator"
 
 
 def java_tokens(captions: Sequence[str]) -> list[str]:
-    """Returns what coco-caption makes of captions: the output of its jar without its punctuation list.
+    """Returns coco-caption's tokens of captions: the output of its jar without punctuation.
 
-    A separating line after each keeps captions apart that hold line breaks for Java.
+    A separator line after each caption handles captions with characters that Java treats as line breaks.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         from pycocoevalcap.tokenizer import ptbtokenizer
@@ -60,7 +60,7 @@ def _differences(captions: Sequence[str]) -> list[tuple[str, str, str]]:
     return [row for row in rows if row[1] != row[2]]
 
 
-def test_every_caption_of_flickr8k_is_cut_as_the_jar_cuts_it() -> None:
+def test_tokens_of_flickr8k_equal_the_jar() -> None:
     path = SHARED / "flickr8k/Flickr8k.token.txt"
     if not path.exists():
         pytest.skip("Flickr8k is not next to the repository")
@@ -69,7 +69,7 @@ def test_every_caption_of_flickr8k_is_cut_as_the_jar_cuts_it() -> None:
     assert not _differences(captions)
 
 
-def test_every_caption_of_the_coco_sample_is_cut_as_the_jar_cuts_it() -> None:
+def test_tokens_of_the_coco_sample_equal_the_jar() -> None:
     path = SHARED / "coco-val159/captions_val2017.json"
     if not path.exists():
         pytest.skip("the COCO sample is not next to the repository")
@@ -79,21 +79,21 @@ def test_every_caption_of_the_coco_sample_is_cut_as_the_jar_cuts_it() -> None:
     assert not _differences(captions)
 
 
-def test_odd_strings_are_cut_as_the_jar_cuts_them() -> None:
+def test_tokens_of_random_strings_equal_the_jar() -> None:
     assert not _differences(odd_strings(30_000, seed=3))
 
 
 @pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
-def test_realistic_strings_are_cut_as_the_jar_cuts_them() -> None:
+def test_tokens_of_realistic_strings_equal_the_jar() -> None:
     different, _ = differences(list(realistic_strings(20_000, seed=5)))
     assert not different
 
 
-def test_long_lines_are_cut_as_the_jar_cuts_them() -> None:
+def test_tokens_of_long_lines_equal_the_jar() -> None:
     assert not _differences(long_lines())
 
 
-def test_human_captions_score_as_pycocoevalcap_scores_them() -> None:
+def test_scores_of_human_captions_equal_pycocoevalcap() -> None:
     hypotheses, references = _flickr_test()
     ours = compute_metrics(hypotheses, references)
     flat = iter(java_tokens([text for image in references for text in image]))

@@ -9,7 +9,7 @@ from tests.metrics.fuzz import long_lines, odd_strings
 
 EXPECTED = json.loads((Path(__file__).parent / "ptb_expected.json").read_text(encoding="utf-8"))
 
-# Captions that were once cut in another way than by the Java tokenizer, with its tokens.
+# Captions that were once tokenized differently from the Java tokenizer, with its tokens.
 FIXED: dict[str, tuple[tuple[str, str], ...]] = {
     "these_and_they_start_sentences": (
         ("panel B. These are", "panel b these are"),
@@ -99,22 +99,22 @@ FIXED: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FIXED)
-def test_fault_found_by_the_oracle_stays_fixed(fault: str) -> None:
-    captions, expected = zip(*FIXED[fault], strict=True)
+@pytest.mark.parametrize("case", FIXED)
+def test_fixed_differences_to_the_jar(case: str) -> None:
+    captions, expected = zip(*FIXED[case], strict=True)
     assert tokenize(captions) == list(expected)
 
 
-def test_stored_output_of_the_java_tokenizer_is_reproduced() -> None:
-    """Sentences of ours and odd strings, with what coco-caption's PTBTokenizer made of them under Java."""
+def test_equals_the_stored_output_of_the_java_tokenizer() -> None:
+    """Sentences and random strings with the output of coco-caption's PTBTokenizer."""
     captions, expected = zip(*EXPECTED, strict=True)
     assert len(captions) > 400
     different = [(c, e, t) for c, e, t in zip(captions, expected, tokenize(captions), strict=True) if e != t]
     assert not different
 
 
-def test_brackets_stay_as_in_published_scores() -> None:
-    """coco-caption means to remove -LRB- but its tokenizer writes -lrb-."""
+def test_brackets_are_kept_as_in_published_scores() -> None:
+    """coco-caption intends to remove -LRB-, but its tokenizer outputs -lrb-."""
     assert tokenize(["A (big) dog."]) == ["a -lrb- big -rrb- dog"]
 
 
@@ -133,20 +133,20 @@ def test_raw_tokens_keep_punctuation() -> None:
     ]
 
 
-def test_cutting_word_by_word_equals_scanning_the_line() -> None:
-    """The shortcut for lines whose words do not depend on each other gives what the full scan gives."""
+def test_word_by_word_tokenization_equals_a_full_scan() -> None:
+    """The fast path for lines with independent words equals the full scan."""
     for text in odd_strings(3000, seed=9):
         line = " ".join(text.split("\n"))
         assert ptb.tokenize(line) == ptb._scan(line)
 
 
-def test_tokenizing_tokens_again_changes_nothing_for_plain_captions() -> None:
+def test_tokenization_of_plain_captions_is_idempotent() -> None:
     once = tokenize(["A man's dog, which isn't his, runs!", "Two girls play in the sand."])
     assert tokenize(once) == once
 
 
 @pytest.mark.parametrize("line", long_lines(), ids=lambda line: line[:6])
-def test_long_lines_lose_no_letter(line: str) -> None:
+def test_long_lines_keep_all_letters(line: str) -> None:
     kept = "".join(tokenize([line])[0].split())
     assert sum(map(str.isalpha, kept)) >= sum(map(str.isalpha, line)) * ("&" not in line)
 
@@ -155,6 +155,6 @@ def test_line_breaks_inside_a_caption_are_spaces() -> None:
     assert tokenize(["a dog\nruns\r\nfast\u2028now"]) == ["a dog runs fast now"]
 
 
-def test_the_next_caption_changes_no_token() -> None:
-    """The jar, which reads all captions as one text, drops the period before "The" on the next line."""
+def test_tokens_do_not_depend_on_the_next_caption() -> None:
+    """The jar, which reads all captions as one text, drops the period if the next line starts with "The"."""
     assert tokenize(["vitamin C.", "The dog"]) == ["vitamin c.", "the dog"]

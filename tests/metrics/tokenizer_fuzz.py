@@ -1,11 +1,11 @@
-"""Search for text that the tokenizer cuts differently from the Java tokenizer of pycocoevalcap.
+"""Search for text that is tokenized differently from the Java tokenizer of pycocoevalcap.
 
 python -m tests.metrics.tokenizer_fuzz --count 2000000 --seed 1
 
-Draw random text as it occurs in captions, alt texts, signs, web pages and code, cut each string by both
-tokenizers and print the differences. The jar cuts each string twice, in one process per batch: followed by another
-line, as in a file of captions, and at the end of a file. Ours must equal the first. The second is only counted:
-there the jar lacks the line break that some of its rules look at. Needs a JDK and pycocoevalcap.
+Generates random text as in captions, alt texts, signs, web pages and code, tokenizes it with both tokenizers and
+prints the differences. The jar tokenizes each string twice, in one process per batch: followed by another line, as in
+a file of captions, and at the end of a file. Ours must equal the first. Differences to the second are only counted:
+it lacks the line break that some rules require. Needs a JDK and pycocoevalcap.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WORDS: tuple[str, ...] = tuple(
     日本語 привет ٣ שלום é ﬁ Ⅷ ² ³ H₂O x² 10⁶ µm Å ½cup
     """.split()  # noqa: SIM905
 )
-# Every punctuation mark and space of the basic plane that people or programs put into English text, and some letters.
+# Punctuation marks and spaces of the basic plane that occur in English text, and some letters.
 MARKS: tuple[str, ...] = (
     *".,;:!?'\"`()[]{}<>/\\|-_=+*&%$#@^~",
     *map(chr, (*range(0x80, 0xC0), 0xD7, 0xF7, *range(0x2000, 0x2070), *range(0x20A0, 0x20C0), 0x2116, 0x2122)),
@@ -72,12 +72,12 @@ CODE = (
 
 
 def realistic_strings(count: int, seed: int) -> Iterator[str]:
-    """Yield random strings that look like captions, alt texts, recognised text, web pages or code."""
+    """Yields random strings that resemble captions, alt texts, recognised text, web pages or code."""
     draw = random.Random(seed)
     for _ in range(count):
         parts = [_part(draw) for _ in range(draw.choice((1, 2, 3, 3, 4, 5, 6, 8)))]
         text = "".join(part + draw.choice((" ", " ", " ", " ", "", "  ", draw.choice(MARKS))) for part in parts)
-        yield BREAKS.sub(" ", _spoil(draw, text) if draw.random() < 0.2 else text)
+        yield BREAKS.sub(" ", _corrupt(draw, text) if draw.random() < 0.2 else text)
 
 
 def _part(draw: random.Random) -> str:
@@ -129,19 +129,19 @@ def _number(draw: random.Random) -> str:
     )
 
 
-def _spoil(draw: random.Random, text: str) -> str:
-    """Return a text as bad recognition leaves it: characters lost, doubled, swapped, or of other kinds."""
+def _corrupt(draw: random.Random, text: str) -> str:
+    """Returns a text with simulated recognition errors: characters lost, doubled or replaced."""
     characters = list(text)
     for _ in range(draw.randint(1, 3)):
-        place = draw.randrange(len(characters) + 1)
-        characters[place : place + draw.randint(0, 2)] = draw.choice(
+        start = draw.randrange(len(characters) + 1)
+        characters[start : start + draw.randint(0, 2)] = draw.choice(
             (*MARKS, "l", "I", "1", "O", "0", "S", "s", "t", " ")
         )
     return "".join(characters)
 
 
 def jar_tokens(lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the jar's tokens of each line, punctuation removed: with a line after it, and at the end of a file."""
+    """Returns the jar's tokens of each line without punctuation: followed by a line, and at the end of a file."""
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
@@ -159,14 +159,14 @@ def _without_punctuation(line: str) -> str:
 
 
 def differences(lines: Sequence[str]) -> tuple[list[tuple[str, str, str]], int]:
-    """Return strings with two different tokenizations, the jar's and ours, and the number that a file's end changes."""
+    """Returns strings with different tokenizations (the jar's, ours), and the number of strings that the file end
+    changes."""
     followed, last = jar_tokens(lines)
     rows = zip(lines, followed, tokenize(lines), strict=True)
     return [row for row in rows if row[1] != row[2]], sum(a != b for a, b in zip(followed, last, strict=True))
 
 
 def main() -> None:
-    """Run the search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200_000, help="number of strings")
     parser.add_argument("--seed", type=int, default=1)
@@ -175,8 +175,8 @@ def main() -> None:
     done = different = at_end = 0
     while batch := [line for line, _ in zip(strings, range(BATCH), strict=False)]:
         rows, ends = differences(batch)
-        for line, theirs, ours in rows:
-            print(f"{line!r}\n  jar  {theirs!r}\n  ours {ours!r}", flush=True)
+        for line, expected, ours in rows:
+            print(f"{line!r}\n  jar  {expected!r}\n  ours {ours!r}", flush=True)
         done, different, at_end = done + len(batch), different + len(rows), at_end + ends
         print(f"{done} strings: {different} differ; the end of the file changes {at_end} in the jar", flush=True)
 

@@ -328,7 +328,7 @@ def test_unreadable_files_show_an_error_and_the_others_a_caption(visit: Open) ->
     cards = choose(page, encoded(0), b"no image", encoded(1, "JPEG", 300, 200)[:900])
     expect(cards.nth(0).locator(".caption")).to_have_count(1)
     expect(cards.nth(1).get_by_role("alert")).to_contain_text("1.png: not an image of a known format (JPEG, PNG")
-    expect(cards.nth(2).get_by_role("alert")).to_contain_text("2.png: damaged or cut short")
+    expect(cards.nth(2).get_by_role("alert")).to_contain_text("2.png: damaged or truncated")
     cards.nth(1).get_by_role("button", name="Remove 1.png").click()
     expect(page.locator("article.image")).to_have_count(2)
 

@@ -412,7 +412,7 @@ class TestStores:
     ) -> None:
         other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
         extract_features({item.id: item.image for item in annotations}, other, tmp_path / "s")
-        with pytest.raises(FeatureStoreError, match=r"was made by test_resnet at 48 px.*not by test_resnet.*digest"):
+        with pytest.raises(FeatureStoreError, match=r"is of test_resnet at 48 px.*not of test_resnet.*digest"):
             train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s"])
         assert not (tmp_path / "run").exists()
 
@@ -432,7 +432,7 @@ def test_unreadable_image_is_told_of_and_left_out(
     broken = Path(load_annotations(data).split("train")[3].image)
     broken.write_bytes(broken.read_bytes()[:50])
     train(tiny.cached(weights, epochs=1), data, tmp_path / "run", features=tmp_path / "features")
-    assert any(line.startswith(f"left out: {broken}: damaged or cut short") for line in told.messages)
+    assert any(line.startswith(f"left out: {broken}: damaged or truncated") for line in told.messages)
     assert any("of 23 images" in line for line in told.messages)
 
 
@@ -457,10 +457,13 @@ def test_data_without_training_or_validation_images_is_refused(
 @pytest.mark.parametrize(
     ("items", "reason"),
     [
-        (lambda train, val: [train[0], replace(val[0], captions=("...!",))], "no word is left of the validation"),
+        (
+            lambda train, val: [train[0], replace(val[0], captions=("...!",))],
+            "the validation captions are empty after cleaning",
+        ),
         (lambda train, val: [train[0], replace(val[0], image=__file__)], "no validation image can be read"),
         (lambda train, val: train, "no validation captions .*--resplit"),
-        (lambda train, val: [replace(train[0], split=None)], "1 image, too few to deal to 3 splits"),
+        (lambda train, val: [replace(train[0], split=None)], "1 image, too few for 3 splits"),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused_before_any_work(

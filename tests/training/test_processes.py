@@ -95,9 +95,9 @@ def test_shares_make_up_the_batches_of_one_process(annotations: Annotations, sto
     for place, share in enumerate(shares):
         share.share(place, 3)
     for batch, *parts in zip(whole, *shares, strict=True):
-        assert batch.tokens == batch.whole.tokens == len(batch.captions.targets)
-        assert (batch.whole.captions, batch.whole.images) == (batch.captions.rows, len(batch.ids))
-        assert all(part.whole == batch.whole for part in parts)
+        assert batch.tokens == batch.totals.tokens == len(batch.captions.targets)
+        assert (batch.totals.captions, batch.totals.images) == (batch.captions.rows, len(batch.ids))
+        assert all(part.totals == batch.totals for part in parts)
         ids = [name for part in parts if not part.idle for name in part.ids]
         assert sorted(ids) == sorted(batch.ids)
         assert sum(part.tokens for part in parts) == batch.tokens

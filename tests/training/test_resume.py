@@ -370,7 +370,7 @@ def test_other_data_and_other_features_are_refused(
         train(config, tmp_path / "fewer.jsonl", tmp_path / "run", features=features)
     other = tiny.build(tiny.write_encoder(weights.parent / "other.safetensors", seed=1))
     extract_features({item.id: item.image for item in load_annotations(colours)}, other, tmp_path / "other")
-    with pytest.raises(FeatureStoreError, match="was made by test_resnet at 48 px"):
+    with pytest.raises(FeatureStoreError, match="is of test_resnet at 48 px"):
         train(config, colours, tmp_path / "run", stores=[tmp_path / "other"])
 
 

@@ -13,7 +13,7 @@ from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, replace
 from seesay.data.annotations import write_annotations
-from seesay.data.augmentation import mirrorable_images
+from seesay.data.augmentation import flippable_images
 from seesay.data.batches import Batch
 from seesay.data.records import Annotations
 from seesay.errors import ConfigError, DataError, FeatureStoreError
@@ -44,7 +44,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, annotations: Annotations, weig
     for name, encoder in (("a", tiny.build(weights)), ("b", other)):
         stores[name], stores[f"{name}-mirrored"] = folder / name, folder / f"{name}-mirrored"
         extract_features({item.id: item.image for item in annotations}, encoder, folder / name)
-        extract_features(mirrorable_images(annotations), encoder, folder / f"{name}-mirrored", mirrored=True)
+        extract_features(flippable_images(annotations), encoder, folder / f"{name}-mirrored", mirrored=True)
     return stores
 
 
@@ -144,9 +144,9 @@ def test_mirrored_features_that_went_are_missed(
     config = tiny.cached(weights, hflip_prob=0.5, checkpoint_every=2)
     stores = [two["a"], two["a-mirrored"]]
     train_and_fail(4, config, colours, tmp_path / "run", stores=stores)
-    fewer = dict(list(mirrorable_images(annotations).items())[1:])
+    fewer = dict(list(flippable_images(annotations).items())[1:])
     extract_features(fewer, tiny.build(weights), tmp_path / "fewer", mirrored=True)
-    with pytest.raises(DataError, match=r"training with 8 images that may be mirrored, but now they are 7"):
+    with pytest.raises(DataError, match=r"trained with 8 flippable images, but there are now 7"):
         train(config, colours, tmp_path / "run", stores=[two["a"], tmp_path / "fewer"])
     train(config, colours, tmp_path / "run", stores=stores)
 
@@ -191,11 +191,11 @@ class TestGiven:
         cropped = self.config(weights, crop_fraction=0.1, encoder_training="frozen")
         with pytest.raises(ConfigError, match=r"a-mirrored holds features of mirrored .*hflip_prob=0 never shows"):
             self.open(plain, annotations, tmp_path, two["a"], two["a-mirrored"])
-        with pytest.raises(FeatureStoreError, match=r"a-mirrored holds .*; name the store of the images as they are"):
+        with pytest.raises(FeatureStoreError, match=r"a-mirrored has .*; also pass the store of the original images"):
             self.open(plain, annotations, tmp_path, two["a-mirrored"])
-        with pytest.raises(FeatureStoreError, match=r"b has no counterpart of mirrored images.* seesay extract DATA"):
+        with pytest.raises(FeatureStoreError, match=r"b has no store of mirrored images.* seesay extract DATA"):
             self.open(config, annotations, tmp_path, two["a"], two["b"], two["a-mirrored"])
-        with pytest.raises(FeatureStoreError, match=r"b-mirrored holds .* goes with no other store given"):
+        with pytest.raises(FeatureStoreError, match=r"b-mirrored has .* matches no other store"):
             self.open(config, annotations, tmp_path, two["a"], two["b-mirrored"])
         with pytest.raises(ConfigError, match=r"crop_fraction cuts images, which given stores have no more"):
             self.open(cropped, annotations, tmp_path, two["a"])
@@ -206,7 +206,7 @@ class TestGiven:
         images = {item.id: item.image for item in annotations}
         np.savez(tmp_path / "f.npz", **{name: tiny.features(len(name), 9, 5) for name in images})  # type: ignore[arg-type]
         import_features(tmp_path / "f.npz", images, tmp_path / "s")
-        with pytest.raises(FeatureStoreError, match=r"imported features 'f.npz', of which there are none of mirrored"):
+        with pytest.raises(FeatureStoreError, match=r"imported features 'f.npz', which have no mirrored"):
             self.open(self.config(weights), annotations, tmp_path, tmp_path / "s")
 
     def test_images_that_the_mirrored_one_lacks_stay_as_they_are_and_are_told_of(
@@ -217,7 +217,7 @@ class TestGiven:
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        wanted, encoder = mirrorable_images(annotations), tiny.build(weights)
+        wanted, encoder = flippable_images(annotations), tiny.build(weights)
         extract_features(dict(list(wanted.items())[2:]), encoder, tmp_path / "some", mirrored=True)
         others = {item.id: item.image for item in annotations if item.id not in wanted}
         extract_features(others, encoder, tmp_path / "others", mirrored=True)
@@ -235,7 +235,7 @@ class TestGiven:
         self, cached_run: Path, annotations: Annotations, two: dict[str, Path]
     ) -> None:
         captioner, items = TrainedCaptioner.load(cached_run, "cpu"), annotations.split("test").items
-        with pytest.raises(FeatureStoreError, match="a-mirrored holds features of mirrored images; name the store"):
+        with pytest.raises(FeatureStoreError, match="a-mirrored has features of mirrored images; also pass the store"):
             feature_source(captioner, items, "data", "features", [two["a-mirrored"]], None)
 
 
@@ -244,7 +244,7 @@ def test_captions_that_all_name_sides_leave_nothing_to_mirror(
 ) -> None:
     sided = [item for item in annotations if len(item.captions) > 1]
     write_annotations(sided, tmp_path / "data.jsonl")
-    with pytest.raises(DataError, match=r"no training image to mirror: .* leave training.hflip_prob at 0"):
+    with pytest.raises(DataError, match=r"no training image that can be flipped: .* set training.hflip_prob to 0"):
         train(tiny.cached(weights, hflip_prob=0.5), tmp_path / "data.jsonl", tmp_path / "run", features=tmp_path / "f")
     assert not (tmp_path / "f").exists()
 

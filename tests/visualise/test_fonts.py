@@ -1,4 +1,4 @@
-"""Fonts are chosen by their glyphs; those that Matplotlib brings stand for installed ones."""
+"""Selection of fonts by glyphs; fonts included in Matplotlib represent installed ones."""
 
 import logging
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from tests.foreign import CAPTIONS
 from tests.visualise.test_beam_tree import OPTIONS, traced
 
 BUNDLED = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-ARC, SEGMENT = "\u2312", "\u2313"  # DejaVu Sans Mono has them, DejaVu Sans has not
+ARC, SEGMENT = "\u2312", "\u2313"  # in DejaVu Sans Mono, not in DejaVu Sans
 
 
 @pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """Forgets the installed fonts and what was logged."""
+def clear_caches() -> Iterator[None]:
+    """Clears the caches of installed fonts and warnings."""
     for cached in (fonts._installed, fonts._warn):
         cached.cache_clear()
     yield
@@ -36,7 +36,7 @@ def no_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mono(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The only font beside DejaVu Sans, and the font of placeholders."""
+    """The only installed font besides DejaVu Sans and the placeholder font."""
     path = str(BUNDLED / "DejaVuSansMono.ttf")
     monkeypatch.setattr(fonts, "_installed", lambda: (str(BUNDLED / "LastResortHE-Regular.ttf"), path))
     return path
@@ -47,33 +47,33 @@ def strip(*words: str, title: str = "") -> Image.Image:
 
 
 @pytest.mark.parametrize("language", ["de", "ar", "en"])
-def test_dejavu_is_used_alone_where_it_has_the_characters(language: str, no_fonts: None) -> None:
+def test_only_dejavu_is_used_if_it_has_the_characters(language: str, no_fonts: None) -> None:
     texts = [text for image in CAPTIONS[language] for text in image]
     assert fonts.find_fonts([*texts, "e\u0301 \u200d\n"]) == [fonts.default_font()]
 
 
 def test_a_font_with_the_characters_is_found(mono: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Placeholders, which Matplotlib brings for every character, are not glyphs."""
+    """The placeholder font of Matplotlib is not used."""
     assert fonts.find_fonts(["a dog", f"a {ARC}"]) == [fonts.default_font(), mono]
     assert fonts.find_families([ARC]) == ["DejaVu Sans", "DejaVu Sans Mono"]
     assert caplog.messages == []
 
 
-def test_strips_do_not_draw_boxes_where_a_font_has_the_characters(mono: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_use_a_font_with_the_characters(mono: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert strip(ARC, title=SEGMENT) != strip(SEGMENT, title=SEGMENT)
     assert strip("a", title=ARC) != strip("a", title=SEGMENT)
     monkeypatch.setattr(fonts, "_installed", tuple)
     assert strip(ARC) == strip(SEGMENT)  # boxes
 
 
-def test_beam_trees_do_not_draw_boxes_where_a_font_has_the_characters(mono: str) -> None:
-    _, trace, (shown, *_) = traced(OPTIONS)
-    assert draw_beam_tree(trace, lambda _: ARC, shown, 0.7) != draw_beam_tree(trace, lambda _: SEGMENT, shown, 0.7)
-    assert draw_beam_tree(trace, str, shown, 0.7, ARC) != draw_beam_tree(trace, str, shown, 0.7, SEGMENT)
+def test_beam_trees_use_a_font_with_the_characters(mono: str) -> None:
+    _, trace, (caption, *_) = traced(OPTIONS)
+    assert draw_beam_tree(trace, lambda _: ARC, caption, 0.7) != draw_beam_tree(trace, lambda _: SEGMENT, caption, 0.7)
+    assert draw_beam_tree(trace, str, caption, 0.7, ARC) != draw_beam_tree(trace, str, caption, 0.7, SEGMENT)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("一只狗", "no installed font has CJK: figures show boxes; install one, such as Debian's fonts-noto-cjk"),
         ("หมา", "no installed font has Thai: figures show boxes; install one, such as Debian's fonts-noto-core"),
@@ -81,19 +81,19 @@ def test_beam_trees_do_not_draw_boxes_where_a_font_has_the_characters(mono: str)
     ],
 )
 def test_missing_glyphs_are_logged_once_with_a_package(
-    text: str, told: str, no_fonts: None, caplog: pytest.LogCaptureFixture
+    text: str, message: str, no_fonts: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, trace, (shown, *_) = traced(OPTIONS)
+    _, trace, (caption, *_) = traced(OPTIONS)
     with caplog.at_level(logging.WARNING):
         strip(text, title=text)
         strip(text)
-        draw_beam_tree(trace, lambda _: text, shown, 0.7, text)  # Matplotlib would warn for each character
+        draw_beam_tree(trace, lambda _: text, caption, 0.7, text)  # Matplotlib would warn for each character
     assert len(caplog.messages) == 1
-    assert told in caplog.messages[0]
+    assert message in caplog.messages[0]
 
 
-def test_fonts_are_found_that_matplotlib_has_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its list is kept on disk, from before the advice to install a font was followed."""
+def test_fonts_that_are_not_in_matplotlibs_list_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cached list may be older than an installed font."""
 
     class Listed:
         def __init__(self) -> None:
@@ -111,12 +111,12 @@ def test_fonts_are_found_that_matplotlib_has_not_listed(monkeypatch: pytest.Monk
 
 
 def test_a_title_without_spaces_wraps(no_fonts: None) -> None:
-    """It was cut with an ellipsis."""
+    """Bug: it was truncated with an ellipsis."""
     text = "".join(caption for image in CAPTIONS["zh"] for caption in image)
     assert strip("a", title=text).height > strip("a", title=text[:5]).height + 60
     assert fonts.split_characters("ที่สุด") == ["ที่", "สุ", "ด"]
 
 
-def test_a_caption_with_dollar_signs_is_no_formula() -> None:
-    _, trace, (shown, *_) = traced(OPTIONS)
-    assert draw_beam_tree(trace, str, shown, 0.7, "a sign for $5 and for $_6")
+def test_dollar_signs_are_not_parsed_as_a_formula() -> None:
+    _, trace, (caption, *_) = traced(OPTIONS)
+    assert draw_beam_tree(trace, str, caption, 0.7, "a sign for $5 and for $_6")

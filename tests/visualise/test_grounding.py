@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seesay.errors import DataError
-from seesay.visualise import frame_of_crop, grounding_chance, grounding_ratio, is_grounded
+from seesay.visualise import frame_of_crop, grounding_baseline, grounding_ratio, is_grounded
 from tests.visualise.test_attention import GRIDS, random_weights
 
 
 @settings(deadline=None, max_examples=60)
 @given(GRIDS, st.integers(1, 6), st.integers(1, 6), st.data())
-def test_pointing_ratio_is_what_counting_pixels_gives(
+def test_grounding_ratio_equals_counting_pixels(
     grid: tuple[int, int], across: int, down: int, data: st.DataObject
 ) -> None:
     rows, columns = grid
@@ -33,14 +33,12 @@ def test_pointing_ratio_is_what_counting_pixels_gives(
     st.floats(1, 200),
     st.sampled_from([(1, 1), (7, 7), (3, 5)]),
 )
-def test_undecided_attention_points_at_every_box_by_chance(
-    x: float, y: float, width: float, height: float, grid: tuple[int, int]
-) -> None:
+def test_uniform_attention_has_ratio_1(x: float, y: float, width: float, height: float, grid: tuple[int, int]) -> None:
     flat = np.full(grid[0] * grid[1], 1 / (grid[0] * grid[1]))
     assert grounding_ratio(flat, grid, [(x, y, width, height)], (100, 91)) == pytest.approx(1)
 
 
-def test_pointing_ratio_of_one_region() -> None:
+def test_grounding_ratio_of_one_region() -> None:
     weights = np.eye(12)[6]  # second row, third column of 3 x 4 cells of 10 x 20 pixels
     assert grounding_ratio(weights, (3, 4), [(20, 20, 10, 20)], (40, 60)) == pytest.approx(12)
     assert grounding_ratio(weights, (3, 4), [(20, 20, 20, 20)], (40, 60)) == pytest.approx(6)
@@ -48,13 +46,13 @@ def test_pointing_ratio_of_one_region() -> None:
     assert grounding_ratio(weights, (3, 4), [(0, 0, 10, 60)], (40, 60)) == 0
 
 
-def test_pointing_ratio_cuts_boxes_at_the_border_and_takes_unnormalised_weights() -> None:
+def test_grounding_ratio_clips_boxes_and_normalises_weights() -> None:
     weights = random_weights(1, 12)[0]
-    whole = grounding_ratio(weights, (3, 4), [(20, 40, 20, 20)], (40, 60))
-    assert grounding_ratio(weights, (3, 4), [(20, 40, 500, 500)], (40, 60)) == pytest.approx(whole)
-    assert grounding_ratio(weights * 3, (3, 4), [(20, 40, 20, 20)], (40, 60)) == pytest.approx(whole)
+    expected = grounding_ratio(weights, (3, 4), [(20, 40, 20, 20)], (40, 60))
+    assert grounding_ratio(weights, (3, 4), [(20, 40, 500, 500)], (40, 60)) == pytest.approx(expected)
+    assert grounding_ratio(weights * 3, (3, 4), [(20, 40, 20, 20)], (40, 60)) == pytest.approx(expected)
     assert grounding_ratio(weights.astype(np.float16), (3, 4), [(20, 40, 20, 20)], (40, 60)) == pytest.approx(
-        whole, rel=1e-2
+        expected, rel=1e-2
     )
 
 
@@ -64,7 +62,7 @@ def test_a_box_without_area_in_the_image_is_refused(box: tuple[float, float, flo
         grounding_ratio(np.ones(12), (3, 4), [box], (40, 60))
 
 
-def test_several_boxes_count_what_they_share_once() -> None:
+def test_overlaps_of_boxes_count_once() -> None:
     weights = random_weights(1, 12)[0]
     boxes = [(5.0, 5.0, 20.0, 30.0), (10.0, 20.0, 25.0, 25.0)]
     fine = np.kron(weights.reshape(3, 4), np.ones((20, 10)))
@@ -74,25 +72,25 @@ def test_several_boxes_count_what_they_share_once() -> None:
     assert grounding_ratio(weights, (3, 4), boxes, (40, 60)) == pytest.approx(expected)
 
 
-def test_strongest_region_hits_where_its_middle_is_in_a_box() -> None:
-    weights = np.eye(12)[6]  # its middle is at (25, 30)
+def test_a_hit_has_the_centre_of_the_maximum_in_a_box() -> None:
+    weights = np.eye(12)[6]  # its centre is at (25, 30)
     assert is_grounded(weights, (3, 4), [(24, 29, 2, 2)], (40, 60))
     assert is_grounded(weights, (3, 4), [(0, 0, 1, 1), (24, 29, 2, 2)], (40, 60))
     assert not is_grounded(weights, (3, 4), [(26, 20, 14, 40)], (40, 60))
-    assert grounding_chance((3, 4), [(24, 29, 2, 2)], (40, 60)) == pytest.approx(1 / 12)
-    assert grounding_chance((3, 4), [(0, 0, 40, 60)], (40, 60)) == 1
+    assert grounding_baseline((3, 4), [(24, 29, 2, 2)], (40, 60)) == pytest.approx(1 / 12)
+    assert grounding_baseline((3, 4), [(0, 0, 40, 60)], (40, 60)) == 1
 
 
 @given(GRIDS, st.integers(0, 99))
-def test_chance_is_what_pointing_at_every_region_gives(grid: tuple[int, int], seed: int) -> None:
+def test_the_baseline_is_the_mean_over_all_regions(grid: tuple[int, int], seed: int) -> None:
     x, y, width, height = np.random.default_rng(seed).random(4) * 50
     regions = np.eye(grid[0] * grid[1])
     hits = [is_grounded(region, grid, [(x, y, width, height)], (70, 60)) for region in regions]
-    assert grounding_chance(grid, [(x, y, width, height)], (70, 60)) == pytest.approx(np.mean(hits))
+    assert grounding_baseline(grid, [(x, y, width, height)], (70, 60)) == pytest.approx(np.mean(hits))
 
 
-def test_a_word_without_attention_points_nowhere() -> None:
-    with pytest.raises(DataError, match="without any attention"):
+def test_a_word_without_attention_is_refused() -> None:
+    with pytest.raises(DataError, match="sum to 0"):
         grounding_ratio(np.zeros(4), (2, 2), [(0, 0, 1, 1)], (2, 2))
 
 

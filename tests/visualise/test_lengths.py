@@ -7,7 +7,7 @@ from seesay.errors import DataError
 from seesay.visualise import draw_score_against_length
 
 
-def test_image_changes_with_scores_and_with_lengths() -> None:
+def test_the_image_depends_on_scores_and_lengths() -> None:
     first = draw_score_against_length([3, 3, 5, 9], [0.1, 0.3, 0.5, 0.2], "CIDEr")
     assert Image.open(io.BytesIO(first)).size[0] > 600
     assert draw_score_against_length([3, 3, 5, 9], [0.1, 0.3, 0.5, 0.2], "CIDEr") == first
@@ -20,6 +20,6 @@ def test_one_caption_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize(("words", "scores"), [([], []), ([1, 2], [0.5])])
-def test_lists_that_do_not_fit_are_refused(words: list[int], scores: list[float]) -> None:
-    with pytest.raises(DataError, match="give one of each a caption"):
+def test_lists_of_different_lengths_are_refused(words: list[int], scores: list[float]) -> None:
+    with pytest.raises(DataError, match="pass one of each per caption"):
         draw_score_against_length(words, scores, "x")

@@ -1,4 +1,4 @@
-"""The HTML report: well-formed, self-contained, safe and whole."""
+"""The HTML report: well-formed, self-contained and safe."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ RED = Image.new("RGB", (24, 16), (200, 30, 30))
 
 
 class Page(HTMLParser):
-    """Reads a page, strictly: every element is closed in its turn."""
+    """A strict parser: elements must be closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -60,7 +60,7 @@ def render(folder: Path, *sections: Section, title: str = "A run") -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def everything(text: str = "a dog") -> Sequence[Section]:
+def all_sections(text: str = "a dog") -> Sequence[Section]:
     card = Card(RED, text, references=(text, "x"), attention=RED, scores={text: 0.5}, name=text)
     return (
         Text(f"{text}\n\nsecond", heading=text),
@@ -84,8 +84,8 @@ def embedded(page: Page) -> list[tuple[str, bytes, Image.Image]]:
     return found
 
 
-def test_a_page_of_everything_is_well_formed_and_labelled(tmp_path: Path) -> None:
-    page = render(tmp_path, *everything())
+def test_a_page_of_all_sections_is_well_formed_and_labelled(tmp_path: Path) -> None:
+    page = render(tmp_path, *all_sections())
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert page.all("html") == [{"lang": "en"}]
     assert page.text_of("title") == page.text_of("h1") == ["A run"]
@@ -96,8 +96,8 @@ def test_a_page_of_everything_is_well_formed_and_labelled(tmp_path: Path) -> Non
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
 
 
-def test_hostile_text_stays_text_wherever_it_stands(tmp_path: Path) -> None:
-    page = render(tmp_path, *everything(HOSTILE), title=HOSTILE)
+def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
+    page = render(tmp_path, *all_sections(HOSTILE), title=HOSTILE)
     assert {tag for tag, _ in page.elements} <= {
         *(
             "html",
@@ -136,8 +136,8 @@ def test_hostile_text_stays_text_wherever_it_stands(tmp_path: Path) -> None:
     assert HOSTILE in [image["alt"] for image in page.all("img")]
 
 
-def test_the_page_asks_the_network_for_nothing(tmp_path: Path) -> None:
-    page = render(tmp_path, *everything())
+def test_the_page_makes_no_requests(tmp_path: Path) -> None:
+    page = render(tmp_path, *all_sections())
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//\w|url\(|@import", re.sub(r"base64,[^\"]+", "", text))
     addresses = [a[name] for _, a in page.elements for name in ("src", "href", "srcset") if name in a]
@@ -147,7 +147,7 @@ def test_the_page_asks_the_network_for_nothing(tmp_path: Path) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_light_and_dark_have_the_same_colours_to_set(tmp_path: Path) -> None:
+def test_light_and_dark_schemes_define_the_same_colours(tmp_path: Path) -> None:
     render(tmp_path, Text("x"))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     light, dark = re.findall(r":root \{([^}]*)\}", text)
@@ -159,14 +159,14 @@ def test_light_and_dark_have_the_same_colours_to_set(tmp_path: Path) -> None:
 
 
 def test_every_class_on_the_page_has_a_style(tmp_path: Path) -> None:
-    page = render(tmp_path, *everything())
+    page = render(tmp_path, *all_sections())
     style = (tmp_path / "report.html").read_text(encoding="utf-8").split("</style>")[0]
     used = {name for _, attributes in page.elements for name in attributes.get("class", "").split()}
-    assert {"card", "wide", "gallery", "number", "said"} <= used
+    assert {"card", "wide", "gallery", "number", "generated"} <= used
     assert used == {name for name in used if f".{name} " in style}
 
 
-def test_images_are_embedded_and_drawings_keep_every_pixel(tmp_path: Path) -> None:
+def test_images_are_embedded_and_drawings_are_lossless(tmp_path: Path) -> None:
     page = render(tmp_path, Figure(RED, alt="red"), Gallery([Card(RED, "red", attention=RED)]))
     images = embedded(page)
     assert len(images) == 3
@@ -174,18 +174,18 @@ def test_images_are_embedded_and_drawings_keep_every_pixel(tmp_path: Path) -> No
         assert image.convert("RGB").getcolors() == [(24 * 16, (200, 30, 30))]
 
 
-def test_photographs_are_embedded_small(tmp_path: Path) -> None:
+def test_photographs_are_reduced(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 1500, 3), dtype=np.uint8)
     photograph = Image.fromarray(noise)
     ((kind, data, image),) = embedded(render(tmp_path, Figure(photograph, alt="noise")))
-    assert photograph.size == (1500, 300)  # the caller's own is left alone
+    assert photograph.size == (1500, 300)  # the argument is unchanged
     assert kind == "jpeg"
     assert image.size == (1280, 256)
     assert len(data) < 1280 * 256 * 2
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_encoded_images_are_kept_byte_by_byte(tmp_path: Path, kind: str) -> None:
+def test_encoded_images_are_embedded_unchanged(tmp_path: Path, kind: str) -> None:
     buffer = io.BytesIO()
     RED.save(buffer, kind)
     ((found, data, _),) = embedded(render(tmp_path, Figure(buffer.getvalue(), alt="red")))
@@ -193,15 +193,15 @@ def test_encoded_images_are_kept_byte_by_byte(tmp_path: Path, kind: str) -> None
 
 
 @pytest.mark.parametrize("data", [b"", b"<svg onload=alert(1)>", b"GIF89a"])
-def test_bytes_that_are_no_image_are_refused_before_anything_is_written(tmp_path: Path, data: bytes) -> None:
+def test_invalid_image_bytes_are_refused_before_writing(tmp_path: Path, data: bytes) -> None:
     write_report(tmp_path / "report.html", "old", [])
     old = (tmp_path / "report.html").read_bytes()
-    with pytest.raises(ImageError, match="no PNG or JPEG"):
+    with pytest.raises(ImageError, match="neither PNG nor JPEG"):
         render(tmp_path, Figure(data, alt="x"))
     assert (tmp_path / "report.html").read_bytes() == old
 
 
-def test_every_image_has_words_for_who_cannot_see_it(tmp_path: Path) -> None:
+def test_every_image_has_an_alternative_text(tmp_path: Path) -> None:
     cards = [
         Card(RED, "", attention=RED),
         Card(RED, "c", name="7.jpg"),
@@ -223,11 +223,11 @@ def test_a_card_shows_caption_references_scores_and_name(tmp_path: Path) -> None
     assert len(page.all("img")) == 1
 
 
-def test_an_empty_caption_is_said_to_be_empty(tmp_path: Path) -> None:
+def test_an_empty_caption_has_a_note(tmp_path: Path) -> None:
     assert render(tmp_path, Gallery([Card(RED, " ")])).text_of("em") == ["(an empty caption)"]
 
 
-def test_a_table_has_a_caption_headers_and_numbers_to_the_right(tmp_path: Path) -> None:
+def test_a_table_has_a_caption_headers_and_right_aligned_numbers(tmp_path: Path) -> None:
     rows: list[list[str | float | None]] = [["greedy", 12, 48.123], ["beam", None, float("nan")]]
     page = render(tmp_path, Table(["search", "images", "CIDEr"], rows, caption="Scores"))
     assert page.text_of("caption") == ["Scores"]
@@ -236,13 +236,13 @@ def test_a_table_has_a_caption_headers_and_numbers_to_the_right(tmp_path: Path) 
     assert [cell.get("class") for cell in page.all("td")] == [None, "number", "number"] * 2
 
 
-def test_an_empty_table_and_an_empty_report_are_pages(tmp_path: Path) -> None:
+def test_an_empty_table_and_an_empty_report(tmp_path: Path) -> None:
     assert len(render(tmp_path, Table(["a", "b"], [])).all("th")) == 2
     assert render(tmp_path).all("section") == []
 
 
 def test_a_ragged_table_is_refused() -> None:
-    with pytest.raises(DataError, match="row 2 of a report's table has 1 cells under 2 headers"):
+    with pytest.raises(DataError, match="row 2 of a report table has 1 cells for 2 headers"):
         Table(["a", "b"], [[1, 2], [3]])
 
 
@@ -251,11 +251,11 @@ def test_text_is_split_into_paragraphs_at_empty_lines(tmp_path: Path) -> None:
     assert page.text_of("p") == ["one still one", "two"]
 
 
-def test_paragraphs_of_files_with_windows_line_ends_are_split_too(tmp_path: Path) -> None:
+def test_paragraphs_with_windows_line_endings_are_split(tmp_path: Path) -> None:
     assert render(tmp_path, Text("one\r\n\r\ntwo\n \nthree")).text_of("p") == ["one", "two", "three"]
 
 
-def test_a_section_of_the_callers_own_fits_in(tmp_path: Path) -> None:
+def test_a_custom_section(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Rule:
         heading: str = "Mine"
@@ -268,13 +268,13 @@ def test_a_section_of_the_callers_own_fits_in(tmp_path: Path) -> None:
     assert len(page.all("hr")) == 1
 
 
-def test_captions_in_any_script_arrive_and_broken_file_names_do_no_harm(tmp_path: Path) -> None:
+def test_captions_of_any_script_and_invalid_file_names(tmp_path: Path) -> None:
     page = render(tmp_path, Gallery([Card(RED, "狗在跑 كلب 🐕", name="caf\udce9.jpg")]))
     assert "狗在跑 كلب 🐕" in page.text_of("p")
     assert "caf?.jpg" in page.text_of("p")
 
 
-def test_the_report_is_written_whole_into_a_new_folder_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_the_report_is_written_to_a_new_folder_without_other_files(tmp_path: Path) -> None:
     path = tmp_path / "demo" / "out" / "report.html"
     write_report(path, "one", [])
     write_report(path, "two", [])
@@ -282,7 +282,7 @@ def test_the_report_is_written_whole_into_a_new_folder_and_nothing_else_is_left(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_report_that_cannot_be_written_says_so_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_an_error_and_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(SeesayError, match=r"cannot write .*report\.html"):
         write_report(tmp_path / "report.html", "x", [])
@@ -305,12 +305,12 @@ def test_a_report_that_cannot_be_written_says_so_and_leaves_nothing_behind(tmp_p
 )
 def test_language_and_direction_follow_the_text(language: str, attributes: dict[str, str], tmp_path: Path) -> None:
     text = CAPTIONS[language][4][0]
-    page = render(tmp_path, *everything(text), title=text)
-    assert page.all("html") == [{"lang": "en"}]  # the page's own words
+    page = render(tmp_path, *all_sections(text), title=text)
+    assert page.all("html") == [{"lang": "en"}]  # the language of the page
     for tag in ("h1", "figcaption"):
         assert page.all(tag) == [attributes]
     assert page.all("p")[0] == attributes
-    assert {**attributes, "class": "said"} in page.all("p")
+    assert {**attributes, "class": "generated"} in page.all("p")
     assert page.all("li")[0] == attributes
     assert page.all("title") == [{name: tag for name, tag in attributes.items() if name == "lang"}]
     assert page.all("img")[0].get("lang") == attributes.get("lang")

@@ -1,4 +1,4 @@
-"""Each word's look is in the page, as an image that a reading of the HTML finds and that is the overlay itself."""
+"""The page contains the overlay of each word."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ class Buttons(HTMLParser):
         self.groups: list[str] = []
         self.checked: list[int] = []
         self.words: list[str] = []
-        self.looks: list[Image.Image] = []
+        self.overlays: list[Image.Image] = []
         self.facts: list[str] = []
         self.scripts = 0
         self._inside: list[str] = []
@@ -39,9 +39,9 @@ class Buttons(HTMLParser):
             self.groups.append(str(values["name"]))
             if "checked" in values:
                 self.checked.append(len(self.groups) - 1)
-        if tag == "img" and "look" in self._inside:
+        if tag == "img" and "overlay" in self._inside:
             data = str(values["src"]).partition("base64,")[2]
-            self.looks.append(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+            self.overlays.append(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
         if tag == "span":
             self._inside.append(str(values.get("class")))
 
@@ -56,8 +56,8 @@ class Buttons(HTMLParser):
             self.facts.append(data)
 
 
-def test_every_word_has_its_look_and_the_first_button_is_the_bare_image(tmp_path: Path) -> None:
-    section = WordByWord(IMAGE, ["<b>left", "right"], WEIGHTS, GRID, ["1 bit", "2 & 3"], "Looks", side=90)
+def test_every_word_has_its_overlay_and_the_first_button_is_the_plain_image(tmp_path: Path) -> None:
+    section = WordByWord(IMAGE, ["<b>left", "right"], WEIGHTS, GRID, ["1 bit", "2 & 3"], "Attention", side=90)
     write_report(tmp_path / "page.html", "a page", [section])
     page = (tmp_path / "page.html").read_text()
     found = Buttons(page)
@@ -66,16 +66,18 @@ def test_every_word_has_its_look_and_the_first_button_is_the_bare_image(tmp_path
     assert (found.checked, len(set(found.groups))) == ([0], 1)
     assert found.scripts == 0
     assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
-    np.testing.assert_array_equal(found.looks[0], IMAGE)
-    for look, heat in zip(found.looks[1:], upsample_attention(WEIGHTS, GRID, IMAGE.size), strict=True):
+    np.testing.assert_array_equal(found.overlays[0], IMAGE)
+    for result, heat in zip(found.overlays[1:], upsample_attention(WEIGHTS, GRID, IMAGE.size), strict=True):
         expected = overlay(IMAGE, heat, peak=max(5 / 6, float(heat.max())))
-        assert np.abs(np.asarray(look, int) - np.asarray(expected, int)).mean() < 3, "JPEG at most"
-    left, right = (np.asarray(look, int).sum(2) for look in found.looks[1:])
+        assert np.abs(np.asarray(result, int) - np.asarray(expected, int)).mean() < 3, (
+            "differs by more than JPEG compression"
+        )
+    left, right = (np.asarray(result, int).sum(2) for result in found.overlays[1:])
     assert left[:30, :30].mean() > left[30:, 60:].mean()
     assert right[30:, 60:].mean() > right[:30, :30].mean()
 
 
-def test_two_on_a_page_are_walked_through_apart(tmp_path: Path) -> None:
+def test_two_sections_have_separate_groups(tmp_path: Path) -> None:
     one = WordByWord(IMAGE, ["a", "b"], WEIGHTS, GRID)
     other = WordByWord(IMAGE, ["a", "c"], WEIGHTS, GRID)
     cards = Gallery([Card(IMAGE, "a b", attention=one), Card(IMAGE, "a c", attention=other)])
@@ -89,15 +91,15 @@ def test_caption_without_words_is_the_image(tmp_path: Path) -> None:
     assert Buttons(section.html()).words == ["the image"]
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
+def test_lists_of_different_lengths_are_refused() -> None:
     with pytest.raises(DataError, match="1 words, attention for 2 and 1 facts"):
         WordByWord(IMAGE, ["a"], WEIGHTS, GRID).html()
     with pytest.raises(DataError, match="2 words, attention for 2 and 1 facts"):
         WordByWord(IMAGE, ["a", "b"], WEIGHTS, GRID, ["x"]).html()
 
 
-def test_words_run_in_the_direction_of_their_language() -> None:
-    """With dir="auto" the English legend decided."""
+def test_words_have_the_direction_of_their_language() -> None:
+    """Bug: with dir="auto" the English legend determined the direction."""
     arabic = WordByWord(IMAGE, ["قطة", "سوداء"], WEIGHTS, GRID, ["1 bit", "2 bits"]).html()
     assert '<fieldset dir="rtl"><legend dir="ltr">' in arabic
     assert '<span class="word" lang="ar">قطة</span>' in arabic

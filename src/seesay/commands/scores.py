@@ -97,7 +97,7 @@ def evaluate(
     save_evaluation(result, target)
     write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
     say(f"saved in {target}")
-    return 0 if result.whole and not (metrics and result.missing_scores) else 1
+    return 0 if result.complete and not (metrics and result.missing_scores) else 1
 
 
 def _refuse_idle(human: bool, data: bool, human_caption: str, idle: list[str]) -> None:
@@ -123,9 +123,9 @@ def _show(result: "Evaluation") -> None:
         print_error(problem)
     title = f"{result.system} on {result.split}: {len(result.predictions)} images"
     show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
-    show_table("", ("beside the scores", "value"), diversity_rows(result))
-    if result.verdict:
-        print_error(result.verdict)
+    show_table("", ("statistic", "value"), diversity_rows(result))
+    if result.diagnosis:
+        print_error(result.diagnosis)
     say(result.signature)
 
 
@@ -171,8 +171,8 @@ def compare(
     for reason in (*found.warnings, *found.missing.values()):
         print_error(reason)
     first, *others = found.systems
-    header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "real")
-    for system, each, (gains, losses) in zip(others, found.differences, found.apart, strict=True):
+    header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "significant")
+    for system, each, (gains, losses) in zip(others, found.differences, found.extremes, strict=True):
         show_table(f"first {first.name}, second {system.name}", header, difference_rows(each))
         for kind, ids in (("gains", gains), ("loses", losses)):
             say(f"{system.name} {kind} most in {found.ranked_by} on:")

@@ -106,7 +106,7 @@ def extract(
     import torch
 
     from seesay.data.annotations import load_dataset
-    from seesay.data.augmentation import mirrorable_images
+    from seesay.data.augmentation import flippable_images
     from seesay.devices import choose_device
     from seesay.features import extract_features, store_path
     from seesay.models.encoders import build_encoder
@@ -119,7 +119,7 @@ def extract(
     settings = configuration.resolve_config(preset, config, provided_flags(flags))
     annotations = load_dataset(data, settings.data)
     split = {item.id: item.image for item in annotations if item.split is not None}
-    images = mirrorable_images(annotations) if mirror else split
+    images = flippable_images(annotations) if mirror else split
     if import_from is not None:
         return _import_features(import_from, images, data, features, out, settings.encoder.feature_dtype)
     torch.manual_seed(settings.training.seed)  # as in training, so that random weights are the same

@@ -1,4 +1,4 @@
-"""Captioned images: reading them from any common form, splitting, checking and fetching them.
+"""Captioned images: readers for common formats, splits, checks, downloads and the built-in data set.
 
 annotations = load_annotations("data/flickr8k")
 report = check_data(annotations, TextConfig())

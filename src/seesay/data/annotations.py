@@ -1,4 +1,4 @@
-"""Annotations: reading them from any known form, dealing images to splits, limiting, writing.
+"""Annotations: load any known format, assign splits, apply limits, write.
 
 annotations = load_annotations("data/flickr8k")
 annotations.split("train")[0].captions
@@ -27,7 +27,7 @@ __all__ = [
     "Annotation",
     "Annotations",
     "Box",
-    "deal_splits",
+    "assign_splits",
     "limit_annotations",
     "load_annotations",
     "load_dataset",
@@ -39,20 +39,20 @@ __all__ = [
 def load_annotations(
     path: str | Path, format: str = "auto", *, columns: ColumnNames = USUAL_NAMES, require_images: bool = True
 ) -> Annotations:
-    """Returns the annotations in a folder or file of any known form.
+    """Returns the annotations in a folder or file of any known format.
 
-    Images are looked for in folder listings and not opened. What does not fit is left out and told in
-    `problems`: junk lines, empty captions, captioned images that are missing (also in `missing`).
+    Images are located in folder listings and not opened. Invalid lines, empty captions and missing images are
+    skipped and reported in `problems`; missing images also in `missing`.
 
     Args:
-        path: A captions file, or a folder that has one (also one level deeper).
-        format: A reader's name, or `auto` to recognise the form by looking.
-        columns: Columns of tables whose names are not usual ones.
-        require_images: Leave out images that cannot be found. Scoring finished captions needs none.
+        path: A captions file, or a folder that contains one (directly or one level deeper).
+        format: Name of a reader, or `auto` to detect the format.
+        columns: Table columns to use instead of the common names.
+        require_images: Skip images that cannot be found. False for scoring existing captions.
 
     Raises:
-        DataError: No such path, no captions of a known form, a table without the needed columns, several
-            captions files none of which is the obvious one, or not one image where captions are.
+        DataError: The path does not exist, contains no captions of a known format, lacks the required columns, is
+            ambiguous between several captions files, or no captioned image is found.
     """
     source = Path(path)
     recognised = recognise(source, format, columns)
@@ -62,31 +62,31 @@ def load_annotations(
 
 
 def load_dataset(path: str | Path, config: DataConfig) -> Annotations:
-    """Returns the annotations ready to train on: read, in splits (`deal_splits`), limited (`limit_annotations`).
+    """Returns the annotations for training: loaded, split (`assign_splits`) and limited (`limit_annotations`).
 
     Raises:
-        DataError: They cannot be read, or are too few.
-        ConfigError: The split's fractions or a limit cannot work.
+        DataError: They cannot be read, or there are too few.
+        ConfigError: The split fractions or a limit are invalid.
     """
     annotations = load_annotations(path, config.format, columns=USUAL_NAMES.over(config))
-    return limit_annotations(deal_splits(annotations, config), config)
+    return limit_annotations(assign_splits(annotations, config), config)
 
 
-def deal_splits(annotations: Annotations, config: DataConfig) -> Annotations:
-    """Returns the annotations in splits: dealt by `split_annotations` if they have none, or with `config.resplit`.
+def assign_splits(annotations: Annotations, config: DataConfig) -> Annotations:
+    """Returns the annotations with splits, assigned by `split_annotations` if they have none or if `config.resplit`.
 
-    Dealt anew, an image that was in several splits, or in none, is in one, with the captions of all.
+    `config.resplit` merges an image's annotations from several splits into one, with all of their captions.
 
     Raises:
         DataError: There are fewer images than splits.
-        ConfigError: The fractions cannot work.
+        ConfigError: The fractions are invalid.
     """
     if annotations.splits and not config.resplit:
         if config.split_fractions == DataConfig.split_fractions:
             return annotations
         unused = (
-            f"--split-fractions {config.split_fractions} is not used, as the data has splits "
-            f"({', '.join(annotations.splits)}); add --resplit to deal all images anew"
+            f"--split-fractions {config.split_fractions} is ignored because the data has splits "
+            f"({', '.join(annotations.splits)}); pass --resplit to reassign all images"
         )
         return replace(annotations, problems=(*annotations.problems, unused))
     if config.resplit:
@@ -96,7 +96,7 @@ def deal_splits(annotations: Annotations, config: DataConfig) -> Annotations:
 
 
 def _merge_items(items: Iterable[Annotation]) -> tuple[Annotation, ...]:
-    """Returns one annotation per id, with each caption once."""
+    """Returns one annotation per id, without duplicate captions."""
     merged: dict[str, Annotation] = {}
     for item in items:
         known = merged.setdefault(item.id, item)
@@ -107,26 +107,26 @@ def _merge_items(items: Iterable[Annotation]) -> tuple[Annotation, ...]:
 
 
 def split_annotations(annotations: Annotations, fractions: str, seed: int) -> Annotations:
-    """Returns the annotations with every image dealt to train, val or test, replacing any split they had.
+    """Returns the annotations with every image assigned to train, val or test; existing splits are replaced.
 
-    Annotations with the same id or the same image go to the same split. The deal depends on the ids and
-    the seed alone, not on the order of the file.
+    Annotations with the same id or the same image get the same split. The result depends only on the ids and the
+    seed, not on the order of the file.
 
     Args:
-        annotations: The images to deal.
-        fractions: Shares of train/val or train/val/test in percent or parts of one: `80/20`, `0.8/0.1/0.1`.
-        seed: Another seed deals otherwise.
+        annotations: The images to split.
+        fractions: Fractions of train/val or train/val/test, in percent or adding up to 1: `80/20`, `0.8/0.1/0.1`.
+        seed: Seed of the shuffle.
 
     Raises:
-        ConfigError: The fractions are not two or three numbers above 0 that add up to 100 or 1.
+        ConfigError: The fractions are not two or three positive numbers that add up to 100 or 1.
         DataError: There are fewer images than splits.
     """
     shares = _shares(fractions)
     groups = _same_image(annotations.items)
     if len(groups) < len(shares):
         raise DataError(
-            f"{annotations.source} has {count(len(groups), 'image')}, too few to deal to {len(shares)} splits by "
-            f"--split-fractions {fractions}; add images" + (", or give two fractions" if len(groups) == 2 else "")
+            f"{annotations.source} has {count(len(groups), 'image')}, too few for {len(shares)} splits by "
+            f"--split-fractions {fractions}; add images" + (", or pass two fractions" if len(groups) == 2 else "")
         )
     order = sorted(groups)
     random.Random(seed).shuffle(order)
@@ -141,21 +141,21 @@ def split_annotations(annotations: Annotations, fractions: str, seed: int) -> An
 
 
 def _shares(fractions: str) -> list[float]:
-    """Returns the shares of the splits, adding up to 1."""
+    """Returns the fractions of the splits, normalised to a sum of 1."""
     try:
         numbers = [float(part) for part in fractions.split("/")]
     except ValueError:
         numbers = []
     total = sum(numbers)
     if len(numbers) not in (2, 3) or not all(number > 0 for number in numbers):
-        raise ConfigError(f"split_fractions is {fractions!r}; it must be like 80/20 or 80/10/10, each above 0")
-    if not any(abs(total - whole) < 1e-6 * whole for whole in (1, 100)):
-        raise ConfigError(f"split_fractions is {fractions!r}, which adds up to {total:g}; it must be 100 (or 1)")
+        raise ConfigError(f"split_fractions is {fractions!r}; it must be like 80/20 or 80/10/10, all above 0")
+    if not any(abs(total - expected) < 1e-6 * expected for expected in (1, 100)):
+        raise ConfigError(f"split_fractions is {fractions!r}, which adds up to {total:g}; it must add up to 100 (or 1)")
     return [number / total for number in numbers]
 
 
 def _sizes(shares: list[float], images: int) -> list[int]:
-    """Returns how many images each split gets: rounded, none empty, adding up."""
+    """Returns the number of images per split: rounded, none empty, with `images` as their sum."""
     later = [max(1, round(share * images)) for share in shares[1:]]
     while sum(later) >= images:
         later[later.index(max(later))] -= 1
@@ -163,12 +163,12 @@ def _sizes(shares: list[float], images: int) -> list[int]:
 
 
 def _same_image(items: Iterable[Annotation]) -> dict[str, list[int]]:
-    """Returns the indices of items that must stay together, by the smallest id among them."""
+    """Returns the indices of items that share an id or an image (union-find), by the smallest id of each group."""
     parent: list[int] = []
     identities = Identities()
     first: dict[tuple[str, str], int] = {}
 
-    def leader(index: int) -> int:
+    def find_root(index: int) -> int:
         while parent[index] != index:
             parent[index] = parent[parent[index]]
             index = parent[index]
@@ -179,20 +179,19 @@ def _same_image(items: Iterable[Annotation]) -> dict[str, list[int]]:
         parent.append(index)
         ids.append(item.id)
         for key in (("id", item.id), ("image", identities.of(item.image))):
-            parent[leader(index)] = leader(first.setdefault(key, index))
+            parent[find_root(index)] = find_root(first.setdefault(key, index))
     groups: dict[int, list[int]] = defaultdict(list)
     for index in range(len(parent)):
-        groups[leader(index)].append(index)
+        groups[find_root(index)].append(index)
     return {min(ids[index] for index in group): group for group in groups.values()}
 
 
 def limit_annotations(annotations: Annotations, config: DataConfig) -> Annotations:
-    """Returns the annotations cut down to what the limits of the configuration allow.
+    """Returns the annotations reduced to the limits of the configuration; 0 means no limit.
 
-    `limit_images` takes the first so many images of each split, `captions_per_image` the first so many
-    captions of each training image, `limit_captions` training images until they have so many captions
-    (the last one may lose some). Validation and test keep all references of their images, so that scores
-    stay comparable. Zero limits nothing.
+    `limit_images` is the maximum number of images per split, `captions_per_image` the maximum number of captions
+    per training image and `limit_captions` the maximum number of training captions. The first ones are kept.
+    Validation and test images keep all references, so that scores stay comparable.
 
     Raises:
         ConfigError: A limit is negative.
@@ -202,36 +201,36 @@ def limit_annotations(annotations: Annotations, config: DataConfig) -> Annotatio
             raise ConfigError(f"data.{name} is {getattr(config, name)}; it must be 0 (no limit) or more")
     kept = []
     images: dict[str | None, int] = defaultdict(int)
-    room = config.limit_captions or None
+    remaining = config.limit_captions or None
     for item in annotations.items:
         split = "train" if item.split == "restval" else item.split
         images[split] += 1
         if config.limit_images and images[split] > config.limit_images:
             continue
         if split == "train":
-            captions = item.captions[: config.captions_per_image or None][:room]
+            captions = item.captions[: config.captions_per_image or None][:remaining]
             if not captions:
                 continue
-            if room is not None:
-                room -= len(captions)
+            if remaining is not None:
+                remaining -= len(captions)
             item = replace(item, captions=captions)
         kept.append(item)
     return replace(annotations, items=tuple(kept))
 
 
 def write_annotations(annotations: Iterable[Annotation], path: str | Path, *, overwrite: bool = True) -> None:
-    """Writes annotations as JSON lines, which `load_annotations` reads back equal.
+    """Writes annotations as JSON lines that `load_annotations` reads back unchanged.
 
-    A line has id, image, captions, and split and boxes where there are any. An image below the file's folder
-    is written relative to it, so that the folder can move; any other as an absolute path.
+    A line has id, image and captions, plus split and boxes if present. The path of an image below the file's folder
+    is relative, so that the folder can be moved; other paths are absolute.
 
     Args:
         annotations: The images and their captions.
-        path: The file.
-        overwrite: Replace annotations in the same form; False refuses a file that holds others.
+        path: The output file.
+        overwrite: Replace existing annotations; if False, a file with different annotations is an error.
 
     Raises:
-        DataError: Something else is there.
+        DataError: The file exists and is not an annotations file, or differs and `overwrite` is False.
         SeesayError: The file cannot be written.
     """
     target = Path(path)
@@ -240,9 +239,9 @@ def write_annotations(annotations: Iterable[Annotation], path: str | Path, *, ov
         with part.open("wb") as file:
             for item in annotations:
                 file.write(text_bytes(json.dumps(_as_json(item, target.parent), ensure_ascii=False) + "\n"))
-        there = target.exists() and target.stat().st_size > 0
-        if there and not overwrite and not filecmp.cmp(target, part, shallow=False):
-            raise DataError(f"{target} holds other annotations; name another file, or replace it with --overwrite")
+        exists = target.exists() and target.stat().st_size > 0
+        if exists and not overwrite and not filecmp.cmp(target, part, shallow=False):
+            raise DataError(f"{target} contains other annotations; choose another file or pass --overwrite")
 
 
 def _is_annotations(head: bytes) -> bool:
@@ -250,11 +249,11 @@ def _is_annotations(head: bytes) -> bool:
     return line.startswith(b'{"id": ') and b'"image": ' in line and b'"captions": ' in line
 
 
-ANNOTATIONS = FileKind("a file of annotations in seesay's form", _is_annotations)
+ANNOTATIONS = FileKind("an annotations file of seesay", _is_annotations)
 
 
 def _as_json(item: Annotation, folder: Path) -> dict[str, object]:
-    """Returns the JSON form of one annotation, for a file in the given folder."""
+    """Returns one annotation as a JSON object for a file in `folder`."""
     entry: dict[str, object] = {
         "id": item.id,
         "image": _portable(item.image, folder),
@@ -270,11 +269,11 @@ def _as_json(item: Annotation, folder: Path) -> dict[str, object]:
 
 
 def _portable(image: str, folder: Path) -> str:
-    """Returns an image reference relative to a folder where it lies below it, else absolute."""
+    """Returns an image reference, relative if it is below the folder, else absolute."""
     if is_url(image):
         return image
     path, mark, member = image.partition("::")
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 (links stay as they are)
-    home = Path(os.path.abspath(folder))  # noqa: PTH100
-    inside = absolute.is_relative_to(home)
-    return (absolute.relative_to(home).as_posix() if inside else str(absolute)) + mark + member
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 (links are not resolved)
+    base = Path(os.path.abspath(folder))  # noqa: PTH100
+    inside = absolute.is_relative_to(base)
+    return (absolute.relative_to(base).as_posix() if inside else str(absolute)) + mark + member

@@ -1,4 +1,4 @@
-"""Images changed a little each time they are trained on."""
+"""Random augmentation of training images."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from seesay.errors import DataError
 from seesay.images import Preprocessing, read_image, resize_image
 
 SIDES = re.compile(r"\b(left|right)\w*", re.IGNORECASE)
-"""Words of a caption that would be wrong of a mirrored image."""
+"""English words that make a caption wrong for the mirrored image."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random mirroring and cropping of training images; of cached features, mirroring alone.
+    """Random horizontal flips and crops of training images; cached features support flips only.
 
     Attributes:
-        flip: how often an image is mirrored, 0..1; one whose captions speak of left or right never is.
-        crop: a random window has sides of 1 - crop to 1 of the image's, whose shape it keeps.
+        flip: flip probability, 0..1; images whose captions mention left or right are never flipped.
+        crop: a random crop keeps the aspect ratio and scales both sides by a factor in [1 - crop, 1].
     """
 
     flip: float = 0.0
@@ -31,56 +31,56 @@ class Augmentation:
         return self.flip > 0 or self.crop > 0
 
     def pixels(
-        self, source: str, preprocessing: Preprocessing, random: np.random.Generator, mirrored: bool
+        self, source: str, preprocessing: Preprocessing, random: np.random.Generator, flippable: bool
     ) -> NDArray[np.uint8]:
-        """Returns an image as the encoder's square, changed at random: uint8 (size, size, 3).
+        """Returns the augmented and resized image: uint8 (size, size, 3).
 
         Args:
-            source: where the image is.
-            preprocessing: the square it becomes.
-            random: decides; it is asked for as many numbers whatever the settings.
-            mirrored: may the image be mirrored.
+            source: path of the image.
+            preprocessing: the encoder's preprocessing.
+            random: generator; the number of draws does not depend on the settings.
+            flippable: whether the image may be flipped.
 
         Raises:
             ImageError: missing, not an image, damaged or too large.
         """
-        turned = self.turns(random, mirrored)
-        share, across, down = random.random(3)
+        flipped = self.flips(random, flippable)
+        crop, across, down = random.random(3)
         image = read_image(source)
         if self.crop:
-            scale = 1 - self.crop * share
+            scale = 1 - self.crop * crop
             width, height = scale * image.width, scale * image.height
             left, top = across * (image.width - width), down * (image.height - height)
             box = (round(left), round(top), max(1, round(left + width)), max(1, round(top + height)))
             image = image.crop(box)
         square = resize_image(image, preprocessing)
-        return np.ascontiguousarray(square[:, ::-1]) if turned else square
+        return np.ascontiguousarray(square[:, ::-1]) if flipped else square
 
-    def turns(self, random: np.random.Generator, mirrored: bool) -> bool:
-        """Tells whether an image is mirrored this time, as `pixels` does by the same chance.
+    def flips(self, random: np.random.Generator, flippable: bool) -> bool:
+        """Returns whether `pixels` flips the image with the same generator.
 
         Args:
-            random: decides; it is asked for one number, its first.
-            mirrored: may the image be mirrored.
+            random: generator; its first number is drawn.
+            flippable: whether the image may be flipped.
         """
-        return bool(random.random() < self.flip) and mirrored
+        return bool(random.random() < self.flip) and flippable
 
 
-def may_be_mirrored(captions: Sequence[str]) -> bool:
-    """Tells whether captions would still be true of the mirrored image: none names a side, in English."""
+def is_flippable(captions: Sequence[str]) -> bool:
+    """Returns whether captions also describe the mirrored image: none contains an English word for a side."""
     return not any(SIDES.search(caption) for caption in captions)
 
 
-def mirrorable_images(annotations: Annotations) -> dict[str, str]:
-    """Returns ids and places of the training images that `may_be_mirrored`.
+def flippable_images(annotations: Annotations) -> dict[str, str]:
+    """Returns the training images that may be flipped, paths by id.
 
     Raises:
         DataError: there are none.
     """
-    found = {item.id: item.image for item in annotations.split("train") if may_be_mirrored(item.captions)}
+    found = {item.id: item.image for item in annotations.split("train") if is_flippable(item.captions)}
     if not found:
         raise DataError(
-            f"{annotations.source} has no training image to mirror: the captions of each say left or right; "
-            "leave training.hflip_prob at 0"
+            f"{annotations.source} has no training image that can be flipped: all have captions with left or right; "
+            "set training.hflip_prob to 0"
         )
     return found

@@ -1,4 +1,4 @@
-"""What captions are made of: lengths, words, how much of them a vocabulary covers."""
+"""Caption statistics: lengths, vocabulary, coverage."""
 
 import statistics
 from collections import Counter
@@ -16,19 +16,19 @@ _COVERAGE_SIZES = (500, 1000, 2000, 5000, 10000, 20000)
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """What the captions of a data set are made of, cleaned as training cleans them.
+    """Statistics of a data set's captions after the text cleaning used in training.
 
     Attributes:
-        unit: What is counted: word or character.
-        shortest: The fewest words of a caption that has any.
-        median: Of the words a caption.
-        mean: Of the words a caption.
-        percentile_95: 95 % of the captions have at most so many words.
-        longest: The most words of a caption.
-        wordless: Captions of which cleaning leaves nothing.
-        vocabulary: Different words in the training captions.
-        coverage: For k, the share (0..1) of the words of the training captions that the k commonest cover.
-        unknown: By other split, the share of its words that the vocabulary as configured lacks.
+        unit: Unit of all lengths: word or character.
+        shortest: Length of the shortest caption that is not empty.
+        median: Median length.
+        mean: Mean length.
+        percentile_95: 95th percentile of the lengths.
+        longest: Length of the longest caption.
+        wordless: Number of captions that are empty after cleaning.
+        vocabulary: Number of different words in the training captions.
+        coverage: Pairs of k and the fraction (0..1) of training words covered by the k most frequent words.
+        unknown: Pairs of another split and the fraction of its words missing from the configured vocabulary.
     """
 
     unit: str
@@ -44,7 +44,7 @@ class CaptionStatistics:
 
 
 def letterless_captions(items: Iterable[Annotation]) -> list[str]:
-    """Returns the captions without any letter, such as `42` or `...`, each with its image."""
+    """Returns the captions without letters, such as `42` or `...`, each with its image."""
     return [
         f"{item.id} ({caption[:40]!r})"
         for item in items
@@ -54,7 +54,7 @@ def letterless_captions(items: Iterable[Annotation]) -> list[str]:
 
 
 def repeated_captions(items: Iterable[Annotation]) -> list[str]:
-    """Returns the captions that an image has more than once, each with its image and how often it is there."""
+    """Returns the captions that an image has more than once, each with its image and the number of occurrences."""
     return [
         f"{item.id} ({caption[:40]!r}, {number} times)"
         for item in items
@@ -66,32 +66,32 @@ def repeated_captions(items: Iterable[Annotation]) -> list[str]:
 def caption_statistics(
     training: Sequence[str], others: Mapping[str, Sequence[str]], config: TextConfig
 ) -> CaptionStatistics | None:
-    """Returns the statistics of the captions, or None where training captions have no word at all.
+    """Returns the statistics of the captions, or None if the training captions have no words.
 
     Args:
-        training: The training captions, from which vocabularies are made.
-        others: The captions of every other split.
-        config: How captions become words.
+        training: The training captions, from which the vocabulary is built.
+        others: The captions of the other splits, by split.
+        config: Cleaning and tokenization settings.
     """
-    everything = replace(config, vocabulary_size=0, min_count=1, max_words=0)
+    unlimited = replace(config, vocabulary_size=0, min_count=1, max_words=0)
     try:
-        whole = Tokenizer.build(training, everything)
+        full = Tokenizer.build(training, unlimited)
         chosen = Tokenizer.build(training, config)
     except DataError:
         return None
-    encoded = [whole.encode(caption) for caption in training]
+    encoded = [full.encode(caption) for caption in training]
     counts = Counter(token for tokens in encoded for token in tokens[1:-1])
     lengths = [len(tokens) - 2 for tokens in encoded]
-    lengths += [len(whole.encode(caption)) - 2 for captions in others.values() for caption in captions]
-    spoken = sorted(length for length in lengths if length)
+    lengths += [len(full.encode(caption)) - 2 for captions in others.values() for caption in captions]
+    nonempty = sorted(length for length in lengths if length)
     return CaptionStatistics(
         unit=config.level,
-        shortest=spoken[0],
-        median=statistics.median(spoken),
-        mean=statistics.fmean(spoken),
-        percentile_95=spoken[-(-95 * len(spoken) // 100) - 1],
-        longest=spoken[-1],
-        wordless=len(lengths) - len(spoken),
+        shortest=nonempty[0],
+        median=statistics.median(nonempty),
+        mean=statistics.fmean(nonempty),
+        percentile_95=nonempty[-(-95 * len(nonempty) // 100) - 1],
+        longest=nonempty[-1],
+        wordless=len(lengths) - len(nonempty),
         vocabulary=len(counts),
         coverage=_coverage(counts, len(chosen) - len(SPECIALS)),
         unknown=tuple((name, chosen.oov_rate(captions)) for name, captions in others.items()),
@@ -99,14 +99,14 @@ def caption_statistics(
 
 
 def level_advice(captions: Iterable[str], config: TextConfig) -> str:
-    """Returns a line where the words of a vocabulary would be whole phrases; empty where they are not."""
+    """Returns a recommendation if the captions have no spaces between words, else an empty string."""
     if config.level == "character" or not is_unspaced(captions):
         return ""
-    return "the captions are written without spaces, so that words are whole phrases; use --level character"
+    return "the captions have no spaces between words; use --level character"
 
 
 def _coverage(counts: Counter[int], chosen: int) -> tuple[tuple[int, float], ...]:
-    """Returns for round sizes, and the chosen one, the share of all words that so many commonest cover."""
+    """Returns pairs of a vocabulary size (standard sizes and the chosen one) and the fraction of words it covers."""
     ordered = sorted(counts.values(), reverse=True)
     sizes = {size for size in _COVERAGE_SIZES if size < len(ordered)} | {chosen}
     return tuple((size, sum(ordered[:size]) / sum(ordered)) for size in sorted(sizes))

@@ -1,4 +1,4 @@
-"""Checking a data set before training on it: what is there, what is wrong with it, and can one train."""
+"""Checks of a data set before training: contents, defects, and whether it can be trained on."""
 
 import statistics
 from collections import defaultdict
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seesay.config import DataConfig, TextConfig
-from seesay.data.annotations import deal_splits, limit_annotations
+from seesay.data.annotations import assign_splits, limit_annotations
 from seesay.data.caption_statistics import (
     CaptionStatistics,
     caption_statistics,
@@ -24,7 +24,7 @@ from seesay.errors import DataError
 
 @dataclass(frozen=True)
 class SplitCount:
-    """How much a split holds; `name` is empty for images in no split."""
+    """Size of a split; `name` is empty for images without a split."""
 
     name: str
     images: int
@@ -33,30 +33,30 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a data set holds and what is wrong with it.
+    """Contents and defects of a data set.
 
     Attributes:
-        source: What was checked.
-        format: The reader that read it.
-        images: Annotated images, readable or not; missing ones that the reader left out do not count.
-        captions: Their captions.
-        splits: What each split holds.
-        problems: What the reader found wrong.
-        missing: Images that captions name and that are not there.
-        unreadable: Images that cannot be read, and why.
-        too_large: Images with more pixels than are read, and how many.
-        suspect: Images that can be read and look damaged, and why.
-        duplicates: Groups of image ids with the same bytes.
-        leaks: ImageInput ids in more than one split, or with the bytes of an image in another, with the splits.
-        not_opened: Images that were not opened: those at URLs, or all where the check was told so.
-        widths: Smallest, median and largest width of the images in pixels; empty where none was read.
-        heights: The same of their heights.
-        wordless: Captions of which cleaning leaves nothing, with their images.
-        letterless: Captions without any letter, with their images.
+        source: Path of the data.
+        format: Name of the reader.
+        images: Number of annotated images, readable or not, without missing ones.
+        captions: Number of their captions.
+        splits: Size of each split.
+        problems: Problems that the reader reported.
+        missing: Captioned images that were not found.
+        unreadable: Images that cannot be decoded, with the reason.
+        too_large: Images above the pixel limit, with their size.
+        suspect: Images that can be decoded but look damaged, with the reason.
+        duplicates: Groups of image ids with identical bytes.
+        leaks: Image ids (or groups of ids with identical bytes) in more than one split, with the splits.
+        not_opened: Number of images not opened: images at URLs, or all with `open_images=False`.
+        widths: Minimum, median and maximum width in pixels; empty if no image was read.
+        heights: Minimum, median and maximum height in pixels; empty if no image was read.
+        wordless: Captions that are empty after cleaning, with their images.
+        letterless: Captions without letters, with their images.
         repeated: Captions that one image has more than once, with their images.
-        text: What the captions are made of, or None where the training captions have no word.
-        obstacles: Why training would be refused; empty if it would not.
-        advice: Settings that suit the captions better, a line each.
+        text: Caption statistics, or None if the training captions have no words.
+        obstacles: Reasons why training would fail; empty if it can start.
+        advice: Recommended settings, one line each.
     """
 
     source: str
@@ -83,18 +83,18 @@ class DataReport:
 
     @property
     def trainable(self) -> bool:
-        """Whether one can train on it, defects or not."""
+        """Whether training can start, with or without defects."""
         return not self.obstacles
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain values for JSON, `trainable` included."""
+        """Returns the report as a JSON-serialisable dictionary, including `trainable`."""
         return {**asdict(self), "trainable": self.trainable}
 
     def rows(self) -> list[tuple[str, str]]:
-        """Returns the report as pairs of a label and a text, for a table of two columns."""
-        verdict = "yes" if self.trainable else f"no: {'; '.join(self.obstacles)}"
+        """Returns the report as (label, text) pairs."""
+        trainable = "yes" if self.trainable else f"no: {'; '.join(self.obstacles)}"
         advice = [("advice", line) for line in self.advice]
-        return [*self._contents(), *self._words(), *self._defects(), *advice, ("trainable", verdict)]
+        return [*self._contents(), *self._words(), *self._defects(), *advice, ("trainable", trainable)]
 
     def lines(self) -> list[str]:
         """Returns the report as lines of text."""
@@ -109,7 +109,7 @@ class DataReport:
         ]
         for split in self.splits:
             amount = f"{count(split.images, 'image')}, {count(split.captions, 'caption')}"
-            rows.append((split.name or "in no split", amount))
+            rows.append((split.name or "no split", amount))
         for label, sizes in (("widths", self.widths), ("heights", self.heights)):
             if sizes:
                 rows.append((label, f"{sizes[0]:,} to {sizes[2]:,} pixels, median {sizes[1]:,}"))
@@ -123,7 +123,7 @@ class DataReport:
         shares = ", ".join(f"{size:,} cover {100 * share:.1f} %" for size, share in text.coverage)
         return [
             ("lengths", f"{lengths}, mean {text.mean:.1f}, 95 % at most {text.percentile_95}"),
-            ("vocabulary", f"{count(text.vocabulary, text.unit)} in training; the commonest {shares}"),
+            ("vocabulary", f"{count(text.vocabulary, text.unit)} in training; the most frequent {shares}"),
             *((f"unknown in {name}", f"{100 * share:.1f} % of the {text.unit}s") for name, share in text.unknown),
         ]
 
@@ -134,7 +134,7 @@ class DataReport:
             ("unreadable", self.unreadable),
             ("too large", self.too_large),
             ("suspect", self.suspect),
-            ("same bytes", tuple(" = ".join(group) for group in self.duplicates)),
+            ("duplicates", tuple(" = ".join(group) for group in self.duplicates)),
             ("leaks", self.leaks),
             ("no letters", self.letterless),
             ("repeated", self.repeated),
@@ -143,7 +143,7 @@ class DataReport:
                 rows.append((label, f"{len(names):,}: {name_some(names, 10)}"))
         if self.wordless:
             found = count(len(self.wordless), "caption")
-            rows.append(("wordless", f"{found} of which cleaning leaves nothing: {name_some(self.wordless, 10)}"))
+            rows.append(("wordless", f"{found} empty after cleaning: {name_some(self.wordless, 10)}"))
         if self.not_opened:
             rows.append(("not opened", count(self.not_opened, "image")))
         return rows
@@ -158,24 +158,24 @@ def check_data(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """Returns what a data set holds and what is wrong with it; every image that is no URL is opened.
+    """Returns the contents and defects of a data set; opens every image that is not a URL.
 
-    Where no image has a split all count as training images, as training deals them itself.
+    If no image has a split, all count as training images.
 
     Args:
-        annotations: As `load_annotations` gives them.
-        text: How captions become words.
-        data: How training would deal and limit them; None = by the defaults.
-        open_images: Without it neither damage nor duplicates are found.
-        workers: Threads that open images; 0 = one a processor, at most 8.
-        progress: Called with the images done and their number.
+        annotations: Annotations from `load_annotations`.
+        text: Cleaning and tokenization settings.
+        data: Split and limit settings of training; None: defaults.
+        open_images: Open the images; required to find damaged and duplicate images.
+        workers: Number of threads that open images; 0: one per CPU, at most 8.
+        progress: Called with the number of images done and the total.
     """
-    settings, refused = data or DataConfig(), ""
+    settings, split_error = data or DataConfig(), ""
     try:
-        dealt = deal_splits(annotations, settings)
+        with_splits = assign_splits(annotations, settings)
     except DataError as error:
-        dealt, refused = annotations, str(error)
-    annotations = dealt if annotations.splits else annotations
+        with_splits, split_error = annotations, str(error)
+    annotations = with_splits if annotations.splits else annotations
     images = list(dict.fromkeys(item.image for item in annotations))
     inspections = inspect_images(images, workers, progress) if open_images else []
     broken = [one for one in inspections if one.error is not None]
@@ -207,9 +207,9 @@ def check_data(
         letterless=tuple(letterless_captions(annotations)),
         repeated=tuple(repeated_captions(annotations)),
         text=statistics_of_text,
-        obstacles=(refused,)
-        if refused
-        else training_obstacles(limit_annotations(dealt, settings), text, lambda image: image not in unreadable),
+        obstacles=(split_error,)
+        if split_error
+        else training_obstacles(limit_annotations(with_splits, settings), text, lambda image: image not in unreadable),
         advice=tuple(filter(None, [level_advice(_captions(training), text)])),
     )
 
@@ -223,7 +223,7 @@ def _other_splits(annotations: Annotations) -> list[str]:
 
 
 def _splits(annotations: Annotations) -> tuple[SplitCount, ...]:
-    """Returns what each split holds, images in none last."""
+    """Returns the size of each split, images without a split last."""
     counts = []
     for name in (*annotations.splits, None):
         items = [item for item in annotations if item.split == name]
@@ -233,7 +233,7 @@ def _splits(annotations: Annotations) -> tuple[SplitCount, ...]:
 
 
 def _spread(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Returns the smallest, the median and the largest number, or nothing of nothing."""
+    """Returns the minimum, median and maximum, or an empty tuple."""
     return (min(sizes), int(statistics.median(sizes)), max(sizes)) if sizes else ()
 
 
@@ -250,7 +250,7 @@ def _duplicates(inspections: Iterable[Inspection], annotations: Annotations) -> 
 
 
 def _leaks(annotations: Annotations, duplicates: Sequence[Sequence[Annotation]]) -> tuple[str, ...]:
-    """Returns the images, by id, by file or by bytes, that are in two splits; restval counts as train."""
+    """Returns the images (equal id, file or bytes) that are in more than one split; restval counts as train."""
     identities = Identities()
     groups: dict[tuple[str, str], list[Annotation]] = defaultdict(list)
     for item in annotations:

@@ -1,4 +1,4 @@
-"""Fetching public data sets: resumed where they stopped, checked, unpacked, ready for `load_annotations`."""
+"""Resumable downloads of public data sets, verified and unpacked for `load_annotations`."""
 
 import hashlib
 import json
@@ -13,20 +13,20 @@ from seesay.errors import DownloadError
 from seesay.files import write_atomically
 from seesay.outputs import FileKind, check_file, check_name
 
-RECORD = "downloads.json"  # in the data set's folder: address, size and digest of what was fetched
+RECORD = "downloads.json"  # in the data set's folder: URL, size and digest of each archive
 
-_RECORD = FileKind("a record of downloads by seesay", lambda head: head.startswith(b'{\n "') or head == b"{}\n")
+_RECORD = FileKind("a download record of seesay", lambda head: head.startswith(b'{\n "') or head == b"{}\n")
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One zip of a data set.
+    """One zip archive of a data set.
 
     Attributes:
-        path: Its address after the data set's base.
-        size: Its bytes, where they are known.
-        sha256: Its digest, where one is published.
-        only: A pattern of the members that are wanted; empty = all.
+        path: URL path relative to the data set's base URL.
+        size: Size in bytes, or None if unknown.
+        sha256: Published digest, or None.
+        only: Regular expression of the members to extract; empty: all.
     """
 
     path: str
@@ -36,20 +36,20 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """File name."""
         return self.path.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
 class PublicDataset:
-    """Where a public data set is to be had."""
+    """Base URL and archives of a public data set."""
 
     base_url: str
     archives: tuple[Archive, ...]
 
 
 _COCO_URL = "http://images.cocodataset.org"
-# The annotation archives also hold boxes and key points, five times as large as the captions.
+# The annotation archives also contain boxes and key points, five times as large as the captions.
 _COCO_CAPTIONS = r"annotations/captions_.*\.json"
 
 DATASETS: Mapping[str, PublicDataset] = {
@@ -86,32 +86,31 @@ def download_dataset(
     progress: Progress | None = None,
     retry_delay: float = 1.0,
 ) -> Path:
-    """Fetches and unpacks a public data set and returns its folder, ready for `load_annotations`.
+    """Downloads and unpacks a public data set and returns its folder, ready for `load_annotations`.
 
-    It may be stopped at any moment: another call goes on where it stopped, within an archive by an HTTP
-    range. What has been unpacked is not fetched again. Sizes are checked where they are known, digests where
-    they are published; the digests seen are recorded in `downloads.json`. Files that were there before stay: an
-    archive of the same name is used and kept, and a file that differs from the archive's is refused.
+    A stopped download resumes with the next call (HTTP ranges within an archive); unpacked archives are skipped. Known
+    sizes and published digests are verified; actual digests are recorded in `downloads.json`. Existing files are kept:
+    an archive of the same name is used, and an existing file that differs from the archive's is an error.
 
     Args:
-        name: One of the data sets: flickr8k, coco2014, coco2017.
-        folder: Where it goes; made where absent.
-        base_url: A mirror that has the same paths.
-        datasets: What is to be had.
-        keep_archives: Keep the zips after unpacking.
-        progress: Told how far each archive is.
-        retry_delay: Seconds before the second attempt; doubled for every further one.
+        name: Name of the data set: flickr8k, coco2014, coco2017.
+        folder: Output folder; created if missing.
+        base_url: A mirror with the same paths.
+        datasets: The known data sets.
+        keep_archives: Keep the archives after unpacking.
+        progress: Called with the progress of each archive.
+        retry_delay: Seconds before the first retry; doubled for each further retry.
 
     Raises:
-        DownloadError: An unknown name, or an archive that cannot be fetched whole, is not what was
-            published, or must not be unpacked.
+        DownloadError: The name is unknown, or an archive cannot be downloaded completely, differs from the published
+            size or digest, or is unsafe to unpack.
     """
     if name not in datasets:
-        raise DownloadError(f"no data set is called {name!r}; there are {', '.join(datasets)}")
+        raise DownloadError(f"unknown data set {name!r}; choose one of {', '.join(datasets)}")
     target = Path(folder)
     base = (base_url or datasets[name].base_url).rstrip("/")
     if not base.startswith(("http://", "https://")):
-        raise DownloadError(f"{base} is no http(s) address")
+        raise DownloadError(f"{base} is not an http(s) URL")
     check_name(target, "FOLDER")
     check_file(target / RECORD, _RECORD, "FOLDER")
     try:
@@ -128,7 +127,7 @@ def download_dataset(
 def _fetch_archive(
     archive: Archive, url: str, folder: Path, keep: bool, progress: Progress | None, retry_delay: float
 ) -> None:
-    """Fetches, checks, records and unpacks one archive, skipping what has been done."""
+    """Downloads, verifies, records and unpacks one archive, skipping completed steps."""
     record = _read_record(folder)
     entry = record.get(archive.name, {})
     unpacked = entry.get("unpacked")
@@ -138,7 +137,7 @@ def _fetch_archive(
     if not local.exists():
         partial = folder / f"{archive.name}.part"
         Transfer(url, partial, archive.size, progress, retry_delay).run()
-        entry = {"url": url}  # marks the archive as one that was fetched
+        entry = {"url": url}  # marks the archive as downloaded by seesay
         _write_record(folder, {**record, archive.name: entry})
         partial.replace(local)
     if "sha256" not in entry or entry.get("bytes") != local.stat().st_size:
@@ -158,7 +157,7 @@ def _fetch_archive(
         names = unpack(local, folder, archive.only, unpacking)
     except BadArchiveError as error:
         raise DownloadError(
-            f"{error}; {_discard(local, entry, record)}, run the command again to fetch it anew"
+            f"{error}; {_discard(local, entry, record)}, run the command again to download it"
         ) from error
     _write_record(folder, {**record, archive.name: {**entry, "unpacked": names}})
     if not keep and "url" in entry:
@@ -166,15 +165,11 @@ def _fetch_archive(
 
 
 def _discard(local: Path, entry: dict[str, Any], record: dict[str, dict[str, Any]]) -> str:
-    """Removes a bad archive, which would fail every time, and its entry; one that was not fetched stays.
-
-    Returns:
-        What was done or is to be done, for the message.
-    """
+    """Removes a damaged archive that seesay downloaded and its entry; returns what was done, for the message."""
     if "url" not in entry:
-        return "it was there before and stays; remove it"
+        return "it was not downloaded by seesay; remove it"
     local.unlink()
-    _write_record(local.parent, {name: each for name, each in record.items() if name != local.name})
+    _write_record(local.parent, {name: other for name, other in record.items() if name != local.name})
     return "it was removed"
 
 
@@ -184,7 +179,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns what has been fetched into a folder; nothing where there is no record or a damaged one."""
+    """Returns the download record of a folder; empty if missing or damaged."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -194,5 +189,4 @@ def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_record(folder: Path, record: dict[str, dict[str, Any]]) -> None:
-    """Writes what has been fetched, whole or not at all."""
     write_atomically(folder / RECORD, f"{json.dumps(record, indent=1)}\n".encode())

@@ -1,4 +1,4 @@
-"""Looking at one image after the other: can it be read, how large is it, is part of it blank or broken."""
+"""Inspection of images: readability, size, blank or damaged parts."""
 
 import hashlib
 import os
@@ -17,30 +17,30 @@ from seesay.errors import ImageError
 from seesay.images import MAX_PIXELS, image_size, read_image
 from seesay.prefetch import prefetch
 
-_BLANK_SHARE = 0.15  # of the height, from the bottom up, in one colour
-_BLANK_SPREAD = 0.5  # deviation of a row's grey levels, of 255, that counts as one colour
+_BLANK_SHARE = 0.15  # fraction of the height, from the bottom up, in one colour
+_BLANK_SPREAD = 0.5  # maximum standard deviation of a row's grey levels (0..255) that counts as one colour
 # A run of 8x8 blocks decoded with a wrong base level: calibrated on the 8,091 images of Flickr8k, where
-# these limits name the one broken image and five with a strong horizontal edge.
-_BREAK_STEP = 70.0  # grey levels by which the rows jump
-_BREAK_COLUMNS = 0.85  # share of the columns that jump the same way
-_BREAK_CORRELATION = 0.6  # of the rows above and below: the contents go on
-_BREAK_TEXTURE = 15.0  # deviation of both rows: a correlation of flat rows says nothing
-_BREAK_SHIFT = 0.9  # of the step, by which the darkest or brightest pixels of the rest move too
+# these limits report the one damaged image and five with a strong horizontal edge.
+_BREAK_STEP = 70.0  # grey levels between the rows
+_BREAK_COLUMNS = 0.85  # fraction of the columns with a step of the same sign
+_BREAK_CORRELATION = 0.6  # between the rows above and below: the content continues
+_BREAK_TEXTURE = 15.0  # standard deviation of both rows: the correlation of flat rows is meaningless
+_BREAK_SHIFT = 0.9  # fraction of the step by which the darkest or brightest pixels below must shift
 _ANALYSED_SIDE = 512
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found out about one image.
+    """Result of inspecting one image.
 
     Attributes:
-        image: Its reference.
-        size: Width and height of the upright image in pixels, or None where it cannot be read.
-        error: Why it cannot be read, or None.
-        missing: There is no such file.
-        too_large: It has more pixels than are read.
-        suspect: What looks wrong with it though it can be read, or None.
-        digest: Equal for equal bytes; of a file whose size no other has, only that size.
+        image: Path or archive reference.
+        size: Width and height in pixels after EXIF rotation, or None if unreadable.
+        error: Why the image cannot be read, or None.
+        missing: The file does not exist.
+        too_large: The image exceeds the pixel limit.
+        suspect: Possible damage of an image that can be decoded, or None.
+        digest: Equal for equal bytes; the file size stands in if no other file has the same size.
     """
 
     image: str
@@ -55,24 +55,24 @@ class Inspection:
 def inspect_images(
     images: Sequence[str], workers: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> list[Inspection]:
-    """Returns an inspection of each image, in order; images that are URLs are not fetched and left out.
+    """Returns an inspection of each image, in order, without images at URLs.
 
     Args:
-        images: References as annotations have them.
-        workers: Threads; 0 = one a processor, at most 8.
-        progress: Called with the images done and their number.
+        images: Image references of annotations.
+        workers: Number of threads; 0: one per CPU, at most 8.
+        progress: Called with the number of images done and the total.
     """
     local = [image for image in images if not is_url(image)]
     sizes = {image: _file_size(image) for image in local}
     shared = Counter(sizes.values())
 
-    def work(image: str) -> Inspection:
+    def inspect(image: str) -> Inspection:
         size = sizes[image]
         return _inspect(image, size, hash_bytes=size is not None and shared[size] > 1)
 
     threads = workers or min(8, os.cpu_count() or 1)
     done = []
-    for inspection in prefetch(work, local, threads, ahead=4 * threads):
+    for inspection in prefetch(inspect, local, threads, ahead=4 * threads):
         done.append(inspection)
         if progress is not None:
             progress(len(done), len(local))
@@ -80,7 +80,7 @@ def inspect_images(
 
 
 def is_readable(image: str) -> bool:
-    """Returns whether an image can be read; one at a URL is not fetched and taken to be readable."""
+    """Returns whether an image can be read; a URL is not fetched and assumed readable."""
     if is_url(image):
         return True
     try:
@@ -91,7 +91,7 @@ def is_readable(image: str) -> bool:
 
 
 def _file_size(image: str) -> int | None:
-    """Returns a file's size in bytes; None for a member of an archive, or where there is no file."""
+    """Returns a file's size in bytes; None for a member of an archive or a missing file."""
     try:
         return Path(image).stat().st_size
     except OSError:
@@ -99,7 +99,6 @@ def _file_size(image: str) -> int | None:
 
 
 def _inspect(image: str, file_size: int | None, hash_bytes: bool) -> Inspection:
-    """Returns the inspection of one image."""
     try:
         opened = read_image(image)
     except ImageError as error:
@@ -109,7 +108,7 @@ def _inspect(image: str, file_size: int | None, hash_bytes: bool) -> Inspection:
         digest = _digest(image)
     elif file_size is not None:
         digest = f"{file_size} bytes"
-    else:  # a member of an archive: its pixels stand for its bytes
+    else:  # a member of an archive: hash its pixels instead of its bytes
         digest = hashlib.blake2b(opened.tobytes(), digest_size=16).hexdigest()
     size = opened.size
     grey = opened.convert("L")
@@ -127,7 +126,7 @@ def _digest(image: str) -> str | None:
 
 
 def _is_too_large(image: str) -> bool:
-    """Tells whether an image that was refused has more pixels than are read."""
+    """Returns whether a rejected image exceeds the pixel limit."""
     try:
         width, height = image_size(image, max_pixels=sys.maxsize)
     except ImageError:
@@ -136,11 +135,11 @@ def _is_too_large(image: str) -> bool:
 
 
 def find_damage(grey: NDArray[Any]) -> str | None:
-    """Returns what looks damaged in an image that decodes, or None.
+    """Returns a description of possible damage, or None.
 
-    A JPEG that was cut short and saved again has a band of one colour; one with lost bytes goes on below
-    some row with a wrong base level, washed out or too dark. Both look like some honest images (a border,
-    a strong horizon), so what is found is a suspicion.
+    A truncated JPEG that was saved again has a band of one colour at the bottom; one with lost bytes has a wrong base
+    level below some row (too bright or too dark). Some intact images look alike (a border, a strong horizon), so the
+    result is only a suspicion.
 
     Args:
         grey: Grey levels 0..255, (height, width).
@@ -151,24 +150,24 @@ def find_damage(grey: NDArray[Any]) -> str | None:
     row = _base_level_break(grey.astype(np.float32))
     if row is None:
         return None
-    return f"brightness breaks off at {100 * row // len(grey)} % of the height (bytes lost?)"
+    return f"brightness jumps at {100 * row // len(grey)} % of the height (lost bytes?)"
 
 
 def _blank_band(grey: NDArray[Any]) -> str | None:
-    """Returns how much of the image, from the bottom up, is of one colour, if it is much."""
+    """Returns a description of a large band of one colour at the bottom, or None."""
     rows = grey[::-1].astype(np.float32)
     plain = (rows.std(axis=1) < _BLANK_SPREAD) & (np.abs(rows.mean(axis=1) - rows[0].mean()) < 1.0)
     if plain.all():
-        return "all of one colour"
+        return "one colour only"
     run = int(np.argmin(plain))
-    return f"the lowest {100 * run // len(rows)} % are of one colour" if run >= _BLANK_SHARE * len(rows) else None
+    return f"the bottom {100 * run // len(rows)} % have one colour" if run >= _BLANK_SHARE * len(rows) else None
 
 
 def _base_level_break(grey: NDArray[np.float32]) -> int | None:
-    """Returns the row where the base level jumps while the contents go on, or None."""
+    """Returns the row where the base level jumps while the content continues, or None."""
     if min(grey.shape) < 32:
         return None
-    # Two rows apart, as a resize spreads the jump over two.
+    # Compare rows two apart, because resizing spreads the jump over two rows.
     above, below = grey[:-2], grey[2:]
     steps = np.median(below - above, axis=1)
     edge = len(grey) // 20
@@ -182,7 +181,7 @@ def _base_level_break(grey: NDArray[np.float32]) -> int | None:
             continue
         if np.corrcoef(first, second)[0, 1] < _BREAK_CORRELATION:
             continue
-        # The darkest (or brightest) pixels move with the base level: nothing below is as dark as above.
+        # The darkest (or brightest) pixels shift with the base level.
         quantile = 2 if sign > 0 else 98
         shift = np.percentile(grey[row + 2 :], quantile) - np.percentile(grey[: row + 1], quantile)
         if shift * sign >= _BREAK_SHIFT * abs(steps[row]):

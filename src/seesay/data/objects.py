@@ -1,4 +1,4 @@
-"""The objects in an image that a caption's words name: boxes from COCO's instances, and the words that mean them."""
+"""Caption words matched to object boxes: boxes from COCO instances and the words that name them."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -6,45 +6,45 @@ from pathlib import Path, PurePosixPath
 from seesay.data.readers.json_tables import parse_json
 from seesay.data.records import Box, Reading
 from seesay.errors import DataError
-from seesay.names import composed
+from seesay.names import to_nfc
 
 _PEOPLE = ("person", "people", "man", "men", "woman", "women", "boy", "girl", "child", "children", "kid", "player")
 _OTHER_NAMES = {"person": tuple((word,) for word in (*_PEOPLE, *(f"{word}s" for word in _PEOPLE)))}
 
 
 def read_instances(path: Path, image: str) -> tuple[Box, ...]:
-    """Returns the boxes of an image in a file of COCO instances, labelled by their categories.
+    """Returns the boxes of an image in a COCO instances file, labelled with their categories.
 
     Args:
-        path: such as `instances_val2017.json`.
-        image: the image, found by its file's name.
+        path: file such as `instances_val2017.json`.
+        image: path of the image, matched by its file name.
 
     Raises:
-        DataError: the file is of another form, or does not list the image.
+        DataError: the file has another format or does not list the image.
     """
     content = parse_json(path, Reading())
-    name = composed(PurePosixPath(image.replace("\\", "/")).name)
+    name = to_nfc(PurePosixPath(image.replace("\\", "/")).name)
     try:
         assert isinstance(content, dict)
-        labels = {each["id"]: str(each["name"]) for each in content["categories"]}
-        ids = {each["id"] for each in content["images"] if composed(PurePosixPath(each["file_name"]).name) == name}
-        found = tuple(
-            Box(labels[each["category_id"]], *map(float, each["bbox"]))
-            for each in content["annotations"]
-            if each["image_id"] in ids
+        labels = {category["id"]: str(category["name"]) for category in content["categories"]}
+        ids = {entry["id"] for entry in content["images"] if to_nfc(PurePosixPath(entry["file_name"]).name) == name}
+        boxes = tuple(
+            Box(labels[instance["category_id"]], *map(float, instance["bbox"]))
+            for instance in content["annotations"]
+            if instance["image_id"] in ids
         )
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is no file of COCO instances; give one such as instances_val2017.json") from error
+        raise DataError(f"{path} is not a COCO instances file; pass one such as instances_val2017.json") from error
     if not ids:
-        raise DataError(f"{path} does not list {name}; give the instances of the image's own split")
-    return found
+        raise DataError(f"{path} does not list {name}; pass the instances file of the image's split")
+    return boxes
 
 
 def name_objects(words: Sequence[str], boxes: Sequence[Box]) -> list[tuple[int, tuple[Box, ...]]]:
-    """Returns the index of each word that names objects with the boxes of all of these.
+    """Returns the index of each word that names objects, with the boxes of these objects.
 
-    A label of several words is named by their sequence, and its last word stands for it; plurals count, and for a
-    person the usual words for people.
+    A label of several words matches their sequence, at the index of its last word. Plurals match, and common words for
+    people match the label `person`.
     """
     plain = [word.strip(".,;:!?").lower() for word in words]
     by_label: dict[str, list[Box]] = {}

@@ -1,4 +1,4 @@
-"""How batches read features: of every image as it is, or of some of them mirrored."""
+"""Reading features of a batch, some images mirrored."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,35 +8,35 @@ from numpy.typing import NDArray
 
 
 class FeatureReader(Protocol):
-    """What a batch needs of a feature store."""
+    """Source of features for batches."""
 
     def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real."""
+        """Returns features (B, N, F) and the mask of real regions (B, N); None: all regions are real."""
         ...
 
 
-def read_some_mirrored(
-    plain: FeatureReader, mirrored: FeatureReader, ids: Sequence[str], turned: NDArray[np.bool_]
+def read_partly_mirrored(
+    plain: FeatureReader, mirrored: FeatureReader, ids: Sequence[str], flipped: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-    """Returns features (B, N, F) and the mask of real regions (B, N), reading from each store once at most.
+    """Returns features (B, N, F) and the mask of real regions (B, N) with at most one read per store.
 
     Args:
-        plain: features of the images as they are.
-        mirrored: features of the same shape, of the images mirrored.
-        ids: the images, B of them.
-        turned: (B,), True = this image is wanted mirrored.
+        plain: features of the original images.
+        mirrored: features of the mirrored images, of the same shape.
+        ids: image ids, length B.
+        flipped: (B,), True = read the mirrored features.
     """
-    if not turned.any():
+    if not flipped.any():
         return plain.read(ids)
-    if turned.all():
+    if flipped.all():
         return mirrored.read(ids)
-    straight, straight_mask = plain.read([name for name, is_turned in zip(ids, turned, strict=True) if not is_turned])
-    flipped, flipped_mask = mirrored.read([name for name, is_turned in zip(ids, turned, strict=True) if is_turned])
-    features = np.empty((len(ids), *straight.shape[1:]), np.float16)
-    features[~turned], features[turned] = straight, flipped
-    if straight_mask is None and flipped_mask is None:
+    original, original_mask = plain.read([id for id, flip in zip(ids, flipped, strict=True) if not flip])
+    other, other_mask = mirrored.read([id for id, flip in zip(ids, flipped, strict=True) if flip])
+    features = np.empty((len(ids), *original.shape[1:]), np.float16)
+    features[~flipped], features[flipped] = original, other
+    if original_mask is None and other_mask is None:
         return features, None
     mask = np.ones(features.shape[:2], np.bool_)
-    mask[~turned] = True if straight_mask is None else straight_mask
-    mask[turned] = True if flipped_mask is None else flipped_mask
+    mask[~flipped] = True if original_mask is None else original_mask
+    mask[flipped] = True if other_mask is None else other_mask
     return features, mask

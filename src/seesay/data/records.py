@@ -1,4 +1,4 @@
-"""The normal form of a data set: boxes, annotations, and the records readers make on the way to them."""
+"""Data types of a data set: boxes, annotations, and the records that readers return."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _SPLIT_FOLDER = re.compile(rf"({SPLIT_WORDS})(20\d\d)?([-_ ]?(images?|set|split)
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A labelled rectangle, in pixels of the image as stored; (x, y) is its top-left corner."""
+    """A labelled rectangle in pixels of the stored image (before EXIF rotation); (x, y) is the top-left corner."""
 
     label: str
     x: float
@@ -37,11 +37,11 @@ class Annotation:
     """One image with its captions.
 
     Attributes:
-        id: Names the image within its data set.
+        id: Identifies the image within its data set.
         image: A path, a URL, or a member of a file: `archive.tar::member`, `table.parquet::column::row`.
-        captions: What people said about it, stripped, never empty.
-        split: train, restval, val, test, a name of the data's own, or None where it belongs to none.
-        boxes: Labelled rectangles, where the data has them.
+        captions: Captions written by people, stripped, never empty.
+        split: train, restval, val, test, a custom name, or None.
+        boxes: Labelled rectangles, if the data has any.
     """
 
     id: str
@@ -53,15 +53,15 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The annotations of a data set, where they came from, and what was wrong with them.
+    """The annotations of a data set with their source and problems.
 
     Attributes:
-        items: One annotation an image (one a split, where an image is in two).
-        source: The path that was read, or what made them.
-        format: The name of the reader.
-        problems: One line a kind of defect, naming the first few cases.
-        missing: Images that captions name and nobody can find; they are not in `items`.
-        silent: Images without any caption; they are not in `items` either.
+        items: One annotation per image and split.
+        source: The path that was read, or the name of the generator.
+        format: Name of the reader.
+        problems: One line per kind of problem, with the first cases.
+        missing: Captioned images that were not found and are not in `items`.
+        uncaptioned: Images without captions, which are not in `items`.
     """
 
     items: tuple[Annotation, ...]
@@ -69,7 +69,7 @@ class Annotations:
     format: str
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
-    silent: tuple[str, ...] = ()
+    uncaptioned: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -82,18 +82,18 @@ class Annotations:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits that have images, train first."""
+        """Names of the splits that have images, train first."""
         names = {item.split for item in self.items if item.split is not None}
         return tuple(name for name in SPLITS if name in names) + tuple(sorted(names.difference(SPLITS)))
 
     def split(self, name: str) -> "Annotations":
         """Returns the annotations of one split.
 
-        `train` takes in `restval`: the images of COCO's validation set that Karpathy's split leaves over
-        are training images by convention. A standard split without images is empty.
+        `train` includes `restval`: by convention, Karpathy's split of COCO trains on the remaining validation images.
+        A standard split without images is empty.
 
         Raises:
-            DataError: The name is no standard split and none of this data's.
+            DataError: The name is neither a standard split nor one of this data.
         """
         wanted = split_name(name)
         if wanted not in SPLITS and wanted not in self.splits:
@@ -104,16 +104,16 @@ class Annotations:
 
 @dataclass(slots=True)
 class Record:
-    """What one row, line or entry of a captions file says.
+    """One row, line or entry of a captions file.
 
     Attributes:
-        image: The image as written there.
-        captions: As written, not yet stripped.
+        image: Image reference as written in the file.
+        captions: Captions as written in the file, not stripped.
         base: The folder that `image` is relative to.
-        split: A canonical split name, or None.
-        id: The data's own name for the image, or None to use `image`.
+        split: Canonical split name, or None.
+        id: Image id, or None to use `image`.
         boxes: Labelled rectangles.
-        one_row_a_image: The row lists all captions, so that its id is the image's, not the caption's.
+        one_row_per_image: The row lists all captions, so that its id belongs to the image and not to the caption.
     """
 
     image: str
@@ -122,17 +122,17 @@ class Record:
     split: str | None = None
     id: str | None = None
     boxes: tuple[Box, ...] = ()
-    one_row_a_image: bool = False
+    one_row_per_image: bool = False
 
 
 @dataclass
 class Reading:
-    """What a reader found: records, and the lines it could make no sense of.
+    """The output of a reader.
 
     Attributes:
-        records: In the order of the file.
-        problems: One line a kind of defect.
-        split_lists: By file name, the split it stands for and the images it lists.
+        records: Records in the order of the file.
+        problems: One line per kind of problem.
+        split_lists: Split and listed images of each split list, by file name.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -147,38 +147,38 @@ def split_name(text: object) -> str | None:
 
 
 def split_in_name(text: str) -> str | None:
-    """Returns the split that a file or folder name speaks of, such as `captions_train2014`, or None."""
-    # A capital after a small letter starts a word: testImages, valSet.
+    """Returns the split in a file or folder name such as `captions_train2014`, or None."""
+    # A capital after a lower-case letter starts a word: testImages, valSet.
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()
     found = _SPLIT_WORD.search(words)
     return split_name(found.group(1)) if found else None
 
 
 def split_of_file(path: Path) -> str | None:
-    """Returns the split that a file's name speaks of, else the one its folder is named after, or None."""
+    """Returns the split in a file's name, else the split its folder is named after, or None."""
     return split_in_name(path.stem) or split_of_folder(path.parent.name)
 
 
 def split_of_folder(name: str) -> str | None:
     """Returns the split that a folder is named after (train, val2017, test_images), or None.
 
-    Nothing else may be in the name: folders called "test of the camera" or "train stations" are no splits.
+    The name must contain nothing else: "test of the camera" and "train stations" are not splits.
     """
     found = _SPLIT_FOLDER.fullmatch(name)
     return split_name(found.group(1)) if found else None
 
 
-def name_some(names: Sequence[str], most: int = 5) -> str:
-    """Returns the first names joined by commas, and how many more there are.
+def name_some(names: Sequence[str], limit: int = 5) -> str:
+    """Returns the first names joined by commas, and the number of the others.
 
-    What no terminal shows (line breaks, escape sequences from a hostile file) becomes a question mark.
+    Unprintable characters (line breaks, terminal escape sequences in a hostile file) become question marks.
     """
-    shown = ", ".join("".join(c if c.isprintable() else "?" for c in name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    shown = ", ".join("".join(c if c.isprintable() else "?" for c in name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def count(number: int, noun: str) -> str:
-    """Returns the number with its noun in the singular or plural, such as `1 entry`, `2,000 entries`."""
+    """Returns a number with its noun in the singular or plural, such as `1 entry` or `2,000 entries`."""
     if number != 1:
         noun = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{number:,} {noun}"

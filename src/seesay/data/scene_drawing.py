@@ -1,4 +1,4 @@
-"""What a drawn scene consists of, and how its image is painted."""
+"""Scenes of geometric shapes and how their images are rendered."""
 
 import math
 from dataclasses import dataclass
@@ -24,52 +24,52 @@ class Shape:
     y: float
     side: float
     angle: float
-    grain: float  # direction of stripes and rows of dots
+    grain: float  # direction of stripes or rows of dots, radians
     tint: tuple[int, int, int]
 
     @property
     def label(self) -> str:
-        """Returns the full description, which no other object of the scene answers to; the noun is last."""
+        """Full description, unique within the scene; the noun is last."""
         return " ".join(filter(None, (self.size, self.colour, self.texture, self.shape)))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows: the target, the landmark, then the distractors."""
+    """The content of an image: the shapes (target, landmark, distractors) and the captions."""
 
-    things: tuple[Shape, ...]
+    shapes: tuple[Shape, ...]
     captions: tuple[str, ...]
     background: int  # seed of the background
 
 
 def draw_scene(scene: Scene, size: int) -> tuple[Image.Image, tuple[Box, ...]]:
-    """Returns the image of a scene, `size` pixels square, and the box of each of its things in order."""
+    """Returns the image of a scene, (size, size) pixels, and the bounding boxes of its shapes in order."""
     canvas = _background(scene.background, size)
-    boxes = tuple(_draw_shape(canvas, thing) for thing in scene.things)
+    boxes = tuple(_draw_shape(canvas, shape) for shape in scene.shapes)
     return Image.fromarray(np.rint(canvas).astype(np.uint8)), boxes
 
 
 def _background(seed: int, size: int) -> NDArray[np.float32]:
-    """Returns a pale paper of one tone with a slant of light and soft clouds, (size, size, 3) in 0..255."""
+    """Returns a pale background with a brightness gradient and soft noise, (size, size, 3) in 0..255."""
     rng = np.random.default_rng(seed)
     tone = rng.uniform(200, 226) + rng.uniform(-9, 9, 3)
-    slant = rng.uniform(-9, 9, 2)
-    clouds = Image.fromarray(rng.normal(0, 4, (7, 7)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+    gradient = rng.uniform(-9, 9, 2)
+    noise = Image.fromarray(rng.normal(0, 4, (7, 7)).astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
     down, right = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    light = slant[0] * right + slant[1] * down + np.asarray(clouds)
+    light = gradient[0] * right + gradient[1] * down + np.asarray(noise)
     return np.asarray(np.clip(tone + light[..., None], 0, 255), dtype=np.float32)
 
 
-def _draw_shape(canvas: NDArray[np.float32], thing: Shape) -> Box:
-    """Paints a thing on a canvas (size, size, 3) and returns the box of the pixels it touches."""
+def _draw_shape(canvas: NDArray[np.float32], shape: Shape) -> Box:
+    """Draws a shape on a canvas (size, size, 3) and returns the bounding box of the changed pixels."""
     size = len(canvas)
-    side = thing.side * size
-    left, top = (math.floor(centre * size - side / 2) for centre in (thing.x, thing.y))
+    side = shape.side * size
+    left, top = (math.floor(centre * size - side / 2) for centre in (shape.x, shape.y))
     patch = math.ceil(side) + 1
-    centre_x, centre_y = thing.x * size - left, thing.y * size - top
+    centre_x, centre_y = shape.x * size - left, shape.y * size - top
     large = Image.new("L", (patch * _SUPERSAMPLING, patch * _SUPERSAMPLING))
     pen = ImageDraw.Draw(large)
-    for fill, outline in zip((255, 0), _outlines(thing.shape, thing.angle), strict=False):
+    for fill, outline in zip((255, 0), _outlines(shape.shape, shape.angle), strict=False):
         corners = outline * (side / 2) + (centre_x, centre_y)
         pen.polygon([(x, y) for x, y in (corners * _SUPERSAMPLING).tolist()], fill=fill)
     mask = large.reduce(_SUPERSAMPLING)
@@ -77,32 +77,32 @@ def _draw_shape(canvas: NDArray[np.float32], thing: Shape) -> Box:
     alpha, inner = (np.asarray(image, dtype=np.float32)[..., None] * np.float32(1 / 255) for image in (mask, inside))
     region = canvas[top : top + patch, left : left + patch]
     height, width, _ = region.shape
-    region += (alpha * _paint(thing, inner, side))[:height, :width] - alpha[:height, :width] * region
+    region += (alpha * _paint(shape, inner, side))[:height, :width] - alpha[:height, :width] * region
     x0, y0, x1, y1 = mask.getbbox() or (0, 0, patch, patch)
-    return Box(thing.label, left + x0, top + y0, x1 - x0, y1 - y0)
+    return Box(shape.label, left + x0, top + y0, x1 - x0, y1 - y0)
 
 
-def _paint(thing: Shape, inner: NDArray[np.float32], side: float) -> NDArray[np.float32]:
-    """Returns the colours of a thing's surface, (patch, patch, 3): its tint, with light stripes or dots.
+def _paint(shape: Shape, inner: NDArray[np.float32], side: float) -> NDArray[np.float32]:
+    """Returns the colours of a shape's surface, (patch, patch, 3): its tint, with light stripes or dots.
 
-    The pattern stays in the inner part, (patch, patch, 1) in 0..1, so that a rim keeps the shape readable.
+    The pattern covers only the inner part, (patch, patch, 1) in 0..1, so that a plain rim keeps the outline visible.
     """
-    tint = np.array(thing.tint, dtype=np.float32)
+    tint = np.array(shape.tint, dtype=np.float32)
     patch = len(inner)
     period = max(4.5, side / 5)  # pixels; finer patterns would blur to one tone
     down, right = np.mgrid[0:patch, 0:patch].astype(np.float32) * np.float32(2 * math.pi / period)
-    along = math.cos(thing.grain) * right + math.sin(thing.grain) * down
-    across = math.cos(thing.grain) * down - math.sin(thing.grain) * right
-    if not thing.texture:
+    along = math.cos(shape.grain) * right + math.sin(shape.grain) * down
+    across = math.cos(shape.grain) * down - math.sin(shape.grain) * right
+    if not shape.texture:
         wave = np.full_like(along, -1)
     else:
-        wave = np.sin(along) if thing.texture == "striped" else np.sin(along) + np.sin(across) - 0.7
+        wave = np.sin(along) if shape.texture == "striped" else np.sin(along) + np.sin(across) - 0.7
     light = np.clip(0.5 + wave * period / 5, 0, 1)[..., None]  # edges about a pixel wide
     return np.asarray(tint + 0.8 * inner * light * (255 - tint), dtype=np.float32)
 
 
 def _outlines(shape: str, angle: float) -> list[NDArray[np.float64]]:
-    """Returns the outline of a shape, (points, 2), within -1..1 on both axes, and that of its hole if any."""
+    """Returns the outline of a shape, (points, 2), within -1..1 on both axes, and the outline of its hole, if any."""
     turn = np.arange(64) * (2 * math.pi / 64)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
     if shape == "circle":

@@ -1,4 +1,4 @@
-"""Scores of captions on whole splits, what they leave on disk, and how systems compare."""
+"""Evaluation of captions on a split, its result files, and comparisons of systems."""
 
 from seesay.evaluation.captioning import caption_split
 from seesay.evaluation.comparison import Comparison, compare, save_comparison

@@ -1,4 +1,4 @@
-"""The captions that a run gives the images of a split, from stored features or from the files."""
+"""Captions of the images of a split by a run, from stored features or image files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from seesay.captioner import Caption, TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError, ImageError
-from seesay.features import FeatureStore, JoinedStores, extract_features, part_stores, store_path
+from seesay.features import FeatureStore, JoinedStores, extract_features, split_stores, store_path
 from seesay.features.extraction import Progress
 from seesay.features.stamps import require_unchanged
 
@@ -24,7 +24,7 @@ def caption_split(
     *,
     attention: bool = False,
 ) -> tuple[dict[str, Caption], list[str]]:
-    """Returns the captions of images by id, from stored features or from the files, and unreadable ones."""
+    """Returns the captions by image id, from stored features or image files, and errors of unreadable images."""
     captions: dict[str, Caption] = {}
     problems = []
     if source is None:
@@ -58,16 +58,17 @@ def feature_source(
     stores: Sequence[str | Path],
     progress: Progress | None,
 ) -> JoinedStores | None:
-    """Returns where features are read, None where images pass through a run's own encoder."""
+    """Returns the feature stores, or None if the run's own encoder encodes the images."""
     run, encoder = captioner.run, captioner.model.encoder
     if stores:
-        plain, _ = part_stores([FeatureStore(path) for path in stores])  # what training was given may be given again
+        # Stores of mirrored images, as passed to training, are ignored.
+        plain, _ = split_stores([FeatureStore(path) for path in stores])
         joined = JoinedStores(plain)
         joined.require(run.info.features)
         require_unchanged(plain, {item.id: item.image for item in items})
         return joined
     if encoder is None:
-        raise DataError(f"{run.folder} was trained on given feature stores; name them again with --store")
+        raise DataError(f"{run.folder} was trained on imported feature stores; pass them with --store")
     if run.config.encoder.encoder_training != "cached":
         return None
     path = store_path(folder, data, encoder)

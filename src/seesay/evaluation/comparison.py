@@ -1,4 +1,4 @@
-"""Systems against each other on the same images: which differences are real, and where they differ most."""
+"""Comparison of systems on the same images: significant differences, and the images with the largest ones."""
 
 import json
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from seesay.visualise import Card, Gallery, Section, Table, Text, write_report
 COMPARISON = FolderKind(
     "comparison", ("comparison.html", "comparison.json"), signature=("comparison.json", b'"against_the_first": ')
 )
-SHOWN = 5
-"""Images shown of those where a system gains or loses most."""
+MAX_SHOWN = 5
+"""Number of images shown with the largest gains and losses."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class System:
     """One set of captions to compare.
 
     Attributes:
-        name: as it was given.
-        items: the images with their references.
+        name: path as passed by the user.
+        items: images with their references.
         predictions: caption by image id.
-        scores: computed anew.
-        split: which images they are.
-        signature: that of the evaluation it comes from.
-        missing: why a score that was asked for is absent.
+        scores: recomputed scores.
+        split: name of the split.
+        signature: signature of the evaluation.
+        missing: reasons why requested scores are missing, by score.
     """
 
     name: str
@@ -54,39 +54,39 @@ class System:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What sets systems apart from the first of them.
+    """Differences of systems to the first of them.
 
     Attributes:
-        systems: in the order given, on the same images in the same order.
-        differences: for each system but the first, by score.
+        systems: the systems, with the same images in the same order.
+        differences: differences to the first system by score, for each further system.
         ranked_by: the score by which single images are compared.
-        apart: for each system but the first, the images it gains most on and those it loses most on.
-        draws: bootstrap draws of the intervals and p-values.
+        extremes: ids of the images with the largest gains and the largest losses, for each further system.
+        draws: number of bootstrap draws of intervals and p-values.
     """
 
     systems: tuple[System, ...]
     differences: tuple[dict[str, Difference], ...]
     ranked_by: str
-    apart: tuple[tuple[list[str], list[str]], ...]
+    extremes: tuple[tuple[list[str], list[str]], ...]
     draws: int = DRAWS
 
     @property
     def recipe(self) -> str:
-        """Returns what intervals and p-values depend on besides the scores."""
+        """Signature part of intervals and p-values."""
         return bootstrap_recipe(self.draws)
 
     @property
     def warnings(self) -> list[str]:
-        """Returns why scores may not mean what they seem to, a line each."""
+        """One line per reason why scores may be misleading."""
         return list(dict.fromkeys(line for system in self.systems for line in system.scores.warnings))
 
     @property
     def missing(self) -> dict[str, str]:
-        """Returns why each score that was asked for and is absent of one of them cannot be had."""
+        """Reasons why requested scores are missing, by score."""
         return {name: reason for system in self.systems for name, reason in system.missing.items()}
 
     def to_dict(self) -> dict[str, object]:
-        """Returns what `comparison.json` holds."""
+        """Returns the content of `comparison.json`."""
         first, *others = self.systems
         return {
             "images": len(first.items),
@@ -98,11 +98,13 @@ class Comparison:
             "against_the_first": [
                 {
                     "name": system.name,
-                    "differences": {name: {**asdict(found), "real": found.real} for name, found in each.items()},
+                    "differences": {
+                        name: {**asdict(found), "significant": found.significant} for name, found in each.items()
+                    },
                     "gains_most_on": gains,
                     "loses_most_on": losses,
                 }
-                for system, each, (gains, losses) in zip(others, self.differences, self.apart, strict=True)
+                for system, each, (gains, losses) in zip(others, self.differences, self.extremes, strict=True)
             ],
             "missing_scores": self.missing,
             "warnings": self.warnings,
@@ -119,31 +121,30 @@ def compare(
     draws: int = DRAWS,
     columns: ColumnNames = USUAL_NAMES,
 ) -> Comparison:
-    """Returns how systems differ from the first one, by a paired bootstrap over the images.
+    """Compares systems with the first one by a paired bootstrap over images.
 
     Args:
-        names: two or more of: run folders that were evaluated, folders or `per_image.parquet` of evaluations,
-            files of predictions (these need `data`).
-        data: the annotations that files of predictions are scored against.
-        split: which images; None = those that were evaluated, for files of predictions see `read_eval_split`.
-        tokenization: of files of predictions; evaluations keep theirs. None = that of the evaluations beside them,
-            else ptb.
-        metrics: which scores; see `score_captions`.
-        draws: bootstrap draws.
-        columns: columns of tables in `data` with names that are not usual.
+        names: two or more evaluated run folders, evaluation folders, `per_image.parquet` files or prediction files
+            (which need `data`).
+        data: annotations for prediction files.
+        split: name of the split; None: the evaluated one, or for prediction files as in `read_eval_split`.
+        tokenization: tokenization of prediction files; None: that of the first evaluation, else ptb.
+        metrics: see `score_captions`.
+        draws: number of bootstrap draws.
+        columns: table columns in `data` to use instead of the common names.
 
     Raises:
-        DataError: one of them was not evaluated yet, or they are not of the same images and references.
+        DataError: a system is not evaluated yet, or images or references differ.
     """
     if len(names) < 2:
-        raise DataError("name at least two systems to compare")
+        raise DataError("pass at least two systems to compare")
     check_scores(metrics, draws)
     paths = list(map(Path, names))
     evaluated = [_evaluated(path, split, metrics) for path in paths]
-    kept = next((system.scores.tokenization for system in evaluated if system is not None), None)
+    tokenization_of_evaluations = next((system.scores.tokenization for system in evaluated if system is not None), None)
     options: _Options = {
         "split": split,
-        "tokenization": tokenization or kept,
+        "tokenization": tokenization or tokenization_of_evaluations,
         "metrics": metrics,
         "columns": columns,
     }
@@ -151,15 +152,15 @@ def compare(
     systems = (first, *(_aligned(system, first, metrics) for system in others))
     differences = tuple(paired_bootstrap(first.scores, system.scores, draws=draws) for system in systems[1:])
     ranked_by = ranking_score(first.scores)
-    apart = tuple(_apart(first, system, ranked_by) for system in systems[1:])
-    return Comparison(systems, differences, ranked_by, apart, draws)
+    extremes = tuple(_extremes(first, system, ranked_by) for system in systems[1:])
+    return Comparison(systems, differences, ranked_by, extremes, draws)
 
 
 def save_comparison(comparison: Comparison, folder: Path) -> None:
-    """Writes `comparison.json` and `comparison.html` into a folder, each whole or absent.
+    """Writes `comparison.json` and `comparison.html` into a folder, each atomically.
 
     Raises:
-        DataError: the folder holds files of these names that seesay did not write.
+        DataError: the folder contains files of these names not written by seesay.
         SeesayError: a file cannot be written.
     """
     check_folder(folder, COMPARISON)
@@ -170,8 +171,8 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
     sections: list[Section] = [
         Text("\n\n".join([*signatures, comparison.recipe, *comparison.warnings, *comparison.missing.values()]))
     ]
-    for system, each, (gains, losses) in zip(others, comparison.differences, comparison.apart, strict=True):
-        header = ("score, times 100", "first", "second", "difference", "95 % interval", "p", "real")
+    for system, each, (gains, losses) in zip(others, comparison.differences, comparison.extremes, strict=True):
+        header = ("score, times 100", "first", "second", "difference", "95 % interval", "p", "significant")
         title = f"{system.name} against {first.name}"
         sections.append(Table(header, difference_rows(each), heading=title))
         for kind, ids in (("gains", gains), ("loses", losses)):
@@ -181,7 +182,7 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
 
 
 def difference_rows(differences: dict[str, Difference]) -> list[tuple[str, ...]]:
-    """Returns a row a score: both values, their difference, its interval, the p-value, whether it is real."""
+    """Returns one row per score: both values, difference, interval, p-value, significant or not."""
     return [
         (
             name,
@@ -190,14 +191,14 @@ def difference_rows(differences: dict[str, Difference]) -> list[tuple[str, ...]]
             f"{100 * found.value:+.2f}",
             f"{100 * found.interval.low:+.2f} to {100 * found.interval.high:+.2f}",
             f"{found.p_value:.3f}",
-            "yes" if found.real else "no",
+            "yes" if found.significant else "no",
         )
         for name, found in differences.items()
     ]
 
 
 class _Options(TypedDict):
-    """How files of predictions are scored: arguments of `evaluate`."""
+    """Arguments of `evaluate` for prediction files."""
 
     split: str | None
     tokenization: str | None
@@ -206,31 +207,31 @@ class _Options(TypedDict):
 
 
 def _evaluated(path: Path, split: str | None, metrics: Sequence[str]) -> System | None:
-    """Returns a system that was evaluated; None for a file of predictions."""
+    """Returns an evaluated system; None for a prediction file."""
     if not path.exists():
-        raise DataError(f"{path} does not exist; name a run, the folder of an evaluation, or a file of predictions")
-    places = (path, path / PER_IMAGE_FILE, path / "predictions" / (split or "test") / PER_IMAGE_FILE)
-    table = next((place for place in places if is_per_image(place)), None)
+        raise DataError(f"{path} does not exist; pass a run, an evaluation folder or a prediction file")
+    candidates = (path, path / PER_IMAGE_FILE, path / "predictions" / (split or "test") / PER_IMAGE_FILE)
+    table = next((candidate for candidate in candidates if is_per_image(candidate)), None)
     if table is None and not has_predictions(path):
         raise DataError(
-            f"{path} has no scores on {split or 'test'} yet; run first: seesay evaluate {path} DATA"
+            f"{path} has no scores on {split or 'test'} yet; first run: seesay evaluate {path} DATA"
             + (f" --split {split}" if split else "")
         )
     if table is None:
         return None
-    items, predictions, about = read_per_image(table)
-    if split is not None and about["split"] != split:
-        raise DataError(f"{path} is of split {about['split']}, not of {split}; evaluate it on {split}, or leave it")
+    items, predictions, metadata = read_per_image(table)
+    if split is not None and metadata["split"] != split:
+        raise DataError(f"{path} has split {metadata['split']}, not {split}; evaluate it on {split}, or remove it")
     scores, missing = score_captions(
-        items, list(predictions.values()), tokenization=about["tokenization"], metrics=metrics
+        items, list(predictions.values()), tokenization=metadata["tokenization"], metrics=metrics
     )
-    return System(str(path), tuple(items), predictions, scores, about["split"], about["signature"], missing)
+    return System(str(path), tuple(items), predictions, scores, metadata["split"], metadata["signature"], missing)
 
 
 def _predicted(path: Path, data: str | Path | None, options: _Options) -> System:
-    """Returns a system from its file of predictions."""
+    """Returns a system from its prediction file."""
     if data is None:
-        raise DataError(f"{path} is a file of predictions; name what it is scored against with --data DATA")
+        raise DataError(f"{path} is a prediction file; pass its references with --data DATA")
     found = evaluate(path, data, **options)
     return System(
         str(path),
@@ -244,28 +245,28 @@ def _predicted(path: Path, data: str | Path | None, options: _Options) -> System
 
 
 def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
-    """Returns a system with its images in the order of the first one's.
+    """Returns a system with its images in the order of the first system.
 
     Raises:
-        DataError: the images or their references are others, or captions were cut into words in another way.
+        DataError: images, references, split or tokenization differ.
     """
     ids = {item.id for item in first.items}
     other = {item.id: item for item in system.items}
     if different := sorted(ids ^ other.keys()):
         raise DataError(
-            f"{system.name} and {first.name} are not of the same images: {len(different)} are in one only, "
+            f"{system.name} and {first.name} have different images: {len(different)} are in only one of them, "
             f"such as {different[0]}"
         )
     if system.split != first.split:
-        raise DataError(f"{system.name} is of split {system.split}, {first.name} of {first.split}; compare on one")
+        raise DataError(f"{system.name} has split {system.split}, {first.name} has {first.split}; use one split")
     if system.scores.tokenization != first.scores.tokenization:
         raise DataError(
             f"{system.name} was scored on {system.scores.tokenization} tokens, {first.name} on "
-            f"{first.scores.tokenization}; evaluate both in one way"
+            f"{first.scores.tokenization}; evaluate both with one tokenization"
         )
     for item in first.items:
         if sorted(item.captions) != sorted(other[item.id].captions):
-            raise DataError(f"{system.name} and {first.name} have other references of image {item.id}")
+            raise DataError(f"{system.name} and {first.name} have different references of image {item.id}")
     if system.scores.ids == first.scores.ids:
         return system
     texts = [system.predictions[item.id] for item in first.items]
@@ -274,26 +275,26 @@ def _aligned(system: System, first: System, metrics: Sequence[str]) -> System:
     return replace(system, items=first.items, predictions=predictions, scores=scores, missing=missing)
 
 
-def _apart(first: System, system: System, name: str) -> tuple[list[str], list[str]]:
-    """Returns the images on which a system gains most over the first one, and those on which it loses most."""
+def _extremes(first: System, system: System, name: str) -> tuple[list[str], list[str]]:
+    """Returns the images with the largest gains and the largest losses of a system over the first one."""
     change = system.scores.per_image[name] - first.scores.per_image[name]
     order = np.argsort(-change, kind="stable")
     ids = first.scores.ids
-    gains = [ids[place] for place in order[:SHOWN] if change[place] > 0]
-    losses = [ids[place] for place in order[::-1][:SHOWN] if change[place] < 0]
+    gains = [ids[index] for index in order[:MAX_SHOWN] if change[index] > 0]
+    losses = [ids[index] for index in order[::-1][:MAX_SHOWN] if change[index] < 0]
     return gains, losses
 
 
 def _cards(first: System, second: System, ids: Sequence[str], name: str) -> list[Card]:
     items = {item.id: item for item in first.items}
-    places = {image_id: place for place, image_id in enumerate(first.scores.ids)}
+    index_of = {image_id: index for index, image_id in enumerate(first.scores.ids)}
     return [
         Card(
             image=open_or_blank(items[image_id]),
             caption=second.predictions[image_id],
             references=(f"{first.name}: {first.predictions[image_id]}", *items[image_id].captions),
             scores={
-                f"{name} of {system.name}": 100 * float(system.scores.per_image[name][places[image_id]])
+                f"{name} of {system.name}": 100 * float(system.scores.per_image[name][index_of[image_id]])
                 for system in (first, second)
             },
             name=image_id,

@@ -1,4 +1,4 @@
-"""What a system is scored on: the images and references of a split, and what is wrong with them."""
+"""The images and references of a split that systems are scored on."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from seesay.config import DataConfig
-from seesay.data.annotations import deal_splits, load_annotations
+from seesay.data.annotations import assign_splits, load_annotations
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation, Annotations
 from seesay.errors import DataError
 
 ALL = "all"
-"""The name of the split that takes every image."""
+"""Name of the split of all images."""
 
 
 @dataclass(frozen=True)
@@ -21,34 +21,32 @@ class EvalSplit:
     """The images that a system is scored on.
 
     Attributes:
-        items: the images with their references; an image need not be there.
-        split: the split's name, with how it was dealt where the data has none of its own.
-        training: the captions of the training split; None where there is none, or where it is what is scored.
-        problems: what is wrong with the data, a line each.
-        silent: images that have no references and cannot be scored.
+        items: images with their references; image files may be missing.
+        split: name of the split, with the fractions and seed if the data has no splits.
+        training: training captions; None if there are none, or if the training split is scored.
+        problems: one line per problem of the data.
+        uncaptioned: images without references, which cannot be scored.
     """
 
     items: tuple[Annotation, ...]
     split: str
     training: list[str] | None
     problems: tuple[str, ...]
-    silent: tuple[str, ...]
+    uncaptioned: tuple[str, ...]
 
 
 def read_eval_split(
     data: str | Path, split: str | None, config: DataConfig | None = None, columns: ColumnNames = USUAL_NAMES
 ) -> EvalSplit:
-    """Returns the images and references of a split.
-
-    The limits that a run was trained under (so many images, so many captions) do not hold here.
+    """Returns the images and references of a split, without the limits of training (images, captions).
 
     Args:
         data: anything `load_annotations` reads.
-        split: its name, `all`, or None: the test split, or the only one there is (unless that is for training), or all
-            of the data where it has none.
-        config: how a run deals data that has no splits, so that its test images are those it did not see; None =
-            by the defaults, and only if a split is asked for.
-        columns: columns of tables, instead of those that the run was trained on.
+        split: name of the split or `all`; None: test, or the only split unless it is for training, or all of data
+            without splits.
+        config: split settings of the run, so that data without splits gets the test images of training; None: defaults,
+            used only if a split is requested.
+        columns: table columns to use instead of those of the run.
 
     Raises:
         DataError: the data cannot be read, or the split is empty.
@@ -56,15 +54,15 @@ def read_eval_split(
     settings = config or DataConfig()
     read = partial(load_annotations, data, settings.format, columns=columns.over(settings))
     annotations = read(require_images=False)
-    dealt = ""
+    suffix = ""
     if settings.resplit or (not annotations.splits and (config is not None or split not in (None, ALL))):
         if config is not None:
-            with suppress(DataError):  # no image is there: all captions are dealt
-                annotations = read()  # training dealt the images that are there: others would change the deal
-        annotations = deal_splits(annotations, settings)
-        dealt = f"(dealt {settings.split_fractions} by seed {settings.split_seed})"
+            with suppress(DataError):  # there are no images: split all captions
+                annotations = read()  # as in training, split only images that exist
+        annotations = assign_splits(annotations, settings)
+        suffix = f"(split {settings.split_fractions}, seed {settings.split_seed})"
     only = annotations.splits[0] if len(annotations.splits) == 1 else "test"
-    if only in ("train", "restval"):  # scores on what was trained on are asked for by name
+    if only in ("train", "restval"):  # scores on training images must be requested by name
         only = "test"
     name = split or (only if annotations.splits else ALL)
     items = annotations.items if name == ALL else annotations.split(name).items
@@ -73,16 +71,16 @@ def read_eval_split(
             f"{annotations.source} has no image in split {name!r}; it has {', '.join(annotations.splits) or 'none'}"
         )
     return EvalSplit(
-        items=_once(items) if name == ALL else items,
-        split=name + (dealt if name != ALL else ""),
+        items=_merge_splits(items) if name == ALL else items,
+        split=name + (suffix if name != ALL else ""),
         training=_training_captions(annotations, name),
         problems=annotations.problems,
-        silent=annotations.silent,
+        uncaptioned=annotations.uncaptioned,
     )
 
 
-def _once(items: Sequence[Annotation]) -> tuple[Annotation, ...]:
-    """Returns one annotation an image: one that is in two splits counts once, with the references of both."""
+def _merge_splits(items: Sequence[Annotation]) -> tuple[Annotation, ...]:
+    """Returns one annotation per image, with the references of all of its splits."""
     found: dict[str, Annotation] = {}
     for item in items:
         before = found.get(item.id)

@@ -1,6 +1,6 @@
-"""Predictions in files: captions by image id, and their match with a split.
+"""Prediction files: captions by image id, matched with the images of a split.
 
-Formats are COCO results JSON, and all that `seesay caption --out` writes: JSONL, CSV, TSV and folders of Parquet files.
+Formats are COCO results JSON and the outputs of `seesay caption --out`: JSONL, CSV, TSV and folders of Parquet files.
 """
 
 import csv
@@ -14,7 +14,7 @@ from seesay.data.readers.images import is_image_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.files import unescape_name
-from seesay.names import composed
+from seesay.names import to_nfc
 
 _ID_NAMES = ("image_id", "id", "image", "file_name", "filename", "name")
 _TEXT_NAMES = ("caption", "prediction", "text", "hypothesis", "caption_1")
@@ -22,24 +22,24 @@ _PARTS = "*.parquet"
 
 
 def has_predictions(path: Path) -> bool:
-    """Returns whether there is a file, or a folder of Parquet files as `seesay caption` writes it."""
+    """Returns whether a path is a file, or a folder of Parquet files written by `seesay caption`."""
     if path.is_dir():
         return path.suffix.lower() == ".parquet" or any(path.glob(f"part-{_PARTS}"))
     return path.is_file()
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """Returns caption by image id of JSON (COCO results), JSONL, CSV, TSV or Parquet, or of a folder of Parquet files.
+    """Returns the captions by image id from JSON (COCO results), JSONL, CSV, TSV, Parquet or a folder of Parquet files.
 
-    Of several captions per image, as `seesay caption --num-return-sequences` writes them, it is the first.
+    Of several captions per image (`seesay caption --num-return-sequences`) it is the first.
 
     Raises:
-        DataError: the file cannot be read, has no such fields, or names an image twice.
+        DataError: the file cannot be read, lacks the fields, or has an image twice.
     """
     if not has_predictions(path):
-        raise DataError(f"{path} is neither a run folder nor a file of predictions")
+        raise DataError(f"{path} is neither a run folder nor a prediction file")
     if path.is_file() and path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes); write the predictions again")
+        raise DataError(f"{path} is empty (0 bytes)")
     predictions: dict[str, str] = {}
     try:
         rows = (_folder_rows if path.is_dir() else _READERS.get(path.suffix.lower(), _jsonl_rows))(path)
@@ -53,36 +53,36 @@ def read_predictions(path: Path) -> dict[str, str]:
             raise DataError(f"{path} has two captions of image {name}")
         predictions[name] = text
     if not predictions:
-        raise DataError(f"{path} holds no predictions")
+        raise DataError(f"{path} contains no predictions")
     return predictions
 
 
 def match_predictions(
     predictions: Mapping[str, str], items: Sequence[Annotation], path: Path
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns the predictions by the split's own ids, and a line on those of other images.
+    """Returns the predictions by the ids of the split, and remarks about predictions of other images.
 
-    A prediction may name its image by its id, with or without an image's suffix, or by the file's name alone where
-    only one image of the split has that name.
+    A prediction may refer to its image by id, with or without image suffix, or by file name if it is unique in the
+    split.
 
     Raises:
         DataError: an image of the split has no prediction, or two.
     """
-    whole: dict[str, list[str]] = {}
-    files: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
     for name in predictions:
-        whole.setdefault(_plain(name), []).append(name)
-        files.setdefault(_file(name), []).append(name)
+        by_name.setdefault(_plain(name), []).append(name)
+        by_file.setdefault(_file(name), []).append(name)
     shared = Counter(_file(item.id) for item in items) + Counter(_file(item.image) for item in items)
     matched: dict[str, str] = {}
     used: set[str] = set()
     for item in items:
-        names = list(whole.get(_plain(item.id), []))
+        names = list(by_name.get(_plain(item.id), []))
         for form in {_file(item.id), _file(item.image)}:
-            alone = shared[form] == (_file(item.id) == form) + (_file(item.image) == form)
-            names += [name for name in files.get(form, []) if alone and name not in names]
+            unique = shared[form] == (_file(item.id) == form) + (_file(item.image) == form)
+            names += [name for name in by_file.get(form, []) if unique and name not in names]
         if len(names) > 1:
-            raise DataError(f"{path} has two captions of image {item.id}: as {names[0]} and as {names[1]}; keep one")
+            raise DataError(f"{path} has two captions of image {item.id}: {names[0]} and {names[1]}; keep one")
         if names:
             matched[item.id] = predictions[names[0]]
             used.add(names[0])
@@ -93,51 +93,51 @@ def match_predictions(
             f"{', '.join(missing[:3])}; a score over fewer images would not be comparable"
         )
     others = len(predictions) - len(used)
-    return matched, [f"{others} predictions are of images outside the split"] if others > 0 else []
+    return matched, [f"{others} predictions of images outside the split"] if others > 0 else []
 
 
 def refuse_references(path: Path, data: Path, predictions: Mapping[str, str], items: Sequence[Annotation]) -> list[str]:
-    """Returns a warning where every prediction is the only reference of its image.
+    """Returns a warning if every prediction equals the only reference of its image.
 
     Args:
-        path: the file of predictions.
-        data: what the references were read from.
-        predictions: by the ids of the items.
-        items: the images with their references.
+        path: prediction file.
+        data: path of the references.
+        predictions: predictions by id.
+        items: images with their references.
 
     Raises:
-        DataError: and the file is that data, or lies in its folder: it would be scored against itself.
+        DataError: in addition, the file is `data` or inside its folder, so that it would be scored against itself.
     """
     if any(item.captions != (predictions[item.id].strip(),) for item in items):
         return []
     if path.resolve().is_relative_to(data.resolve()):
         raise DataError(
-            f"{path} holds the references that {data} gives: it would be scored against itself; name the file of the "
+            f"{path} contains the references of {data} and would be scored against itself; pass the file of the "
             f"human captions instead of {data}"
         )
     return [f"every caption of {path} is the only reference of its image; is it a copy of the references?"]
 
 
 def _plain(name: str) -> str:
-    """Returns the name of an image without an image's suffix."""
-    name = composed(name)
+    """Returns the name of an image without image suffix."""
+    name = to_nfc(name)
     return name.rpartition(".")[0] if is_image_name(name) else name
 
 
 def _file(name: str) -> str:
-    """Returns the last part of an image's name, without an image's suffix."""
+    """Returns the file name of an image without image suffix."""
     return _plain(name.replace("\\", "/").rpartition("/")[2])
 
 
 def _entry(row: Any, path: Path, number: int) -> tuple[str, str]:
-    """Returns the id and the caption of one entry of a file."""
+    """Returns the id and the caption of one entry."""
     if not isinstance(row, Mapping):
         raise DataError(f"{path}: entry {number} is not an object with an id and a caption")
     name = next((row[key] for key in _ID_NAMES if row.get(key) not in (None, "")), None)
     field = next((key for key in _TEXT_NAMES if key in row), None)
     if name is None or field is None or row[field] is None:
         raise DataError(
-            f"{path}: entry {number} has the fields {', '.join(map(str, row))}; wanted one of "
+            f"{path}: entry {number} has the fields {', '.join(map(str, row))}; expected one of "
             f"{', '.join(_ID_NAMES)} and one of {', '.join(_TEXT_NAMES)}"
         )
     if not isinstance(row[field], str):
@@ -145,36 +145,36 @@ def _entry(row: Any, path: Path, number: int) -> tuple[str, str]:
     try:
         row[field].encode()
     except UnicodeEncodeError:
-        raise DataError(f"{path}: the {field} of image {name} holds half a character (a lone surrogate)") from None
+        raise DataError(f"{path}: the {field} of image {name} contains a lone surrogate") from None
     return str(name), row[field]
 
 
 def _json_rows(path: Path) -> list[Any]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_key_once)
+    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     if isinstance(content, dict) and all(isinstance(text, str) for text in content.values()):
         return [{"id": name, "caption": text} for name, text in content.items()]
     if not isinstance(content, list):
-        raise DataError(f"{path} holds no list of predictions")
+        raise DataError(f"{path} contains no list of predictions")
     return content
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object of JSON; a key that stands twice would else lose one of its captions without a word."""
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object; raises DataError for duplicate keys, of which json would silently drop one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"the predictions name {twice!r} twice in one object; keep one of them")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"the predictions have {duplicate!r} twice in one object; keep one")
     return found
 
 
 def _jsonl_rows(path: Path) -> list[Any]:
-    lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut within captions
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would split captions
     return [json.loads(line) for line in lines if line.strip()]
 
 
 def _csv_rows(path: Path) -> list[Any]:
-    # A name that is not UTF-8 stands in a CSV of `seesay caption` as its bytes.
+    # A name that is not UTF-8 is written to the CSV of `seesay caption` as raw bytes.
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
 
@@ -195,10 +195,14 @@ def _parquet_rows(path: Path) -> list[Any]:
 
 
 def _folder_rows(folder: Path) -> list[Any]:
-    """Returns the rows of the parts, and of those that a job has begun and not finished."""
+    """Returns the rows of finished parts and of unfinished parts of a running job."""
     parts = sorted(folder.glob(_PARTS))
-    begun = [path for path in sorted(folder.glob("_part-*.jsonl")) if folder / f"{path.stem[1:]}.parquet" not in parts]
-    return [row for path in parts for row in _parquet_rows(path)] + [row for path in begun for row in _jsonl_rows(path)]
+    unfinished = [
+        path for path in sorted(folder.glob("_part-*.jsonl")) if folder / f"{path.stem[1:]}.parquet" not in parts
+    ]
+    return [row for path in parts for row in _parquet_rows(path)] + [
+        row for path in unfinished for row in _jsonl_rows(path)
+    ]
 
 
 _READERS: dict[str, Callable[[Path], list[Any]]] = {

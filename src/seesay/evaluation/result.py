@@ -1,4 +1,4 @@
-"""What an evaluation found, and the files it leaves behind."""
+"""The result of an evaluation and its files."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.files import text_bytes, unescape_name, write_atomically
-from seesay.metrics import Diversity, Interval, Scores, verdict
+from seesay.metrics import Diversity, Interval, Scores, diagnose
 from seesay.metrics.bootstrap import DRAWS, bootstrap_recipe
 from seesay.metrics.scores import number_of_references
 from seesay.outputs import FolderKind, check_folder
@@ -35,24 +35,24 @@ EVALUATION = FolderKind(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one set of captions against one split.
+    """Scores of one set of captions on one split.
 
     Attributes:
-        system: what said them: a run folder, a file, or which human captions.
-        items: the images that were scored with the references they were scored against.
+        system: source of the captions: a run folder, a file, or human captions.
+        items: scored images with their references.
         predictions: caption by image id, in the order of the split.
         scores: corpus and per-image scores with their signature.
-        intervals: 95 % bootstrap interval of each score that has one.
-        diversity: what no score against references tells.
-        split: the split's name.
-        decoding: how the captions were searched for; None if no model of ours said them here.
-        origin: where they come from if so, for the signature: `file`, or which human captions.
-        captions: the captions with their evidence, where a model of ours said them here.
-        absent_objects: share of captions that name an object which is not there; None without boxes.
-        problems: one line a defect: images left out, predictions of other images, scores not computed.
-        missing_scores: why each score that was asked for is absent.
-        left_out: images of the split that could not be scored.
-        draws: bootstrap draws of the intervals.
+        intervals: 95 % bootstrap intervals by score.
+        diversity: reference-free statistics.
+        split: name of the split.
+        decoding: decoding options; None if the captions were not generated in this evaluation.
+        origin: source of such captions for the signature: `file`, or which human captions.
+        captions: generated captions with scores and log-probabilities, by image id.
+        absent_objects: fraction of captions that mention an absent object; None without boxes.
+        problems: one line per problem: unscored images, predictions of other images, missing scores.
+        missing_scores: reasons why requested scores are missing, by score.
+        unscored: images of the split that could not be scored.
+        draws: number of bootstrap draws of the intervals.
     """
 
     system: str
@@ -68,32 +68,32 @@ class Evaluation:
     absent_objects: float | None = None
     problems: tuple[str, ...] = ()
     missing_scores: dict[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()
     draws: int = DRAWS
 
     @property
-    def whole(self) -> bool:
-        """Returns whether every image of the split was scored, and every caption says something."""
-        return not self.left_out and not self.scores.empty
+    def complete(self) -> bool:
+        """Whether every image of the split was scored and no caption is empty."""
+        return not self.unscored and not self.scores.empty
 
     @property
     def unit(self) -> str:
-        """Returns what the tokens of captions are: words or characters."""
+        """Unit of tokens: words or characters."""
         return "characters" if self.scores.tokenization == "characters" else "words"
 
     @property
-    def verdict(self) -> str:
-        """Returns one line on what is most wrong with the captions; empty when nothing is."""
-        return verdict(self.diversity)
+    def diagnosis(self) -> str:
+        """One line on the most serious defect of the captions; empty if there is none."""
+        return diagnose(self.diversity)
 
     @property
     def signature(self) -> str:
-        """Returns everything the numbers depend on, to print beside them."""
+        """Everything the numbers depend on."""
         origin = self.origin if self.decoding is None else f"{_brief(self.decoding)}|torch:{version('torch')}"
         return f"{self.scores.signature}|split:{self.split}|captions:{origin}|{bootstrap_recipe(self.draws)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what `scores.json` holds."""
+        """Returns the content of `scores.json`."""
         return {
             "system": self.system,
             "split": self.split,
@@ -103,20 +103,20 @@ class Evaluation:
             "intervals_95": {name: [interval.low, interval.high] for name, interval in self.intervals.items()},
             "diversity": asdict(self.diversity),
             "absent_objects": self.absent_objects,
-            "verdict": self.verdict,
+            "diagnosis": self.diagnosis,
             "signature": self.signature,
             "decoding": None if self.decoding is None else asdict(self.decoding),
-            "left_out": list(self.left_out),
+            "unscored": list(self.unscored),
             "problems": list(self.problems),
             "missing_scores": self.missing_scores,
         }
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Writes `scores.json`, `per_image.parquet` and `predictions.jsonl` into a folder, each whole or absent.
+    """Writes `scores.json`, `per_image.parquet` and `predictions.jsonl` into a folder, each atomically.
 
     Raises:
-        DataError: the folder holds files of these names that seesay did not write.
+        DataError: the folder contains files of these names not written by seesay.
         SeesayError: a file cannot be written.
     """
     check_folder(folder, EVALUATION)
@@ -127,11 +127,11 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_atomically(folder / PREDICTIONS_FILE, text_bytes("\n".join(rows) + "\n"))
     write_atomically(folder / PER_IMAGE_FILE, _per_image(evaluation))
     scores = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / SCORES_FILE, text_bytes(scores))  # last: where it is, the others are
+    write_atomically(folder / SCORES_FILE, text_bytes(scores))  # last, so that its presence implies the others
 
 
 def is_per_image(path: Path) -> bool:
-    """Returns whether a file is a table of scores, by its name or by its metadata; else it may be one of captions."""
+    """Returns whether a file is a per-image table of scores, by its name or metadata."""
     if not path.is_file() or path.name == PER_IMAGE_FILE or path.suffix.lower() != ".parquet":
         return path.is_file() and path.name == PER_IMAGE_FILE
     try:
@@ -141,30 +141,30 @@ def is_per_image(path: Path) -> bool:
 
 
 def read_per_image(path: Path) -> tuple[list[Annotation], dict[str, str], dict[str, Any]]:
-    """Returns the images with their references, the captions by id, and what was written beside them.
+    """Returns the images with their references, the captions by id, and the metadata.
 
     Raises:
-        DataError: the file is missing or no table of ours.
+        DataError: the file is missing or not a per-image table of seesay.
     """
     try:
         table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[b"seesay"])
-        if not all(isinstance(about[name], str) for name in ("split", "tokenization", "signature")):
+        metadata = json.loads((table.schema.metadata or {})[b"seesay"])
+        if not all(isinstance(metadata[name], str) for name in ("split", "tokenization", "signature")):
             raise KeyError("split")
         columns = [table[name].to_pylist() for name in ("id", "image", "caption", "references")]
         columns[:2] = [[unescape_name(name) for name in names] for names in columns[:2]]
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path} is no table of scores of `seesay evaluate`; evaluate again") from error
+        raise DataError(f"{path} is not a per-image table of `seesay evaluate`; evaluate again") from error
     items, predictions = [], {}
     for image_id, image, caption, references in zip(*columns, strict=True):
-        items.append(Annotation(image_id, image, tuple(references), about["split"]))
+        items.append(Annotation(image_id, image, tuple(references), metadata["split"]))
         predictions[image_id] = caption
-    return items, predictions, about
+    return items, predictions, metadata
 
 
 def _per_image(evaluation: Evaluation) -> bytes:
-    """Returns the table of images as Parquet: caption, references and every score."""
-    said = [evaluation.captions.get(item.id) for item in evaluation.items]
+    """Returns the per-image table as Parquet: caption, references and scores."""
+    captions = [evaluation.captions.get(item.id) for item in evaluation.items]
     columns: dict[str, Any] = {
         "id": [text_bytes(item.id).decode() for item in evaluation.items],
         "image": [text_bytes(item.image).decode() for item in evaluation.items],
@@ -173,24 +173,26 @@ def _per_image(evaluation: Evaluation) -> bytes:
         "words": list(evaluation.scores.lengths),
         **evaluation.scores.per_image,
     }
-    if any(said):
-        columns["log_prob"] = [None if caption is None else sum(caption.log_probs) for caption in said]
-        columns["finished"] = [None if caption is None else caption.finished for caption in said]
-    about = {
+    if any(captions):
+        columns["log_prob"] = [None if caption is None else sum(caption.log_probs) for caption in captions]
+        columns["finished"] = [None if caption is None else caption.finished for caption in captions]
+    metadata = {
         "system": evaluation.system,
         "split": evaluation.split,
         "signature": evaluation.signature,
         "tokenization": evaluation.scores.tokenization,
     }
-    table = pa.table(columns).replace_schema_metadata({b"seesay": json.dumps(about).encode()})
+    table = pa.table(columns).replace_schema_metadata({b"seesay": json.dumps(metadata).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
 
 
 def _brief(options: DecodingOptions) -> str:
-    """Returns the strategy and every option that is not its default: `beam(beam_size=5,max_length=37)`."""
-    usual = DecodingOptions()
+    """Returns the strategy and the options that differ from the defaults: `beam(beam_size=5,max_length=37)`."""
+    defaults = DecodingOptions()
     names = [item.name for item in fields(options) if item.name != "strategy"]
-    changed = [f"{name}={getattr(options, name)}" for name in names if getattr(options, name) != getattr(usual, name)]
+    changed = [
+        f"{name}={getattr(options, name)}" for name in names if getattr(options, name) != getattr(defaults, name)
+    ]
     return f"{options.strategy}({','.join(changed)})"

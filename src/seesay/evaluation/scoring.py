@@ -1,4 +1,4 @@
-"""Every score that was asked for, and a reason for each that cannot be had; one that fails takes no other along."""
+"""Computation of the requested scores; a failing one is reported and does not affect the others."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,9 +9,9 @@ from seesay.errors import ConfigError, DataError, SeesayError
 from seesay.metrics import Scores, compute_metrics, tokenize
 from seesay.metrics.bootstrap import DRAWS, check_draws
 from seesay.metrics.java import METEOR_JAR, SPICE, jar_scores
-from seesay.metrics.scores import COLUMNS, NEED_NOTHING, foreign_warning, not_english
+from seesay.metrics.scores import BUILTIN_METRICS, COLUMNS, foreign_warning, not_english
 
-DEFAULT_SCORES = (*NEED_NOTHING, "METEOR")
+DEFAULT_SCORES = (*BUILTIN_METRICS, "METEOR")
 ALL_SCORES = (*COLUMNS, METEOR_JAR, SPICE, CLIP_SCORE)
 _ENGLISH = ("METEOR", METEOR_JAR, SPICE)
 
@@ -24,58 +24,58 @@ def score_captions(
     metrics: Sequence[str] = DEFAULT_SCORES,
     clip_model: str = DEFAULT_CLIP,
 ) -> tuple[Scores, dict[str, str]]:
-    """Returns the scores of one caption an image, and why each of those asked for that is absent cannot be had.
+    """Returns the scores of one caption per image, and the reasons why requested scores are missing.
 
     Args:
-        items: the images with their references.
-        texts: a caption of each.
+        items: images with their references.
+        texts: one caption per image.
         tokenization: ptb, whitespace or characters.
-        metrics: of `ALL_SCORES`: BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR (ours, tables of the extra `coco`),
-            METEOR-jar and SPICE (Java, the extra `coco`), CLIPScore (weights; the extra `hub`).
-        clip_model: hub name or folder of the network of CLIPScore.
+        metrics: subset of `ALL_SCORES`: BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR (tables of the extra `coco`),
+            METEOR-jar and SPICE (Java, extra `coco`), CLIPScore (weights, extra `hub`).
+        clip_model: hub name or folder of the CLIPScore model.
 
     Raises:
-        ConfigError: there is no such score or tokenization.
-        DataError: the captions do not fit the images, or not one of the scores can be had.
+        ConfigError: unknown score or tokenization.
+        DataError: the captions do not match the images, or none of the scores can be computed.
     """
     check_scores(metrics)
     references = [list(item.captions) for item in items]
-    people = [text for image in references for text in image]
+    reference_texts = [text for image in references for text in image]
     ids = [item.id for item in items]
 
-    def own(*names: str) -> Scores:
+    def compute(*names: str) -> Scores:
         return compute_metrics(texts, references, tokenization=tokenization, ids=ids, metrics=names)
 
-    # Those that need nothing are computed together, the others each by itself, for any of them may fail.
-    alone: dict[str, Callable[[Scores], Scores]] = {
-        "METEOR": lambda found: found.joined(own("METEOR")),
+    # Built-in metrics are computed together, the others separately because each may fail.
+    separate: dict[str, Callable[[Scores], Scores]] = {
+        "METEOR": lambda found: found.merged(compute("METEOR")),
         METEOR_JAR: lambda found: _with_jar(found, METEOR_JAR, texts, references),
         SPICE: lambda found: _with_jar(found, SPICE, texts, references),
         CLIP_SCORE: lambda found: _with_clip(found, items, texts, clip_model),
     }
-    scores = own(*(name for name in metrics if name not in alone))
+    scores = compute(*(name for name in metrics if name not in separate))
     missing: dict[str, str] = {}
-    for name, add in alone.items():
+    for name, add in separate.items():
         if name not in metrics:
             continue
         try:
-            if name in _ENGLISH and (reason := not_english(name, tokenization, people)):
+            if name in _ENGLISH and (reason := not_english(name, tokenization, reference_texts)):
                 raise ConfigError(reason)
             scores = add(scores)
-            if (name in _ENGLISH or clip_model == DEFAULT_CLIP) and (warning := foreign_warning(name, people)):
+            if (name in _ENGLISH or clip_model == DEFAULT_CLIP) and (warning := foreign_warning(name, reference_texts)):
                 scores = replace(scores, warnings=tuple(dict.fromkeys((*scores.warnings, warning))))
         except SeesayError as error:
             missing[name] = str(error)
     if not scores.corpus:
-        raise DataError("; ".join(missing.values()) or "name at least one score to compute")
+        raise DataError("; ".join(missing.values()) or "request at least one score")
     return scores, missing
 
 
 def check_scores(metrics: Sequence[str], draws: int = DRAWS) -> None:
-    """Checks the names of scores and the number of draws, before anything is read or computed for them.
+    """Checks the names of scores and the number of draws.
 
     Raises:
-        ConfigError: there is no such score, or there are no draws.
+        ConfigError: unknown score or invalid number of draws.
     """
     check_draws(draws)
     unknown = [name for name in metrics if name not in ALL_SCORES]
@@ -84,10 +84,10 @@ def check_scores(metrics: Sequence[str], draws: int = DRAWS) -> None:
 
 
 def _with_jar(scores: Scores, name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Returns the scores with one of a jar; the jars read PTB tokens, as coco-caption gives them."""
+    """Returns the scores with one of a jar, which reads PTB tokens as in coco-caption."""
     corpus, per_image, release = jar_scores(name, tokenize(texts), [tokenize(image) for image in references])
     mean = float(per_image.mean())
-    # SPICE's value is the mean over images, whose draws can be resampled; METEOR's is none.
+    # SPICE is a mean over images and can be resampled; METEOR is not.
     return scores.with_score(name, per_image, None if abs(mean - corpus) < 1e-9 else corpus, recipe=release)
 
 

@@ -1,4 +1,4 @@
-"""Scores of a whole split: of a run, of a file of predictions, or of one human caption against the others."""
+"""Evaluation of a split: of a run, of a prediction file, or of one human caption against the others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -40,59 +40,58 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Returns the scores of a run, or of a file of predictions, on a split of a data set.
+    """Returns the evaluation of a run or a prediction file on a split of a data set.
 
     Args:
-        model: a run folder, or predictions as JSON (COCO results), JSONL, CSV, TSV or Parquet; see `read_predictions`.
+        model: run folder, or prediction file; see `read_predictions`.
         data: anything `load_annotations` reads.
-        split: which images; see `read_eval_split`.
-        options: how a run searches; None = as it says itself.
-        tokenization: ptb, whitespace or characters; None = characters for a run with a vocabulary of characters, else
-            ptb.
-        metrics: which scores; see `score_captions`.
-        clip_model: hub name or folder of the network of CLIPScore.
-        draws: bootstrap draws of the intervals.
-        columns: columns of tables with names that are not usual.
-        features: folder of feature stores; the encoder's for this data is filled where images are missing.
-        stores: given stores to use instead.
-        device: where a run computes.
-        progress: told of images encoded, if any have to be.
+        split: see `read_eval_split`.
+        options: decoding options of a run; None: those of its configuration.
+        tokenization: ptb, whitespace or characters; None: characters for a run with a character vocabulary, else ptb.
+        metrics: see `score_captions`.
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap draws of the intervals.
+        columns: table columns to use instead of the common names.
+        features: folder of feature stores; missing images are added to the store of the encoder and data.
+        stores: imported feature stores to use instead.
+        device: device of a run.
+        progress: called with the number of encoded images, if any are encoded.
 
     Raises:
-        DataError: the split is empty, predictions are missing or doubled, or are the references themselves.
-        CheckpointError: the run cannot be used.
-        ConfigError: there is no such score or tokenization.
+        DataError: the split is empty, or predictions are missing, duplicate, or equal to the references.
+        CheckpointError: the run cannot be loaded.
+        ConfigError: unknown score or tokenization.
     """
     check_scores(metrics, draws)
     captions: Mapping[str, Caption] = {}
     path = Path(model)
     if is_run(model) or (path.is_dir() and not has_predictions(path)):
         captioner = TrainedCaptioner.load(model, device)
-        subject = read_eval_split(data, split, captioner.run.config.data, columns)
-        items, options = subject.items, captioner.options(options)
+        eval_split = read_eval_split(data, split, captioner.run.config.data, columns)
+        items, options = eval_split.items, captioner.options(options)
         tokenization = tokenization or captioner.run.config.text.tokenization
         source = feature_source(captioner, items, data, features, stores, progress)
         usable = [item for item in items if item.id in source] if source else items
         captions, problems = caption_split(captioner, usable, source, options)
         predictions = {image_id: caption.text for image_id, caption in captions.items()}
     else:
-        subject, options = read_eval_split(data, split, columns=columns), None
-        predictions, problems = match_predictions(read_predictions(path), subject.items, path)
-        problems += refuse_references(path, Path(data), predictions, subject.items)
+        eval_split, options = read_eval_split(data, split, columns=columns), None
+        predictions, problems = match_predictions(read_predictions(path), eval_split.items, path)
+        problems += refuse_references(path, Path(data), predictions, eval_split.items)
     return evaluate_captions(
-        [item for item in subject.items if item.id in predictions],
+        [item for item in eval_split.items if item.id in predictions],
         predictions,
         system=str(model),
-        split=subject.split,
-        training=subject.training,
+        split=eval_split.split,
+        training=eval_split.training,
         tokenization=tokenization or DEFAULT_TOKENIZATION,
         metrics=metrics,
         clip_model=clip_model,
         draws=draws,
         decoding=options,
         captions=captions,
-        problems=[*subject.problems, *problems],
-        left_out=[*subject.silent, *(item.id for item in subject.items if item.id not in predictions)],
+        problems=[*eval_split.problems, *problems],
+        unscored=[*eval_split.uncaptioned, *(item.id for item in eval_split.items if item.id not in predictions)],
     )
 
 
@@ -107,44 +106,43 @@ def evaluate_human(
     draws: int = DRAWS,
     columns: ColumnNames = USUAL_NAMES,
 ) -> Evaluation:
-    """Returns the scores of one human caption of each image against its others.
+    """Returns the evaluation of one human caption of each image against the others.
 
     Args:
         data: anything `load_annotations` reads.
-        split: which images; see `read_eval_split`.
-        which: the caption that is scored: its number from 1, or `longest` (most characters of its tokens; the
-            first of several).
-        tokenization: ptb, whitespace or characters; None = ptb.
-        metrics: which scores; see `score_captions`.
-        clip_model: hub name or folder of the network of CLIPScore.
-        draws: bootstrap draws of the intervals.
-        columns: columns of tables with names that are not usual.
+        split: see `read_eval_split`.
+        which: the caption to score: its number from 1, or `longest` (most characters after tokenization).
+        tokenization: ptb, whitespace or characters; None: ptb.
+        metrics: see `score_captions`.
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap draws of the intervals.
+        columns: table columns to use instead of the common names.
 
     Raises:
-        DataError: an image has no such caption, or no other one.
-        ConfigError: there is no such score or tokenization.
+        DataError: an image has no such caption, or no other caption.
+        ConfigError: unknown score or tokenization.
     """
     check_scores(metrics, draws)
     tokenization = tokenization or DEFAULT_TOKENIZATION
-    subject = read_eval_split(data, split, columns=columns)
+    eval_split = read_eval_split(data, split, columns=columns)
     items, predictions = [], {}
-    for item in subject.items:
-        place = _chosen(item, which, tokenization)
-        predictions[item.id] = item.captions[place]
-        items.append(replace(item, captions=item.captions[:place] + item.captions[place + 1 :]))
+    for item in eval_split.items:
+        index = _caption_index(item, which, tokenization)
+        predictions[item.id] = item.captions[index]
+        items.append(replace(item, captions=item.captions[:index] + item.captions[index + 1 :]))
     return evaluate_captions(
         items,
         predictions,
         system=f"human caption ({which})",
-        split=subject.split,
-        training=subject.training,
+        split=eval_split.split,
+        training=eval_split.training,
         tokenization=tokenization,
         metrics=metrics,
         clip_model=clip_model,
         draws=draws,
         origin=f"human({which})",
-        problems=subject.problems,
-        left_out=subject.silent,
+        problems=eval_split.problems,
+        unscored=eval_split.uncaptioned,
     )
 
 
@@ -163,38 +161,38 @@ def evaluate_captions(
     origin: str = "file",
     captions: Mapping[str, Caption] | None = None,
     problems: Sequence[str] = (),
-    left_out: Sequence[str] = (),
+    unscored: Sequence[str] = (),
 ) -> Evaluation:
-    """Returns the evaluation of captions that are there already.
+    """Returns the evaluation of existing captions.
 
     Args:
-        items: the images with their references.
-        predictions: a caption of each of them by id.
-        system: what said them.
-        split: the split's name.
-        training: the captions that the system was trained on, if they are known.
+        items: images with their references.
+        predictions: caption by image id.
+        system: source of the captions.
+        split: name of the split.
+        training: training captions of the system, if known.
         tokenization: ptb, whitespace or characters.
-        metrics: which scores; see `score_captions`.
-        clip_model: hub name or folder of the network of CLIPScore.
-        draws: bootstrap draws of the intervals.
-        decoding: how they were searched for.
-        origin: where they come from if they were not.
-        captions: the captions with their evidence.
-        problems: what was wrong so far.
-        left_out: images of the split that are not among `items`.
+        metrics: see `score_captions`.
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap draws of the intervals.
+        decoding: decoding options of generated captions.
+        origin: source of other captions.
+        captions: generated captions with scores and log-probabilities.
+        problems: problems so far.
+        unscored: images of the split that are not in `items`.
     """
     texts = [predictions[item.id] for item in items]
     scores, missing = score_captions(items, texts, tokenization=tokenization, metrics=metrics, clip_model=clip_model)
-    told = [*problems, *scores.warnings]
-    if left_out:
-        told.append(f"{len(left_out)} images of the split are not in the scores: {', '.join(left_out[:5])}")
+    messages = [*problems, *scores.warnings]
+    if unscored:
+        messages.append(f"{len(unscored)} images of the split are not scored: {', '.join(unscored[:5])}")
     if scores.empty:
-        told.append(f"{len(scores.empty)} captions are empty and score 0: of {', '.join(scores.empty[:5])}")
+        messages.append(f"{len(scores.empty)} captions are empty and score 0: {', '.join(scores.empty[:5])}")
     if SPICE in scores.corpus:
-        told.append("SPICE is what its jar gives; our call of it has not been compared with published values")
+        messages.append("SPICE is computed by its jar and has not been compared with published values")
     if scores.wordless:
         names = ", ".join(scores.wordless[:5])
-        told.append(f"{len(scores.wordless)} images have references without any word: {names}")
+        messages.append(f"{len(scores.wordless)} images have references without words: {names}")
     return Evaluation(
         system=system,
         items=tuple(items),
@@ -213,28 +211,26 @@ def evaluate_captions(
         origin=origin,
         captions=captions or {},
         absent_objects=_absent_share(items, texts),
-        problems=(*told, *missing.values()),
-        left_out=tuple(left_out),
+        problems=(*messages, *missing.values()),
+        unscored=tuple(unscored),
         missing_scores=missing,
     )
 
 
-def _chosen(item: Annotation, which: str, tokenization: str) -> int:
-    """Returns the place of the human caption that is scored."""
+def _caption_index(item: Annotation, which: str, tokenization: str) -> int:
+    """Returns the index of the human caption to score."""
     if len(item.captions) < 2:
-        raise DataError(f"image {item.id} has only one caption, and none to compare it with; leave it out")
+        raise DataError(f"image {item.id} has only one caption and cannot be scored; remove it")
     if which == "longest":
         lengths = [len(text) for text in tokenize(item.captions, tokenization)]
         return lengths.index(max(lengths))
     if not which.isdecimal() or not 1 <= int(which) <= len(item.captions):
-        raise DataError(
-            f"image {item.id} has no caption {which!r}; name one from 1 to {len(item.captions)}, or longest"
-        )
+        raise DataError(f"image {item.id} has no caption {which!r}; choose 1 to {len(item.captions)}, or longest")
     return int(which) - 1
 
 
 def _absent_share(items: Sequence[Annotation], texts: Sequence[str]) -> float | None:
-    """Returns the share of captions that name an object which is not there; None where no boxes are known."""
+    """Returns the fraction of captions that mention an absent object; None if an image has no boxes."""
     if not all(item.boxes for item in items):
         return None
     if names_only_scenes(items):

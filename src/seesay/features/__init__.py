@@ -1,11 +1,11 @@
-"""Image features kept on disk: one file an extraction, float16 or int8, memory-mapped, and how it is filled."""
+"""Feature stores on disk: one memory-mapped file per extraction, float16 or int8."""
 
 from seesay.features.conversion import convert_store
 from seesay.features.extraction import ExtractionReport, extract_features, store_name, store_path
 from seesay.features.imports import import_features
 from seesay.features.joined import FeatureSource, JoinedStores
 from seesay.features.layout import FeatureDtype
-from seesay.features.mirrored import match_mirrored, part_stores
+from seesay.features.mirrored import match_mirrored, split_stores
 from seesay.features.store import FeatureStore
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "extract_features",
     "import_features",
     "match_mirrored",
-    "part_stores",
+    "split_stores",
     "store_name",
     "store_path",
 ]

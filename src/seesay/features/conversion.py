@@ -1,4 +1,4 @@
-"""Features of one store kept in another form, without a look at the images."""
+"""Conversion of a feature store to another dtype, without the images."""
 
 from pathlib import Path
 
@@ -13,32 +13,32 @@ _ROWS = 64
 
 
 def convert_store(source: str | Path, target: str | Path, dtype: FeatureDtype) -> int:
-    """Writes the features of a store into another one, which keeps them as `dtype`; returns how many images it has.
+    """Converts a store to `dtype`; returns the number of images in the target.
 
-    A conversion that was stopped resumes where it stopped; images that were added to the source or encoded again
-    since are converted. Features that went through int8 stay rounded: back in float16 they are what the int8 store
-    gives.
+    An interrupted conversion resumes; images added to or changed in the source since are converted. Converting int8
+    back to float16 keeps the rounding of int8.
 
     Args:
         source: the store to read.
         target: the store to write.
-        dtype: how it keeps features.
+        dtype: dtype of the target.
 
     Raises:
-        FeatureStoreError: `source` is no store; `target` is one of another encoder or dtype, or does not fit the disk.
+        FeatureStoreError: `source` is not a store, `target` is a store of another encoder or dtype, or the disk is
+            full.
     """
     old, path = FeatureStore(source), Path(target)
-    with fill_store(path, old.ids, old.regions, old.feature_size, old.grid, old.identity, dtype) as made:
-        todo = made.rows([image_id for image_id in old.ids if image_id in old and image_id not in made])
-        both = [image_id for image_id in old.ids if image_id in old and image_id in made]
+    with fill_store(path, old.ids, old.regions, old.feature_size, old.grid, old.identity, dtype) as new:
+        pending = new.rows([image_id for image_id in old.ids if image_id in old and image_id not in new])
+        both = [image_id for image_id in old.ids if image_id in old and image_id in new]
         stamps = old.stamps(both)
-        stale = recorded(stamps) & ~same_content(stamps, made.stamps(both))
-        todo = sorted([*todo, *made.rows([both[place] for place in np.flatnonzero(stale)])])
-        room = ((0, 0), (0, made.regions - old.regions), (0, 0))
-        for begin in range(0, len(todo), _ROWS):
-            rows = todo[begin : begin + _ROWS]
-            ids = [made.ids[row] for row in rows]
+        stale = recorded(stamps) & ~same_content(stamps, new.stamps(both))
+        pending = sorted([*pending, *new.rows([both[index] for index in np.flatnonzero(stale)])])
+        padding = ((0, 0), (0, new.regions - old.regions), (0, 0))
+        for begin in range(0, len(pending), _ROWS):
+            rows = pending[begin : begin + _ROWS]
+            ids = [new.ids[row] for row in rows]
             features, mask = old.read(ids)
             regions = [old.regions] * len(rows) if mask is None else mask.sum(axis=1).tolist()
-            made.write(rows, np.pad(features, room), regions, old.stamps(ids))
-        return len(made) - len(made.pending())
+            new.write(rows, np.pad(features, padding), regions, old.stamps(ids))
+        return len(new) - len(new.pending())

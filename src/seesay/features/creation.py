@@ -1,4 +1,4 @@
-"""How a feature store comes to be: empty and of its final size, or grown out of the one that is there."""
+"""Creation of feature stores: empty with their final size, or as an extension of an existing store."""
 
 import contextlib
 import glob
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
-from seesay.features.layout import FeatureDtype, disk_error, lay_out, reserve
+from seesay.features.layout import FeatureDtype, compute_layout, disk_error, reserve
 from seesay.features.store import DONE, FeatureStore
-from seesay.files import in_turn
+from seesay.files import exclusive
 
 _COPY_BYTES = 1 << 26
 
 
 def existing_store(path: Path, identity: Mapping[str, Any], dtype: FeatureDtype) -> FeatureStore | None:
-    """Returns the store at `path`, None if there is none.
+    """Returns the store at `path`, or None.
 
     Raises:
-        FeatureStoreError: it was made by another encoder, keeps features in another form, or is damaged.
+        FeatureStoreError: the store is of another encoder or dtype, or damaged.
     """
     if not path.exists():
         return None
@@ -30,8 +30,8 @@ def existing_store(path: Path, identity: Mapping[str, Any], dtype: FeatureDtype)
     store.require(identity)
     if store.dtype != dtype:
         raise FeatureStoreError(
-            f"feature store {path} keeps its features in {store.dtype}, not in {dtype}; name another file, "
-            f"or go on with it by --feature-dtype {store.dtype}"
+            f"feature store {path} has dtype {store.dtype}, not {dtype}; choose another file, "
+            f"or continue with --feature-dtype {store.dtype}"
         )
     return store
 
@@ -45,39 +45,37 @@ def create_store(
     identity: Mapping[str, Any],
     dtype: FeatureDtype = "float16",
 ) -> None:
-    """Makes an empty store of its final size, or one that continues the store at `path`.
+    """Creates an empty store with its final size, or extends the store at `path`.
 
-    A store that is there keeps its rows; the images it lacks are appended, and where these have more regions
-    all rows get room for as many. One that lacks nothing is left alone; one of an earlier version is copied into the
-    present one.
+    An existing store keeps its rows; missing images are appended, and all rows grow if these have more regions. A
+    complete store is unchanged; a store of an earlier format version is copied to the current one.
 
     Raises:
-        FeatureStoreError: the store there is another encoder's, of another width or dtype, or there is not enough
-            room on the disk; nothing is left behind.
+        FeatureStoreError: the existing store has another encoder, width or dtype, or the disk has too little space;
+            nothing is changed.
     """
     old = existing_store(path, identity, dtype)
     if old and old.feature_size != feature_size:
         raise FeatureStoreError(
-            f"{path} holds features of width {old.feature_size}, which those of width {feature_size} cannot join; "
-            "delete it or name another file"
+            f"{path} has features of width {old.feature_size}, not {feature_size}; delete it or choose another file"
         )
     if old and regions <= old.regions and set(ids) <= set(old.ids) and "stamps" in old.arrays:
         return
     if old and (old.regions, old.grid) != (regions, grid):
         regions, grid = max(regions, old.regions), None
     ids = list(dict.fromkeys([*(old.ids if old else []), *ids]))
-    layout = lay_out(ids, regions, feature_size, grid, identity, dtype)
+    layout = compute_layout(ids, regions, feature_size, grid, identity, dtype)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left_by_a_killed_one in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
-            if left_by_a_killed_one.name[len(path.name) + 1 : -4].isdigit():
-                left_by_a_killed_one.unlink()
+        for stale_file in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+            if stale_file.name[len(path.name) + 1 : -4].isdigit():
+                stale_file.unlink()
         with temporary.open("w+b") as file:
             reserve(file.fileno(), layout.size, path)
             file.write(layout.head)
             for name, rows in old.arrays.items() if old else ():
-                file.seek(layout.places[name])
+                file.seek(layout.offsets[name])
                 _copy_rows(rows, file, layout.strides[name])
         temporary.replace(path)
     except OSError as error:
@@ -97,17 +95,17 @@ def fill_store(
     identity: Mapping[str, Any],
     dtype: FeatureDtype = "float16",
 ) -> Iterator[FeatureStore]:
-    """Opens the store that `create_store` makes or grows for filling, when no other process fills it any more.
+    """Creates or extends a store (see `create_store`) and opens it for writing, after waiting for other writers.
 
-    A store that is left by an error before it holds any features is removed.
+    A store without any features is removed on error.
 
     Raises:
-        FeatureStoreError: as by `create_store`.
+        FeatureStoreError: as `create_store`.
     """
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(in_turn(path))
+            stack.enter_context(exclusive(path))
         except OSError as error:
             raise disk_error(path, error) from error
         create_store(path, ids, regions, feature_size, grid, identity, dtype)
@@ -121,7 +119,7 @@ def fill_store(
 
 
 def _copy_rows(array: NDArray[Any], file: BinaryIO, stride: int) -> None:
-    """Copies the entries of an array to where `file` stands, each at the begin of `stride` bytes."""
+    """Copies the rows of an array to the position of `file`, padded to `stride` bytes."""
     step = max(1, _COPY_BYTES // stride)
     for first in range(0, len(array), step):
         part = array[first : first + step]

@@ -1,4 +1,4 @@
-"""Features that others computed: one .npy an image, .npz archives, or HDF5, with any number of regions."""
+"""Import of features: one .npy per image, .npz archives, or HDF5, with any number of regions."""
 
 import contextlib
 import logging
@@ -25,27 +25,27 @@ _ARRAY_NAMES = ("features", "feat", "feats", "x", "att", "arr_0")
 _HDF5 = {".h5", ".hdf5", ".hdf"}
 
 Reader = Callable[[Sequence[str]], NDArray[Any] | None]
-"""Gives the array of an image by the names it may have, None if there is none."""
+"""Returns the array of an image, given its possible names, or None."""
 
 
 def import_features(source: str | Path, images: Mapping[str, str], path: Path, dtype: FeatureDtype = "float16") -> int:
-    """Makes a store of features that exist already; returns how many images it holds.
+    """Creates a store of precomputed features; returns the number of images.
 
     Args:
-        source: a folder with one `.npy` or `.npz` an image (named after the image's id or its file name, with or
-            without suffix), one `.npz` with an array an image, or an HDF5 file with a data set an image, or
-            `features` beside `ids`. A name that several images have is nobody's.
-        images: ids of the images wanted and where the images are.
-        path: the store to write; images may have different numbers of regions, which become the mask.
-        dtype: how the store keeps them.
+        source: a folder with one `.npy` or `.npz` per image (named by image id or file name, with or without suffix), a
+            `.npz` with one array per image, or an HDF5 file with one data set per image, or with `features` and `ids`.
+            Names shared by several images are ignored.
+        images: image paths by id.
+        path: the store to write; different numbers of regions become the mask.
+        dtype: dtype of the store.
 
     Raises:
-        FeatureStoreError: nothing fits, a file is damaged, the arrays have different widths, or the store there is
-            of other features or another dtype.
+        FeatureStoreError: no array matches, a file is damaged, widths differ, or the existing store has other features
+            or another dtype.
     """
     source = Path(source)
     identity = {"imported": source.name}
-    existing_store(path, identity, dtype)  # refused before much is read
+    existing_store(path, identity, dtype)  # fail early
     names = _names(images)
     with _opened(source) as read:
         shapes = {
@@ -55,14 +55,14 @@ def import_features(source: str | Path, images: Mapping[str, str], path: Path, d
         }
         if not shapes:
             raise FeatureStoreError(
-                f"{source} holds features of none of the {len(images)} images; an array goes by its image's id, "
-                f"such as {next(iter(images), '')!r}, or by its file's name where that is one image's alone"
+                f"{source} has no features of the {len(images)} images; arrays must be named by image id, "
+                f"such as {next(iter(images), '')!r}, or by a unique file name"
             )
         widths = {shape[1] for shape in shapes.values()}
         if len(widths) > 1:
-            raise FeatureStoreError(f"{source} holds features of different widths: {sorted(widths)}")
-        most = max(shape[0] for shape in shapes.values())
-        with fill_store(path, list(shapes), most, widths.pop(), _square(shapes), identity, dtype) as store:
+            raise FeatureStoreError(f"{source} has features of different widths: {sorted(widths)}")
+        regions = max(shape[0] for shape in shapes.values())
+        with fill_store(path, list(shapes), regions, widths.pop(), _square(shapes), identity, dtype) as store:
             _fill(store, {image_id: names[image_id] for image_id in shapes}, read)
     return len(shapes)
 
@@ -80,23 +80,23 @@ def _fill(store: FeatureStore, names: Mapping[str, Sequence[str]], read: Reader)
                 continue
             changed += 1
         padded = np.zeros((1, store.regions, store.feature_size), np.float16)
-        with np.errstate(over="ignore"):  # it is told of in our words
+        with np.errstate(over="ignore"):  # reported below
             padded[0, : len(array)] = array
         if not np.isfinite(padded).all():
-            raise FeatureStoreError(f"features of image {image_id!r} do not fit float16")
+            raise FeatureStoreError(f"features of image {image_id!r} exceed the range of float16")
         store.write([row], padded, [len(array)], stamp)
     if changed:
-        log.info("%d arrays have changed since %s was made; imported them again", changed, store.path)
+        log.info("imported %d arrays again that changed since %s was created", changed, store.path)
 
 
 def _regions_of(array: NDArray[Any] | None, image_id: str) -> NDArray[Any] | None:
-    """Returns (N, F) of (F,), (N, F) or (rows, columns, F)."""
+    """Returns an array (F,), (N, F) or (rows, columns, F) as (N, F)."""
     if array is None:
         return None
     shape = array.shape[1:] if array.ndim == 4 and array.shape[0] == 1 else array.shape
     if len(shape) not in (1, 2, 3) or 0 in shape or array.dtype.kind not in "fiu":
         raise FeatureStoreError(
-            f"features of image {image_id!r} are {array.dtype} of the shape {array.shape}; wanted numbers (N, F)"
+            f"features of image {image_id!r} are {array.dtype} {array.shape}; expected numbers (N, F)"
         )
     return array.reshape(-1, shape[-1])
 
@@ -109,7 +109,7 @@ def _square(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[Reader]:
-    """Yields the reader of a source of arrays, which works within the `with`."""
+    """Yields the reader of a source of arrays."""
     if source.is_dir():
         yield partial(_from_folder, source)
         return
@@ -136,16 +136,16 @@ def _from_folder(source: Path, names: Sequence[str]) -> NDArray[Any] | None:
 
 
 def _from_file(source: Path, file: Any, names: Sequence[str]) -> NDArray[Any] | None:
-    """Reads from an .npz or HDF5 file with an array, or a group of arrays, an image."""
+    """Reads from an .npz or HDF5 file with one array or group of arrays per image."""
     with _readable(source):
         entry: Any = next((file[name] for name in names if name in file), None)
-        if hasattr(entry, "keys"):  # a group of HDF5: its array goes by a usual name
+        if hasattr(entry, "keys"):  # an HDF5 group: use its array with a common name
             entry = next((entry[key] for key in _ARRAY_NAMES if key in entry), None)
         return None if entry is None else np.asarray(entry)
 
 
 def _table_reader(source: Path, file: Any) -> Reader:
-    """Returns the reader of a file with `features` of all images beside their `ids`."""
+    """Returns the reader of a file with `features` and `ids` of all images."""
     with _readable(source):
         ids = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in file["ids"][:]]
         features = file["features"]
@@ -162,7 +162,7 @@ def _table_reader(source: Path, file: Any) -> Reader:
 
 
 def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
-    """Returns the names that the array of each image may have, none of which is also another image's."""
+    """Returns the possible array names of each image, without names shared with other images."""
     names: dict[str, list[str]] = {}
     owners: dict[str, set[str]] = {}
     for image_id, image in images.items():
@@ -180,10 +180,10 @@ def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
 def _load_array(path: Path) -> NDArray[Any]:
     if path.suffix == ".npy":
         with _readable(path):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)  # at first its shape alone is wanted
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # only the shape is needed at first
         if isinstance(array, np.ndarray):
             return array
-        array.close()  # an archive under a wrong name
+        array.close()  # an archive with the wrong suffix
     with _readable(path), path.open("rb") as stream:
         loaded = np.load(stream, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -192,14 +192,14 @@ def _load_array(path: Path) -> NDArray[Any]:
             name = next((key for key in _ARRAY_NAMES if key in loaded), loaded.files[0] if loaded.files else "")
             if name:
                 return np.asarray(loaded[name])
-    raise FeatureStoreError(f"{path} holds no array")
+    raise FeatureStoreError(f"{path} contains no array")
 
 
 def _open_npz(stream: IO[bytes], source: Path) -> Any:
     file = np.load(stream, allow_pickle=False)
     if isinstance(file, np.ndarray):
         raise FeatureStoreError(
-            f"{source} is one array, which does not say whose features it holds; name a folder with a .npy an image, "
+            f"{source} is a single array without image names; pass a folder with one .npy per image, "
             "an .npz or an HDF5 file"
         )
     return file
@@ -207,7 +207,7 @@ def _open_npz(stream: IO[bytes], source: Path) -> Any:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what NumPy and h5py raise over damaged files, and over pickled objects, into one line."""
+    """Converts errors of NumPy and h5py for damaged files and pickled objects to FeatureStoreError."""
     try:
         yield
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,4 +1,4 @@
-"""How a feature store lies in its file: a safetensors header, and room for all rows from the start."""
+"""File layout of a feature store: a safetensors header and preallocated rows."""
 
 import errno
 import json
@@ -16,20 +16,20 @@ import numpy as np
 from seesay.errors import FeatureStoreError
 
 FeatureDtype = Literal["float16", "int8"]
-"""How features are kept on disk: `EncoderConfig.feature_dtype`."""
+"""Dtype of features on disk: `EncoderConfig.feature_dtype`."""
 
 _METADATA_KEY = "seesay_features"
 
 FORMATS: dict[FeatureDtype, int] = {"float16": 3, "int8": 4}
-"""Versions of the file. Features in 8 bits have one of their own: a seesay that cannot read them must refuse them."""
+"""Format versions. int8 has a separate version, so that a seesay that cannot read it reports an error."""
 
 _UNSTAMPED: dict[int, FeatureDtype] = {1: "float16", 2: "int8"}
-"""Earlier versions, without the array of stamps."""
+"""Earlier format versions without stamps."""
 
 _DTYPES = {**_UNSTAMPED, **{version: dtype for dtype, version in FORMATS.items()}}
 
 STAMP_BYTES = 32
-"""Bytes by which a changed image is noticed; see `features.stamps`."""
+"""Size of the stamp that detects changed images; see `features.stamps`."""
 
 NUMBERS: dict[str, type[np.generic]] = {
     "U8": np.uint8,
@@ -38,33 +38,33 @@ NUMBERS: dict[str, type[np.generic]] = {
     "F16": np.float16,
     "F32": np.float32,
 }
-"""Safetensors' names of numbers."""
+"""Number types by safetensors name."""
 
 ROW_ARRAYS: dict[FeatureDtype, dict[str, str]] = {
     "float16": {"status": "I32", "regions": "I32", "stamps": "U8", "features": "F16"},
     "int8": {"status": "I32", "regions": "I32", "stamps": "U8", "scales": "F32", "zeros": "I8", "features": "I8"},
 }
-"""The arrays with an entry per image, in the order of the file; the widths of entries keep all of them aligned."""
+"""Arrays with one entry per image, in the order of the file, which keeps them aligned."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of a store lies.
+    """Byte layout of a store.
 
     Attributes:
-        head: the bytes up to the first array with an entry an image.
-        places: name of such an array -> its first byte.
-        strides: name of such an array -> bytes of an entry.
-        size: bytes in all.
+        head: the bytes before the first per-image array.
+        offsets: offset of each per-image array.
+        strides: size of an entry of each per-image array, in bytes.
+        size: total size in bytes.
     """
 
     head: bytes
-    places: dict[str, int]
+    offsets: dict[str, int]
     strides: dict[str, int]
     size: int
 
 
-def lay_out(
+def compute_layout(
     ids: Sequence[str],
     regions: int,
     feature_size: int,
@@ -72,7 +72,7 @@ def lay_out(
     identity: Mapping[str, Any],
     dtype: FeatureDtype,
 ) -> Layout:
-    """Returns the layout of a store of images with `regions` regions of `feature_size` numbers each."""
+    """Returns the layout of a store of images with `regions` regions of width `feature_size`."""
     blob = json.dumps(ids).encode()
     blob += b" " * (-len(blob) % 8)
     metadata = {"format": FORMATS[dtype], "identity": dict(identity), "grid": grid}
@@ -91,19 +91,19 @@ def lay_out(
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    places = {name: start + header[name]["data_offsets"][0] for name in strides}
-    return Layout(struct.pack("<Q", len(text)) + text + blob, places, strides, start + offset)
+    offsets = {name: start + header[name]["data_offsets"][0] for name in strides}
+    return Layout(struct.pack("<Q", len(text)) + text + blob, offsets, strides, start + offset)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a store's file says.
+    """Header of a store's file.
 
     Attributes:
-        dtype: how features are kept.
-        arrays: name of an array -> its number type, shape and place, as safetensors writes them.
-        metadata: what made the features, and their grid.
-        start: first byte that places count from.
+        dtype: dtype of the features.
+        arrays: safetensors entry (dtype, shape, data_offsets) of each array.
+        metadata: identity of the features, and their grid.
+        start: file position to which data_offsets are relative.
     """
 
     dtype: FeatureDtype
@@ -113,10 +113,10 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Returns what the header of a store's file says.
+    """Returns the header of a store's file.
 
     Raises:
-        FeatureStoreError: no such file, or not one that this version of seesay can read.
+        FeatureStoreError: the file does not exist or is not readable by this version of seesay.
     """
     try:
         with path.open("rb") as file:
@@ -126,13 +126,13 @@ def read_header(path: Path) -> Header:
             arrays: dict[str, Any] = json.loads(file.read(length))
         metadata = json.loads(arrays.pop("__metadata__")[_METADATA_KEY])
         dtype = _DTYPES.get(metadata["format"])
-        wanted = dict(ROW_ARRAYS[dtype]) if dtype else {}
+        expected = dict(ROW_ARRAYS[dtype]) if dtype else {}
         if metadata["format"] in _UNSTAMPED:
-            del wanted["stamps"]
-        if {name: arrays[name]["dtype"] for name in wanted} != wanted:
-            raise ValueError("arrays of another kind")
+            del expected["stamps"]
+        if {name: arrays[name]["dtype"] for name in expected} != expected:
+            raise ValueError("unexpected arrays")
     except FileNotFoundError as error:
-        raise FeatureStoreError(f"no feature store at {path}; make one with: seesay extract DATA") from error
+        raise FeatureStoreError(f"no feature store at {path}; create one with: seesay extract DATA") from error
     except OSError as error:
         raise FeatureStoreError(f"cannot read the feature store {path}: {error.strerror}") from error
     except (ValueError, KeyError, struct.error, TypeError, AttributeError) as error:
@@ -143,26 +143,24 @@ def read_header(path: Path) -> Header:
 
 
 def reserve(descriptor: int, size: int, path: Path) -> None:
-    """Takes the whole room at once, so that a full disk is known before hours of work."""
+    """Allocates the file at once, so that a full disk is detected before hours of work."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise FeatureStoreError(
-            f"{path} needs {size / 1e9:.2f} GB but {free / 1e9:.2f} GB are free on its disk; "
-            "make room or choose another folder with --features"
+            f"{path} needs {size / 1e9:.2f} GB but its disk has {free / 1e9:.2f} GB free; "
+            "free space or choose another folder with --features"
         )
     os.ftruncate(descriptor, size)
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:  # some network file systems cannot
+        except OSError as error:  # not supported by some network file systems
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
 
 
 def disk_error(path: Path, error: OSError) -> FeatureStoreError:
-    """Returns the one line for a store that the disk did not take."""
+    """Returns the error for a failed write."""
     if error.errno == errno.ENOSPC:
-        return FeatureStoreError(
-            f"the disk that holds {path} is full; make room and run the same command again: it goes on where it stopped"
-        )
+        return FeatureStoreError(f"the disk of {path} is full; free space and run the same command to resume")
     return FeatureStoreError(f"cannot write {path}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""Stores of mirrored images, which stand beside those of the images as they are and never for them."""
+"""Feature stores of mirrored images, which supplement the stores of the original images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,68 +8,68 @@ from seesay.errors import FeatureStoreError
 from seesay.features.joined import JoinedStores
 from seesay.features.store import FeatureStore, describe_identity
 
-_MARK = "mirrored"
+_MIRRORED = "mirrored"
 
 
 def mirrored_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the identity of features that are made in the same way, but of the mirrored images."""
-    return {**identity, _MARK: True}
+    """Returns the identity of the features of the mirrored images."""
+    return {**identity, _MIRRORED: True}
 
 
-def part_stores(stores: Sequence[FeatureStore]) -> tuple[list[FeatureStore], list[FeatureStore]]:
-    """Returns the stores of images as they are, and those of mirrored ones, each in the order given.
+def split_stores(stores: Sequence[FeatureStore]) -> tuple[list[FeatureStore], list[FeatureStore]]:
+    """Returns the stores of original images and the stores of mirrored images, in order.
 
     Raises:
         FeatureStoreError: all are of mirrored images.
     """
-    plain = [store for store in stores if _MARK not in store.identity]
-    mirrored = [store for store in stores if _MARK in store.identity]
+    plain = [store for store in stores if _MIRRORED not in store.identity]
+    mirrored = [store for store in stores if _MIRRORED in store.identity]
     if mirrored and not plain:
         raise FeatureStoreError(
-            f"{mirrored[0].path} holds features of mirrored images; name the store of the images as they are too"
+            f"{mirrored[0].path} has features of mirrored images; also pass the store of the original images"
         )
     return plain, mirrored
 
 
 def match_mirrored(plain: Sequence[FeatureStore], mirrored: Sequence[FeatureStore]) -> JoinedStores:
-    """Returns the stores of mirrored images in the order of those of the images as they are, joined like them.
+    """Returns the joined stores of mirrored images in the order of the stores of original images.
 
     Args:
-        plain: one or several stores of images as they are.
-        mirrored: one for each of them, in any order: which one goes with which their encoders tell.
+        plain: stores of original images.
+        mirrored: one store for each of them, in any order, matched by encoder.
 
     Raises:
-        FeatureStoreError: one is missing, goes with none of the others, or is there twice.
+        FeatureStoreError: a store is missing, unmatched or duplicate.
     """
     by_identity: dict[str, FeatureStore] = {}
     for store in mirrored:
-        twin = by_identity.setdefault(_key(store.identity), store)
-        if twin is not store:
+        other = by_identity.setdefault(_key(store.identity), store)
+        if other is not store:
             raise FeatureStoreError(
-                f"{twin.path} and {store.path} both hold {describe_identity(store.identity)}; name one"
+                f"{other.path} and {store.path} both have {describe_identity(store.identity)}; pass one"
             )
-    wanted = [_key(mirrored_identity(store.identity)) for store in plain]
+    required = [_key(mirrored_identity(store.identity)) for store in plain]
     for key, store in by_identity.items():
-        if key not in wanted:
+        if key not in required:
             raise FeatureStoreError(
-                f"{store.path} holds {describe_identity(store.identity)}, which goes with no other store given; "
-                "name the one by the same encoder too, or leave it"
+                f"{store.path} has {describe_identity(store.identity)}, which matches no other store; "
+                "also pass the store of the same encoder, or remove it"
             )
-    for key, store in zip(wanted, plain, strict=True):
+    for key, store in zip(required, plain, strict=True):
         if key not in by_identity:
             raise FeatureStoreError(_missing(store))
-    return JoinedStores([by_identity[key] for key in wanted])
+    return JoinedStores([by_identity[key] for key in required])
 
 
 def _missing(store: FeatureStore) -> str:
     if "encoder" not in store.identity:
         return (
-            f"{store.path} holds {describe_identity(store.identity)}, of which there are none of mirrored images; "
-            "leave training.hflip_prob at 0"
+            f"{store.path} has {describe_identity(store.identity)}, which have no mirrored counterpart; "
+            "set training.hflip_prob to 0"
         )
     return (
-        f"{store.path} has no counterpart of mirrored images, which training.hflip_prob needs; make it by "
-        "seesay extract DATA --mirror with the flags of its encoder, and name it with --store too"
+        f"{store.path} has no store of mirrored images, which training.hflip_prob requires; create it with "
+        "seesay extract DATA --mirror and the flags of its encoder, and also pass it with --store"
     )
 
 

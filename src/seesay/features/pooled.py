@@ -1,4 +1,4 @@
-"""Pooled features from a store of the same encoder's grids: `Encoder` pools by the plain mean of the regions."""
+"""Pooled features computed from a store of the same encoder's grids (mean over regions, as in `Encoder`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,13 @@ _ROWS = 64
 
 
 def fill_pooled(store: FeatureStore, sources: Mapping[str, str]) -> set[str]:
-    """Fill rows of a pooled store from a float16 store of grids in its folder; return the images that were.
+    """Fills rows of a pooled store from a float16 store of grids in its folder; returns the ids of the filled images.
 
-    The means of features that are rounded to float16 differ from the encoder's by such a rounding at most. Images
-    whose files have changed since the grids were made are left to be encoded.
+    The means differ from the encoder's by at most a float16 rounding. Images whose files changed are skipped.
 
     Args:
-        store: open for writing.
-        sources: ids of the images wanted and where they are.
+        store: pooled store, open for writing.
+        sources: image paths by id.
     """
     grid = _grid_store(store) if sources and store.identity.get("pool") == "pooled" else None
     if grid is None:
@@ -39,13 +38,13 @@ def fill_pooled(store: FeatureStore, sources: Mapping[str, str]) -> set[str]:
 
 
 def _grid_store(store: FeatureStore) -> FeatureStore | None:
-    """Return the store beside a pooled one that holds the same encoder's grids, if there is one."""
-    wanted = {**store.identity, "pool": "grid"}
+    """Returns the grid store of the same encoder in the folder of a pooled store, or None."""
+    expected = {**store.identity, "pool": "grid"}
     for path in sorted(Path(store.path).parent.glob("*.safetensors")):
         try:
             header = read_header(path)
-            if header.dtype == "float16" and header.metadata.get("identity") == wanted:
+            if header.dtype == "float16" and header.metadata.get("identity") == expected:
                 return FeatureStore(path)
-        except FeatureStoreError:  # another file, or one that is damaged
+        except FeatureStoreError:  # another kind of file, or damaged
             continue
     return None

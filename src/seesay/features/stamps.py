@@ -1,9 +1,8 @@
-"""Stamps: what a store records of the file that each image's features come from, to notice that it has changed.
+"""Stamps: records of the image files in a feature store, to detect changed images.
 
-A stamp is 32 bytes. The first half is a digest of the file's state (inode, size, modification and change time), which
-costs no read; the second half is a digest of its content. Where the state is the same, the file is taken as
-unchanged. Where it differs, the content decides, so that a copied or touched file is not encoded again. A stamp of
-zeros records nothing.
+A stamp has 32 bytes. The first half is a digest of the file's state (inode, size, modification and change time), which
+is cheap; the second half is a digest of its content. A file with the same state is unchanged. If the state differs,
+the content is compared, so that a copied or touched file is not encoded again. A stamp of zeros is no record.
 """
 
 import hashlib
@@ -34,50 +33,50 @@ _blake = partial(hashlib.blake2b, digest_size=_HALF)
 
 
 def stamped(source: str) -> tuple[Stamp, Source]:
-    """Return the stamp of a source, and what to decode: the source, or its bytes where these were fetched.
+    """Returns the stamp of a source, and the source or, if it was downloaded, its bytes.
 
     Raises:
         ImageError: it cannot be opened.
     """
     state = b""
-    with suppress(OSError):  # `open_source` raises what is wrong
-        state = text_bytes(source_state(source))  # before the content: a later change is noticed next time
+    with suppress(OSError):  # `open_source` reports errors
+        state = text_bytes(source_state(source))  # before the content, so that a later change is detected next time
     with open_source(source) as stream:
         stamp = _stamp(_blake(state).digest(), stream)
         return stamp, ImageBytes(source, stream.getvalue()) if isinstance(stream, io.BytesIO) else source
 
 
 def array_stamp(array: NDArray[np.generic]) -> Stamp:
-    """Return the stamp of an imported array, which has a content alone."""
+    """Returns the stamp of an imported array, with content only."""
     return _stamp(bytes(_HALF), io.BytesIO(f"{array.dtype} {array.shape}".encode() + array.tobytes()))
 
 
 def same_content(stamps: Stamp, others: Stamp) -> NDArray[np.bool_]:
-    """Return for each pair of stamps (B, 32) whether both record the same content."""
+    """Returns for each pair of stamps (B, 32) whether both have the same content, (B,)."""
     return np.asarray((stamps[:, _HALF:] == others[:, _HALF:]).all(axis=1))
 
 
 def recorded(stamps: Stamp) -> NDArray[np.bool_]:
-    """Return for each stamp (B, 32) whether it records anything."""
+    """Returns for each stamp (B, 32) whether it is a record, (B,)."""
     return np.asarray(stamps.any(axis=1))
 
 
 def changed_images(store: FeatureStore, sources: Mapping[str, str]) -> list[str]:
-    """Return the ids of the images that are not those whose features a store holds; log what cannot be checked.
+    """Returns the ids of images that changed since a store encoded them; logs images that cannot be checked.
 
-    Stamps of files whose state alone has changed are updated.
+    Stamps of files with a new state but the same content are updated.
 
     Args:
-        store: the store; images that it lacks are passed over.
-        sources: ids and where the images are.
+        store: the store; images that are not in it are ignored.
+        sources: image paths by id.
     """
     ids = [image_id for image_id in sources if image_id in store]
     unchecked: Counter[str] = Counter()
-    doubtful = []
+    candidates = []
     for image_id, stamp in zip(ids, store.stamps(ids), strict=True):
         reason = _difference(store, stamp, sources[image_id])
         if reason is None:
-            doubtful.append(image_id)
+            candidates.append(image_id)
         elif reason:
             unchecked[reason] += 1
     if unchecked:
@@ -85,44 +84,44 @@ def changed_images(store: FeatureStore, sources: Mapping[str, str]) -> list[str]
         log.info(
             "%s: features of %d of %d images are used unchecked: %s", store.path, unchecked.total(), len(ids), reasons
         )
-    found = list(prefetch(_stamp_or_none, [sources[image_id] for image_id in doubtful], usable_cores(), ahead=64))
+    found = list(prefetch(_stamp_or_none, [sources[image_id] for image_id in candidates], usable_cores(), ahead=64))
     stamps = np.array([np.zeros(STAMP_BYTES, np.uint8) if stamp is None else stamp for stamp in found], np.uint8)
-    same = same_content(stamps.reshape(-1, STAMP_BYTES), store.stamps(doubtful))
-    _update([image_id for image_id, kept in zip(doubtful, same, strict=True) if kept], stamps[same], store)
-    return [image_id for image_id, kept in zip(doubtful, same, strict=True) if not kept]
+    same = same_content(stamps.reshape(-1, STAMP_BYTES), store.stamps(candidates))
+    _update([image_id for image_id, kept in zip(candidates, same, strict=True) if kept], stamps[same], store)
+    return [image_id for image_id, kept in zip(candidates, same, strict=True) if not kept]
 
 
 def require_unchanged(stores: Sequence[FeatureStore], sources: Mapping[str, str]) -> None:
-    """Refuse stores that the user names and whose images have changed since.
+    """Checks that no image changed since the stores were created.
 
     Raises:
-        FeatureStoreError: some have; names one.
+        FeatureStoreError: images changed.
     """
     for store in stores:
         if changed := changed_images(store, sources):
             raise FeatureStoreError(
-                f"{len(changed)} images have changed since {store.path} was made, such as {sources[changed[0]]}; "
+                f"{len(changed)} images have changed since {store.path} was created, such as {sources[changed[0]]}; "
                 f"encode them again with seesay extract DATA --out {store.path} and the flags of its encoder"
             )
 
 
 def _difference(store: FeatureStore, stamp: Stamp, source: str) -> str | None:
-    """Return "" where the source is in the recorded state, why it cannot be checked, or None if it may have changed."""
+    """Returns "" if the source has the recorded state, None if it may have changed, else why it cannot be checked."""
     if "encoder" not in store.identity:
-        return "imported, not made of an image"
+        return "imported, not extracted from an image"
     if not stamp.any():
         return "without a record of the image (older store)"
     try:
         state = source_state(source)
     except OSError:
-        return "whose image is not there"
+        return "with a missing image"
     if _blake(text_bytes(state)).digest() != stamp[:_HALF].tobytes():
         return None
     return "from URLs" if state == source else ""
 
 
 def _stamp(state: bytes, stream: IO[bytes]) -> Stamp:
-    content = hashlib.file_digest(stream, _blake).digest()  # type: ignore[arg-type]  # a partial is a constructor too
+    content = hashlib.file_digest(stream, _blake).digest()  # type: ignore[arg-type]  # a partial is also callable
     return np.frombuffer(state + content, np.uint8)
 
 
@@ -136,5 +135,5 @@ def _stamp_or_none(source: str) -> Stamp | None:
 def _update(ids: Sequence[str], stamps: Stamp, store: FeatureStore) -> None:
     if not ids:
         return
-    with suppress(OSError, FeatureStoreError), FeatureStore(store.path, writable=True) as file:  # else read each time
+    with suppress(OSError, FeatureStoreError), FeatureStore(store.path, writable=True) as file:  # only saves time later
         file.restamp(ids, stamps)

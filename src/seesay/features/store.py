@@ -1,9 +1,8 @@
-"""The feature store: one safetensors file, preallocated, filled row by row, read through a memory map.
+"""The feature store: one preallocated safetensors file, written row by row and read through a memory map.
 
-A row is an image. `status` says of each row whether it holds features, so that an extraction killed at any
-moment goes on where it stopped: a row is marked only after its numbers are written. The file is readable by
-any safetensors library; its metadata says which encoder made it. Features are kept in float16, or in 8 bits with
-a scale and a zero a region; what is read is float16 either way.
+Each row is an image. A row's `status` is set after its features are written, so that a killed extraction resumes. The
+file is readable by any safetensors library; its metadata identifies the encoder. Features are stored as float16, or as
+int8 with a scale and a zero point per region; reading returns float16.
 """
 
 import json
@@ -27,15 +26,15 @@ _INVALID_STAMP = 255
 
 
 class FeatureStore:
-    """One extraction on disk.
+    """The features of one extraction.
 
     Attributes:
         path: the file.
-        identity: what made the features (`Encoder.identity`, or the name of an import).
+        identity: `Encoder.identity`, or the name of an import.
         ids: image ids in the order of the rows.
         status: state of each row, (I,) int32.
-        dtype: how the features are kept.
-        arrays: all that has an entry a row, as it lies in the file; those of `layout.ROW_ARRAYS`.
+        dtype: dtype of the features on disk.
+        arrays: memory-mapped arrays of `layout.ROW_ARRAYS`, one entry per row.
     """
 
     def __init__(self, path: str | Path, writable: bool = False) -> None:
@@ -43,10 +42,10 @@ class FeatureStore:
 
         Args:
             path: the file.
-            writable: open for filling; otherwise a store with pending rows is refused by `require_complete`.
+            writable: open for writing.
 
         Raises:
-            FeatureStoreError: no such file, or not a whole feature store.
+            FeatureStoreError: the file does not exist or is not a complete feature store.
         """
         self.path = Path(path)
         header = read_header(self.path)
@@ -65,7 +64,7 @@ class FeatureStore:
             for name in ROW_ARRAYS[header.dtype]
             if name in header.arrays  # earlier versions have no stamps
         }
-        self._places = {name: header.start + header.arrays[name]["data_offsets"][0] for name in self.arrays}
+        self._offsets = {name: header.start + header.arrays[name]["data_offsets"][0] for name in self.arrays}
         self.status: NDArray[np.int32] = self.arrays["status"]
         self._regions: NDArray[np.int32] = self.arrays["regions"]
         self._features: NDArray[Any] = self.arrays["features"]
@@ -77,31 +76,31 @@ class FeatureStore:
         begin, end = entry["data_offsets"]
         number = NUMBERS[entry["dtype"]]
         if self._start + end > self.path.stat().st_size:
-            raise FeatureStoreError(f"feature store {self.path} is cut short; delete it and extract again")
+            raise FeatureStoreError(f"feature store {self.path} is truncated; delete it and extract again")
         if begin == end:
             return np.zeros(entry["shape"], number)
         return np.memmap(self.path, number, mode, self._start + begin, tuple(entry["shape"]))
 
     @property
     def regions(self) -> int:
-        """Most regions of an image, N."""
+        """Maximum number of regions N."""
         return int(self._features.shape[1])
 
     @property
     def feature_size(self) -> int:
-        """Width F of a region."""
+        """Feature width F."""
         return int(self._features.shape[2])
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of the regions, None where they form no grid."""
+        """(rows, columns) of the regions, or None without a grid."""
         return self._grid
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __contains__(self, image_id: object) -> bool:
-        """Tells whether the features of an image can be read."""
+        """Returns whether the store has the features of an image."""
         row = self._rows.get(image_id) if isinstance(image_id, str) else None
         return row is not None and bool(self.status[row] == DONE)
 
@@ -114,10 +113,10 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Flushes and closes a store that was opened for writing.
+        """Flushes and closes a store opened for writing.
 
         Raises:
-            FeatureStoreError: the disk is full or broken.
+            FeatureStoreError: the disk is full or fails.
         """
         if self._file is None:
             return
@@ -130,14 +129,14 @@ class FeatureStore:
             self._file = None
 
     def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N), None = all are real.
+        """Returns features (B, N, F) and the mask of real regions (B, N); None: all regions are real.
 
         Raises:
-            FeatureStoreError: an image's features are not in the store.
+            FeatureStoreError: an image is not in the store.
         """
         absent = [image_id for image_id in ids if image_id not in self]
         if absent:
-            raise FeatureStoreError(f"{self.path} holds no features of image {absent[0]!r}")
+            raise FeatureStoreError(f"{self.path} has no features of image {absent[0]!r}")
         rows = np.fromiter((self._rows[image_id] for image_id in ids), np.int64, len(ids))
         features = np.asarray(self._features[rows])
         if self.dtype == "int8":
@@ -147,13 +146,13 @@ class FeatureStore:
         return features, np.arange(self.regions)[None] < self._regions[rows][:, None]
 
     def stamps(self, ids: Sequence[str]) -> NDArray[np.uint8]:
-        """Return the stamps of images that the store has rows for, (B, 32); zeros record nothing."""
+        """Returns the stamps of images in the store, (B, 32); zeros: no record."""
         if "stamps" not in self.arrays:
             return np.zeros((len(ids), STAMP_BYTES), np.uint8)
         return np.asarray(self.arrays["stamps"][[self._rows[image_id] for image_id in ids]])
 
     def restamp(self, ids: Sequence[str], stamps: NDArray[np.uint8]) -> None:
-        """Write the stamps (B, 32) of images whose features stay."""
+        """Replaces the stamps (B, 32) of images, keeping their features."""
         self.arrays["stamps"][[self._rows[image_id] for image_id in ids]] = stamps
 
     def write(
@@ -163,28 +162,28 @@ class FeatureStore:
         regions: Sequence[int] | None = None,
         stamps: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Fills rows, and when all of them are filled marks them done.
+        """Writes rows, then marks them as done.
 
         Args:
-            rows: the rows, ascending.
+            rows: row indices, ascending.
             features: (B, N, F), finite.
-            regions: real regions of each image; None = N.
-            stamps: what the features were made of, (B, 32); None records nothing.
+            regions: number of real regions of each image; None: N.
+            stamps: stamps of the images, (B, 32); None: no record.
 
         Raises:
-            FeatureStoreError: the disk is full; what was written before stays valid.
+            FeatureStoreError: the disk is full; rows written before stay valid.
         """
         if self._file is None:
             raise FeatureStoreError(f"feature store {self.path} is open for reading only")
         parts: dict[str, NDArray[Any]] = {"features": features}
         if self.dtype == "int8":
             parts["features"], parts["scales"], parts["zeros"] = quantise(features)
-        # Features that are replaced belong to no known image until all of them are written.
+        # Invalidate the stamps until the features are completely replaced.
         self.arrays["stamps"][rows] = _INVALID_STAMP
         begin = 0
         try:
             for end in range(1, len(rows) + 1):
-                if end == len(rows) or rows[end] != rows[end - 1] + 1:  # neighbours in one go
+                if end == len(rows) or rows[end] != rows[end - 1] + 1:  # write consecutive rows at once
                     for name, values in parts.items():
                         self._write_run(self._file.fileno(), name, rows[begin], values[begin:end])
                     begin = end
@@ -197,38 +196,38 @@ class FeatureStore:
     def _write_run(self, descriptor: int, name: str, first: int, values: NDArray[Any]) -> None:
         array = self.arrays[name]
         data = np.ascontiguousarray(values, array.dtype).reshape(-1).view(np.uint8).data
-        place, done = self._places[name] + first * array[:1].nbytes, 0
+        position, done = self._offsets[name] + first * array[:1].nbytes, 0
         while done < len(data):
-            done += os.pwrite(descriptor, data[done:], place + done)
+            done += os.pwrite(descriptor, data[done:], position + done)
 
     def mark_unreadable(self, row: int) -> None:
-        """Notes that an image could not be read; a later extraction tries it again."""
+        """Marks an image as unreadable; the next extraction tries it again."""
         self.status[row] = UNREADABLE
 
     def pending(self) -> list[int]:
-        """Returns the rows without features, the unreadable ones included."""
+        """Returns the rows without features, including unreadable images."""
         return [int(row) for row in np.flatnonzero(self.status != DONE)]
 
     def rows(self, ids: Collection[str]) -> list[int]:
-        """Return the rows of images, ascending."""
+        """Returns the rows of images, ascending."""
         return sorted(self._rows[image_id] for image_id in ids)
 
     def require(self, identity: Mapping[str, Any]) -> None:
-        """Refuses the store if another encoder made it.
+        """Checks that the store matches an identity.
 
         Raises:
-            FeatureStoreError: names what differs.
+            FeatureStoreError: it differs.
         """
         for key in dict.fromkeys([*identity, *self.identity]):
             if self.identity.get(key) != identity.get(key):
                 raise FeatureStoreError(
-                    f"feature store {self.path} was made by {describe_identity(self.identity)}, not by "
-                    f"{describe_identity(identity)}: {key} is {self.identity.get(key)!r}, wanted {identity.get(key)!r}"
+                    f"feature store {self.path} is of {describe_identity(self.identity)}, not of "
+                    f"{describe_identity(identity)}: {key} is {self.identity.get(key)!r}, not {identity.get(key)!r}"
                 )
 
 
 def describe_identity(identity: Mapping[str, Any]) -> str:
-    """Returns in words what made features, for messages."""
+    """Returns a description of an identity, for messages."""
     if "joined" in identity:
         return " + ".join(describe_identity(part) for part in identity["joined"])
     if "encoder" not in identity:

@@ -1,8 +1,7 @@
-"""The description inside an image's file, as photo software shows and searches it: in its XMP or its EXIF data.
+"""Image descriptions in XMP or EXIF metadata, as used by photo software, for JPEG, PNG, WebP and TIFF.
 
-JPEG, PNG, WebP and TIFF. Files are taken apart only as far as their blocks; the compressed image and every other
-block are carried over byte for byte. EXIF: the tag ImageDescription (0x010E), as UTF-8, which is what is commonly
-written there. XMP: dc:description in the language x-default.
+Only the metadata block changes; the compressed image and all other blocks are copied byte for byte. EXIF: the tag
+ImageDescription (0x010E), as UTF-8, as is common practice. XMP: dc:description in the language x-default.
 """
 
 from types import ModuleType
@@ -19,14 +18,14 @@ _IMAGE_DESCRIPTION = 0x010E
 
 
 def read_description(data: bytes, field: Field) -> str:
-    """Returns the description in a file; empty where there is none.
+    """Returns the description in a file; empty if there is none.
 
     Args:
-        data: the whole file.
-        field: where to look.
+        data: content of the file.
+        field: metadata to read.
 
     Raises:
-        DescriptionError: the format has no place for one, or the file's blocks cannot be told apart.
+        DescriptionError: the format is not supported, or the file is damaged.
     """
     block = _container(data).read_block(data, field)
     if block is None:
@@ -38,15 +37,15 @@ def read_description(data: bytes, field: Field) -> str:
 
 
 def with_description(data: bytes, text: str, field: Field) -> bytes:
-    """Returns the file with another description, and with all else as it was.
+    """Returns the file with a new description.
 
     Args:
-        data: the whole file.
+        data: content of the file.
         text: the description.
-        field: where it goes.
+        field: metadata to write.
 
     Raises:
-        DescriptionError: as `read_description`; or there is no room, or what is there cannot be read.
+        DescriptionError: as `read_description`; or the description is too long, or existing metadata is damaged.
     """
     container = _container(data)
     block = container.read_block(data, field)
@@ -62,9 +61,9 @@ def with_description(data: bytes, text: str, field: Field) -> bytes:
 
 def _container(data: bytes) -> ModuleType:
     for module in (jpeg, png, webp, tiff):
-        if module.is_one(data):
+        if module.matches(data):
             return module
-    raise DescriptionError("only JPEG, PNG, WebP and TIFF files have a place for a description")
+    raise DescriptionError("descriptions are supported only in JPEG, PNG, WebP and TIFF files")
 
 
 def _text(value: bytes) -> str:

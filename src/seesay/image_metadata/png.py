@@ -1,4 +1,4 @@
-"""PNG: XMP is an iTXt chunk of a name of its own, EXIF an eXIf chunk (PNG specification, third edition)."""
+"""PNG: XMP is in an iTXt chunk with a reserved keyword, EXIF in an eXIf chunk (PNG specification, third edition)."""
 
 import struct
 import zlib
@@ -8,16 +8,16 @@ from seesay.image_metadata.errors import DescriptionError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP = b"XML:com.adobe.xmp\0"
-_LARGEST = 1 << 24  # of an unpacked block: a chunk of a few bytes can hold gigabytes
+_MAX_BYTES = 1 << 24  # of a decompressed block: a few bytes can expand to gigabytes
 
 
-def is_one(data: bytes) -> bool:
-    """Tells whether a file is a PNG."""
+def matches(data: bytes) -> bool:
+    """Returns whether the data is a PNG file."""
     return data.startswith(_SIGNATURE)
 
 
 def read_block(data: bytes, field: str) -> bytes | None:
-    """Returns the content of the chunk of a field, None where there is none."""
+    """Returns the content of the chunk of a field, or None."""
     for kind, begin, end in _chunks(data):
         if _is_field(data, kind, begin, field):
             content = data[begin + 8 : end - 4]
@@ -26,7 +26,7 @@ def read_block(data: bytes, field: str) -> bytes | None:
 
 
 def with_block(data: bytes, field: str, block: bytes) -> bytes:
-    """Returns the file with the chunk of a field put in the old one's place, or after the header."""
+    """Returns the file with the chunk of a field replaced, or inserted after the header."""
     kind = b"eXIf" if field == "exif" else b"iTXt"
     content = block if field == "exif" else _XMP + b"\0\0\0\0" + block
     chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -44,28 +44,28 @@ def _is_field(data: bytes, kind: bytes, begin: int, field: str) -> bool:
 
 
 def _international_text(content: bytes) -> bytes:
-    """Returns the text of an iTXt chunk: after the name two flags, a language and a translated name."""
-    packed = content[len(_XMP)]
+    """Returns the text of an iTXt chunk, which follows keyword, two flags, language and translated keyword."""
+    compressed = content[len(_XMP)]
     text = content[len(_XMP) + 2 :].split(b"\0", 2)[-1]
-    if not packed:
+    if not compressed:
         return text
     try:
-        return zlib.decompressobj().decompress(text, _LARGEST)
+        return zlib.decompressobj().decompress(text, _MAX_BYTES)
     except zlib.error as error:
-        raise DescriptionError(f"its XMP cannot be unpacked ({error})") from error
+        raise DescriptionError(f"its XMP cannot be decompressed ({error})") from error
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yields kind, begin and end of each chunk."""
-    place = len(_SIGNATURE)
-    while place < len(data):
-        if place + 12 > len(data):
+    position = len(_SIGNATURE)
+    while position < len(data):
+        if position + 12 > len(data):
             raise DescriptionError("its chunks are damaged")
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        kind = data[place + 4 : place + 8]
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
         if end > len(data):
             raise DescriptionError("its chunks are damaged")
-        yield kind, place, end
+        yield kind, position, end
         if kind == b"IEND":
             return
-        place = end
+        position = end

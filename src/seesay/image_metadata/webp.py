@@ -1,4 +1,4 @@
-"""WebP: XMP and EXIF are chunks at the end, of which a header in the extended format tells (WebP container)."""
+"""WebP: XMP and EXIF are chunks at the end, announced by flags in the extended header (WebP container)."""
 
 import struct
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ _FLAG = {"xmp": 0x04, "exif": 0x08}
 _ALPHA = 0x10
 
 
-def is_one(data: bytes) -> bool:
-    """Tells whether a file is a WebP."""
+def matches(data: bytes) -> bool:
+    """Returns whether the data is a WebP file."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def read_block(data: bytes, field: str) -> bytes | None:
-    """Returns the content of the chunk of a field, None where there is none."""
+    """Returns the content of the chunk of a field, or None."""
     for kind, begin, end in _chunks(data):
         if kind == _KIND[field]:
             return data[begin + 8 : end].removeprefix(b"Exif\0\0")
@@ -24,7 +24,7 @@ def read_block(data: bytes, field: str) -> bytes | None:
 
 
 def with_block(data: bytes, field: str, block: bytes) -> bytes:
-    """Returns the file with another chunk of a field at its end, and a header that tells of it."""
+    """Returns the file with a new chunk of a field at its end, and the flag of the field set."""
     kept = b""
     for kind, begin, end in _chunks(data):
         if kind not in (_KIND[field], b"VP8X"):
@@ -34,12 +34,12 @@ def with_block(data: bytes, field: str, block: bytes) -> bytes:
 
 
 def _header(data: bytes, flag: int) -> bytes:
-    """Returns the extended header with one more flag; a plain file has none and gets one."""
+    """Returns the extended header with a flag set; a simple file gets a new header."""
     for kind, begin, end in _chunks(data):
         content = data[begin + 8 : end]
         if kind == b"VP8X":
             return bytes([content[0] | flag]) + content[1:]
-        if kind == b"VP8L" and len(content) >= 5:  # 14 bits of each side less one, then whether there is alpha
+        if kind == b"VP8L" and len(content) >= 5:  # 14 bits each for width - 1 and height - 1, then the alpha flag
             bits = int.from_bytes(content[1:5], "little")
             return _new_header(flag | (_ALPHA if bits >> 28 & 1 else 0), bits & 0x3FFF, bits >> 14 & 0x3FFF)
         if kind == b"VP8 " and len(content) >= 10:
@@ -49,7 +49,7 @@ def _header(data: bytes, flag: int) -> bytes:
 
 
 def _new_header(flags: int, width: int, height: int) -> bytes:
-    """Returns an extended header; width and height are less one."""
+    """Returns an extended header; arguments are width - 1 and height - 1."""
     return bytes([flags, 0, 0, 0]) + width.to_bytes(3, "little") + height.to_bytes(3, "little")
 
 
@@ -58,11 +58,11 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, begin and end, without the byte that makes it even, of each chunk."""
-    place, last = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    while place + 8 <= last:
-        end = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+    """Yields kind, begin and end (without padding byte) of each chunk."""
+    position, last = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while position + 8 <= last:
+        end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "little")
         if end > len(data):
             raise DescriptionError("its chunks are damaged")
-        yield data[place : place + 4], place, end
-        place = end + (end - place) % 2
+        yield data[position : position + 4], position, end
+        position = end + (end - position) % 2

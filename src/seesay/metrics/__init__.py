@@ -1,8 +1,8 @@
-"""Scores of captions: what the literature prints, computed without Java."""
+"""Caption metrics of the literature, computed without Java."""
 
 from seesay.metrics.bootstrap import Difference, Interval, bootstrap_intervals, paired_bootstrap
 from seesay.metrics.cider import Cider
-from seesay.metrics.diversity import Diversity, absent_objects, measure_diversity, verdict
+from seesay.metrics.diversity import Diversity, absent_objects, diagnose, measure_diversity
 from seesay.metrics.scores import CaptionMetrics, Scores, compute_metrics
 from seesay.metrics.tokenize import tokenize
 
@@ -16,8 +16,8 @@ __all__ = [
     "absent_objects",
     "bootstrap_intervals",
     "compute_metrics",
+    "diagnose",
     "measure_diversity",
     "paired_bootstrap",
     "tokenize",
-    "verdict",
 ]

@@ -1,4 +1,4 @@
-"""CIDEr (Vedantam et al. 2015): words shared with an image's references count the more, the rarer elsewhere."""
+"""CIDEr (Vedantam et al. 2015): TF-IDF weighted n-gram similarity to an image's references."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,20 +14,20 @@ Ints = npt.NDArray[np.int64]
 
 
 class Cider:
-    """CIDEr against fixed references, whose document frequencies are counted once.
+    """CIDEr against fixed references, whose document frequencies are computed once.
 
-    The variant `D` is CIDEr-D (section 5 of the paper), the one that COCO's evaluation and the literature
-    print as "CIDEr": counts clipped to the reference's, a Gaussian penalty on the difference in length, times
-    10. The variant `plain` is equation 2 of the paper: a mean of cosines, 0 to 1. Neither stems words.
+    The variant `D` is CIDEr-D (section 5 of the paper), which COCO's evaluation and the literature report as "CIDEr":
+    counts clipped to the reference's, a Gaussian length penalty, and a factor of 10. The variant `plain` is equation 2
+    of the paper: a mean of cosine similarities, 0 to 1. Neither stems words.
 
     Args:
-        references: token ids of each reference of each image, or their table.
+        references: token ids of each reference of each image, or their n-gram table.
         variant: `D` or `plain`.
         sigma: standard deviation of the penalty in words.
 
     Raises:
         DataError: an image has no references.
-        ConfigError: there is no such variant.
+        ConfigError: unknown variant.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Cider:
         if variant not in ("D", "plain"):
             raise ConfigError(f"unknown variant of CIDEr {variant!r}; choose D or plain")
         if not table.per_image.all():
-            raise DataError(f"image {int(np.argmin(table.per_image))} has no references; leave it out")
+            raise DataError(f"image {int(np.argmin(table.per_image))} has no references; remove it")
         self.references = table
         self.variant = variant
         self.sigma = sigma
@@ -49,7 +49,7 @@ class Cider:
         self._weight: list[Floats] = []
         self._norm: list[Floats] = []
         for order in table.orders:
-            # The last entry stands for n-grams that no reference has (id -1).
+            # The last entry is for n-grams that no reference has (id -1).
             idf = np.append(self._log_images - np.log(order.document_frequency), self._log_images)
             weight = order.count * idf[order.gram]
             self._idf.append(idf)
@@ -61,43 +61,45 @@ class Cider:
         """Returns the CIDEr of each hypothesis, (H,).
 
         Args:
-            hypotheses: token ids, without padding or marks of start and end (unless the references have them).
-            images: index of each hypothesis' image in the references; by default every image in order.
+            hypotheses: token ids, without padding, start and end tokens (unless the references have them).
+            images: image index of each hypothesis; by default one hypothesis per image, in order.
 
         Raises:
-            DataError: there is not one image, of those there are references of, for each hypothesis.
+            DataError: the number of images differs from that of hypotheses, or an index is out of range.
         """
         table = self.references
         image = np.arange(table.images) if images is None else np.asarray(images, np.int64)
         if len(image) != len(hypotheses) or not ((image >= 0) & (image < table.images)).all():
             raise DataError(
-                f"{len(hypotheses)} hypotheses for {len(image)} images of {table.images}; name one of them for each"
+                f"{len(hypotheses)} hypotheses, {len(image)} image indices; pass one below {table.images} for each"
             )
         pairs = table.per_image[image]
-        # A pair is a hypothesis with one of its references; those of hypothesis h start at offset[h].
+        # A pair is a hypothesis and one of its references; the pairs of hypothesis h start at offset[h].
         offset = np.cumsum(pairs) - pairs
         owner = np.repeat(np.arange(len(image)), pairs)
         sentence = np.arange(len(owner)) - offset[owner] + table.first[image[owner]]
         total = np.zeros(len(owner))
-        for order, found in enumerate(table.match(hypotheses, image)):
+        for order, matches in enumerate(table.match(hypotheses, image)):
             pair = (
-                offset[found.hypothesis[found.row]] + found.sentence - table.first[image[found.hypothesis[found.row]]]
+                offset[matches.hypothesis[matches.row]]
+                + matches.sentence
+                - table.first[image[matches.hypothesis[matches.row]]]
             )
-            total += self._similarity(order, found, pair, owner, sentence)
+            total += self._similarity(order, matches, pair, owner, sentence)
         if self.variant == "D":
             length = np.fromiter(map(len, hypotheses), np.int64, len(image))
-            # The reference implementation measures length in bigrams: one word counts as none.
+            # The reference implementation measures length in bigrams: one word has length 0.
             delta = np.maximum(0, length[owner] - 1) - np.maximum(0, table.lengths[sentence] - 1)
             total *= 10.0 * np.exp(-(delta**2) / (2 * self.sigma**2))
         summed = np.bincount(owner, weights=total, minlength=len(image))
         return np.asarray(summed / (MAX_ORDER * pairs), np.float64)
 
-    def _similarity(self, order: int, found: Matches, pair: Ints, owner: Ints, sentence: Ints) -> Floats:
-        """Returns the cosine of each pair's vectors of one order, with clipped counts in variant D."""
-        own = found.count * self._idf[order][found.gram]
-        theirs = self._weight[order][found.entry]
-        shared = np.minimum(own[found.row], theirs) if self.variant == "D" else own[found.row]
-        product = np.bincount(pair, weights=shared * theirs, minlength=len(owner))
-        squares = np.bincount(found.hypothesis, weights=own**2, minlength=int(owner.max(initial=-1)) + 1)
+    def _similarity(self, order: int, matches: Matches, pair: Ints, owner: Ints, sentence: Ints) -> Floats:
+        """Returns the cosine similarity of each pair for one n-gram order, with clipped counts in variant D."""
+        own = matches.count * self._idf[order][matches.gram]
+        reference_weight = self._weight[order][matches.entry]
+        shared = np.minimum(own[matches.row], reference_weight) if self.variant == "D" else own[matches.row]
+        product = np.bincount(pair, weights=shared * reference_weight, minlength=len(owner))
+        squares = np.bincount(matches.hypothesis, weights=own**2, minlength=int(owner.max(initial=-1)) + 1)
         norms = np.sqrt(squares)[owner] * self._norm[order][sentence]
         return np.divide(product, norms, out=np.zeros(len(owner)), where=norms > 0)

@@ -1,8 +1,7 @@
-"""N-grams of reference captions as sorted integer tables, and the join of hypotheses with them.
+"""N-grams of reference captions as sorted integer tables, and their join with hypotheses.
 
-BLEU and CIDEr ask the same question: which n-grams of a hypothesis stand in which references of its image,
-and how often? Here it is answered for a whole batch with a few sorts and binary searches instead of
-dictionaries.
+BLEU and CIDEr both need the n-grams that a hypothesis shares with each reference of its image, with counts. This
+module computes them for a whole batch with a few sorts and binary searches instead of dictionaries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,15 +18,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Matches:
-    """The n-grams of one order in a batch of hypotheses, and where the references have them.
+    """The n-grams of one order in a batch of hypotheses (M rows), and their matches in references (P pairs).
 
     Attributes:
-        hypothesis: the hypothesis of each row, (M,).
-        gram: n-gram id in the reference table, -1 for one that no reference has, (M,).
-        count: how often the hypothesis has it, (M,).
-        row: index into the rows above, for each row found again in a reference of the same image, (P,).
-        sentence: that reference, numbered over all images, (P,).
-        entry: index into the order's reference rows, (P,).
+        hypothesis: hypothesis index, (M,).
+        gram: n-gram id in the reference table, -1 if no reference has it, (M,).
+        count: number of occurrences in the hypothesis, (M,).
+        row: index of the matched row above, (P,).
+        sentence: index of the matching reference over all images, (P,).
+        entry: index into the reference rows of `OrderTable`, (P,).
     """
 
     hypothesis: Ints
@@ -45,10 +44,10 @@ class OrderTable:
     Attributes:
         codes: sorted codes `prefix id * vocabulary + last word`, whose index is the n-gram id, (G,).
         key: `image * (G + 1) + gram` of each row, (R,).
-        sentence: reference of each row, (R,).
+        sentence: reference index of each row, (R,).
         gram: n-gram id of each row, (R,).
-        count: how often that reference has it, (R,).
-        document_frequency: in the references of how many images each n-gram occurs, (G,).
+        count: number of occurrences in that reference, (R,).
+        document_frequency: number of images whose references contain the n-gram, (G,).
     """
 
     codes: Ints
@@ -60,20 +59,20 @@ class OrderTable:
 
 
 def _flatten(sentences: Sequence[Sequence[int]]) -> tuple[Ints, Ints, Ints]:
-    """Returns all tokens in a row, the sentence of each token, and the sentences' lengths."""
+    """Returns all tokens concatenated, the sentence index of each token, and the sentence lengths."""
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
     tokens = np.fromiter(chain.from_iterable(sentences), np.int64, int(lengths.sum()))
     return tokens, np.repeat(np.arange(len(sentences)), lengths), lengths
 
 
 def _runs(values: Ints) -> tuple[Ints, Ints]:
-    """Returns where each run of equal values starts in a sorted array, and how long it is."""
+    """Returns the start and length of each run of equal values in a sorted array."""
     starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1))
     return starts, np.diff(starts, append=len(values))
 
 
 class ReferenceNgrams:
-    """Tables of all 1- to 4-grams of the references of some images.
+    """Tables of all 1- to 4-grams of the references of a set of images.
 
     Args:
         references: token ids (at least 0) of each reference of each image.
@@ -97,7 +96,7 @@ class ReferenceNgrams:
         inside = gram >= 0
         gram, sentence = gram[inside], sentence[inside]
         width = len(codes) + 1
-        # One sort puts the rows in the order of image, n-gram, sentence.
+        # One sort by (image, n-gram, sentence).
         packed = (self.image[sentence] * width + gram) * max(1, len(self.lengths)) + sentence
         packed.sort()
         starts, count = _runs(packed)
@@ -108,11 +107,11 @@ class ReferenceNgrams:
         return OrderTable(codes, key, sentence, gram, count, frequency)
 
     def match(self, hypotheses: Sequence[Sequence[int]], images: Ints) -> list[Matches]:
-        """Returns the n-grams of hypotheses and their places in the references, one item an order.
+        """Returns the n-grams of hypotheses and their matches in the references, one item per order.
 
         Args:
             hypotheses: token ids of each hypothesis.
-            images: the image of each hypothesis, (H,).
+            images: image index of each hypothesis, (H,).
         """
         tokens, sentence, _ = _flatten(hypotheses)
         base = max(self.vocabulary, int(tokens.max()) + 1 if len(tokens) else 1)
@@ -127,21 +126,20 @@ class ReferenceNgrams:
         return found
 
     def _known(self, codes: Ints, base: int, known_prefix: Ints, table: OrderTable) -> Ints:
-        """Returns the reference table's id of each of a batch's own n-grams, -1 where it has none."""
+        """Returns the reference table's id of each n-gram of a batch, -1 if unknown."""
         prefix, last = np.divmod(codes, base)
-        wanted = known_prefix[prefix] * self.vocabulary + last
-        wanted[(known_prefix[prefix] < 0) | (last >= self.vocabulary)] = -1
+        queries = known_prefix[prefix] * self.vocabulary + last
+        queries[(known_prefix[prefix] < 0) | (last >= self.vocabulary)] = -1
         if not len(table.codes):
             return np.full(len(codes), -1, np.int64)
-        place = np.minimum(np.searchsorted(table.codes, wanted), len(table.codes) - 1)
-        return np.where(table.codes[place] == wanted, place, -1)
+        index = np.minimum(np.searchsorted(table.codes, queries), len(table.codes) - 1)
+        return np.where(table.codes[index] == queries, index, -1)
 
 
 def _extend(prefix: Ints, tokens: Ints, sentence: Ints, order: int, base: int) -> tuple[Ints, Ints]:
-    """Returns the distinct codes of the n-grams of an order and the index of the n-gram at each position.
+    """Returns the distinct codes of the n-grams of an order and the n-gram index at each position.
 
-    Positions from which an n-gram would run into the next sentence have index -1; `prefix` are the indices of
-    the order below.
+    Positions whose n-gram would cross a sentence end have index -1; `prefix` has the indices of the next lower order.
     """
     positions = max(0, len(tokens) - order + 1)
     index = np.full(positions, -1, np.int64)
@@ -161,7 +159,7 @@ def _join(local: Ints, sentence: Ints, known: Ints, images: Ints, table: OrderTa
     key = images[hypothesis[rows]] * (len(table.codes) + 1) + gram[rows]
     low = np.searchsorted(table.key, key)
     width = np.searchsorted(table.key, key, side="right") - low
-    # Each row's entries lie side by side: low, low + 1, ... low + width - 1.
+    # The entries of a row are contiguous: low, low + 1, ... low + width - 1.
     entry = np.repeat(low - np.cumsum(width) + width, width) + np.arange(int(width.sum()))
     return Matches(hypothesis, gram, count, np.repeat(rows, width), table.sentence[entry], entry)
 
@@ -169,7 +167,7 @@ def _join(local: Ints, sentence: Ints, known: Ints, images: Ints, table: OrderTa
 def number_tokens(
     hypotheses: Iterable[Sequence[str]], references: Iterable[Sequence[Sequence[str]]]
 ) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Returns hypotheses and references with each distinct token replaced by a number."""
+    """Returns hypotheses and references with tokens replaced by ids."""
     numbers: dict[str, int] = {}
 
     def number(words: Sequence[str]) -> list[int]:

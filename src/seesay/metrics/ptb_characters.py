@@ -1,12 +1,12 @@
-"""Characters of the Penn Treebank tokenizer that coco-caption runs (Stanford CoreNLP 3.4.1), by what they do.
+"""Character classes of coco-caption's Penn Treebank tokenizer (Stanford CoreNLP 3.4.1).
 
-Its idea of a letter is that of the Unicode of its day, so neither `str.isalpha` nor any one version of
-`unicodedata` gives it. The sets were measured by giving the tokenizer every character of the basic plane,
-alone and between letters and digits. Each is a list of hexadecimal code points and ranges, both ends
-included. A character in none of them is dropped and ends a token.
+Its letters are those of an old Unicode version, so neither `str.isalpha` nor a version of `unicodedata` matches. The
+sets were measured by passing every character of the basic plane to the tokenizer, alone and between letters and
+digits. Each is a list of hexadecimal code points and inclusive ranges. A character in none of them is dropped and
+ends a token.
 """
 
-# Letters, which also continue a word that begins with a digit or follows a hyphen.
+# Letters, which also continue a word that starts with a digit or follows a hyphen.
 LETTERS = """
 41-5a 61-7a aa b5 ba c0-d6 d8-f6 f8-2c1 2c6-2d1 2e0-2e4 2ec 2ee 370-374 376-377 37a-37d 386 388-38a 38c
 38e-3a1 3a3-3f5 3f7-481 48a-527 531-556 559 561-587 5d0-5ea 5f0-5f2 620-64a 66e-66f 671-6d3 6d5 6e5-6e6
@@ -40,7 +40,7 @@ fb43-fb44 fb46-fbb1 fbd3-fd3d fd50-fd8f fd92-fdc7 fdf0-fdfb fe70-fe74 fe76-fefc 
 ff66-ffbe ffc2-ffc7 ffca-ffcf ffd2-ffd7 ffda-ffdc
 """
 
-# Marks and the soft hyphen, which stand for letters in words that begin with a letter.
+# Marks and the soft hyphen, which count as letters in words that start with a letter.
 MARKS = """
 ad 2c2-2c5 2d2-2df 2e5-2eb 2ed 2ef-36f 375 378-379 384-385 3f6 483-487 55a-55f 591-5bd 5bf 5c1-5c2 5c4-5c5
 5c7 615-61a 64b-65e 670 6d6-6e4 6e7-6ed 6fd-6fe 70f 711 730-74c 7a6-7b0 7eb-7f3 900-903 93c 93e-94e
@@ -56,7 +56,7 @@ e50-e59 ed0-ed9 f20-f29 1040-1049 1090-1099 17e0-17e9 1810-1819 1946-194f 19d0-1
 ff10-ff19
 """
 
-# Characters that are tokens of their own.
+# Characters that are separate tokens.
 SYMBOLS = """
 24-26 2a-2c 3a-3b 3d 5c 5e 60 7c 7e a1 a5-a9 ac ae-b4 b6-b9 bf d7 f7 37e 387 589 5be 5c0 5c3 5c6 5f3-5f4
 600-603 606-60c 614 61b 61e-61f 66a 66d 6d4 700-70d 7f6-7f8 964-965 e3f e4f 1fbd 2016-2017 201a 201e-2023
@@ -67,7 +67,7 @@ ff01-ff0f ff1a-ff20 ff3b-ff40 ff5b-ff65 ffe0-ffe1 ffe5-ffe6
 
 
 def character_class(*sets: str) -> str:
-    """Returns the characters of one or more sets as the inside of a regular expression's brackets."""
+    """Returns the content of a regular expression's character class for one or more sets."""
     parts = []
     for item in " ".join(sets).split():
         first, _, last = item.partition("-")

@@ -1,9 +1,8 @@
 """The tokens of coco-caption's Penn Treebank tokenizer as regular expressions.
 
-At each place the rule that matches most wins, the earlier of two that match as much. What a rule only looks
-at (the tail after its group `token`) counts in that comparison but is not consumed, as in the lexer generator
-with which the tokenizer was made. The rules were found from its documentation and by comparing outputs;
-`tests/metrics` holds the proof.
+At each position the longest match wins, and of equal matches the earlier rule. The lookahead of a rule (the part
+after its group `token`) counts in that comparison but is not consumed, as in the original's lexer generator. The
+rules were derived from its documentation and by comparing outputs; `tests/metrics` verifies them.
 """
 
 import re
@@ -33,7 +32,7 @@ DIGIT = f"[{character_class(DIGITS)}]"
 SPACE = r"[ \t\u00A0\u2000-\u200A\u3000]"
 SPACE_OR_BREAK = r"[ \t\n\v\f\r\u0085\u00A0\u2000-\u200A\u2028\u2029\u3000]"
 APOSTROPHE = r"(?:['\u0092\u2019]|(?i:&apos;))"
-# People write these for an apostrophe too.
+# Also used as apostrophes.
 LIKE_APOSTROPHE = r"(?:['\u0092\u2019`\u0091\u2018\u201B]|(?i:&apos;))"
 WORD = rf"{LETTER}{LETTER_OR_DIGIT}*(?:[.!?]{LETTER}{LETTER_OR_DIGIT}*)*"
 SUFFIX = f"{APOSTROPHE}(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])"
@@ -42,7 +41,7 @@ ARTICLE = f"(?:[dDoOlL]{LIKE_APOSTROPHE}{PLAIN_OR_DIGIT})?"
 HYPHENATED = rf"{ARTICLE}{PLAIN_OR_DIGIT}+(?:[-_\u058A\u2010\u2011]{ARTICLE}{PLAIN_OR_DIGIT}+)*"
 AMPERSANDED = "[A-Z]+(?:(?:(?i:&amp;)|[+&])[A-Z]+)+"
 INITIALS = r"[A-Za-z](?:\.[A-Za-z])+"
-# Treaties and trade are written so: Sino-U.S.
+# Compounds such as Sino-U.S.
 STATES = r"(?i:canada|sino|korean|eu|japan|non)-(?i:u\.s)|(?i:u\.s\.-u\.(?:k|s\.s\.r))"
 
 _NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
@@ -61,7 +60,7 @@ QUOTES = (
 
 
 class Rule(NamedTuple):
-    """What a token looks like and what is written for it."""
+    """Pattern of a token and the function that returns its output."""
 
     pattern: re.Pattern[str]
     finish: Callable[[str], str]
@@ -78,7 +77,7 @@ Part = Iterator[tuple[str, Callable[[str], str]]]
 
 
 def _any_case(words: str) -> str:
-    """Return an alternation of words in any case; as in the jar, the long s, Kelvin sign and Turkish i are letters."""
+    """Returns a case-insensitive alternation of words; as in the jar, long s, Kelvin sign and Turkish i are letters."""
     longest_first = sorted(words.split(), key=len, reverse=True)
     return f"(?i:{'|'.join(map(re.escape, longest_first))})"
 
@@ -87,7 +86,7 @@ def _word(text: str) -> str:
     return text.replace("\u00ad", "").lower() or "-"
 
 
-def _as_is(text: str) -> str:
+def _lower(text: str) -> str:
     return text.lower()
 
 
@@ -120,7 +119,7 @@ def _dashes(text: str) -> str:
 
 
 def _double_quote(text: str, quote: str) -> str:
-    # The jar knows the entity in small letters only.
+    # The jar knows the entity in lower case only.
     return quote if text in ('"', "&quot;") else text.lower()
 
 
@@ -135,7 +134,7 @@ def _words() -> Part:
     yield TAG, _tag
     yield r"&(?i:md|mdash|ndash);|[\u0096\u0097\u2013-\u2015]", _always("--")
     yield "(?i:&amp;)", _always("&")
-    yield f"&(?:{_any_case('ht tl ur lr qc ql qr odq cdq')}|#[0-9]+);", _as_is
+    yield f"&(?:{_any_case('ht tl ur lr qc ql qr odq cdq')}|#[0-9]+);", _lower
     yield "(?i:&nbsp;)", _always("")
     yield f"(?P<token>{WORD}){SUFFIX}", _word
     yield rf"(?P<token>[A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*){NOT_SUFFIX}", _word
@@ -149,16 +148,16 @@ def _words() -> Part:
 
 def _web() -> Part:
     never = r' \t\n\f\r"<>|'
-    # The path is once demanded and once absent, so that the longer match is found.
+    # Once with and once without a path, so that the longer match is found.
     for path in (rf"/[^{never}()]+[^{never}.!?(){{}},-]", ""):
-        yield rf"[wW]{{3}}\.(?:[^{never}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}{path}", _as_is
-        # The range from comma to underscore is in the original: no digits or capitals.
-        yield rf"(?:[^{never}.!?(){{}}`',-_$]+\.)+(?:{_any_case('com net org edu')}){path}", _as_is
-    yield rf"(?i:https?)://[^{never}(){{}}]+[^{never}.!?(){{}},-]", _as_is
+        yield rf"[wW]{{3}}\.(?:[^{never}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}{path}", _lower
+        # The range from comma to underscore is as in the original: no digits or capitals.
+        yield rf"(?:[^{never}.!?(){{}}`',-_$]+\.)+(?:{_any_case('com net org edu')}){path}", _lower
+    yield rf"(?i:https?)://[^{never}(){{}}]+[^{never}.!?(){{}},-]", _lower
     mail = rf"[^{never}().{{}}\u00a0]+"
-    yield rf"(?:(?i:&lt;)|<)?[a-zA-Z0-9][^{never}(){{}}\u00a0]*@(?:{mail}\.)*{mail}(?:(?i:&gt;)|>)?", _as_is
-    yield r"@[a-zA-Z_][a-zA-Z_0-9]*", _as_is
-    yield f"[#]{LETTER}+", _as_is
+    yield rf"(?:(?i:&lt;)|<)?[a-zA-Z0-9][^{never}(){{}}\u00a0]*@(?:{mail}\.)*{mail}(?:(?i:&gt;)|>)?", _lower
+    yield r"@[a-zA-Z_][a-zA-Z_0-9]*", _lower
+    yield f"[#]{LETTER}+", _lower
 
 
 def _numbers() -> Part:
@@ -166,13 +165,13 @@ def _numbers() -> Part:
         yield f"(?P<token>{suffix})[^A-Za-z]", _suffix
     yield f"{DIGIT}{{1,2}}[-/]{DIGIT}{{1,2}}[-/]{DIGIT}{{2,4}}", _word
     yield rf"[-+]?(?:{DIGIT}*(?:[.:,\u00AD\u066B\u066C]{DIGIT}+)+|{DIGIT}+)", _word
-    yield r"[\u207A\u207B\u208A\u208B]?(?:[\u2070\u00B9\u00B2\u00B3\u2074-\u2079]+|[\u2080-\u2089]+)", _as_is
+    yield r"[\u207A\u207B\u208A\u208B]?(?:[\u2070\u00B9\u00B2\u00B3\u2074-\u2079]+|[\u2080-\u2089]+)", _lower
     yield rf"(?:{DIGIT}{{1,4}}[- \u00A0])?{DIGIT}{{1,4}}(?:\\?/|\u2044){DIGIT}{{1,4}}", _number
     yield r"[\u00BC-\u00BE\u2153-\u215E]", lambda text: FRACTIONS.get(text, text)
     area = r"\([0-9]{2,3}\)[ \u00A0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \u00A0])?[0-9]{2,4}[- \u00A0]"
     yield rf"(?:{area})[0-9]{{3,4}}[- \u00A0]?[0-9]{{3,5}}", _number
     yield r"(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}", _number
-    yield r"[A-Z]*\$|[#]", _as_is
+    yield r"[A-Z]*\$|[#]", _lower
     money = r"[\u00A2-\u00A5\u0080\u20A0\u20AC\u060B\u0E3F\u20A4\uFFE0\uFFE1\uFFE5\uFFE6]"
     yield money, lambda text: CURRENCIES.get(text, text)
 
@@ -200,14 +199,14 @@ def _compounds() -> Part:
     slashed = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
     yield rf"{slashed}(?:\\?/{slashed}){{1,2}}", _word
     name = rf"{LETTER_OR_DIGIT}+(?:\.{LETTER_OR_DIGIT}+)*"
-    yield rf"(?P<token>{name}\.(?:{_any_case(FILE_ENDINGS)}))(?:{SPACE_OR_BREAK}|[.?!,])", _as_is
+    yield rf"(?P<token>{name}\.(?:{_any_case(FILE_ENDINGS)}))(?:{SPACE_OR_BREAK}|[.?!,])", _lower
     yield rf"(?P<token>{APOSTROPHE}[0-9][0-9]){SPACE_OR_BREAK}", _word
     yield dotted, _word
-    yield "<<|>>", _as_is
+    yield "<<|>>", _lower
     yield AMPERSANDED, _ampersanded
     yield r"(?P<token>[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]", _bracketed
     eye = r"[-^x=~<>']"
-    # The jar means "x.[x" but takes all up to "<>]".
+    # The jar intends "x.[x" but matches up to "<>]".
     yield r"[\^x=~<>]\.\[\^[xX]=[^<]*<>\]", _bracketed
     yield rf"{eye}_{eye}|\({eye}[_.]?{eye}\)|\([\^x=~<>']-[\^x=~<>'`]\)", _bracketed
 
@@ -220,7 +219,7 @@ def _symbols() -> Part:
     yield r"[()\[\]{}]", lambda text: BRACKETS[text]
     yield "-+", _dashes
     yield r"\.{3,5}|(?:\.[ \u00A0]){2,4}\.|[\u0085\u2026]", _always("...")
-    yield r"@+|[#]+|_+|\*+|(?:\\\*){1,3}|[.,;:\u3001]|[?!]+|=|%|/", _as_is
+    yield r"@+|[#]+|_+|\*+|(?:\\\*){1,3}|[.,;:\u3001]|[?!]+|=|%|/", _lower
 
 
 def _quotes() -> Part:
@@ -228,5 +227,5 @@ def _quotes() -> Part:
     yield f"{SUFFIX}|{NOT_SUFFIX}", _suffix
     yield r"''|[`\u2018-\u201F\u0091-\u0094\u2039\u203A\u00AB\u00BB]{1,2}", _quote
     yield APOSTROPHE, _suffix
-    yield f"[{character_class(SYMBOLS)}]", _as_is
+    yield f"[{character_class(SYMBOLS)}]", _lower
     yield f"{SPACE}+", _always("")

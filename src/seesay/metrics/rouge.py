@@ -8,8 +8,8 @@ BETA = 1.2
 def rouge_l(hypothesis: Sequence[Hashable], references: Sequence[Sequence[Hashable]]) -> float:
     """Returns the ROUGE-L F-score of one hypothesis, 0 to 1; 0 for an empty one.
 
-    Precision and recall are each the best over the references, so they may come from different ones; recall
-    weighs beta^2 = 1.44 times as much (Lin and Och, equation 15).
+    Precision and recall are each the maximum over the references, possibly of different ones; recall has the weight
+    beta^2 = 1.44 (Lin and Och, equation 15).
     """
     if not hypothesis:
         return 0.0
@@ -24,15 +24,15 @@ def rouge_l(hypothesis: Sequence[Hashable], references: Sequence[Sequence[Hashab
 def common_subsequence(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
     """Returns the length of the longest common subsequence.
 
-    A row of the usual table is kept as one integer, a zero bit where the row grows by one, so that a whole
-    row costs a few operations (Hyyrö 2004, "Bit-parallel LCS-length computation revisited").
+    A row of the dynamic programming table is one integer with a zero bit at each increment, so that a row takes a few
+    operations (Hyyrö 2004, "Bit-parallel LCS-length computation revisited").
     """
-    places: dict[Hashable, int] = {}
+    positions: dict[Hashable, int] = {}
     for position, item in enumerate(second):
-        places[item] = places.get(item, 0) | 1 << position
+        positions[item] = positions.get(item, 0) | 1 << position
     full = (1 << len(second)) - 1
     row = full
     for item in first:
-        hit = row & places.get(item, 0)
-        row = ((row + hit) | (row - hit)) & full
+        matched = row & positions.get(item, 0)
+        row = ((row + matched) | (row - matched)) & full
     return len(second) - row.bit_count()

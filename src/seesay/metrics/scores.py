@@ -1,4 +1,4 @@
-"""Corpus and per-image scores of captions, with the statistics they are made of."""
+"""Corpus and per-image scores of captions, with their sufficient statistics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from seesay.metrics.tokenize import tokenize
 
 Floats = npt.NDArray[np.float64]
 
-NEED_NOTHING = ("BLEU", "ROUGE-L", "CIDEr")
-# The printed names of each metric, in the order of the columns that its function of statistics gives.
+BUILTIN_METRICS = ("BLEU", "ROUGE-L", "CIDEr")
+# Score names of each metric.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "BLEU": ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
     "ROUGE-L": ("ROUGE-L",),
@@ -35,17 +35,17 @@ class Scores:
     """Scores of one set of hypotheses.
 
     Attributes:
-        corpus: value of each score over all images, as the reference implementation prints it (CIDEr about
-            0 to 3, the others 0 to 1).
-        per_image: the scores of each image, (B,); a corpus BLEU is not their mean.
-        signature: what the numbers depend on: protocol, tokenization, images, references, version.
-        ids: the images, in order.
-        empty: ids of the images whose hypothesis has no words; they score 0.
-        tokenization: how captions were cut into words.
-        statistics: what each metric averages over images before its last step, (B, columns).
-        lengths: tokens of each hypothesis, (B,).
-        wordless: ids of the images one of whose references has no words.
-        warnings: one line for each reason why the scores may not mean what they seem to.
+        corpus: corpus value of each score, in the range of the reference implementation (CIDEr about 0 to 3, others 0
+            to 1).
+        per_image: scores per image, (B,); corpus BLEU is not their mean.
+        signature: everything the numbers depend on: protocol, tokenization, images, references, version.
+        ids: image ids, in order.
+        empty: ids of images whose hypothesis has no words; they score 0.
+        tokenization: ptb, whitespace or characters.
+        statistics: statistics of each metric that are summed over images, (B, columns).
+        lengths: number of tokens of each hypothesis, (B,).
+        wordless: ids of images with a reference that has no words.
+        warnings: one line per reason why scores may be misleading.
     """
 
     corpus: dict[str, float]
@@ -60,16 +60,15 @@ class Scores:
     warnings: tuple[str, ...] = ()
 
     def resample(self, images: npt.NDArray[np.int64]) -> dict[str, Floats]:
-        """Returns the corpus values, (R,), over R draws of image indices, (R, B), as a bootstrap has.
+        """Returns the corpus values, (R,), of R bootstrap draws of image indices, (R, B).
 
-        CIDEr keeps the document frequencies of the whole set, so a draw changes which images count, not
-        their scores.
+        CIDEr keeps the document frequencies of the full set, so that a draw does not change the scores of its images.
         """
         if not self.statistics:
             return {}
         table = np.hstack(list(self.statistics.values()))
-        # How often each image is in a draw, times all statistics: one product per draw instead of copies of its rows.
-        # A draw's sums do not depend on the draws beside it, as they would in one product of all draws.
+        # Counts of each image in a draw times all statistics: one product per draw instead of copies of rows. Separate
+        # products make the sums of a draw independent of the other draws.
         sums = np.stack([np.bincount(draw, minlength=len(table)) @ table for draw in images])
         widths = [statistics.shape[1] for statistics in self.statistics.values()]
         count = np.full(len(sums), float(images.shape[1]))
@@ -78,8 +77,8 @@ class Scores:
             values |= _named(metric, _finish(metric, part, count))
         return values
 
-    def joined(self, other: "Scores") -> "Scores":
-        """Returns these scores and others of the same captions."""
+    def merged(self, other: "Scores") -> "Scores":
+        """Returns these scores merged with others of the same captions."""
         recipes = [part for part in other.signature.split("|") if part not in self.signature.split("|")]
         return replace(
             self,
@@ -91,20 +90,20 @@ class Scores:
         )
 
     def with_score(self, name: str, per_image: Floats, corpus: float | None = None, recipe: str = "") -> "Scores":
-        """Returns these scores and one more, which was computed elsewhere.
+        """Returns these scores with an additional one.
 
         Args:
-            name: what it is printed as.
-            per_image: its value for each image, (B,).
-            corpus: its value over all images; None = the mean. One that is given and no mean has no statistics
-                here, so that `resample` leaves it out.
+            name: name of the score.
+            per_image: values per image, (B,).
+            corpus: corpus value; None: the mean. A score with a corpus value has no statistics, so that `resample`
+                skips it.
             recipe: what else it depends on, for the signature.
 
         Raises:
-            DataError: there are not as many values as images, or one is no number.
+            DataError: the number of values is wrong, or a value is not finite.
         """
         if per_image.shape != (len(self.ids),) or not np.isfinite(per_image).all():
-            raise DataError(f"{name} has not one finite value for each of the {len(self.ids)} images")
+            raise DataError(f"{name} needs one finite value for each of the {len(self.ids)} images")
         statistics = self.statistics if corpus is not None else {**self.statistics, name: per_image[:, None]}
         value = float(per_image.mean()) if corpus is None else corpus
         return replace(
@@ -124,37 +123,37 @@ def compute_metrics(
     ids: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Scores:
-    """Returns the scores of one hypothesis an image against its references, by the COCO protocol.
+    """Returns the scores of one hypothesis per image against its references, by the COCO protocol.
+
+    CIDEr takes its document frequencies from the references, as in the literature: its value depends on the number of
+    images and is 0 for a single image. The first use of METEOR on a machine takes some seconds for its paraphrase
+    table.
 
     Args:
-        hypotheses: one caption for each image; one without words scores 0 and is in `Scores.empty`.
-        references: the human captions of each image, in the same order.
+        hypotheses: one caption per image; one without words scores 0 and is in `Scores.empty`.
+        references: human captions of each image, in the same order.
         tokenization: see `seesay.metrics.tokenize`.
-        ids: names of the images, for messages and `Scores.ids`; their places by default.
-        metrics: which of BLEU, ROUGE-L, CIDEr, CIDEr-plain and METEOR to compute; None = all that the literature
-            prints: the first three, and METEOR where it can be had (Latin letters in PTB tokens, and the tables of the
-            extra `coco`), whose table of paraphrases takes some seconds at the first use on a machine. The document
-            frequencies of CIDEr are those of the references given, as in the literature: its value depends on how many
-            images there are, and of a single image it is 0.
+        ids: image ids, for messages and `Scores.ids`; by default their indices.
+        metrics: subset of BLEU, ROUGE-L, CIDEr, CIDEr-plain and METEOR; None: BLEU, ROUGE-L, CIDEr, and METEOR if
+            available (PTB tokens, Latin script and the tables of the extra `coco`).
 
     Raises:
-        DataError: The lists do not fit together, or hold something that is no caption; the image is named.
-        ConfigError: There is no such metric or tokenization, or METEOR is asked for of other than PTB tokens, or of
-            text that is not in Latin letters.
-        MissingDependencyError: METEOR is asked for, and its tables are not installed.
+        DataError: The lists have different lengths or invalid entries.
+        ConfigError: Unknown metric or tokenization, or METEOR for other than PTB tokens or Latin script.
+        MissingDependencyError: METEOR is requested, and its tables are not installed.
     """
     names = _checked_ids(hypotheses, references, ids)
     texts = [text for image in references for text in image]
     if metrics is None:
-        metrics = NEED_NOTHING if missing_meteor(tokenization, texts) else (*NEED_NOTHING, "METEOR")
+        metrics = BUILTIN_METRICS if missing_meteor(tokenization, texts) else (*BUILTIN_METRICS, "METEOR")
     unknown = [name for name in metrics if name not in COLUMNS]
     if unknown:
         raise ConfigError(f"unknown metric {unknown[0]!r}; choose from {', '.join(COLUMNS)}")
     if "METEOR" in metrics and (reason := not_english("METEOR", tokenization, texts)):
         raise ConfigError(reason)
-    said = tokenize(hypotheses, tokenization)
-    meant = _by_image(tokenize(texts, tokenization), references)
-    statistics = _statistics(said, meant, metrics)
+    tokenized = tokenize(hypotheses, tokenization)
+    tokenized_references = _by_image(tokenize(texts, tokenization), references)
+    statistics = _statistics(tokenized, tokenized_references, metrics)
     corpus: dict[str, float] = {}
     per_image: dict[str, Floats] = {}
     for metric, values in statistics.items():
@@ -167,17 +166,17 @@ def compute_metrics(
         per_image=per_image,
         signature=_signature(tokenization, references) + ("|meteor:1.5-en" if "METEOR" in metrics else ""),
         ids=names,
-        empty=tuple(name for name, words in zip(names, said, strict=True) if not words),
+        empty=tuple(name for name, words in zip(names, tokenized, strict=True) if not words),
         tokenization=tokenization,
         statistics=statistics,
-        lengths=tuple(len(words.split()) for words in said),
-        wordless=tuple(name for name, image in zip(names, meant, strict=True) if not all(image)),
+        lengths=tuple(len(words.split()) for words in tokenized),
+        wordless=tuple(name for name, image in zip(names, tokenized_references, strict=True) if not all(image)),
         warnings=_warnings(metrics, tokenization, texts),
     )
 
 
 class CaptionMetrics:
-    """The same scores, gathered batch by batch: update with each, compute at the end.
+    """Accumulates captions over batches: `update` per batch, `compute` at the end.
 
     Args:
         tokenization: see `seesay.metrics.tokenize`.
@@ -190,7 +189,7 @@ class CaptionMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every caption."""
+        """Removes all captions."""
         self.hypotheses: list[str] = []
         self.references: list[list[str]] = []
         self.ids: list[str] = []
@@ -201,20 +200,20 @@ class CaptionMetrics:
         """Adds a batch of images.
 
         Raises:
-            DataError: The batch does not fit together; none of it is added.
+            DataError: The lists of the batch do not match; nothing is added.
         """
         start = len(self.ids)
-        names = ids if ids is not None else [str(start + place) for place in range(len(hypotheses))]
+        names = ids if ids is not None else [str(start + index) for index in range(len(hypotheses))]
         checked = _checked_ids(hypotheses, references, names)
         self.hypotheses += hypotheses
         self.references += [list(image) for image in references]
         self.ids += checked
 
     def compute(self) -> Scores:
-        """Returns the scores of everything added so far.
+        """Returns the scores of all captions added so far.
 
         Raises:
-            DataError: Nothing was added, or one image twice.
+            DataError: No captions were added, or an image twice.
         """
         return compute_metrics(
             self.hypotheses,
@@ -228,29 +227,29 @@ class CaptionMetrics:
 def _checked_ids(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], ids: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Returns the name of each image, after checking that everything fits together."""
-    if not all(isinstance(each, Sequence) and not isinstance(each, str) for each in (hypotheses, references)):
+    """Checks the arguments of `compute_metrics` and returns the id of each image."""
+    if not all(isinstance(value, Sequence) and not isinstance(value, str) for value in (hypotheses, references)):
         kinds = f"{type(hypotheses).__name__} and {type(references).__name__}"
-        raise DataError(f"hypotheses and references are lists with one entry an image; got {kinds}")
+        raise DataError(f"hypotheses and references must be lists with one entry per image; got {kinds}")
     if len(hypotheses) != len(references):
         raise DataError(
-            f"{len(hypotheses)} hypotheses but references of {len(references)} images; give one hypothesis an image"
+            f"{len(hypotheses)} hypotheses but references of {len(references)} images; pass one hypothesis per image"
         )
     if not len(hypotheses):
-        raise DataError("no hypotheses to score; give at least one image")
+        raise DataError("no hypotheses to score; pass at least one image")
     names = tuple(map(str, ids)) if ids is not None else tuple(map(str, range(len(hypotheses))))
     if len(names) != len(hypotheses):
-        raise DataError(f"{len(names)} ids for {len(hypotheses)} hypotheses; give one id an image")
+        raise DataError(f"{len(names)} ids for {len(hypotheses)} hypotheses; pass one id per image")
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"image {twice} is given twice; keep one hypothesis for it")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"duplicate image {duplicate}; pass one hypothesis per image")
     for name, hypothesis, image in zip(names, hypotheses, references, strict=True):
         if not isinstance(hypothesis, str):
             raise DataError(f"image {name}: the hypothesis is {hypothesis!r}, not a text")
         if isinstance(image, str) or not isinstance(image, Sequence):
             raise DataError(f"image {name}: references must be a list of texts, not {image!r}")
         if not len(image):
-            raise DataError(f"image {name} has no references; leave it out or give it at least one")
+            raise DataError(f"image {name} has no references; remove it or pass at least one")
         for reference in image:
             if not isinstance(reference, str):
                 raise DataError(f"image {name}: a reference is {reference!r}, not a text")
@@ -258,22 +257,25 @@ def _checked_ids(
 
 
 def _by_image(captions: Sequence[str], like: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Returns flat captions grouped as the images have them."""
+    """Returns a flat list of captions grouped by image."""
     flat = iter(captions)
     return [[next(flat) for _ in image] for image in like]
 
 
-def _statistics(said: Sequence[str], meant: Sequence[Sequence[str]], metrics: Sequence[str]) -> dict[str, Floats]:
-    """Returns the per-image statistics of each metric, (B, columns), from tokenized captions."""
-    # A token may hold a no-break space (a fraction such as 1 1/2): the reference's BLEU and CIDEr cut there,
-    # its ROUGE-L does not. So n-grams come from split() and ROUGE-L from split(" ").
+def _statistics(
+    tokenized: Sequence[str], tokenized_references: Sequence[Sequence[str]], metrics: Sequence[str]
+) -> dict[str, Floats]:
+    """Returns the per-image statistics of each metric, (B, columns)."""
+    # A token may contain a no-break space (a fraction such as 1 1/2): the reference implementation splits there for
+    # BLEU and CIDEr but not for ROUGE-L. So n-grams use split() and ROUGE-L uses split(" ").
     hypotheses, references = number_tokens(
-        [caption.split() for caption in said], [[caption.split() for caption in image] for image in meant]
+        [caption.split() for caption in tokenized],
+        [[caption.split() for caption in image] for image in tokenized_references],
     )
     table = ReferenceNgrams(references)
 
     def rouge() -> Floats:
-        pairs = zip(said, meant, strict=True)
+        pairs = zip(tokenized, tokenized_references, strict=True)
         scores = [rouge_l(_words(caption), [_words(reference) for reference in image]) for caption, image in pairs]
         return np.array(scores)[:, None]
 
@@ -282,48 +284,48 @@ def _statistics(said: Sequence[str], meant: Sequence[Sequence[str]], metrics: Se
         "ROUGE-L": rouge,
         "CIDEr": lambda: Cider(table).score(hypotheses)[:, None],
         "CIDEr-plain": lambda: Cider(table, variant="plain").score(hypotheses)[:, None],
-        "METEOR": lambda: _meteor().statistics(said, meant),
+        "METEOR": lambda: _meteor().statistics(tokenized, tokenized_references),
     }
     return {metric: functions[metric]() for metric in metrics}
 
 
 def missing_meteor(tokenization: str, references: Sequence[str] = ()) -> str:
-    """Returns why METEOR of captions so tokenized cannot be had, in one line; empty where it can."""
+    """Returns the reason why METEOR cannot be computed, in one line; empty if it can."""
     return not_english("METEOR", tokenization, references) or available()
 
 
 def not_english(name: str, tokenization: str, references: Sequence[str]) -> str:
-    """Returns why a score for English cannot be computed of such captions, in one line; empty where it can."""
+    """Returns the reason why an English metric cannot be computed, in one line; empty if it can."""
     if tokenization != "ptb":
-        return f"{name} is for English in PTB tokens, not for {tokenization}; it is left out"
+        return f"{name} requires English PTB tokens, not {tokenization}; skipped"
     language = language_of(references)
     if language and not is_latin(language):
-        return f"{name} is for English, and the references are in another script (language {language}); it is left out"
+        return f"{name} requires English, but the references are in another script (language {language}); skipped"
     return ""
 
 
 def foreign_warning(name: str, references: Sequence[str]) -> str:
-    """Returns a line where a score for English is computed of another language; empty where it is not."""
+    """Returns a warning if an English metric is computed for another language, else an empty string."""
     language = language_of(references)
     if language in ("", "en"):
         return ""
-    return f"{name} is for English, and the references are in another language ({language}): do not rely on it"
+    return f"{name} is designed for English, but the references are in another language ({language}): not reliable"
 
 
 def _warnings(metrics: Sequence[str], tokenization: str, references: Sequence[str]) -> tuple[str, ...]:
-    """Returns a line for each reason why scores may not mean what they seem to."""
+    """Returns one line per reason why scores may be misleading."""
     found = [foreign_warning("METEOR", references) if "METEOR" in metrics else ""]
     if tokenization != "characters" and is_unspaced(references):
         found.append(
-            f"the captions are written without spaces, so that {tokenization} tokens are whole phrases and scores are "
-            "near 0; add --tokenization characters"
+            f"the captions have no spaces between words, so that {tokenization} tokens are phrases and scores near 0; "
+            "pass --tokenization characters"
         )
     return tuple(line for line in found if line)
 
 
 @cache
 def _meteor() -> Meteor:
-    """Returns one scorer for all calls, which looks up each word once."""
+    """Returns the shared scorer, which caches word lookups."""
     return Meteor.load()
 
 
@@ -345,7 +347,7 @@ def _named(metric: str, values: Floats) -> dict[str, Floats]:
 
 
 def number_of_references(references: Sequence[Sequence[str]]) -> str:
-    """Returns how many references an image has: a number, or the least and the most such as 4-6."""
+    """Returns the number of references per image, as a number or a range such as 4-6."""
     counts = {len(image) for image in references}
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}"
 
@@ -354,6 +356,6 @@ def _signature(tokenization: str, references: Sequence[Sequence[str]]) -> str:
     number = number_of_references(references)
     try:
         release = version("seesay")
-    except PackageNotFoundError:  # run from a source tree that is not installed
+    except PackageNotFoundError:  # source tree that is not installed
         release = "source"
     return f"protocol:coco|tok:{tokenization}|images:{len(references)}|refs:{number}|version:{release}"

@@ -1,4 +1,4 @@
-"""How captions are cut into words before they are scored."""
+"""Tokenization of captions for scoring."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal, get_args
@@ -9,8 +9,8 @@ from seesay.metrics import ptb
 Tokenization = Literal["ptb", "whitespace", "characters"]
 DEFAULT_TOKENIZATION: Tokenization = "ptb"
 
-# What coco-caption takes out after tokenizing. Its list has -LRB- and the like in capitals, but its tokenizer
-# gives them in small letters: brackets stay, and published scores count them.
+# Tokens that coco-caption removes. Its list has -LRB- etc. in capitals, but its tokenizer returns them in lower case:
+# brackets stay, and published scores count them.
 PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 
 
@@ -18,13 +18,13 @@ def tokenize(captions: Iterable[str], tokenization: str = "ptb") -> list[str]:
     """Returns each caption as tokens joined by single spaces.
 
     Args:
-        captions: texts as people or models wrote them.
-        tokenization: `ptb`, what coco-caption does to English: Penn Treebank tokens in small letters, without
-            punctuation; `whitespace`, the words as they stand; `characters`, every character but white space,
-            for languages that do not write spaces.
+        captions: raw captions.
+        tokenization: `ptb`, as coco-caption for English: lower-case Penn Treebank tokens without punctuation;
+            `whitespace`, words separated by white space; `characters`, all characters except white space, for languages
+            without spaces between words.
 
     Raises:
-        ConfigError: There is no such tokenization.
+        ConfigError: Unknown tokenization.
     """
     splitters: dict[str, Callable[[str], str]] = {
         "ptb": _ptb,
@@ -38,6 +38,6 @@ def tokenize(captions: Iterable[str], tokenization: str = "ptb") -> list[str]:
 
 
 def _ptb(caption: str) -> str:
-    # A few tokens end in a space that is not ASCII; coco-caption removes it at the end of a line only.
+    # Some tokens end in a non-ASCII space, which coco-caption removes only at the end of a line.
     line = " ".join(ptb.tokenize(caption)).rstrip()
     return " ".join([token for token in line.split(" ") if token not in PUNCTUATION])

@@ -193,7 +193,7 @@ class MetricsLog(Callback):
     ) -> None:
         """Logs a step if it is time."""
         assert isinstance(pl_module, CaptioningModule)
-        self._captions += batch.whole.captions
+        self._captions += batch.totals.captions
         if trainer.global_step % self.every:
             return
         pl_module.count_time()

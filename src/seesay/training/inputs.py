@@ -167,5 +167,5 @@ def make_inputs(material: TrainingData, tokenizer: Tokenizer) -> Inputs:
             raise DataError(f"{annotations.source} has no {split} image with features and a caption of words")
     train, mirrored = examples["train"], material.mirrored
     if mirrored is not None:
-        train = [replace(example, mirrored=example.mirrored and example.id in mirrored) for example in train]
+        train = [replace(example, flippable=example.flippable and example.id in mirrored) for example in train]
     return Inputs(train, examples["val"], annotations, store, material.encoder, mirrored)

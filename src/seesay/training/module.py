@@ -131,7 +131,7 @@ class CaptioningModule(pl.LightningModule):
         self.last_loss = torch.stack([loss.detach() * batch.tokens, loss.new_full((), batch.tokens)])
         # Kept on the device: reading it each step would make a GPU wait for Python.
         self.epoch_loss += self.last_loss
-        return (loss + penalty) * (batch.tokens * self.batches.ranks / batch.whole.tokens)
+        return (loss + penalty) * (batch.tokens * self.batches.ranks / batch.totals.tokens)
 
     def _teach(self, features: Tensor, batch: Batch, captions: PackedCaptions) -> tuple[Tensor, Tensor | float]:
         """Returns the cross-entropy and the decoder's penalty."""
@@ -148,7 +148,7 @@ class CaptioningModule(pl.LightningModule):
         self.last_rewards = counted
         self._epoch_rewards += counted
         # It is a mean over images, not tokens: undo what the share of the batch's tokens will make of it.
-        whole, captions = batch.whole, batch.captions
+        whole, captions = batch.totals, batch.captions
         by_caption = (whole.captions / whole.images) / (captions.rows / len(batch.ids))
         return found.loss * by_caption
 

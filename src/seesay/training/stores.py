@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 
 from seesay.config import Config
-from seesay.data.augmentation import mirrorable_images
+from seesay.data.augmentation import flippable_images
 from seesay.data.records import Annotations
 from seesay.devices import choose_device
 from seesay.errors import ConfigError, FeatureStoreError
-from seesay.features import FeatureStore, JoinedStores, extract_features, match_mirrored, part_stores, store_path
+from seesay.features import FeatureStore, JoinedStores, extract_features, match_mirrored, split_stores, store_path
 from seesay.features.extraction import Progress
 from seesay.features.stamps import require_unchanged
 from seesay.models.encoders import Encoder, build_encoder
@@ -57,7 +57,7 @@ def open_sources(
         SeesayError: an encoder that cannot be had, a store of another encoder, stores that do not go together.
     """
     torch.manual_seed(config.training.seed)  # for the weights of encoders that start from nothing
-    to_mirror = mirrorable_images(annotations) if config.training.hflip_prob else {}
+    to_mirror = flippable_images(annotations) if config.training.hflip_prob else {}
     if given:
         stores = [FeatureStore(path) for path in given]
         require_unchanged(stores, {item.id: item.image for item in annotations if item.split is not None})
@@ -77,7 +77,7 @@ def _given_sources(
     config: Config, stores: Sequence[FeatureStore], to_mirror: Mapping[str, str], extraction: "_Extraction"
 ) -> Sources:
     """Returns stores named by the user; a single one made by an encoder must be the configuration's."""
-    plain, mirrored = part_stores(stores)
+    plain, mirrored = split_stores(stores)
     if config.training.crop_fraction:
         raise ConfigError("training.crop_fraction cuts images, which given stores have no more; leave one of them")
     if mirrored and not to_mirror:

@@ -1,4 +1,4 @@
-"""Images of what a captioner does: attention over an image, training curves and the HTML report."""
+"""Attention maps, training curves and the HTML report."""
 
 from seesay.visualise.attention import (
     attention_entropy,
@@ -7,7 +7,7 @@ from seesay.visualise.attention import (
     upsample_attention,
 )
 from seesay.visualise.curves import draw_training_curves, training_curves
-from seesay.visualise.grounding import frame_of_crop, grounding_chance, grounding_ratio, is_grounded
+from seesay.visualise.grounding import frame_of_crop, grounding_baseline, grounding_ratio, is_grounded
 from seesay.visualise.lengths import draw_score_against_length
 from seesay.visualise.report import Card, Figure, Gallery, Section, Table, Text, write_report
 from seesay.visualise.word_by_word import WordByWord
@@ -25,7 +25,7 @@ __all__ = [
     "draw_score_against_length",
     "draw_training_curves",
     "frame_of_crop",
-    "grounding_chance",
+    "grounding_baseline",
     "grounding_ratio",
     "is_grounded",
     "overlay",

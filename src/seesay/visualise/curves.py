@@ -1,4 +1,4 @@
-"""Training curves: losses and CIDEr against epochs, from a run's `metrics.csv`."""
+"""Training curves: losses and CIDEr by epoch, from a run's `metrics.csv`."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from seesay.outputs import PNG_IMAGE, check_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRAIN, VALIDATION, SCORE = "#0072b2", "#d55e00", "#00785a"  # told apart also by colour-blind readers
+TRAIN, VALIDATION, SCORE = "#0072b2", "#d55e00", "#00785a"  # distinguishable for colour-blind readers
 INK, FAINT = "#202124", "#d0d4da"
 DOTS_PER_INCH = 150
 
@@ -25,38 +25,38 @@ Curve = tuple[list[float], list[float]]
 
 
 def training_curves(metrics_csv: Path, out: Path) -> None:
-    """Writes a PNG of the training and validation loss and, where it was measured, of the validation CIDEr.
+    """Writes a PNG of the training and validation loss and, if available, the validation CIDEr.
 
     Args:
-        metrics_csv: the table a run keeps, as `draw_training_curves` reads it.
-        out: the PNG to write; its folder is made, and the file is replaced whole or not at all.
+        metrics_csv: the metrics of a run; see `draw_training_curves`.
+        out: output file, written atomically; its folder is created.
 
     Raises:
-        DataError: if the table is missing, broken or holds no loss yet, or a file is there that seesay did not draw.
-        SeesayError: if the image cannot be written.
+        DataError: the table is missing, damaged or has no loss yet, or `out` is a file not written by seesay.
+        SeesayError: the image cannot be written.
     """
     check_file(out, PNG_IMAGE)
     write_atomically(Path(out), draw_training_curves(metrics_csv))
 
 
 def draw_training_curves(metrics_csv: Path) -> bytes:
-    """Returns the PNG of `training_curves`, for a report.
+    """Returns the PNG of `training_curves`.
 
-    Reads the columns `epoch`, `train_loss`, `val_loss` and `val_cider`. Cells may be empty, which is how training and
-    validation share a table. The row with a validation ends an epoch: its training loss is the epoch's mean, and that
-    of the epoch's other rows, which are single steps, is not drawn. Otherwise several values of an epoch are averaged.
+    Reads the columns `epoch`, `train_loss`, `val_loss` and `val_cider`; cells may be empty. If an epoch has a row with
+    a validation, the training loss of that row is the epoch's mean, and rows of single steps are ignored. Otherwise the
+    values of an epoch are averaged.
 
     Raises:
-        DataError: if the table is missing, broken or holds no loss yet.
+        DataError: the table is missing, damaged or has no loss yet.
     """
-    # Figure and canvas are used directly: pyplot would choose a backend for the whole process.
+    # Figure and canvas are used directly because pyplot selects a backend for the process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     curves = _read_curves(Path(metrics_csv))
     train, validation, score = curves["train_loss"], curves["val_loss"], curves["val_cider"]
     if not train[0] and not validation[0]:
-        raise DataError(f"{metrics_csv} holds no loss yet; draw it when the first epoch has ended")
+        raise DataError(f"{metrics_csv} has no loss yet; draw it after the first epoch")
     panels = 2 if score[0] else 1
     figure = Figure(figsize=(5.2 * panels, 3.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -67,13 +67,13 @@ def draw_training_curves(metrics_csv: Path) -> bytes:
         _draw_panel(axes[1], "CIDEr on the validation split", (("CIDEr", score, SCORE),))
         _mark_best(axes[1], score)
     png = io.BytesIO()
-    # Without the library's version in it, the same table gives the same bytes.
+    # No library version in the metadata, so that the same table gives the same bytes.
     figure.savefig(png, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "seesay"})
     return png.getvalue()
 
 
 def _draw_panel(axes: "Axes", title: str, curves: Iterable[tuple[str, Curve, str]]) -> None:
-    """Draws curves with a dot at every value, which shows a single epoch too."""
+    """Draws curves with markers, so that a single epoch is visible."""
     from matplotlib.ticker import MaxNLocator
 
     for label, (epochs, values), colour in curves:
@@ -90,7 +90,7 @@ def _draw_panel(axes: "Axes", title: str, curves: Iterable[tuple[str, Curve, str
 
 
 def _mark_best(axes: "Axes", score: Curve) -> None:
-    """Writes the best score at its epoch."""
+    """Marks the best score."""
     epoch, best = max(zip(*score, strict=True), key=lambda point: point[1])
     axes.plot([epoch], [best], marker="o", markersize=9, markerfacecolor="none", color=SCORE)
     axes.annotate(
@@ -102,18 +102,18 @@ def _mark_best(axes: "Axes", score: Curve) -> None:
         color=INK,
         fontsize=9,
     )
-    axes.margins(y=0.18)  # room for those words
+    axes.margins(y=0.18)  # space for the annotation
 
 
 def _read_curves(path: Path) -> Mapping[str, Curve]:
-    """Returns for each column the epochs and its values there, in order; a diverged loss is left out."""
+    """Returns the epochs and values of each column, in order, without values that are not finite."""
     found: dict[str, defaultdict[float, list[float]]] = {name: defaultdict(list) for name in COLUMNS}
     ended: dict[float, float] = {}
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             reader = csv.DictReader(lines)
             if "epoch" not in (reader.fieldnames or ()):
-                raise DataError(f"{path} has no column 'epoch'; give the metrics.csv of a run folder")
+                raise DataError(f"{path} has no column 'epoch'; pass the metrics.csv of a run folder")
             for row in reader:
                 cells = {name: _number(row.get(name), path, reader.line_num) for name in ("epoch", *found)}
                 epoch, loss = cells.pop("epoch"), cells["train_loss"]
@@ -123,18 +123,18 @@ def _read_curves(path: Path) -> Mapping[str, Curve]:
                     if epoch is not None and value is not None:
                         found[name][epoch].append(value)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path} ({error}); give the metrics.csv of a run folder") from error
+        raise DataError(f"cannot read {path} ({error}); pass the metrics.csv of a run folder") from error
     found["train_loss"].update({epoch: [loss] for epoch, loss in ended.items()})
     means = {name: {epoch: math.fsum(v) / len(v) for epoch, v in sorted(at.items())} for name, at in found.items()}
     return {name: (list(mean), list(mean.values())) for name, mean in means.items()}
 
 
 def _number(cell: str | None, path: Path, line: int) -> float | None:
-    """Returns the finite number in a cell, or None where there is none."""
+    """Returns the finite number in a cell, or None."""
     if cell is None or not cell.strip():
         return None
     try:
         value = float(cell)
     except ValueError as error:
-        raise DataError(f"{path}, line {line}: {cell!r} is not a number; mend or remove that line") from error
+        raise DataError(f"{path}, line {line}: {cell!r} is not a number; fix or remove that line") from error
     return value if math.isfinite(value) else None

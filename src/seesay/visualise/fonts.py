@@ -1,4 +1,4 @@
-"""Fonts that have the characters of a text: DejaVu Sans, then installed fonts, chosen by their glyphs."""
+"""Fonts for the characters of a text: DejaVu Sans, then installed fonts with the required glyphs."""
 
 import contextlib
 import logging
@@ -16,16 +16,16 @@ from seesay.languages import scripts_of
 log = logging.getLogger("seesay")
 
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO")
-_JOINED = ("Mn", "Me", "Mc", "Cf")  # marks and joiners are drawn with the character before them
+_COMBINING = ("Mn", "Me", "Mc", "Cf")  # marks and joiners, drawn with the previous character
 
 
-class Lettering:
-    """Draws text in one size, each character in the first font that has it.
+class TextRenderer:
+    """Draws text in one size, each character in the first font that has its glyph.
 
     Args:
-        texts: all that will be drawn.
-        size: in pixels.
-        path: a TrueType or OpenType file to use alone; None = DejaVu Sans, then installed fonts.
+        texts: all texts to be drawn.
+        size: font size in pixels.
+        path: a TrueType or OpenType file to use exclusively; None: DejaVu Sans, then installed fonts.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -34,25 +34,25 @@ class Lettering:
     def __init__(self, texts: Iterable[str], size: int, path: str | Path | None = None) -> None:
         paths = [str(path)] if path is not None else find_fonts(texts)
         self.size = size
-        self._fonts = [_open(each, size) for each in paths]
-        self._glyphs = [_glyphs(each) for each in paths]
+        self._fonts = [_open(file, size) for file in paths]
+        self._glyphs = [_glyphs(file) for file in paths]
 
     def length(self, text: str) -> float:
         """Returns the width of a line in pixels."""
         return sum(font.getlength(part) for font, part in self._parts(text))
 
     def write(
-        self, draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, ink: tuple[int, int, int]
+        self, draw: ImageDraw.ImageDraw, position: tuple[float, float], text: str, ink: tuple[int, int, int]
     ) -> None:
-        """Draws a line whose left end is at a place, and whose middle is at its height."""
-        x, y = place
+        """Draws a line; `position` is its left end and vertical middle."""
+        x, y = position
         ascent, descent = self._fonts[0].getmetrics()
         for font, part in self._parts(text):
             draw.text((x, y + (ascent - descent) / 2), part, font=font, fill=ink, anchor="ls")
             x += font.getlength(part)
 
     def _parts(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-        """Returns the text in runs of one font each."""
+        """Returns the text in runs of one font."""
         parts: list[tuple[ImageFont.FreeTypeFont, str]] = []
         for character in text:
             font = next((f for f, has in zip(self._fonts, self._glyphs, strict=True) if ord(character) in has), None)
@@ -64,10 +64,10 @@ class Lettering:
 
 
 def split_characters(text: str) -> list[str]:
-    """Returns the characters of a text, each with the marks that belong to it."""
+    """Returns the characters of a text, each with its combining marks."""
     found: list[str] = []
     for character in text:
-        if found and unicodedata.category(character) in _JOINED:
+        if found and unicodedata.category(character) in _COMBINING:
             found[-1] += character
         else:
             found.append(character)
@@ -75,17 +75,17 @@ def split_characters(text: str) -> list[str]:
 
 
 def find_fonts(texts: Iterable[str]) -> list[str]:
-    """Returns the files of fonts that together have the characters of texts: DejaVu Sans, then as few as possible.
+    """Returns font files that together cover the characters of texts: DejaVu Sans, then as few as possible.
 
-    Characters that no installed font has are drawn as boxes; this is logged once per script, with a package to install.
+    Characters without a glyph are drawn as boxes; this is logged once per script, with a package to install.
     """
     missing = {ord(character) for text in texts for character in text if _needs_glyph(character)}
     found = [default_font()]
     missing -= _glyphs(found[0])
     candidates = _installed() if missing else ()
     while missing:
-        whole = (path for path in candidates if missing <= _glyphs(path))
-        best = next(whole, "") or max(candidates, key=lambda path: len(missing & _glyphs(path)), default="")
+        complete = (path for path in candidates if missing <= _glyphs(path))
+        best = next(complete, "") or max(candidates, key=lambda path: len(missing & _glyphs(path)), default="")
         if not best or not missing & _glyphs(best):
             for script in scripts_of("".join(map(chr, missing))) or [""]:
                 _warn(script)
@@ -96,15 +96,15 @@ def find_fonts(texts: Iterable[str]) -> list[str]:
 
 
 def find_families(texts: Iterable[str]) -> list[str]:
-    """Returns the same fonts as families, among which Matplotlib looks for each character in turn."""
+    """Returns the families of `find_fonts`, which Matplotlib tries in order for each character."""
     from matplotlib.font_manager import get_font
 
     return [get_font(path).family_name for path in find_fonts(texts)]
 
 
 @contextlib.contextmanager
-def quiet_about_glyphs() -> Iterator[None]:
-    """Silences Matplotlib's warning per character without a glyph, of which `find_fonts` has logged one line."""
+def ignore_missing_glyphs() -> Iterator[None]:
+    """Suppresses Matplotlib's warnings about missing glyphs, which `find_fonts` has logged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         yield
@@ -112,7 +112,7 @@ def quiet_about_glyphs() -> Iterator[None]:
 
 @cache
 def default_font() -> str:
-    """Returns the file of DejaVu Sans, which Matplotlib brings."""
+    """Returns the path of the DejaVu Sans font included in Matplotlib."""
     import matplotlib
 
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
@@ -120,11 +120,11 @@ def default_font() -> str:
 
 @cache
 def _installed() -> Sequence[str]:
-    """Returns the files of all installed fonts, upright regular sans-serif ones first."""
+    """Returns the paths of all installed fonts, upright regular sans-serif ones first."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     known = {entry.fname for entry in fontManager.ttflist}
-    for path in set(findSystemFonts()) - known:  # installed after Matplotlib has listed them
+    for path in set(findSystemFonts()) - known:  # installed after Matplotlib created its list
         with contextlib.suppress(OSError, RuntimeError):
             fontManager.addfont(path)
     entries = sorted(
@@ -143,7 +143,7 @@ def _installed() -> Sequence[str]:
 
 @cache
 def _glyphs(path: str) -> frozenset[int]:
-    """Returns the characters that a font can draw at any size; none of a font of placeholders."""
+    """Returns the characters of a scalable font; empty for placeholder fonts."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -156,14 +156,14 @@ def _glyphs(path: str) -> frozenset[int]:
 
 
 def _needs_glyph(character: str) -> bool:
-    return character.isprintable() and not character.isspace() and unicodedata.category(character) not in _JOINED
+    return character.isprintable() and not character.isspace() and unicodedata.category(character) not in _COMBINING
 
 
 def _open(path: str, size: int) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(path, size)
     except OSError as error:
-        raise ConfigError(f"cannot read the font {path} ({error}); name a TrueType or OpenType file") from error
+        raise ConfigError(f"cannot read the font {path} ({error}); pass a TrueType or OpenType file") from error
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Whether attention lies on the object that a word names, where there are boxes."""
+"""Grounding of attention: its overlap with the boxes of the object that a word names."""
 
 from collections.abc import Sequence
 
@@ -6,27 +6,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seesay.errors import DataError
-from seesay.visualise.attention import attention_shares
+from seesay.visualise.attention import normalize_attention
 
 Frame = tuple[float, float, float, float]
 """x, y of the top-left corner, width and height, in pixels."""
 
 
 def grounding_ratio(weights: ArrayLike, grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]) -> float:
-    """Returns the share of the attention inside boxes over the boxes' share of the image; 1 is chance.
+    """Returns the fraction of attention inside boxes over the boxes' fraction of the image; 1 for uniform attention.
 
-    Regions that a box cuts count by the part of them that lies inside; what lies in several boxes counts once.
+    Regions partly inside a box count proportionally; overlaps of boxes count once.
 
     Args:
-        weights: (N,), not negative, with a positive sum.
+        weights: (N,), non-negative, with a positive sum.
         grid: rows and columns of the regions.
-        boxes: the frames of the objects; parts outside the image are cut off.
+        boxes: frames of the objects, clipped to the image.
         size: width and height of the image in pixels.
 
     Raises:
-        DataError: if the weights do not fit the grid or sum to nothing, or no part of a box lies inside.
+        DataError: the weights do not match the grid or sum to 0, or no box overlaps the image.
     """
-    share = attention_shares(np.asarray(weights)[None], grid)[0].reshape(grid)
+    share = normalize_attention(np.asarray(weights)[None], grid)[0].reshape(grid)
     inside = _inside(grid, boxes, size)
     area = float(inside.mean())
     if not area > 0:
@@ -37,36 +37,36 @@ def grounding_ratio(weights: ArrayLike, grid: tuple[int, int], boxes: Sequence[F
 
 
 def is_grounded(weights: ArrayLike, grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]) -> bool:
-    """Tells whether the middle of the strongest region lies in a box.
+    """Returns whether the centre of the region with maximum attention is inside a box.
 
-    The pointing game of Zhang et al. 2016, "Top-down Neural Attention by Excitation Backprop", section 4.1, without
-    its tolerance in pixels: a region of ours is larger than that.
+    The pointing game of Zhang et al. 2016, "Top-down Neural Attention by Excitation Backprop", section 4.1, without its
+    tolerance in pixels, which is smaller than a region.
 
     Args:
-        weights: (N,), not negative, with a positive sum.
+        weights: (N,), non-negative, with a positive sum.
         grid: rows and columns of the regions.
-        boxes: the frames of the objects.
+        boxes: frames of the objects.
         size: width and height of the image in pixels.
 
     Raises:
-        DataError: if the weights do not fit the grid or sum to nothing.
+        DataError: the weights do not match the grid or sum to 0.
     """
-    share = attention_shares(np.asarray(weights)[None], grid)[0]
-    return bool(_middles_inside(grid, boxes, size).flat[int(share.argmax())])
+    share = normalize_attention(np.asarray(weights)[None], grid)[0]
+    return bool(_centres_inside(grid, boxes, size).flat[int(share.argmax())])
 
 
-def grounding_chance(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]) -> float:
-    """Returns how often a region taken at random would do for `is_grounded`."""
-    return float(_middles_inside(grid, boxes, size).mean())
+def grounding_baseline(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]) -> float:
+    """Returns the probability that `is_grounded` holds for a random region."""
+    return float(_centres_inside(grid, boxes, size).mean())
 
 
 def frame_of_crop(box: Frame, size: tuple[int, int], crop: tuple[int, int]) -> Frame | None:
-    """Returns a box of an image in the pixels of its centre crop, None where none of it is left.
+    """Returns a box of an image in the pixels of its centre crop, or None if it is outside.
 
     Args:
-        box: in the image.
+        box: frame in the image.
         size: width and height of the image.
-        crop: width and height of what the model sees: the largest square in the middle, resized to this.
+        crop: width and height to which the largest centre square is resized.
     """
     side = min(size)
     scale = crop[0] / side
@@ -77,8 +77,8 @@ def frame_of_crop(box: Frame, size: tuple[int, int], crop: tuple[int, int]) -> F
     return (x, y, right - x, bottom - y) if right > x and bottom > y else None
 
 
-def _middles_inside(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Returns which regions have their middle in some box, (rows, columns)."""
+def _centres_inside(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Returns the regions whose centre is inside a box, (rows, columns)."""
     x = (np.arange(grid[1]) + 0.5) * size[0] / grid[1]
     y = (np.arange(grid[0]) + 0.5) * size[1] / grid[0]
     inside = np.zeros(grid, bool)
@@ -88,9 +88,9 @@ def _middles_inside(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[i
 
 
 def _inside(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Returns the part of each region that lies in some box, (rows, columns) in 0..1.
+    """Returns the fraction of each region inside boxes, (rows, columns) in 0..1.
 
-    The boxes' edges cut the image into tiles that lie wholly inside or outside each box.
+    The edges of boxes divide the image into tiles that are either inside or outside each box.
     """
     xs = _edges([(box[0], box[0] + box[2]) for box in boxes], size[0], grid[1])
     ys = _edges([(box[1], box[1] + box[3]) for box in boxes], size[1], grid[0])
@@ -100,8 +100,8 @@ def _inside(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]
         covered |= np.outer((y < down) & (down < y + height), (x < across) & (across < x + width))
     parts = covered * np.outer(np.diff(ys), np.diff(xs))
     rows, columns = (
-        np.minimum((middle * cells / length).astype(int), cells - 1)
-        for middle, cells, length in ((down, grid[0], size[1]), (across, grid[1], size[0]))
+        np.minimum((centre * cells / length).astype(int), cells - 1)
+        for centre, cells, length in ((down, grid[0], size[1]), (across, grid[1], size[0]))
     )
     inside = np.zeros(grid)
     np.add.at(inside, (rows[:, None], columns[None]), parts)
@@ -109,6 +109,6 @@ def _inside(grid: tuple[int, int], boxes: Sequence[Frame], size: tuple[int, int]
 
 
 def _edges(spans: Sequence[tuple[float, float]], length: int, cells: int) -> NDArray[np.float64]:
-    """Returns the edges of cells and of spans along one side, within the image."""
+    """Returns the edges of cells and spans along one axis, clipped to the image."""
     edges = np.concatenate([np.arange(cells + 1) * (length / cells), *(np.array(span) for span in spans)])
     return np.unique(np.clip(edges[np.isfinite(edges)], 0.0, length))

@@ -1,8 +1,8 @@
-"""A report as one HTML file that needs nothing else: styles and images are inside, no script, no request.
+"""Reports as one self-contained HTML file: embedded styles and images, no scripts, no requests.
 
-A page is a title and sections. A section is anything with a heading and the HTML of its body: `Text`,
-`Table`, `Figure`, `Gallery`, and whatever else a caller composes. All text from outside is escaped. The
-page is in English; an element whose text is in another language or direction has `lang` and `dir` of its own.
+A page is a title and sections. A section has a heading and the HTML of its body: `Text`, `Table`, `Figure`, `Gallery`
+or a custom class. All external text is escaped. The page is in English; elements with text in another language or
+direction have `lang` and `dir` attributes.
 """
 
 import base64
@@ -21,23 +21,23 @@ from seesay.files import write_atomically
 from seesay.languages import is_right_to_left, language_of
 from seesay.outputs import HTML_PAGE, check_file
 
-LONGEST_SIDE = 1280  # pixels of an embedded image; larger ones only make the file larger
+LONGEST_SIDE = 1280  # pixels; larger images are reduced
 JPEG_QUALITY = 90
-NOTHING = "–"
+DASH = "–"
 
 Cell = str | int | float | None
 Pixels = Image.Image | bytes
 
 
 class Section(Protocol):
-    """One part of the page; an empty heading means none."""
+    """One part of the page; empty heading: none."""
 
     @property
     def heading(self) -> str:
-        """The section's heading, as plain text."""
+        """Heading as plain text."""
 
     def html(self) -> str:
-        """Returns the body as HTML, with everything from outside escaped."""
+        """Returns the body as HTML, with external text escaped."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Text:
     heading: str = ""
 
     def html(self) -> str:
-        """Returns one paragraph element each."""
+        """Returns one paragraph element per paragraph."""
         paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", self.text))
         return "\n".join(f"<p{text_attributes(part)}>{escape(part)}</p>" for part in paragraphs if part)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; numbers stand to the right, None is a dash, floats have two decimals."""
+    """Rows under a header; numbers are right-aligned, None is a dash, floats have two decimals."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -65,23 +65,21 @@ class Table:
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows, start=1):
             if len(row) != len(self.header):
-                raise DataError(
-                    f"row {number} of a report's table has {len(row)} cells under {len(self.header)} headers"
-                )
+                raise DataError(f"row {number} of a report table has {len(row)} cells for {len(self.header)} headers")
 
     def html(self) -> str:
-        """Returns the table, in a box that scrolls where the page is too narrow."""
+        """Returns the table in a container that scrolls on narrow pages."""
         numeric = [
             all(value is None or not isinstance(value, str) for value in column)
             for column in zip(*self.rows, strict=True)
         ] or [False] * len(self.header)
         kinds = [' class="number"' if right else "" for right in numeric]
-        heads = "".join(
+        header_cells = "".join(
             f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(self.header, kinds, strict=True)
         )
         rows = "\n".join(
             "<tr>"
-            + "".join(f"<td{kind}{_in_cell(v)}>{_cell(v)}</td>" for v, kind in zip(row, kinds, strict=True))
+            + "".join(f"<td{kind}{_cell_attributes(v)}>{_cell(v)}</td>" for v, kind in zip(row, kinds, strict=True))
             + "</tr>"
             for row in self.rows
         )
@@ -89,13 +87,13 @@ class Table:
         label = escape(self.caption or self.heading or "table")
         return (
             f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>\n{caption}'
-            f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
+            f"<thead><tr>{header_cells}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
         )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One image or plot: a Pillow image, or the bytes of a PNG or JPEG, which are kept as they are."""
+    """One image or plot: a Pillow image, or the bytes of a PNG or JPEG, which are embedded unchanged."""
 
     image: Pixels
     alt: str
@@ -103,7 +101,7 @@ class Figure:
     heading: str = ""
 
     def html(self) -> str:
-        """Returns a figure."""
+        """Returns a figure element."""
         attributes = text_attributes(self.caption)
         caption = f"\n<figcaption{attributes}>{escape(self.caption)}</figcaption>" if self.caption else ""
         return f"<figure>{img_element(self.image, self.alt)}{caption}</figure>"
@@ -111,15 +109,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Card:
-    """An image with the model's caption and, where given, its evidence.
+    """An image with the generated caption and optional details.
 
     Attributes:
         image: the image.
-        caption: what the model said.
-        references: what people said.
-        attention: a strip of attention overlays, or a section such as `WordByWord` that shows them.
-        scores: numbers by name, such as CIDEr.
-        name: the image's file or id.
+        caption: the generated caption.
+        references: human captions.
+        attention: a strip of attention overlays, or a section such as `WordByWord`.
+        scores: scores by name, such as CIDEr.
+        name: file name or id of the image.
     """
 
     image: Pixels
@@ -130,14 +128,16 @@ class Card:
     name: str = ""
 
     def html(self) -> str:
-        """Returns an article."""
-        # A person's words describe the image better than ours, which are printed beside it anyway.
+        """Returns an article element."""
+        # A human caption is the best alternative text; the generated caption is next to the image anyway.
         alt = self.references[0] if self.references else self.name or "the captioned image"
-        said = escape(self.caption) if self.caption.strip() else "<em>(an empty caption)</em>"
-        parts = [f'<p class="said"{text_attributes(self.caption)}>{said}</p>']
+        caption = escape(self.caption) if self.caption.strip() else "<em>(an empty caption)</em>"
+        parts = [f'<p class="generated"{text_attributes(self.caption)}>{caption}</p>']
         if self.references:
-            people = "".join(f"<li{text_attributes(each)}>{escape(each)}</li>" for each in self.references)
-            parts.append(f'<p class="label">People said</p>\n<ul>{people}</ul>')
+            references = "".join(
+                f"<li{text_attributes(reference)}>{escape(reference)}</li>" for reference in self.references
+            )
+            parts.append(f'<p class="label">Human captions</p>\n<ul>{references}</ul>')
         if self.scores:
             pairs = "".join(f"<div><dt>{escape(n)}</dt><dd>{_cell(v)}</dd></div>" for n, v in self.scores.items())
             parts.append(f"<dl>{pairs}</dl>")
@@ -147,8 +147,8 @@ class Card:
         if self.attention is None:
             return f'<article class="card">{body}</article>'
         if isinstance(self.attention, (Image.Image, bytes)):
-            seen = img_element(self.attention, f"where the model looked for each word of: {self.caption}")
-            strip = f'<div class="strip" role="region" aria-label="attention" tabindex="0">{seen}</div>'
+            overlays = img_element(self.attention, f"attention for each word of: {self.caption}")
+            strip = f'<div class="strip" role="region" aria-label="attention" tabindex="0">{overlays}</div>'
         else:
             strip = f'<div class="strip">{self.attention.html()}</div>'
         return f'<article class="card wide">{body}\n{strip}</article>'
@@ -156,23 +156,23 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards, side by side where there is room; a card with an attention strip takes the whole width."""
+    """Cards in a grid; a card with an attention strip has the full width."""
 
     cards: Sequence[Card]
     heading: str = ""
 
     def html(self) -> str:
-        """Returns the cards in a grid."""
+        """Returns a grid of cards."""
         return '<div class="gallery">\n' + "\n".join(card.html() for card in self.cards) + "\n</div>"
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Writes the page, whole or not at all; its folder is made.
+    """Writes the page atomically; its folder is created.
 
     Raises:
-        DataError: if a file is there that is not a page of seesay.
-        ImageError: if the bytes given as an image are no PNG or JPEG.
-        SeesayError: if the file cannot be written.
+        DataError: the file exists and is not a page of seesay.
+        ImageError: image bytes are neither PNG nor JPEG.
+        SeesayError: the file cannot be written.
     """
     check_file(path, HTML_PAGE)
     body = "\n".join(_section(number, section) for number, section in enumerate(sections, start=1))
@@ -183,12 +183,12 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         style=STYLE,
         body=body,
     )
-    # File names may hold bytes that are no text; they must not keep a report from being written.
+    # File names may contain bytes that are not valid UTF-8.
     write_atomically(Path(path), page.encode("utf-8", errors="replace"))
 
 
 def _section(number: int, section: Section) -> str:
-    """Returns a section element, labelled by its heading where it has one."""
+    """Returns a section element, labelled by its heading if any."""
     if not section.heading:
         return f"<section>\n{section.html()}\n</section>"
     anchor = f"section-{number}"
@@ -200,48 +200,48 @@ def _section(number: int, section: Section) -> str:
 
 def _cell(value: Cell) -> str:
     """Returns a value as escaped text."""
-    if value is None or value != value:  # NaN is the one value that differs from itself
-        return NOTHING
+    if value is None or value != value:  # NaN
+        return DASH
     return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
 
 
-def _in_cell(value: Cell) -> str:
-    """Returns the attributes of a cell; none for numbers and for plain text of the page itself."""
+def _cell_attributes(value: Cell) -> str:
+    """Returns the attributes of a cell; empty for numbers and ASCII text."""
     return text_attributes(value) if isinstance(value, str) and not value.isascii() else ""
 
 
 def text_attributes(text: str) -> str:
-    """Returns the attributes `lang`, where the language is told and is not the page's, and `dir` for an element."""
+    """Returns the attributes `lang` (if another language is detected) and `dir` of an element."""
     return f'{lang_attribute(text)} dir="{"rtl" if is_right_to_left(text) else "auto"}"'
 
 
 def lang_attribute(text: str) -> str:
-    """Returns the attribute `lang` of an element with a text; none where it is the page's or cannot be told."""
+    """Returns the attribute `lang` of an element; empty for English or undetected text."""
     language = language_of([text])
     return "" if language in ("", "en") else f' lang="{language}"'
 
 
 def img_element(pixels: Pixels, alt: str) -> str:
-    """Returns an image element that holds its image."""
+    """Returns an image element with embedded data."""
     kind, data, (width, height) = _encoded(pixels)
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     return f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}"{lang_attribute(alt)}>'
 
 
 def _encoded(pixels: Pixels) -> tuple[str, bytes, tuple[int, int]]:
-    """Returns the kind (png, jpeg), the bytes and the size of an image to embed."""
+    """Returns the format (png, jpeg), the bytes and the size of an image to embed."""
     if isinstance(pixels, bytes):
         try:
-            with Image.open(io.BytesIO(pixels), formats=("PNG", "JPEG")) as given:
-                return (given.format or "").lower(), pixels, given.size
+            with Image.open(io.BytesIO(pixels), formats=("PNG", "JPEG")) as opened:
+                return (opened.format or "").lower(), pixels, opened.size
         except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise ImageError("the bytes of a report's image are no PNG or JPEG; give a Pillow image") from error
+            raise ImageError("the image bytes of a report are neither PNG nor JPEG; pass a Pillow image") from error
     image = pixels.convert("RGB")
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     png, jpeg = io.BytesIO(), io.BytesIO()
     image.save(png, "PNG", optimize=True)
     image.save(jpeg, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    # Drawings are smaller and exact as PNG, photographs several times smaller as JPEG.
+    # Drawings are smaller (and lossless) as PNG, photographs as JPEG.
     kind, data = min(("png", png.getvalue()), ("jpeg", jpeg.getvalue()), key=lambda pair: len(pair[1]))
     return kind, data, image.size
 
@@ -307,26 +307,26 @@ td.number { white-space: nowrap; }
 .card ul { margin: 0 0 .75rem; padding-inline-start: 1.1rem; }
 .card .label { margin: 0; }
 .card .name { margin: 0; }
-.said { color: var(--accent); font-size: 1.15rem; font-weight: 600; line-height: 1.35; }
+.generated { color: var(--accent); font-size: 1.15rem; font-weight: 600; line-height: 1.35; }
 dl { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0 0 .75rem; }
 dd { margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; }
 .strip { overflow-x: auto; }
-.looks { position: relative; }
+.words { position: relative; }
 .stage { margin-bottom: 2.5rem; }
-.looks fieldset { display: flex; flex-wrap: wrap; gap: .3rem; margin: 0; padding: 0; border: 0; }
-.looks legend { color: var(--muted); font-size: .875rem; margin-bottom: .4rem; }
-.looks input { position: absolute; opacity: 0; }
+.words fieldset { display: flex; flex-wrap: wrap; gap: .3rem; margin: 0; padding: 0; border: 0; }
+.words legend { color: var(--muted); font-size: .875rem; margin-bottom: .4rem; }
+.words input { position: absolute; opacity: 0; }
 .word {
   display: block; padding: .2rem .6rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--card);
   cursor: pointer;
 }
-.looks input:checked + .word, .looks label:hover .word { border-color: var(--accent); color: var(--accent); }
-.looks input:focus-visible + .word { outline: 3px solid var(--accent); outline-offset: 2px; }
-.look { position: absolute; inset: 0 0 auto; visibility: hidden; pointer-events: none; }
-.look img { width: 100%; }
+.words input:checked + .word, .words label:hover .word { border-color: var(--accent); color: var(--accent); }
+.words input:focus-visible + .word { outline: 3px solid var(--accent); outline-offset: 2px; }
+.overlay { position: absolute; inset: 0 0 auto; visibility: hidden; pointer-events: none; }
+.overlay img { width: 100%; }
 .fact { display: block; color: var(--muted); font-size: .875rem; padding-top: .4rem; }
-.looks input:checked ~ .look, .looks label:hover .look { visibility: visible; }
-.looks fieldset:has(label:hover) label:not(:hover) .look { visibility: hidden; }
+.words input:checked ~ .overlay, .words label:hover .overlay { visibility: visible; }
+.words fieldset:has(label:hover) label:not(:hover) .overlay { visibility: hidden; }
 .strip img { max-width: none; }
 @media (min-width: 44rem) {
   .wide { grid-column: 1 / -1; grid-template-columns: 17rem 1fr; }

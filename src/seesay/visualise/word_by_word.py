@@ -1,7 +1,6 @@
-"""An image whose caption's words can be pointed at: each shows where the model looked when it said it.
+"""An image with one attention overlay per word of its caption, selectable in HTML without scripts.
 
-HTML and styles alone. The words are radio buttons, so that arrow keys walk through them and screen readers read them;
-a word under the pointer shows its own look while it is there.
+The words are radio buttons, so that arrow keys and screen readers work; hovering over a word shows its overlay.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from PIL import Image
 
 from seesay.errors import DataError
 from seesay.languages import is_right_to_left
-from seesay.visualise.attention import FULL_HEAT, fitted, overlay, upsample_attention
+from seesay.visualise.attention import FULL_HEAT, overlay, resize_to_side, upsample_attention
 from seesay.visualise.report import img_element, lang_attribute
 
 SIDE = 560
@@ -23,19 +22,19 @@ SIDE = 560
 
 @dataclass(frozen=True)
 class WordByWord:
-    """A section of a page.
+    """A section with the attention overlay of each word.
 
     Attributes:
         image: the image.
         words: T words.
-        weights: attention (T, N), a row a word.
+        weights: attention (T, N).
         grid: rows and columns of the regions.
-        facts: a line a word that is shown with its look, such as its probability; empty = none.
-        heading: of the section; empty = none.
+        facts: one line per word shown with its overlay, such as its probability; empty: none.
+        heading: heading of the section; empty: none.
         side: longer side of the image in pixels.
 
     Raises:
-        DataError: words, weights, grid and facts do not fit together.
+        DataError: words, weights, grid and facts do not match.
     """
 
     image: Image.Image
@@ -47,26 +46,26 @@ class WordByWord:
     side: int = SIDE
 
     def html(self) -> str:
-        """Returns the image, and a button a word with its look."""
-        image = fitted(self.image, self.side)
+        """Returns the image and one button per word."""
+        image = resize_to_side(self.image, self.side)
         maps = upsample_attention(self.weights, self.grid, image.size)
         facts = self.facts or [""] * len(self.words)
         if not len(self.words) == len(maps) == len(facts):
             raise DataError(
-                f"{len(self.words)} words, attention for {len(maps)} and {len(facts)} facts; give one of each a word"
+                f"{len(self.words)} words, attention for {len(maps)} and {len(facts)} facts; pass one of each per word"
             )
         floor = FULL_HEAT / (self.grid[0] * self.grid[1])
-        group = "look-" + hashlib.sha256(image.tobytes() + "\0".join(self.words).encode()).hexdigest()[:12]
+        group = "words-" + hashlib.sha256(image.tobytes() + "\0".join(self.words).encode()).hexdigest()[:12]
         caption = " ".join(self.words)
         lang, direction = lang_attribute(caption), "rtl" if is_right_to_left(caption) else "ltr"
         buttons = [_button(group, _word("the image"), img_element(image, ""), "", checked=True)]
         for word, heat, fact in zip(self.words, maps, facts, strict=True):
-            look = overlay(image, heat, peak=max(floor, float(heat.max())))
-            buttons.append(_button(group, _word(word, lang), img_element(look, ""), fact))
+            image_overlay = overlay(image, heat, peak=max(floor, float(heat.max())))
+            buttons.append(_button(group, _word(word, lang), img_element(image_overlay, ""), fact))
         shape = f"aspect-ratio: {image.width} / {image.height}"
         return (
-            f'<div class="looks" style="max-width: {image.width}px"><div class="stage" style="{shape}"></div>\n'
-            f'<fieldset dir="{direction}"><legend dir="ltr">The words; arrow keys walk through them</legend>\n'
+            f'<div class="words" style="max-width: {image.width}px"><div class="stage" style="{shape}"></div>\n'
+            f'<fieldset dir="{direction}"><legend dir="ltr">Words (select with the arrow keys)</legend>\n'
             + "\n".join(buttons)
             + "\n</fieldset></div>"
         )
@@ -76,10 +75,10 @@ def _word(word: str, lang: str = "") -> str:
     return f'<span class="word"{lang}>{escape(word)}</span>'
 
 
-def _button(group: str, word: str, look: str, fact: str, checked: bool = False) -> str:
-    """Returns a word's button with what it shows, which lies over the stage."""
-    told = f'<span class="fact" dir="ltr">{escape(fact)}</span>' if fact else ""
+def _button(group: str, word: str, img: str, fact: str, checked: bool = False) -> str:
+    """Returns the button of a word with its overlay, positioned over the stage."""
+    fact_line = f'<span class="fact" dir="ltr">{escape(fact)}</span>' if fact else ""
     return (
         f'<label><input type="radio" name="{group}"{" checked" if checked else ""}>'
-        f'{word}<span class="look">{look}{told}</span></label>'
+        f'{word}<span class="overlay">{img}{fact_line}</span></label>'
     )

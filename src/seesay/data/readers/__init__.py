@@ -1,1 +1,1 @@
-"""One small function a format, each from files to records; and what turns records into annotations."""
+"""One reader per format, from files to records; `assemble` turns records into annotations."""

@@ -1,4 +1,4 @@
-"""From records, one a row of a file, to annotations, one an image; what does not fit is named."""
+"""Records (one per row of a file) to annotations (one per image and split), with a report of problems."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from typing import NamedTuple
 from seesay.data.readers.images import ImageFinder, expected_path, is_image_name, is_url
 from seesay.data.records import Annotation, Annotations, Box, Reading, Record, count, name_some
 from seesay.errors import DataError
-from seesay.names import composed
+from seesay.names import to_nfc
 
-NO_SPLIT = "in no split, kept out of training"
-"""What is reported of images without a split in data that has splits."""
+NO_SPLIT = "without a split, not used in training"
+"""Problem reported for images without a split in data that has splits."""
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 @dataclass
 class _Image:
-    """What all records of one image say together."""
+    """All records of one image, merged."""
 
     id: str
     image: str
@@ -32,24 +32,23 @@ class _Image:
 
 
 def assemble(reading: Reading, source: Path, root: Path, format: str, require_images: bool) -> Annotations:
-    """Returns the annotations that a reading amounts to.
+    """Returns the annotations of a reader's records.
 
     Args:
-        reading: What a reader found.
-        source: What the user named, for messages.
-        root: The folder below which images are looked for.
-        format: The reader's name.
-        require_images: Leave out images that cannot be found (they are counted and named). Without it they
-            stay, with the path where they would be: scoring finished captions needs no images.
+        reading: Output of a reader.
+        source: Path that the user passed, for messages.
+        root: Folder below which images are located.
+        format: Name of the reader.
+        require_images: Skip and report images that cannot be found; if False, keep them with their expected path.
 
     Raises:
-        DataError: Not one caption, or not one of the images, is there.
+        DataError: There are no captions, or none of the images is found.
     """
     problems = list(reading.problems)
-    images, silent = _without_silent(_group(reading.records, root, problems), problems)
+    images, uncaptioned = _without_uncaptioned(_group(reading.records, root, problems), problems)
     if not images:
-        raise DataError("; ".join([f"{source} holds no caption that the {format} reader understands", *problems[:3]]))
-    _deal_by_lists(images, reading, problems)
+        raise DataError("; ".join([f"{source} contains no captions for the {format} reader", *problems[:3]]))
+    _apply_split_lists(images, reading, problems)
     missing: list[str] = []
     finder = ImageFinder(root)
     found = _locate(images, finder, problems)
@@ -63,46 +62,46 @@ def assemble(reading: Reading, source: Path, root: Path, format: str, require_im
             located.append(image)
     images = located
     items = tuple(annotation for image in images for annotation in _annotations(image))
-    stray = [item.id for item in items if item.split is None]
-    if stray and len(stray) < len(items):
-        problems.append(f"{count(len(stray), 'image')} {NO_SPLIT}: {name_some(stray)}")
-    return Annotations(items, str(source), format, tuple(problems), tuple(missing), tuple(silent))
+    unsplit = [item.id for item in items if item.split is None]
+    if unsplit and len(unsplit) < len(items):
+        problems.append(f"{count(len(unsplit), 'image')} {NO_SPLIT}: {name_some(unsplit)}")
+    return Annotations(items, str(source), format, tuple(problems), tuple(missing), tuple(uncaptioned))
 
 
-class Extent(NamedTuple):
-    """How many images a reading captions: those that are there, those at addresses; of neither, those with a suffix."""
+class Coverage(NamedTuple):
+    """Number of captioned images: found files, URLs and, if there are neither, names with an image suffix."""
 
-    there: int
-    addresses: int
-    named: int
+    found: int
+    urls: int
+    by_suffix: int
 
 
-def measure(reading: Reading, finder: ImageFinder) -> Extent:
-    """Returns how many images a reading captions."""
+def measure(reading: Reading, finder: ImageFinder) -> Coverage:
+    """Returns the number of images that a reading captions."""
     by_name = {
         (record.image.strip(), record.base): _Image(record.id or record.image, record.image.strip(), record.base)
         for record in reading.records
         if any(caption and not is_label_row(caption) for caption in _captions(record))
     }
     images = [image for image in by_name.values() if not is_url(image.image)]
-    there = set(_locate(images, finder, [])) - {None}
-    addresses = len(by_name) - len(images)
-    named = 0 if there or addresses else sum(is_image_name(image) for image, _ in by_name)
-    return Extent(len(there), addresses, named)
+    found = set(_locate(images, finder, [])) - {None}
+    urls = len(by_name) - len(images)
+    by_suffix = 0 if found or urls else sum(is_image_name(image) for image, _ in by_name)
+    return Coverage(len(found), urls, by_suffix)
 
 
 def _captions(record: Record) -> Iterator[str]:
-    """Yields the captions of a record, stripped; those that are blank are empty texts."""
+    """Yields the captions of a record, stripped; blank ones as empty strings."""
     for raw in record.captions:
-        yield "" if raw is None or raw != raw else str(raw).strip()  # NaN alone differs from itself
+        yield "" if raw is None or raw != raw else str(raw).strip()  # NaN
 
 
 def is_label_row(text: str) -> bool:
-    """Tells whether a text is a row of a label file of object detection, such as YOLO's `0 0.51 0.43 0.2 0.3`.
+    """Returns whether a text is a row of an object detection label file, such as YOLO's `0 0.51 0.43 0.2 0.3`.
 
-    Such a row has four numbers or more, at least two of them with decimals, and at most one word (the class).
+    Such a row has at least four numbers, two of them with decimals, and at most one word (the class).
     """
-    if text.count(".") < 2:  # nearly every caption
+    if text.count(".") < 2:  # fast path for nearly all captions
         return False
     cells = text.replace(",", " ").split()
     numbers = [cell for cell in cells if _NUMBER.fullmatch(cell)]
@@ -110,7 +109,7 @@ def is_label_row(text: str) -> bool:
 
 
 def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Image]:
-    """Returns one image for all records that speak of it; empty captions are dropped and noted."""
+    """Returns one image for all of its records; empty captions are dropped and reported."""
     by_id = _ids_name_images(records)
     images: dict[tuple[str, str], _Image] = {}
     empty: dict[str, int] = {}
@@ -118,7 +117,7 @@ def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Imag
     for record in records:
         reference = record.image.strip()
         name = (record.id or reference) if by_id else reference
-        # The same reference from two folders (train/1.jpg, val/1.jpg) means two images.
+        # The same reference in two folders (train/1.jpg, val/1.jpg) means two images.
         key = (name, "" if by_id and record.id else str(record.base))
         image = images.setdefault(key, _Image(name, reference, record.base))
         captions = image.captions.setdefault(record.split, [])
@@ -136,13 +135,13 @@ def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Imag
     if labels:
         shown = [f"{name} ({caption[:40]!r})" for name, caption in labels.items()]
         problems.append(
-            f"labels of objects are no captions, dropped, of {count(len(shown), 'image')}: {name_some(shown, 3)}"
+            f"object labels instead of captions dropped, of {count(len(shown), 'image')}: {name_some(shown, 3)}"
         )
     return _with_distinct_ids(list(images.values()), root)
 
 
 def _ids_name_images(records: list[Record]) -> bool:
-    """Tells whether the ids are the images' own: one image an id, and not a number for each caption."""
+    """Returns whether ids identify images: one image per id, and not one id per caption."""
     images: dict[str, str] = {}
     ids: dict[str, str] = {}
     for record in records:
@@ -150,13 +149,13 @@ def _ids_name_images(records: list[Record]) -> bool:
             continue
         if images.setdefault(record.id, record.image) != record.image:
             return False
-        if ids.setdefault(record.image, record.id) != record.id and not record.one_row_a_image:
+        if ids.setdefault(record.image, record.id) != record.id and not record.one_row_per_image:
             return False
     return bool(images)
 
 
 def _with_distinct_ids(images: list[_Image], root: Path) -> list[_Image]:
-    """Returns the images, those of one name in several folders renamed to folder/name."""
+    """Returns the images; equal ids from several folders become folder/id."""
     names = Counter(image.id for image in images)
     for image in images:
         if names[image.id] > 1:
@@ -164,24 +163,24 @@ def _with_distinct_ids(images: list[_Image], root: Path) -> list[_Image]:
     return images
 
 
-def _without_silent(images: list[_Image], problems: list[str]) -> tuple[list[_Image], list[str]]:
-    """Returns the images that have a caption, and the names of the others, which are noted."""
-    silent = [image.id for image in images if not any(image.captions.values())]
-    if silent:
-        problems.append(f"{count(len(silent), 'image')} without any caption, left out: {name_some(silent)}")
-    return [image for image in images if any(image.captions.values())], silent
+def _without_uncaptioned(images: list[_Image], problems: list[str]) -> tuple[list[_Image], list[str]]:
+    """Returns the images with captions, and the ids of the others, which are reported."""
+    uncaptioned = [image.id for image in images if not any(image.captions.values())]
+    if uncaptioned:
+        problems.append(f"{count(len(uncaptioned), 'image')} without captions, skipped: {name_some(uncaptioned)}")
+    return [image for image in images if any(image.captions.values())], uncaptioned
 
 
-def _deal_by_lists(images: list[_Image], reading: Reading, problems: list[str]) -> None:
-    """Moves captions without a split to the splits whose list files name their image."""
+def _apply_split_lists(images: list[_Image], reading: Reading, problems: list[str]) -> None:
+    """Assigns captions without a split to the splits whose list files contain their image."""
     listed: dict[str, list[str]] = defaultdict(list)
     for split, names in reading.split_lists.values():
         for name in names:
-            if split not in listed[composed(name)]:
-                listed[composed(name)].append(split)
+            if split not in listed[to_nfc(name)]:
+                listed[to_nfc(name)].append(split)
     used = set()
     for image in images:
-        reference = composed(image.image)
+        reference = to_nfc(image.image)
         name = reference.replace("\\", "/").rsplit("/", 1)[-1]
         key = next((key for key in (reference, name, Path(name).stem) if key in listed), None)
         if key is not None:
@@ -190,14 +189,14 @@ def _deal_by_lists(images: list[_Image], reading: Reading, problems: list[str]) 
             for split in listed[key]:
                 image.captions.setdefault(split, []).extend(captions)
     for file, (_, names) in reading.split_lists.items():
-        idle = [name for name in dict.fromkeys(names) if composed(name) not in used]
-        if idle:
-            lines = "1 line names" if len(idle) == 1 else f"{len(idle):,} lines name"
-            problems.append(f"{file}: {lines} no image with captions: {name_some(idle)}")
+        unmatched = [name for name in dict.fromkeys(names) if to_nfc(name) not in used]
+        if unmatched:
+            lines = "1 line names" if len(unmatched) == 1 else f"{len(unmatched):,} lines name"
+            problems.append(f"{file}: {lines} no image with captions: {name_some(unmatched)}")
 
 
 def _locate(images: list[_Image], finder: ImageFinder, problems: list[str]) -> list[str | None]:
-    """Returns the path of each image, or None: by its name, else by its id, as ROCO's images are fetched."""
+    """Returns the path of each image or None, found by its reference, else by its id (as in ROCO)."""
     found, by_id = [], []
     for image in images:
         path = finder.find(image.image, image.base)
@@ -207,40 +206,40 @@ def _locate(images: list[_Image], finder: ImageFinder, problems: list[str]) -> l
         found.append(path)
     if by_id:
         problems.append(
-            f"{count(len(by_id), 'image')} found by id, as there is no file of the name in the table: "
+            f"{count(len(by_id), 'image')} found by id, because no file has the name in the table: "
             f"{name_some(by_id, 3)}"
         )
     if finder.ambiguous:
         problems.append(
-            f"{count(len(finder.ambiguous), 'image')} not told apart from one of the same name elsewhere: "
+            f"{count(len(finder.ambiguous), 'image')} ambiguous between files of the same name: "
             f"{name_some(finder.ambiguous, 3)}"
         )
     return found
 
 
 def _may_name_a_file(image: _Image) -> bool:
-    """Tells whether an id may be a file's name: numbers count captions, too."""
+    """Returns whether an id may be a file name; a number may be a caption's id."""
     return image.id != image.image and not image.id.isdigit()
 
 
 def _report_missing(missing: list[str], images: int, root: Path, source: Path, problems: list[str]) -> None:
-    """Notes the images that are not there.
+    """Reports the missing images.
 
     Raises:
-        DataError: None is.
+        DataError: All are missing.
     """
     if len(missing) == images:
         raise DataError(
-            f"{source} has captions of {count(len(missing), 'image')}, none of which is below "
-            f"{root}: {name_some(missing, 3)}; put the images there, "
-            "or name the folder that holds both"
+            f"{source} has captions of {count(len(missing), 'image')}, but none of them is below "
+            f"{root}: {name_some(missing, 3)}; move the images there, "
+            "or pass the folder that contains both"
         )
     if missing:
-        problems.append(f"{count(len(missing), 'captioned image')} missing, left out: {name_some(missing)}")
+        problems.append(f"{count(len(missing), 'captioned image')} missing, skipped: {name_some(missing)}")
 
 
 def _annotations(image: _Image) -> list[Annotation]:
-    """Returns one annotation a split that the image has captions in."""
+    """Returns one annotation per split in which the image has captions."""
     return [
         Annotation(image.id, image.image, tuple(captions), split, image.boxes.get(split, ()))
         for split, captions in image.captions.items()

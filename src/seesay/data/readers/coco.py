@@ -1,4 +1,4 @@
-"""JSON of COCO captions (`images` and `annotations`) and of Karpathy's splits (`images` with `sentences`)."""
+"""COCO caption JSON (`images` and `annotations`) and Karpathy's split JSON (`images` with `sentences`)."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -10,21 +10,21 @@ from seesay.data.records import Reading, Record, count, name_some, split_name, s
 from seesay.errors import DataError
 
 
-def read_coco(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
-    """Returns the records of COCO caption files; a file's split is in its name (captions_train2014.json).
+def read_coco(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
+    """Returns the records of COCO caption files; the split is in the file name (captions_train2014.json).
 
-    A file that lists images alone, as that of a test split whose captions are withheld, is noted and passed over.
+    A file with images only, such as that of a test split with withheld captions, is reported and skipped.
 
     Raises:
-        DataError: A file is not of that form, or has annotations without captions, as instances_*.json.
+        DataError: A file has another format, or annotations without captions such as instances_*.json.
     """
     reading = Reading()
     contents = {path: parse_json(path, reading) for path in files}
-    bare = [path for path, content in contents.items() if _lists_images_alone(content)]
+    imageonly = [path for path, content in contents.items() if _lists_images_alone(content)]
     for path in files:
-        if path in bare and len(bare) < len(files):
+        if path in imageonly and len(imageonly) < len(files):
             (images,) = _lists(contents[path], "images", path=path, form="COCO captions")
-            reading.problems.append(f"{path.name} lists {count(len(images), 'image')} and no captions; not used")
+            reading.problems.append(f"{path.name} lists {count(len(images), 'image')} and no captions; skipped")
             continue
         _add_records(path, contents[path], reading)
     return reading
@@ -39,28 +39,28 @@ def _add_records(path: Path, content: object, reading: Reading) -> None:
     images, annotations = _lists(content, "images", "annotations", path=path, form="COCO captions")
     split = split_of_file(path)
     captions = _captions_by_image(path, annotations, reading)
-    nameless = []
+    unnamed = []
     for image in images:
         name = _file_name(image)
         if name is None:
-            nameless.append(str(image)[:40])
+            unnamed.append(str(image)[:40])
             continue
         id = str(image.get("id", name))
         own = split_name(image.get("split")) or split
-        reading.records.append(Record(name, captions.pop(id, ()), path.parent, own, id, one_row_a_image=True))
-    if nameless:
+        reading.records.append(Record(name, captions.pop(id, ()), path.parent, own, id, one_row_per_image=True))
+    if unnamed:
         reading.problems.append(
-            f"{path.name}: {count(len(nameless), 'entry')} of images without a file name: {name_some(nameless, 2)}"
+            f"{path.name}: {count(len(unnamed), 'image entry')} without a file name: {name_some(unnamed, 2)}"
         )
     if captions:
         reading.problems.append(
-            f"{path.name}: captions of {count(len(captions), 'image id')} that images does not list: "
+            f"{path.name}: captions of {count(len(captions), 'image id')} that are not in images: "
             f"{name_some(list(captions))}"
         )
 
 
 def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> dict[str, list[object]]:
-    """Returns the captions by image id, in the order of the file; annotations of another form are noted."""
+    """Returns the captions by image id, in the order of the file; invalid annotations are reported."""
     captions: dict[str, list[object]] = {}
     junk = []
     for number, annotation in enumerate(annotations, start=1):
@@ -70,8 +70,8 @@ def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> 
             junk.append(f"annotation {number} ({str(annotation)[:40]!r})")
     if junk and not captions:
         raise DataError(
-            f"{path} has annotations without captions (each needs image_id and caption); "
-            "the captions of COCO are in captions_*.json"
+            f"{path} has annotations without captions (image_id and caption are required); "
+            "COCO's captions are in captions_*.json"
         )
     if junk:
         reading.problems.append(
@@ -81,7 +81,7 @@ def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> 
 
 
 def _file_name(image: object) -> str | None:
-    """Returns the image of an entry of images: its file name, or the end of its address."""
+    """Returns the file name of an entry of images, or the last part of its URL."""
     if not isinstance(image, Mapping):
         return None
     for field in ("file_name", "filename", "coco_url", "flickr_url", "url"):
@@ -91,11 +91,11 @@ def _file_name(image: object) -> str | None:
     return None
 
 
-def read_karpathy(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
-    """Returns the records of Karpathy's JSON: splits of Flickr8k, Flickr30k and COCO with their sentences.
+def read_karpathy(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
+    """Returns the records of Karpathy's JSON of Flickr8k, Flickr30k and COCO.
 
     Raises:
-        DataError: A file is not of that form.
+        DataError: A file has another format.
     """
     reading = Reading()
     for path in files:
@@ -111,7 +111,7 @@ def read_karpathy(files: list[Path], split_lists: list[Path], wanted: ColumnName
             name = f"{folder}/{name}" if folder else name
             id = str(image.get("cocoid", PurePosixPath(name).name))
             split = split_name(image.get("split"))
-            reading.records.append(Record(name, sentences, path.parent, split, id, one_row_a_image=True))
+            reading.records.append(Record(name, sentences, path.parent, split, id, one_row_per_image=True))
         if junk:
             reading.problems.append(
                 f"{path.name}: {count(len(junk), 'entry')} without filename and sentences: {name_some(junk)}"
@@ -123,7 +123,7 @@ def _lists(content: object, *keys: str, path: Path, form: str) -> list[list[Any]
     """Returns the lists under the keys of a JSON object.
 
     Raises:
-        DataError: There is no such object or list.
+        DataError: The content is not an object, or a list is missing.
     """
     found = [content.get(key) for key in keys] if isinstance(content, Mapping) else []
     lists = [value for value in found if isinstance(value, list)]

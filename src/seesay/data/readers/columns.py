@@ -1,4 +1,4 @@
-"""Which column of a table is the image, which are the captions: the names found in public files."""
+"""Image and caption columns of tables, by the names found in public files."""
 
 import ast
 import json
@@ -12,13 +12,13 @@ from seesay.data.readers.images import is_image_name
 from seesay.data.records import Box, Record, split_name
 from seesay.errors import DataError
 
-# In order of preference, in lower case with underscores.
+# In order of preference, normalised to lower case with underscores.
 IMAGE_COLUMNS = (
     *("file_name", "filename", "image", "image_path", "img_path", "path", "filepath", "file_path", "file"),
-    *("image_name", "image_file", "image_filename", "img", "image", "photo"),
+    *("image_name", "image_file", "image_filename", "img", "picture", "photo"),
     *("url", "image_url", "img_url", "image_id", "img_id"),
 )
-# Names that are as often something else's: they count beside a column called caption (ROCO's `name`, ROCOv2's `ID`).
+# Ambiguous names, used only beside a column called caption (ROCO's `name`, ROCOv2's `ID`).
 _WEAK_IMAGE_COLUMNS = ("name", "id")
 BYTES_COLUMNS = ("image_bytes", "bytes", "jpg", "png", "webp")
 CAPTION_COLUMNS = (
@@ -33,7 +33,7 @@ _NUMBERED = re.compile(r"(caption|text|sentence|comment|description|raw)_?\d+")
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that matter, by their names there."""
+    """Names of the relevant columns of a table."""
 
     image: str
     captions: tuple[str, ...]
@@ -43,18 +43,18 @@ class Columns:
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """The columns that a user names; empty = the first of a usual name.
+    """Columns that the user selects; empty: the first with a common name.
 
     Attributes:
-        image: The column of image names, paths, addresses or bytes.
-        caption: The column of captions; of a WebDataset, the field of its JSON members.
+        image: Column of image names, paths, URLs or bytes.
+        caption: Column of captions; for WebDataset, the field of the JSON members.
     """
 
     image: str = ""
     caption: str = ""
 
     def over(self, config: DataConfig) -> "ColumnNames":
-        """Returns these columns, and those of a configuration where these are empty."""
+        """Returns these columns, with those of a configuration in place of empty ones."""
         return ColumnNames(self.image or config.image_column, self.caption or config.caption_column)
 
     def __bool__(self) -> bool:
@@ -64,53 +64,53 @@ class ColumnNames:
 USUAL_NAMES = ColumnNames()
 
 
-def find_columns(names: Iterable[str], wanted: ColumnNames = USUAL_NAMES) -> Columns | None:
-    """Returns the columns that matter, or None where the image's or the caption's is not there."""
+def find_columns(names: Iterable[str], requested: ColumnNames = USUAL_NAMES) -> Columns | None:
+    """Returns the relevant columns, or None if the image or caption column is missing."""
     names = list(names)
     known = {_plain(name): name for name in reversed(names)}
-    caption = _wanted_or_first(wanted.caption, CAPTION_COLUMNS, known)
-    sure = wanted.caption or "caption" in (caption or "").lower()
-    image = _wanted_or_first(wanted.image, (*IMAGE_COLUMNS, *(_WEAK_IMAGE_COLUMNS if sure else ())), known)
+    caption = _requested_or_first(requested.caption, CAPTION_COLUMNS, known)
+    explicit = requested.caption or "caption" in (caption or "").lower()
+    image = _requested_or_first(requested.image, (*IMAGE_COLUMNS, *(_WEAK_IMAGE_COLUMNS if explicit else ())), known)
     numbered = tuple(known[name] for name in sorted(known, key=_by_number) if _NUMBERED.fullmatch(name))
-    captions = (caption,) if caption is not None else () if wanted.caption else numbered
+    captions = (caption,) if caption is not None else () if requested.caption else numbered
     if image is None or not captions:
         return None
     others = {plain: name for plain, name in known.items() if name != image}
     return Columns(image, captions, _first(_SPLIT_COLUMNS, others), _first(_ID_COLUMNS, others))
 
 
-def find_image_column(names: Iterable[str], wanted: str = "") -> str | None:
-    """Returns the column that names or holds images: the wanted one, else the first of a usual name, or None."""
+def find_image_column(names: Iterable[str], requested: str = "") -> str | None:
+    """Returns the column of image names or bytes: the selected one, else the first with a common name, else None."""
     names = list(names)
-    if wanted:
-        return wanted if wanted in names else None
+    if requested:
+        return requested if requested in names else None
     usual = (*IMAGE_COLUMNS, *BYTES_COLUMNS, *_WEAK_IMAGE_COLUMNS)
     return _first(usual, {_plain(name): name for name in reversed(names)})
 
 
-def missing_columns(place: str, names: Iterable[str], wanted: ColumnNames = USUAL_NAMES) -> DataError:
-    """Returns the error for a table without the columns, which names those it has and those expected."""
+def missing_columns(source: str, names: Iterable[str], requested: ColumnNames = USUAL_NAMES) -> DataError:
+    """Returns the error for a table without the columns; its message lists present and expected columns."""
     names = list(map(str, names))
     present = ", ".join(map(repr, names[:20])) or "none"
     known = set(map(_plain, names))
-    absent = [name for name in (wanted.image, wanted.caption) if name and _plain(name) not in known]
+    absent = [name for name in (requested.image, requested.caption) if name and _plain(name) not in known]
     if absent:
-        return DataError(f"{place} has no column {' or '.join(map(repr, absent))}; it has {present}")
+        return DataError(f"{source} has no column {' or '.join(map(repr, absent))} (columns: {present})")
     return DataError(
-        f"{place} has the columns {present}; expected one for the image ({', '.join(IMAGE_COLUMNS[:6])}, "
-        f"url ...) and one for the caption (caption, captions, text, sentence, comment, title, caption_1 ...); "
-        "name others with --image-column and --caption-column"
+        f"{source} has the columns {present}; expected an image column ({', '.join(IMAGE_COLUMNS[:6])}, "
+        f"url ...) and a caption column (caption, captions, text, sentence, comment, title, caption_1 ...); "
+        "select others with --image-column and --caption-column"
     )
 
 
 def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: str | None) -> Record | None:
-    """Returns what a row says, or None where it names no image.
+    """Returns the record of a row, or None if it has no image.
 
     Args:
         row: Cells by column name.
-        columns: The columns that matter.
-        base: The folder that relative images start from.
-        split: The split of rows that name none.
+        columns: The relevant columns.
+        base: Folder of relative image paths.
+        split: Split of rows without one.
     """
     image = row.get(columns.image)
     if isinstance(image, int) and not isinstance(image, bool):
@@ -122,7 +122,7 @@ def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: 
     for column in columns.captions:
         cell = row.get(column)
         texts = parse_captions(cell)
-        # A blank among numbered columns is a caption never given, not an empty one.
+        # A blank cell of a numbered column is a missing caption, not an empty one.
         captions += texts if texts is not None else [] if listed and not _text(cell) else [cell]
         listed = listed or texts is not None
     own = split_name(_text(row.get(columns.split))) if columns.split else None
@@ -131,7 +131,7 @@ def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: 
 
 
 def parse_captions(cell: object) -> list[object] | None:
-    """Returns the captions of a cell that holds a list, also one written as JSON or Python, else None."""
+    """Returns the captions of a cell with a list (also as JSON or Python text), else None."""
     if isinstance(cell, str):
         text = cell.strip()
         if not (text.startswith("[") and text.endswith("]")):
@@ -150,11 +150,11 @@ def parse_captions(cell: object) -> list[object] | None:
 
 
 def object_captions(entry: Mapping[str, object], column: str = "") -> list[object]:
-    """Returns the captions in the first caption field of an object that has any.
+    """Returns the captions in the first non-empty caption field of an object.
 
     Args:
-        entry: Such as the JSON of a WebDataset sample, or `{"raw": ..., "tokens": [...]}`.
-        column: The field to read; empty = the first of a usual name. A name of an image in it is no caption.
+        entry: JSON of a WebDataset sample, or an object such as `{"raw": ..., "tokens": [...]}`.
+        column: The field to read; empty: the first with a common name. Image names are not captions.
     """
     known = {_plain(name): value for name, value in entry.items()}
     for name in (_plain(column),) if column else CAPTION_COLUMNS:
@@ -169,10 +169,10 @@ def object_captions(entry: Mapping[str, object], column: str = "") -> list[objec
 
 
 def parse_boxes(cell: object) -> tuple[Box, ...]:
-    """Returns the boxes of a row in our own form; none where it has another.
+    """Returns the boxes of a row in seesay's format; none if it has another format.
 
     Raises:
-        DataError: An entry has our fields with values that are no numbers.
+        DataError: A box has a coordinate that is not a number.
     """
     if not isinstance(cell, list):
         return ()
@@ -188,7 +188,7 @@ def parse_boxes(cell: object) -> tuple[Box, ...]:
 
 
 def _sentence(entry: Mapping[str, object]) -> object:
-    """Returns the text of a caption given as an object, such as {"raw": ..., "tokens": [...]}, or None."""
+    """Returns the text of a caption object such as {"raw": ..., "tokens": [...]}, or None."""
     found = next((text for name in CAPTION_COLUMNS if isinstance(text := entry.get(name), str)), None)
     return _joined_tokens(entry) if found is None else found
 
@@ -199,21 +199,21 @@ def _joined_tokens(entry: Mapping[str, object]) -> str | None:
 
 
 def _text(cell: object) -> str:
-    """Returns a cell as stripped text, empty for None and NaN."""
+    """Returns a cell as stripped text; empty for None and NaN."""
     return "" if cell is None or cell != cell else str(cell).strip()
 
 
 def _plain(name: str) -> str:
-    """Returns a column name in lower case with underscores."""
+    """Returns a column name normalised to lower case with underscores."""
     return re.sub(r"[\s\-.]+", "_", str(name).strip().strip('"').lower())
 
 
-def _wanted_or_first(wanted: str, usual: Iterable[str], known: Mapping[str, str]) -> str | None:
-    return _first((_plain(wanted),) if wanted else usual, known)
+def _requested_or_first(requested: str, usual: Iterable[str], known: Mapping[str, str]) -> str | None:
+    return _first((_plain(requested),) if requested else usual, known)
 
 
-def _first(wanted: Iterable[str], known: Mapping[str, str]) -> str | None:
-    return next((known[name] for name in wanted if name in known), None)
+def _first(requested: Iterable[str], known: Mapping[str, str]) -> str | None:
+    return next((known[name] for name in requested if name in known), None)
 
 
 def _by_number(name: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Recognising by looking which form of captions a path holds, and which of several files is meant."""
+"""Detection of the caption format at a path, and selection among several files."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from seesay.data.readers.assemble import Extent, measure
+from seesay.data.readers.assemble import Coverage, measure
 from seesay.data.readers.coco import read_coco, read_karpathy
 from seesay.data.readers.columns import ColumnNames
 from seesay.data.readers.flickr import read_flickr
@@ -30,9 +30,9 @@ from seesay.data.readers.text import is_split_list
 from seesay.data.readers.webdataset import read_webdataset
 from seesay.data.records import SPLIT_WORDS, Reading, count, name_some
 from seesay.errors import ConfigError, DataError
-from seesay.names import composed
+from seesay.names import to_nfc
 
-# In order of preference, where a folder holds several that caption equally many images.
+# In order of preference, if several formats in a folder caption the same number of images.
 READERS: dict[str, Callable[[list[Path], list[Path], ColumnNames], Reading]] = {
     "flickr": read_flickr,
     "karpathy": read_karpathy,
@@ -43,26 +43,26 @@ READERS: dict[str, Callable[[list[Path], list[Path], ColumnNames], Reading]] = {
     "webdataset": read_webdataset,
     "parquet": read_parquet,
 }
-# Names for the format flag that stand for readers above; imagefolder is a table called metadata.
-_STANDS_FOR = {"tsv": ("csv",), "imagefolder": ("jsonl", "csv", "parquet")}
-FORMATS = ("auto", *READERS, *_STANDS_FOR, "sidecar")
+# Aliases of the format flag for the readers above; imagefolder is a table called metadata.
+_ALIASES = {"tsv": ("csv",), "imagefolder": ("jsonl", "csv", "parquet")}
+FORMATS = ("auto", *READERS, *_ALIASES, "sidecar")
 _WITH_COLUMNS = ("jsonl", "csv", "json", "webdataset", "parquet")
 
-# Neighbours of COCO's captions, the stemmed captions of Flickr8k, and the recipes of captions that seesay wrote.
+# Other COCO annotations, the lemmatised captions of Flickr8k, and recipes of captions written by seesay.
 _NOT_CAPTIONS = re.compile(
     r"(instances|person_keypoints|panoptic|stuff|image_info)_|.*\blemma\b|.*\.recipe\.json$", re.IGNORECASE
 )
 _CAPTION_NAME = re.compile(r"caption|annotation|metadata|token|results|dataset", re.IGNORECASE)
 _SPLIT = re.compile(rf"(?<![a-z])({SPLIT_WORDS})(?![a-z])")
-_LOOKED_FOR = (
+_KNOWN_FORMATS = (
     "Flickr token files, COCO or Karpathy JSON, CSV, TSV, JSONL, JSON or Parquet with an image and a "
-    "caption column, WebDataset tars, and .txt files named like the images"
+    "caption column, WebDataset tar files, and .txt files named like the images"
 )
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """The form that a path holds, how to read it, and what else was there."""
+    """A detected format, the function that reads it, and remarks about other files."""
 
     format: str
     read: Callable[[], Reading]
@@ -71,12 +71,12 @@ class Recognised:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is to be recognised.
+    """Options of detection.
 
     Attributes:
         format: One of FORMATS.
-        columns: The columns of tables.
-        own: Whether captions that seesay wrote may be read: a folder called `captions.parquet` is one output.
+        columns: Table columns selected by the user.
+        own: Accept captions written by seesay: a folder called `captions.parquet` is one output.
     """
 
     format: str
@@ -85,19 +85,19 @@ class _Request:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The readers that may be used, in order of preference."""
-        kinds = tuple(READERS) if self.format == "auto" else _STANDS_FOR.get(self.format, (self.format,))
+        """The permitted readers, in order of preference."""
+        kinds = tuple(READERS) if self.format == "auto" else _ALIASES.get(self.format, (self.format,))
         return tuple(kind for kind in READERS if kind in kinds and (not self.columns or kind in _WITH_COLUMNS))
 
     @property
     def sidecars(self) -> bool:
-        """Whether texts beside images may be used."""
+        """Whether text files beside images are permitted."""
         return self.format in ("auto", "sidecar") and not self.columns
 
 
 @dataclass
 class _Candidate:
-    """One source of captions in a folder: some files, or the texts beside its images."""
+    """One source of captions in a folder: files, or the text files beside its images."""
 
     kind: str
     files: tuple[Path, ...]
@@ -107,58 +107,58 @@ class _Candidate:
 
     @property
     def format(self) -> str:
-        """The name of the form."""
+        """Name of the format."""
         metadata = self.files and all(path.stem.lower() == "metadata" for path in self.files)
         return "imagefolder" if metadata else self.kind
 
     @property
     def names(self) -> list[str]:
-        """What it is called in messages."""
-        return [str(path.relative_to(self.folder)) for path in self.files] or ["the texts beside the images"]
+        """Names for messages."""
+        return [str(path.relative_to(self.folder)) for path in self.files] or ["text files beside the images"]
 
     @cached_property
     def reading(self) -> Reading:
-        """What it holds; read once."""
+        """The records; read once."""
         if not self.files:
             return read_sidecar(self.folder)
         return READERS[self.kind](list(self.files), _split_lists(self.files, self.folder), self.columns)
 
-    def extent(self, finder: ImageFinder) -> Extent:
-        """Returns how much it captions; nothing where it cannot be read."""
+    def coverage(self, finder: ImageFinder) -> Coverage:
+        """Returns the number of captioned images; zero if unreadable."""
         try:
             return measure(self.reading, finder)
         except DataError:
-            return Extent(0, 0, 0)
+            return Coverage(0, 0, 0)
 
 
 def recognise(source: Path, format: str, columns: ColumnNames) -> Recognised:
-    """Returns the form of captions at a path.
+    """Returns the format of the captions at a path.
 
     Args:
-        source: A captions file, or a folder with one in it or one level deeper.
-        format: One of FORMATS; `auto` looks.
-        columns: The columns of tables that are named by the user.
+        source: A captions file, or a folder that contains one (directly or one level deeper).
+        format: One of FORMATS; `auto` detects.
+        columns: Table columns selected by the user.
 
     Raises:
-        ConfigError: No such format, or columns for a form that has none.
-        DataError: No such path, nothing recognised, or several files none of which is the obvious one.
+        ConfigError: Unknown format, or columns for a format without columns.
+        DataError: The path does not exist, no format is detected, or several files are equally plausible.
     """
     if format not in FORMATS:
         raise ConfigError(f"data.format is {format!r}; it must be one of {', '.join(FORMATS)}")
     if not source.exists():
-        raise DataError(f"{source} does not exist; name a captions file or the folder that holds one")
+        raise DataError(f"{source} does not exist; pass a captions file or a folder that contains one")
     if source.is_dir():
         return _recognise_folder(source, _Request(format, columns, own=source.suffix.lower() == ".parquet"))
     if format == "sidecar":
-        raise DataError(f"{source} is a file; the sidecar reader wants the folder of images and texts")
-    wanted = _STANDS_FOR.get(format, (format,))
+        raise DataError(f"{source} is a file; the sidecar reader needs the folder of images and text files")
+    requested = _ALIASES.get(format, (format,))
     kind = format if format in READERS else sniff(source, columns) or by_suffix(source)
     if kind is None or is_image_name(source.name):
-        raise DataError(f"{source} is no captions file of a known form; looked for {_LOOKED_FOR}")
-    if format != "auto" and kind not in wanted:
-        kind = wanted[0]
+        raise DataError(f"{source} is not a captions file of a known format; supported: {_KNOWN_FORMATS}")
+    if format != "auto" and kind not in requested:
+        kind = requested[0]
     if columns and kind not in _WITH_COLUMNS:
-        raise ConfigError(f"--image-column and --caption-column name columns of tables; {source} is read as {kind}")
+        raise ConfigError(f"--image-column and --caption-column select columns of tables; {source} is read as {kind}")
     remarks = (_own_remark(source.parent, [source], used=True),) if is_own_output(source) else ()
     return _recognised(_Candidate(kind, (source,), 0, source.parent, columns), remarks)
 
@@ -169,46 +169,53 @@ def _recognised(candidate: _Candidate, remarks: tuple[str, ...] = ()) -> Recogni
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of a folder, or of those one level deeper, that may hold captions.
+    """Possible captions files of a folder, or of the folders one level deeper.
 
     Attributes:
-        found: those that do, by the reader they need.
-        own: those that seesay wrote.
-        unknown: tables and JSON files that are of no known form.
+        by_reader: files of a known format, by reader.
+        own: files written by seesay.
+        unknown: tables and JSON files of an unknown format.
     """
 
-    found: dict[str, list[Path]]
+    by_reader: dict[str, list[Path]]
     own: list[Path]
     unknown: list[Path]
 
 
 def _recognise_folder(folder: Path, request: _Request) -> Recognised:
-    """Returns the form of captions in a folder.
+    """Returns the format of the captions in a folder.
 
-    That is the one which captions the most of the images that are there; of equal ones a file in the folder before
-    one a level deeper, then by the order of READERS, texts beside the images last. Files a level deeper are looked
-    into where those in the folder caption less than half of the images. What seesay wrote is never read.
+    The candidate that captions most of the existing images wins. Ties: a file in the folder before one a level deeper,
+    then the order of READERS, text files beside images last. Files a level deeper are considered if those in the folder
+    caption less than half of the images. Files written by seesay are not read.
     """
-    near = _look_at(_captions_like(folder), request)
-    far = _look_at(_deeper(folder), request)
-    upper, lower = (_candidates(folder, files.found, level, request) for level, files in enumerate((near, far)))
-    texts = request.sidecars and has_sidecars(folder)
-    beside = [_Candidate("sidecar", (), 2, folder, request.columns)] if texts else []
+    direct = _classify(_possible_captions(folder), request)
+    nested = _classify(_nested_captions(folder), request)
+    upper, lower = (
+        _candidates(folder, files.by_reader, level, request) for level, files in enumerate((direct, nested))
+    )
+    has_texts = request.sidecars and has_sidecars(folder)
+    beside = [_Candidate("sidecar", (), 2, folder, request.columns)] if has_texts else []
     candidates = [*(upper or lower), *beside]
-    own = [*near.own, *far.own]
+    own = [*direct.own, *nested.own]
     if not candidates:
-        return _nothing_found(folder, request, own, [*near.unknown, *far.unknown])
+        return _nothing_found(folder, request, own, [*direct.unknown, *nested.unknown])
     finder = ImageFinder(root_of(folder))
     best = _best(candidates, finder)
-    if upper and lower and 2 * best.extent(finder).there < len(list_image_paths(folder)):
+    if upper and lower and 2 * best.coverage(finder).found < len(list_image_paths(folder)):
         candidates = [*upper, *lower, *beside]
         best = _best(candidates, finder)
     used = best.names
-    unused = [str(path.relative_to(folder)) for files in (near, far) for some in files.found.values() for path in some]
+    unused = [
+        str(path.relative_to(folder))
+        for files in (direct, nested)
+        for some in files.by_reader.values()
+        for path in some
+    ]
     unused = [name for name in [*unused, *(name for each in beside for name in each.names)] if name not in used]
     remarks = []
     if unused:
-        remarks.append(f"captions read from {name_some(used)}, not from {name_some(unused)}; name a file to choose it")
+        remarks.append(f"captions read from {name_some(used)}, not from {name_some(unused)}; pass a file to select it")
     if own:
         remarks.append(_own_remark(folder, own, request.own))
     return _recognised(best, tuple(remarks))
@@ -218,34 +225,34 @@ def _best(candidates: list[_Candidate], finder: ImageFinder) -> _Candidate:
     """Returns the candidate that captions the most images.
 
     Raises:
-        DataError: Several of one form are equally likely.
+        DataError: Several candidates of one format are tied.
     """
     if len(candidates) == 1:
         return candidates[0]
-    extents = [candidate.extent(finder) for candidate in candidates]
+    coverages = [candidate.coverage(finder) for candidate in candidates]
     order = [*READERS, "sidecar"]
-    top = [one for one, extent in zip(candidates, extents, strict=True) if extent == max(extents)]
+    top = [one for one, coverage in zip(candidates, coverages, strict=True) if coverage == max(coverages)]
     first = min(top, key=lambda one: (one.level, order.index(one.kind)))
     equal = [one for one in top if (one.level, one.kind) == (first.level, first.kind)]
     if len(equal) > 1:
         names = [name for one in candidates if one.kind == first.kind for name in one.names]
-        raise DataError(f"{first.folder} holds several captions files ({name_some(names)}); name the one to read")
+        raise DataError(f"{first.folder} contains several captions files ({name_some(names)}); pass the file to read")
     return first
 
 
 def _own_remark(folder: Path, own: list[Path], used: bool) -> str:
-    """Returns the line on captions that seesay wrote, which are used or not."""
+    """Returns the remark about captions written by seesay."""
     names = name_some([str(path.relative_to(folder)) for path in own])
     if used:
-        return f"{names} written by seesay: its captions are a model's"
-    return f"{names} written by seesay, not read as human captions; name a file to use its captions"
+        return f"{names} written by seesay: the captions are generated by a model"
+    return f"{names} written by seesay, not read as human captions; pass a file to use its captions"
 
 
 def _nothing_found(folder: Path, request: _Request, own: list[Path], unknown: list[Path]) -> Recognised:
-    """Returns the one table that is there, whose reader reports which columns it lacks.
+    """Returns the only table of the folder, so that its reader reports the missing columns.
 
     Raises:
-        DataError: There is none, or there are several.
+        DataError: There is no table, or several.
     """
     readable = [path for path in unknown if request.format in ("auto", by_suffix(path))]
     if len(readable) == 1:
@@ -253,19 +260,19 @@ def _nothing_found(folder: Path, request: _Request, own: list[Path], unknown: li
         return _recognised(_Candidate(kind, (readable[0],), 0, folder, request.columns))
     what = "nothing" if request.format == "auto" else f"nothing for the {request.format} reader"
     listing = list_images(folder)
-    problem = f"{folder} holds {count(len(listing.images), 'image')} but {what} that gives captions"
-    told = [f"{problem}; looked for {_LOOKED_FOR}"]
+    problem = f"{folder} contains {count(len(listing.images), 'image')} but {what} with captions"
+    messages = [f"{problem}; supported: {_KNOWN_FORMATS}"]
     beside = (Path(path) for path in walk_files(folder) if re.search(r"(?<!\.recipe)\.json$", path, re.IGNORECASE))
     unused = sorted({str(path.relative_to(folder)) for path in (*unknown, *beside) if path not in own})
     if unused:
-        told.append(f"not understood: {name_some(unused)} (name one to see why)")
+        messages.append(f"unknown format: {name_some(unused)} (pass one of them for details)")
     if own:
-        told.append(_own_remark(folder, own, used=False))
-    raise DataError("; ".join(filter(None, (*told, listing.remark()))))
+        messages.append(_own_remark(folder, own, used=False))
+    raise DataError("; ".join(filter(None, (*messages, listing.remark()))))
 
 
-def _captions_like(folder: Path) -> list[Path]:
-    """Returns the files of a folder that may hold captions, sorted; texts named like an image left out."""
+def _possible_captions(folder: Path) -> list[Path]:
+    """Returns the possible captions files of a folder, sorted, without text files named like an image."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
     except OSError as error:
@@ -274,57 +281,57 @@ def _captions_like(folder: Path) -> list[Path]:
     others = [name for name in visible if not is_image_name(name)]
     beside = {name for name in others if name.lower().endswith(SIDECAR_SUFFIXES)}
     if beside:
-        images = {composed(name) for name in names if is_image_name(name)}
+        images = {to_nfc(name) for name in names if is_image_name(name)}
         images |= {name.rpartition(".")[0] for name in images}
-        beside = {name for name in beside if composed(name.rpartition(".")[0]) in images}
+        beside = {name for name in beside if to_nfc(name.rpartition(".")[0]) in images}
     return [folder / name for name in others if name not in beside]
 
 
-def _deeper(folder: Path) -> list[Path]:
-    """Returns the files that may hold captions one level below a folder."""
+def _nested_captions(folder: Path) -> list[Path]:
+    """Returns the possible captions files one level below a folder."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     visible = [path for path in folders if not path.name.startswith((".", "__MACOSX"))]
-    return [file for path in visible for file in _captions_like(path)]
+    return [file for path in visible for file in _possible_captions(path)]
 
 
-def _look_at(files: Iterable[Path], request: _Request) -> _Files:
-    """Returns which of some files hold captions, only those of the format asked for."""
-    looked = _Files({}, [], [])
-    found: dict[str, list[Path]] = defaultdict(list)
+def _classify(files: Iterable[Path], request: _Request) -> _Files:
+    """Returns which files contain captions in the requested format."""
+    classified = _Files({}, [], [])
+    by_reader: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         table = path.suffix.lower() in (*TABLE_SUFFIXES, ".json")
         if table and is_own_output(path):
-            looked.own.append(path)
+            classified.own.append(path)
             if not request.own:
                 continue
         if request.format == "imagefolder" and path.stem.lower() != "metadata":
             continue
         kind = sniff(path, request.columns)
         if kind is not None and kind in request.kinds:
-            found[kind].append(path)
+            by_reader[kind].append(path)
         elif kind is None and table:
-            looked.unknown.append(path)
-    looked.found.update({kind: found[kind] for kind in READERS if kind in found})
-    return looked
+            classified.unknown.append(path)
+    classified.by_reader.update({kind: by_reader[kind] for kind in READERS if kind in by_reader})
+    return classified
 
 
-def _candidates(folder: Path, found: dict[str, list[Path]], level: int, request: _Request) -> list[_Candidate]:
-    """Returns the data sets that the files amount to; of several of one form those that are called captions."""
+def _candidates(folder: Path, by_reader: dict[str, list[Path]], level: int, request: _Request) -> list[_Candidate]:
+    """Returns the data sets formed by the files; of several in one format, those named after captions."""
     candidates = []
-    for kind, files in found.items():
+    for kind, files in by_reader.items():
         families: dict[str, list[Path]] = defaultdict(list)
         for path in files:
             families[_family(path.relative_to(folder).as_posix())].append(path)
-        top_tokens = list(families)
+        selected = list(families)
         for test in (_is_named_after_captions, _has_images_of_its_year):
-            if len(top_tokens) > 1:
-                top_tokens = [family for family in top_tokens if test(folder, family)] or top_tokens
-        candidates += [_Candidate(kind, tuple(families[name]), level, folder, request.columns) for name in top_tokens]
+            if len(selected) > 1:
+                selected = [family for family in selected if test(folder, family)] or selected
+        candidates += [_Candidate(kind, tuple(families[name]), level, folder, request.columns) for name in selected]
     return candidates
 
 
 def _family(name: str) -> str:
-    """Returns what the files of one data set have in common: their names without split and shard number."""
+    """Returns the common name of the files of one data set: without split and shard number."""
     name = re.sub(r"-\d+-of-\d+[^./]*", "", name.lower())
     name = _SPLIT.sub("*", name)
     return re.sub(r"[-_]?\d+(?=\.(tar|tgz|tar\.gz|parquet|jsonl)$)", "#", name)
@@ -335,14 +342,14 @@ def _is_named_after_captions(folder: Path, family: str) -> bool:
 
 
 def _has_images_of_its_year(folder: Path, family: str) -> bool:
-    """Tells whether a folder such as train2014 stands by captions of 2014, as COCO has both years."""
+    """Returns whether an image folder such as train2014 has the year of the captions (COCO has two)."""
     year = re.search(r"20\d\d", family)
-    places = [folder, folder.parent] if "annotations" in folder.name.lower() else [folder, folder / "images"]
-    return year is not None and any(path.is_dir() for place in places for path in place.glob(f"*{year.group()}"))
+    folders = [folder, folder.parent] if "annotations" in folder.name.lower() else [folder, folder / "images"]
+    return year is not None and any(path.is_dir() for place in folders for path in place.glob(f"*{year.group()}"))
 
 
 def _split_lists(files: Iterable[Path], folder: Path) -> list[Path]:
-    """Returns the lists of images a split, in the folder, beside the captions, or one level deeper."""
-    near = [*dict.fromkeys([folder, *(path.parent for path in files)])]
-    candidates = [path for place in near for path in _captions_like(place)] + _deeper(folder)
+    """Returns the split lists in the folder, beside the captions, or one level deeper."""
+    direct = [*dict.fromkeys([folder, *(path.parent for path in files)])]
+    candidates = [path for place in direct for path in _possible_captions(place)] + _nested_captions(folder)
     return [path for path in dict.fromkeys(candidates) if path not in files and is_split_list(path)]

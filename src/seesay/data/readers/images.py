@@ -1,11 +1,11 @@
-"""Finding the image that a captions file means, by listings of folders: no image is opened or asked for.
+"""Location of the images that captions files refer to, from folder listings; no image is opened.
 
-Lists of captions travel without their images: the folder has another name, one more level, or the paths
-are absolute on somebody else's machine. An image is looked for where the list says, then by the longest
-tail of its path that names exactly one file below the data set's folder.
+Captions files are often moved without their images: the image folder has another name or level, or the paths are
+absolute paths of another machine. An image is searched at its stated path, then by the longest suffix of its path
+that matches exactly one file below the data set's folder.
 """
 
-# Paths are strings here: an object for each of millions of names takes seconds.
+# Paths are strings here: creating millions of Path objects takes seconds.
 # ruff: noqa: PTH114, PTH118, PTH119, PTH122, PTH208
 import os
 import re
@@ -16,16 +16,16 @@ from pathlib import Path
 
 from seesay.data.records import count, name_some
 from seesay.images import FORMAT_SUFFIXES
-from seesay.names import Folders, composed
+from seesay.names import Folders, to_nfc
 
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
-# Image formats that seesay does not open: files of these are counted and named where a folder is listed.
+# Image formats that seesay cannot open; listings report them.
 _UNSUPPORTED_SUFFIX = re.compile(
     r"\.(jxl|jxr|wdp|bpg|flif|qoi|tga|pcx|dcx|ico|icns|dib|psd|psb|xcf|kra|svgz?|eps|exr|hdr|dds|sgi|ras|xbm|xpm|wmf|emf"
     r"|fits|djvu|dng|cr[23w]|nef|nrw|arw|sr[f2w]|orf|rw2|raf|pef|x3f|erf|mrw|3fr|iiq)",
     re.IGNORECASE,
 )
-# Folders that hold captions beside a folder of images, as annotations/ does in COCO.
+# Folders of captions beside a folder of images, such as COCO's annotations/.
 _CAPTION_FOLDERS = frozenset(
     (
         "annotations",
@@ -39,32 +39,32 @@ _CAPTION_FOLDERS = frozenset(
         "flickr8k_text",
     )
 )
-_IMAGE_FOLDER = re.compile(r"images?|images?|photos?|flicke?r.*|(train|val|test)(20\d\d)?", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(r"images?|pictures?|photos?|flicke?r.*|(train|val|test)(20\d\d)?", re.IGNORECASE)
 _MAX_DEPTH = 5
 _ARCHIVE = re.compile(r"(.+?\.(?:tar|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
 _URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 def is_url(reference: str) -> bool:
-    """Tells whether an image is named by an http(s) address."""
+    """Returns whether an image reference is an http(s) URL."""
     return _URL.match(reference) is not None
 
 
 def is_image_name(name: str) -> bool:
-    """Tells whether a name ends as image files do."""
+    """Returns whether a name has the suffix of an image file."""
     return os.path.splitext(name.strip())[1].lower() in IMAGE_SUFFIXES
 
 
 class SidecarNames:
     """Names of the text files beside images: `photo.txt` for `photo.jpg`.
 
-    The name depends on the image's folder alone, never on which images are processed together. Images that differ
-    only in their suffix are named in full: `photo.jpg.txt` and `photo.png.txt`, also if their names differ in case or
-    in Unicode normalization, which some file systems ignore. So is an image whose short name is another file's full
-    name, and a file without a usual image suffix. No two images share a name.
+    The name depends only on the image's folder, not on which images are processed together. Images that differ only in
+    their suffix (also ignoring case and Unicode normalization, as some file systems do) get the full name:
+    `photo.jpg.txt` and `photo.png.txt`. So does an image whose short name is another file's full name, and a file
+    without a common image suffix. No two images share a name.
 
     Args:
-        suffix: of the text files, such as `.txt`.
+        suffix: suffix of the text files, such as `.txt`.
     """
 
     def __init__(self, suffix: str) -> None:
@@ -72,18 +72,18 @@ class SidecarNames:
         self._taken: dict[str, frozenset[str]] = {}
 
     def path(self, image: str) -> str:
-        """Returns the path of an image's text file; the folder is listed once."""
+        """Returns the path of an image's text file; each folder is listed once."""
         folder, name = os.path.split(image)
         stem = os.path.splitext(name)[0]
         if folder not in self._taken:
             self._taken[folder] = self._taken_stems(folder)
-        short = is_image_name(name) and composed(stem).lower() not in self._taken[folder]
+        short = is_image_name(name) and to_nfc(stem).lower() not in self._taken[folder]
         return os.path.join(folder, (stem if short else name) + self.suffix)
 
     def _taken_stems(self, folder: str) -> frozenset[str]:
-        """Returns the names without suffix, in lower case, that more than one file of a folder would use."""
+        """Returns the lower-case stems that more than one file of a folder would use."""
         try:
-            names = [composed(name).lower() for name in os.listdir(folder or ".")]
+            names = [to_nfc(name).lower() for name in os.listdir(folder or ".")]
         except (OSError, ValueError):
             return frozenset()
         stems = Counter(os.path.splitext(name)[0] for name in names if is_image_name(name))
@@ -92,7 +92,7 @@ class SidecarNames:
 
 
 def expected_path(reference: str, base: Path) -> str:
-    """Returns where an image should be, without looking."""
+    """Returns the path where an image should be, without checking."""
     if is_url(reference):
         return reference
     path, mark, member = reference.partition("::")
@@ -100,16 +100,16 @@ def expected_path(reference: str, base: Path) -> str:
 
 
 def root_of(captions: Path) -> Path:
-    """Returns the folder below which the images of a captions file are looked for."""
+    """Returns the folder below which the images of a captions file are located."""
     folder = captions if captions.is_dir() else captions.parent
-    # The name of "." is empty; only the real path tells it.
+    # The name of "." is empty, so resolve it.
     if folder.resolve().name.lower() in _CAPTION_FOLDERS and not list_image_paths(folder):
         return folder.parent if folder.name not in ("", "..") else folder / ".."
     return folder
 
 
 class ImageFinder:
-    """Finds images below one folder; listings are read once, the deep one only when it is needed."""
+    """Finds images below one folder; each listing is read once, the recursive one only if needed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -121,8 +121,8 @@ class ImageFinder:
         """Returns the path of an image, or None.
 
         Args:
-            reference: As written: relative, absolute (on any system), a URL, or `archive::member`.
-            base: The folder that a relative reference starts from.
+            reference: A relative path, an absolute path (of any system), a URL, or `archive::member`.
+            base: Folder of relative references.
         """
         if is_url(reference):
             return reference
@@ -137,15 +137,15 @@ class ImageFinder:
         return self._search(reference.replace("\\", "/"))
 
     def _search(self, reference: str) -> str | None:
-        """Returns the one image below the root whose path shares the longest tail with the reference."""
+        """Returns the image below the root whose path shares the longest suffix with the reference, if unique."""
         if self._index is None:
             self._index = _deep_index(self.root)
-        wanted = [part for part in composed(reference).lower().split("/") if part not in ("", ".", "..")]
-        if not wanted:
+        requested = [part for part in to_nfc(reference).lower().split("/") if part not in ("", ".", "..")]
+        if not requested:
             return None
-        candidates = self._index.get(wanted[-1], [])
+        candidates = self._index.get(requested[-1], [])
         if len(candidates) > 1:
-            ranks = [self._rank(path, wanted) for path in candidates]
+            ranks = [self._rank(path, requested) for path in candidates]
             best = max(ranks)
             candidates = [path for path, rank in zip(candidates, ranks, strict=True) if rank == best]
             if len(candidates) > 1:
@@ -153,11 +153,11 @@ class ImageFinder:
                 return None
         return candidates[0] if candidates else None
 
-    def _rank(self, path: str, wanted: list[str]) -> tuple[int, bool, int]:
-        """Returns how well a path fits: parts shared from the end, a usual folder name, shallowness."""
-        parts = composed(os.path.relpath(path, self.root)).replace(os.sep, "/").lower().split("/")
+    def _rank(self, path: str, requested: list[str]) -> tuple[int, bool, int]:
+        """Returns the match quality of a path: number of shared trailing parts, common folder name, small depth."""
+        parts = to_nfc(os.path.relpath(path, self.root)).replace(os.sep, "/").lower().split("/")
         shared = 0
-        for ours, theirs in zip(reversed(parts[:-1]), reversed(wanted[:-1]), strict=False):
+        for ours, theirs in zip(reversed(parts[:-1]), reversed(requested[:-1]), strict=False):
             if ours != theirs:
                 break
             shared += 1
@@ -167,10 +167,10 @@ class ImageFinder:
 
 @dataclass(frozen=True)
 class ImageListing:
-    """The images among some files.
+    """The images in a list of files.
 
     Attributes:
-        images: paths of files whose suffix is that of a format that can be opened.
+        images: paths with the suffix of a supported format.
         unsupported: paths of images of other formats (JPEG XL, camera raw, SVG, ...).
     """
 
@@ -179,7 +179,7 @@ class ImageListing:
 
     @classmethod
     def of(cls, files: Iterable[str]) -> "ImageListing":
-        """Returns the listing of some files, in their order; the resource forks of Macs (`._a.jpg`) are left out."""
+        """Returns the listing of files, in their order, without macOS resource forks (`._a.jpg`)."""
         listing = cls([], [])
         for path in files:
             suffix = os.path.splitext(path)[1].lower()
@@ -192,30 +192,30 @@ class ImageListing:
         return listing
 
     def remark(self) -> str | None:
-        """Returns a line that names the images that cannot be opened; None if there are none."""
+        """Returns a remark about unsupported images; None if there are none."""
         return unsupported_images(self.unsupported)
 
 
 def unsupported_images(paths: Sequence[str]) -> str | None:
-    """Returns a line that counts and names images of formats that cannot be opened; None if there are none."""
+    """Returns a remark that counts and names images of unsupported formats; None if there are none."""
     if not paths:
         return None
     suffixes = ", ".join(sorted({os.path.splitext(path)[1].lower() for path in paths}))
-    skipped = f"{count(len(paths), 'file')} skipped, in formats that cannot be opened ({suffixes})"
+    skipped = f"{count(len(paths), 'file')} of unsupported formats skipped ({suffixes})"
     return f"{skipped}; convert to JPEG or PNG: {name_some(paths)}"
 
 
 def walk_files(
     root: Path, depth: int | None = _MAX_DEPTH, on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[str]:
-    """Yields the paths of all files below a folder; hidden folders and Mac litter are left out.
+    """Yields the paths of all files below a folder, without hidden folders and macOS metadata.
 
-    Links to folders are followed. Each folder is listed once however many links lead to it, under the path without
-    links if it has one below the root; links to a folder above are not followed.
+    Links to folders are followed, except to folders above. Each folder is listed once, under its path without links if
+    that is below the root.
 
     Args:
         root: the folder.
-        depth: levels of folders to descend; None = all.
+        depth: maximum folder depth; None: no limit.
         on_error: called with the error of each folder that cannot be listed.
     """
     real_root = os.path.realpath(root)
@@ -238,7 +238,7 @@ def walk_files(
 
 
 def _contains(folder: str, others: Iterable[str]) -> bool:
-    """Returns whether a folder is, or is above, one of other folders, which are given by their real paths."""
+    """Returns whether a folder equals or contains one of other folders (real paths)."""
     prefix = os.path.join(os.path.realpath(folder), "")
     return any(os.path.join(other, "").startswith(prefix) for other in others)
 
@@ -254,23 +254,23 @@ def list_images(root: Path, depth: int | None = _MAX_DEPTH) -> ImageListing:
 
 
 class Identities:
-    """Decides whether two names mean one image: `a.jpg`, `./a.jpg` and its absolute path do.
+    """Compares image references: `a.jpg`, `./a.jpg` and its absolute path are one image.
 
-    The folder is resolved, once. A link to a file is an image of its own: it has a name of its own.
+    Each folder is resolved once. Links to files are not resolved: a link is a separate image.
     """
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
 
     def distinct(self, names: Iterable[str]) -> list[str]:
-        """Returns the first name of each image, in order."""
+        """Returns the first reference of each image, in order."""
         first: dict[str, str] = {}
         for name in names:
             first.setdefault(self.of(name), name)
         return list(first.values())
 
     def of(self, name: str) -> str:
-        """Returns a text that is equal for names of one image."""
+        """Returns a key that is equal for references to one image."""
         if is_url(name):
             return name
         archive = _ARCHIVE.match(name)
@@ -278,17 +278,17 @@ class Identities:
         if folder not in self._folders:
             try:
                 self._folders[folder] = os.path.realpath(folder)
-            except (OSError, ValueError):  # no folder can have this name
+            except (OSError, ValueError):  # not a valid folder name
                 self._folders[folder] = folder
         member = f"::{archive[2].removeprefix('./')}" if archive else ""
         return os.path.join(self._folders[folder], file) + member
 
 
 def _deep_index(root: Path) -> dict[str, list[str]]:
-    """Returns the images below a folder by lower-case name, and by lower-case name without its suffix."""
+    """Returns the images below a folder by lower-case name, with and without suffix."""
     index: dict[str, list[str]] = {}
     for path in list_image_paths(root):
-        name = composed(os.path.basename(path)).lower()
+        name = to_nfc(os.path.basename(path)).lower()
         index.setdefault(name, []).append(path)
         index.setdefault(os.path.splitext(name)[0], []).append(path)
     return index

@@ -1,4 +1,4 @@
-"""Recognising the files that seesay writes: a model's captions are not taken for human ones."""
+"""Detection of files written by seesay, so that generated captions are not used as human ones."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ _FAILURE_FIELDS = ({"image", "error"}, {"image", "error", "captioned"})
 
 
 def is_own_output(path: Path) -> bool:
-    """Tells whether `seesay caption` or `seesay evaluate` wrote a file of captions, predictions or failures."""
+    """Returns whether a file contains captions, predictions or failures written by seesay."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _is_own_parquet(path)

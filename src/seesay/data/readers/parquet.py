@@ -1,4 +1,4 @@
-"""Parquet tables, of plain columns or in the Hugging Face form with the images inside."""
+"""Parquet tables with plain columns, or in the Hugging Face format with embedded images."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,24 +20,24 @@ from seesay.data.records import Reading, count, name_some, split_of_file
 from seesay.errors import DataError
 
 _EMBEDDED_COLUMNS = (*IMAGE_COLUMNS, *BYTES_COLUMNS)
-# More rows than this with one and the same image name: it is a placeholder, not a name.
-_MOST_CAPTIONS = 50
+# A name of more rows than this is a placeholder, not an image name.
+_MAX_CAPTIONS = 50
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The columns of one file; `embedded` is the one with encoded images, `name` what names them."""
+    """Columns of one file; `embedded` has the encoded images, `name` their names."""
 
     columns: Columns
     embedded: str | None
     name: str | None
 
 
-def read_parquet(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
-    """Returns the records of Parquet files; images inside are named `file.parquet::column::row`, not read.
+def read_parquet(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
+    """Returns the records of Parquet files; embedded images are not read but named `file.parquet::column::row`.
 
     Raises:
-        DataError: A file is damaged, or lacks the columns (those present and those expected are named).
+        DataError: A file is damaged or lacks the columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -46,7 +46,7 @@ def read_parquet(files: list[Path], split_lists: list[Path], wanted: ColumnNames
     for path in files:
         try:
             with pq.ParquetFile(path) as table:
-                layout = _layout(table, path, wanted)
+                layout = _layout(table, path, requested)
                 rows = list(_rows(table, layout))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -56,29 +56,28 @@ def read_parquet(files: list[Path], split_lists: list[Path], wanted: ColumnNames
     return reading
 
 
-def has_caption_columns(path: Path, wanted: ColumnNames) -> bool:
-    """Tells whether a Parquet file has the columns of captioned images."""
+def has_caption_columns(path: Path, requested: ColumnNames) -> bool:
+    """Returns whether a Parquet file has image and caption columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as table:
-            _layout(table, path, wanted)
+            _layout(table, path, requested)
     except (OSError, pa.ArrowException, DataError):
         return False
     return True
 
 
-def _layout(table: Any, path: Path, wanted: ColumnNames) -> _Layout:
-    """Returns which columns of a file are what."""
+def _layout(table: Any, path: Path, requested: ColumnNames) -> _Layout:
     names = table.schema_arrow.names
-    embedded, name = embedded_column(table, wanted.image)
-    if embedded is not None and wanted.image:
-        wanted = replace(wanted, image="image")
-    # The name of an embedded column matters as little as its bytes to find_columns.
-    columns = find_columns(["image" if column == embedded else column for column in names], wanted)
+    embedded, name = embedded_column(table, requested.image)
+    if embedded is not None and requested.image:
+        requested = replace(requested, image="image")
+    # find_columns gets a common name for the embedded column, which may have any name.
+    columns = find_columns(["image" if column == embedded else column for column in names], requested)
     if columns is None:
-        raise missing_columns(str(path), names, wanted)
+        raise missing_columns(str(path), names, requested)
     if embedded is not None:
         plain = columns.image if columns.image != "image" else None
         columns = Columns(embedded, columns.captions, columns.split, columns.id)
@@ -86,36 +85,36 @@ def _layout(table: Any, path: Path, wanted: ColumnNames) -> _Layout:
     return _Layout(columns, embedded, name)
 
 
-def embedded_column(table: Any, wanted: str = "") -> tuple[str | None, str | None]:
+def embedded_column(table: Any, requested: str = "") -> tuple[str | None, str | None]:
     """Returns the column of encoded images (bytes, or a struct of bytes and path) and its path field.
 
     Args:
         table: an open `ParquetFile`.
-        wanted: the column to look at; empty = those of usual names.
+        requested: the column; empty: the first with a common name.
     """
     import pyarrow as pa
 
     schema = table.schema_arrow
     for column in schema.names:
-        kind = schema.field(column).type
-        if column != wanted if wanted else column.lower() not in _EMBEDDED_COLUMNS:
+        dtype = schema.field(column).type
+        if column != requested if requested else column.lower() not in _EMBEDDED_COLUMNS:
             continue
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype):
             return column, None
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            path = f"{column}.path" if kind.get_field_index("path") >= 0 else None
+        if pa.types.is_struct(dtype) and dtype.get_field_index("bytes") >= 0:
+            path = f"{column}.path" if dtype.get_field_index("path") >= 0 else None
             if _holds_bytes(table, column):
                 return column, path
     return None, None
 
 
 def _holds_bytes(table: Any, column: str) -> bool:
-    """Tells whether a struct's bytes are there; a data set saved without them has paths alone."""
+    """Returns whether a struct contains bytes; a data set saved without them has paths only."""
     nulls = 0
     for group in range(table.metadata.num_row_groups):
         row_group = table.metadata.row_group(group)
-        for place in range(row_group.num_columns):
-            leaf = row_group.column(place)
+        for index in range(row_group.num_columns):
+            leaf = row_group.column(index)
             if leaf.path_in_schema == f"{column}.bytes":
                 if leaf.statistics is None or leaf.statistics.null_count is None:
                     return True
@@ -124,44 +123,44 @@ def _holds_bytes(table: Any, column: str) -> bool:
 
 
 def _rows(table: Any, layout: _Layout) -> Iterator[dict[str, Any]]:
-    """Yields the rows as dictionaries, without the bytes of images."""
+    """Yields the rows as dictionaries, without image bytes."""
     columns = layout.columns
     boxes = "boxes" if "boxes" in table.schema_arrow.names else None
     image = columns.image if layout.embedded is None else None
-    wanted = {*columns.captions, columns.split, columns.id, layout.name, image, boxes}
-    for batch in table.iter_batches(columns=sorted(name for name in wanted if name is not None)):
+    requested = {*columns.captions, columns.split, columns.id, layout.name, image, boxes}
+    for batch in table.iter_batches(columns=sorted(name for name in requested if name is not None)):
         yield from batch.to_pylist()
 
 
 def _add_records(path: Path, rows: list[dict[str, Any]], layout: _Layout, reading: Reading) -> None:
-    """Adds the records of one file's rows to the reading."""
+    """Adds the records of one file to the reading."""
     columns = layout.columns
     split = split_of_file(path)
     names = [_name(row, layout) for row in rows] if layout.embedded else []
-    if names and max(Counter(names).values()) > _MOST_CAPTIONS:
+    if names and max(Counter(names).values()) > _MAX_CAPTIONS:
         names = [""] * len(names)
     first: dict[str, str] = {}
-    junk = []
+    invalid = []
     for number, row in enumerate(rows):
         if layout.embedded is not None:
             name = names[number] or f"{path.stem}/{number}"
-            # An image that is repeated for each of its captions is the same image.
+            # Rows with the same name repeat one image for each of its captions.
             row = {**row, columns.image: first.setdefault(name, f"{path.name}::{layout.embedded}::{number}")}
         elif isinstance(row[columns.image], dict):
             row = {**row, columns.image: row[columns.image].get("path")}
         record = make_record(row, columns, path.parent, split)
         if record is None:
-            junk.append(f"row {number}")
+            invalid.append(f"row {number}")
             continue
         if layout.embedded is not None:
             record.id = name
         reading.records.append(record)
-    if junk:
-        reading.problems.append(f"{path.name}: {count(len(junk), 'row')} without an image: {name_some(junk)}")
+    if invalid:
+        reading.problems.append(f"{path.name}: {count(len(invalid), 'row')} without an image: {name_some(invalid)}")
 
 
 def _name(row: dict[str, Any], layout: _Layout) -> str:
-    """Returns what a row calls its embedded image, or an empty string."""
+    """Returns the name of a row's embedded image, or an empty string."""
     value: Any = row
     for part in (layout.name or "").split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -1,6 +1,6 @@
-"""A folder of images, each with a text file of the same name beside it."""
+"""Folders of images with a text file of the same name beside each."""
 
-# Paths are strings here: an object for each of millions of names takes seconds.
+# Paths are strings here: creating millions of Path objects takes seconds.
 # ruff: noqa: PTH119, PTH120, PTH122
 import json
 import os
@@ -15,20 +15,20 @@ from seesay.data.readers.samples import TEXT_SUFFIXES
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import Reading, Record, name_some, split_of_folder
 from seesay.errors import DataError
-from seesay.names import composed
+from seesay.names import to_nfc
 
 SIDECAR_SUFFIXES = (*TEXT_SUFFIXES, ".json")
-"""Suffixes of the files beside images that may give their captions, the preferred first."""
-_JSON_LOOKED_AT = 20
+"""Suffixes of caption files beside images, in order of preference."""
+_MAX_JSON_FILES = 20
 
 
 def read_sidecar(folder: Path) -> Reading:
-    """Returns the records of `name.jpg` with `name.jpg.txt`, `name.txt` or `name.caption`, a caption per line.
+    """Returns the records of `name.jpg` with `name.jpg.txt`, `name.txt` or `name.caption`, one caption per line.
 
-    The texts are beside the images or, with the same names, in a folder beside theirs. Of several texts of an image
-    the first in this order is read: its full name before its name without suffix, then by `SIDECAR_SUFFIXES`; a
-    `.json`, as img2dataset writes them, gives its caption field. The others are reported. A folder called train, val
-    or test (at any level) gives the split.
+    The text files are beside the images, or in a folder beside the image folder. If an image has several, the first is
+    used and the others are reported: full name before stem, then the order of `SIDECAR_SUFFIXES`. A `.json` file (as
+    written by img2dataset) is read for its caption field. A folder called train, val or test, at any level, is the
+    split.
     """
     reading = Reading()
     files = sorted(walk_files(folder))
@@ -47,39 +47,39 @@ def read_sidecar(folder: Path) -> Reading:
             unused += [os.path.relpath(text, folder) for text in found[1:] if not _is_json(text)]
         parts = Path(relative).parts[:-1]
         split = next((split for part in parts if (split := split_of_folder(part))), None)
-        reading.records.append(Record(relative, captions, folder, split, one_row_a_image=True))
+        reading.records.append(Record(relative, captions, folder, split, one_row_per_image=True))
     shared = [f"{os.path.relpath(text, folder)} ({', '.join(used)})" for text, used in readers.items() if len(used) > 1]
-    for what, names in (
-        ("text{s} not used, as another text of the same image comes first", unused),
+    for message, names in (
+        ("text{s} not used, because another text of the same image has precedence", unused),
         ("text{s} used for several images", shared),
-        ("image{s} with texts in several folders, none of which was read", texts.ambiguous),
+        ("image{s} with texts in several folders, none of them read", texts.ambiguous),
     ):
         if names:
-            noun = what.replace("{s}", "" if len(names) == 1 else "s")
+            noun = message.replace("{s}", "" if len(names) == 1 else "s")
             reading.problems.append(f"{len(names):,} {noun}: {name_some(names)}")
     return reading
 
 
 def has_sidecars(folder: Path) -> bool:
-    """Tells whether at least one image below a folder has a text of its name, or a JSON file with a caption."""
+    """Returns whether an image below a folder has a text file, or a JSON file with a caption."""
     files = list(walk_files(folder))
     texts = _Texts(folder, files)
     if not texts.by_name:
         return False
-    looked_at = 0
+    checked = 0
     for image in ImageListing.of(files).images:
         found = texts.of(image)
         if found and not _is_json(found[0]):
             return True
-        if found and looked_at < _JSON_LOOKED_AT:
-            looked_at += 1
+        if found and checked < _MAX_JSON_FILES:
+            checked += 1
             if any(_read_captions(found[0], Reading())):
                 return True
     return False
 
 
 def _read_captions(path: str, reading: Reading) -> list[object]:
-    """Returns the captions of a text, a line each, or those of a JSON object; `[""]` where a text is blank."""
+    """Returns the captions of a text file (one per line) or JSON object; `[""]` if a text is blank."""
     try:
         text = read_text(Path(path), reading)
         if _is_json(path):
@@ -100,7 +100,7 @@ def _is_json(path: str) -> bool:
 
 @dataclass
 class _Texts:
-    """The texts below a folder, by name without suffix; `ambiguous` are images with texts in several folders."""
+    """Text files below a folder, by stem; `ambiguous` lists images with texts in several folders."""
 
     folder: Path
     files: InitVar[Iterable[str]]
@@ -112,26 +112,26 @@ class _Texts:
             if path.lower().endswith(SIDECAR_SUFFIXES):
                 name = os.path.basename(path)
                 if not name.startswith("."):
-                    self.by_name[composed(os.path.splitext(name)[0])].append(path)
+                    self.by_name[to_nfc(os.path.splitext(name)[0])].append(path)
 
     def of(self, image: str) -> list[str]:
-        """Returns the texts of an image, the preferred first: those beside it, or in the one folder beside its own."""
+        """Returns the text files of an image in order of preference: beside it, else in one sibling folder."""
         folder, name = os.path.split(image)
-        keys = (composed(name), composed(os.path.splitext(name)[0]))
+        keys = (to_nfc(name), to_nfc(os.path.splitext(name)[0]))
         candidates = [text for key in keys if key in self.by_name for text in self.by_name[key]]
         candidates.sort(key=lambda text: self._rank(text, keys[0]))
         beside = [text for text in candidates if os.path.dirname(text) == folder]
         if beside:
             return beside
         near = [text for text in candidates if os.path.dirname(os.path.dirname(text)) == os.path.dirname(folder)]
-        places = sorted({os.path.basename(os.path.dirname(text)) for text in near})
-        if len(places) > 1:
-            self.ambiguous.append(f"{os.path.relpath(image, self.folder)} ({' and '.join(places)})")
+        folders = sorted({os.path.basename(os.path.dirname(text)) for text in near})
+        if len(folders) > 1:
+            self.ambiguous.append(f"{os.path.relpath(image, self.folder)} ({' and '.join(folders)})")
             return []
         return near
 
     @staticmethod
     def _rank(text: str, name: str) -> tuple[bool, bool, int]:
-        """Returns the place of a text in the order: JSON last, the full name of the image first, then by suffix."""
+        """Returns the sort key of a text file: JSON last, full image name first, then suffix."""
         stem, suffix = os.path.splitext(os.path.basename(text))
-        return _is_json(text), composed(stem) != name, SIDECAR_SUFFIXES.index(suffix.lower())
+        return _is_json(text), to_nfc(stem) != name, SIDECAR_SUFFIXES.index(suffix.lower())

@@ -1,4 +1,4 @@
-"""Tables of captions: CSV, TSV and other separated text."""
+"""Caption tables: CSV, TSV and other delimited text."""
 
 import csv
 import io
@@ -21,14 +21,14 @@ _HEAD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TableForm:
-    """How a separated text is to be read.
+    """Format of a delimited text.
 
     Attributes:
-        delimiter: What parts the cells.
+        delimiter: Delimiter of cells.
         spaced: A space follows every delimiter.
-        names: Of the columns; without a header their numbers.
-        columns: Those that matter.
-        has_header: The first line is one.
+        names: Names of the columns; without a header their numbers.
+        columns: The relevant columns.
+        has_header: The first line is a header.
     """
 
     delimiter: str
@@ -38,15 +38,14 @@ class TableForm:
     has_header: bool
 
 
-def table_form(text: str, wanted: ColumnNames = USUAL_NAMES) -> TableForm | None:
-    """Returns how to read a separated text, from its beginning, or None where it holds no captions.
+def table_form(text: str, requested: ColumnNames = USUAL_NAMES) -> TableForm | None:
+    """Returns the format of a delimited text, or None if it contains no captions.
 
-    The first line must be a header with an image's and a caption's column; or have no header and a cell
-    that names an image (or a URL) beside one that is text.
+    The first line must be a header with an image and a caption column, or contain an image name (or URL) and a text.
 
     Args:
         text: The beginning of the file.
-        wanted: Columns that are named by the user; then there must be a header.
+        requested: Columns selected by the user, which require a header.
     """
     lines = [line for line in text_lines(text[:_HEAD_BYTES]) if line.strip()][:_HEAD_LINES]
     if not lines:
@@ -54,13 +53,13 @@ def table_form(text: str, wanted: ColumnNames = USUAL_NAMES) -> TableForm | None
     for delimiter in _DELIMITERS:
         spaced = f"{delimiter} " in lines[0]
         names = _cells(lines[0], delimiter)
-        columns = find_columns(names, wanted)
+        columns = find_columns(names, requested)
         if columns is not None:
             return TableForm(delimiter, spaced, tuple(names), columns, has_header=True)
-    if wanted:
+    if requested:
         return None
     for delimiter in _DELIMITERS:
-        # A delimiter within captions makes more cells of some lines, never fewer.
+        # A delimiter inside captions adds cells to some lines.
         width = min(len(_cells(line, delimiter)) for line in lines)
         cells = _cells(lines[0], delimiter)[:width]
         images = [number for number, cell in enumerate(cells) if is_image_name(cell) or is_url(cell)]
@@ -73,63 +72,63 @@ def table_form(text: str, wanted: ColumnNames = USUAL_NAMES) -> TableForm | None
 
 
 def _is_text(cell: str) -> bool:
-    """Tells whether a cell may be a caption: it has a letter and names no image (or caption of one)."""
+    """Returns whether a cell may be a caption: it has a letter and is not an image name (or `name#k`)."""
     name = re.sub(r"#\w*$", "", cell.strip())
     return any(map(str.isalpha, cell)) and not is_image_name(name) and not is_url(name)
 
 
-def read_csv(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
-    """Returns the records of separated text files: commas, tabs, bars or semicolons, found by looking.
+def read_csv(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
+    """Returns the records of delimited text files; comma, tab, bar or semicolon is detected.
 
-    Rows with too many cells have the delimiter inside an unquoted caption; rows with too few are noted.
+    Extra cells of a row are joined to its caption (an unquoted delimiter); rows with too few cells are reported.
 
     Raises:
-        DataError: A file lacks the columns (those present and those expected are named).
+        DataError: A file lacks the columns.
     """
     reading = Reading()
     for path in files:
         text = read_text(path, reading)
-        form = table_form(text, wanted)
+        form = table_form(text, requested)
         if form is None:
             first = next((line for line in text_lines(text) if line.strip()), "")
             delimiter = max(_DELIMITERS, key=first.count)
-            raise missing_columns(str(path), _cells(first, delimiter) if first else (), wanted)
+            raise missing_columns(str(path), _cells(first, delimiter) if first else (), requested)
         _read_table(path, text, form, reading)
     read_split_lists(split_lists, reading)
     return reading
 
 
 def _read_table(path: Path, text: str, form: TableForm, reading: Reading) -> None:
-    """Adds the records of one separated text to the reading."""
+    """Adds the records of one delimited text to the reading."""
     rows = _rows(text, form, path, reading)
-    glue = f"{form.delimiter} " if form.spaced else form.delimiter
+    separator = f"{form.delimiter} " if form.spaced else form.delimiter
     if form.has_header:
         next(rows, None)
     split = split_of_file(path)
     caption = form.names.index(form.columns.captions[0])
-    junk = []
+    invalid = []
     for number, cells in rows:
         surplus = len(cells) - len(form.names)
         if surplus > 0:
             end = caption + surplus + 1
-            cells = [*cells[:caption], glue.join(cells[caption:end]), *cells[end:]]
+            cells = [*cells[:caption], separator.join(cells[caption:end]), *cells[end:]]
         row = dict(zip(form.names, (cell.strip() for cell in cells), strict=False))
         record = make_record(row, form.columns, path.parent, split)
         if record is None or len(cells) <= caption:
-            junk.append(f"line {number} ({glue.join(cells)[:40]!r})")
+            invalid.append(f"line {number} ({separator.join(cells)[:40]!r})")
         else:
             reading.records.append(record)
-    if junk:
+    if invalid:
         reading.problems.append(
-            f"{path.name}: {count(len(junk), 'row')} cut short or without an image: {name_some(junk)}"
+            f"{path.name}: {count(len(invalid), 'row')} incomplete or without an image: {name_some(invalid)}"
         )
 
 
 def _rows(text: str, form: TableForm, path: Path, reading: Reading) -> Iterator[tuple[int, list[str]]]:
-    """Yields line number and cells of the rows that are not blank."""
+    """Yields line number and cells of non-blank rows."""
     plain = _has_unpaired_quotes(text, form)
     if plain:
-        reading.problems.append(f"{path.name}: unpaired quotation marks, which were read as plain characters")
+        reading.problems.append(f"{path.name}: unpaired quotation marks, read as plain characters")
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=form.delimiter,
@@ -145,13 +144,13 @@ def _rows(text: str, form: TableForm, path: Path, reading: Reading) -> Iterator[
 
 
 def _has_unpaired_quotes(text: str, form: TableForm) -> bool:
-    """Tells whether a quotation mark without its pair swallows the rows up to the next one."""
+    """Returns whether an unpaired quotation mark joins several rows into one."""
     try:
         lines = io.StringIO(text, newline="")
         for cells in csv.reader(lines, delimiter=form.delimiter, skipinitialspace=form.spaced):
             if any("\n" in cell and _IMAGE_AT_START.search(cell) for cell in cells):
                 return True
-    except csv.Error:  # a cell beyond the module's limit of 128 KiB
+    except csv.Error:  # a cell above the csv module's limit of 128 KiB
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""Reading text files of unknown origin: encodings, line ends, and the split lists of Flickr8k and 30k."""
+"""Text files of unknown encoding and line endings, and the split lists of Flickr8k and Flickr30k."""
 
 import codecs
 import re
@@ -22,9 +22,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-"""Byte order marks, and the encoding of what follows."""
+"""Byte order marks and the encoding of the text after them."""
 _LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
-# Python decodes a byte that is not UTF-8 to a surrogate; here are these as characters of Windows-1252.
+# Python decodes a byte that is not UTF-8 to a surrogate; the table maps surrogates to Windows-1252 characters.
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _WINDOWS_1252 = {0xDC00 + byte: bytes([byte]).decode("cp1252", errors="replace") for byte in range(0x80, 0x100)}
@@ -34,7 +34,7 @@ def read_text(path: Path, reading: Reading | None = None) -> str:
     """Returns the text of a file, see `decode_text`.
 
     Raises:
-        DataError: The file cannot be opened, or contains zero bytes, which no text does.
+        DataError: The file cannot be opened, or contains zero bytes (it is not text).
     """
     try:
         raw = path.read_bytes()
@@ -42,17 +42,17 @@ def read_text(path: Path, reading: Reading | None = None) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     text = decode_text(raw, path.name, reading)
     if "\0" in text:
-        raise DataError(f"{path} is not a text file (it holds zero bytes)")
+        raise DataError(f"{path} is not a text file (it contains zero bytes)")
     return text
 
 
 def decode_text(raw: bytes, name: str, reading: Reading | None = None) -> str:
-    """Returns the text of some bytes: UTF-16/32 by its mark, else UTF-8; a line that is not UTF-8 is Windows-1252.
+    """Returns decoded bytes: UTF-16/32 with a byte order mark, else UTF-8, with other lines as Windows-1252.
 
     Args:
-        raw: The bytes of a whole file.
-        name: The name of the file, for messages.
-        reading: Receives a problem that names the lines that are not UTF-8.
+        raw: Content of the file.
+        name: Name of the file, for messages.
+        reading: Receives a problem that lists the lines that are not UTF-8.
     """
     encoding = next((encoding for mark, encoding in _BOMS if raw.startswith(mark)), "utf-8")
     try:
@@ -67,19 +67,19 @@ def decode_text(raw: bytes, name: str, reading: Reading | None = None) -> str:
 
 
 def _decode_lines(raw: bytes, name: str) -> tuple[str, str]:
-    """Returns the text of bytes that are not all UTF-8, and the problem that names the lines that are not."""
+    """Returns the text of bytes that are not all UTF-8, and the problem that lists the other lines."""
     lines = _LINE_END.split(raw.decode("utf-8", "surrogateescape"))
     mixed, foreign = False, []
     for number, line in enumerate(lines):
         bad = len(_BAD_BYTE.findall(line))
         if not bad:
             mixed = mixed or not line.isascii()
-        elif 2 * bad < len(_BEYOND_ASCII.findall(line)):  # a JSON file has captions of several origins in one line
+        elif 2 * bad < len(_BEYOND_ASCII.findall(line)):  # a line of JSON may mix captions of several encodings
             mixed = True
             lines[number] = line.translate(_WINDOWS_1252)
             foreign.append(number)
         else:
-            # Latin-1 defines every byte; Windows-1252 has the quotation marks that people type.
+            # Windows-1252 rather than Latin-1, for its typographic quotation marks.
             lines[number] = line.encode("utf-8", "surrogateescape").decode("cp1252", errors="replace")
             foreign.append(number)
     text = "".join(lines)
@@ -92,13 +92,13 @@ def _decode_lines(raw: bytes, name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class EditableText:
-    """The text of a file that is changed and written back in the file's own encoding, line ends and byte order mark.
+    """A text file that can be edited with its encoding, line endings and byte order mark preserved.
 
     Attributes:
-        text: without the mark; lines end with a line feed.
-        mark: the byte order mark, empty if there is none.
-        codec: the encoding after the mark.
-        line_end: between the lines of the file.
+        text: text without the mark, with line feeds as line endings.
+        mark: byte order mark, empty if there is none.
+        codec: encoding of the text after the mark.
+        line_end: line ending of the file.
     """
 
     text: str
@@ -108,10 +108,10 @@ class EditableText:
 
     @classmethod
     def read(cls, path: Path) -> "EditableText":
-        """Returns the text of a file, an empty one if there is no file.
+        """Returns the text of a file; empty if the file does not exist.
 
-        UTF-8, or UTF-16/32 by its mark, else Windows-1252; a file that mixes UTF-8 with bytes that are not stays as
-        it is, byte for byte, in what is not changed.
+        The encoding is UTF-8, or UTF-16/32 with a mark, else Windows-1252. Invalid bytes of a file that is mostly UTF-8
+        are preserved.
 
         Raises:
             DataError: the file cannot be read or is not text.
@@ -128,17 +128,17 @@ class EditableText:
             codec = codec or _unmarked_encoding(raw)
             text = raw.decode(codec, "surrogateescape" if codec == "utf-8" else "strict")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path} is damaged {codec}: {error.reason}; write it again as UTF-8") from error
+            raise DataError(f"{path} is damaged {codec}: {error.reason}; convert it to UTF-8") from error
         if "\0" in text:
-            raise DataError(f"{path} is not a text file (it contains zero bytes); name another suffix")
+            raise DataError(f"{path} is not a text file (it contains zero bytes); choose another suffix")
         line_end = "\r\n" if "\r\n" in text.rstrip("\r\n") else "\n"
         return cls(text.replace("\r\n", "\n"), mark, codec, line_end)
 
     def encode(self, text: str) -> bytes:
-        """Returns the bytes of a file with another text.
+        """Returns the bytes of the file with a new text.
 
         Raises:
-            DataError: the encoding lacks a character of it.
+            DataError: the encoding lacks a character of the text.
         """
         try:
             encoded = text.replace("\n", self.line_end).encode(
@@ -146,12 +146,12 @@ class EditableText:
             )
         except UnicodeEncodeError as error:
             missing = text[error.start : error.end][:1]
-            raise DataError(f"{self.codec} has no {missing!r}; write the file again as UTF-8") from error
+            raise DataError(f"{self.codec} cannot encode {missing!r}; convert the file to UTF-8") from error
         return self.mark + encoded
 
 
 def _unmarked_encoding(raw: bytes) -> str:
-    """Returns the encoding of bytes without a mark: UTF-8, also where it is mixed with other bytes, or a Latin one."""
+    """Returns the encoding of bytes without a mark: UTF-8 (also if mixed with other bytes), Windows-1252 or Latin-1."""
     text = raw.decode("utf-8", "surrogateescape")
     if not _BAD_BYTE.search(text) or re.search("[^\x00-\x7f\udc80-\udcff]", text):
         return "utf-8"
@@ -163,7 +163,7 @@ def _unmarked_encoding(raw: bytes) -> str:
 
 
 def peek_text(path: Path, size: int) -> str:
-    """Returns the beginning of a file as text, whatever it holds; empty where it cannot be opened."""
+    """Returns the first `size` bytes of a file as text; empty if it is unreadable or not text."""
     try:
         with path.open("rb") as file:
             raw = file.read(size)
@@ -175,12 +175,12 @@ def peek_text(path: Path, size: int) -> str:
 
 
 def text_lines(text: str) -> list[str]:
-    """Returns the lines of a text, whatever ends them (LF, CRLF, CR); no other character ends a line."""
+    """Returns the lines of a text; only LF, CRLF and CR end a line."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def read_split_lists(files: list[Path], reading: Reading) -> None:
-    """Notes in the reading which images the files such as `Flickr_8k.trainImages.txt` list."""
+    """Adds the images in split lists such as `Flickr_8k.trainImages.txt` to the reading."""
     for path in files:
         split = split_in_name(path.stem)
         if split is not None:
@@ -189,7 +189,7 @@ def read_split_lists(files: list[Path], reading: Reading) -> None:
 
 
 def is_split_list(path: Path) -> bool:
-    """Tells whether a file is named after a split and lists one word a line, as image names do."""
+    """Returns whether a file is named after a split and has one word per line, as a list of image names."""
     if path.suffix.lower() not in (".txt", ".lst", "") or split_in_name(path.stem) is None:
         return False
     try:

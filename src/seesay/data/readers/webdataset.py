@@ -1,4 +1,4 @@
-"""WebDataset: tar files in which the members of one sample share the name before the first dot."""
+"""WebDataset: tar files in which the members of a sample share the name before the first dot."""
 
 import json
 import tarfile
@@ -11,62 +11,62 @@ from seesay.data.readers.samples import TEXT_SUFFIXES, choose_image, choose_text
 from seesay.data.readers.text import decode_text, text_lines
 from seesay.data.records import Reading, Record, count, name_some, split_name, split_of_file
 from seesay.errors import DataError
-from seesay.names import composed
+from seesay.names import to_nfc
 
-_LARGEST_TEXT = 1 << 20
+_MAX_TEXT_BYTES = 1 << 20
 
 
 @dataclass
 class _Sample:
-    """The members of one sample: its images, its captions by the text that has them, those of its JSON, its split."""
+    """Members of one sample: images, captions by text member, captions of the JSON member, split."""
 
     images: list[str] = field(default_factory=list)
     texts: dict[str, list[object]] = field(default_factory=dict)
-    described: list[object] = field(default_factory=list)
+    json_captions: list[object] = field(default_factory=list)
     split: str | None = None
 
 
-def read_webdataset(files: list[Path], split_lists: list[Path], wanted: ColumnNames) -> Reading:
-    """Returns the records of tar files; images stay inside, named `shard.tar::member`.
+def read_webdataset(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
+    """Returns the records of tar files; images are named `shard.tar::member` and not extracted.
 
-    Captions are lines of a .txt (or .caption) member, or the caption fields of a .json member. Where a sample has
-    several images or texts, one is chosen (see `samples`) and the others are noted. An archive that is cut short
-    gives what comes before the cut, and is noted.
+    Captions are the lines of a .txt (or .caption) member, or the caption field of a .json member. If a sample has
+    several images or texts, one is selected (see `samples`) and the others are reported. Of a truncated archive the
+    complete samples are read, and the truncation is reported.
 
     Args:
-        files: The tars.
-        split_lists: Of no use here.
-        wanted: A caption column is the field of the .json members that has the captions; texts are not read then.
+        files: The tar files.
+        split_lists: Unused.
+        requested: If a caption column is set, it is a field of the .json members, and text members are ignored.
 
     Raises:
-        DataError: A file is no tar.
+        DataError: A file is not a tar file.
     """
     reading = Reading()
     for path in files:
         samples: dict[str, _Sample] = {}
         try:
             with tarfile.open(path, "r:") as archive:
-                _collect(archive, samples, reading, path, wanted.caption)
+                _collect(archive, samples, reading, path, requested.caption)
         except (tarfile.TarError, OSError, EOFError) as error:
             if not samples:
                 raise DataError(
-                    f"{path} cannot be read as a tar ({error}); a compressed one must be unpacked first"
+                    f"{path} cannot be read as a tar file ({error}); decompress it first if it is compressed"
                 ) from error
-            reading.problems.append(f"{path.name} is cut short after {count(len(samples), 'sample')}: {error}")
+            reading.problems.append(f"{path.name} is truncated after {count(len(samples), 'sample')}: {error}")
         _add_records(samples, split_of_file(path), reading, path)
     return reading
 
 
 def _add_records(samples: dict[str, _Sample], split: str | None, reading: Reading, path: Path) -> None:
     """Adds a record for each sample that has an image."""
-    lonely, unused = [], []
+    without_image, unused = [], []
     for key, sample in samples.items():
         if not sample.images:
-            lonely.append(key)
+            without_image.append(key)
             continue
         image = choose_image(sample.images)
         unused += [name for name in sample.images if name != image]
-        captions = sample.described
+        captions = sample.json_captions
         filled = [name for name, texts in sample.texts.items() if texts]
         if filled:
             text = choose_text(filled)
@@ -75,17 +75,19 @@ def _add_records(samples: dict[str, _Sample], split: str | None, reading: Readin
         id = f"{path.stem}/{key}"
         reference = f"{path.name}::{image}"
         reading.records.append(Record(reference, captions, path.parent, sample.split or split, id, (), True))
-    if lonely:
-        reading.problems.append(f"{path.name}: {count(len(lonely), 'sample')} without an image: {name_some(lonely)}")
+    if without_image:
+        reading.problems.append(
+            f"{path.name}: {count(len(without_image), 'sample')} without an image: {name_some(without_image)}"
+        )
     if unused:
         reading.problems.append(
-            f"{path.name}: {count(len(unused), 'member')} not used, as the sample has another image or text that comes "
-            f"first: {name_some(unused)}"
+            f"{path.name}: {count(len(unused), 'member')} not used, because another image or text of the sample has "
+            f"precedence: {name_some(unused)}"
         )
 
 
 def has_samples(path: Path) -> bool:
-    """Tells whether the first members of a tar include captions."""
+    """Returns whether the first members of a tar include captions."""
     try:
         with tarfile.open(path) as archive:
             for number, member in enumerate(archive):
@@ -99,27 +101,27 @@ def has_samples(path: Path) -> bool:
 
 
 def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Reading, path: Path, column: str) -> None:
-    """Adds the samples of an archive, in its order; of each member but texts only the header is read."""
-    junk = []
+    """Adds the samples of an archive in order; only the text members are read."""
+    invalid = []
     for member in archive:
         name = PurePosixPath(member.name).name
         if not member.isfile() or name.startswith(".") or "." not in name:
             continue
-        key = composed(member.name[: -len(name)] + name.split(".", 1)[0])
+        key = to_nfc(member.name[: -len(name)] + name.split(".", 1)[0])
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in IMAGE_SUFFIXES:
             samples.setdefault(key, _Sample()).images.append(member.name)
         elif suffix in TEXT_SUFFIXES or suffix == ".json":
             sample = samples.setdefault(key, _Sample())
             text = _member_text(archive, member, path, reading)
-            junk += [] if text is not None and _add_text(text, member.name, sample, column) else [member.name]
-    if junk:
-        reading.problems.append(f"{path.name}: {count(len(junk), 'text')} that cannot be read: {name_some(junk)}")
+            invalid += [] if text is not None and _add_text(text, member.name, sample, column) else [member.name]
+    if invalid:
+        reading.problems.append(f"{path.name}: {count(len(invalid), 'text')} that cannot be read: {name_some(invalid)}")
 
 
 def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, reading: Reading) -> str | None:
-    """Returns the text of a member, or None where it is too large or no text."""
-    file = archive.extractfile(member) if member.size <= _LARGEST_TEXT else None
+    """Returns the text of a member, or None if it is too large or not text."""
+    file = archive.extractfile(member) if member.size <= _MAX_TEXT_BYTES else None
     if file is None:
         return None
     text = decode_text(file.read(), f"{path.name}::{member.name}", reading)
@@ -127,7 +129,7 @@ def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, 
 
 
 def _add_text(text: str, name: str, sample: _Sample, column: str) -> bool:
-    """Adds the captions of a text member to its sample; returns whether it could be read."""
+    """Adds the captions of a text member to its sample; returns whether it was read."""
     if not name.lower().endswith(".json"):
         sample.texts[name] = [] if column else [line for line in text_lines(text) if line.strip()]
         return True
@@ -137,5 +139,5 @@ def _add_text(text: str, name: str, sample: _Sample, column: str) -> bool:
         return False
     if isinstance(content, dict):
         sample.split = split_name(content.get("split"))
-        sample.described += object_captions(content, column)
+        sample.json_captions += object_captions(content, column)
     return True

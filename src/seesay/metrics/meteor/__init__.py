@@ -1,4 +1,4 @@
-"""METEOR 1.5 for English, as coco-caption computes it, without Java."""
+"""METEOR 1.5 for English as in coco-caption, without Java."""
 
 from seesay.metrics.meteor.score import Meteor, meteor_from_statistics
 from seesay.metrics.meteor.tables import available

@@ -1,4 +1,4 @@
-"""The alignment that METEOR scores: a beam search over non-overlapping matches, from the reference's first word on."""
+"""METEOR's alignment: a beam search over non-overlapping matches, from the first word of the reference."""
 
 from collections.abc import Sequence
 from operator import itemgetter
@@ -8,28 +8,28 @@ from seesay.metrics.meteor.matching import EXACT, Match
 
 BEAM = 40
 
-# A path's rank in one number, least first: more words matched, then fewer chunks, then less distance.
+# The rank of a path as one number, lower is better: more matched words, then fewer chunks, then less distance.
 _CHUNK = 1 << 40
 _WEIGHT = 1 << 60
 
 
 class Alignment(NamedTuple):
-    """Matches that share no word, and the number of chunks: runs that are adjacent, and in order, on both sides."""
+    """Non-overlapping matches, and the number of chunks: runs that are adjacent and in order on both sides."""
 
     matches: list[Match]
     chunks: int
 
 
-# The matches of a path, last first: a match, and the chain before it. Plain tuples, for a search makes many.
+# The matches of a path as a linked list, last first. Plain tuples for speed.
 _Chain: TypeAlias = "tuple[Match, _Chain] | None"
 
-# A partial alignment: its rank; the word of the reference before which it is complete; where in the hypothesis its
-# last match ends, -1 if the word before is not matched; the words of both sides that are taken, as bits; its matches.
+# A partial alignment: rank; next word of the reference; end of the last match in the hypothesis, -1 if the previous
+# word is not matched; bit mask of the covered words of both sides; matches.
 _Path: TypeAlias = tuple[int, int, int, int, _Chain]
 
 
 class _Option(NamedTuple):
-    """A match with what the search needs of it: its words of both sides as bits, its rank's change, its distance."""
+    """A match with the bit mask of its words on both sides, its change of rank and its distance."""
 
     match: Match
     words: int
@@ -38,33 +38,34 @@ class _Option(NamedTuple):
 
 
 def align(matches: Sequence[Sequence[Match]]) -> Alignment:
-    """Returns the best alignment that a beam of 40 finds.
+    """Returns the best alignment found with a beam of 40.
 
-    Every match that nothing competes with is taken first. The peculiarities of the original count, for scores
-    depend on them: half a word's weight for what is not exact is rounded down match by match and side by side, so
-    that single words weigh nothing; and the distance of a match burdens not the path that takes it but those that
-    are tried after it from the same place.
+    Uncontested matches are fixed first. Peculiarities of the original are kept because scores depend on them: the half
+    weight of inexact matches is rounded down per match and side, so that single words have weight 0; and the distance
+    of a match is added not to the path that takes it but to the paths tried after it from the same position.
 
     Args:
-        matches: what may be aligned, by the word of the reference where it starts.
+        matches: possible matches, by the start word in the reference.
     """
-    options = [[_option(match, len(matches)) for match in here] for here in matches]
+    options = [[_option(match, len(matches)) for match in starting] for starting in matches]
     fixed = _uncontested(options)
-    taken = 0
+    covered = 0
     for option in fixed.values():
-        taken |= option.words
-    paths: list[_Path] = [(0, 0, -1, taken, None)]
-    for place, here in enumerate(options):
-        paths = _fix(paths, place, fixed[place]) if place in fixed else _branch(paths, place, here)
+        covered |= option.words
+    paths: list[_Path] = [(0, 0, -1, covered, None)]
+    for position, starting in enumerate(options):
+        paths = (
+            _extend_fixed(paths, position, fixed[position]) if position in fixed else _branch(paths, position, starting)
+        )
         if len(paths) > 1:
-            paths.sort(key=itemgetter(0))  # among equals the first found stays first
+            paths.sort(key=itemgetter(0))  # stable: the first of equal paths stays first
             del paths[BEAM:]
-    best = min(paths, key=_closed)
+    best = min(paths, key=_final_rank)
     chain, found = best[-1], []
     while chain:
         match, chain = chain
         found.append(match)
-    return Alignment(found[::-1], (_closed(best) & (_WEIGHT - 1)) // _CHUNK)
+    return Alignment(found[::-1], (_final_rank(best) & (_WEIGHT - 1)) // _CHUNK)
 
 
 def _option(match: Match, offset: int) -> _Option:
@@ -79,28 +80,32 @@ def _option(match: Match, offset: int) -> _Option:
 
 
 def _uncontested(options: Sequence[Sequence[_Option]]) -> dict[int, _Option]:
-    """Returns, by where they start, the matches none of whose words, on either side, any other match covers."""
+    """Returns the matches that share no word with another match on either side, by start position."""
     once = twice = 0
-    for here in options:
-        for _, words, _, _ in here:
+    for starting in options:
+        for _, words, _, _ in starting:
             twice |= once & words
             once |= words
-    return {place: here[0] for place, here in enumerate(options) if len(here) == 1 and not here[0].words & twice}
+    return {
+        position: starting[0]
+        for position, starting in enumerate(options)
+        if len(starting) == 1 and not starting[0].words & twice
+    }
 
 
-def _closed(path: _Path) -> int:
-    """Returns a path's rank with its last chunk counted."""
+def _final_rank(path: _Path) -> int:
+    """Returns the rank of a path including its last chunk."""
     rank, _, last, _, _ = path
     return rank if last == -1 else rank + _CHUNK
 
 
-def _fix(paths: Sequence[_Path], place: int, option: _Option) -> list[_Path]:
-    """Returns the paths that come to a word of the reference with its uncontested match, the others as they are."""
+def _extend_fixed(paths: Sequence[_Path], position: int, option: _Option) -> list[_Path]:
+    """Returns the paths extended with the uncontested match at a position; paths beyond it are unchanged."""
     (_, end, start, hypothesis_end, _), _, gain, distance = option
     gain -= distance
     return [
         path
-        if path[1] > place
+        if path[1] > position
         else (
             path[0] - gain + (0 if path[2] == -1 or path[2] == start else _CHUNK),
             end,
@@ -112,23 +117,23 @@ def _fix(paths: Sequence[_Path], place: int, option: _Option) -> list[_Path]:
     ]
 
 
-def _branch(paths: Sequence[_Path], place: int, here: Sequence[_Option]) -> list[_Path]:
-    """Returns the paths that come to a word of the reference, with each match that starts there and without any."""
-    longer: list[_Path] = []
+def _branch(paths: Sequence[_Path], position: int, starting: Sequence[_Option]) -> list[_Path]:
+    """Returns the paths extended at a position with each match that starts there, and with none."""
+    extended: list[_Path] = []
     for path in paths:
-        rank, reached, last, taken, chain = path
-        if reached > place:
-            longer.append(path)
+        rank, reached, last, covered, chain = path
+        if reached > position:
+            extended.append(path)
             continue
-        for match, words, gain, distance in here:
-            if taken & words:
+        for match, words, gain, distance in starting:
+            if covered & words:
                 continue
-            broken = 0 if last == -1 or last == match[2] else _CHUNK
-            longer.append((rank + broken - gain, match[1], match[3], taken | words, (match, chain)))
+            gap = 0 if last == -1 or last == match[2] else _CHUNK
+            extended.append((rank + gap - gain, match[1], match[3], covered | words, (match, chain)))
             rank += distance
-        longer.append(
+        extended.append(
             path
             if last == -1 and rank == path[0]
-            else (rank if last == -1 else rank + _CHUNK, reached, -1, taken, chain)
+            else (rank if last == -1 else rank + _CHUNK, reached, -1, covered, chain)
         )
-    return longer
+    return extended

@@ -1,4 +1,4 @@
-"""Which words and phrases of two captions may be aligned: the four matchers of METEOR."""
+"""METEOR's four matchers: words and phrases of two captions that may be aligned."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from seesay.metrics.meteor.stemmer import stem
 from seesay.metrics.meteor.tables import Tables
 
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
-# The longest phrase of the paraphrase table, in words.
-_LONGEST = 7
-# Captions whose phrases are hashed at once.
+# Maximum phrase length of the paraphrase table, in words.
+_MAX_WORDS = 7
+# Number of captions per hashing block.
 _BLOCK = 4096
-_NOTHING: frozenset[int] = frozenset()
+_EMPTY: frozenset[int] = frozenset()
 
 
 class Match(NamedTuple):
-    """Words of a reference, from `start` before `end`, and of a hypothesis, that may be aligned."""
+    """Words of a reference, `start` to `end` (exclusive), and of a hypothesis that may be aligned."""
 
     start: int
     end: int
@@ -31,9 +31,9 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the tables contain of a word: hash values of it and of its stem, its synonym sets, its kind.
+    """Table entries of a word: hashes of the word and its stem, synonym sets, function word or not.
 
-    Words count as equal where their hash values are, which two different words can share.
+    As in the original, words with equal hashes count as equal.
     """
 
     key: int
@@ -43,7 +43,7 @@ class Entry:
 
 
 class Word(NamedTuple):
-    """A word among those of some captions: its number, and the numbers of other words that match it."""
+    """A word of a set of captions: its number, and the numbers of other words that match it."""
 
     number: int
     key: int
@@ -54,7 +54,7 @@ class Word(NamedTuple):
 
 
 class Phrase(NamedTuple):
-    """A phrase of a caption by its number in the paraphrase table, and its paraphrases with their rank there."""
+    """A phrase of a caption: its number in the paraphrase table, and its paraphrases with their rank."""
 
     start: int
     length: int
@@ -63,11 +63,11 @@ class Phrase(NamedTuple):
 
 
 class Text:
-    """A caption that is ready to be matched.
+    """A caption prepared for matching.
 
     Args:
         words: its words.
-        phrases: its phrases that have paraphrases or are some, by start, then by length.
+        phrases: its phrases that have or are paraphrases, by start, then by length.
     """
 
     def __init__(self, words: Sequence[Word], phrases: Sequence[Phrase]) -> None:
@@ -75,36 +75,36 @@ class Text:
         self.keys = [word.key for word in words]
         self.is_function = [word.is_function for word in words]
         self.phrases = phrases
-        # The numbers of its phrases, and of all their paraphrases.
+        # Numbers of its phrases and of all their paraphrases.
         self.phrase_numbers = {phrase.number for phrase in phrases}
-        self.paraphrases = _NOTHING.union(*[phrase.paraphrases for phrase in phrases])
+        self.paraphrases = _EMPTY.union(*[phrase.paraphrases for phrase in phrases])
 
     @cached_property
     def numbers(self) -> set[int]:
-        """The numbers of its words."""
+        """Numbers of its words."""
         return {word.number for word in self.words}
 
     @cached_property
     def by_key(self) -> dict[int, list[int]]:
-        """Where each word is."""
-        places: dict[int, list[int]] = {}
-        for place, key in enumerate(self.keys):
-            places.setdefault(key, []).append(place)
-        return places
+        """Positions of each word, by hash."""
+        positions: dict[int, list[int]] = {}
+        for position, key in enumerate(self.keys):
+            positions.setdefault(key, []).append(position)
+        return positions
 
 
 class Lexicon:
-    """The tables' content for the captions at hand; each word is looked up once."""
+    """Table entries of words, each looked up once."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._entries: dict[str, Entry] = {}
 
     def texts(self, captions: Sequence[Sequence[str]]) -> list[Text]:
-        """Returns captions ready to be matched with one another.
+        """Returns captions prepared for matching with each other.
 
         Args:
-            captions: the normalised words of each.
+            captions: normalised words of each caption.
         """
         if not captions:
             return []
@@ -115,7 +115,7 @@ class Lexicon:
         ]
 
     def _words(self, captions: Sequence[Sequence[str]]) -> dict[str, Word]:
-        """Return each word of some captions."""
+        """Returns the words of captions."""
         entries = {word: self._entry(word) for word in dict.fromkeys(word for words in captions for word in words)}
         by_stem: dict[int, set[int]] = {}
         by_set: dict[int, set[int]] = {}
@@ -129,12 +129,12 @@ class Lexicon:
         for number, (word, entry) in enumerate(entries.items()):
             same = by_key[entry.key]
             stems = frozenset(by_stem[entry.stem] - same)
-            synonyms = _NOTHING.union(*[by_set[synset] for synset in entry.synonym_sets]) - same
+            synonyms = _EMPTY.union(*[by_set[synset] for synset in entry.synonym_sets]) - same
             words[word] = Word(number, entry.key, entry.is_function, stems, synonyms, stems | synonyms)
         return words
 
     def _phrases(self, captions: Sequence[Sequence[str]]) -> list[list[Phrase]]:
-        """Return the phrases of each caption that have paraphrases in one of the captions, or are some."""
+        """Returns the phrases of each caption that have paraphrases in the captions or are paraphrases."""
         caption, start, length, hashed = _occurrences(captions)
         hashes, occurrences = np.unique(hashed, return_inverse=True)
         table = self._tables.paraphrases.among(hashes)
@@ -143,9 +143,9 @@ class Lexicon:
             others = paraphrases.setdefault(source, {})
             others[target] = len(others)
         rows = table.rows[occurrences]
-        wanted = np.flatnonzero(np.isin(rows, np.concatenate((table.sources, table.targets))))
+        selected = np.flatnonzero(np.isin(rows, np.concatenate((table.sources, table.targets))))
         found: list[list[Phrase]] = [[] for _ in captions]
-        columns = (column[wanted].tolist() for column in (caption, start, length, rows))
+        columns = (column[selected].tolist() for column in (caption, start, length, rows))
         for number, first, words, row in zip(*columns, strict=True):
             found[number].append(Phrase(first, words, row, paraphrases.get(row, {})))
         return found
@@ -160,7 +160,7 @@ class Lexicon:
 
 
 def _occurrences(captions: Sequence[Sequence[str]]) -> tuple[Integers, Integers, Integers, Hashes]:
-    """Return caption, first word, length in words and hash of all phrases of up to seven words, sorted so, (Q,)."""
+    """Returns caption, first word, length in words and hash of all phrases of up to seven words, sorted, (Q,)."""
     parts: list[tuple[Integers, Integers, Integers, Hashes]] = []
     for first in range(0, len(captions), _BLOCK):
         lines = [" ".join(words) + "\n" for words in captions[first : first + _BLOCK]]
@@ -172,75 +172,75 @@ def _occurrences(captions: Sequence[Sequence[str]]) -> tuple[Integers, Integers,
 
 
 def _spans(text: bytes) -> tuple[Integers, ...]:
-    """Return all phrases of up to seven words of captions, one per line, words parted by single spaces.
+    """Returns all phrases of up to seven words of captions, one caption per line, with single spaces between words.
 
     Returns:
-        caption, first word, length in words, first byte and the byte after the last of each, sorted in that order.
+        caption, first word, length in words, start byte and end byte (exclusive) of each, sorted in this order.
     """
     codes = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero((codes == ord(" ")) | (codes == ord("\n")))
     begins = np.concatenate(([0], ends[:-1] + 1))
     lines = np.concatenate(([0], np.cumsum(codes[ends] == ord("\n"))[:-1]))
     firsts = np.searchsorted(lines, lines)
-    first, length = (part.ravel() for part in np.indices((len(ends), _LONGEST)))
+    first, length = (part.ravel() for part in np.indices((len(ends), _MAX_WORDS)))
     last = np.minimum(first + length, len(ends) - 1)
-    whole = (first + length == last) & (lines[first] == lines[last]) & (ends[first] > begins[first])
-    first, length, last = first[whole], length[whole], last[whole]
+    valid = (first + length == last) & (lines[first] == lines[last]) & (ends[first] > begins[first])
+    first, length, last = first[valid], length[valid], last[valid]
     return lines[first], first - firsts[first], length + 1, begins[first], ends[last]
 
 
 def find_matches(hypothesis: Text, reference: Text) -> list[list[Match]]:
-    """Returns all that may be aligned, by the word of the reference where it starts.
+    """Returns all possible matches, by the start word in the reference.
 
-    The order of each list matters, for the search for the best alignment prefers the first among equals.
+    The order of each list matters: the alignment search prefers the first of equal matches.
     """
     by_key = hypothesis.by_key
     matches: list[list[Match]] = [
-        [Match(place, place + 1, other, other + 1, EXACT) for other in by_key[key]] if key in by_key else []
-        for place, key in enumerate(reference.keys)
+        [Match(position, position + 1, other, other + 1, EXACT) for other in by_key[key]] if key in by_key else []
+        for position, key in enumerate(reference.keys)
     ]
     if hypothesis.keys == reference.keys:
         return matches
-    for place, word in enumerate(reference.words):
+    for position, word in enumerate(reference.words):
         if not word.related.isdisjoint(hypothesis.numbers):
             for stage, related in ((STEM, word.stems), (SYNONYM, word.synonyms)):
-                for other, said in enumerate(hypothesis.words):
-                    if said.number in related:
-                        matches[place].append(Match(place, place + 1, other, other + 1, stage))
+                for other, candidate in enumerate(hypothesis.words):
+                    if candidate.number in related:
+                        matches[position].append(Match(position, position + 1, other, other + 1, stage))
     _add_paraphrases(matches, hypothesis, reference)
     return matches
 
 
 def _add_paraphrases(matches: list[list[Match]], hypothesis: Text, reference: Text) -> None:
-    """Adds the phrases that the table equates, from either side; a pair that it has both ways round counts twice."""
-    for (start, length, *_), other in _equated(reference, hypothesis):
+    """Adds paraphrase matches in both directions; a pair that is in the table in both directions is added twice."""
+    for (start, length, *_), other in _paraphrase_pairs(reference, hypothesis):
         pair = start, start + length, other.start, other.start + other.length
         matches[start].append(Match(*pair, PARAPHRASE))
-    for (start, length, *_), other in _equated(hypothesis, reference):
+    for (start, length, *_), other in _paraphrase_pairs(hypothesis, reference):
         pair = other.start, other.start + other.length, start, start + length
         matches[other.start].append(Match(*pair, PARAPHRASE))
 
 
-def _equated(text: Text, other: Text) -> list[tuple[Phrase, Phrase]]:
-    """Returns the phrases of a caption with their paraphrases in another, in the order of the table."""
+def _paraphrase_pairs(text: Text, other: Text) -> list[tuple[Phrase, Phrase]]:
+    """Returns the phrases of a caption with their paraphrases in another caption, in the order of the table."""
     common = text.paraphrases & other.phrase_numbers
     if not common:
         return []
-    places: dict[int, list[Phrase]] = {}
+    positions: dict[int, list[Phrase]] = {}
     for phrase in other.phrases:
         if phrase.number in common:
-            places.setdefault(phrase.number, []).append(phrase)
+            positions.setdefault(phrase.number, []).append(phrase)
     return [
-        (phrase, place)
+        (phrase, occurrence)
         for phrase in text.phrases
         if not common.isdisjoint(phrase.paraphrases)
         for number in sorted(common & phrase.paraphrases.keys(), key=phrase.paraphrases.__getitem__)
-        for place in places[number]
+        for occurrence in positions[number]
     ]
 
 
 def _hash(word: str) -> int:
-    """Returns Java's hash of a string, which METEOR compares words by: sum of unit[i] * 31^(n - 1 - i), 32 bits."""
+    """Returns Java's string hash, by which METEOR compares words: sum of unit[i] * 31^(n - 1 - i), 32 bits."""
     value = 0
     for unit in memoryview(word.encode("utf-16-le", "surrogatepass")).cast("H"):
         value = (31 * value + unit) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""The second tokenization that METEOR's option -norm gives English captions, in small letters."""
+"""The second tokenization of English captions by METEOR's option -norm, in lower case."""
 
 import re
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from itertools import zip_longest
 
 _LETTER = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
 _ALNUM = "0-9" + _LETTER
-# A character that stands for the periods of an ellipsis while single periods are looked at.
+# Placeholder for the periods of an ellipsis while single periods are processed.
 _DOT = "\ufdd0"
 
 _ODD = re.compile(rf"([^{_ALNUM} \t\n\x0b\f\r.'`,\-‘’])")
 _ELLIPSIS = re.compile(r"\.{2,}")
-# Applied in this order. Matches share no character, so that every second one of ",,,," is missed, as in the original.
+# Applied in this order. Matches do not overlap, so that every second one of ",,,," is missed, as in the original.
 _RULES = (
     (re.compile("([^0-9]),([^0-9])"), r"\1 , \2"),
     (re.compile("([0-9]),([^0-9])"), r"\1 , \2"),
@@ -30,17 +30,17 @@ _RULES = (
 _HAS_LETTER = re.compile(f"[{_LETTER}]")
 _SPACES = re.compile("[ \u2000-\u200a\u202f\u205f\u3000\xa0]+")
 _BREAK = re.compile("[ \t\n\r\f]+")
-# What Java's trim takes off.
+# Characters removed by Java's trim.
 _CONTROLS = "".join(map(chr, range(33)))
 _PLAIN = re.compile("[a-z0-9 ]*")
 
 
 def normalise(caption: str, prefixes: Mapping[str, bool]) -> list[str]:
-    """Returns the words of a caption as METEOR compares them.
+    """Returns the normalised words of a caption.
 
     Args:
-        caption: its words, tokenized before or not.
-        prefixes: abbreviations that keep their period; True of those that keep it only before a number.
+        caption: a caption, tokenized or not.
+        prefixes: abbreviations that keep their period; True if only before a number.
     """
     if _PLAIN.fullmatch(caption):
         return caption.split()
@@ -59,7 +59,7 @@ def _split(text: str) -> list[str]:
 
 
 def _period(word: str, following: str, prefixes: Mapping[str, bool]) -> str:
-    """Returns a word with its last period kept, set apart, or, in an acronym, taken out with the others."""
+    """Returns a word with its last period kept, separated or, in an acronym, removed with the others."""
     if len(word) < 2 or not word.endswith("."):
         return word
     rest = word[:-1]

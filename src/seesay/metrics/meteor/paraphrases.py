@@ -1,7 +1,7 @@
-"""METEOR's table of paraphrases as sorted numbers in a file that is mapped into memory.
+"""METEOR's paraphrase table as sorted hashes in a memory-mapped file.
 
-The table of five million pairs is 272 MB of text. Each phrase is replaced by a hash of 64 bits, so that the
-phrases of a whole corpus are found at once by arithmetic on their bytes, and reading takes no time.
+The table of five million pairs is 272 MB of text. Each phrase is replaced by a 64-bit hash, so that the phrases of a
+corpus are looked up with array operations on their bytes, and loading takes no time.
 """
 
 import gzip
@@ -25,18 +25,18 @@ Hashes = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 _Table = tuple[Hashes, Integers, npt.NDArray[np.int32]]
 
-# Part of the file's name: to be changed with the hash or the layout.
+# Part of the file name; change it with the hash or the layout.
 _FORMAT = b"seesay paraphrases 1"
-_CHUNK = 1 << 18  # the arrays of a chunk fit into the processor's cache
+_CHUNK = 1 << 18  # the arrays of a chunk fit into the CPU cache
 _STEP = 0x9E3779B97F4A7C15
 
 
 class Paraphrases(NamedTuple):
-    """The table among some phrases.
+    """Part of the table for a set of phrases.
 
     Attributes:
-        rows: the row of each phrase in what follows, -1 if the table does not have it, (Q,).
-        sources: row of the phrase of each pair, ascending; pairs of one phrase are in the table's order, (P,).
+        rows: row of each phrase, -1 if it is not in the table, (Q,).
+        sources: row of the phrase of each pair, ascending, then in the order of the table, (P,).
         targets: row of its paraphrase, (P,).
     """
 
@@ -46,13 +46,13 @@ class Paraphrases(NamedTuple):
 
 
 class ParaphraseTable:
-    """The table of paraphrases.
+    """The paraphrase table.
 
-    It is kept in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`), made by the first use; that takes some
-    seconds. Where the folder cannot be written, the table is made again by each process.
+    The first use builds it in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`), which takes some seconds. If
+    the folder is not writable, each process builds it again.
 
     Args:
-        path: METEOR's own file: three lines per pair, its probability, a phrase and a paraphrase.
+        path: METEOR's file: three lines per pair, with probability, phrase and paraphrase.
 
     Raises:
         DataError: The file is damaged.
@@ -62,11 +62,11 @@ class ParaphraseTable:
         self._hashes, self._offsets, self._targets = _load(path)
 
     def among(self, phrases: Hashes) -> Paraphrases:
-        """Return the pairs whose phrases are both among some, given by their hash, (Q,)."""
-        places = np.searchsorted(self._hashes, phrases)
-        places[places == len(self._hashes)] = 0
-        known = self._hashes[places] == phrases if len(self._hashes) else np.zeros(len(phrases), bool)
-        found = np.unique(places[known])
+        """Returns the pairs whose phrases are both in a set, given by hashes, (Q,)."""
+        positions = np.searchsorted(self._hashes, phrases)
+        positions[positions == len(self._hashes)] = 0
+        known = self._hashes[positions] == phrases if len(self._hashes) else np.zeros(len(phrases), bool)
+        found = np.unique(positions[known])
         counts = self._offsets[found + 1] - self._offsets[found]
         sources = np.repeat(np.arange(len(found)), counts)
         skipped = np.cumsum(counts) - counts
@@ -75,12 +75,12 @@ class ParaphraseTable:
         rows[rows == len(found)] = 0
         both = found[rows] == targets if len(found) else np.zeros(0, bool)
         return Paraphrases(
-            np.where(known, np.searchsorted(found, places), -1), sources[both], rows[both].astype(np.int64)
+            np.where(known, np.searchsorted(found, positions), -1), sources[both], rows[both].astype(np.int64)
         )
 
 
 def hash_parts(text: bytes, starts: Integers, ends: Integers) -> Hashes:
-    """Return a hash of each part of a text, from its start before its end; it depends on the part's bytes only."""
+    """Returns the hash of each part of a text, `starts` to `ends` (exclusive), from its bytes only."""
     sums = np.zeros(len(text) + 1, np.uint64)
     size = 1 << len(text).bit_length()
     terms = _codes().take(np.frombuffer(text, np.uint8))
@@ -97,14 +97,14 @@ def _codes() -> Hashes:
 
 @lru_cache(maxsize=4)
 def _powers(base: int, count: int) -> Hashes:
-    """Return the first powers of a number modulo 2^64."""
+    """Returns the first powers of a number modulo 2^64."""
     factors = np.full(count, base, np.uint64)
     factors[0] = 1
     return np.multiply.accumulate(factors)
 
 
 def _load(path: Path) -> _Table:
-    with suppress(OSError, RuntimeError, ValueError):  # not kept yet, or damaged, or there is no home folder
+    with suppress(OSError, RuntimeError, ValueError):  # not cached yet, damaged, or no home folder
         return _read(_cache_file(path))
     table = _build(path)
     sizes = np.array([len(table[0]), len(table[2])], np.int64)
@@ -114,19 +114,19 @@ def _load(path: Path) -> _Table:
 
 
 def _cache_file(path: Path) -> Path:
-    """Return where the table of a file is kept: named after the checksum at the end of the file."""
+    """Returns the path of a file's cached table, named after the checksum at the end of the file."""
     with path.open("rb") as file:
         file.seek(-min(8, path.stat().st_size), os.SEEK_END)
         digest = hashlib.sha256(_FORMAT + file.read() + str(path.stat().st_size).encode()).hexdigest()[:16]
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seesay/meteor" / f"{digest}.table"
 
 
-def _read(kept: Path) -> _Table:
-    data = np.memmap(kept, np.uint8, "r")
+def _read(cached: Path) -> _Table:
+    data = np.memmap(cached, np.uint8, "r")
     phrases, pairs = data[:16].view(np.int64).tolist() if len(data) >= 16 else (0, 0)
     ends = np.cumsum([16, 8 * phrases, 8 * (phrases + 1), 4 * pairs]).tolist()
     if len(data) != ends[-1]:
-        raise OSError(f"{kept} is incomplete")
+        raise OSError(f"{cached} is incomplete")
     hashes, offsets, targets = (data[start:end] for start, end in pairwise(ends))
     return hashes.view(np.uint64), offsets.view(np.int64), targets.view(np.int32)
 
@@ -142,7 +142,7 @@ def _build(path: Path) -> _Table:
 
 
 def _hashed_pairs(path: Path) -> Iterator[Hashes]:
-    """Yield the hashes of some phrases and their paraphrases, (P, 2), in the order of the file."""
+    """Yields the hashes of phrases and their paraphrases, (P, 2), in the order of the file."""
     rest = b""
     try:
         with gzip.open(path) as file:
@@ -153,11 +153,11 @@ def _hashed_pairs(path: Path) -> Iterator[Hashes]:
                 rest = text[pairs[-1, -1] + 1 :] if len(pairs) else text
                 yield hash_parts(text, pairs[:, :2].ravel() + 1, pairs[:, 1:].ravel()).reshape(-1, 2)
             if rest or not file.tell():
-                raise EOFError("it ends too early")
+                raise EOFError("it is truncated")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(damaged(path, error)) from error
 
 
 def damaged(path: Path, error: Exception) -> str:
-    """Return the message for a file of METEOR that cannot be read."""
+    """Returns the error message for an unreadable file of METEOR."""
     return f"METEOR's tables cannot be read from {path} ({error}); run: pip install --force-reinstall pycocoevalcap"

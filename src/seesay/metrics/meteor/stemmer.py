@@ -1,6 +1,6 @@
-"""English stems by Porter's second algorithm, in the version that METEOR 1.5 was published with.
+"""Porter's second stemming algorithm for English, in the version used by METEOR 1.5.
 
-Later revisions of the algorithm stem some words differently ("added", "biologist"), which would move scores.
+Later revisions of the algorithm stem some words differently ("added", "biologist"), which would change scores.
 
 Reference: Porter, "The English (Porter2) stemming algorithm", snowballstem.org/algorithms/english/stemmer.html.
 """
@@ -23,9 +23,9 @@ _IRREGULAR = {
     "singly": "singl",
     **{word: word for word in ("sky", "news", "howe", "atlas", "cosmos", "bias", "andes")},
 }
-_KEPT = frozenset(("inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed"))
+_INVARIANT = frozenset(("inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed"))
 
-# Suffixes of steps 2 to 4 with what takes their place; None removes them under a condition of their own.
+# Suffixes of steps 2 to 4 with their replacement; None: removed under a condition (see `_replace`).
 _STEP2: dict[str, str | None] = {
     **{"tional": "tion", "enci": "ence", "anci": "ance", "abli": "able", "entli": "ent", "izer": "ize"},
     **{"ization": "ize", "ational": "ate", "ation": "ate", "ator": "ate", "alism": "al", "aliti": "al"},
@@ -42,7 +42,7 @@ _STEP4: dict[str, str | None] = {
     "ion": None,
 }
 
-# Y is a consonant y: the first letter of a word, or one after a vowel.
+# Y is a consonant y: the first letter of a word, or a y after a vowel.
 _CONSONANT_Y = re.compile("(?<=[aeiouy])y")
 _REGION = re.compile("[^aeiouy]*[aeiouy]+[^aeiouy]")
 _PREFIX = re.compile("gener|commun|arsen")
@@ -51,7 +51,7 @@ _HAS_VOWEL = re.compile("[aeiouy]")
 
 
 def stem(word: str) -> str:
-    """Returns the stem of an English word in small letters; words of one or two characters stay as they are."""
+    """Returns the stem of a lower-case English word; words of one or two characters are unchanged."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if len(word) < 3:
@@ -59,7 +59,7 @@ def stem(word: str) -> str:
     word = _mark_consonants(word.removeprefix("'"))
     first, second = _regions(word)
     word = _plural(word)
-    if word not in _KEPT:
+    if word not in _INVARIANT:
         word = _final_y(_past(word, first))
         word = _replace(word, _STEP2, first, second)
         word = _replace(word, _STEP3, first, second)
@@ -71,14 +71,14 @@ def stem(word: str) -> str:
 def _mark_consonants(word: str) -> str:
     if word.startswith("y"):
         word = "Y" + word[1:]
-    # A y that becomes a consonant is no vowel for the one after it, so they are marked one at a time.
+    # A y marked as a consonant is not a vowel for the next one, so mark them one at a time.
     while match := _CONSONANT_Y.search(word):
         word = word[: match.start()] + "Y" + word[match.end() :]
     return word
 
 
 def _regions(word: str) -> tuple[int, int]:
-    """Returns where R1 and R2 begin: after the first consonant that follows a vowel, and after the next such."""
+    """Returns the start of R1 and R2: after the first consonant that follows a vowel, and after the next one."""
     match = _PREFIX.match(word) or _REGION.match(word)
     first = match.end() if match else len(word)
     again = _REGION.match(word, first)
@@ -86,12 +86,12 @@ def _regions(word: str) -> tuple[int, int]:
 
 
 def _ending(word: str, suffixes: tuple[str, ...] | dict[str, str | None]) -> str:
-    """Returns the longest of some suffixes that a word has, or nothing."""
+    """Returns the longest matching suffix of a word, or an empty string."""
     return max((suffix for suffix in suffixes if word.endswith(suffix)), key=len, default="")
 
 
 def _plural(word: str) -> str:
-    """Step 1a, after the possessive is cut off (step 0)."""
+    """Steps 0 and 1a: possessives, then plurals."""
     word = word.removesuffix(_ending(word, ("'", "'s", "'s'")))
     suffix = _ending(word, ("sses", "ied", "ies", "us", "ss", "s"))
     if suffix == "sses":
@@ -104,7 +104,7 @@ def _plural(word: str) -> str:
 
 
 def _past(word: str, first: int) -> str:
-    """Step 1b: -eed, -ed and -ing, and what their removal leaves to mend."""
+    """Step 1b: -eed, -ed and -ing, with corrections after their removal."""
     suffix = _ending(word, ("eed", "eedly", "ed", "edly", "ing", "ingly"))
     if not suffix:
         return word
@@ -121,12 +121,12 @@ def _past(word: str, first: int) -> str:
 
 
 def _final_y(word: str) -> str:
-    """Step 1c: a last y after a consonant becomes i, except in words like "by"."""
+    """Step 1c: a final y after a consonant becomes i, except in words like "by"."""
     return word[:-1] + "i" if len(word) > 2 and word[-1] in "yY" and word[-2] not in _VOWEL else word
 
 
 def _replace(word: str, table: dict[str, str | None], start: int, second: int) -> str:
-    """Steps 2 to 4: replaces the longest suffix of a table, if it lies in the region that begins at `start`."""
+    """Steps 2 to 4: replaces the longest suffix of a table if it is in the region that starts at `start`."""
     suffix = _ending(word, table)
     rest = word.removesuffix(suffix)
     if not suffix or len(rest) < start:

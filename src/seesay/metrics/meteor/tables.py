@@ -1,4 +1,4 @@
-"""METEOR's word lists and tables, read from where pycocoevalcap installs them."""
+"""METEOR's word lists and tables, read from the installed pycocoevalcap."""
 
 import zipfile
 import zlib
@@ -12,7 +12,7 @@ from seesay.metrics.meteor.paraphrases import ParaphraseTable, damaged
 _JAR = "meteor-1.5.jar"
 _PARAPHRASES = "data/paraphrase-en.gz"
 
-# How WordNet's morphology takes endings off: an ending and what takes its place, in the order in which they are tried.
+# Endings and replacements of WordNet's morphology, in the order in which they are tried.
 _ENDINGS = (
     *(("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man")),
     *(("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
@@ -21,10 +21,10 @@ _ENDINGS = (
 
 
 def available(folder: Path | None = None) -> str:
-    """Returns nothing if METEOR's tables are there, else one line that says what is missing.
+    """Returns an empty string if METEOR's tables are available, else one line with what is missing.
 
     Args:
-        folder: where the jar and its `data` are; by default in the installed pycocoevalcap.
+        folder: folder of the jar and its `data`; by default that of the installed pycocoevalcap.
     """
     try:
         find_tables(folder)
@@ -34,11 +34,11 @@ def available(folder: Path | None = None) -> str:
 
 
 def find_tables(folder: Path | None = None) -> Path:
-    """Returns the folder of METEOR's tables, by default that of the installed pycocoevalcap, which is not imported.
+    """Returns the folder of METEOR's tables, by default that of the installed pycocoevalcap (without importing it).
 
     Raises:
         MissingDependencyError: pycocoevalcap is not installed.
-        DataError: a file is missing there.
+        DataError: a file is missing.
     """
     if folder is None:
         spec = find_spec("pycocoevalcap")
@@ -55,7 +55,7 @@ class Tables:
     """METEOR's word lists and tables.
 
     Args:
-        folder: where the jar and its `data` are; by default in the installed pycocoevalcap.
+        folder: folder of the jar and its `data`; by default that of the installed pycocoevalcap.
 
     Raises:
         MissingDependencyError: pycocoevalcap is not installed.
@@ -68,7 +68,7 @@ class Tables:
         self.prefixes = _prefixes(self._lines("nonbreaking/english.prefixes"))
 
     def synonym_sets(self, word: str) -> frozenset[int]:
-        """Returns the numbers of WordNet's synonym sets of a word and of its base forms."""
+        """Returns the numbers of the WordNet synonym sets of a word and its base forms."""
         bases = self._bases.get(word)
         if bases is None:
             bases = [self._base(word)]
@@ -77,7 +77,7 @@ class Tables:
 
     @cached_property
     def paraphrases(self) -> ParaphraseTable:
-        """The table of paraphrases; DataError if it is damaged."""
+        """The paraphrase table; raises DataError if it is damaged."""
         return ParaphraseTable(self._folder / _PARAPHRASES)
 
     @cached_property
@@ -87,7 +87,7 @@ class Tables:
 
     @cached_property
     def _bases(self) -> dict[str, list[str]]:
-        """Returns the base forms of irregular words."""
+        """Base forms of irregular words."""
         bases: dict[str, list[str]] = {}
         lines = self._lines("synonym/english.exceptions")
         for base, forms in zip(lines[::2], lines[1::2], strict=True):
@@ -96,11 +96,11 @@ class Tables:
         return bases
 
     def _base(self, word: str) -> str:
-        """Returns the first form of a regular word that WordNet knows after an ending is taken off."""
+        """Returns the first WordNet form of a regular word after removing an ending."""
         if word.endswith("ss") or len(word) <= 2:
             return word
-        for ending, instead in _ENDINGS:
-            if word.endswith(ending) and (base := word.removesuffix(ending) + instead) in self._synonyms:
+        for ending, replacement in _ENDINGS:
+            if word.endswith(ending) and (base := word.removesuffix(ending) + replacement) in self._synonyms:
                 return base
         return ""
 
@@ -114,6 +114,6 @@ class Tables:
 
 
 def _prefixes(lines: list[str]) -> dict[str, bool]:
-    """Returns the abbreviations that keep their period; True of those that keep it only before a number."""
+    """Returns the abbreviations that keep their period; True if only before a number."""
     rows = [line.split() for line in lines]
     return {row[0]: "#NUMERIC_ONLY#" in row[1:2] for row in rows if row and not row[0].startswith("#")}
