@@ -191,7 +191,7 @@ class TestFiles:
 
     def test_a_full_disk_is_an_error_of_one_line(self) -> None:
         if Path("/dev/full").exists():
-            with pytest.raises(SeesayError, match=r"cannot write /dev/full \(No space left on device\); make room"):
+            with pytest.raises(SeesayError, match=r"cannot write /dev/full \(No space left on device\); free space"):
                 append(Path("/dev/full"), b"x")
 
     def test_names_of_the_longest_length_can_be_written(self, tmp_path: Path) -> None:
