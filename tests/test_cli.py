@@ -783,7 +783,10 @@ class TestTuning:
     def test_an_invalid_space_is_reported_in_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
         for text, message in (
             ("learning_rat: [1, 2]", "space.yaml: unknown configuration key 'learning_rat'; did you mean"),
-            ("learning_rate: {low: 0.1, high: 0.01}", "space.yaml: training.learning_rate: the range ends at 0.01"),
+            (
+                "learning_rate: {low: 0.1, high: 0.01}",
+                "space.yaml: training.learning_rate must be a list of different choices, or a range",
+            ),
             ("- learning_rate", "space.yaml holds no settings to search"),
             ("a: [", "space.yaml is not valid YAML"),
         ):

@@ -25,14 +25,12 @@ from seesay.data.annotations import load_annotations, write_annotations
 from seesay.errors import CheckpointError, ConfigError, DataError, MissingDependencyError, SeesayError
 from seesay.outputs import MARKER, only_writer_of
 from seesay.training import tune as tune_module
-from seesay.training import tuning_trial
 from seesay.training.callbacks import AtomicCheckpointIO, BestModel
 from seesay.training.fit import train
 from seesay.training.inputs import TrainingData, open_training_data
 from seesay.training.module import CaptioningModule
-from seesay.training.tune import TuningResult, tune
-from seesay.training.tuning_files import SEARCH
-from seesay.training.tuning_study import STUDY_FILE, TrialRecord, importances, open_study
+from seesay.training.tune import SEARCH, STUDY_FILE, TuningResult, tune
+from seesay.training.tuning_study import TrialRecord, open_study
 from tests import processes, tiny
 from tests.training.outcomes import epochs, outcome, rows
 
@@ -68,8 +66,8 @@ def tuned(trials: tuple[TrialRecord, ...]) -> list[dict[str, Any]]:
 
 
 def propose(folder: Path, *proposals: Mapping[str, Any]) -> None:
-    """Puts trials before those that the sampler would draw."""
-    with open_study(folder, 1) as study:
+    """Enqueue trials before those that the sampler would propose."""
+    with open_study(folder / STUDY_FILE, 1) as study:
         for proposal in proposals:
             study.enqueue_trial(dict(proposal))
 
@@ -178,19 +176,6 @@ class TestWhatIsFound:
         assert result.trials[0].config == result.trials[1].config
         assert rows(tmp_path / "s" / "trial-000")[-1]["val_loss"] == rows(tmp_path / "s" / "trial-001")[-1]["val_loss"]
 
-    def test_the_setting_that_matters_is_told(self) -> None:
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-        for number in range(40):
-            trial = study.ask()
-            wanted, noise = trial.suggest_float("wanted", 0, 1), trial.suggest_float("noise", 0, 1)
-            assert noise >= 0
-            study.tell(trial, wanted)
-            assert bool(importances(study)) == (number >= 11)
-        found = importances(study)
-        assert list(found) == ["wanted", "noise"]
-        assert found["wanted"] > 0.8
-        assert sum(found.values()) == pytest.approx(1)
-
 
 class TestGoingOn:
     def test_trials_count_those_of_earlier_calls_and_come_out_as_in_one(
@@ -226,7 +211,7 @@ class TestGoingOn:
             (CaptioningModule, "training_step", 20),  # within the second, past an epoch that was told
             (BestModel, "on_validation_end", 4),  # told, but its weights not kept
             (optuna.Study, "tell", 2),  # trained to the end, and not told
-            (tune_module, "settle", 3),  # told, but its files not brought in order
+            (tune_module, "records", 3),  # told, but its files not brought in order
         ],
     )
     def test_broken_off_anywhere_it_ends_as_unbroken(
@@ -250,19 +235,18 @@ class TestGoingOn:
             steps = [int(row["step"]) for row in rows(tmp_path / "s" / f"trial-{trial.number:03d}") if row["val_loss"]]
             assert steps == [6, 12]
 
-    def test_one_put_in_line_by_hand_does_not_go_on_with_the_run_of_one_broken_off(
-        self, config: Config, colours: Path, features: Path, tmp_path: Path
+    def test_an_enqueued_trial_follows_the_unfinished_one(
+        self, unbroken: TuningResult, config: Config, colours: Path, features: Path, tmp_path: Path
     ) -> None:
-        short = replace(config, epochs=1)
         with pytest.MonkeyPatch.context() as patch:
-            fail_at(patch, CaptioningModule, "training_step", 11, KillError())
+            fail_at(patch, CaptioningModule, "training_step", 14, KillError())
             with pytest.raises(KillError):
-                tune(short, colours, tmp_path, trials=2, space=SPACE, features=features)
+                tune(config, colours, tmp_path, trials=2, space=SPACE, features=features)
         mine = {"learning_rate": 0.002, "output_dropout": 0.1, "hidden_size": 16, "min_count": 2}
         propose(tmp_path, mine)
-        result = tune(short, colours, tmp_path, trials=2, space=SPACE, features=features)
-        assert [trial.state for trial in result.trials] == ["complete", "complete"]
-        assert result.trials[1].settings == mine
+        result = tune(config, colours, tmp_path, trials=3, space=SPACE, features=features)
+        assert tuned(result.trials[:2]) == tuned(unbroken.trials[:2])
+        assert result.trials[2].settings == mine
 
     def test_ctrl_c_keeps_what_is_done(
         self, unbroken: TuningResult, config: Config, colours: Path, features: Path, tmp_path: Path
@@ -282,13 +266,14 @@ class TestGoingOn:
         def slice_of(steps: int) -> TuningResult:
             clock = SimpleNamespace(monotonic=itertools.count().__next__)  # a second for each step
             with pytest.MonkeyPatch.context() as patch:
-                for module in (tuning_trial, tune_module):
-                    patch.setattr(module, "time", clock)
+                patch.setattr(tune_module, "time", clock)
                 return tune(
                     config, colours, tmp_path / "s", trials=2, timeout=steps / 60, space=SPACE, features=features
                 )
 
-        with pytest.raises(ConfigError, match="time was up before a trial came to its end; the same command goes on"):
+        with pytest.raises(
+            ConfigError, match="the time was up before the end of the first trial; run the same command to resume"
+        ):
             slice_of(7)
         for steps, done in ((10, 1), (7, 1)):
             result = slice_of(steps)
@@ -476,7 +461,7 @@ class TestRefusals:
         path = tmp_path / STUDY_FILE
         (tmp_path / MARKER).write_text('{"kind": "search"}')
         if content is None:  # of another version of Optuna
-            with open_study(tmp_path, 1):
+            with open_study(path, 1):
                 pass
             with contextlib.closing(sqlite3.connect(path)) as database:
                 database.execute("UPDATE alembic_version SET version_num = 'v0.0.1'")
@@ -503,7 +488,7 @@ class TestRefusals:
         for settings, options, told in (
             (replace(config, init_from="x", scst=True), {}, "search the settings of the first, without --scst"),
             (replace(config, num_heads=3, attention_score="multihead"), {}, "model.num_heads is 3"),
-            (replace(config, device="tpu"), {}, "device is 'tpu'"),
+            (replace(config, device="tpu"), {}, "device 'tpu' is not available"),
             (config, {"trials": 0}, "1 or more trials, not 0"),
             (config, {"timeout": -1}, "a timeout of 0 or more minutes"),
             (config, {"space": {"hiden_size": [1, 2]}}, "did you mean 'hidden_size'?"),

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from seesay.config import Config, field_paths, preset_names, replace, resolve_config
 from seesay.errors import ConfigError
 from seesay.models.captioning import build_model
-from seesay.training.tuning_space import Choices, Range, Space, default_space, read_space
+from seesay.training.tuning_space import Space, default_space, read_space, samples
 
 CAPTIONS = 30_000
-UNSEEN = {"doubly_stochastic", "log_frequency_bias", "tie_weights", "attention_dropout"}
+UNSEEN = {"doubly_stochastic", "log_frequency_bias", "attention_dropout"}
 """Settings of the network that do not show in its layers as torch prints them, or not in every decoder."""
 
 
@@ -42,7 +43,7 @@ def test_space_of_a_preset_holds_its_own_settings_and_others_that_make_another_n
     assert {"learning_rate", "output_dropout", "hidden_size", "label_smoothing"} <= space.dimensions.keys()
     for name in space.dimensions.keys() - UNSEEN:
         if field_paths()[name][0] == "model":
-            configs = [space.config({name: value}) for value in space.dimensions[name].samples()]
+            configs = [space.config({name: value}) for value in samples(space.dimensions[name])]
             assert len({drawn(config) for config in configs}) == len(configs), name
 
 
@@ -51,7 +52,7 @@ class TestDefaultSpace:
         for preset, follower in (("transformer", "embedding_size"), ("pooled-gru", "projection_size")):
             space = space_of(preset)
             assert follower not in space.dimensions
-            for value in space.dimensions["hidden_size"].samples():
+            for value in samples(space.dimensions["hidden_size"]):
                 model = space.config({"hidden_size": value}).model
                 assert getattr(model, follower) == model.hidden_size == value
 
@@ -74,7 +75,7 @@ class TestDefaultSpace:
     @pytest.mark.parametrize(("captions", "warmups"), [(30_000, (0, 200, 600)), (4_000, (0, 200)), (100, (0, 200))])
     def test_warm_ups_fit_into_the_training(self, base: Config, captions: int, warmups: tuple[int, ...]) -> None:
         """But for the preset's own: 13 epochs of 4,000 captions, 64 a step, have 812 steps, of 100 have 20."""
-        assert default_space(base, (), captions).dimensions["warmup_steps"] == Choices(warmups)
+        assert default_space(base, (), captions).dimensions["warmup_steps"] == CategoricalDistribution(warmups)
 
 
 class TestFile:
@@ -95,12 +96,12 @@ class TestFile:
             self.read(base, tmp_path, text)
         space = self.read(replace(base, embedding_size=512), tmp_path, text.replace("[256, 512]", "[512, 1024]"))
         assert dict(space.dimensions) == {
-            "learning_rate": Range(1e-4, 0.01, log=True),
-            "output_dropout": Range(0.0, 0.4, step=0.2),
-            "min_count": Range(1, 5),
-            "attention_score": Choices(("additive", "general")),
-            "tie_weights": Choices((True, False)),
-            "embedding_size": Choices((512, 1024)),
+            "learning_rate": FloatDistribution(1e-4, 0.01, log=True),
+            "output_dropout": FloatDistribution(0.0, 0.4, step=0.2),
+            "min_count": IntDistribution(1, 5),
+            "attention_score": CategoricalDistribution(("additive", "general")),
+            "tie_weights": CategoricalDistribution((True, False)),
+            "embedding_size": CategoricalDistribution((512, 1024)),
         }
         assert space.defaults().keys() == space.dimensions.keys() - {"embedding_size"} | {"embedding_size"}
 
@@ -113,7 +114,7 @@ class TestFile:
     def test_default_with_more_digits_than_a_trial_has_is_kept_as_it_is(self, base: Config) -> None:
         odd = replace(base, learning_rate=0.00123456789)
         space = read_space(odd, {"learning_rate": {"low": 1e-4, "high": 1e-2}}, ())
-        assert space.defaults() == {}
+        assert space.defaults() == {"learning_rate": 0.00123456789}
         assert space.config({}) == odd
 
     def test_setting_that_only_another_choice_reads_may_be_searched_with_it(self, base: Config) -> None:
@@ -130,28 +131,34 @@ class TestFile:
             ({"learning_rate": [0.1, 0.2], "training.learning_rate": [1, 2]}, "training.learning_rate is given twice"),
             ({"encoder": ["a", "b"]}, "encoder.encoder cannot be searched: all trials share their features"),
             ({"limit_images": [1, 2]}, "data.limit_images cannot be searched: all trials share their images"),
-            ({"beam_size": [1, 2]}, "decoding.beam_size cannot be searched: a search looks at greedy captions"),
+            ({"beam_size": [1, 2]}, "decoding.beam_size cannot be searched: trials are compared by greedy captions"),
             ({"seed": [1, 2]}, "training.seed cannot be searched: it is the same in all trials"),
             ({"decoder": ["luong", "up-down"]}, "model.decoder cannot be searched"),
-            ({"hidden_size": [128]}, "model.hidden_size is [128]; a search needs two or more different choices"),
-            ({"hidden_size": [128, 128]}, "a search needs two or more different choices"),
-            ({"hidden_size": []}, "a search needs two or more different choices"),
+            ({"hidden_size": [128]}, "single value"),
+            ({"hidden_size": [128, 128]}, "[128, 128] (choices are different"),
+            ({"hidden_size": []}, "contain one or more elements"),
             ({"hidden_size": [128, 0]}, "model.hidden_size is 0; it must be at least 1"),
             ({"hidden_size": [128, 1.5]}, "model.hidden_size must be a whole number, not 1.5"),
-            ({"hidden_size": 128}, "model.hidden_size must be a list of choices or a range such as {low: 0.0001"),
-            ({"hidden_size": None}, "model.hidden_size must be a list of choices or a range"),
-            ({"tie_weights": {"low": 0, "high": 1}}, "model.tie_weights must be a list of choices, not"),
-            ({"lr_drop_epochs": [[1], [2]]}, "training.lr_drop_epochs is a list by itself"),
-            ({"learning_rate": {"low": 0.1}}, "training.learning_rate: a range has both low and high"),
-            ({"learning_rate": {"low": 0.1, "hihg": 1}}, "training.learning_rate: a range has no 'hihg'"),
-            ({"learning_rate": {"low": 0.1, "high": 0.1}}, "the range ends at 0.1, which is not above its low, 0.1"),
+            (
+                {"hidden_size": 128},
+                "model.hidden_size must be a list of different choices, or a range of numbers such as {low: 0.0001, high: 0.01, log: true}, not 128",
+            ),
+            ({"hidden_size": None}, "model.hidden_size must be a list of different choices, or a range"),
+            ({"tie_weights": {"low": 0, "high": 1}}, "model.tie_weights must be"),
+            ({"lr_drop_epochs": [[1], [2]]}, "training.lr_drop_epochs must be a list of different choices"),
+            ({"learning_rate": {"low": 0.1}}, "missing 1 required positional argument: 'high'"),
+            ({"learning_rate": {"low": 0.1, "hihg": 1}}, "unexpected keyword argument 'hihg'"),
+            ({"learning_rate": {"low": 0.1, "high": 0.1}}, "single value"),
             ({"learning_rate": {"low": 0, "high": 0.1}}, "training.learning_rate is 0.0; it must be above 0"),
             ({"learning_rate": {"low": "x", "high": 0.1}}, "training.learning_rate must be a number, not 'x'"),
-            ({"label_smoothing": {"low": 0, "high": 0.1, "log": True}}, "log is true or false, and needs a low above"),
+            ({"label_smoothing": {"low": 0, "high": 0.1, "log": True}}, "`low > 0` must hold for `log=True`"),
             ({"label_smoothing": {"low": 0, "high": 0.1, "log": "yes"}}, "log is true or false"),
-            ({"learning_rate": {"low": 0.1, "high": 0.2, "log": True, "step": 0.1}}, "and no step"),
-            ({"label_smoothing": {"low": 0, "high": 0.1, "step": 0.2}}, "step is 0.2; it must be a number that fits"),
-            ({"min_count": {"low": 1, "high": 4, "step": 0.5}}, "step is 0.5; it must be a whole number that fits"),
+            (
+                {"learning_rate": {"low": 0.1, "high": 0.2, "log": True, "step": 0.1}},
+                "`step` is not supported when `log` is true",
+            ),
+            ({"label_smoothing": {"low": 0, "high": 0.1, "step": 0.2}}, "single value"),
+            ({"min_count": {"low": 1, "high": 4, "step": 0.5}}, "low, high and step are whole numbers"),
             ({"feedforward_size": [256, 512]}, "but the attention decoder does not read it"),
             ({"crop_fraction": [0.0, 0.5]}, "training.crop_fraction cuts images anew each time"),
             ({}, "there is no setting to search"),

@@ -1,8 +1,7 @@
 """The search for settings."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from seesay.training.tuning_study import TrialRecord
 
 _ROWS = 20
-"""Trials that are shown; the file has all."""
+"""Trials that are printed; the file has all."""
 
 
 def tune(
@@ -45,16 +44,15 @@ def tune(
 ) -> None:
     """Search for settings of a preset that do better on validation; the first trial has the preset's own.
 
-    A setting that is given as a flag stays what it is in all trials. A search that was stopped goes on by the same
-    command.
+    A setting that is given as a flag applies to all trials. Run the same command to resume a search.
 
     Args:
         data: captions and images in any form `seesay data check` can read.
         out: folder of the search [default: runs/PRESET-tune].
-        trials: trainings in all, those before a stop among them.
-        timeout: minutes after which to stop, in the midst of a trial that the same command goes on with; 0 = never.
-        prune: give up trials that are behind the others after a quarter of their epochs.
-        overwrite: throw away the search in --out.
+        trials: number of trials, those of earlier calls included.
+        timeout: minutes until it stops, within a trial if necessary; 0 = none.
+        prune: end trials that are below the median of the others after a quarter of their epochs.
+        overwrite: delete the search in --out.
     """
     from seesay.training.tune import tune as search
 
@@ -80,43 +78,31 @@ def tune(
 
 
 def _show(result: "TuningResult", data: Path) -> None:
-    """Prints the best trials, the best against the defaults, and what to do with it."""
+    """Print the best trials, the best compared with the defaults, and the next commands."""
     ranked = sorted(result.trials, key=lambda trial: (trial.state != "complete", -(trial.value or 0.0), trial.number))
-    rows = [_row(trial) for trial in ranked[:_ROWS]]
-    title = f"{len(rows)} of {len(ranked)} trials, the best first (all in {result.folder}/trials.csv)"
-    show_table(title, ("trial", "state", "val CIDEr", "best epoch", "epochs", "minutes"), rows)
-    for trial in ranked:
-        if trial.reason:
-            say(f"trial {trial.number} failed: {trial.reason}")
+    title = f"{len(ranked[:_ROWS])} of {len(ranked)} trials, the best first (all in {result.folder}/trials.csv)"
+    show_table(
+        title, ("trial", "state", "val CIDEr", "best epoch", "epochs", "minutes"), list(map(_row, ranked[:_ROWS]))
+    )
     best, default = result.best, result.default
-    share = {name: f"{100 * value:.0f} %" for name, value in result.importance.items()}
-    header = ("setting", "default", "best", *(("importance",) if share else ()))
-    names = sorted(best.settings, key=lambda name: -result.importance.get(name, 0.0))
-    table = [
-        (name, _text(default.settings[name]), _text(best.settings[name]), *((share.get(name, ""),) if share else ()))
-        for name in names
-    ]
-    table.insert(0, ("val CIDEr", _score(default), _score(best), *(("",) if share else ())))
+    rows = [(name, str(default.settings[name]), str(value)) for name, value in best.settings.items()]
     against = f"trial {best.number} against the defaults" if best.number else "no trial did better than the defaults"
-    show_table(against, header, table)
-    stopped = "" if result.stopped_by == "trials" else "the time is up; the same command goes on\n"
+    show_table(against, ("setting", "default", "best"), [("val CIDEr", _score(default), _score(best)), *rows])
+    if result.stopped_by == "timeout":
+        say("the time is up; run the same command to resume")
     say(
-        f"{stopped}the best of many on validation is better there than elsewhere: judge it on the test split with\n"
+        f"the best of many on validation is better there than elsewhere: judge it on the test split with\n"
         f"  seesay evaluate {result.run} {data}\n"
         f"and with further seeds:\n"
         f"  seesay train {data} --config {result.folder}/best.yaml --seed 1 --out {result.folder}-seed-1"
     )
 
 
-def _row(trial: "TrialRecord") -> Sequence[str]:
-    name = f"{trial.number} (defaults)" if trial.number == 0 else str(trial.number)
+def _row(trial: "TrialRecord") -> tuple[str, ...]:
+    name = f"{trial.number}{'' if trial.number else ' (defaults)'}"
     best_epoch = str(trial.best_epoch or "")
     return name, trial.state, _score(trial), best_epoch, str(trial.epochs), f"{trial.seconds / 60:.1f}"
 
 
 def _score(trial: "TrialRecord") -> str:
     return "" if trial.value is None else f"{trial.value:.1f}"
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

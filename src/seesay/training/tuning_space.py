@@ -1,9 +1,10 @@
-"""Which settings a search changes, and to what: from a file of the user's, or around those of a preset."""
+"""The options that a search varies and their values: from a user's file, or around those of a preset."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from seesay.config import Config, field_paths, locate, read_yaml, replace
 from seesay.errors import ConfigError
@@ -11,222 +12,170 @@ from seesay.models.captioning import fields_read
 from seesay.models.validation import equal_widths
 from seesay.training.validation import check_config
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
 _SEARCHED = ("text", "model", "training")
-_THE_SAME = {
+_SHARED = {
     "data": "all trials share their images",
     "encoder": "all trials share their features",
-    "decoding": "a search looks at greedy captions, which do not depend on it",
+    "decoding": "trials are compared by greedy captions, which do not depend on it",
 }
 _BOOKKEEPING = (
     *("decoder", "monitor", "seed", "device", "precision", "loggers", "keep_best", "checkpoint_every", "log_every"),
     *("init_from", "scst", "scst_samples", "scst_weight", "scst_baseline"),
 )
 _SHAPES = (
-    *("projection_size", "embedding_size", "hidden_size", "attention_size", "output_size", "num_layers"),
-    *("feedforward_size", "tie_weights", "log_frequency_bias"),
+    *("projection_size", "embedding_size", "hidden_size", "attention_size", "output_size", "feedforward_size"),
+    *("num_layers", "log_frequency_bias"),
 )
-"""Settings of the default space that another run's weights settle for a training that starts from them."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A setting that takes one of some values."""
-
-    values: tuple[Any, ...]
-
-    def holds(self, value: Any) -> bool:
-        """Tells whether a search could come upon this value."""
-        return value in self.values
-
-    def samples(self) -> tuple[Any, ...]:
-        """Returns values that must all work for the others to be likely to."""
-        return self.values
-
-    def plain(self) -> Any:
-        """Returns it as it stands in a file."""
-        return list(self.values)
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number between two, both included.
-
-    Attributes:
-        low: the least.
-        high: the most.
-        step: between two values; 0 = any value of a fraction, every whole number.
-        log: whether orders of magnitude are equally likely.
-    """
-
-    low: float
-    high: float
-    step: float = 0
-    log: bool = False
-
-    def holds(self, value: Any) -> bool:
-        """Tells whether a search could come upon this value."""
-        steps = (value - self.low) / self.step if self.step else 0.0
-        reached: bool = self.low <= value <= self.high and abs(steps - round(steps)) < 1e-8
-        return reached and self.rounded(value) == value
-
-    def samples(self) -> tuple[Any, ...]:
-        """Returns values that must all work for the others to be likely to."""
-        return self.low, self.high
-
-    def plain(self) -> Any:
-        """Returns it as it stands in a file."""
-        return {"low": self.low, "high": self.high, "step": self.step, "log": self.log}
-
-    def rounded(self, value: Any) -> Any:
-        """Returns a fraction with four digits, which people can read and write; whole numbers as they are."""
-        return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-Dimension: TypeAlias = Choices | Range
+"""Options of the default space that are given by the weights of another run, where training starts from them."""
+_RANGES = {
+    "label_smoothing": (0.2, 0.05),
+    "feature_dropout": (0.6, 0.1),
+    "embedding_dropout": (0.6, 0.1),
+    "attention_dropout": (0.3, 0.1),
+    "state_dropout": (0.4, 0.1),
+    "output_dropout": (0.7, 0.1),
+}
+"""Ranges of the default space that start at 0: highest value, step."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a search changes of a configuration.
+    """The options that a search varies.
 
     Attributes:
-        base: every setting where a trial says nothing else.
-        dimensions: setting -> its values.
-        fixed: further settings that a trial may not change.
+        base: the value of every other option.
+        dimensions: option -> Optuna's distribution of its values.
+        fixed: further options that a trial must not change.
     """
 
     base: Config
-    dimensions: Mapping[str, Dimension]
-    fixed: frozenset[str] = field(default=frozenset())
+    dimensions: "Mapping[str, BaseDistribution]"
+    fixed: frozenset[str] = frozenset()
 
-    def config(self, values: Mapping[str, Any]) -> Config:
-        """Returns the whole configuration of a trial; widths that must equal one that it changes go with it.
+    def config(self, params: Mapping[str, Any]) -> Config:
+        """Return the configuration of a trial; widths that must equal one that it changes follow it.
+
+        Numbers from a range are rounded to four digits.
 
         Raises:
-            ConfigError: a value that its setting does not take.
+            ConfigError: a value that its option does not accept.
         """
-        readable = {}
-        for name, value in values.items():
-            dimension = self.dimensions[name]
-            readable[name] = dimension.rounded(value) if isinstance(dimension, Range) else value
-        config = replace(self.base, **readable)
-        is_done = {*self.dimensions, *self.fixed}
+        values = {name: self._rounded(name, value) for name, value in params.items()}
+        config = replace(self.base, **values)
+        own = {*self.dimensions, *self.fixed}
         pairs = equal_widths(config.model)
-        following = {name: getattr(config.model, pairs[name][0]) for name in pairs if name not in is_done}
-        return replace(config, **following)
+        return replace(config, **{name: getattr(config.model, pairs[name][0]) for name in pairs if name not in own})
 
     def defaults(self) -> dict[str, Any]:
-        """Returns the base's own values of the dimensions that hold them."""
+        """Return the base's own values of the dimensions that contain them."""
         values = {name: value_of(self.base, name) for name in self.dimensions}
-        return {name: value for name, value in values.items() if self.dimensions[name].holds(value)}
+        return {name: value for name, value in values.items() if _contains(self.dimensions[name], value)}
+
+    def _rounded(self, name: str, value: Any) -> Any:
+        is_choice = hasattr(self.dimensions[name], "choices")
+        return float(f"{value:.4g}") if isinstance(value, float) and not is_choice else value
 
 
 def value_of(config: Config, name: str) -> Any:
-    """Returns a setting by its unique name."""
+    """Return an option by its unique name."""
     return getattr(getattr(config, field_paths()[name][0]), name)
 
 
+def samples(dimension: Any) -> tuple[Any, ...]:
+    """Return the choices of a distribution, or the ends of its range."""
+    return dimension.choices if hasattr(dimension, "choices") else (dimension.low, dimension.high)
+
+
 def read_space(base: Config, given: str | Path | Mapping[str, Any], fixed: Collection[str]) -> Space:
-    """Returns the space that a user has described.
+    """Return the space that a user describes.
 
     Args:
         base: a configuration that can be trained.
-        given: a YAML file, or the same as a mapping: setting -> list of choices, or a mapping of low, high and, if
-            wanted, step or log.
-        fixed: settings that are not to be changed.
+        given: a YAML file, or the same as a mapping: option -> list of choices, or a mapping of low, high and
+            optionally step or log.
+        fixed: options that must not change.
 
     Raises:
-        ConfigError: a setting that does not exist, cannot be searched or is not read; a range that is none; a value
-            that cannot be trained with. The message names it, and the file.
+        ConfigError: an option that does not exist, cannot be searched or is not read; an empty range; a value that
+            cannot be trained with. The message names it, and the file.
     """
     if isinstance(given, Mapping):
-        return _given_space(base, given, fixed)
+        return _user_space(base, given, fixed)
     values = read_yaml(Path(given), "settings to search")
     try:
-        return _given_space(base, values, fixed)
+        return _user_space(base, values, fixed)
     except ConfigError as error:
         raise ConfigError(f"{given}: {error}") from error
 
 
 def default_space(base: Config, fixed: Collection[str], captions: int) -> Space:
-    """Returns the documented space around a configuration: of `docs/tuning.md`, what makes a difference to it.
+    """Return the space around a configuration that `docs/tuning.md` lists, without options that make no difference.
 
     Args:
         base: a configuration that can be trained.
-        fixed: settings that are not to be changed.
-        captions: of an epoch, by which warm-ups are left out that would take more than a quarter of a training.
+        fixed: options that must not change.
+        captions: captions per epoch; warm-ups of more than a quarter of all steps are left out.
     """
     read, following = fields_read(base.model), equal_widths(base.model)
-    kept: dict[str, Dimension] = {}
+    kept = {}
     for name, dimension in _candidates(base, captions).items():
-        makes_a_difference = field_paths()[name][0] != "model" or (name in read and name not in following)
-        is_done = name in fixed or (base.training.init_from and name in _SHAPES)
-        if makes_a_difference and not is_done and len(set(dimension.samples())) > 1:
+        is_read = field_paths()[name][0] != "model" or (name in read and name not in following)
+        is_given = name in fixed or (base.training.init_from and name in _SHAPES)
+        if is_read and not is_given and not dimension.single():
             kept[name] = dimension
     space = Space(base, kept, frozenset(fixed))
-    sizes = [name for name in kept if field_paths()[name][0] == "model"]
-    refused = {name for name in sizes if not _works(space, name)}
-    # Tied weights demand equal sizes, which sizes searched one by one would seldom have.
-    if "tie_weights" in kept and not all(_works(space, name, tie_weights=True) for name in {*sizes} - refused):
-        refused.add("tie_weights")
-    working = {name: dimension for name, dimension in kept.items() if name not in refused}
-    return Space(base, working, frozenset(fixed))
+    return Space(base, {name: kept[name] for name in kept if _works(space, name)}, frozenset(fixed))
 
 
-def _candidates(base: Config, captions: int) -> dict[str, Dimension]:
+def _candidates(base: Config, captions: int) -> "dict[str, BaseDistribution]":
     text, model, training = base.text, base.model, base.training
     steps = training.epochs * captions / training.batch_captions
-    warmups = [warmup for warmup in (0, 200, 600) if warmup <= steps / 4]
-    sizes = {name: _around(getattr(model, name), 0.5, 1, 1.5) for name in _SHAPES if name.endswith("_size")}
     decay = (0.0, 0.01, 0.1) if training.optimizer == "adam" else (0.0, 1e-5, 1e-4)  # the latter adds to gradients
+    rate = training.learning_rate
+    choices: dict[str, Sequence[Any]] = {
+        "batch_captions": _multiples(training.batch_captions, 0.5, 1, 2),
+        "warmup_steps": (training.warmup_steps, *(warmup for warmup in (0, 200, 600) if warmup <= steps / 4)),
+        "ema_decay": (training.ema_decay, 0.0, 0.99, 0.999),
+        "weight_decay": (training.weight_decay, *decay),
+        **{name: _multiples(getattr(model, name), 0.5, 1, 1.5) for name in _SHAPES if name.endswith("_size")},
+        "num_layers": (model.num_layers, max(1, model.num_layers - 1), model.num_layers + 1),
+        "doubly_stochastic": (model.doubly_stochastic, 0.0, 0.5, 1.0),
+        "log_frequency_bias": (False, True),
+        "min_count": (text.min_count, 1, 2, 3, 5),
+    }
     return {
-        "learning_rate": Range(training.learning_rate / 4, training.learning_rate * 4, log=True),
-        "batch_captions": _around(training.batch_captions, 0.5, 1, 2),
-        "warmup_steps": _with(training.warmup_steps, *warmups),
-        "ema_decay": _with(training.ema_decay, 0.0, 0.99, 0.999),
-        "weight_decay": _with(training.weight_decay, *decay),
-        "label_smoothing": Range(0.0, 0.2, step=0.05),
-        "feature_dropout": Range(0.0, 0.6, step=0.1),
-        "embedding_dropout": Range(0.0, 0.6, step=0.1),
-        "attention_dropout": Range(0.0, 0.3, step=0.1),
-        "state_dropout": Range(0.0, 0.4, step=0.1),
-        "output_dropout": Range(0.0, 0.7, step=0.1),
-        **sizes,
-        "num_layers": _with(model.num_layers, max(1, model.num_layers - 1), model.num_layers + 1),
-        "doubly_stochastic": _with(model.doubly_stochastic, 0.0, 0.5, 1.0),
-        "log_frequency_bias": Choices((False, True)),
-        "tie_weights": Choices((False, True)),
-        "min_count": _with(text.min_count, 1, 2, 3, 5),
+        "learning_rate": _range(low=rate / 4, high=rate * 4, log=True),
+        **{name: _range(low=0.0, high=high, step=step) for name, (high, step) in _RANGES.items()},
+        **{name: _choices(sorted(set(values))) for name, values in choices.items()},
     }
 
 
-def _around(value: int, *factors: float) -> Choices:
-    """Returns multiples of a size; of a size of 0, which turns something off, only itself."""
-    return Choices(tuple(sorted({max(1, round(value * factor)) for factor in factors} if value else {0})))
+def _multiples(value: int, *factors: float) -> Sequence[int]:
+    """Return multiples of a size; a size of 0, which disables something, only itself."""
+    return [max(1, round(value * factor)) for factor in factors] if value else [0]
 
 
-def _with(value: Any, *others: Any) -> Choices:
-    return Choices(tuple(sorted({value, *others})))
-
-
-def _works(space: Space, name: str, **others: Any) -> bool:
-    """Tells whether each value of a dimension can be trained with, beside the base's own and the others given."""
+def _works(space: Space, name: str) -> bool:
+    """Return whether each sample of a dimension can be trained with, beside the base's own values."""
     try:
-        for value in space.dimensions[name].samples():
-            check_config(space.config({**others, name: value}))
+        for value in samples(space.dimensions[name]):
+            check_config(space.config({name: value}))
     except ConfigError:
         return False
     return True
 
 
-def _given_space(base: Config, given: Mapping[str, Any], fixed: Collection[str]) -> Space:
-    dimensions: dict[str, Dimension] = {}
+def _user_space(base: Config, given: Mapping[str, Any], fixed: Collection[str]) -> Space:
+    dimensions: dict[str, BaseDistribution] = {}
     for key, values in given.items():
         section, name = locate(str(key))
         where = f"{section}.{name}"
         if section not in _SEARCHED or name in _BOOKKEEPING:
-            why = _THE_SAME.get(section, "it is the same in all trials")
-            raise ConfigError(f"{where} cannot be searched: {why}; give it as a setting instead")
+            reason = _SHARED.get(section, "it is the same in all trials")
+            raise ConfigError(f"{where} cannot be searched: {reason}; set it for all trials instead")
         if name in dimensions:
             raise ConfigError(f"{where} is given twice")
         if name in fixed:
@@ -235,49 +184,66 @@ def _given_space(base: Config, given: Mapping[str, Any], fixed: Collection[str])
     if not dimensions:
         raise ConfigError("there is no setting to search")
     space = Space(base, dimensions, frozenset(fixed))
-    read = fields_read(base.model)
-    for name, dimension in dimensions.items():
-        for value in dimension.samples():
-            config = space.config({name: value})
-            check_config(config)
-            read |= fields_read(config.model)
+    configs = [space.config({name: value}) for name, found in dimensions.items() for value in samples(found)]
+    for config in configs:
+        check_config(config)
+    read = frozenset.union(*(fields_read(config.model) for config in configs))
     for name in dimensions:
         if field_paths()[name][0] == "model" and name not in read:
             raise ConfigError(f"model.{name} is to be searched, but the {base.model.decoder} decoder does not read it")
     return space
 
 
-def _dimension(base: Config, name: str, where: str, given: Any) -> Dimension:
-    if isinstance(given, list):
-        values = tuple(value_of(replace(base, **{name: value}), name) for value in given)
-        if len(set(values)) < max(2, len(values)):
-            raise ConfigError(f"{where} is {given!r}; a search needs two or more different choices")
-        if any(isinstance(value, tuple) for value in values):
-            raise ConfigError(f"{where} is a list by itself, of which there are no choices")
-        return Choices(values)
-    kind = field_paths()[name][2]
-    if not isinstance(given, Mapping) or kind not in (int, float):
-        example = "{low: 0.0001, high: 0.01, log: true}"
-        allowed = f"a list of choices or a range such as {example}" if kind in (int, float) else "a list of choices"
-        raise ConfigError(f"{where} must be {allowed}, not {given!r}")
-    return _range(base, name, where, given)
+def _dimension(base: Config, name: str, where: str, given: Any) -> "BaseDistribution":
+    """Return the distribution of a list or a mapping; the configuration validates the values, Optuna the range."""
+
+    def valid(value: Any) -> Any:
+        return value_of(replace(base, **{name: value}), name)
+
+    try:
+        if isinstance(given, Mapping):
+            found = _range(**{key: valid(end) if key in ("low", "high") else end for key, end in given.items()})
+        else:
+            found = _choices([valid(value) for value in given])
+        if found.single():
+            raise ValueError("it has a single value")
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        form = "a list of different choices, or a range of numbers such as {low: 0.0001, high: 0.01, log: true}"
+        raise ConfigError(f"{where} must be {form}, not {given!r} ({error})") from error
+    return found
 
 
-def _range(base: Config, name: str, where: str, given: Mapping[str, Any]) -> Range:
-    unknown = [key for key in given if key not in ("low", "high", "step", "log")]
-    if unknown or not {"low", "high"} <= set(given):
-        problem = f"no {unknown[0]!r}" if unknown else "both low and high"
-        raise ConfigError(f"{where}: a range has {problem}; it is low, high and, if wanted, step or log")
-    low, high = (value_of(replace(base, **{name: given[end]}), name) for end in ("low", "high"))
-    step, log = given.get("step", 0), given.get("log", False)
-    if low >= high:
-        raise ConfigError(f"{where}: the range ends at {high}, which is not above its low, {low}")
-    if not isinstance(log, bool) or (log and (low <= 0 or step)):
-        raise ConfigError(f"{where}: log is true or false, and needs a low above 0 and no step")
-    whole = isinstance(low, int)
-    if isinstance(step, bool) or not isinstance(step, int if whole else (int, float)) or not 0 <= step <= high - low:
-        kind = "whole number" if whole else "number"
-        raise ConfigError(f"{where}: step is {step!r}; it must be a {kind} that fits between low and high")
-    if step:
-        high = low + step * int((high - low) / step + 1e-9)  # the last value that the steps reach
-    return Range(low, high, step, log)
+def _choices(values: Sequence[Any]) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution
+
+    if len(set(values)) < len(values) or any(isinstance(value, tuple) for value in values):
+        raise ValueError("choices are different numbers, texts, true or false")
+    return CategoricalDistribution(values)
+
+
+def _range(low: float, high: float, step: float | None = None, log: bool = False) -> "BaseDistribution":
+    """Return Optuna's distribution of a range; it ends at the last value that the steps reach.
+
+    Raises:
+        TypeError: `step` is not a number or `log` not a bool.
+        ValueError: the range is empty, or its options exclude each other.
+    """
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    is_whole = isinstance(low, int)
+    if isinstance(low, (bool, str)) or not isinstance(log, bool) or not isinstance(step, type(low) | int | None):
+        raise TypeError(f"low, high and step are {'whole ' * is_whole}numbers, log is true or false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps that do not divide the range
+        if is_whole:
+            return IntDistribution(low, int(high), log, 1 if step is None else int(step))
+        return FloatDistribution(low, high, log, step)
+
+
+def _contains(dimension: Any, value: Any) -> bool:
+    if hasattr(dimension, "choices"):
+        return value in dimension.choices
+    steps = (value - dimension.low) / dimension.step if dimension.step else 0.0
+    return bool(dimension.low <= value <= dimension.high and abs(steps - round(steps)) < 1e-8)
