@@ -1,7 +1,7 @@
 """Speed of the metrics compared with pycocoevalcap, and of the token-level CIDEr-D of self-critical training.
 
 Run `python benchmarks/metrics.py` (needs Java and pycocoevalcap for the comparison) or with `--quick` (synthetic
-captions, no Java). `--data data/flickr8k --predictions docs/results/attention-gru-beam3.jsonl` scores generated
+captions, no Java). `--data data/flickr8k --predictions docs/results/best/scst-seed0-beam5.jsonl` scores generated
 captions against human captions; if there are more images than predictions, these are repeated. Prints a table, then one
 line of JSON.
 """

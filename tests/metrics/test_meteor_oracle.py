@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(bool(available()), reason=available()),
 ]
 
-RESULTS = Path(__file__).parents[2] / "docs/results"
+RESULTS = Path(__file__).parents[2] / "docs/results/best"
 
 
 @pytest.fixture(scope="module")
