@@ -101,9 +101,10 @@ def _one_line_errors(file: Path, *further: type[Exception]) -> Iterator[None]:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
+    errors: tuple[type[Exception], ...] = (StorageInternalError, SQLAlchemyError, sqlite3.Error, *further)
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error, *further) as error:
+    except errors as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise CheckpointError(
             f"{file} is damaged or cannot be written ({reason}); fix that, or start again with --overwrite"
