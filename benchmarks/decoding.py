@@ -149,7 +149,11 @@ class Bench:
     def ours(self, beam: int, images: int, length: int = LENGTH) -> list[list[Hypothesis]]:
         """Return our captions of the first images; beam 1 is greedy."""
         greedy = DecodingOptions(max_length=length)
-        options = DecodingOptions("beam", beam, length, PENALTY) if beam > 1 else greedy
+        options = (
+            DecodingOptions(strategy="beam", beam_size=beam, max_length=length, length_penalty=PENALTY)
+            if beam > 1
+            else greedy
+        )
         mask = None if self.mask is None else self.mask[:images]
         with torch.inference_mode():
             state = init_state(self.decoder, self.memory[:images], mask)

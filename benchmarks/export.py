@@ -35,7 +35,7 @@ from seesay.models.encoders import build_encoder
 from seesay.onnx_runtime import OnnxCaptioner
 from seesay.tokenizer import Tokenizer
 
-SEARCHES = {"greedy": DecodingOptions(), "beam 5": DecodingOptions("beam", 5)}
+SEARCHES = {"greedy": DecodingOptions(), "beam 5": DecodingOptions(strategy="beam", beam_size=5)}
 
 Work = Callable[[], object]
 

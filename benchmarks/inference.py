@@ -55,7 +55,7 @@ from seesay.models.encoders import Encoder
 from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder
 
-BEAM = DecodingOptions("beam", beam_size=5)
+BEAM = DecodingOptions(strategy="beam", beam_size=5)
 STAGES = ("read and decode", "resize", "normalise", "encode", "project", "search", "other")
 
 

@@ -120,7 +120,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             make_scenes(data, 200, 20, 20, size=config.encoder.image_size)
         trained = train(config, data, folder / "run", features=folder / "features")
         ready = seconds_since_start()
-        decoding = DecodingOptions(options.strategy) if options.strategy else None
+        decoding = DecodingOptions(strategy=options.strategy) if options.strategy else None
         evaluation = evaluate(
             folder / "run", data, split="test", options=decoding, metrics=("CIDEr",), features=folder / "features"
         )

@@ -16,7 +16,6 @@ TIERS = (
     ("errors",),
     (
         "config",
-        "settings",
         "images",
         "names",
         "sources",
@@ -48,7 +47,7 @@ TIERS = (
         "hub",
     ),
     ("evaluation", "training", "bulk", "serving", "export", "explanation", "grounding", "demo", "doctor"),
-    ("flags", "console", "commands", "cli"),
+    ("config.flags", "console", "commands", "cli"),
 )
 
 
@@ -195,7 +194,7 @@ def test_models_know_neither_words_nor_stores() -> None:
         ("seesay.metrics", ("torch", "lightning")),
         ("seesay.caption", ("torch", "lightning", "safetensors")),
         ("seesay.bulk", ("torch", "lightning")),
-        ("seesay.cli", ("torch", "lightning", "timm", "matplotlib")),
+        ("seesay.cli", ("torch", "lightning", "timm", "matplotlib", "pydantic")),
     ],
 )
 def test_an_import_does_not_load_what_is_heavy(module: str, heavy: tuple[str, ...]) -> None:

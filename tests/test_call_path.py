@@ -7,7 +7,7 @@ import pytest
 
 import seesay
 from seesay.captioner import TrainedCaptioner
-from seesay.settings import DecodingOptions
+from seesay.config import DecodingOptions
 
 SOURCE = Path(seesay.__file__).parent
 OPTIONS = [

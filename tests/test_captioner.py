@@ -2,7 +2,6 @@ import io
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +118,7 @@ def test_sampling_of_an_opened_image_can_be_repeated(captioner: TrainedCaptioner
     with Image.open(images[0]) as image:
         copies = [image.copy() for _ in range(4)]
     assert len({captioner.caption(copy, SAMPLE).text for copy in copies}) == 1
-    seeds = [replace(SAMPLE, sampling_seed=seed) for seed in range(8)]
+    seeds = [SAMPLE.replace(sampling_seed=seed) for seed in range(8)]
     assert len({captioner.caption(copies[0], options).text for options in seeds}) > 1
 
 
@@ -246,7 +245,7 @@ class TestLoading:
 class TestSeveralCaptions:
     @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
     def test_alternatives_are_other_texts(self, captioner: TrainedCaptioner, images: list[str], strategy: str) -> None:
-        options = DecodingOptions("beam", 4, num_return_sequences=3).with_strategy(strategy)  # type: ignore[arg-type]
+        options = DecodingOptions(strategy="beam", beam_size=4, num_return_sequences=3).with_strategy(strategy)  # type: ignore[arg-type]
         for caption in captioner.caption(images[:5], options):
             texts = [caption.text, *(each.text for each in caption.alternatives)]
             assert len(set(texts)) == len(texts) == 3
@@ -255,16 +254,16 @@ class TestSeveralCaptions:
 
     def test_required_and_banned_words_are_kept(self, captioner: TrainedCaptioner, images: list[str]) -> None:
         plain = captioner.caption(images[0], BEAM)
-        options = replace(BEAM, force_words=("purple", "its right"), bad_words=(plain.words[0],), complete_endings=True)
+        options = BEAM.replace(force_words=("purple", "its right"), bad_words=(plain.words[0],), complete_endings=True)
         if plain.words[0] in ("purple", "its", "right"):
-            options = replace(options, bad_words=())
+            options = options.replace(bad_words=())
         caption = captioner.caption(images[0], options)
         assert "purple" in caption.words
         assert "its right" in caption.text
         assert not set(options.bad_words) & set(caption.words)
         assert caption.words[-1] not in ("a", "its", "on", "to", "the", "and")
         with pytest.raises(ConfigError, match=r"'purpel' is not in the vocabulary of \d+ words; near are purple"):
-            captioner.caption(images[0], replace(BEAM, force_words=("purpel",)))
+            captioner.caption(images[0], BEAM.replace(force_words=("purpel",)))
 
 
 class TestEnsemble:

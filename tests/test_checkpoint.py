@@ -1,6 +1,5 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def run(cached_run: Path, tmp_path: Path) -> Path:
 def build(folder: Path, **sizes: Any) -> CaptionModel:
     run = load_run(folder)
     encoder = build_encoder(run.config.encoder, identity=run.info.features)
-    config = replace(run.config.model, **sizes)
+    config = run.config.model.replace(**sizes)
     return build_model(config, run.info.vocabulary_size, run.info.feature_size, encoder)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from seesay import __version__, cli
 from seesay.captioner import TrainedCaptioner
 from seesay.checkpoint import load_run
-from seesay.config import Config, preset_names, resolve_config, save_config, to_dict
+from seesay.config import Config, preset_names, preset_values, resolve_config, save_config, to_dict
 from seesay.data.annotations import Annotations, load_annotations, write_annotations
 from seesay.features import FeatureStore, extract_features
 from seesay.image_metadata import read_description
@@ -181,14 +181,14 @@ class TestBadInputs:
         (tmp_path / "c.yaml").write_text("training:\n  learning_rat: 0.1\n")
         for command in ("train", "extract"):
             result = seesay(command, colours, "--config", tmp_path / "c.yaml")
-            self.only_line(result, "unknown configuration key training.learning_rat; did you mean 'learning_rate'?")
+            self.only_line(result, "unknown configuration key 'training.learning_rat'; did you mean 'learning_rate'?")
 
     def test_invalid_settings(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text("training: [\n")
         self.only_line(seesay("train", colours, "--config", tmp_path / "c.yaml"), "not valid YAML")
         self.only_line(seesay("train", colours, "--config", tmp_path / "gone.yaml"), "gone.yaml")
         self.only_line(seesay("train", colours, "--preset", "attention-gro"), "did you mean 'attention-gru'?")
-        self.only_line(seesay("train", colours, "--batch-captions", 0), "training.batch_captions is 0")
+        self.only_line(seesay("train", colours, "--batch-captions", 0), "--batch-captions is 0; it must be at least 1")
         self.only_line(seesay("presets", "show", "x"), "no preset 'x'")
 
     def test_missing_run(self, seesay: Seesay, colours: Path, images: list[str]) -> None:
@@ -384,8 +384,8 @@ class TestCaption:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            ("--strategy beam --beam-size 0", "decoding.beam_size is 0; it must be at least 1"),
-            ("--strategy sample --top-p 1.5", "decoding.top_p is 1.5; it must be at most 1"),
+            ("--strategy beam --beam-size 0", "--beam-size is 0; it must be at least 1"),
+            ("--strategy sample --top-p 1.5", "--top-p is 1.5; it must be at most 1"),
             ("--min-length 9 --max-length 8", "decoding.min_length is 9, above max_length, which is 8"),
             ("--strategy beam --force-words purpel", "'purpel' is not in the vocabulary"),
             ("--beam-size 5", "--beam-size is read by --strategy beam only; the strategy is greedy"),
@@ -397,8 +397,8 @@ class TestCaption:
                 "--strategy beam --diversity-penalty 0.5",
                 "--diversity-penalty is read by --num-beam-groups above 1 only; the strategy is beam",
             ),
-            ("--strategy beam --length-penalty 500", "decoding.length_penalty is 500.0; it must be at most 10"),
-            ("--strategy sample --temperature inf", "decoding.temperature is inf; it must be finite"),
+            ("--strategy beam --length-penalty 500", "--length-penalty is 500.0; it must be at most 10"),
+            ("--strategy sample --temperature inf", "--temperature is inf; it must be finite"),
         ],
     )
     def test_invalid_options_are_reported_in_one_line(
@@ -808,7 +808,7 @@ class TestTuning:
 class TestPresets:
     def test_all_are_listed(self, seesay: Seesay) -> None:
         listed = "\n".join(seesay("presets").out)
-        assert all(name in listed for name in preset_names())
+        assert all(name in listed for name in (*preset_names(), "scst"))
 
     @pytest.mark.parametrize("name", preset_names())
     def test_a_shown_preset_can_be_used_as_a_config_file(self, seesay: Seesay, name: str, tmp_path: Path) -> None:
@@ -816,6 +816,11 @@ class TestPresets:
         assert yaml.safe_load("\n".join(shown.out)) == to_dict(resolve_config(name))
         (tmp_path / "shown.yaml").write_text("\n".join(shown.out))
         assert resolve_config(file=tmp_path / "shown.yaml") == resolve_config(name) != Config()
+
+    def test_of_an_overlay_what_it_changes_is_shown(self, seesay: Seesay) -> None:
+        shown = yaml.safe_load("\n".join(seesay("presets", "show", "scst").out))
+        assert shown == preset_values("scst")
+        assert set(shown) == {"training"}
 
 
 class TestData:

@@ -25,7 +25,7 @@ from PIL import Image
 import seesay
 from seesay import cli
 from seesay.config import Config, changed_decoding, resolve_config
-from seesay.flags import provided_flags
+from seesay.config.flags import given_flags
 from seesay.training.fit import TrainingResult, train
 
 ROOT = Path(__file__).parents[1]
@@ -114,9 +114,10 @@ def parse(arguments: list[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
 
 def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -> None:
     """Check the configuration of a command's flags."""
-    flags = provided_flags(bound.arguments.get("flags"))
+    flags = given_flags(bound.arguments.get("flags"))
     if command.__name__ in ("train", "extract", "tune"):
-        resolve_config(bound.arguments.get("preset", "attention-gru"), None, flags)
+        overlay = "scst" if bound.arguments.get("scst") else ""
+        resolve_config(bound.arguments.get("preset", "attention-gru"), None, flags, overlay=overlay)
     elif command.__name__ in ("caption", "evaluate", "explain"):
         changed_decoding(Config(), flags, str)
 

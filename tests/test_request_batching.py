@@ -16,11 +16,11 @@ from seesay.sources import ImageBytes
 OPTIONS = (
     DecodingOptions(),
     DecodingOptions(num_return_sequences=3),
-    DecodingOptions("sample", temperature=1.5, num_return_sequences=2),
-    DecodingOptions("sample", sampling_seed=7, max_length=3),
-    DecodingOptions("beam", 4, num_return_sequences=4, max_length=5),
-    DecodingOptions("beam", 4, num_beam_groups=2, num_return_sequences=2),
-    DecodingOptions("beam", force_words=("right",), bad_words=("red",)),
+    DecodingOptions(strategy="sample", temperature=1.5, num_return_sequences=2),
+    DecodingOptions(strategy="sample", sampling_seed=7, max_length=3),
+    DecodingOptions(strategy="beam", beam_size=4, num_return_sequences=4, max_length=5),
+    DecodingOptions(strategy="beam", beam_size=4, num_beam_groups=2, num_return_sequences=2),
+    DecodingOptions(strategy="beam", force_words=("right",), bad_words=("red",)),
 )
 
 
@@ -92,7 +92,12 @@ def test_the_encoder_runs_once_for_all_and_the_decoder_once_per_set_of_equal_opt
 
     monkeypatch.setattr(captioner.model, "encode", encode)
     monkeypatch.setattr(captioner.decoder, "step", step)
-    options = [DecodingOptions(), DecodingOptions("beam"), DecodingOptions("sample"), DecodingOptions(max_length=5)]
+    options = [
+        DecodingOptions(),
+        DecodingOptions(strategy="beam"),
+        DecodingOptions(strategy="sample"),
+        DecodingOptions(max_length=5),
+    ]
     mixed(
         captioner,
         [CaptionRequest(*captioner.prepare(held(path)), options[n % 4]) for n, path in enumerate(images[:12])],
@@ -103,8 +108,8 @@ def test_the_encoder_runs_once_for_all_and_the_decoder_once_per_set_of_equal_opt
 
 def test_options_that_cannot_be_kept_are_an_answer_of_their_own(captioner: TrainedCaptioner, images: list[str]) -> None:
     model_inputs = [captioner.prepare(held(path)) for path in images[:3]]
-    bad = DecodingOptions("beam", force_words=("red red red red red red red red red",))
-    good = DecodingOptions("beam")
+    bad = DecodingOptions(strategy="beam", force_words=("red red red red red red red red red",))
+    good = DecodingOptions(strategy="beam")
     found = mixed(
         captioner,
         [

@@ -5,7 +5,6 @@ import json
 import pickle
 import string
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,7 @@ def test_cleaning_twice_changes_nothing(caption: str, config: TextConfig) -> Non
 
 def test_the_filter_is_taken_literally() -> None:
     every = "]^-\\[a.*\n"
-    tokenizer = Tokenizer.build(["zzz"], replace(EVERYTHING, filter_characters=every))
+    tokenizer = Tokenizer.build(["zzz"], EVERYTHING.replace(filter_characters=every))
     assert tokenizer.clean("x]x^x-x\\x[xaxbx.x*x") == "x x x x x x xbx x x"
 
 
@@ -120,7 +119,7 @@ def test_decoding_stops_at_the_end_and_skips_padding() -> None:
 
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_captions_cannot_contain_special_tokens(lowercase: bool) -> None:
-    config = replace(EVERYTHING, lowercase=lowercase)
+    config = EVERYTHING.replace(lowercase=lowercase)
     captions = ["a <end> dog", "<pad> <start> <END> <unk>", "<end>", "<end>s <end>"]
     tokenizer = Tokenizer.build(captions, config)
     for caption in captions:
@@ -158,7 +157,7 @@ def test_known_words_are_restored(captions: list[list[str]]) -> None:
 
 @given(st.lists(texts, min_size=1, max_size=5), st.booleans())
 def test_characters_and_spaces_are_restored(captions: list[str], lowercase: bool) -> None:
-    config = replace(EVERYTHING, level="character", lowercase=lowercase)
+    config = EVERYTHING.replace(level="character", lowercase=lowercase)
     tokenizer = Tokenizer.build([*captions, "x"], config)
     for caption in captions:
         tokens = tokenizer.encode(caption)
@@ -170,7 +169,7 @@ def test_characters_and_spaces_are_restored(captions: list[str], lowercase: bool
 @given(st.lists(texts, max_size=5), texts, configs)
 @settings(deadline=None)
 def test_ids_are_in_range_between_one_start_and_one_end(captions: list[str], other: str, config: TextConfig) -> None:
-    tokenizer = Tokenizer.build([*captions, "dogs cats"], replace(config, max_words=0))
+    tokenizer = Tokenizer.build([*captions, "dogs cats"], config.replace(max_words=0))
     for caption in (*captions, other):
         tokens = tokenizer.encode(caption)
         assert (tokens[0], tokens[-1]) == (START_ID, END_ID)

@@ -1,6 +1,7 @@
 """Small fixtures of several tests: configurations that train in a second, an encoder, images and runs."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.checkpoint import RunInfo, save_run, save_weights
-from seesay.config import Config, resolve_config
+from seesay.config import Config, ModelConfig, resolve_config
 from seesay.data.annotations import Annotation, Annotations, write_annotations
 from seesay.images import resize_image
 from seesay.models.captioning import build_model
 from seesay.models.encoders import Encoder, build_encoder
+from seesay.models.registry import decoder_options
 from seesay.tokenizer import Tokenizer
 
 COLOURS = {
@@ -62,7 +64,14 @@ def cached(weights: Path, **overrides: Any) -> Config:
 def cached_preset(preset: str, weights: Path, **overrides: Any) -> Config:
     """Return a preset with the settings of `cached`."""
     values = {"encoder": ENCODER, "encoder_weights": str(weights)}
-    return resolve_config(preset, overrides={**_SMALL, **values, **overrides})
+    decoder = overrides.get("decoder") or resolve_config(preset).model.decoder
+    return resolve_config(preset, overrides={**what_is_read(decoder, _SMALL), **values, **overrides})
+
+
+def what_is_read(decoder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings without those of the network that a decoder does not read."""
+    unread = set(ModelConfig.model_fields) - decoder_options(decoder)
+    return {name: value for name, value in settings.items() if name not in unread}
 
 
 def untrained(**overrides: Any) -> Config:

@@ -48,8 +48,8 @@ DEFAULT_ENCODERS = (("tf_efficientnet_lite0", 256), ("inception_v3.tf_in1k", 299
 def encoder_configs(name: str, weights: str, size: int) -> list[EncoderConfig]:
     """Return the named encoder, or the default ones with random weights, which are as fast."""
     if not name:
-        return [EncoderConfig(each, "none", image_size=side) for each, side in DEFAULT_ENCODERS]
-    return [EncoderConfig(name, weights or "none", image_size=size)]
+        return [EncoderConfig(encoder=each, encoder_weights="none", image_size=side) for each, side in DEFAULT_ENCODERS]
+    return [EncoderConfig(encoder=name, encoder_weights=weights or "none", image_size=size)]
 
 
 def random_encoder(config: EncoderConfig) -> Encoder:

@@ -92,7 +92,7 @@ class Captioner:
         """Returns the run's decoding options, or the given ones, with the maximum length filled in."""
         chosen = options or self.config.decoding
         length = chosen.max_length or self.config.decoding.max_length or self._longest
-        return replace(chosen, max_length=length)
+        return chosen.replace(max_length=length)
 
     def check(self, options: DecodingOptions) -> None:
         """Refuses options whose words the vocabulary cannot keep, before anything is searched for.

@@ -9,7 +9,7 @@ checkpoints/        last.ckpt (to resume) and the best ones
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +195,9 @@ def _require_every_section(path: Path) -> None:
         CheckpointError: a section is missing, whose settings would silently be the defaults.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
-    for section in fields(Config):
-        if f"{section.name}:" not in lines:
-            raise CheckpointError(f"{path} is truncated: it has no section {section.name}")
+    for section in Config.model_fields:
+        if f"{section}:" not in lines:
+            raise CheckpointError(f"{path} is truncated: it has no section {section}")
 
 
 def read_weights(run: Run) -> dict[str, Tensor]:

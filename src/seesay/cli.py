@@ -5,21 +5,69 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from attrs import evolve
 from cyclopts import App
+from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
+from rich.console import Console, ConsoleOptions
 
 import seesay
 from seesay.allocation import keep_freed_memory
-from seesay.commands.data import data_app
 from seesay.commands.export import export
-from seesay.commands.images import caption, explain
-from seesay.commands.presets import presets_app
-from seesay.commands.scores import compare, evaluate
+from seesay.commands.presets import presets
 from seesay.commands.serving import serve
-from seesay.commands.training import extract, train
-from seesay.commands.tuning import tune
 from seesay.console import accept_every_name, log_handler, print_error, say, show_table
 from seesay.errors import SeesayError
-from seesay.flags import HelpFormatter
+
+COMMANDS = {
+    "caption": (
+        "images",
+        "Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some could not be.",
+    ),
+    "explain": (
+        "images",
+        "Show where the model looks at each word of an image's caption: a page to point at, and a strip for papers.",
+    ),
+    "train": (
+        "training",
+        "Train a captioner; features are extracted first where there are none.\n\nRun the same command to resume.",
+    ),
+    "tune": (
+        "tuning",
+        "Search for settings of a preset that do better on validation; the first trial has the preset's own.\n\n"
+        "A setting that is given as a flag applies to all trials. Run the same command to resume a search.",
+    ),
+    "extract": ("training", "Run the encoder over every image once and keep its features."),
+    "evaluate": (
+        "scores",
+        "Score a run, a file of predictions, or people (--human DATA), on a split of a data set.\n\n"
+        "The exit code is 1 if an image of the split could not be scored, a caption is empty, or a score that was "
+        "asked for by name cannot be had.",
+    ),
+    "compare": (
+        "scores",
+        "Compare systems on the same images with the first one: which differences are real, and where they lie.",
+    ),
+    "data": ("data", "Check, make, download and convert captioned images."),
+}
+"""The commands that need the configuration: module and help, so that `seesay --help` does not load it."""
+
+
+class HelpFormatter(DefaultFormatter):
+    """Formats `--help` without what is valid but not informative: `--empty-NAME`, empty choices and empty defaults."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Prints a panel."""
+        super().__call__(console, options, panel.copy(entries=[_without_noise(entry) for entry in panel.entries]))
+
+
+def _without_noise(entry: HelpEntry) -> HelpEntry:
+    return evolve(
+        entry,
+        negative_names=tuple(name for name in entry.negative_names if not name.startswith("--empty-")),
+        choices=entry.choices and tuple(choice for choice in entry.choices if choice),
+        default=None if entry.default in ("", '""', "''") else entry.default,
+    )
+
 
 app = App(
     name="seesay",
@@ -28,7 +76,9 @@ app = App(
     help_formatter=HelpFormatter(),
     suppress_keyboard_interrupt=False,  # `main` prints how to resume
 )
-for command in (caption, explain, train, tune, extract, evaluate, compare, export, serve, data_app, presets_app):
+for name, (module, help) in COMMANDS.items():
+    app.command(f"seesay.commands.{module}:{name}", name=name, help=help)
+for command in (export, serve, presets):
     app.command(command)
 
 

@@ -4,7 +4,7 @@ import io
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +263,7 @@ def held_out_image(
     """
     config = captioner.run.config.data
     selected = columns.over(config)
-    annotations = load_dataset(data, replace(config, image_column=selected.image, caption_column=selected.caption))
+    annotations = load_dataset(data, config.replace(image_column=selected.image, caption_column=selected.caption))
     for split in ("test", "val"):
         if items := annotations.split(split).items:
             return random.Random(seed).choice(items)

@@ -4,7 +4,6 @@ Cleaning and splitting are a pipeline of the `tokenizers` library, so that build
 `tokenizer.json` gives the same ids in any program that reads such files.
 """
 
-import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -135,7 +134,7 @@ class Tokenizer:
             SeesayError: it cannot be written.
         """
         content = json.loads(self._library.to_str())
-        content["model"][_CONFIG_KEY] = dataclasses.asdict(self.config)
+        content["model"][_CONFIG_KEY] = self.config.model_dump()
         write_atomically(Path(path), json.dumps(content, ensure_ascii=False, indent=1).encode())
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from seesay.models import kernels, products
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import pack_captions
 from seesay.models.protocol import DecoderState
+from tests import tiny
 
 V, F, N, WORDS, ROWS = 13, 10, 6, 5, 3
 PRESETS = [name for name in preset_names() if name != "scenes" and not name.endswith("-tutorial")]
@@ -60,7 +60,7 @@ def captioner(preset: str) -> tuple[CaptionModel, ModelConfig, int]:
     output = 0 if config.model.output_size == 0 else 14
     sizes: dict[str, Any] = {**SMALL, "output_size": output, "feedforward_size": 20}
     sizes |= {"projection_size": 16} if pooled else {}
-    model = replace(config.model, **sizes)
+    model = config.model.replace(**tiny.what_is_read(config.model.decoder, sizes))
     torch.manual_seed(0)
     return build_model(model, V, F).eval(), model, 1 if pooled else N
 

@@ -1,6 +1,5 @@
 """The tutorial's network in the training benchmark equals ours."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ def pair() -> tuple[TorchTutorial, CaptionModel]:
         "attention_size": 12,
         "output_size": 12,
     }
-    model = build_model(replace(config, **sizes), V, F).double()
+    model = build_model(config.replace(**sizes), V, F).double()
     with torch.no_grad():
         plain.query.bias.zero_()
         plain.score.bias.zero_()

@@ -134,7 +134,7 @@ class TestOutput:
         self, captioner: TrainedCaptioner, images: list[str], tmp_path: Path
     ) -> None:
         # Bug: the end's log-probability, which is part of the score, was not written.
-        options = DecodingOptions("beam", length_penalty=1.3)
+        options = DecodingOptions(strategy="beam", length_penalty=1.3)
         run(captioner, images[:3], Destination(tmp_path / "c.jsonl"), options=options)
         for line in outputs.lines(tmp_path / "c.jsonl"):
             total = sum(line["log_probs"]) + line["end_log_prob"]

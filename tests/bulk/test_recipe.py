@@ -15,7 +15,7 @@ from seesay.config import DecodingOptions
 from seesay.errors import DataError
 from tests import tiny
 
-BEAM = DecodingOptions("beam", beam_size=2)
+BEAM = DecodingOptions(strategy="beam", beam_size=2)
 
 
 @pytest.fixture(scope="module")

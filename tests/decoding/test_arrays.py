@@ -1,6 +1,5 @@
 """The search over NumPy arrays against the same over torch tensors, and the operations of both libraries."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,25 +38,34 @@ def assert_same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -
 
 
 OPTIONS = {
-    "greedy": DecodingOptions("greedy", max_length=9),
-    "greedy, cut": DecodingOptions("greedy", max_length=2),
-    "greedy, several": DecodingOptions("greedy", max_length=9, num_return_sequences=4),
+    "greedy": DecodingOptions(strategy="greedy", max_length=9),
+    "greedy, cut": DecodingOptions(strategy="greedy", max_length=2),
+    "greedy, several": DecodingOptions(strategy="greedy", max_length=9, num_return_sequences=4),
     "greedy, all rules": DecodingOptions(
-        "greedy", max_length=9, min_length=4, no_repeat_ngram_size=2, repetition_penalty=1.5, num_return_sequences=2
+        strategy="greedy",
+        max_length=9,
+        min_length=4,
+        no_repeat_ngram_size=2,
+        repetition_penalty=1.5,
+        num_return_sequences=2,
     ),
-    "beam of 1": DecodingOptions("beam", 1, 9),
-    "beam": DecodingOptions("beam", 3, 9),
-    "wide beam": DecodingOptions("beam", 7, 6),
-    "beam, several": DecodingOptions("beam", 5, 9, num_return_sequences=4),
-    "sum of scores": DecodingOptions("beam", 4, 9, length_penalty=0.0),
-    "long": DecodingOptions("beam", 4, 9, length_penalty=2.0, min_length=5),
-    "no repeats": DecodingOptions("beam", 4, 9, no_repeat_ngram_size=1, num_return_sequences=3),
-    "no pairs twice": DecodingOptions("beam", 4, 9, no_repeat_ngram_size=2, min_length=6),
-    "repeats cost": DecodingOptions("beam", 4, 9, repetition_penalty=1.7, allow_unk=True),
-    "groups": DecodingOptions("beam", 4, 9, num_return_sequences=2, num_beam_groups=2, diversity_penalty=1.0),
-    "sample": DecodingOptions("sample", max_length=9),
-    "sample, several": DecodingOptions("sample", max_length=9, num_return_sequences=3, temperature=1.5),
-    "sample, truncated": DecodingOptions("sample", max_length=9, top_k=4, top_p=0.9, min_p=0.05),
+    "beam of 1": DecodingOptions(strategy="beam", beam_size=1, max_length=9),
+    "beam": DecodingOptions(strategy="beam", beam_size=3, max_length=9),
+    "wide beam": DecodingOptions(strategy="beam", beam_size=7, max_length=6),
+    "beam, several": DecodingOptions(strategy="beam", beam_size=5, max_length=9, num_return_sequences=4),
+    "sum of scores": DecodingOptions(strategy="beam", beam_size=4, max_length=9, length_penalty=0.0),
+    "long": DecodingOptions(strategy="beam", beam_size=4, max_length=9, length_penalty=2.0, min_length=5),
+    "no repeats": DecodingOptions(
+        strategy="beam", beam_size=4, max_length=9, no_repeat_ngram_size=1, num_return_sequences=3
+    ),
+    "no pairs twice": DecodingOptions(strategy="beam", beam_size=4, max_length=9, no_repeat_ngram_size=2, min_length=6),
+    "repeats cost": DecodingOptions(strategy="beam", beam_size=4, max_length=9, repetition_penalty=1.7, allow_unk=True),
+    "groups": DecodingOptions(
+        strategy="beam", beam_size=4, max_length=9, num_return_sequences=2, num_beam_groups=2, diversity_penalty=1.0
+    ),
+    "sample": DecodingOptions(strategy="sample", max_length=9),
+    "sample, several": DecodingOptions(strategy="sample", max_length=9, num_return_sequences=3, temperature=1.5),
+    "sample, truncated": DecodingOptions(strategy="sample", max_length=9, top_k=4, top_p=0.9, min_p=0.05),
 }
 
 
@@ -74,7 +82,9 @@ def test_it_finds_what_the_search_on_torch_finds(name: str, end: float) -> None:
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
 def test_banned_words_and_phrases_are_never_said(strategy: Any) -> None:
-    options = DecodingOptions("beam", 4, 8, num_return_sequences=2).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=4, max_length=8, num_return_sequences=2).with_strategy(
+        strategy
+    )
     rules = TokenConstraints(banned=((5,), (6, 7), (7, 6, 8), (4, 4, 4)))
     decoder, memory = TableDecoder(0, 6, end=-1.0), numbered(range(IMAGES))
     wanted = decode(decoder, memory, None, options, constraints=rules)
@@ -84,7 +94,9 @@ def test_banned_words_and_phrases_are_never_said(strategy: Any) -> None:
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
 def test_what_the_rules_leave_no_way_to_is_told_as_failed(strategy: Any, caplog: pytest.LogCaptureFixture) -> None:
-    options = DecodingOptions("beam", 2, 8, min_length=6, no_repeat_ngram_size=1).with_strategy(strategy)
+    options = DecodingOptions(
+        strategy="beam", beam_size=2, max_length=8, min_length=6, no_repeat_ngram_size=1
+    ).with_strategy(strategy)
     decoder, memory = TableDecoder(0, words=3), numbered(range(4))  # three words, and none may come twice
     wanted = decode(decoder, memory, None, options)
     caplog.clear()
@@ -108,7 +120,7 @@ def test_equal_scores_go_to_the_first_word_and_the_first_hypothesis() -> None:
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
 def test_scores_that_are_no_numbers_give_some_caption(strategy: Any, caplog: pytest.LogCaptureFixture) -> None:
-    options = DecodingOptions("beam", 3, 5).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=3, max_length=5).with_strategy(strategy)
     decoder, memory = TableDecoder(0), numbered(range(3))
     decoder.table[:] = float("nan")
     found = search(decoder, memory, options, TokenConstraints(), attention=False)
@@ -117,7 +129,7 @@ def test_scores_that_are_no_numbers_give_some_caption(strategy: Any, caplog: pyt
 
 
 def test_images_do_not_hang_on_their_batch() -> None:
-    decoder, options = TableDecoder(3, 8, end=-0.5), replace(OPTIONS["beam, several"], max_length=12)
+    decoder, options = TableDecoder(3, 8, end=-0.5), OPTIONS["beam, several"].replace(max_length=12)
     together = search(decoder, numbered(range(IMAGES)), options, TokenConstraints())
     for image in range(IMAGES):
         assert_same(search(decoder, numbered([image]), options, TokenConstraints()), together[image : image + 1])
@@ -141,6 +153,9 @@ def test_operations_of_both_libraries_agree() -> None:
     scores[..., 7] = -np.inf
     np.testing.assert_allclose(logsumexp(scores), logsumexp(torch.from_numpy(scores)), rtol=1e-6)
     draws = np.random.default_rng(2).random((4, 3))
-    for options in (DecodingOptions("sample"), DecodingOptions("sample", top_k=5, top_p=0.8, min_p=0.1)):
+    for options in (
+        DecodingOptions(strategy="sample"),
+        DecodingOptions(strategy="sample", top_k=5, top_p=0.8, min_p=0.1),
+    ):
         found = sample(scores, draws, options)
         np.testing.assert_array_equal(found, sample(torch.from_numpy(scores), torch.from_numpy(draws), options))

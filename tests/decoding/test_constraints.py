@@ -41,10 +41,10 @@ def rules_and_options(draw: st.DrawFn) -> tuple[TokenConstraints, DecodingOption
         no_end_after=frozenset(draw(st.sets(st.sampled_from(WORDS), max_size=2))),
     )
     options = DecodingOptions(
-        "beam",
-        200,
-        length,
-        draw(st.sampled_from([0.0, 0.7, 1.5])),
+        strategy="beam",
+        beam_size=200,
+        max_length=length,
+        length_penalty=draw(st.sampled_from([0.0, 0.7, 1.5])),
         min_length=draw(st.integers(0, length)),
         no_repeat_ngram_size=draw(st.sampled_from([0, 0, 0, 1, 2, 3])),
         repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.5])),
@@ -61,7 +61,7 @@ def test_constrained_search_is_exhaustive_search_over_what_keeps_the_rules(
     rules, options = case
     decoder = TableDecoder(seed, words=len(WORDS))
     expected = every_caption(decoder, seed, options, rules)
-    options = replace(options, num_return_sequences=max(1, len(expected)))
+    options = options.replace(num_return_sequences=max(1, len(expected)))
     try:
         (found,) = decode(decoder, numbered([seed]), None, options, constraints=rules)
     except ConfigError:
@@ -85,7 +85,7 @@ def test_a_narrow_beam_keeps_every_rule(
     case: tuple[TokenConstraints, DecodingOptions], beam: int, length: int, seed: int
 ) -> None:
     rules, options = case
-    options = replace(options, beam_size=beam, max_length=length, no_repeat_ngram_size=0, min_length=0)
+    options = options.replace(beam_size=beam, max_length=length, no_repeat_ngram_size=0, min_length=0)
     decoder = TableDecoder(seed, words=len(WORDS) + 1)  # one word is never barred, so that there is always a way
     try:
         results = decode(decoder, numbered([seed, seed + 1]), None, options, constraints=rules)
@@ -104,7 +104,7 @@ def test_every_strategy_keeps_what_forbids(
     strategy: Literal["greedy", "sample", "beam"], case: tuple[TokenConstraints, DecodingOptions], seed: int
 ) -> None:
     rules, options = replace(case[0], required=()), case[1]
-    options = replace(options, beam_size=3, max_length=8, num_return_sequences=3).with_strategy(strategy)
+    options = options.replace(beam_size=3, max_length=8, num_return_sequences=3).with_strategy(strategy)
     decoder = TableDecoder(seed, words=len(WORDS) + 3)
     for found in decode(decoder, numbered([seed, seed + 1]), None, options, constraints=rules):
         assert found
@@ -124,7 +124,7 @@ def test_a_required_word_is_searched_for_by_beams_that_stay_as_wide(monkeypatch:
     longer = 0
     for _ in range(20):
         rules = TokenConstraints(required=((int(draw.integers(4, 9)),),))
-        options = DecodingOptions("beam", int(draw.integers(1, 5)), 20)
+        options = DecodingOptions(strategy="beam", beam_size=int(draw.integers(1, 5)), max_length=20)
         decoder = TableDecoder(int(draw.integers(0, 10**6)), 6, end=float(draw.uniform(-2, 2)))
         images = draw.integers(0, 900, 6).tolist()
         batch = decode(decoder, numbered(images), None, options, constraints=rules)
@@ -143,7 +143,7 @@ def test_required_words_come_where_they_fit() -> None:
     """Hypotheses compete with those that have said as much; else the words would come only at the very end."""
     decoder = TableDecoder(3, words=8, end=1.0)
     rules = TokenConstraints(required=((5,), (9, 10)))
-    options = DecodingOptions("beam", 4, 12)
+    options = DecodingOptions(strategy="beam", beam_size=4, max_length=12)
     early = 0
     for image, (best,) in enumerate(decode(decoder, numbered(range(20)), None, options, constraints=rules)):
         assert holds(best.tokens, (5,))
@@ -187,11 +187,22 @@ def test_the_automaton_knows_how_many_words_are_needed() -> None:
 def test_words_that_do_not_fit_the_maximum_length_are_refused() -> None:
     rules = TokenConstraints(required=((4, 5), (6, 4, 5)))
     with pytest.raises(ConfigError, match="captions of at least 3 words, above max_length, 2"):
-        decode(TableDecoder(0), numbered([0]), None, DecodingOptions("beam", 3, 2), constraints=rules)
+        decode(
+            TableDecoder(0),
+            numbered([0]),
+            None,
+            DecodingOptions(strategy="beam", beam_size=3, max_length=2),
+            constraints=rules,
+        )
 
 
 @pytest.mark.parametrize(
-    "options", [DecodingOptions("greedy"), DecodingOptions("sample"), DecodingOptions("beam", 4, num_beam_groups=2)]
+    "options",
+    [
+        DecodingOptions(strategy="greedy"),
+        DecodingOptions(strategy="sample"),
+        DecodingOptions(strategy="beam", beam_size=4, num_beam_groups=2),
+    ],
 )
 def test_required_words_need_a_plain_beam(options: DecodingOptions) -> None:
     with pytest.raises(ConfigError, match="required words need a beam search"):
@@ -222,7 +233,7 @@ def ids(text: str) -> tuple[int, ...]:
 
 def test_words_and_phrases_become_ids_as_captions_do() -> None:
     options = DecodingOptions(
-        "beam",
+        strategy="beam",
         bad_words=("Red!", "on a", "zebra", "a zebra"),
         force_words=("FRISBEE", "two dogs", "frisbee"),
         complete_endings=True,
@@ -254,7 +265,7 @@ def test_words_and_phrases_become_ids_as_captions_do() -> None:
 )
 def test_words_that_cannot_work_are_named(options: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        token_constraints(replace(DecodingOptions("beam"), **options), TOKENIZER)  # type: ignore[arg-type]
+        token_constraints(DecodingOptions(strategy="beam").replace(**options), TOKENIZER)
     assert "\n" not in str(caught.value)
 
 
@@ -262,15 +273,15 @@ def test_characters_have_no_function_words() -> None:
     letters = Tokenizer.build(CAPTIONS, TextConfig(level="character"))
     with pytest.raises(ConfigError, match="complete_endings needs a vocabulary of words"):
         token_constraints(DecodingOptions(complete_endings=True), letters)
-    rules = token_constraints(DecodingOptions("beam", force_words=("dog",)), letters)
+    rules = token_constraints(DecodingOptions(strategy="beam", force_words=("dog",)), letters)
     assert rules.required == (tuple(letters.encode("dog")[1:-1]),)
     with pytest.raises(ConfigError, match="'z' is not in the vocabulary"):
-        token_constraints(DecodingOptions("beam", force_words=("zoo",)), letters)
+        token_constraints(DecodingOptions(strategy="beam", force_words=("zoo",)), letters)
 
 
 def test_words_without_a_tokenizer_are_refused() -> None:
     for options in (
-        DecodingOptions("beam", force_words=("a",)),
+        DecodingOptions(strategy="beam", force_words=("a",)),
         DecodingOptions(bad_words=("a",)),
         DecodingOptions(complete_endings=True),
     ):

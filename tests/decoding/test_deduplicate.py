@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,15 @@ FIRST = UNK_ID + 1
 @pytest.mark.parametrize(
     "options",
     [
-        DecodingOptions("greedy", max_length=8, num_return_sequences=4),
-        DecodingOptions("sample", max_length=8, num_return_sequences=4),
-        DecodingOptions("beam", 4, 8, num_return_sequences=4),
-        DecodingOptions("beam", 6, 8, num_return_sequences=4, num_beam_groups=3, diversity_penalty=0.0),
-        DecodingOptions("beam", 4, 8, num_return_sequences=4, num_beam_groups=4, diversity_penalty=1.0),
+        DecodingOptions(strategy="greedy", max_length=8, num_return_sequences=4),
+        DecodingOptions(strategy="sample", max_length=8, num_return_sequences=4),
+        DecodingOptions(strategy="beam", beam_size=4, max_length=8, num_return_sequences=4),
+        DecodingOptions(
+            strategy="beam", beam_size=6, max_length=8, num_return_sequences=4, num_beam_groups=3, diversity_penalty=0.0
+        ),
+        DecodingOptions(
+            strategy="beam", beam_size=4, max_length=8, num_return_sequences=4, num_beam_groups=4, diversity_penalty=1.0
+        ),
     ],
 )
 def test_there_are_as_many_different_captions_as_asked_for(options: DecodingOptions) -> None:
@@ -38,9 +43,10 @@ def said(tokens: Sequence[int]) -> str:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-def test_captions_that_read_the_same_count_once(strategy: str) -> None:
+def test_captions_that_read_the_same_count_once(strategy: Any) -> None:
     decoder = TableDecoder(1, words=9, end=-1.0)
-    options = DecodingOptions("beam", 5, 6, num_return_sequences=5).with_strategy(strategy)  # type: ignore[arg-type]
+    options = DecodingOptions(strategy="beam", beam_size=5, max_length=6, num_return_sequences=5)
+    options = options.with_strategy(strategy)
     rules = TokenConstraints(text=said)
     doubled = 0
     for image, found in enumerate(decode(decoder, numbered(range(20)), None, options, constraints=rules)):
@@ -51,7 +57,9 @@ def test_captions_that_read_the_same_count_once(strategy: str) -> None:
 
 def test_fewer_captions_than_asked_for_are_owned_up_to(caplog: pytest.LogCaptureFixture) -> None:
     decoder = TableDecoder(0, words=2)
-    options = DecodingOptions("beam", 9, 1, num_return_sequences=9)  # there are three: none of the words, or either
+    options = DecodingOptions(
+        strategy="beam", beam_size=9, max_length=1, num_return_sequences=9
+    )  # there are three: none of the words, or either
     with caplog.at_level(logging.WARNING, "seesay"):
         (found,) = decode(decoder, numbered([0]), None, options, keys=["photo.jpg"])
     assert [h.tokens for h in found] == [each.words for each in every_caption(decoder, 0, options)]
@@ -59,7 +67,12 @@ def test_fewer_captions_than_asked_for_are_owned_up_to(caplog: pytest.LogCapture
         "1 of 1 images have fewer than the 9 distinct captions asked for, such as photo.jpg with 3"
     ]
     caplog.clear()
-    decode(decoder, numbered([0]), None, DecodingOptions("beam", 9, 1, num_return_sequences=3))
+    decode(
+        decoder,
+        numbered([0]),
+        None,
+        DecodingOptions(strategy="beam", beam_size=9, max_length=1, num_return_sequences=3),
+    )
     assert caplog.messages == []
 
 
@@ -67,9 +80,14 @@ def test_the_first_caption_of_greedy_decoding_and_of_a_beam_stays_the_first() ->
     decoder = TableDecoder(2, words=6, end=-0.5)
     memory = numbered(range(30))
     for strategy in ("greedy", "beam"):
-        one = decode(decoder, memory, None, DecodingOptions("beam", 4, 9).with_strategy(strategy))
+        one = decode(
+            decoder, memory, None, DecodingOptions(strategy="beam", beam_size=4, max_length=9).with_strategy(strategy)
+        )
         four = decode(
-            decoder, memory, None, DecodingOptions("beam", 4, 9, num_return_sequences=4).with_strategy(strategy)
+            decoder,
+            memory,
+            None,
+            DecodingOptions(strategy="beam", beam_size=4, max_length=9, num_return_sequences=4).with_strategy(strategy),
         )
         assert [found[0].tokens for found in one] == [found[0].tokens for found in four]
 
@@ -94,7 +112,7 @@ def test_greedy_alternatives_go_on_greedily_from_the_next_likeliest_first_words(
 
 def test_drawn_captions_are_the_same_however_many_there_are() -> None:
     decoder = TableDecoder(4, words=6, end=-1.0)
-    options = [DecodingOptions("sample", max_length=7, num_return_sequences=n) for n in (2, 5)]
+    options = [DecodingOptions(strategy="sample", max_length=7, num_return_sequences=n) for n in (2, 5)]
     two, five = (decode(decoder, numbered([0] * 8), None, each, keys=list("abcdefgh")) for each in options)
     for few, many in zip(two, five, strict=True):
         assert {h.tokens for h in few} <= {h.tokens for h in many}

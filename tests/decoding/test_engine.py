@@ -47,7 +47,7 @@ def test_required_phrases_that_repeat_what_may_not_be_repeated_are_refused(
     force_words: tuple[str, ...], block: int, message: str
 ) -> None:
     # Bug: they were left out without a word.
-    options = DecodingOptions("beam", max_length=9, force_words=force_words, no_repeat_ngram_size=block)
+    options = DecodingOptions(strategy="beam", max_length=9, force_words=force_words, no_repeat_ngram_size=block)
     decoder = TableDecoder(0, words=len(TOKENIZER) - 4)
     with pytest.raises(ConfigError, match=message) as caught:
         decode(decoder, numbered([0]), None, options, constraints=token_constraints(options, TOKENIZER))
@@ -65,7 +65,9 @@ def test_required_phrases_that_repeat_what_may_not_be_repeated_are_refused(
     ],
 )
 def test_required_phrases_that_need_no_repetition_are_kept(force_words: tuple[str, ...], block: int) -> None:
-    options = DecodingOptions("beam", 5, 12, force_words=force_words, no_repeat_ngram_size=block)
+    options = DecodingOptions(
+        strategy="beam", beam_size=5, max_length=12, force_words=force_words, no_repeat_ngram_size=block
+    )
     rules = token_constraints(options, TOKENIZER)
     ((best,),) = decode(TableDecoder(0, words=len(TOKENIZER) - 4), numbered([0]), None, options, constraints=rules)
     assert all(holds(best.tokens, phrase) for phrase in rules.required)
@@ -88,7 +90,9 @@ def test_of_words_that_may_not_be_repeated_just_what_cannot_be_said_is_refused(p
 def test_results_that_break_the_rules_are_owned_up_to(caplog: pytest.LogCaptureFixture) -> None:
     # Bug: they came without a warning.
     rules = TokenConstraints(required=((4,), (5,)))
-    options = DecodingOptions("beam", 9, 5, min_length=4, no_repeat_ngram_size=1)  # of three words
+    options = DecodingOptions(
+        strategy="beam", beam_size=9, max_length=5, min_length=4, no_repeat_ngram_size=1
+    )  # of three words
     with caplog.at_level(logging.WARNING, "seesay"):
         found = decode(
             TableDecoder(0, words=3), numbered([0, 1]), None, options, constraints=rules, keys=["a.jpg", "b.jpg"]
@@ -123,7 +127,7 @@ def test_a_image_without_regions_is_refused_by_name(strategy: str) -> None:
             TableDecoder(0),
             numbered([0, 1, 2]),
             mask,
-            DecodingOptions(strategy),  # type: ignore[arg-type]
+            DecodingOptions(strategy=strategy),  # type: ignore[arg-type]
             keys=["a.jpg", "b.jpg", "c.jpg"],
         )
     assert "\n" not in str(caught.value)
@@ -139,7 +143,7 @@ def test_scores_that_are_no_numbers_are_owned_up_to(strategy: str, caplog: pytes
     # Bug: a caption of a network that gives no numbers looked like any other.
     decoder = ConstantDecoder([float("nan")] * 7)
     with caplog.at_level(logging.WARNING, "seesay"):
-        found = decode(decoder, numbered([0]), None, DecodingOptions(strategy), keys=["a.jpg"])  # type: ignore[arg-type]
+        found = decode(decoder, numbered([0]), None, DecodingOptions(strategy=strategy), keys=["a.jpg"])  # type: ignore[arg-type]
     assert not math.isfinite(found[0][0].score)
     assert caplog.messages == ["1 of 1 images have captions whose scores are not finite, such as a.jpg"]
 
@@ -148,7 +152,7 @@ def test_scores_that_are_no_numbers_are_owned_up_to(strategy: str, caplog: pytes
 def test_there_must_be_a_key_a_image(keys: list[str]) -> None:
     # Bug: too few were an error of Python, of too many the rest was left out.
     with pytest.raises(ConfigError, match=f"{len(keys)} keys were given for 2 images"):
-        decode(TableDecoder(0), numbered([0, 1]), None, DecodingOptions("sample"), keys=keys)
+        decode(TableDecoder(0), numbered([0, 1]), None, DecodingOptions(strategy="sample"), keys=keys)
 
 
 # The first caption.
@@ -158,10 +162,12 @@ def test_the_first_drawn_caption_stays_the_first() -> None:
     # Bug: it was the likeliest of those drawn, so that asking for alternatives changed the caption itself.
     decoder = TableDecoder(2, words=6, end=-0.5)
     memory = numbered(range(40))
-    one = decode(decoder, memory, None, DecodingOptions("sample", max_length=9))
+    one = decode(decoder, memory, None, DecodingOptions(strategy="sample", max_length=9))
     moved = 0
     for count in (2, 4):
-        several = decode(decoder, memory, None, DecodingOptions("sample", max_length=9, num_return_sequences=count))
+        several = decode(
+            decoder, memory, None, DecodingOptions(strategy="sample", max_length=9, num_return_sequences=count)
+        )
         assert [found[0].tokens for found in one] == [found[0].tokens for found in several]
         for found in several:
             others = [each.score for each in found[1:]]
@@ -175,7 +181,9 @@ def test_the_first_draw_that_can_end_leads_where_the_first_cannot() -> None:
     decoder = TableDecoder(5, words=3, end=-2.0)
     rules = TokenConstraints(no_end_after=frozenset((4, 5)))
     memory = numbered(range(60))
-    counts = [DecodingOptions("sample", max_length=2, num_return_sequences=n, no_repeat_ngram_size=1) for n in (1, 2)]
+    counts = [
+        DecodingOptions(strategy="sample", max_length=2, num_return_sequences=n, no_repeat_ngram_size=1) for n in (1, 2)
+    ]
     one, two = (decode(decoder, memory, None, options, constraints=rules) for options in counts)
     assert sum(found[0].tokens == other[0].tokens for found, other in zip(one, two, strict=True)) == 60
 
@@ -223,13 +231,20 @@ def test_options_that_cannot_work_are_refused_in_python_too(values: dict[str, ob
 
 def test_another_strategy_leaves_behind_what_it_does_not_read() -> None:
     beam = DecodingOptions(
-        "beam", 6, 9, 1.5, num_beam_groups=2, diversity_penalty=0.9, num_return_sequences=2, bad_words=("a",)
+        strategy="beam",
+        beam_size=6,
+        max_length=9,
+        length_penalty=1.5,
+        num_beam_groups=2,
+        diversity_penalty=0.9,
+        num_return_sequences=2,
+        bad_words=("a",),
     )
     assert beam.with_strategy("greedy") == DecodingOptions(
-        "greedy", max_length=9, num_return_sequences=2, bad_words=("a",)
+        strategy="greedy", max_length=9, num_return_sequences=2, bad_words=("a",)
     )
     assert beam.with_strategy("beam") == beam
-    drawn = DecodingOptions("sample", temperature=0.5, sampling_seed=4, num_return_sequences=5)
+    drawn = DecodingOptions(strategy="sample", temperature=0.5, sampling_seed=4, num_return_sequences=5)
     assert drawn.with_strategy("greedy") == DecodingOptions(num_return_sequences=5)
     with pytest.raises(ConfigError, match="num_return_sequences is 5, but a beam of 3"):
         drawn.with_strategy("beam")
@@ -237,7 +252,13 @@ def test_another_strategy_leaves_behind_what_it_does_not_read() -> None:
 
 def test_the_largest_penalties_leave_scores_that_are_numbers() -> None:
     options = DecodingOptions(
-        "beam", 4, 40, 10.0, num_beam_groups=2, diversity_penalty=1000.0, repetition_penalty=100.0
+        strategy="beam",
+        beam_size=4,
+        max_length=40,
+        length_penalty=10.0,
+        num_beam_groups=2,
+        diversity_penalty=1000.0,
+        repetition_penalty=100.0,
     )
     for found in decode(TableDecoder(0), numbered(range(4)).float(), None, options):
         assert math.isfinite(found[0].score)

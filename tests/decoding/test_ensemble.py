@@ -1,6 +1,7 @@
 """Several decoders as one, against the mean of their distributions worked out by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +28,10 @@ def joined(decoders: list[TableDecoder], mean: Mean) -> TableDecoder:
 
 @pytest.mark.parametrize("mean", ["probabilities", "log_probabilities"])
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-def test_an_ensemble_is_the_mean_of_its_members(strategy: str, mean: Mean) -> None:
+def test_an_ensemble_is_the_mean_of_its_members(strategy: Any, mean: Mean) -> None:
     members = [TableDecoder(seed, words=3) for seed in range(3)]
-    options = DecodingOptions("beam", 3, 8, num_return_sequences=2).with_strategy(strategy)  # type: ignore[arg-type]
+    options = DecodingOptions(strategy="beam", beam_size=3, max_length=8, num_return_sequences=2)
+    options = options.with_strategy(strategy)
     memory, mask = join_memories([numbered(range(9))] * 3, [None] * 3)
     found = decode(EnsembleDecoder(members, [1, 1, 1], mean), memory, mask, options, keep_attention=True)
     expected = decode(joined(members, mean), numbered(range(9)), None, options, keep_attention=True)
@@ -49,7 +51,7 @@ def test_members_look_at_memories_of_their_own() -> None:
     memory, both = join_memories([grid, vector], [mask, None])
     assert (memory.shape, both.shape) == ((4, 5, 13), (4, 5, 2))
     for image, (found,) in enumerate(
-        decode(ensemble, memory, both, DecodingOptions("beam", 3, 6), keep_attention=True)
+        decode(ensemble, memory, both, DecodingOptions(strategy="beam", beam_size=3, max_length=6), keep_attention=True)
     ):
         assert found.attention is None  # one of them has none
         states = [

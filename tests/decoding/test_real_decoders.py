@@ -44,7 +44,9 @@ KEYS = list("abcdef")
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder(kind)
-    options = DecodingOptions("beam", 4, 9, num_return_sequences=3).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=4, max_length=9, num_return_sequences=3).with_strategy(
+        strategy
+    )
     results = decode(decoder, MEMORY, MASK, options, keys=KEYS)
     assert len({found[0].tokens for found in results}) > 3
     for image, found in enumerate(results):
@@ -64,15 +66,25 @@ def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["gr
 
 
 SEARCHES = {
-    "greedy": DecodingOptions("greedy", max_length=11),
-    "greedy, several": DecodingOptions("greedy", max_length=11, num_return_sequences=3, no_repeat_ngram_size=2),
-    "sample": DecodingOptions("sample", max_length=11),
-    "sample, several": DecodingOptions("sample", max_length=11, num_return_sequences=3, repetition_penalty=1.3),
-    "beam": DecodingOptions("beam", 3, 11),
-    "beam, several": DecodingOptions("beam", 4, 11, num_return_sequences=3, no_repeat_ngram_size=2),
-    "groups": DecodingOptions("beam", 4, 11, num_return_sequences=2, num_beam_groups=2, diversity_penalty=1.0),
-    "required": DecodingOptions("beam", 3, 11),
-    "required, several": DecodingOptions("beam", 4, 11, num_return_sequences=2, no_repeat_ngram_size=2),
+    "greedy": DecodingOptions(strategy="greedy", max_length=11),
+    "greedy, several": DecodingOptions(
+        strategy="greedy", max_length=11, num_return_sequences=3, no_repeat_ngram_size=2
+    ),
+    "sample": DecodingOptions(strategy="sample", max_length=11),
+    "sample, several": DecodingOptions(
+        strategy="sample", max_length=11, num_return_sequences=3, repetition_penalty=1.3
+    ),
+    "beam": DecodingOptions(strategy="beam", beam_size=3, max_length=11),
+    "beam, several": DecodingOptions(
+        strategy="beam", beam_size=4, max_length=11, num_return_sequences=3, no_repeat_ngram_size=2
+    ),
+    "groups": DecodingOptions(
+        strategy="beam", beam_size=4, max_length=11, num_return_sequences=2, num_beam_groups=2, diversity_penalty=1.0
+    ),
+    "required": DecodingOptions(strategy="beam", beam_size=3, max_length=11),
+    "required, several": DecodingOptions(
+        strategy="beam", beam_size=4, max_length=11, num_return_sequences=2, no_repeat_ngram_size=2
+    ),
 }
 
 
@@ -94,7 +106,7 @@ def test_a_batch_is_its_images_one_by_one(kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_regions_do_not_matter(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder(kind)
-    options = DecodingOptions("beam", 3, 9).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=3, max_length=9).with_strategy(strategy)
     plain = decode(decoder, MEMORY, None, options, keys=KEYS, keep_attention=True)
     padded = torch.cat([50 * torch.ones(6, 1, 7), MEMORY, -50 * torch.ones(6, 2, 7)], dim=1)
     mask = torch.tensor([False, True, True, True, True, False, False]).expand(6, -1)
@@ -111,7 +123,9 @@ def test_padding_regions_do_not_matter(kind: str, strategy: Literal["greedy", "s
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_attention_is_that_of_replaying_the_words(strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder("attention")
-    options = DecodingOptions("beam", 4, 9, num_return_sequences=3).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=4, max_length=9, num_return_sequences=3).with_strategy(
+        strategy
+    )
     for image, found in enumerate(decode(decoder, MEMORY, MASK, options, keys=KEYS, keep_attention=True)):
         for hypothesis in found:
             state = decoder.init_state(MEMORY[image : image + 1], MASK[image : image + 1])
@@ -130,7 +144,7 @@ def test_attention_is_that_of_replaying_the_words(strategy: Literal["greedy", "s
 @pytest.mark.parametrize("beam", [1, 4])
 def test_attention_is_gathered_along_the_beam_and_through_leaving_images(beam: int) -> None:
     decoder = TableDecoder(3, end=-0.5)
-    options = DecodingOptions("beam", beam, 12)
+    options = DecodingOptions(strategy="beam", beam_size=beam, max_length=12)
     for image, found in enumerate(decode(decoder, numbered(range(9)), None, options, keep_attention=True)):
         for hypothesis in found:
             expected = [
@@ -145,7 +159,7 @@ def test_attention_is_gathered_along_the_beam_and_through_leaving_images(beam: i
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_attention_is_none_where_there_is_none(strategy: Literal["greedy", "sample", "beam"]) -> None:
     # Bug: a beam search gave zeros for the attention of a decoder that has none.
-    options = DecodingOptions("beam", 2, 5).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=2, max_length=5).with_strategy(strategy)
     for keep in (True, False):
         for found, *_ in decode(real_decoder("state"), MEMORY, None, options, keep_attention=keep):
             assert found.attention is None
@@ -155,7 +169,7 @@ def test_attention_is_none_where_there_is_none(strategy: Literal["greedy", "samp
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_empty_batch_has_no_captions(strategy: Literal["greedy", "sample", "beam"]) -> None:
-    assert decode(real_decoder("attention"), MEMORY[:0], MASK[:0], DecodingOptions(strategy), keys=[]) == []
+    assert decode(real_decoder("attention"), MEMORY[:0], MASK[:0], DecodingOptions(strategy=strategy), keys=[]) == []
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -163,7 +177,7 @@ def test_scores_that_are_no_numbers_give_some_caption(strategy: Literal["greedy"
     # Bug: a beam search over the features of a damaged image gave no hypothesis at all.
     memory = MEMORY.clone()
     memory[1] = float("nan")
-    options = DecodingOptions("beam", 3, 9).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=3, max_length=9).with_strategy(strategy)
     found = decode(real_decoder("attention"), memory, None, options, keys=KEYS)
     sound = decode(real_decoder("attention"), MEMORY, None, options, keys=KEYS)
     assert all(len(hypotheses) >= 1 for hypotheses in found)

@@ -36,15 +36,15 @@ def kept_words(log_probs: dict[int, float], options: DecodingOptions) -> dict[in
 @pytest.mark.parametrize(
     ("options", "outcomes"),
     [
-        (DecodingOptions("sample", max_length=1), 7),
-        (DecodingOptions("sample", max_length=2), 22),
-        (DecodingOptions("sample", max_length=2, temperature=0.6), 22),
-        (DecodingOptions("sample", max_length=2, temperature=1.7, top_k=3), 11),
-        (DecodingOptions("sample", max_length=2, top_k=2), 3),
-        (DecodingOptions("sample", max_length=2, top_p=0.8), 11),
-        (DecodingOptions("sample", max_length=2, top_p=0.6), 4),
-        (DecodingOptions("sample", max_length=2, min_p=0.4), 4),
-        (DecodingOptions("sample", max_length=2, temperature=1.3, top_k=3, top_p=0.9, min_p=0.3), 11),
+        (DecodingOptions(strategy="sample", max_length=1), 7),
+        (DecodingOptions(strategy="sample", max_length=2), 22),
+        (DecodingOptions(strategy="sample", max_length=2, temperature=0.6), 22),
+        (DecodingOptions(strategy="sample", max_length=2, temperature=1.7, top_k=3), 11),
+        (DecodingOptions(strategy="sample", max_length=2, top_k=2), 3),
+        (DecodingOptions(strategy="sample", max_length=2, top_p=0.8), 11),
+        (DecodingOptions(strategy="sample", max_length=2, top_p=0.6), 4),
+        (DecodingOptions(strategy="sample", max_length=2, min_p=0.4), 4),
+        (DecodingOptions(strategy="sample", max_length=2, temperature=1.3, top_k=3, top_p=0.9, min_p=0.3), 11),
     ],
 )
 def test_sampled_captions_follow_the_distribution(options: DecodingOptions, outcomes: int) -> None:
@@ -73,7 +73,7 @@ def test_sampling_depends_on_seed_and_key_alone() -> None:
     decoder = TableDecoder(2, end=-1.0)
 
     def captions(images: int, seed: int, keys: Sequence[str] | None, length: int = 8) -> list[tuple[int, ...]]:
-        options = DecodingOptions("sample", max_length=length, sampling_seed=seed)
+        options = DecodingOptions(strategy="sample", max_length=length, sampling_seed=seed)
         return [found.tokens for (found,) in decode(decoder, numbered([0] * images), None, options, keys=keys)]
 
     same_image = captions(20, 0, [f"photo {n}" for n in range(20)])
@@ -87,10 +87,10 @@ def test_sampling_depends_on_seed_and_key_alone() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        DecodingOptions("sample", max_length=9, top_k=1),
-        DecodingOptions("sample", max_length=9, temperature=1e-6),
+        DecodingOptions(strategy="sample", max_length=9, top_k=1),
+        DecodingOptions(strategy="sample", max_length=9, temperature=1e-6),
         # Bug: what no float can hold divided by the temperature made every probability not a number.
-        DecodingOptions("sample", max_length=9, temperature=5e-324),
+        DecodingOptions(strategy="sample", max_length=9, temperature=5e-324),
     ],
 )
 def test_sampling_without_freedom_is_greedy(options: DecodingOptions) -> None:
@@ -102,6 +102,6 @@ def test_sampling_without_freedom_is_greedy(options: DecodingOptions) -> None:
 
 def test_top_k_says_no_more_words_than_k_where_scores_tie() -> None:
     # Bug: every word as likely as the k-th was let in.
-    options = DecodingOptions("sample", max_length=1, top_k=2)
+    options = DecodingOptions(strategy="sample", max_length=1, top_k=2)
     found = decode(ConstantDecoder([0.0] * 12), numbered([0] * 200), None, options)
     assert len({h.tokens for (h,) in found}) == 2

@@ -29,7 +29,9 @@ STRATEGIES: tuple[Literal["greedy", "sample", "beam"], ...] = ("greedy", "sample
 @pytest.mark.parametrize(("words", "length"), [(5, 1), (5, 2), (5, 3), (3, 4), (2, 4)])
 def test_a_beam_that_holds_every_prefix_is_exhaustive_search(words: int, length: int, penalty: float) -> None:
     most = sum(words**t for t in range(length + 1))
-    options = DecodingOptions("beam", most, length, penalty, num_return_sequences=most)
+    options = DecodingOptions(
+        strategy="beam", beam_size=most, max_length=length, length_penalty=penalty, num_return_sequences=most
+    )
     for seed in range(3):
         decoder = TableDecoder(seed, words)
         (found,) = decode(decoder, numbered([seed]), None, options)
@@ -40,7 +42,7 @@ def test_a_beam_that_holds_every_prefix_is_exhaustive_search(words: int, length:
 
 
 def test_five_words_and_four_steps_are_searched_exhaustively() -> None:
-    options = DecodingOptions("beam", 781, 4, num_return_sequences=781)
+    options = DecodingOptions(strategy="beam", beam_size=781, max_length=4, num_return_sequences=781)
     decoder = TableDecoder(11, words=5)
     (found,) = decode(decoder, numbered([3]), None, options)
     for hypothesis, whole in zip(found, every_caption(decoder, 3, options), strict=True):
@@ -48,7 +50,7 @@ def test_five_words_and_four_steps_are_searched_exhaustively() -> None:
 
 
 def test_exhaustive_search_over_captions_with_unk() -> None:
-    options = DecodingOptions("beam", 85, 3, allow_unk=True, num_return_sequences=85)
+    options = DecodingOptions(strategy="beam", beam_size=85, max_length=3, allow_unk=True, num_return_sequences=85)
     decoder = TableDecoder(0, words=3)
     (found,) = decode(decoder, numbered([0]), None, options)
     for hypothesis, whole in zip(found, every_caption(decoder, 0, options), strict=True):
@@ -68,10 +70,10 @@ def test_beam_search_is_the_plain_one(beam: int, penalty: float, groups: int) ->
         random = np.random.default_rng([seed, beam])
         length = int(random.integers(1, 14))
         options = DecodingOptions(
-            "beam",
-            beam,
-            length,
-            penalty,
+            strategy="beam",
+            beam_size=beam,
+            max_length=length,
+            length_penalty=penalty,
             allow_unk=bool(seed % 2),
             num_beam_groups=groups,
             diversity_penalty=(0.5, float(random.uniform(0, 2)))[groups > 1],
@@ -102,16 +104,24 @@ def test_one_beam_is_greedy(penalty: float) -> None:
     for seed in range(20):
         decoder = TableDecoder(seed, end=-1.0)
         images = numbered(range(5))
-        greedy = decode(decoder, images, None, DecodingOptions("greedy", max_length=9), keep_attention=True)
-        beam = decode(decoder, images, None, DecodingOptions("beam", 1, 9, penalty), keep_attention=True)
+        greedy = decode(decoder, images, None, DecodingOptions(strategy="greedy", max_length=9), keep_attention=True)
+        beam = decode(
+            decoder,
+            images,
+            None,
+            DecodingOptions(strategy="beam", beam_size=1, max_length=9, length_penalty=penalty),
+            keep_attention=True,
+        )
         for image, (one, other) in enumerate(zip(greedy, beam, strict=True)):
             assert same(one, other)
             check_same(
                 decoder,
                 image,
                 one[0],
-                plain_beam(decoder, image, DecodingOptions("beam", 1, 9, 0.0))[0],
-                DecodingOptions("beam", 1, 9, 0.0),
+                plain_beam(
+                    decoder, image, DecodingOptions(strategy="beam", beam_size=1, max_length=9, length_penalty=0.0)
+                )[0],
+                DecodingOptions(strategy="beam", beam_size=1, max_length=9, length_penalty=0.0),
             )
             # Bug: a single beam's score was not divided by the length, so it could not be compared with two's.
             assert other[0].score == pytest.approx(sum(other[0].log_probs) / len(other[0].log_probs) ** penalty)
@@ -136,9 +146,9 @@ def test_of_equally_good_words_every_search_takes_the_first() -> None:
         for options in (
             DecodingOptions(max_length=5, num_return_sequences=2),
             DecodingOptions(max_length=5, num_return_sequences=9),
-            DecodingOptions("beam", 1, 5),
-            DecodingOptions("sample", max_length=5, top_k=1),
-            DecodingOptions("beam", 2, 5, num_beam_groups=2, diversity_penalty=0.0),
+            DecodingOptions(strategy="beam", beam_size=1, max_length=5),
+            DecodingOptions(strategy="sample", max_length=5, top_k=1),
+            DecodingOptions(strategy="beam", beam_size=2, max_length=5, num_beam_groups=2, diversity_penalty=0.0),
         ):
             ((found, *_),) = decode(decoder, numbered([0]), None, options)
             assert found.tokens == greedy.tokens, options
@@ -168,7 +178,9 @@ def sorted_first(values: torch.Tensor, count: int) -> torch.Tensor:
 def test_a_group_that_cannot_win_still_keeps_later_ones_from_its_words() -> None:
     # Bug: its hypotheses were dropped as soon as they could not win, and later groups were free to say their words.
     decoder = TableDecoder(215458, 3, end=0.14101752809198853, scale=2)
-    options = DecodingOptions("beam", 6, 7, 0.0, num_beam_groups=2, diversity_penalty=6.0)
+    options = DecodingOptions(
+        strategy="beam", beam_size=6, max_length=7, length_penalty=0.0, num_beam_groups=2, diversity_penalty=6.0
+    )
     ((best,),) = decode(decoder, numbered([383]), None, options)
     assert best.score == pytest.approx(-2.2157, abs=5e-5)
     check_same(decoder, 383, best, plain_beam(decoder, 383, options)[0], options)
@@ -181,7 +193,7 @@ def test_a_beam_leaves_the_greedy_path_where_it_leads_nowhere() -> None:
     decoder.table[decoder.place(0, ())] = torch.tensor([0, 0, -9.0, 0, 0.1, 0.0])  # a is a little likelier
     decoder.table[decoder.place(0, (b,))] = torch.tensor([0, 0, 9.0, 0, 0.0, 0.0])  # but only b surely ends
     greedy = decode(decoder, numbered([0]), None, DecodingOptions(max_length=3))[0][0]
-    beam = decode(decoder, numbered([0]), None, DecodingOptions("beam", 2, 3))[0][0]
+    beam = decode(decoder, numbered([0]), None, DecodingOptions(strategy="beam", beam_size=2, max_length=3))[0][0]
     assert greedy.tokens[0] == a
     assert beam.tokens == (b,)
     assert beam.score > greedy.score
@@ -195,7 +207,7 @@ def test_a_poor_caption_that_ended_does_not_beat_a_better_one_of_the_maximum_len
     decoder.table[decoder.place(0, ())] = torch.tensor([0, 0, -8.0, 0, 8.0, -20.0])
     decoder.table[decoder.place(0, (a,))] = torch.tensor([0, 0, -20.0, 0, -20.0, 8.0])
     decoder.table[decoder.place(0, (a, b))] = torch.tensor([0, 0, 8.0, 0, -8.0, 8.0])
-    (best,) = decode(decoder, numbered([0]), None, DecodingOptions("beam", 2, 2))[0]
+    (best,) = decode(decoder, numbered([0]), None, DecodingOptions(strategy="beam", beam_size=2, max_length=2))[0]
     assert best.tokens == (a, b)
     assert len(best.log_probs) == 3
 
@@ -208,7 +220,12 @@ def test_a_caption_of_just_the_maximum_length_may_end_by_itself(strategy: Litera
     decoder.table[:] = torch.tensor([0, 0, -50.0, 0, 50.0, -50.0])
     decoder.table[decoder.place(0, (a, a))] = torch.tensor([0, 0, 50.0, 0, -50.0, -50.0])
     for length, finished in ((1, False), (2, True), (3, True)):
-        ((found,),) = decode(decoder, numbered([0]), None, DecodingOptions("beam", 1, length).with_strategy(strategy))
+        ((found,),) = decode(
+            decoder,
+            numbered([0]),
+            None,
+            DecodingOptions(strategy="beam", beam_size=1, max_length=length).with_strategy(strategy),
+        )
         assert (found.tokens, found.finished) == ((a,) * min(length, 2), finished)
 
 
@@ -221,7 +238,9 @@ def test_padding_and_start_are_never_said_and_unk_only_where_allowed(
 ) -> None:
     decoder = ConstantDecoder([90.0, 80.0, 2.0, 2.5, 1.0, 1.5])
     for allow in (True, False):
-        options = DecodingOptions("beam", 4, 6, allow_unk=allow, num_return_sequences=2).with_strategy(strategy)
+        options = DecodingOptions(
+            strategy="beam", beam_size=4, max_length=6, allow_unk=allow, num_return_sequences=2
+        ).with_strategy(strategy)
         results = decode(decoder, numbered(range(40)), None, options)
         said = {word for found in results for h in found for word in h.tokens}
         assert said <= {UNK_ID, 4, 5}
@@ -233,7 +252,7 @@ def test_padding_and_start_are_never_said_and_unk_only_where_allowed(
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 8])
 def test_captions_stop_at_the_maximum_length(strategy: Literal["greedy", "sample", "beam"], length: int) -> None:
     decoder = TableDecoder(0, end=-50.0)
-    options = DecodingOptions("beam", 3, length).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", beam_size=3, max_length=length).with_strategy(strategy)
     for image, found in enumerate(decode(decoder, numbered(range(4)), None, options)):
         (hypothesis,) = found
         assert len(hypothesis.tokens) == len(hypothesis.log_probs) - 1 == (length or DEFAULT_MAX_LENGTH)
@@ -245,7 +264,12 @@ def test_captions_stop_at_the_maximum_length(strategy: Literal["greedy", "sample
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_caption_may_be_empty(strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = ConstantDecoder([0.0, 0.0, 50.0, 0.0, 0.0, 0.0])
-    for found, *_ in decode(decoder, numbered([0, 1]), None, DecodingOptions("beam", 2, 5).with_strategy(strategy)):
+    for found, *_ in decode(
+        decoder,
+        numbered([0, 1]),
+        None,
+        DecodingOptions(strategy="beam", beam_size=2, max_length=5).with_strategy(strategy),
+    ):
         assert found.tokens == ()
         assert found.finished
         assert len(found.log_probs) == 1
@@ -254,13 +278,16 @@ def test_a_caption_may_be_empty(strategy: Literal["greedy", "sample", "beam"]) -
 def test_a_search_stops_when_the_best_has_ended() -> None:
     decoder = TableDecoder(0, end=-50.0)
     decoder.table[decoder.place(0, ()), END_ID] = 20.0
-    ((best, *_),) = decode(decoder, numbered([0]), None, DecodingOptions("beam", 4, 40))
+    ((best, *_),) = decode(decoder, numbered([0]), None, DecodingOptions(strategy="beam", beam_size=4, max_length=40))
     assert (best.tokens, best.finished) == ((), True)
     assert decoder.rows_seen == [1]
 
 
 def test_images_that_are_done_leave_the_batch() -> None:
-    for options in (DecodingOptions("greedy", max_length=40), DecodingOptions("beam", 2, 40)):
+    for options in (
+        DecodingOptions(strategy="greedy", max_length=40),
+        DecodingOptions(strategy="beam", beam_size=2, max_length=40),
+    ):
         decoder = TableDecoder(0)
         decode(decoder, numbered(range(50)), None, options)
         assert min(decoder.rows_seen) < 25
@@ -276,7 +303,9 @@ def test_scores_of_any_precision_are_added_up_in_float32(
         pytest.skip("NumPy has no bfloat16")
     decoder = ConstantDecoder([0.0, 0.0, 1.0, 0.0, 1.0, 2.0], dtype)
     memory = numbered([0]).to(dtype)
-    (found, *_) = decode(decoder, memory, None, DecodingOptions("beam", 3, 20).with_strategy(strategy))[0]
+    (found, *_) = decode(
+        decoder, memory, None, DecodingOptions(strategy="beam", beam_size=3, max_length=20).with_strategy(strategy)
+    )[0]
     exact = {END_ID: 1.0, 4: 1.0, 5: 2.0}
     total = math.log(sum(math.exp(x) for x in exact.values()))
     words = [*found.tokens, END_ID][: len(found.log_probs)]

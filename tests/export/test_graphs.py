@@ -1,7 +1,6 @@
 """Exported graphs compared with their torch modules: every decoder, every kind of encoder, any batch and beam."""
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,14 +21,14 @@ from tests.decoding.oracles import decode
 from tests.models.decoders import CONFIGS, sized
 
 SIZE, WORDS = 8, 23
-POOLED = ModelConfig("pooled", projection_size=8, embedding_size=8, hidden_size=8, num_layers=2, output_size=0)
+POOLED = ModelConfig(decoder="pooled", projection_size=8, embedding_size=8, hidden_size=8, num_layers=2, output_size=0)
 DECODERS = {
     "attention-multihead": sized("attention-multihead"),
     "show-attend-tell": sized("show-attend-tell", tie_weights=True),
     "luong-dot": sized("luong-dot"),
     "up-down-general": sized("up-down", attention_score="general"),
     "transformer": sized("transformer", num_layers=1),
-    "pooled-add": replace(POOLED, projection_size=6, embedding_size=6, hidden_size=7, merge="add", output_size=5),
+    "pooled-add": POOLED.replace(projection_size=6, embedding_size=6, hidden_size=7, merge="add", output_size=5),
 }
 """Every decoder and every attention score at least once."""
 MORE_DECODERS = {name: sized(name) for name in CONFIGS if name not in DECODERS} | {
@@ -119,7 +118,9 @@ def test_each_step_equals_the_decoders(exported: tuple[CaptionModel, Graphs]) ->
 @pytest.mark.parametrize("beam", [1, 3, 5])
 def test_captions_of_many_images_are_equal(exported: tuple[CaptionModel, Graphs], beam: int) -> None:
     model, graphs = exported
-    options = DecodingOptions("beam", beam, 9) if beam > 1 else DecodingOptions(max_length=9)
+    options = (
+        DecodingOptions(strategy="beam", beam_size=beam, max_length=9) if beam > 1 else DecodingOptions(max_length=9)
+    )
     pixels = images(9, 60)
     with torch.no_grad():
         wanted = decode(model.search, model.project(model.encode(torch.from_numpy(pixels))), None, options)
@@ -132,14 +133,14 @@ def test_captions_of_many_images_are_equal(exported: tuple[CaptionModel, Graphs]
 
 
 ENCODERS = {
-    "small-cnn": EncoderConfig("small-cnn", "none"),
-    "a network's last map": EncoderConfig("test_efficientnet.r160_in1k", "none", image_size=64),
-    "a transformer": EncoderConfig("test_vit.r160_in1k", "none", image_size=64),
+    "small-cnn": EncoderConfig(encoder="small-cnn", encoder_weights="none"),
+    "a network's last map": EncoderConfig(encoder="test_efficientnet.r160_in1k", encoder_weights="none", image_size=64),
+    "a transformer": EncoderConfig(encoder="test_vit.r160_in1k", encoder_weights="none", image_size=64),
     # Bug: the exception that ends a forward pass at the requested layer ended the export too.
-    "a layer": EncoderConfig("test_resnet", "none", image_size=48, layer="layer2"),
-    "pooled": EncoderConfig("test_resnet", "none", image_size=48, pool="pooled"),
+    "a layer": EncoderConfig(encoder="test_resnet", encoder_weights="none", image_size=48, layer="layer2"),
+    "pooled": EncoderConfig(encoder="test_resnet", encoder_weights="none", image_size=48, pool="pooled"),
     "a layer, with TensorFlow's average pools": EncoderConfig(
-        "inception_v3.tf_in1k", "none", layer="Mixed_5b", image_size=96, tf_average_pooling=True
+        encoder="inception_v3.tf_in1k", encoder_weights="none", layer="Mixed_5b", image_size=96, tf_average_pooling=True
     ),
 }
 

@@ -1,6 +1,5 @@
 """What the tests of decoders share: sizes, captions of two lengths and more, and packed results spread out again."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.models.packing import pack_captions
 from seesay.models.registry import decoder_builder
+from tests import tiny
 
 V, D, N = 11, 6, 4
 TOKENS = torch.tensor(
@@ -23,12 +23,12 @@ CONFIGS = {
     "attention": ModelConfig(hidden_size=7),
     "attention-dot": ModelConfig(hidden_size=D, attention_score="dot"),
     "attention-multihead": ModelConfig(hidden_size=7, attention_score="multihead"),
-    "show-attend-tell": ModelConfig("show-attend-tell", hidden_size=7, doubly_stochastic=1.0),
-    "show-attend-tell-hard": ModelConfig("show-attend-tell", hidden_size=7, attention="hard"),
-    "luong-general": ModelConfig("luong", hidden_size=7, attention_score="general"),
-    "luong-dot": ModelConfig("luong", hidden_size=D, attention_score="dot"),
-    "up-down": ModelConfig("up-down", hidden_size=7),
-    "transformer": ModelConfig("transformer", hidden_size=8, num_layers=2, num_heads=2, feedforward_size=9),
+    "show-attend-tell": ModelConfig(decoder="show-attend-tell", hidden_size=7, doubly_stochastic=1.0),
+    "show-attend-tell-hard": ModelConfig(decoder="show-attend-tell", hidden_size=7, attention="hard"),
+    "luong-general": ModelConfig(decoder="luong", hidden_size=7, attention_score="general"),
+    "luong-dot": ModelConfig(decoder="luong", hidden_size=D, attention_score="dot"),
+    "up-down": ModelConfig(decoder="up-down", hidden_size=7),
+    "transformer": ModelConfig(decoder="transformer", hidden_size=8, num_layers=2, num_heads=2, feedforward_size=9),
 }
 """Every decoder that attends, small; see `sized`."""
 
@@ -38,7 +38,7 @@ def sized(name: str, **changes: Any) -> ModelConfig:
     config = CONFIGS[name]
     words = config.hidden_size if config.decoder == "transformer" else 5
     small = {"projection_size": D, "embedding_size": words, "attention_size": 4, "num_heads": 2, "output_size": 8}
-    return replace(config, **{**small, **changes})
+    return config.replace(**{**tiny.what_is_read(config.decoder, small), **changes})
 
 
 def decoder(name: str, **changes: Any) -> Any:

@@ -1,6 +1,5 @@
 """The captioner's network put together: sizes, initial weights, features, and an encoder in the loop."""
 
-import dataclasses
 import math
 from typing import Literal
 
@@ -18,8 +17,25 @@ from seesay.models.packing import pack_captions
 
 V, F = 13, 10
 ATTENTION = ModelConfig(projection_size=6, embedding_size=5, hidden_size=7, attention_size=4, output_size=8)
-POOLED = ModelConfig("pooled", 7, "tanh", embedding_size=5, hidden_size=7, num_layers=3, output_size=0)
-ADDED = ModelConfig("pooled", 5, "none", embedding_size=5, hidden_size=7, num_layers=2, output_size=8, merge="add")
+POOLED = ModelConfig(
+    decoder="pooled",
+    projection_size=7,
+    projection_activation="tanh",
+    embedding_size=5,
+    hidden_size=7,
+    num_layers=3,
+    output_size=0,
+)
+ADDED = ModelConfig(
+    decoder="pooled",
+    projection_size=5,
+    projection_activation="none",
+    embedding_size=5,
+    hidden_size=7,
+    num_layers=2,
+    output_size=8,
+    merge="add",
+)
 CAPTIONS = pack_captions(torch.tensor([[[1, 4, 5, 2], [1, 6, 2, 0]], [[1, 2, 0, 0], [0, 0, 0, 0]]]))
 
 
@@ -102,7 +118,7 @@ def test_initial_weights_are_keras(config: ModelConfig) -> None:
 
 
 def test_initial_weights_may_be_torchs() -> None:
-    model = build_model(dataclasses.replace(ATTENTION, initialisation="torch"), V, F)
+    model = build_model(ATTENTION.replace(initialisation="torch"), V, F)
     assert all(bool(parameter.any()) for parameter in model.parameters())  # its biases are not zero
     assert model.get_parameter("decoder.embedding.weight").std().item() > 0.5
 
@@ -126,7 +142,7 @@ def dropped(model: CaptionModel) -> bool:
 @pytest.mark.parametrize("decoder", ["attention", "pooled"])
 def test_each_dropout_works_in_training_only(decoder: Literal["attention", "pooled"], place: str) -> None:
     rates = {place: 0.5}
-    config = ModelConfig(decoder, projection_size=32, embedding_size=32, hidden_size=32, **rates)  # type: ignore[arg-type]
+    config = ModelConfig(decoder=decoder, projection_size=32, embedding_size=32, hidden_size=32, **rates)  # type: ignore[arg-type]
     model = build_model(config, V, F)
     assert dropped(model.train())
     assert not dropped(model.eval())
@@ -147,7 +163,9 @@ def test_feature_dropout_drops_its_share_of_the_features() -> None:
 
 def test_dropping_embeddings_spares_the_image_that_is_added_to_them() -> None:
     # Bug: the sum was dropped, the image's vector with it.
-    model = build_model(ModelConfig("pooled", 64, embedding_size=64, merge="add", embedding_dropout=0.9), V, F).train()
+    model = build_model(
+        ModelConfig(decoder="pooled", projection_size=64, embedding_size=64, merge="add", embedding_dropout=0.9), V, F
+    ).train()
     decoder = model.decoder
     assert isinstance(decoder, PooledGRUDecoder)
     nn.init.zeros_(decoder.embedding.weight)

@@ -262,7 +262,7 @@ class TestEncoder:
     @staticmethod
     def build(**options: Any) -> Encoder:
         torch.manual_seed(0)
-        config = EncoderConfig("mobilenetv3_small_050", "none", image_size=64, **options)
+        config = EncoderConfig(encoder="mobilenetv3_small_050", encoder_weights="none", image_size=64, **options)
         encoder = build_encoder(config)
         is_done(encoder.network, noise(16, 3, 64, 64), encoder._run)
         return encoder
@@ -294,7 +294,9 @@ class TestEncoder:
             torch.testing.assert_close(encoder(pixels), before, rtol=0, atol=1e-4 * float(before.abs().max()))
 
     def test_inception_leaves_the_padding_out_of_its_pools_there_too(self) -> None:
-        config = EncoderConfig("inception_v3", "none", image_size=107, layer="Mixed_5c", tf_average_pooling=True)
+        config = EncoderConfig(
+            encoder="inception_v3", encoder_weights="none", image_size=107, layer="Mixed_5c", tf_average_pooling=True
+        )
         encoder = build_encoder(config)
         is_done(encoder.network, noise(4, 3, 107, 107), encoder._run)
         pixels = self.pixels(size=107)

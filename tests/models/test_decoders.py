@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seesay.config import DecodingOptions
 from seesay.models.captioning import build_model
 from seesay.models.packing import pack_captions
+from tests import tiny
 from tests.decoding.oracles import decode
 from tests.models.decoders import CONFIGS, MASK, TOKENS, V, decoder, memories, sized, spread
 
@@ -78,7 +79,7 @@ def test_it_is_searched_by_the_one_engine_with_the_scores_of_teacher_forcing(nam
     made, memory = decoder(name), memories()
     for parameter in made.parameters():
         parameter.data.mul_(2.0)  # captions that differ
-    options = DecodingOptions("beam", max_length=6, allow_unk=True, length_penalty=0.0).with_strategy(strategy)
+    options = DecodingOptions(strategy="beam", max_length=6, allow_unk=True, length_penalty=0.0).with_strategy(strategy)
     for image, hypotheses in enumerate(decode(made, memory, MASK, options, keep_attention=True)):
         best = hypotheses[0]
         tokens = torch.tensor([[[1, *best.tokens, 2]]])  # the end is scored also where a caption was cut
@@ -117,7 +118,8 @@ def test_a_gradient_reaches_every_parameter(name: str, tied: bool) -> None:
     torch.manual_seed(0)
     width = 8 if name in ("transformer", "attention", "luong-general", "show-attend-tell") else 7
     sizes = {"embedding_size": 8, "output_size": 8, "tie_weights": True} if tied and width == 8 else {}
-    model = build_model(sized(name, **sizes, hard_share=1.0), V, 10).train()
+    changes = tiny.what_is_read(CONFIGS[name].decoder, {**sizes, "hard_share": 1.0})
+    model = build_model(sized(name, **changes), V, 10).train()
     taught = model.teach(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
     (nn.functional.cross_entropy(taught.logits, pack_captions(TOKENS).targets) + taught.penalty()).backward()  # type: ignore[no-untyped-call]
     silent = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]

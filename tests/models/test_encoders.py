@@ -1,6 +1,5 @@
 """Encoders against plain timm networks: what they give, what they load, and what they refuse."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -570,7 +569,7 @@ def test_the_identity_tells_encoders_apart_and_survives_json(resnet: Path, tmp_p
     ]
     first = build_encoder(base).identity
     assert json.loads(json.dumps(first)) == first
-    others = [build_encoder(dataclasses.replace(base, **change)).identity for change in changes]
+    others = [build_encoder(base.replace(**change)).identity for change in changes]
     assert all(other != first for other in others)
     assert from_file("test_resnet", again).identity == first  # wherever the file lies
     assert first["weights"] == "file"

@@ -1,6 +1,5 @@
 """The recurrent decoders against plain loops over torch's own cells."""
 
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -27,7 +26,7 @@ def attention_decoder() -> AttentionGRUDecoder:
 def pooled_decoder(merge: Any) -> PooledGRUDecoder:
     torch.manual_seed(0)
     width = 7 if merge == "state" else 5
-    config = replace(SIZES, decoder="pooled", projection_size=width, num_layers=3, output_size=0, merge=merge)
+    config = SIZES.replace(decoder="pooled", projection_size=width, num_layers=3, output_size=0, merge=merge)
     return PooledGRUDecoder(config, V).double()
 
 
@@ -153,7 +152,10 @@ def test_masked_mean_counts_real_regions_only() -> None:
 
 def pooled_model() -> CaptionModel:
     torch.manual_seed(0)
-    return build_model(replace(SIZES, decoder="pooled", projection_size=7, num_layers=3), V, 10)
+    config = ModelConfig(
+        decoder="pooled", projection_size=7, embedding_size=5, hidden_size=7, num_layers=3, output_size=8
+    )
+    return build_model(config, V, 10)
 
 
 def test_a_gradient_reaches_every_parameter_of_the_pooled_gru() -> None:

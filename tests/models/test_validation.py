@@ -1,7 +1,6 @@
 """Settings that cannot go together, and names that are no decoder's: one line each, before any data is read."""
 
-import contextlib
-import dataclasses
+import itertools
 import typing
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +8,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from seesay.config import ModelConfig, field_paths, preset_names, resolve_config
+from seesay.config import ModelConfig, preset_names, resolve_config
 from seesay.errors import ConfigError
-from seesay.models.captioning import build_model, check_model, fields_read
+from seesay.models.captioning import build_model, check_model
 from seesay.models.packing import pack_captions
-from seesay.models.registry import decoder_names, register_decoder
+from seesay.models.registry import decoder_builder, decoder_names, decoder_options, register_decoder
+from seesay.models.validation import fields_read
 from seesay.training.fit import train
 
 LUONG = {"decoder": "luong"}
@@ -25,20 +25,29 @@ TRANSFORMER = {"decoder": "transformer", "embedding_size": 512}
     [
         ({"decoder": "transformr"}, ("'transformr'", "did you mean 'transformer'?")),
         ({"decoder": "zzz"}, ("'zzz'", "known are attention, luong, pooled, show-attend-tell, transformer, up-down")),
-        ({"decoder": "up-down", "num_layers": 2}, ("model.num_layers is 2", "up-down", "one recurrent layer")),
+        (
+            {"decoder": "up-down", "num_layers": 2},
+            ("model.num_layers is 2", "up-down decoder does not read", "set it to 1"),
+        ),
         ({"decoder": "pooled"}, ("model.projection_size is 256", "model.hidden_size (512)")),
         ({"decoder": "transformer"}, ("model.embedding_size is 256", "model.hidden_size (512)")),
         ({**TRANSFORMER, "num_heads": 7}, ("model.num_heads is 7", "model.hidden_size (512)")),
         ({"attention_score": "multihead", "num_heads": 3}, ("model.num_heads is 3", "model.attention_size (512)")),
         ({**LUONG, "attention_score": "dot"}, ("model.attention_score=dot", "256", "512", "general")),
-        ({**TRANSFORMER, "attention_score": "general"}, ("model.attention_score is general", "multihead")),
-        ({**TRANSFORMER, "attention": "hard"}, ("model.attention=hard", "show-attend-tell", "transformer decoder")),
-        ({"attention": "hard"}, ("model.attention=hard", "the attention decoder has none")),
+        (
+            {**TRANSFORMER, "attention_score": "general"},
+            ("model.attention_score is 'general'", "transformer decoder does not read"),
+        ),
+        ({**TRANSFORMER, "attention": "hard"}, ("model.attention is 'hard'", "transformer decoder does not read")),
+        (
+            {"attention": "hard"},
+            ("model.attention is 'hard'", "the attention decoder does not read", "set it to 'soft'"),
+        ),
         (
             {"decoder": "show-attend-tell", "attention": "hard", "attention_score": "multihead"},
             ("model.attention=hard", "model.attention_score=multihead cannot"),
         ),
-        ({**TRANSFORMER, "doubly_stochastic": 1.0}, ("model.doubly_stochastic is 1.0", "set it to 0")),
+        ({**TRANSFORMER, "doubly_stochastic": 1.0}, ("model.doubly_stochastic is 1.0", "set it to 0.0")),
         (
             {"decoder": "pooled", "projection_size": 512, "state_dropout": 0.1},
             ("model.state_dropout is 0.1", "pooled decoder"),
@@ -80,30 +89,66 @@ def test_training_refuses_before_it_reads_anything(tmp_path: Path) -> None:
 def test_two_decoders_cannot_have_one_name() -> None:
     assert "up-down" in decoder_names()
     with pytest.raises(ConfigError, match=r"a decoder 'up-down' already \(seesay\.models\.decoders\.up_down\)"):
-        register_decoder("up-down")(lambda config, size: torch.nn.Linear(1, 1))
+        register_decoder("up-down", [])(lambda config, size: torch.nn.Linear(1, 1))
+
+
+def test_a_decoder_may_only_declare_fields_of_the_model_section() -> None:
+    with pytest.raises(ConfigError, match="the decoder 'mine' reads 'embeding_size'; did you mean 'embedding_size'"):
+        register_decoder("mine", ["embeding_size"])
+
+
+class Watched:
+    """A configuration that keeps the names of the fields that were read."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.seen: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.seen.add(name)
+        return getattr(self.config, name)
+
+
+DEMANDED = {"transformer": {"embedding_size"}}
+"""Fields that a decoder does not read, but that must equal another."""
+
+
+@pytest.mark.parametrize("name", decoder_names())
+def test_a_decoder_declares_what_it_reads(name: str) -> None:
+    """Over all scores and kinds of attention that it takes, its constructor reads all of its options and no others."""
+    seen: set[str] = set()
+    read = decoder_options(name)
+    scores = typing.get_args(ModelConfig.model_fields["attention_score"].annotation)
+    kinds: tuple[Literal["soft", "hard"], ...] = ("soft", "hard") if "attention" in read else ("soft",)
+    for score, kind in itertools.product(scores if "attention_score" in read else ("additive",), kinds):
+        config = ModelConfig(decoder=name, attention_score=score, attention=kind, projection_size=512)
+        watched = Watched(config)
+        with torch.device("meta"):
+            decoder_builder(name)(typing.cast("ModelConfig", watched), 7)
+        seen |= watched.seen
+    shared = frozenset.intersection(*map(decoder_options, decoder_names()))
+    assert seen <= read
+    assert read - seen <= shared | DEMANDED.get(name, set())
 
 
 def another(name: str, value: Any) -> Any:
     """Returns a value of a setting that is not the given one."""
-    kind = field_paths()[name][2]
+    kind = ModelConfig.model_fields[name].annotation
     if typing.get_origin(kind) is Literal:
         return next(choice for choice in typing.get_args(kind) if choice != value)
-    others: dict[Any, Any] = {bool: not value, int: 2 * value + 2, float: 0.75 - value / 2}
+    others: dict[Any, Any] = {bool: not value, int: 2 * value + 2, float: 0.9 - value / 2}
     return others[kind]
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_setting_that_is_not_read_makes_no_difference(preset: str) -> None:
-    """Neither to the first weights, nor to what is trained on a batch with the same draws of dropout."""
+    """It is refused, or changes neither the first weights nor what is trained with the same draws of dropout."""
     model = resolve_config(preset).model
-    small: dict[str, Any] = {
-        "projection_size": 8,
-        "embedding_size": 8,
-        "hidden_size": 8,
-        "output_size": 8,
-        "num_heads": 2,
-    }
-    model = dataclasses.replace(model, **{name: size for name, size in small.items() if getattr(model, name)})
+    small: dict[str, Any] = {"projection_size": 8, "embedding_size": 8, "hidden_size": 8, "output_size": 8}
+    small |= {"num_heads": 2} if "num_heads" in decoder_options(model.decoder) else {}
+    model = model.replace(**{name: size for name, size in small.items() if getattr(model, name)})
+    if "output_size" not in decoder_options(model.decoder):
+        model = model.replace(output_size=ModelConfig.default_of("output_size"))
     captions = pack_captions(torch.tensor([[[1, 4, 5, 2]], [[1, 5, 2, 0]]]))
 
     def taught(config: ModelConfig) -> list[torch.Tensor]:
@@ -112,17 +157,12 @@ def test_setting_that_is_not_read_makes_no_difference(preset: str) -> None:
         found = network.teach(torch.ones(2, 4, 5), None, captions)
         return [*network.state_dict().values(), found.logits, torch.as_tensor(found.penalty())]
 
-    before, unread = taught(model), {field.name for field in dataclasses.fields(model)} - fields_read(model)
-    assert "feedforward_size" in unread or preset == "transformer"
-    compared = 0
-    for name in unread:
-        with contextlib.suppress(ConfigError):  # what would do nothing is often refused by itself
-            after = taught(dataclasses.replace(model, **{name: another(name, getattr(model, name))}))
+    before, read = taught(model), decoder_options(model.decoder)
+    for name in set(ModelConfig.model_fields) - fields_read(model):
+        changed = model.replace(**{name: another(name, getattr(model, name))})
+        if name not in read:
+            with pytest.raises(ConfigError, match=rf"^model\.{name} is .* decoder does not read"):
+                build_model(changed, 7, 5)
+        else:
+            after = taught(changed)
             assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True)), name
-            compared += 1
-    assert compared >= 2
-
-
-def test_of_a_decoder_that_does_not_ship_every_setting_counts() -> None:
-    names = {field.name for field in dataclasses.fields(ModelConfig)}
-    assert fields_read(ModelConfig(decoder="mine")) == names

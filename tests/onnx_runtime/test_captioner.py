@@ -22,10 +22,15 @@ from tests import tiny
 WITHOUT_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'timm', 'lightning')))"
 SEARCHES = {
     "the run's own": None,
-    "beam 3": DecodingOptions("beam", 3),
-    "beam 5, several": DecodingOptions("beam", 5, num_return_sequences=4),
+    "beam 3": DecodingOptions(strategy="beam", beam_size=3),
+    "beam 5, several": DecodingOptions(strategy="beam", beam_size=5, num_return_sequences=4),
     "rules": DecodingOptions(
-        "beam", 5, bad_words=("worda", "wordb wordc"), no_repeat_ngram_size=2, min_length=4, max_length=8
+        strategy="beam",
+        beam_size=5,
+        bad_words=("worda", "wordb wordc"),
+        no_repeat_ngram_size=2,
+        min_length=4,
+        max_length=8,
     ),
     "greedy, several": DecodingOptions(num_return_sequences=3, repetition_penalty=1.4, allow_unk=True),
 }
@@ -103,9 +108,9 @@ def test_an_unreadable_image_is_told_beside_the_others(captioner: OnnxCaptioner,
 @pytest.mark.parametrize(
     "options",
     [
-        DecodingOptions("sample", num_return_sequences=2),
-        DecodingOptions("beam", 4, num_beam_groups=2, num_return_sequences=2),
-        DecodingOptions("beam", force_words=("worda",)),
+        DecodingOptions(strategy="sample", num_return_sequences=2),
+        DecodingOptions(strategy="beam", beam_size=4, num_beam_groups=2, num_return_sequences=2),
+        DecodingOptions(strategy="beam", force_words=("worda",)),
         DecodingOptions(complete_endings=True),
     ],
 )

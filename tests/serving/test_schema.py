@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
+from seesay.config import DecodingOptions
 from seesay.serving import limits
-from seesay.settings import DecodingOptions
 from tests.serving.servers import PATIENCE, Running, encoded, upload
 
 
@@ -24,7 +24,7 @@ def test_the_schema_contains_all_options_and_limits(shared: Running) -> None:
     assert {"/v1/caption", "/v1/models", "/healthz", "/readyz", "/metrics"} == set(paths)
     operation = paths["/v1/caption"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
-    names = set(DecodingOptions.__dataclass_fields__)
+    names = set(DecodingOptions.model_fields)
     assert set(form["properties"]) == names | {"images", "attention", "top_tokens"}
     assert form["required"] == ["images"]
     assert form["properties"]["beam_size"]["maximum"] == limits.MAX_BEAM_SIZE

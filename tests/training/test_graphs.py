@@ -1,6 +1,5 @@
 """Steps in CUDA graphs against the same without: on the CPU, where a graph is a call, and on a GPU if there is one."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -26,7 +25,7 @@ LONGEST = 11
 
 def a_model(name: str, device: str) -> CaptionModel:
     torch.manual_seed(0)
-    return build_model(replace(sized(name), initialisation="torch"), V, 5).to(device).train()
+    return build_model(sized(name).replace(initialisation="torch"), V, 5).to(device).train()
 
 
 def features(device: str, seed: int = 1, images: int = 3) -> Tensor:

@@ -1,6 +1,5 @@
 """Which parts of the network are in training mode while it trains."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,7 @@ def test_an_encoder_that_a_run_has_trained_is_named_by_the_run(tmp_path: Path) -
     tiny.make_colours(tmp_path / "data", train=6, val=2, test=2)
     config = tiny.cached(weights, encoder_training="full", epochs=1, image_size=SIZE)
     train(config, tmp_path / "data", tmp_path / "run")
-    tuned = build_encoder(replace(tiny.cached(tmp_path / "run").encoder, image_size=0))
+    tuned = build_encoder(tiny.cached(tmp_path / "run").encoder.replace(image_size=0))
     captioner = TrainedCaptioner.load(tmp_path / "run", "cpu")
     assert captioner.model.encoder is not None
     pixels = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

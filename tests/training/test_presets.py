@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from seesay.captioner import TrainedCaptioner
-from seesay.config import Config, DecodingOptions, preset_names
+from seesay.config import Config, DecodingOptions, preset_names, resolve_config
 from seesay.errors import ConfigError
 from seesay.explanation import explain
 from seesay.models.captioning import build_model
@@ -37,6 +37,7 @@ def small(weights: Path, preset: str, **changes: Any) -> Config:
         sizes["projection_size"] = 32
     if preset == "transformer":
         sizes["embedding_size"] = 32
+    sizes = tiny.what_is_read(resolve_config(preset).model.decoder, sizes)
     seen = {"encoder_training": "cached", "tf_average_pooling": False, "layer": "", "captions_per_image": 0}
     return tiny.cached_preset(preset, weights, **{**sizes, **seen, "precision": "float32", **changes})
 

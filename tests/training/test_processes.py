@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +200,7 @@ def test_run_may_go_on_with_another_number_of_processes(cached_run: Path) -> Non
     there = load_run(cached_run).config
 
     def asked(**changes: Any) -> Config:
-        return replace(there, training=replace(there.training, **changes))
+        return there.replace(training=there.training.replace(**changes))
 
     assert existing_run(cached_run, asked(devices=2), overwrite=False) is not None
     with pytest.raises(ConfigError, match=r"training\.seed is 0 there, 7 here"):

@@ -178,7 +178,7 @@ def test_a_second_stage_goes_on_as_unbroken(
 ) -> None:
     """Samples and rewards too; the run that it started from is not needed any more once there is a saved state."""
     first = shutil.copytree(cached_run, tmp_path / "first")
-    config = settings(weights, hidden_size=32, learning_rate=1e-3, scst=True, scst_baseline=baseline)
+    config = settings(weights, hidden_size=32, learning_rate=1e-3, scst_weight=0.8, scst_baseline=baseline)
     config = replace(config, init_from=str(first), epochs=2)
     train(config, colours, tmp_path / "whole", features=features)
     for call in (2, 4, 6):  # before anything is saved, within an epoch, and within the next

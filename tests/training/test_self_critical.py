@@ -35,6 +35,7 @@ LONGEST = 2
 def a_model(decoder: str = "attention") -> CaptionModel:
     torch.manual_seed(1)
     sizes = {"projection_size": 5, "hidden_size": 5, "embedding_size": 4, "attention_size": 3, "output_size": 0}
+    sizes = tiny.what_is_read(decoder, sizes)
     dropout = {"feature_dropout": 0.3, "embedding_dropout": 0.3, "output_dropout": 0.3}
     config = ModelConfig(decoder=decoder, initialisation="torch", **sizes, **dropout)  # type: ignore[arg-type]
     return build_model(config, 6, 4).double().train()
@@ -199,7 +200,7 @@ def test_with_dropout_the_samples_are_the_same_and_their_scores_are_not() -> Non
 
 
 def second_stage(weights: Path, first: Path, **overrides: object) -> Config:
-    return tiny.cached(weights, scst=True, init_from=str(first), **overrides)
+    return tiny.cached(weights, **{"scst_weight": 0.8, "init_from": str(first), **overrides})
 
 
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
@@ -237,8 +238,8 @@ def test_a_first_stage_has_no_rewards(cached_run: Path) -> None:
 def test_a_second_stage_without_a_first_is_refused(
     colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"^training\.scst is a second stage; .*--init-from RUN$"):
-        train(tiny.cached(weights, scst=True), colours, tmp_path / "run", features=features)
+    with pytest.raises(ConfigError, match=r"^training\.scst_weight makes a second stage; .*--init-from RUN$"):
+        train(tiny.cached(weights, scst_weight=0.8), colours, tmp_path / "run", features=features)
     assert not (tmp_path / "run").exists()
 
 
@@ -258,7 +259,6 @@ def test_without_dropout_a_model_is_as_it_is_used_learns_and_gets_its_modes_back
         projection_size=8,
         hidden_size=8,
         embedding_size=8,
-        attention_size=8,
         output_size=0,
         num_layers=2 if decoder == "pooled" else 1,
         feature_dropout=0.5,

@@ -79,7 +79,7 @@ def test_a_training_sees_what_one_with_the_encoder_in_the_loop_sees(
         return real(module, batch, place)
 
     monkeypatch.setattr(CaptioningModule, "training_step", spy)
-    second = {"scst": True, "init_from": str(cached_run)} if stage == "second" else {}
+    second = {"scst_weight": 0.8, "init_from": str(cached_run)} if stage == "second" else {}
     for mode in ("cached", "frozen"):
         config = tiny.cached(weights, encoder_training=mode, hflip_prob=0.5, captions_per_image=1, **second)
         train(config, colours, tmp_path / mode, features=own)
@@ -126,7 +126,7 @@ def test_validation_sees_images_as_they_are(colours: Path, weights: Path, own: P
 
 def test_broken_off_it_ends_as_unbroken_in_both_stages(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
     first = tiny.cached(weights, hflip_prob=0.5, seed=1, output_dropout=0.2, checkpoint_every=2, log_every=1)
-    stage = {"scst": True, "scst_weight": 1.0, "init_from": str(tmp_path / "first")}
+    stage = {"scst_weight": 1.0, "init_from": str(tmp_path / "first")}
     second = replace(first, learning_rate=1e-3, epochs=1, **stage)
     for name, config in (("first", first), ("second", second)):
         train(config, colours, tmp_path / name, features=own)

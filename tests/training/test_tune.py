@@ -486,7 +486,7 @@ class TestRefusals:
         self, config: Config, cached_run: Path, tmp_path: Path
     ) -> None:
         for settings, options, told in (
-            (replace(config, init_from="x", scst=True), {}, "search the settings of the first, without --scst"),
+            (replace(config, init_from="x", scst_weight=0.8), {}, "search the settings of the first, without --scst"),
             (replace(config, num_heads=3, attention_score="multihead"), {}, "model.num_heads is 3"),
             (replace(config, device="tpu"), {}, "device 'tpu' is not available"),
             (config, {"trials": 0}, "1 or more trials, not 0"),

@@ -104,7 +104,7 @@ def test_features_of_another_encoder_are_named_and_refused_in_a_second_stage(
     line = next(message for message in told.messages if "was trained on features" in message)
     assert "of test_resnet at 48 px" in line
     assert "not of other_net at 48 px" in line
-    config = tiny.cached(weights, init_from=str(cached_run), scst=True)
+    config = tiny.cached(weights, init_from=str(cached_run), scst_weight=0.8)
     with pytest.raises(ConfigError, match=r"not of other_net .*; a second stage needs the first's"):
         warm_start(fresh(run, config, len(run.tokenizer)), config, info, run.tokenizer)
 

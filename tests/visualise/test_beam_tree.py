@@ -11,7 +11,7 @@ from seesay.tokenizer import END_ID
 from seesay.visualise.beam_tree import NOT_IN_TRACE, draw_beam_tree, path_to
 from tests.decoding.oracles import TableDecoder, decode, numbered
 
-OPTIONS = DecodingOptions("beam", 3, 6)
+OPTIONS = DecodingOptions(strategy="beam", beam_size=3, max_length=6)
 
 
 def traced(options: DecodingOptions, images: int = 3) -> tuple[TableDecoder, SearchTrace, list[tuple[int, ...]]]:
@@ -24,9 +24,9 @@ def traced(options: DecodingOptions, images: int = 3) -> tuple[TableDecoder, Sea
     "options",
     [
         OPTIONS,
-        DecodingOptions("beam", 4, 6, num_beam_groups=2),
-        DecodingOptions("greedy", max_length=6, num_return_sequences=2),
-        DecodingOptions("sample", max_length=6),
+        DecodingOptions(strategy="beam", beam_size=4, max_length=6, num_beam_groups=2),
+        DecodingOptions(strategy="greedy", max_length=6, num_return_sequences=2),
+        DecodingOptions(strategy="sample", max_length=6),
     ],
 )
 def test_the_trace_contains_the_search(options: DecodingOptions) -> None:
@@ -86,8 +86,8 @@ def test_an_empty_trace_is_refused() -> None:
     "options",
     [
         OPTIONS,
-        DecodingOptions("greedy", max_length=6, num_return_sequences=3),
-        DecodingOptions("sample", max_length=6, num_return_sequences=3),
+        DecodingOptions(strategy="greedy", max_length=6, num_return_sequences=3),
+        DecodingOptions(strategy="sample", max_length=6, num_return_sequences=3),
     ],
 )
 def test_the_marked_path_is_that_of_the_caption(options: DecodingOptions) -> None:

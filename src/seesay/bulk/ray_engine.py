@@ -107,7 +107,7 @@ def caption_on_ray(
         done = output.open()
         run = load_run(models[0])
         length = options.max_length or run.config.decoding.max_length or run.info.max_length
-        recipe = Recipe(tuple(map(Path, models)), replace(options, max_length=length))
+        recipe = Recipe(tuple(map(Path, models)), options.replace(max_length=length))
         todo = [image for image in images if plain(image) not in done]
         record_recipe(out, recipe, len(done), len(todo), strict=destination.strict)
         output.close()  # finish a part of the local engine

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return the names of the models with the digests of their weights, and the options."""
         models = [{"name": str(folder), "digest": model_digest(folder)} for folder in self.folders]
-        content: dict[str, Any] = json.loads(json.dumps({"models": models, "decoding": asdict(self.options)}))
+        content: dict[str, Any] = json.loads(json.dumps({"models": models, "decoding": self.options.model_dump()}))
         return content
 
 

@@ -8,22 +8,22 @@ from cyclopts import App, Parameter
 
 from seesay import __version__
 from seesay import config as configuration
-from seesay.commands.parameters import NOT_GIVEN, CaptionColumn, DataFlags, Flat, ImageColumn
+from seesay.commands.parameters import CaptionColumn, DataFlags, Flat, ImageColumn
+from seesay.config.flags import given_flags
 from seesay.console import download_progress, print_error, progress, say
 from seesay.files import require_suffix, text_bytes, write_atomically
-from seesay.flags import provided_flags
 from seesay.outputs import JSON_REPORT, check_file
 
-data_app = App(name="data", help="Check, make, download and convert captioned images.")
+data = App(name="data", help="Check, make, download and convert captioned images.")
 
 
-@data_app.command(name="check")
+@data.command(name="check")
 def data_check(
     data: Path,
     *,
     open_images: bool = True,
     json_out: Annotated[Path | None, Parameter(name="--json")] = None,
-    flags: Annotated[DataFlags, Flat] = NOT_GIVEN["DataFlags"],
+    flags: Annotated[DataFlags | None, Flat] = None,
 ) -> int:
     """Say what a data set holds and what is wrong with it; exit 0 if it can be trained on.
 
@@ -36,7 +36,7 @@ def data_check(
 
     if json_out is not None:
         check_file(json_out, JSON_REPORT, flag="--json", inputs=[data])
-    settings = configuration.resolve_config(overrides=provided_flags(flags))
+    settings = configuration.resolve_config(overrides=given_flags(flags))
     annotations = load_annotations(data, settings.data.format, columns=USUAL_NAMES.over(settings.data))
     with progress("reading", "images") as advance:
         report = check_data(annotations, settings.text, settings.data, open_images=open_images, progress=advance)
@@ -48,7 +48,7 @@ def data_check(
     return 0 if report.trainable else 1
 
 
-@data_app.command(name="scenes")
+@data.command(name="scenes")
 def data_scenes(
     folder: Path, *, train: int = 3000, val: int = 200, test: int = 200, seed: int = 0, size: int = 96
 ) -> None:
@@ -68,7 +68,7 @@ def data_scenes(
     say(f"{len(made)} scenes in {folder}")
 
 
-@data_app.command(name="download")
+@data.command(name="download")
 def data_download(
     name: str, folder: Path | None = None, *, mirror: str | None = None, keep_archives: bool = False
 ) -> None:
@@ -93,7 +93,7 @@ def data_download(
     say(f"{name} is in {target}; look at it with: seesay data check {target}")
 
 
-@data_app.command(name="convert")
+@data.command(name="convert")
 def data_convert(
     data: Path,
     out: Path,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter, Token, UnknownOptionError
 
 from seesay.commands.parameters import (
-    NOT_GIVEN,
     CaptionColumn,
     DecodingFlags,
     Flat,
@@ -18,10 +17,10 @@ from seesay.commands.parameters import (
     decoding_options,
 )
 from seesay.config import DecodingOptions
+from seesay.config.flags import given_flags
 from seesay.console import choose_run, limit_calls, print_error, progress, say
 from seesay.errors import ConfigError, DataError, ImageError
 from seesay.files import exists, require_suffix
-from seesay.flags import provided_flags
 from seesay.formatting import format_duration
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def caption(
     ray_address: str = "",
     ray_workers: int = 0,
     device: str = "auto",
-    flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
+    flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
     """Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some could not be.
 
@@ -207,7 +206,7 @@ def explain(
     boxes: Path | None = None,
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
-    flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
+    flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> None:
     """Show where the model looks at each word of an image's caption: a page to point at, and a strip for papers.
 
@@ -224,7 +223,7 @@ def explain(
         raise ConfigError("--save-arrays writes attention, which --beam-tree does not show; leave one of them")
     if out is not None:
         require_suffix(out, {".png": "image"} if beam_tree else {".html": "page", ".png": "image"}, "--out")
-    if not beam_tree and provided_flags(flags).get("num_return_sequences", 1) > 1:
+    if not beam_tree and given_flags(flags).get("num_return_sequences", 1) > 1:
         raise ConfigError(
             "explain shows one caption; leave --num-return-sequences, or draw their search with --beam-tree"
         )

@@ -1,31 +1,30 @@
 """What several commands take: the flags made of the configuration, and the parameters of one meaning."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from seesay import config as configuration
-from seesay.flags import flags_of, provided_flags
+from seesay.config import Config, DecodingOptions, changed_decoding, resolve_config
+from seesay.config.flags import Flags, flag_name, given_flags, make_flags
+from seesay.config.schema import SECTIONS
 
 DEFAULT_PRESET = "attention-gru"
 """The system that `train`, `tune` and `extract` use where none is named."""
 
 if TYPE_CHECKING:
-    TrainFlags: TypeAlias = Any  # made below, out of the type checker's sight
-    ExtractFlags: TypeAlias = Any
-    DecodingFlags: TypeAlias = Any
-    DataFlags: TypeAlias = Any
+    TrainFlags: TypeAlias = Flags  # made below, where the type checker cannot follow
+    ExtractFlags: TypeAlias = Flags
+    DecodingFlags: TypeAlias = Flags
+    DataFlags: TypeAlias = Flags
 else:
-    _DEFAULTS = configuration.resolve_config(DEFAULT_PRESET)
+    _DEFAULTS = resolve_config(DEFAULT_PRESET)
     _OF_PRESET = {"shown": _DEFAULTS, "note": f" (defaults of {DEFAULT_PRESET})"}
-    _OF_RUN = {"shown": _DEFAULTS, "note": f" (the run's own by default; shown: those of {DEFAULT_PRESET})"}
-    TrainFlags = flags_of("TrainFlags", "data", "text", "encoder", "model", "training", "decoding", **_OF_PRESET)
-    ExtractFlags = flags_of("ExtractFlags", "data", "encoder", **_OF_PRESET)
-    DecodingFlags = flags_of("DecodingFlags", "decoding", **_OF_RUN)
-    DataFlags = flags_of("DataFlags", "data", "text")
-
-NOT_GIVEN: dict[str, Any] = {kind.__name__: kind() for kind in (TrainFlags, ExtractFlags, DecodingFlags, DataFlags)}
+    _OF_RUN = {"shown": _DEFAULTS, "note": f" (default: as in the run; shown: those of {DEFAULT_PRESET})"}
+    TrainFlags = make_flags("TrainFlags", *SECTIONS, **_OF_PRESET)
+    ExtractFlags = make_flags("ExtractFlags", "data", "encoder", **_OF_PRESET)
+    DecodingFlags = make_flags("DecodingFlags", "decoding", **_OF_RUN)
+    DataFlags = make_flags("DataFlags", "data", "text")
 
 Preset = Annotated[str, Parameter(help="a system of `seesay presets`")]
 ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file of settings, as runs save it")]
@@ -42,10 +41,10 @@ Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Flat = Parameter(name="*")
 
 
-def decoding_options(config: configuration.Config, flags: Any) -> configuration.DecodingOptions:
-    """Returns a run's decoding options with the flags that were given; another strategy leaves the run's own behind.
+def decoding_options(config: Config, flags: Flags | None) -> DecodingOptions:
+    """Return a run's decoding options with the given flags; options that another strategy does not read are reset.
 
     Raises:
-        ConfigError: a flag that the search does not read, or an unfit value.
+        ConfigError: a flag that the search does not read, or an unsuitable value.
     """
-    return configuration.changed_decoding(config, provided_flags(flags), lambda name: f"--{name.replace('_', '-')}")
+    return changed_decoding(config, given_flags(flags), flag_name)

@@ -2,27 +2,33 @@
 
 from cyclopts import App
 
-from seesay import config as configuration
 from seesay.console import show_table
 
-presets_app = App(name="presets", help="The systems that ship with seesay: list them, or show one.")
+presets = App(name="presets", help="The systems that ship with seesay: list them, or show one.")
 
 
-@presets_app.default
-@presets_app.command(name="list")
+@presets.default
+@presets.command(name="list")
 def presets_list() -> None:
     """List the presets."""
-    rows = [(name, configuration.preset_description(name)) for name in configuration.preset_names()]
+    from seesay import config as configuration
+
+    names = [*configuration.preset_names(), *configuration.preset_names(overlays=True)]
+    rows = [(name, configuration.preset_description(name)) for name in names]
     show_table("", ("preset", "what it is"), rows, numbers=False)
 
 
-@presets_app.command(name="show")
+@presets.command(name="show")
 def presets_show(name: str) -> None:
-    """Print every setting of a preset as YAML, ready for --config.
+    """Print every setting of a preset as YAML, ready for --config; of an overlay, the settings that it changes.
 
     Args:
         name: the preset.
     """
     import yaml
 
-    print(yaml.safe_dump(configuration.to_dict(configuration.resolve_config(name)), sort_keys=False), end="")
+    from seesay import config as configuration
+
+    overlay = name in configuration.preset_names(overlays=True)
+    values = configuration.preset_values(name) if overlay else configuration.to_dict(configuration.resolve_config(name))
+    print(yaml.safe_dump(values, sort_keys=False), end="")

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seesay.commands.parameters import (
-    NOT_GIVEN,
     CaptionColumn,
     DecodingFlags,
     Features,
@@ -14,9 +13,9 @@ from seesay.commands.parameters import (
     Stores,
     decoding_options,
 )
+from seesay.config.flags import given_flags
 from seesay.console import print_error, progress, say, show_table
 from seesay.errors import ConfigError, DataError
-from seesay.flags import provided_flags
 from seesay.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -39,12 +38,9 @@ def evaluate(
     caption_column: CaptionColumn = "",
     features: Features = Path("features"),
     store: Stores = None,
-    flags: Annotated[DecodingFlags, Flat] = NOT_GIVEN["DecodingFlags"],
+    flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
     """Score a run, a file of predictions, or people (--human DATA), on a split of a data set.
-
-    The exit code is 1 if an image of the split could not be scored, a caption is empty, or a score that was asked
-    for by name cannot be had.
 
     Args:
         model: run folder, or predictions: COCO results JSON, or what `seesay caption --out` writes (JSONL, CSV, TSV,
@@ -78,7 +74,7 @@ def evaluate(
         "columns": ColumnNames(image_column, caption_column),
     }
     run = not human and is_run(model)
-    idle = [] if run else [*provided_flags(flags), *(["store"] if store else [])]
+    idle = [] if run else [*given_flags(flags), *(["store"] if store else [])]
     _refuse_idle(human, data is not None, human_caption, idle)
     if out is not None:
         check_folder(out, EVALUATION, inputs=[model, data])

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 from seesay import config as configuration
 from seesay.commands.parameters import (
     DEFAULT_PRESET,
-    NOT_GIVEN,
     ConfigFile,
     ExtractFlags,
     Features,
@@ -16,9 +15,9 @@ from seesay.commands.parameters import (
     Stores,
     TrainFlags,
 )
+from seesay.config.flags import given_flags
 from seesay.console import print_error, progress, say, step_progress
 from seesay.errors import ConfigError
-from seesay.flags import provided_flags
 from seesay.outputs import check_inputs, check_name
 
 if TYPE_CHECKING:
@@ -33,37 +32,35 @@ def train(
     config: ConfigFile = None,
     features: Features = Path("features"),
     store: Stores = None,
+    scst: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    flags: Annotated[TrainFlags, Flat] = NOT_GIVEN["TrainFlags"],
+    flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
     """Train a captioner; features are extracted first where there are none.
 
-    A run that was stopped goes on by the same command.
-
     Args:
         data: captions and images in any form `seesay data check` can read.
-        out: run folder [default: runs/PRESET, of a second stage the first's with -scst after it].
-        resume: go on with the run in --out by its own settings.
-        overwrite: throw away the run in --out.
+        out: run folder [default: runs/PRESET; of a second stage, that of the first with -scst appended].
+        scst: self-critical second stage: the preset scst on top of --config, or of the settings of the run in
+            --init-from [default: runs/PRESET].
+        resume: resume the run in --out with its own settings.
+        overwrite: delete the run in --out.
     """
     from seesay.checkpoint import load_run
     from seesay.training.distributed import rank
     from seesay.training.fit import train as fit
-    from seesay.training.stages import second_stage, settings_of_first
 
-    overrides = provided_flags(flags)
-    if overrides.get("scst"):
-        first, second = second_stage(preset, overrides)
-        out = out or second
-        if not resume:
-            overrides["init_from"] = str(first)
-            config = config or settings_of_first(first)
-    out = out or Path("runs") / preset
+    overrides = given_flags(flags)
+    first = Path(overrides.get("init_from") or Path("runs") / preset)
+    out = out or (first.with_name(f"{first.name}-scst") if scst else Path("runs") / preset)
     if resume:
         if config is not None:
-            raise ConfigError("--resume goes on by the settings of the run itself; leave --config out")
+            raise ConfigError("--resume uses the settings of the run itself; leave --config out")
         settings = configuration.replace(load_run(out).config, **overrides)
+    elif scst:
+        config = config or _config_of_first(first)
+        settings = configuration.resolve_config(preset, config, {**overrides, "init_from": str(first)}, overlay="scst")
     else:
         settings = configuration.resolve_config(preset, config, overrides)
     with progress("encoding", "images") as advance, step_progress() as step:
@@ -81,6 +78,22 @@ def train(
         say(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
 
 
+def _config_of_first(first: Path) -> Path:
+    """Return the configuration file of the first stage.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    from seesay.checkpoint import CONFIG_FILE, is_run
+
+    if not is_run(first):
+        raise ConfigError(
+            f"--scst is a second stage, and {first} is no run to start from; train it without --scst first, "
+            "or name another with --init-from RUN"
+        )
+    return first / CONFIG_FILE
+
+
 def extract(
     data: Path,
     *,
@@ -91,7 +104,7 @@ def extract(
     import_from: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
-    flags: Annotated[ExtractFlags, Flat] = NOT_GIVEN["ExtractFlags"],
+    flags: Annotated[ExtractFlags | None, Flat] = None,
 ) -> int:
     """Run the encoder over every image once and keep its features.
 
@@ -116,7 +129,7 @@ def extract(
     if out is not None:  # a file there that is no store is refused by the extraction
         check_name(out)
         check_inputs(out, [data, config, import_from])
-    settings = configuration.resolve_config(preset, config, provided_flags(flags))
+    settings = configuration.resolve_config(preset, config, given_flags(flags))
     annotations = load_dataset(data, settings.data)
     split = {item.id: item.image for item in annotations if item.split is not None}
     images = flippable_images(annotations) if mirror else split

@@ -8,7 +8,6 @@ from cyclopts import Parameter
 from seesay import config as configuration
 from seesay.commands.parameters import (
     DEFAULT_PRESET,
-    NOT_GIVEN,
     ConfigFile,
     Features,
     Flat,
@@ -16,8 +15,8 @@ from seesay.commands.parameters import (
     Stores,
     TrainFlags,
 )
+from seesay.config.flags import given_flags
 from seesay.console import progress, say, show_table, step_progress
-from seesay.flags import provided_flags
 
 if TYPE_CHECKING:
     from seesay.training.tune import TuningResult
@@ -40,11 +39,9 @@ def tune(
     features: Features = Path("features"),
     store: Stores = None,
     overwrite: bool = False,
-    flags: Annotated[TrainFlags, Flat] = NOT_GIVEN["TrainFlags"],
+    flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
     """Search for settings of a preset that do better on validation; the first trial has the preset's own.
-
-    A setting that is given as a flag applies to all trials. Run the same command to resume a search.
 
     Args:
         data: captions and images in any form `seesay data check` can read.
@@ -56,7 +53,7 @@ def tune(
     """
     from seesay.training.tune import tune as search
 
-    overrides = provided_flags(flags)
+    overrides = given_flags(flags)
     settings = configuration.resolve_config(preset, config, overrides)
     with progress("encoding", "images") as advance, step_progress() as step:
         result = search(

@@ -82,7 +82,7 @@ def assign_splits(annotations: Annotations, config: DataConfig) -> Annotations:
         ConfigError: The fractions are invalid.
     """
     if annotations.splits and not config.resplit:
-        if config.split_fractions == DataConfig.split_fractions:
+        if config.split_fractions == DataConfig.default_of("split_fractions"):
             return annotations
         unused = (
             f"--split-fractions {config.split_fractions} is ignored because the data has splits "

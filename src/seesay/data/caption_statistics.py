@@ -3,7 +3,7 @@
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from seesay.config import TextConfig
 from seesay.data.records import Annotation
@@ -73,7 +73,7 @@ def caption_statistics(
         others: The captions of the other splits, by split.
         config: Cleaning and tokenization settings.
     """
-    unlimited = replace(config, vocabulary_size=0, min_count=1, max_words=0)
+    unlimited = config.replace(vocabulary_size=0, min_count=1, max_words=0)
     try:
         full = Tokenizer.build(training, unlimited)
         chosen = Tokenizer.build(training, config)

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from seesay.config import DecodingOptions
 from seesay.decoding.constraints import TokenConstraints
@@ -15,8 +14,8 @@ logger = logging.getLogger(__name__)
 def widen(options: DecodingOptions, widening: int) -> DecodingOptions:
     """Return the options of a search 2 ** `widening` times as wide."""
     if options.strategy == "beam":
-        return replace(options, beam_size=options.beam_size << widening)
-    return replace(options, num_return_sequences=options.num_return_sequences << widening)
+        return options.replace(beam_size=options.beam_size << widening)
+    return options.replace(num_return_sequences=options.num_return_sequences << widening)
 
 
 def merge_distinct(

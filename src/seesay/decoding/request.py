@@ -1,7 +1,7 @@
 """What a search is asked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from seesay.config import DecodingOptions
 from seesay.decoding.constraints import TokenConstraints
@@ -46,7 +46,7 @@ class GenerationRequest:
     def resolved_options(self) -> DecodingOptions:
         """Return the options with the maximum length filled in."""
         longest = self.options.max_length or max(DEFAULT_MAX_LENGTH, self.options.min_length)
-        return replace(self.options, max_length=longest)
+        return self.options.replace(max_length=longest)
 
     def names(self, images: int) -> list[str]:
         """Return the name of each of `images` images.

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ class Evaluation:
             "absent_objects": self.absent_objects,
             "diagnosis": self.diagnosis,
             "signature": self.signature,
-            "decoding": None if self.decoding is None else asdict(self.decoding),
+            "decoding": None if self.decoding is None else self.decoding.model_dump(),
             "unscored": list(self.unscored),
             "problems": list(self.problems),
             "missing_scores": self.missing_scores,
@@ -190,9 +190,5 @@ def _per_image(evaluation: Evaluation) -> bytes:
 
 def _brief(options: DecodingOptions) -> str:
     """Returns the strategy and the options that differ from the defaults: `beam(beam_size=5,max_length=37)`."""
-    defaults = DecodingOptions()
-    names = [item.name for item in fields(options) if item.name != "strategy"]
-    changed = [
-        f"{name}={getattr(options, name)}" for name in names if getattr(options, name) != getattr(defaults, name)
-    ]
+    changed = [f"{name}={value}" for name, value in options if name != "strategy" and value != options.default_of(name)]
     return f"{options.strategy}({','.join(changed)})"

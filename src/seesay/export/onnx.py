@@ -1,6 +1,5 @@
 """`export_onnx`: write a run as two ONNX graphs, with everything else that inference needs."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +122,7 @@ def _write_texts(part: Path, target: Path, captioner: TrainedCaptioner, encoder:
         grid=run.info.grid,
         max_length=run.info.max_length,
         preprocessing=encoder.preprocessing,
-        decoding=dataclasses.asdict(run.config.decoding),
+        decoding=run.config.decoding.model_dump(),
         decoder=run.config.model.decoder,
         encoder=run.info.features,
         encoder_precision=precision,

@@ -1,6 +1,5 @@
 """The captioner's network: an encoder (where it is in the loop), a projection, and a decoder."""
 
-import dataclasses
 from typing import cast
 
 import torch
@@ -15,7 +14,7 @@ from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
 from seesay.models.protocol import Decoder, DecoderOutput
 from seesay.models.registry import decoder_builder
-from seesay.models.validation import SHIPPED, validate_model_config
+from seesay.models.validation import validate_model_config
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity}
 
@@ -92,10 +91,6 @@ def build_model(
         ConfigError: there is no such decoder, or the settings contradict each other.
     """
     validate_model_config(config)
-    return _assemble(config, vocabulary_size, feature_size, encoder)
-
-
-def _assemble(config: ModelConfig, vocabulary_size: int, feature_size: int, encoder: Encoder | None) -> CaptionModel:
     activation = _ACTIVATIONS[config.projection_activation]()
     projection = nn.Sequential(Linear(feature_size, config.projection_size), activation)
     decoder = decoder_builder(config.decoder)(config, vocabulary_size)
@@ -113,34 +108,6 @@ def check_model(config: ModelConfig) -> None:
     """
     with torch.device("meta"):  # sizes only: no memory, no time, no random numbers
         build_model(config, vocabulary_size=5, feature_size=1)
-
-
-def fields_read(config: ModelConfig) -> frozenset[str]:
-    """Returns the settings of the network that make a difference to it, found by watching it being built.
-
-    What a decoder of the user's own reads, and when, is not known: there every setting counts.
-
-    Args:
-        config: free of contradictions.
-    """
-    if config.decoder not in SHIPPED:
-        return frozenset(field.name for field in dataclasses.fields(config))
-    watched = _Watched(config)
-    with torch.device("meta"):
-        _assemble(cast("ModelConfig", watched), vocabulary_size=5, feature_size=1, encoder=None)
-    return frozenset({*watched.seen, "log_frequency_bias"})  # which training reads, after the network is there
-
-
-class _Watched:
-    """A configuration that keeps the names of the settings that were asked for."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
-        self.seen: set[str] = set()
-
-    def __getattr__(self, name: str) -> object:
-        self.seen.add(name)
-        return getattr(self.config, name)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Self, cast
 from weakref import WeakKeyDictionary
 
@@ -236,7 +235,7 @@ def build_encoder(config: EncoderConfig, identity: Mapping[str, Any] | None = No
     """
     if identity is not None:
         stored = Preprocessing.from_dict(identity["preprocessing"])
-        shell, _ = _network(replace(config, encoder_weights="none", image_size=stored.size))
+        shell, _ = _network(config.replace(encoder_weights="none", image_size=stored.size))
         encoder = Encoder(config, shell, stored)
         encoder.identity = dict(identity)
         return encoder

@@ -65,6 +65,15 @@ class SequenceOutput:
         return torch.cat([step.draw for step in self.steps if step.draw is not None])
 
 
+OPTIONS = frozenset(
+    (
+        *("embedding_size", "hidden_size", "attention_score", "attention_size", "num_heads", "tie_weights"),
+        *("doubly_stochastic", "embedding_dropout", "attention_dropout", "state_dropout", "output_dropout"),
+    )
+)
+"""The fields of `ModelConfig` that a `RecurrentDecoder` and its vocabulary layer read."""
+
+
 class RecurrentDecoder(nn.Module):
     """The frame of a recurrent decoder that attends to regions at every word.
 

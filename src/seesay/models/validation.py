@@ -1,22 +1,16 @@
-"""Settings of the network that cannot go together: all rules in one place, each refused by one line."""
+"""Settings of the network that contradict each other: all rules in one place, each refused by one line."""
 
 from collections.abc import Callable
 
 from seesay.config import ModelConfig
 from seesay.errors import ConfigError
-
-_LOOPS = ("attention", "show-attend-tell", "luong", "up-down")
-"""The decoders with a time loop of ours, of one layer, which attends at every word."""
-SHIPPED = (*_LOOPS, "pooled", "transformer")
-"""The decoders whose needs are known here."""
+from seesay.models.registry import decoder_options
 
 Rule = Callable[[ModelConfig], str | None]
 
 
 def validate_model_config(config: ModelConfig) -> None:
-    """Raises a ConfigError of one line at the first contradiction.
-
-    Decoders that do not ship are held to the rules about attention only; what else they need is theirs to check.
+    """Raise a ConfigError of one line at the first contradiction.
 
     Raises:
         ConfigError: what contradicts what, and what to set instead.
@@ -26,14 +20,25 @@ def validate_model_config(config: ModelConfig) -> None:
             raise ConfigError(found)
 
 
-def _layers(config: ModelConfig) -> str | None:
-    if config.num_layers != 1 and config.decoder in _LOOPS:
-        return f"model.num_layers is {config.num_layers}; the {config.decoder} decoder has one recurrent layer"
-    return None
+def fields_read(config: ModelConfig) -> frozenset[str]:
+    """Return the fields that make a difference to the network: its decoder's, as far as the others enable them.
+
+    Raises:
+        ConfigError: there is no such decoder.
+    """
+    unread = set()
+    if config.attention == "soft":
+        unread |= {"hard_reward", "hard_entropy", "hard_share"}
+    if "attention_score" in decoder_options(config.decoder):
+        if config.attention_score in ("dot", "general"):
+            unread.add("attention_size")
+        if config.attention_score != "multihead":
+            unread.add("num_heads")
+    return decoder_options(config.decoder) - unread
 
 
 def equal_widths(config: ModelConfig) -> dict[str, tuple[str, str]]:
-    """Returns the widths that have to equal another -> (that other, what demands it)."""
+    """Return the widths that have to equal another -> (that other, what demands it)."""
     pairs = {}
     if config.attention_score == "dot":
         pairs["projection_size"] = ("hidden_size", "with model.attention_score=dot (general has no such need)")
@@ -43,6 +48,18 @@ def equal_widths(config: ModelConfig) -> dict[str, tuple[str, str]]:
     if config.decoder == "transformer":
         pairs["embedding_size"] = ("hidden_size", "in the transformer")
     return pairs
+
+
+def _unread(config: ModelConfig) -> str | None:
+    read = decoder_options(config.decoder)
+    for name, info in ModelConfig.model_fields.items():
+        value = getattr(config, name)
+        if name not in read and value != info.default:
+            return (
+                f"model.{name} is {value!r}, which the {config.decoder} decoder does not read; "
+                f"set it to {info.default!r}"
+            )
+    return None
 
 
 def _equal_widths(config: ModelConfig) -> str | None:
@@ -62,32 +79,9 @@ def _heads(config: ModelConfig) -> str | None:
     return None
 
 
-def _score(config: ModelConfig) -> str | None:
-    if config.decoder == "transformer" and config.attention_score in ("dot", "general"):
-        return f"model.attention_score is {config.attention_score}; the transformer's attention is multihead"
-    return None
-
-
 def _hard(config: ModelConfig) -> str | None:
-    if config.attention == "soft":
-        return None
-    if config.decoder != "show-attend-tell":
-        return f"model.attention=hard needs model.decoder=show-attend-tell; the {config.decoder} decoder has none"
-    if config.attention_score == "multihead":
-        return "model.attention=hard draws one region a word, which model.attention_score=multihead cannot"
-    return None
-
-
-def _no_loop(config: ModelConfig) -> str | None:
-    """Settings of the attention inside our time loop, given to a shipped decoder without one."""
-    if config.decoder not in SHIPPED or config.decoder in _LOOPS:
-        return None
-    names = ["doubly_stochastic"]
-    if config.decoder == "pooled":
-        names += ["attention_dropout", "state_dropout"]
-    for name in names:
-        if value := getattr(config, name):
-            return f"model.{name} is {value}, but the {config.decoder} decoder has no use for it: set it to 0"
+    if config.attention == "hard" and config.attention_score == "multihead":
+        return "model.attention=hard samples one region per word, which model.attention_score=multihead cannot"
     return None
 
 
@@ -97,12 +91,4 @@ def _luong_output(config: ModelConfig) -> str | None:
     return None
 
 
-_RULES: tuple[Rule, ...] = (
-    _layers,
-    _equal_widths,
-    _heads,
-    _score,
-    _hard,
-    _no_loop,
-    _luong_output,
-)
+_RULES: tuple[Rule, ...] = (_unread, _equal_widths, _heads, _hard, _luong_output)

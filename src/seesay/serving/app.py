@@ -12,7 +12,6 @@ If a key is set, requests to /v1 must send `Authorization: Bearer KEY`.
 """
 
 import asyncio
-import dataclasses
 import hmac
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -126,7 +125,7 @@ def _response(
     if isinstance(first, ApiError) and all(isinstance(each, ApiError) for each in results):
         others = "" if len(results) == 1 else f" (and {len(results) - 1} more)"
         raise ApiError(first.code, f"{first}{others}")
-    options = dataclasses.asdict(service.captioner.options(caption_request.options))
+    options = service.captioner.options(caption_request.options).model_dump()
     content = CaptionResponse(model=service.name, options=options, results=entries)
     return Response(content.model_dump_json(), media_type="application/json")
 

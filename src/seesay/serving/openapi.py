@@ -1,6 +1,5 @@
 """OpenAPI description: the request form, the responses, and examples of both."""
 
-import dataclasses
 from typing import Any
 
 from seesay.serving import limits
@@ -113,7 +112,7 @@ def describe_model(service: CaptionService) -> ModelInfo:
         vocabulary=len(run.tokenizer),
         grid=run.info.grid,
         attention=service.has_attention,
-        options=dataclasses.asdict(captioner.options()),
+        options=captioner.options().model_dump(),
         limits={
             "file_bytes": limits.MAX_FILE_BYTES,
             "body_bytes": limits.MAX_BODY_BYTES,

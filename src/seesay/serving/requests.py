@@ -1,63 +1,65 @@
-"""What a request may ask for: the decoding options and what is told of each word, checked before anything is done."""
+"""The fields of a caption request: the decoding options, and which details of each word are returned."""
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field, create_model
 
 from seesay.config import Config, DecodingOptions, changed_decoding
+from seesay.config.section import TextFields, bounds_of
 from seesay.errors import ConfigError
 from seesay.serving import limits
 from seesay.serving.errors import ApiError
-from seesay.settings import field_types
 
-# Bounds of the service beneath those of the options themselves.
-_MOST = {
-    "beam_size": limits.MAX_BEAM_SIZE,
-    "num_beam_groups": limits.MAX_BEAM_SIZE,
-    "num_return_sequences": limits.MAX_CAPTIONS,
-    "max_length": limits.MAX_WORDS,
-    "min_length": limits.MAX_WORDS,
-    "no_repeat_ngram_size": limits.MAX_WORDS,
-    "top_k": 1_000_000,
-    "temperature": 1_000.0,
-    "sampling_seed": 2**53,
+# Bounds of the service, inside those of the options.
+_BOUNDS: dict[str, dict[str, float]] = {
+    "beam_size": {"le": limits.MAX_BEAM_SIZE},
+    "num_beam_groups": {"le": limits.MAX_BEAM_SIZE},
+    "num_return_sequences": {"le": limits.MAX_CAPTIONS},
+    "max_length": {"le": limits.MAX_WORDS},
+    "min_length": {"le": limits.MAX_WORDS},
+    "no_repeat_ngram_size": {"le": limits.MAX_WORDS},
+    "top_k": {"le": 1_000_000},
+    "temperature": {"ge": 1e-3, "le": 1_000},
+    "sampling_seed": {"ge": -(2**53), "le": 2**53},
 }
-_LEAST = {"sampling_seed": -(2**53), "temperature": 1e-3}
 
 Phrase = Annotated[str, Field(max_length=limits.MAX_PHRASE_CHARACTERS)]
 
 
-class _Told(BaseModel):
-    """What is told of each word."""
+class _Details(TextFields):
+    """What is returned per word."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    attention: bool = Field(default=False, description="tell where the model looked at each word")
+    attention: bool = Field(default=False, description="return the attention weights of each word")
     top_tokens: int = Field(
-        default=0, ge=0, le=limits.MAX_TOP_TOKENS, description="how many of the likeliest words to tell at each place"
+        default=0, ge=0, le=limits.MAX_TOP_TOKENS, description="number of most probable words returned per position"
     )
 
+    @classmethod
+    def spell(cls, name: str) -> str:
+        """Return a field's name, cut as clients may send any."""
+        return name[:50]
 
-def _request_model() -> type[_Told]:
-    """Returns the model of a request's fields, made of the decoding options: one definition serves everywhere."""
+    @classmethod
+    def make_error(cls, message: str) -> Exception:
+        """Return the exception of a refused field."""
+        return ApiError("invalid_options", message)
+
+
+def _request_model() -> type[_Details]:
+    """Return the model of a request's fields: the decoding options, narrowed to the bounds of the service."""
     fields: dict[str, Any] = {}
-    for leaf in dataclasses.fields(DecodingOptions):
-        kind = field_types(DecodingOptions)[leaf.name]
-        bounds = dict(leaf.metadata["bounds"])
-        if leaf.name in _MOST:
-            bounds["le"] = min(_MOST[leaf.name], bounds.get("le", _MOST[leaf.name]))
-        if leaf.name in _LEAST:
-            bounds.pop("gt", None)
-            bounds["ge"] = _LEAST[leaf.name]
-        if get_origin(kind) is tuple:
-            kind, bounds = list[Phrase], {"max_length": limits.MAX_PHRASES}
-        help = f"{leaf.metadata['help']}; as the model's run says where it is left out"
-        # Never used as it is: only fields that were sent are read.
+    for name, info in DecodingOptions.model_fields.items():
+        bounds: dict[str, Any] = bounds_of(info) | _BOUNDS.get(name, {})
+        kind: Any = info.annotation
+        if isinstance(info.default, tuple):
+            kind, bounds = tuple[Phrase, ...], {"max_length": limits.MAX_PHRASES}
+        help = f"{info.description}; default: as in the model's run"
+        # The default is never used: only fields that were sent are read.
         field = Field(default=None, description=help, json_schema_extra=_without_default, **bounds)
-        fields[leaf.name] = (kind, field)
-    return create_model("CaptionOptions", __base__=_Told, **fields)
+        fields[name] = (kind, field)
+    return create_model("CaptionOptions", __base__=_Details, **fields)
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -66,12 +68,12 @@ def _without_default(schema: dict[str, Any]) -> None:
 
 RequestModel = _request_model()
 
-_SEVERAL = {name for name, field in RequestModel.model_fields.items() if get_origin(field.annotation) is list}
+_REPEATED = {name for name, info in DecodingOptions.model_fields.items() if isinstance(info.default, tuple)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """How the images of one request are to be captioned."""
+    """How the images of one request are captioned."""
 
     options: DecodingOptions
     attention: bool
@@ -79,25 +81,23 @@ class Request:
 
 
 def read_request(fields: Iterable[tuple[str, str]], config: Config) -> Request:
-    """Returns what the fields of a form ask for, over a run's own options.
+    """Return the request that the fields of a form make, over a run's own options.
 
     Raises:
         ApiError: an unknown field, a value out of bounds, or options that contradict each other.
     """
     values: dict[str, Any] = {}
     for name, value in fields:
-        if name in _SEVERAL:
+        if name in _REPEATED:
             values.setdefault(name, []).append(value)
         elif name in values:
             raise ApiError("invalid_options", f"{name[:50]!r} is given twice; give it once")
         else:
             values[name] = value
+    given = RequestModel.model_validate(values).model_dump(exclude_unset=True)
+    attention, top_tokens = given.pop("attention", False), given.pop("top_tokens", 0)
     try:
-        asked = RequestModel.model_validate(values).model_dump(exclude_unset=True)
-        attention, top_tokens = asked.pop("attention", False), asked.pop("top_tokens", 0)
-        options = changed_decoding(config, asked)
-    except ValidationError as error:
-        raise ApiError("invalid_options", "; ".join(map(_told, error.errors()[:5]))) from error
+        options = changed_decoding(config, given)
     except ConfigError as error:
         raise ApiError("invalid_options", str(error).removeprefix("decoding.")) from error
     words = sum(len(phrase.split()) for phrase in options.force_words)
@@ -109,14 +109,7 @@ def read_request(fields: Iterable[tuple[str, str]], config: Config) -> Request:
 
 
 def _bounded(options: DecodingOptions) -> DecodingOptions:
-    """Returns the options with what the run itself leaves unbounded kept in bounds."""
+    """Return the options with a `max_length` of the run itself that is within the bounds of the service."""
     if options.max_length == 0:
         return options  # the longest training caption's
-    return dataclasses.replace(options, max_length=min(options.max_length, limits.MAX_WORDS))
-
-
-def _told(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])[:50]
-    if problem["type"] == "extra_forbidden":
-        return f"{where!r} is no option; known are {', '.join(RequestModel.model_fields)}"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return options.replace(max_length=min(options.max_length, limits.MAX_WORDS))

@@ -303,7 +303,7 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
     )
     references = {item.id: item.captions for item in inputs.annotations.split("val")}
     graphs, critic = uses_graphs(config.training, model), None
-    if config.training.scst:
+    if config.training.second_stage:
         kind = GraphedCritic if graphs else SelfCritic
         critic = make_critic(config.training, config.decoding, info.max_length, inputs.train, kind)
     steps = GraphedTrainStep(model, config.training.label_smoothing) if graphs else None

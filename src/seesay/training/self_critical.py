@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -118,7 +118,7 @@ class SelfCritic:
     @property
     def sampling(self) -> DecodingOptions:
         """How samples are searched for."""
-        return replace(self.options.with_strategy("sample"), num_return_sequences=self.samples)
+        return self.options.with_strategy("sample").replace(num_return_sequences=self.samples)
 
     def _baselines(
         self, model: CaptionModel, features: Tensor, batch: Batch, rewards: NDArray[np.float64]

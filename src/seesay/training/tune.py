@@ -285,8 +285,8 @@ def _validate(config: Config, folder: Path, trials: int, timeout: float) -> None
     """Refuse what no trial could work with, before anything is read."""
     check_config(config)
     choose_device(config.training.device)
-    if config.training.scst:
-        raise ConfigError("training.scst is a second stage; search the settings of the first, without --scst")
+    if config.training.second_stage:
+        raise ConfigError("training.scst_weight makes a second stage; search the settings of the first, without --scst")
     if trials < 1 or not timeout >= 0:
         raise ConfigError(f"a search takes 1 or more trials, not {trials}, and a timeout of 0 or more minutes")
     if is_run(folder):

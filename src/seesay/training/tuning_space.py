@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seesay.config import Config, field_paths, locate, read_yaml, replace
 from seesay.errors import ConfigError
-from seesay.models.captioning import fields_read
-from seesay.models.validation import equal_widths
+from seesay.models.validation import equal_widths, fields_read
 from seesay.training.validation import check_config
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ _SHARED = {
 }
 _BOOKKEEPING = (
     *("decoder", "monitor", "seed", "device", "precision", "loggers", "keep_best", "checkpoint_every", "log_every"),
-    *("init_from", "scst", "scst_samples", "scst_weight", "scst_baseline"),
+    *("init_from", "scst_samples", "scst_weight", "scst_baseline"),
 )
 _SHAPES = (
     *("projection_size", "embedding_size", "hidden_size", "attention_size", "output_size", "feedforward_size"),

@@ -20,8 +20,8 @@ def check_config(config: Config) -> None:
     """
     check_model(config.model)
     training, mode = config.training, config.encoder.encoder_training
-    if training.scst and not training.init_from:
-        raise ConfigError("training.scst is a second stage; name the run of the first with --init-from RUN")
+    if training.second_stage and not training.init_from:
+        raise ConfigError("training.scst_weight makes a second stage; name the run of the first with --init-from RUN")
     if mode == "cached" and training.crop_fraction:
         raise ConfigError(
             "training.crop_fraction cuts images anew each time, which cached features cannot follow; "

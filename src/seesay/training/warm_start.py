@@ -83,7 +83,7 @@ def _compare_features(run: Run, config: Config, info: RunInfo) -> None:
         return
     here, there = describe_identity(info.features), describe_identity(run.info.features)
     said = f"{run.folder} was trained on features of {there}, not of {here}"
-    if config.training.scst:
+    if config.training.second_stage:
         raise ConfigError(f"{said}; a second stage needs the first's: give the same encoder settings and stores")
     log.warning("%s", said)
 

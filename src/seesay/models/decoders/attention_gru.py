@@ -14,12 +14,12 @@ from seesay.models.loop import DeferredLinear
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
 from seesay.models.protocol import DecoderOutput, DecoderState, StepOutput
-from seesay.models.recurrent import CellOutput, RecurrentDecoder, Tensors
+from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
 
 
-@register_decoder("attention")
+@register_decoder("attention", OPTIONS.union(("output_size",)))
 class AttentionGRUDecoder(RecurrentDecoder):
     """A GRU whose input at each step is the attended context, then the word's embedding.
 

@@ -9,12 +9,12 @@ from seesay.config import ModelConfig
 from seesay.models.cells import gru_update, masked_mean
 from seesay.models.loop import DeferredLinear
 from seesay.models.products import Linear
-from seesay.models.recurrent import CellOutput, RecurrentDecoder, Tensors
+from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
 
 
-@register_decoder("luong")
+@register_decoder("luong", OPTIONS.union(("output_size",)))
 class LuongGRUDecoder(RecurrentDecoder):
     """A GRU whose current state, not its last, asks where to look.
 

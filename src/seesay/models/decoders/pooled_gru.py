@@ -14,8 +14,13 @@ from seesay.models.protocol import DecoderOutput, DecoderState, StepOutput
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
 
+_OPTIONS = (
+    *("embedding_size", "hidden_size", "num_layers", "merge", "output_size", "tie_weights"),
+    *("embedding_dropout", "output_dropout"),
+)
 
-@register_decoder("pooled")
+
+@register_decoder("pooled", _OPTIONS)
 class PooledGRUDecoder(nn.Module):
     """Stacked GRUs that see the image as one vector: their first state, or added to every word.
 

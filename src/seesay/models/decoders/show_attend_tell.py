@@ -15,12 +15,12 @@ from seesay.models.loop import DeferredLinear
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
 from seesay.models.protocol import DecoderOutput
-from seesay.models.recurrent import CellOutput, RecurrentDecoder, SequenceOutput, Tensors, rows_of
+from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, SequenceOutput, Tensors, rows_of
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
 
 
-@register_decoder("show-attend-tell")
+@register_decoder("show-attend-tell", OPTIONS.union(("attention", "hard_reward", "hard_entropy", "hard_share")))
 class ShowAttendTellDecoder(RecurrentDecoder):
     """The decoder of Xu et al. 2015, "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention".
 

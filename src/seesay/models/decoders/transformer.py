@@ -13,8 +13,13 @@ from seesay.models.registry import register_decoder
 from seesay.models.transformer_layer import TransformerLayer
 from seesay.models.vocabulary import vocabulary_layer
 
+_OPTIONS = (
+    *("embedding_size", "hidden_size", "num_heads", "num_layers", "feedforward_size", "tie_weights"),
+    *("embedding_dropout", "attention_dropout", "state_dropout", "output_dropout"),
+)
 
-@register_decoder("transformer")
+
+@register_decoder("transformer", _OPTIONS)
 class TransformerDecoder(nn.Module):
     """The decoder of Vaswani et al. 2017, "Attention Is All You Need", normalised before each part.
 

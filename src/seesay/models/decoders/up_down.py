@@ -8,12 +8,12 @@ from seesay.config import ModelConfig
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
 from seesay.models.loop import DeferredLinear
 from seesay.models.products import Linear
-from seesay.models.recurrent import CellOutput, RecurrentDecoder, Tensors
+from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
 
 
-@register_decoder("up-down")
+@register_decoder("up-down", OPTIONS.union(("output_size",)))
 class UpDownDecoder(RecurrentDecoder):
     """The captioning model of Anderson et al. 2018, "Bottom-Up and Top-Down Attention", section 3.2, over any regions.
 
