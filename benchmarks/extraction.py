@@ -5,8 +5,8 @@ the same sizes are generated. `--encoder NAME --encoder-weights FILE --image-siz
 the two default ones (which have random weights; these do not affect the speed). `--quick` measures less. Prints a
 table, then one line of JSON.
 
-The encoder alone is torch's network on preprocessed tensors in batches of 32; the fused network is also measured. The
-plain loop opens an image with PIL, resizes it, runs torch's network and saves a .npy file, one image after the other.
+The encoder alone runs on resized images in batches of 32: in torch, and in ONNX Runtime, as in the extraction. The plain
+loop opens an image with PIL, resizes it, runs torch's network and saves a .npy file, one image after the other.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from bench.images import (
     SQUARE,
     Kind,
     encoder_configs,
-    fused_network,
     image_files,
     network_rate,
+    onnx_network,
     plain_network,
     preprocessed_batches,
     random_encoder,
@@ -46,7 +46,7 @@ from seesay.allocation import keep_freed_memory
 from seesay.features import extract_features
 from seesay.models.encoders import Encoder
 
-HEADS = ("", "files", "KB", "ours/s", "encoder/s", "of encoder", "fused/s", "of fused", "plain/s", "times plain")
+HEADS = ("", "files", "KB", "ours/s", "encoder/s", "of encoder", "ONNX/s", "of ONNX", "plain/s", "times plain")
 
 
 def main() -> None:
@@ -106,8 +106,8 @@ def measure(
         return len(chosen) / seconds(lambda: plain_loop(encoder, chosen, scratch))
 
     batches = preprocessed_batches(encoder, files)
-    alone, fused = (network_rate(network(encoder), batches) for network in (plain_network, fused_network))
-    rates = alternate({"ours": ours, "encoder": alone, "fused": fused, "plain": plain}, options.rounds)
+    alone, onnx = (network_rate(network(encoder), batches) for network in (plain_network, onnx_network))
+    rates = alternate({"ours": ours, "encoder": alone, "onnx": onnx, "plain": plain}, options.rounds)
     return {
         "encoder": encoder.config.encoder,
         "size": encoder.preprocessing.size,
@@ -116,7 +116,7 @@ def measure(
         "kilobytes": statistics.mean(Path(file).stat().st_size for file in files) / 1000,
         **{f"{name}_per_s": statistics.median(values) for name, values in rates.items()},
         "of_encoder": median_ratio(rates["ours"], rates["encoder"]),
-        "of_fused": median_ratio(rates["ours"], rates["fused"]),
+        "of_onnx": median_ratio(rates["ours"], rates["onnx"]),
         "times_plain": median_ratio(rates["ours"], rates["plain"]),
     }
 
@@ -124,14 +124,11 @@ def measure(
 @torch.inference_mode()
 def plain_loop(encoder: Encoder, files: Sequence[str], folder: Path) -> None:
     """Encode images one by one, like tutorials, and save the features of each as float32."""
-    network, preprocessing = plain_network(encoder), encoder.preprocessing
-    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    size = (preprocessing.size, preprocessing.size)
+    size = (encoder.preprocessing.size, encoder.preprocessing.size)
+    network = plain_network(encoder)
     for number, file in enumerate(files):
         image = Image.open(file).convert("RGB").resize(size, Image.Resampling.BILINEAR)
-        pixels = (np.asarray(image, np.float32) / 255 - mean) / std
-        images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
-        np.save(folder / f"{number}.npy", encoder._regions(network(images))[0].numpy())
+        np.save(folder / f"{number}.npy", network(torch.from_numpy(np.array(image)[None]))[0].numpy())
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -143,8 +140,8 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['ours_per_s']:.1f}",
         f"{row['encoder_per_s']:.1f}",
         f"{row['of_encoder']:.3f}",
-        f"{row['fused_per_s']:.1f}",
-        f"{row['of_fused']:.3f}",
+        f"{row['onnx_per_s']:.1f}",
+        f"{row['of_onnx']:.3f}",
         f"{row['plain_per_s']:.1f}",
         f"{row['times_plain']:.2f}",
     ]

@@ -4,8 +4,8 @@ Run `python benchmarks/inference.py [--run RUN] [--images-in FOLDER]`. The defau
 attention-gru's sizes with realistic caption lengths, on two encoders; the default images are generated JPEGs of COCO's
 size. `--quick` measures less. Prints tables, then one line of JSON.
 
-The time of an image is compared with that of the encoder's network alone on a preprocessed tensor, in the same
-precision, alternating: torch's network, and the fused one of seesay. bfloat16 is torch's autocast on all sides.
+The time of an image is compared with that of the encoder's network alone on a resized image, in the same
+precision, alternating: in torch, and as the captioner runs it (float32 in ONNX Runtime, bfloat16 by torch's autocast).
 """
 
 import argparse
@@ -23,14 +23,13 @@ import torch
 
 import seesay.caption
 import seesay.images
-import seesay.models.encoders
 from bench.ending import LENGTH, EndingDecoder
 from bench.images import (
     COCO,
     encoder_configs,
-    fused_network,
     image_files,
     network_rate,
+    onnx_network,
     plain_network,
     preprocessed_batches,
     random_encoder,
@@ -56,7 +55,7 @@ from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder
 
 BEAM = DecodingOptions(strategy="beam", beam_size=5)
-STAGES = ("read and decode", "resize", "normalise", "encode", "project", "search", "other")
+STAGES = ("read and decode", "resize", "encode", "project", "search", "other")
 
 
 def main() -> None:
@@ -145,7 +144,7 @@ def one_by_one(captioner: TrainedCaptioner, files: Sequence[str]) -> dict[str, A
     images = iter([*files, *files])
     spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     # Before `stages_timed`, which would count them as a stage of a caption.
-    networks = {"network": plain_network(encoder), "fused": fused_network(encoder)}
+    networks = {"network": plain_network(encoder), "onnx": onnx_network(encoder)}
 
     @torch.inference_mode()
     def alone(name: str, images: Iterator[torch.Tensor]) -> float:
@@ -172,8 +171,8 @@ def one_by_one(captioner: TrainedCaptioner, files: Sequence[str]) -> dict[str, A
         "p95_ms": float(np.percentile(milliseconds["image"], 95)),
         "network_p50_ms": float(np.percentile(milliseconds["network"], 50)),
         "of_network": median_ratio(taken["image"], taken["network"]),
-        "fused_p50_ms": float(np.percentile(milliseconds["fused"], 50)),
-        "of_fused": median_ratio(taken["image"], taken["fused"]),
+        "onnx_p50_ms": float(np.percentile(milliseconds["onnx"], 50)),
+        "of_onnx": median_ratio(taken["image"], taken["onnx"]),
         "stages_ms": {name: 1000 * spent[name] / len(files) for name in STAGES},
     }
 
@@ -184,8 +183,7 @@ def stages_timed(captioner: TrainedCaptioner, spent: dict[str, float]) -> Iterat
     functions = {
         "read and decode": (seesay.images, "_read"),
         "resize": (seesay.images, "resize_image"),
-        "normalise": (seesay.models.encoders, "normalise"),
-        "encode": (encoder_of(captioner), "_run"),
+        "encode": (encoder_of(captioner), "forward"),
         "project": (captioner.model, "project"),
         "search": (seesay.caption, "generate"),
     }
@@ -227,8 +225,8 @@ def folder_rates(captioner: TrainedCaptioner, files: Sequence[str], rounds: int)
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the tables."""
     names = [f"{row['encoder']} at {row['size']}, {row['precision']}" for row in rows]
-    heads = ("one image", "p50 ms", "p95 ms", "network ms", "times", "fused ms", "times", "folder/s", "of network")
-    one = ("p50_ms", "p95_ms", "network_p50_ms", "of_network", "fused_p50_ms", "of_fused")
+    heads = ("one image", "p50 ms", "p95 ms", "network ms", "times", "ONNX ms", "times", "folder/s", "of network")
+    one = ("p50_ms", "p95_ms", "network_p50_ms", "of_network", "onnx_p50_ms", "of_onnx")
     figures = (*one, "folder_per_s", "folder_of_network")
     pairs = list(zip(names, rows, strict=True))
     show_table(heads, [[name, *(f"{row[figure]:.2f}" for figure in figures)] for name, row in pairs])

@@ -41,6 +41,15 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CURVES, training_curves)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def encoder_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the exported encoders of the tests out of the user's cache folder."""
+    folder = tmp_path_factory.mktemp("encoders")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seesay.models.onnx_encoder.cache_folder", lambda _: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a data set of 36 images: 24 train, 6 val, 6 test."""

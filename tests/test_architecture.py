@@ -30,6 +30,7 @@ TIERS = (
         "languages",
         "allocation",
         "openmp",
+        "onnx_sessions",
         "compiled",
         "image_metadata",
     ),

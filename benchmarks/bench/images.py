@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from bench.measuring import seconds
 from seesay.bulk import find_images
 from seesay.config import EncoderConfig
-from seesay.images import load_pixels, normalise
+from seesay.images import load_pixels
 from seesay.models.encoders import Encoder, build_encoder
+from seesay.models.products import prepack_weights
 
 Network = Callable[[Tensor], Tensor]
-"""Function from normalised images (B, 3, height, width) to feature maps."""
+"""Function from uint8 pixels (B, height, width, 3) to features (B, N, F)."""
 
 BATCH = 32
 """Batch size of `extract_features` and of `TrainedCaptioner.caption_each`."""
@@ -123,23 +124,23 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def preprocessed_batches(encoder: Encoder, files: Sequence[str], batch: int = BATCH) -> list[Tensor]:
-    """Return preprocessed images: normalised float32 (B, 3, height, width), channels last."""
+    """Return resized images: uint8 (B, height, width, 3)."""
     batches = []
     for begin in range(0, len(files), batch):
-        pixels = np.stack([load_pixels(path, encoder.preprocessing) for path in files[begin : begin + batch]])
-        images = normalise(torch.from_numpy(pixels), encoder.preprocessing)
-        batches.append(images.contiguous(memory_format=torch.channels_last))
+        pixels = [load_pixels(path, encoder.preprocessing) for path in files[begin : begin + batch]]
+        batches.append(torch.from_numpy(np.stack(pixels)))
     return batches
 
 
 def plain_network(encoder: Encoder) -> Network:
-    """Return the encoder's torch network, up to the layer that is used."""
-    return encoder._run_plainly
+    """Return the encoder in torch, up to the layer that is used."""
+    return encoder.encode_in_torch
 
 
-def fused_network(encoder: Encoder) -> Network:
-    """Return the fused network: each convolution and the operations after it in one pass."""
-    return encoder._run
+def onnx_network(encoder: Encoder) -> Network:
+    """Return the encoder as extraction and captioning run it: in ONNX Runtime."""
+    prepack_weights(encoder)
+    return encoder.forward
 
 
 def network_rate(network: Network, batches: Sequence[Tensor]) -> Callable[[], float]:

@@ -10,11 +10,19 @@ _EXTRAS = {
     "optuna": "tune",
     "ray": "ray",
     "fastapi": "serve",
-    "onnx": "onnx",
     "onnxscript": "onnx",
-    "onnxruntime": "onnx",
 }
-_LIBRARIES = ("torch", "torchvision", "timm", "lightning", "tokenizers", "safetensors", "pyarrow")
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "safetensors",
+    "pyarrow",
+)
 
 
 def diagnose() -> list[tuple[str, str]]:

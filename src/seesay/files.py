@@ -109,6 +109,18 @@ def check_readable(path: Path) -> None:
         pass
 
 
+def cache_folder(name: str) -> Path:
+    """Return a folder of the user's cache (`XDG_CACHE_HOME`, else `~/.cache`) for files of one kind, made if absent.
+
+    Raises:
+        OSError: It cannot be made.
+        RuntimeError: There is no home folder.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seesay" / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
 def append(path: Path, data: bytes) -> None:
     """Appends data to a file in one write, which a kill can only truncate.
 

@@ -19,7 +19,8 @@ from seesay.errors import ConfigError, EncoderError
 from seesay.features.extraction import round_features
 from seesay.images import Preprocessing
 from seesay.models import networks
-from seesay.models.encoders import SMALL_CNN, Encoder, SmallCNN, build_encoder, weights_digest
+from seesay.models.encoders import SMALL_CNN, Encoder, SmallCNN, build_encoder
+from seesay.models.networks import weights_digest
 
 WEIGHTS = Path(__file__).parents[2] / "../shared/weights"
 METADATA = {

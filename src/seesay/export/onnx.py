@@ -14,7 +14,7 @@ from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
 from seesay.export.quantise import calibration_pixels, quantise_encoder
 from seesay.files import write_atomically
 from seesay.models.encoders import Encoder
-from seesay.onnx_runtime.graphs import Graphs, load_onnxruntime
+from seesay.onnx_runtime.graphs import Graphs
 from seesay.onnx_runtime.manifest import (
     DECODER_FILE,
     ENCODER_FILE,
@@ -23,6 +23,7 @@ from seesay.onnx_runtime.manifest import (
     TOKENIZER_FILE,
     Manifest,
 )
+from seesay.onnx_sessions import load_onnxruntime
 from seesay.tokenizer import START_ID
 
 _MAX_DIFFERENCE = 0.05  # nats; rounding gives about 0.0001, and 0.001 with features rounded to float16

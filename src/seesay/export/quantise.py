@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from seesay.bulk import find_images
 from seesay.images import Preprocessing, load_pixels
-from seesay.onnx_runtime.graphs import PIXELS, load_onnxruntime
+from seesay.onnx_runtime.graphs import PIXELS
+from seesay.onnx_sessions import load_onnxruntime
 
 _MAX_IMAGES = 128  # for calibration; scales hardly change beyond a hundred
 # Includes the activation functions, so that scales cover their outputs: if the scale of an output that is clipped to

@@ -1,24 +1,22 @@
 """Image encoders: any timm network up to any of its layers, or a small one of our own to train from nothing."""
 
 import difflib
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Self, cast
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
 from seesay.images import Preprocessing, normalise
 from seesay.models.calibration import calibrate
-from seesay.models.convolutions import fuse_convolutions
-from seesay.models.networks import timm_network
-from seesay.models.products import Prepackable, quick
+from seesay.models.networks import timm_network, weights_digest
+from seesay.models.onnx_encoder import EncoderParts, OnnxEncoder
+from seesay.models.products import Prepackable
 
 log = logging.getLogger("seesay")
 
@@ -29,7 +27,7 @@ _SMALL_CNN_SIZE = 96
 class Encoder(Prepackable):
     """An image network cut at one layer, giving a row of features a region.
 
-    Fixed on a processor, it does each convolution with what follows in one pass.
+    With fixed weights, on a CPU, ONNX Runtime runs it, unless a gradient or another precision is wanted.
 
     Attributes:
         preprocessing: what the network wants to be shown; training, extraction and use all take it from here.
@@ -50,6 +48,7 @@ class Encoder(Prepackable):
         if layer is not None:
             layer.register_forward_hook(self._layer_reached)
         self.runs_through = False
+        self._onnx = OnnxEncoder()
         self._reached: list[Tensor] = []
         self._prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
         if config.tf_average_pooling:
@@ -67,10 +66,24 @@ class Encoder(Prepackable):
         }
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Returns features (B, N, F), N = 1 where pooled, from uint8 pixels (B, height, width, 3)."""
+        """Return features (B, N, F), N = 1 where pooled, of uint8 pixels (B, height, width, 3)."""
+        parts = EncoderParts(self.network, self.encode_in_torch, self.identity)
+        features = self._onnx(pixels, parts) if self._takes_onnx(pixels) else None
+        return self.encode_in_torch(pixels) if features is None else features
+
+    def encode_in_torch(self, pixels: Tensor) -> Tensor:
+        """Return what `forward` does, by torch."""
         images = normalise(pixels, self.preprocessing).contiguous(memory_format=torch.channels_last)
         features = self._regions(self._run(images))
         return features.mean(1, keepdim=True) if self.config.pool == "pooled" else features
+
+    def _takes_onnx(self, pixels: Tensor) -> bool:
+        """Return whether ONNX Runtime gives what is wanted: float32 features, without gradients, on a CPU."""
+        if not self.fixed or self.runs_through or pixels.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        if torch.is_autocast_enabled("cpu") or pixels.shape[1:3] != (self.preprocessing.size,) * 2:
+            return False
+        return not (torch.is_grad_enabled() and any(each.requires_grad for each in self.parameters()))
 
     def train(self, mode: bool = True) -> Self:
         """Sets training mode, but keeps the batch norms of pretrained weights on their stored statistics.
@@ -86,20 +99,10 @@ class Encoder(Prepackable):
                 module.eval()
         return self
 
-    def fix(self) -> None:
-        """Takes the weights for what they will be from now on, until the encoder is put in training."""
-        if not self.fixed and next(self.network.parameters()).device.type == "cpu":
-            size = self.preprocessing.size
-            image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-            fused = fuse_convolutions(self, "_run_plainly", image.contiguous(memory_format=torch.channels_last))
-            if fused is not None:
-                _fused[self] = fused
-        super().fix()
-
     def unpack(self) -> None:
-        """Lets go of the network's fused form."""
+        """Drop the ONNX Runtime session, because the weights are going to change."""
         super().unpack()
-        _fused.pop(self, None)
+        self._onnx.close()
 
     def _regions(self, output: Tensor) -> Tensor:
         """Returns (B, N, F) of what the network or its layer gives, in whichever layout that is."""
@@ -120,19 +123,7 @@ class Encoder(Prepackable):
         return getattr(self.network, "output_fmt", "NCHW") == "NHWC"
 
     def _run(self, images: Tensor) -> Tensor:
-        """Returns what the wanted layer gives for normalised images (B, 3, height, width)."""
-        fused = _fused.get(self) if self.fixed and self._takes_fused(images) else None
-        return self._run_plainly(images) if fused is None else cast("Tensor", fused(images))
-
-    def _takes_fused(self, images: Tensor) -> bool:
-        """Tells whether nothing is asked for that the network in its fused form has not."""
-        plain = images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        used = not (torch.is_grad_enabled() or self.runs_through)
-        whole = images.shape[-2:] == (self.preprocessing.size, self.preprocessing.size)
-        return plain and used and whole and quick(images, images.dtype)
-
-    def _run_plainly(self, images: Tensor) -> Tensor:
-        """Returns what `_run` does, by the network as it is."""
+        """Return the output of the wanted layer for normalised images (B, 3, height, width)."""
         try:
             output = cast("Any", self.network).forward_features(images)
         except _LayerReached as reached:
@@ -168,10 +159,6 @@ class Encoder(Prepackable):
             raise EncoderError(f"{self.config.encoder} gives {regions.shape[1]} regions, which form no square grid")
         side = math.isqrt(regions.shape[1])
         return (side, side), regions.shape[2]
-
-
-# Not in the encoders themselves, so that these are copied and saved without.
-_fused: WeakKeyDictionary[Encoder, fx.GraphModule] = WeakKeyDictionary()
 
 
 class _LayerReached(Exception):  # noqa: N818 - a signal, not an error
@@ -250,7 +237,7 @@ def build_encoder(config: EncoderConfig, identity: Mapping[str, Any] | None = No
     encoder = Encoder(config, network, preprocessing)
     if config.encoder_weights == "none" and config.encoder_training != "full":
         # After the digest, which so depends on the seed alone, not on how a machine rounds statistics.
-        calibrate(network, encoder._run_plainly, preprocessing.size)
+        calibrate(network, encoder._run, preprocessing.size)
         encoder.identity["weights"] = "random"
         log.warning(
             "the weights of %s are random (--encoder-weights none), and so are its features: captions will be poor; "
@@ -266,15 +253,6 @@ def _network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
             raise EncoderError(f"{SMALL_CNN} is trained from nothing; it cannot load {config.encoder_weights}")
         return SmallCNN(), Preprocessing(_SMALL_CNN_SIZE, config.resize, (0.5,) * 3, (0.5,) * 3)
     return timm_network(config)
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Returns the SHA-256 (first 16 hex digits) over a network's weights, names and order included."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _is_square(number: int) -> bool:

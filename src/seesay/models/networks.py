@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, Literal, cast
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from seesay.config import EncoderConfig
@@ -197,3 +199,12 @@ def _resample_positions(network: nn.Module, own: Mapping[str, Tensor], weights: 
 
 def _interpolation(name: str) -> Literal["bilinear", "bicubic"]:
     return "bicubic" if name.startswith("bicubic") else "bilinear"
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return the SHA-256 (first 16 hex digits) over a network's weights, names and order included."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

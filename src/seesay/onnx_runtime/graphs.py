@@ -1,6 +1,5 @@
 """The two graphs of an exported captioner, and the state that goes from one to the other and from word to word."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from seesay.errors import CheckpointError, EncoderError, MissingDependencyError
 from seesay.onnx_runtime.manifest import DECODER_FILE, ENCODER_FILE
+from seesay.onnx_sessions import open_session
 
 PIXELS, TOKENS, LOGITS, ATTENTION = "pixels", "tokens", "logits", "attention"
 IMAGE, ROW, NEXT = "image.", "row.", "next."
@@ -111,33 +111,14 @@ def open_graph(path: Path, threads: int) -> Any:
         MissingDependencyError: onnxruntime is not installed.
         CheckpointError: the file is missing or damaged.
     """
-    onnxruntime = load_onnxruntime()
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3  # its warnings are of optimisations that did not apply
     try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        return open_session(path, threads)
+    except MissingDependencyError:
+        raise
     except Exception as error:  # onnxruntime has a class of its own for each kind, with no common base
         if not path.is_file():
             raise CheckpointError(f"{path.parent} has no {path.name}; export the run again") from error
         raise CheckpointError(f"{path} is damaged or cut short; export the run again") from error
-
-
-def load_onnxruntime() -> Any:
-    """Returns the library, kept from reporting its use to its maker.
-
-    It asks the environment as it is loaded, and after that has written an identifier and a queue of events into the
-    user's cache already. Who sets ORT_DISABLE_TELEMETRY=0 has it as it comes.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError("onnxruntime", "onnx", "an exported captioner") from error
-    return onnxruntime
 
 
 def _each(arrays: Mapping[str, Array], places: Any) -> dict[str, Array]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seesay.errors import DataError, SeesayError
-from seesay.files import write_atomically
+from seesay.files import cache_folder, write_atomically
 
 Hashes = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
@@ -118,7 +118,7 @@ def _cache_file(path: Path) -> Path:
     with path.open("rb") as file:
         file.seek(-min(8, path.stat().st_size), os.SEEK_END)
         digest = hashlib.sha256(_FORMAT + file.read() + str(path.stat().st_size).encode()).hexdigest()[:16]
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seesay/meteor" / f"{digest}.table"
+    return cache_folder("meteor") / f"{digest}.table"
 
 
 def _read(cached: Path) -> _Table:
