@@ -5,8 +5,8 @@ the same sizes are generated. `--encoder NAME --encoder-weights FILE --image-siz
 the two default ones (which have random weights; these do not affect the speed). `--quick` measures less. Prints a
 table, then one line of JSON.
 
-The encoder alone runs on resized images in batches of 32: in torch, and in ONNX Runtime, as in the extraction. The plain
-loop opens an image with PIL, resizes it, runs torch's network and saves a .npy file, one image after the other.
+The encoder alone runs on resized images in batches of 32: in torch, and in ONNX Runtime, as in the extraction. The
+plain loop opens an image with PIL, resizes it, runs torch's network and saves a .npy file, one image after the other.
 """
 
 import argparse
