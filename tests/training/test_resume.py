@@ -352,7 +352,7 @@ def test_a_truncated_state_raises(config: Config, colours: Path, features: Path,
             train(config, colours, tmp_path / "run", features=features)
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or cut short; delete it") as caught:
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or truncated; delete it") as caught:
         train(config, colours, tmp_path / "run", features=features)
     assert "\n" not in str(caught.value)
     path.unlink()

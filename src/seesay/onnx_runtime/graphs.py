@@ -122,7 +122,7 @@ def open_graph(path: Path, threads: int) -> Any:
     except Exception as error:  # onnxruntime's exception classes have no common base
         if not path.is_file():
             raise CheckpointError(f"{path.parent} has no {path.name}; export the run again") from error
-        raise CheckpointError(f"{path} is damaged or cut short; export the run again") from error
+        raise CheckpointError(f"{path} is damaged or truncated; export the run again") from error
 
 
 def load_onnxruntime() -> Any:

@@ -81,7 +81,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except FileNotFoundError as error:
             raise CheckpointError(f"no checkpoint at {path}") from error
         except Exception as error:
-            raise CheckpointError(f"checkpoint {path} is damaged or cut short; delete it to start again") from error
+            raise CheckpointError(f"checkpoint {path} is damaged or truncated; delete it to start again") from error
         return loaded
 
 
