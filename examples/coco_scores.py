@@ -1,9 +1,8 @@
-"""The reference scorer beside ours, on a file of predictions.
+"""Compare the scores of pycocoevalcap and seesay on a file of predictions.
 
 python examples/coco_scores.py runs/attention-gru/predictions/test/predictions.jsonl data/flickr8k
 
-Needs the extra `coco` and Java: captions are cut into words by the reference's own tokenizer, then scored by its
-BLEU, ROUGE-L and CIDEr, and by seesay's.
+Needs the extra `coco` and Java: pycocoevalcap tokenizes the captions with its own Java tokenizer before scoring.
 """
 
 import argparse
@@ -45,21 +44,23 @@ def main() -> None:
 
 
 def reference_scores(predictions: dict[str, str], references: dict[str, list[str]]) -> dict[str, float]:
-    """Returns what pycocoevalcap computes on the words of its own Java tokenizer."""
+    """Return the scores of pycocoevalcap with its Java tokenizer."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     tokenizer = PTBTokenizer()
-    said = tokenizer.tokenize({name: [{"caption": predictions[name]}] for name in references})
-    meant = tokenizer.tokenize({name: [{"caption": text} for text in texts] for name, texts in references.items()})
+    candidates = tokenizer.tokenize({name: [{"caption": predictions[name]}] for name in references})
+    reference_captions = tokenizer.tokenize(
+        {name: [{"caption": text} for text in texts] for name, texts in references.items()}
+    )
     with contextlib.redirect_stdout(io.StringIO()):
-        bleu, _ = Bleu(4).compute_score(meant, said)
-        rouge, _ = Rouge().compute_score(meant, said)
-        cider, _ = Cider().compute_score(meant, said)
+        bleu, _ = Bleu(4).compute_score(reference_captions, candidates)
+        rouge, _ = Rouge().compute_score(reference_captions, candidates)
+        cider, _ = Cider().compute_score(reference_captions, candidates)
     meteor, _, _ = jar_scores(
-        "METEOR-jar", [said[name][0] for name in references], [meant[name] for name in references]
+        "METEOR-jar", [candidates[name][0] for name in references], [reference_captions[name] for name in references]
     )
     scores = {f"BLEU-{order}": float(value) for order, value in enumerate(bleu, 1)}
     return {**scores, "ROUGE-L": float(rouge), "CIDEr": float(cider), "METEOR": meteor}

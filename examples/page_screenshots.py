@@ -1,6 +1,6 @@
-"""Takes the images of the page that docs/serving.md shows: python examples/page_screenshots.py RUN IMAGE OUT.
+"""Take the screenshots of the web UI in docs/serving.md: python examples/page_screenshots.py RUN IMAGE OUT.
 
-Needs the extra `serve`, playwright and Debian's chromium. Give it an image that is free to publish.
+Needs the extra `serve`, playwright and Debian's chromium. Pass an image that may be published.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE = 600_000.0  # milliseconds
+TIMEOUT = 600_000.0  # milliseconds
 VIEWS = (
     ("serve-light.png", "light", 1120, 860, 1.0),
     ("serve-phone.png", "dark", 390, 844, 1.5),
@@ -26,7 +26,7 @@ def take(browser: Browser, address: str, image: Path, target: Path, view: tuple[
         device_scale_factor=scale,
     )
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     page.goto(address)
     page.wait_for_selector("html[data-ready]")
     page.get_by_role("radio", name="Beam").check()
@@ -36,7 +36,7 @@ def take(browser: Browser, address: str, image: Path, target: Path, view: tuple[
     page.locator("#files").set_input_files(image)
     card = page.locator("article.image:not([aria-busy])")
     card.locator(".word").nth(2).click()
-    page.wait_for_timeout(500)  # the image's colours fade
+    page.wait_for_timeout(500)  # the colours of the image fade in
     if width < 500:
         card.scroll_into_view_if_needed()
         card.evaluate("card => window.scrollTo(0, card.offsetTop - 12)")
@@ -54,7 +54,7 @@ def main() -> None:
         assert found, "the server did not start"
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=TIMEOUT
             )
             for view in VIEWS:
                 take(browser, found[0], image, target, view)

@@ -1,7 +1,7 @@
-"""Prints the tables of docs/results.md from trained runs and the evaluations that `seesay evaluate --out` has saved.
+"""Print the tables of docs/results.md from trained runs and the evaluations that `seesay evaluate --out` saved.
 
-Run `python examples/results_tables.py NAME=RUN:EVALUATION[,EVALUATION...] ...`: a row an evaluation, then a row a run,
-then one line of JSON. Nothing is trained or scored here; what is printed stands in those folders.
+`python examples/results_tables.py NAME=RUN:EVALUATION[,EVALUATION...] ...` prints a row per evaluation, then a row per
+run, then one line of JSON, all read from those folders.
 """
 
 import argparse
@@ -16,13 +16,13 @@ SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 
 def decoding_of(saved: dict[str, Any]) -> str:
-    """Returns how the captions of an evaluation were searched for, in a word or two."""
+    """Return the decoding strategy of an evaluation."""
     options = saved["decoding"]
     return f"beam {options['beam_size']}" if options["strategy"] == "beam" else str(options["strategy"])
 
 
 def parameters_of(run: Path) -> int:
-    """Returns the numbers of a run's captioner, its encoder aside."""
+    """Return the number of parameters of a run's model without its encoder."""
     with safe_open(run / "model.safetensors", "np") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys() if not name.startswith("encoder")]  # noqa: SIM118
     total = 0
@@ -35,20 +35,27 @@ def parameters_of(run: Path) -> int:
 
 
 def score_row(name: str, saved: dict[str, Any]) -> list[str]:
-    """Returns the cells of an evaluation."""
+    """Return the table cells of an evaluation."""
     scores = [f"{100 * saved['scores'][score]:.2f}" for score in SCORES]
     low, high = (100 * bound for bound in saved["intervals_95"]["CIDEr"])
     scores[-1] += f" ({low:.1f}–{high:.1f})"
-    says = saved["diversity"]
-    distinct = f"{says['distinct_1']:.3f}, {says['distinct_2']:.3f}".replace("0.", ".")
-    return [name, decoding_of(saved), *scores, f"{100 * says['unique']:.1f} %", distinct, f"{100 * says['cut']:.1f} %"]
+    diversity = saved["diversity"]
+    distinct = f"{diversity['distinct_1']:.3f}, {diversity['distinct_2']:.3f}".replace("0.", ".")
+    return [
+        name,
+        decoding_of(saved),
+        *scores,
+        f"{100 * diversity['unique']:.1f} %",
+        distinct,
+        f"{100 * diversity['cut']:.1f} %",
+    ]
 
 
 def run_row(name: str, run: Path) -> list[str]:
-    """Returns the cells of a run: what it took."""
+    """Return the table cells of a run."""
     progress = json.loads((run / "captioner.json").read_text(encoding="utf-8"))["progress"]
     training = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["training"]
-    stopped = progress.get("stopped_by", "the clock (cut short)")
+    stopped = progress.get("stopped_by", "time limit")
     return [
         name,
         f"{parameters_of(run):,}",
@@ -62,13 +69,13 @@ def run_row(name: str, run: Path) -> list[str]:
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
-    """Returns a table in Markdown."""
+    """Return a table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN:EVALUATION,...")
     evaluations, runs = [], []

@@ -41,14 +41,14 @@ def assert_same(found: Sequence[Caption], wanted: Sequence[Caption], rel: float 
 def test_file_gets_the_caption_of_its_stored_features(
     captioner: TrainedCaptioner, annotations: Annotations, store: JoinedStores, options: DecodingOptions | None
 ) -> None:
-    """Preprocessing and rounding are the ones of training, though the file of weights brought its own means."""
+    """Preprocessing and rounding are those of training; the weights file has its own means."""
     assert captioner.model.encoder is not None
     assert captioner.model.encoder.preprocessing.mean == (0.4, 0.5, 0.6)
     items = annotations.items
     captions = captioner.caption([item.image for item in items], options)
     features, _ = store.read([item.id for item in items])
     assert_same(captions, captioner.caption_features(torch.from_numpy(features), None, options))
-    assert len({caption.text for caption in captions}) > 10, "one caption for all would prove nothing"
+    assert len({caption.text for caption in captions}) > 10, "equal captions would prove nothing"
 
 
 @pytest.mark.parametrize("options", [None, BEAM, SAMPLE], ids=["greedy", "beam", "sample"])
@@ -81,8 +81,8 @@ class TestImagesInMemory:
             content = Path(images[0]).read_bytes()
             pixels = np.asarray(Image.open(images[0]).convert("RGB"))
             rgba = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2)
-            for given in (content, pixels, rgba, np.asfortranarray(pixels)):
-                assert_same([each.caption(given)], [wanted])
+            for image in (content, pixels, rgba, np.asfortranarray(pixels)):
+                assert_same([each.caption(image)], [wanted])
             assert_same(each.caption([content, pixels]), [wanted, wanted])
 
     def test_grey_arrays_have_two_axes_or_one_channel(self, captioner: TrainedCaptioner) -> None:
@@ -100,12 +100,14 @@ class TestImagesInMemory:
         ],
         ids=lambda array: f"{array.dtype} {array.shape}",
     )
-    def test_arrays_that_are_no_image_are_refused(self, captioner: TrainedCaptioner, array: np.ndarray) -> None:
-        told = re.escape(f"an array of {array.dtype} {array.shape} is not an image; pass uint8 RGB (height, width, 3)")
-        with pytest.raises(ImageError, match=told):
+    def test_arrays_that_are_not_images_raise(self, captioner: TrainedCaptioner, array: np.ndarray) -> None:
+        message = re.escape(
+            f"an array of {array.dtype} {array.shape} is not an image; pass uint8 RGB (height, width, 3)"
+        )
+        with pytest.raises(ImageError, match=message):
             captioner.caption(array)
 
-    def test_damage_is_an_image_error_without_the_content(self, captioner: TrainedCaptioner, images: list[str]) -> None:
+    def test_the_error_of_a_damaged_image_omits_its_bytes(self, captioner: TrainedCaptioner, images: list[str]) -> None:
         content = Path(images[0]).read_bytes()[:-60]
         with pytest.raises(ImageError, match=rf"^image of {len(content)} bytes: damaged or truncated"):
             captioner.caption(content)
@@ -113,8 +115,8 @@ class TestImagesInMemory:
             captioner.caption(image)
 
 
-def test_sampling_of_an_opened_image_can_be_repeated(captioner: TrainedCaptioner, images: list[str]) -> None:
-    """Its randomness once came from where the image lay in memory."""
+def test_sampling_an_opened_image_is_deterministic(captioner: TrainedCaptioner, images: list[str]) -> None:
+    """Bug: the seed was the address of the image in memory."""
     with Image.open(images[0]) as image:
         copies = [image.copy() for _ in range(4)]
     assert len({captioner.caption(copy, SAMPLE).text for copy in copies}) == 1
@@ -133,7 +135,7 @@ def test_one_image_gives_a_caption_and_several_give_a_list(captioner: TrainedCap
     assert caption.probability == pytest.approx(np.exp(sum(caption.log_probs)))
 
 
-def test_attention_is_kept_where_it_is_asked_for(captioner: TrainedCaptioner, images: list[str]) -> None:
+def test_attention_is_returned_if_requested(captioner: TrainedCaptioner, images: list[str]) -> None:
     assert captioner.caption(images[0]).attention is None
     caption = captioner.caption(images[0], attention=True)
     assert caption.attention is not None
@@ -142,7 +144,7 @@ def test_attention_is_kept_where_it_is_asked_for(captioner: TrainedCaptioner, im
     assert caption.grid == (2, 2)
 
 
-def test_options_fill_in_the_longest_caption_of_training(captioner: TrainedCaptioner, images: list[str]) -> None:
+def test_the_default_maximum_length_is_that_of_training(captioner: TrainedCaptioner, images: list[str]) -> None:
     assert captioner.options().max_length == 8
     assert captioner.options(DecodingOptions(max_length=3)).max_length == 3
     short = captioner.caption(images, DecodingOptions(max_length=2))
@@ -150,7 +152,7 @@ def test_options_fill_in_the_longest_caption_of_training(captioner: TrainedCapti
     assert not any(caption.finished for caption in short)
 
 
-def test_unreadable_image_is_an_error_alone_and_an_entry_among_others(
+def test_unreadable_image_raises_alone_and_is_an_entry_in_a_batch(
     captioner: TrainedCaptioner, images: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(Path(images[0]).read_bytes()[:60])
@@ -165,7 +167,7 @@ def test_unreadable_image_is_an_error_alone_and_an_entry_among_others(
     assert all(isinstance(found, ImageError) for _, found in captioner.caption_each(mixed[1::2]))
 
 
-def test_in_loop_run_captions_what_it_was_trained_to_see(loop_run: Path, images: list[str]) -> None:
+def test_in_loop_run_uses_the_preprocessing_of_training(loop_run: Path, images: list[str]) -> None:
     captioner = TrainedCaptioner.load(loop_run, "cpu")
     encoder = captioner.model.encoder
     assert encoder is not None
@@ -178,7 +180,7 @@ class TestLoading:
     def run(self, cached_run: Path, tmp_path: Path) -> Path:
         return shutil.copytree(cached_run, tmp_path / "run")
 
-    def test_file_of_encoder_weights_is_not_needed_again(
+    def test_encoder_weights_file_is_not_needed_after_training(
         self, colours: Path, tmp_path: Path, images: list[str]
     ) -> None:
         weights = tiny.write_encoder(tmp_path / "weights.safetensors", seed=2)
@@ -187,24 +189,23 @@ class TestLoading:
         weights.unlink()
         assert TrainedCaptioner.load(tmp_path / "run", "cpu").caption(images) == before
 
-    def test_encoder_knows_its_own_store_again(self, captioner: TrainedCaptioner, cached_run: Path) -> None:
-        """A run's features were once extracted anew at each evaluation: the encoder's digest was that of an
-        empty shell."""
+    def test_encoder_identity_equals_that_of_its_store(self, captioner: TrainedCaptioner, cached_run: Path) -> None:
+        """Bug: evaluation extracted features again, since the encoder's digest was that of uninitialised weights."""
         assert captioner.model.encoder is not None
         assert captioner.model.encoder.identity == load_run(cached_run).info.features
 
-    def test_run_without_weights_is_refused(self, run: Path) -> None:
+    def test_run_without_weights_raises(self, run: Path) -> None:
         (run / "model.safetensors").unlink()
         with pytest.raises(CheckpointError, match="its first epoch is not finished"):
             TrainedCaptioner.load(run, "cpu")
 
-    def test_weights_cut_in_half_are_refused(self, run: Path) -> None:
+    def test_truncated_weights_raise(self, run: Path) -> None:
         path = run / "model.safetensors"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(CheckpointError, match="damaged or cut short"):
             TrainedCaptioner.load(run, "cpu")
 
-    def test_hub_encoder_that_has_changed_is_refused(
+    def test_changed_hub_encoder_raises(
         self, cached_run: Path, run: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
     ) -> None:
         text = (run / "captioner.json").read_text()
@@ -215,7 +216,7 @@ class TestLoading:
         with pytest.raises(CheckpointError, match=rf"another version of test_resnet: weights 0+ then, {digest} now"):
             TrainedCaptioner.load(run, "cpu")
 
-    def test_file_of_encoder_weights_that_is_gone_is_named(self, run: Path, weights: Path) -> None:
+    def test_missing_encoder_weights_file_is_named(self, run: Path, weights: Path) -> None:
         for name, old, new in (
             ("captioner.json", '"encoder_stored": true', '"encoder_stored": false'),
             ("config.yaml", str(weights), "gone.safetensors"),
@@ -224,7 +225,7 @@ class TestLoading:
         with pytest.raises(EncoderError, match=r"gone\.safetensors"):
             TrainedCaptioner.load(run, "cpu")
 
-    def test_run_on_imported_features_cannot_look_at_images(
+    def test_run_on_imported_features_cannot_caption_images(
         self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path, images: list[str]
     ) -> None:
         named = {item.id: item.image for item in annotations}
@@ -244,7 +245,7 @@ class TestLoading:
 
 class TestSeveralCaptions:
     @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-    def test_alternatives_are_other_texts(self, captioner: TrainedCaptioner, images: list[str], strategy: str) -> None:
+    def test_alternatives_are_distinct(self, captioner: TrainedCaptioner, images: list[str], strategy: str) -> None:
         options = DecodingOptions(strategy="beam", beam_size=4, num_return_sequences=3).with_strategy(strategy)  # type: ignore[arg-type]
         for caption in captioner.caption(images[:5], options):
             texts = [caption.text, *(each.text for each in caption.alternatives)]
@@ -252,7 +253,7 @@ class TestSeveralCaptions:
             assert all(each.alternatives == () for each in caption.alternatives)
         assert captioner.caption(images[0], BEAM).alternatives == ()
 
-    def test_required_and_banned_words_are_kept(self, captioner: TrainedCaptioner, images: list[str]) -> None:
+    def test_required_and_banned_words_are_respected(self, captioner: TrainedCaptioner, images: list[str]) -> None:
         plain = captioner.caption(images[0], BEAM)
         options = BEAM.replace(force_words=("purple", "its right"), bad_words=(plain.words[0],), complete_endings=True)
         if plain.words[0] in ("purple", "its", "right"):
@@ -262,21 +263,19 @@ class TestSeveralCaptions:
         assert "its right" in caption.text
         assert not set(options.bad_words) & set(caption.words)
         assert caption.words[-1] not in ("a", "its", "on", "to", "the", "and")
-        with pytest.raises(ConfigError, match=r"'purpel' is not in the vocabulary of \d+ words; near are purple"):
+        with pytest.raises(ConfigError, match=r"'purpel' is not in the vocabulary of \d+ words; similar words: purple"):
             captioner.caption(images[0], BEAM.replace(force_words=("purpel",)))
 
 
 class TestEnsemble:
-    def test_a_run_with_itself_says_what_it_says_alone(self, cached_run: Path, images: list[str]) -> None:
+    def test_an_ensemble_of_equal_runs_equals_one_run(self, cached_run: Path, images: list[str]) -> None:
         both = TrainedCaptioner.load([cached_run, cached_run], "cpu")
         assert isinstance(both, EnsembleCaptioner)
         assert_same(
             both.caption(images[:5], BEAM), TrainedCaptioner.load([cached_run], "cpu").caption(images[:5], BEAM)
         )
 
-    def test_members_see_images_through_their_own_encoders(
-        self, cached_run: Path, loop_run: Path, images: list[str]
-    ) -> None:
+    def test_members_use_their_own_encoders(self, cached_run: Path, loop_run: Path, images: list[str]) -> None:
         both = TrainedCaptioner.load([cached_run, loop_run], "cpu")
         other = TrainedCaptioner.load([loop_run, cached_run], "cpu")
         captions = both.caption(images)
@@ -287,17 +286,17 @@ class TestEnsemble:
         with pytest.raises(ImageError, match="no such file"):
             both.caption("gone.png")
 
-    def test_members_of_other_encoders_share_no_features(
+    def test_members_with_different_encoders_cannot_share_features(
         self, cached_run: Path, loop_run: Path, store: JoinedStores, annotations: Annotations
     ) -> None:
-        # Bug: all were given the same, whatever they were made by.
+        # Bug: all members received the same features, whatever their encoders.
         features = torch.from_numpy(store.read([annotations.items[0].id])[0])
         with pytest.raises(ConfigError, match=r"run and .*run were trained on features of different encoders"):
             TrainedCaptioner.load([cached_run, loop_run], "cpu").caption_features(features)
         twice = TrainedCaptioner.load([cached_run, cached_run], "cpu").caption_features(features)
         assert_same(twice, TrainedCaptioner.load(cached_run, "cpu").caption_features(features))
 
-    def test_other_vocabularies_are_refused_by_name(
+    def test_different_vocabularies_are_named(
         self, cached_run: Path, weights: Path, colours: Path, tmp_path: Path, features: Path
     ) -> None:
         train(tiny.cached(weights, epochs=1, vocabulary_size=5), colours, tmp_path / "small", features=features)
@@ -309,19 +308,21 @@ class TestEnsemble:
         state = both.encode([both.prepare(images[0])[0]])
         assert all(tensor.is_inference() for tensor in state.per_image.values())
 
-    def test_nobody_is_no_ensemble(self) -> None:
+    def test_an_empty_ensemble_raises(self) -> None:
         with pytest.raises(ConfigError, match="at least one captioner"):
             EnsembleCaptioner([])
 
 
-def test_misspelt_bans_are_told_once(cached_run: Path, images: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_misspelt_banned_words_are_logged_once(
+    cached_run: Path, images: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     options = DecodingOptions(bad_words=("purpel",))
     list(TrainedCaptioner.load(cached_run, "cpu").caption_each(images[:6], options, batch_size=2))
     (message,) = [line for line in caplog.messages if "purpel" in line]
     assert message.startswith("decoding.bad_words: 'purpel' is not in the vocabulary of ")
 
 
-def test_the_trace_holds_the_caption(captioner: TrainedCaptioner, images: list[str]) -> None:
+def test_the_trace_contains_the_caption(captioner: TrainedCaptioner, images: list[str]) -> None:
     caption, trace = captioner.trace(images[0], BEAM)
     assert caption.text == captioner.caption(images[0], BEAM).text
     assert len(trace.images[0]) > 3 * len(caption.words)

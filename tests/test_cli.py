@@ -218,7 +218,7 @@ class TestBadInputs:
 
     def test_no_images(self, seesay: Seesay, cached_run: Path) -> None:
         self.only_line(seesay("caption", "--model", cached_run), "name at least one image")
-        self.only_line(seesay("explain", "--model", cached_run), "name an image")
+        self.only_line(seesay("explain", "--model", cached_run), "pass an image")
 
 
 class TestCaption:
@@ -259,7 +259,7 @@ class TestCaption:
         assert result.code == 1
         assert result.out[0] == "1 captioned, 0 already there, 13 failed (reasons in c.errors.jsonl): c.csv"
         assert len(result.err) == 11
-        assert result.err[-1] == "seesay: further ones are only listed in c.errors.jsonl"
+        assert result.err[-1] == "seesay: all failures are listed in c.errors.jsonl"
         listed = [json.loads(line)["image"] for line in (tmp_path / "c.errors.jsonl").read_text().splitlines()]
         assert listed == list(map(str, broken))
 
@@ -270,7 +270,7 @@ class TestCaption:
         result = seesay("caption", "a.png", "--model", cached_run, "--sidecar", ".txt", "--embed", "xmp")
         assert (result.code, result.out[0]) == (
             0,
-            "1 captioned, 0 already there, 0 failed: beside or inside the images",
+            "1 captioned, 0 already there, 0 failed: sidecars or image metadata",
         )
         text = TrainedCaptioner.load(cached_run, "cpu").caption(images[0]).text
         assert (tmp_path / "a.txt").read_text() == f"{text}\n"
@@ -346,7 +346,7 @@ class TestCaption:
         ("flags", "message"),
         [
             ("--engine ray --out c.jsonl", "--engine ray writes only a folder of Parquet files"),
-            ("--ray-workers 2", "about --engine ray; add it or leave them"),
+            ("--ray-workers 2", "need --engine ray; add it or drop them"),
             ("--batch-size 0", "--batch-size must be at least 1"),
             ("--sidecar .txt --existing append", "add --out FILE, which records"),
             ("--column x --out c.csv t.csv", "t.csv has no column 'x'"),
@@ -461,7 +461,7 @@ class TestCaption:
 
 
 class TestExplain:
-    def test_the_search_is_drawn(self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path) -> None:
+    def test_the_search_is_plotted(self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path) -> None:
         flags = ("--model", cached_run, "--strategy", "beam")
         result = seesay("explain", images[0], "--beam-tree", "--out", "new/t.png", *flags)
         text = seesay("caption", images[0], *flags).out[0]
@@ -474,9 +474,9 @@ class TestExplain:
         [
             (
                 "--num-return-sequences 3",
-                "explain shows one caption; leave --num-return-sequences, or draw their search with --beam-tree",
+                "explain shows one caption; drop --num-return-sequences, or plot the search with --beam-tree",
             ),
-            ("--beam-tree --save-arrays", "--save-arrays writes attention, which --beam-tree does not show"),
+            ("--beam-tree --save-arrays", "--save-arrays writes attention, which --beam-tree does not compute"),
         ],
     )
     def test_unsupported_flags_are_an_error(
@@ -524,7 +524,7 @@ class TestTraining:
         extracted = seesay("extract", *common)
         assert extracted.code == 0
         (store,) = (tmp_path / "features").iterdir()
-        assert extracted.out[0].startswith(f"36 images in features/{store.name}; 36 encoded now")
+        assert extracted.out[0].startswith(f"36 images in features/{store.name}; 36 encoded in")
         before = store.read_bytes()
         trained = seesay("train", *common, "--out", "runs/x", "--epochs", 3)
         assert trained.code == 0
@@ -569,11 +569,11 @@ class TestTraining:
 
     def test_errors_of_evaluate_and_compare_are_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
         for arguments, message in (
-            (["evaluate", colours, colours, "--human"], "--human scores the data's own captions; name only DATA"),
-            (["evaluate", "runs/x"], "name the data set that runs/x is scored on"),
+            (["evaluate", colours, colours, "--human"], "--human scores the captions of the data; pass only DATA"),
+            (["evaluate", "runs/x"], "pass the data set to score runs/x on"),
             (["evaluate", colours, "--human", "--metrics", "BLUE"], "unknown metric 'BLUE'; choose from BLEU"),
-            (["evaluate", "p.json", colours, "--beam-size", "5"], "--beam-size is for runs; these captions are there"),
-            (["evaluate", "p.json", colours, "--human-caption", "2"], "--human-caption says which human caption"),
+            (["evaluate", "p.json", colours, "--beam-size", "5"], "--beam-size is for runs, not for existing captions"),
+            (["evaluate", "p.json", colours, "--human-caption", "2"], "--human-caption selects the human caption"),
             (["compare", "a"], "pass at least two systems to compare"),
             (["compare", "a.json", "b.json"], "a.json does not exist"),
         ):
@@ -604,7 +604,7 @@ class TestTraining:
         assert "model.output_dropout is 0.3 there, 0.0 here" in refused.err[-1]
         resumed = seesay(*common, "--resume")
         assert resumed.code == 0
-        assert any("is finished already" in line for line in resumed.err)
+        assert any("is already finished" in line for line in resumed.err)
         assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
 
     def test_resume_with_a_config_file_is_an_error(
@@ -612,9 +612,9 @@ class TestTraining:
     ) -> None:
         result = seesay("train", colours, "--out", cached_run, "--resume", "--config", settings)
         assert (result.code, len(result.err)) == (2, 1)
-        assert "leave --config out" in result.err[0]
+        assert "drop --config" in result.err[0]
 
-    def test_a_second_stage_keeps_the_settings_of_the_first_and_has_its_own_folder(
+    def test_scst_keeps_the_settings_of_the_run_and_has_its_own_folder(
         self, seesay: Seesay, cached_run: Path, colours: Path, features: Path, tmp_path: Path
     ) -> None:
         first = Path(shutil.copytree(cached_run, tmp_path / "runs" / "attention-gru"))
@@ -627,17 +627,17 @@ class TestTraining:
         assert (run.config.model, run.config.encoder, run.config.text) == (before.model, before.encoder, before.text)
         assert any("reward" in line for line in result.err)
         for again in ((*command,), (*command, "--resume")):
-            assert any("is finished already" in line for line in seesay(*again).err)
+            assert any("is already finished" in line for line in seesay(*again).err)
         named = seesay("train", colours, "--scst", "--init-from", cached_run, "--out", tmp_path / "x", *command[3:])
         assert named.code == 0
         assert load_run(tmp_path / "x").config.training.init_from == str(cached_run)
         assert load_run(tmp_path / "x").config.model == before.model
 
-    def test_a_second_stage_without_a_first_is_an_error(self, seesay: Seesay, colours: Path) -> None:
+    def test_scst_without_a_run_is_an_error(self, seesay: Seesay, colours: Path) -> None:
         result = seesay("train", colours, "--preset", "pooled-gru", "--scst")
         assert result.code == 2
         assert len(result.err) == 1
-        assert "runs/pooled-gru is no run to start from; train it without --scst first" in result.err[0]
+        assert "runs/pooled-gru is not a run; train it without --scst first" in result.err[0]
 
     def test_imported_features_can_be_trained_on(
         self, seesay: Seesay, settings: Path, colours: Path, annotations: Annotations, tmp_path: Path
@@ -661,7 +661,7 @@ class TestTraining:
         common = [colours, "--preset", "", "--config", settings]
         made = seesay("extract", *common, "--mirror")
         (store,) = (tmp_path / "features").iterdir()
-        assert made.out[0].startswith(f"8 mirrored images in features/{store.name}; 8 encoded now")
+        assert made.out[0].startswith(f"8 mirrored images in features/{store.name}; 8 encoded in")
         before = store.read_bytes()
         trained = seesay("train", *common, "--out", "one", "--hflip-prob", 0.5, "--epochs", 1)
         assert trained.code == 0, trained.err
@@ -683,7 +683,7 @@ class TestTraining:
         for message, command in (
             ("1 feature stores passed", ["evaluate", "two", colours, *stores[:2], *stores[6:]]),
             ("also pass the store of the original images", ["evaluate", "two", colours, *stores[2:4], *stores[6:]]),
-            ("hflip_prob=0 never shows", ["train", *common, *stores, "--out", "three"]),
+            ("hflip_prob=0 never uses", ["train", *common, *stores, "--out", "three"]),
             ("pooled has no store of mirrored images", ["train", *common, *stores[:6], *flags[2:], "--out", "three"]),
             ("--mirror encodes images", ["extract", colours, "--mirror", "--import-from", "foreign"]),
             ("mirrored is None, not True", ["extract", *common, "--mirror", "--out", stores[1]]),
@@ -702,7 +702,7 @@ class TestTraining:
         made = seesay("extract", *common, "--import-from", exact, "--feature-dtype", "int8")
         assert (made.code, made.out) == (0, [f"36 of 36 images imported into {target}"])
         extracted = seesay("extract", *common, "--feature-dtype", "int8")
-        assert extracted.out[0].startswith(f"36 images in {target}; 0 encoded now")
+        assert extracted.out[0].startswith(f"36 images in {target}; 0 encoded in")
         assert [FeatureStore(path).dtype for path in (exact, target)] == ["float16", "int8"]
         refused = seesay("extract", *common, "--feature-dtype", "int8", "--out", exact)
         assert (refused.code, len(refused.err)) == (2, 1)
@@ -817,14 +817,14 @@ class TestPresets:
         (tmp_path / "shown.yaml").write_text("\n".join(shown.out))
         assert resolve_config(file=tmp_path / "shown.yaml") == resolve_config(name) != Config()
 
-    def test_of_an_overlay_what_it_changes_is_shown(self, seesay: Seesay) -> None:
+    def test_an_overlay_shows_the_settings_that_it_changes(self, seesay: Seesay) -> None:
         shown = yaml.safe_load("\n".join(seesay("presets", "show", "scst").out))
         assert shown == preset_values("scst")
         assert set(shown) == {"training"}
 
 
 class TestData:
-    def test_scenes_are_drawn_checked_and_converted(self, seesay: Seesay, tmp_path: Path) -> None:
+    def test_scenes_are_made_checked_and_converted(self, seesay: Seesay, tmp_path: Path) -> None:
         drawn = seesay("data", "scenes", "scenes", "--train", 6, "--val", 2, "--test", 2, "--size", 48)
         assert drawn == Result(0, ["10 scenes in scenes"], [])
         checked = seesay("data", "check", "scenes", "--json", "report.json")
@@ -846,8 +846,8 @@ class TestData:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--device", "cuda"], "runs on the processor"),
-        (["--model", "another"], "speaks alone"),
+        (["--device", "cuda"], "runs on the CPU"),
+        (["--model", "another"], "cannot be ensembled"),
     ],
 )
 def test_unsupported_flags_of_an_export_are_reported_in_one_line(

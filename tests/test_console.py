@@ -13,7 +13,7 @@ def test_lines_are_not_wrapped_without_a_terminal(
 ) -> None:
     # Bug: without a known width, `seesay extract` wrapped its output at 80 characters.
     monkeypatch.setattr(console_module, "console", Console(width=20))
-    console_module.say("[36] images in features/colours-test_resnet-48.safetensors; 36 encoded now")
+    console_module.print_line("[36] images in features/colours-test_resnet-48.safetensors; 36 encoded now")
     assert capsys.readouterr().out.splitlines() == [
         "[36] images in features/colours-test_resnet-48.safetensors; 36 encoded now"
     ]

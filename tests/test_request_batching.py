@@ -1,4 +1,4 @@
-"""Images with options of their own in shared passes, against each image alone."""
+"""Batches of images with different options, against each image alone."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def captioner(cached_run: Path) -> TrainedCaptioner:
     return TrainedCaptioner.load(cached_run, "cpu")
 
 
-def held(path: str) -> ImageBytes:
+def in_memory(path: str) -> ImageBytes:
     return ImageBytes("upload", Path(path).read_bytes())
 
 
@@ -37,14 +37,14 @@ def requests(captioner: TrainedCaptioner, images: list[str]) -> list[CaptionRequ
     found = []
     for number, path in enumerate(images):
         options = OPTIONS[number % len(OPTIONS)]
-        found.append(CaptionRequest(*captioner.prepare(held(path)), options, number % 2 == 0, number % 3))
+        found.append(CaptionRequest(*captioner.prepare(in_memory(path)), options, number % 2 == 0, number % 3))
     return found
 
 
-def mixed(captioner: TrainedCaptioner, asked: list[CaptionRequest]) -> list[Caption | SeesayError]:
+def caption_together(captioner: TrainedCaptioner, batch: list[CaptionRequest]) -> list[Caption | SeesayError]:
     found: dict[int, Caption | SeesayError] = {}
-    generate_batch(captioner, asked, found.__setitem__)
-    return [found[number] for number in range(len(asked))]
+    generate_batch(captioner, batch, found.__setitem__)
+    return [found[number] for number in range(len(batch))]
 
 
 def assert_same(found: object, wanted: Caption) -> None:
@@ -63,20 +63,20 @@ def assert_same(found: object, wanted: Caption) -> None:
 
 
 @pytest.mark.parametrize("kind", ["one", "ensemble"])
-def test_every_image_gets_the_caption_that_it_gets_alone(
+def test_captions_do_not_depend_on_the_batch(
     captioner: TrainedCaptioner, loop_run: Path, images: list[str], kind: str
 ) -> None:
-    speaker = captioner
+    tested = captioner
     if kind == "ensemble":
-        speaker = EnsembleCaptioner([captioner, TrainedCaptioner.load(loop_run, "cpu")])
-    found = mixed(speaker, requests(speaker, images[:21]))
+        tested = EnsembleCaptioner([captioner, TrainedCaptioner.load(loop_run, "cpu")])
+    found = caption_together(tested, requests(tested, images[:21]))
     for number, (path, caption) in enumerate(zip(images, found, strict=False)):
         options = OPTIONS[number % len(OPTIONS)]
-        assert_same(caption, speaker.caption(held(path), options, attention=number % 2 == 0, top_tokens=number % 3))
+        assert_same(caption, tested.caption(in_memory(path), options, attention=number % 2 == 0, top_tokens=number % 3))
     assert len({caption.text for caption in found if isinstance(caption, Caption)}) > 8
 
 
-def test_the_encoder_runs_once_for_all_and_the_decoder_once_per_set_of_equal_options(
+def test_images_are_encoded_together_and_decoded_per_set_of_options(
     captioner: TrainedCaptioner, images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = {"encode": 0, "step": 0}
@@ -98,19 +98,19 @@ def test_the_encoder_runs_once_for_all_and_the_decoder_once_per_set_of_equal_opt
         DecodingOptions(strategy="sample"),
         DecodingOptions(max_length=5),
     ]
-    mixed(
+    caption_together(
         captioner,
-        [CaptionRequest(*captioner.prepare(held(path)), options[n % 4]) for n, path in enumerate(images[:12])],
+        [CaptionRequest(*captioner.prepare(in_memory(path)), options[n % 4]) for n, path in enumerate(images[:12])],
     )
-    assert calls["encode"] == 2  # of up to eight images
-    assert calls["step"] <= 4 * 9  # the longest caption's eight words and its end
+    assert calls["encode"] == 2  # batches of up to eight images
+    assert calls["step"] <= 4 * 9  # at most eight words and the end
 
 
-def test_options_that_cannot_be_kept_are_an_answer_of_their_own(captioner: TrainedCaptioner, images: list[str]) -> None:
-    model_inputs = [captioner.prepare(held(path)) for path in images[:3]]
+def test_invalid_options_fail_alone(captioner: TrainedCaptioner, images: list[str]) -> None:
+    model_inputs = [captioner.prepare(in_memory(path)) for path in images[:3]]
     bad = DecodingOptions(strategy="beam", force_words=("red red red red red red red red red",))
     good = DecodingOptions(strategy="beam")
-    found = mixed(
+    found = caption_together(
         captioner,
         [
             CaptionRequest(*model_inputs[0], good),
@@ -120,26 +120,26 @@ def test_options_that_cannot_be_kept_are_an_answer_of_their_own(captioner: Train
     )
     assert isinstance(found[1], ConfigError)
     assert "above max_length" in str(found[1])
-    assert_same(found[0], captioner.caption(held(images[0]), good))
-    assert_same(found[2], captioner.caption(held(images[2]), good))
+    assert_same(found[0], captioner.caption(in_memory(images[0]), good))
+    assert_same(found[2], captioner.caption(in_memory(images[2]), good))
 
 
 def test_a_file_in_memory_gets_the_caption_of_the_file(captioner: TrainedCaptioner, images: list[str]) -> None:
-    assert_same(captioner.caption(held(images[0])), captioner.caption(images[0]))
-    assert_same(captioner.caption([held(images[0])])[0], captioner.caption(images[0]))
+    assert_same(captioner.caption(in_memory(images[0])), captioner.caption(images[0]))
+    assert_same(captioner.caption([in_memory(images[0])])[0], captioner.caption(images[0]))
     with pytest.raises(ImageError, match="upload: the file is empty"):
         captioner.caption(ImageBytes("upload", b""))
     with pytest.raises(ImageError, match="upload: not an image"):
         captioner.prepare(ImageBytes("upload", b"no image"))
 
 
-def test_likely_words_hold_the_words_that_were_said(captioner: TrainedCaptioner, images: list[str]) -> None:
+def test_top_tokens_contain_the_generated_words(captioner: TrainedCaptioner, images: list[str]) -> None:
     caption = captioner.caption(images[0], top_tokens=50)
     assert len(caption.top_tokens) == len(caption.words) + 1
     for place, word, log_prob in zip(
         caption.top_tokens, (*caption.words, None), (*caption.log_probs, caption.end_log_prob), strict=True
     ):
-        assert place[0][0] == word, "greedy decoding says the likeliest"
+        assert place[0][0] == word, "greedy decoding selects the most probable word"
         assert place[0][1] == pytest.approx(log_prob, abs=1e-5)
         assert sum(np.exp(value) for _, value in place) == pytest.approx(1, abs=1e-4)
     assert captioner.caption(images[0]).top_tokens == ()

@@ -1,4 +1,4 @@
-"""seesay: train, evaluate, look inside and run image captioners.
+"""seesay: train, evaluate, explain and run image captioners.
 
 The public names are loaded when they are first used, so that importing the package does no work.
 """

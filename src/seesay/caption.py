@@ -1,4 +1,4 @@
-"""What every captioner shares, whatever computes its networks: images in, captions out. Needs no torch."""
+"""`Captioner`, the base of all captioners, and `Caption`, its result. Does not need torch."""
 
 import functools
 import hashlib
@@ -26,28 +26,29 @@ from seesay.sources import ImageBytes
 from seesay.tokenizer import END_ID, Tokenizer
 
 ModelInputs = tuple[NDArray[np.uint8], ...]
-"""An image as each encoder of a captioner is shown it."""
+"""The preprocessed pixels of an image, (height, width, 3) per encoder of a captioner."""
 
-_KEPT_RULES = 64  # sets of options whose words and phrases are kept in ids
+_CACHED_CONSTRAINTS = 64  # sets of options whose words and phrases are cached as token ids
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says of an image, with its evidence.
+    """The caption of an image, with its scores.
 
     Attributes:
         text: the caption.
-        words: the same, word by word.
+        words: the words of the caption.
         log_probs: natural log-probability of each word.
-        end_log_prob: that of the end after them, which the score counts too.
-        score: what the search maximised: the sum of all these log-probabilities (those of repeated words times
-            `repetition_penalty`), in a beam search divided by (words + 1) ** `length_penalty`.
-        finished: False if the caption was cut at the maximum length.
-        attention: where the model looked at each word, (T, N), rows summing to 1; None if not asked for.
-        grid: (rows, columns) of the N regions, None where they form no grid.
-        alternatives: the other captions asked for by `num_return_sequences`, best first; none of them has alternatives.
-        top_tokens: the likeliest words at each place and for the end after them, each with its natural log-probability
-            given the words before, likeliest first; the end is None, not a word. Empty if not asked for.
+        end_log_prob: natural log-probability of the end token, which is part of the score.
+        score: the sum of these log-probabilities (those of repeated words times `repetition_penalty`), in beam search
+            divided by (words + 1) ** `length_penalty`; the search maximises it.
+        finished: False if the caption was truncated at the maximum length.
+        attention: attention weights per word, (T, N), rows sum to 1; None if not requested.
+        grid: (rows, columns) of the N regions; None if they form no grid.
+        alternatives: the other captions requested by `num_return_sequences`, best first; theirs are empty.
+        top_tokens: the most probable words at each position and at the end, with their natural log-probabilities
+            conditioned on the previous words, most probable first; None stands for the end token. Empty if not
+            requested.
     """
 
     text: str
@@ -63,44 +64,46 @@ class Caption:
 
     @property
     def probability(self) -> float:
-        """Probability (0..1) of the words, each given those before it."""
+        """Probability (0..1) of the words, without the end token."""
         return float(np.exp(sum(self.log_probs)))
 
 
 class Captioner:
-    """The way from images to captions; a captioner provides `preprocessing`, `decoder` and `encode`.
+    """Base class of captioners; a subclass provides `preprocessing`, `decoder` and `encode`.
 
     Args:
-        config: what it was trained with; of it the decoding options are read.
-        tokenizer: its vocabulary.
-        longest: words of a caption, at most, where no option says.
-        grid: (rows, columns) of the regions, None where they form no grid.
+        config: the training configuration; its decoding options are the defaults.
+        tokenizer: the tokenizer.
+        longest: default maximum number of words per caption.
+        grid: (rows, columns) of the regions; None if they form no grid.
     """
 
     def __init__(self, config: Config, tokenizer: Tokenizer, longest: int, grid: tuple[int, int] | None) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._longest, self._grid = longest, grid
-        # What is wrong with the words of the options is told once, not in every batch.
-        self._rules = functools.lru_cache(maxsize=_KEPT_RULES)(lambda options: token_constraints(options, tokenizer))
+        # Cached so that warnings about the options' words are logged once, not in every batch.
+        self._constraints = functools.lru_cache(maxsize=_CACHED_CONSTRAINTS)(
+            lambda options: token_constraints(options, tokenizer)
+        )
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where the models come from; empty where that is unknown."""
+        """Folders of the models; empty if unknown."""
         return ()
 
     def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
-        """Returns the run's decoding options, or the given ones, with the maximum length filled in."""
+        """Return `options`, by default the run's, with `max_length` set."""
         chosen = options or self.config.decoding
         length = chosen.max_length or self.config.decoding.max_length or self._longest
         return chosen.replace(max_length=length)
 
     def check(self, options: DecodingOptions) -> None:
-        """Refuses options whose words the vocabulary cannot keep, before anything is searched for.
+        """Check the words of the options against the vocabulary before a search.
 
         Raises:
-            ConfigError: such as a required word that is not in the vocabulary.
+            ConfigError: for example, a required word is not in the vocabulary.
         """
-        self._rules(self.options(options))
+        self._constraints(self.options(options))
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
@@ -130,23 +133,23 @@ class Captioner:
         attention: bool = False,
         top_tokens: int = 0,
     ) -> Caption | list[Caption]:
-        """Returns the caption of an image, or of each of several.
+        """Return the caption of an image, or the captions of several.
 
         Args:
             images: a path, URL, bytes of a file, opened image or NumPy array of uint8 (height, width, 3) (see
                 `seesay.images.ImageInput`), or a sequence of these.
-            options: how to search; None = as the run says. With `num_return_sequences` above 1 the others are the
-                caption's `alternatives`.
-            attention: keep where the model looked at each word.
-            top_tokens: how many of the likeliest words to give at each place; 0 = none.
+            options: decoding options; None: the run's. With `num_return_sequences` above 1 the other captions are
+                `alternatives` of the first.
+            attention: return attention weights.
+            top_tokens: most probable words to return per position; 0: none.
 
         Raises:
-            ImageError: an image cannot be read; its name and the reason are in the message.
-            ConfigError: the model was trained on imported or joined features and has no encoder of its own; or the
-                options cannot be kept, such as a required word outside the vocabulary.
+            ImageError: an image cannot be read; the message has its name and the reason.
+            ConfigError: the model was trained on imported or joined features and has no encoder; or the options cannot
+                be satisfied, for example a required word outside the vocabulary.
         """
         if isinstance(images, (str, Path, bytes, ImageBytes, Image.Image, np.ndarray)):
-            # In this thread: there is nothing to overlap, and two threads' sets of workers would wait for each other.
+            # In this thread: there is nothing to overlap, and the thread pools of two threads would contend.
             model_inputs, name = self.prepare(images)
             return self.generate(
                 self.encode([model_inputs]), [name], options, attention=attention, top_tokens=top_tokens
@@ -168,7 +171,7 @@ class Captioner:
         batch_size: int = 32,
         workers: int = 2,
     ) -> Iterator[tuple[ImageInput, Caption | ImageError]]:
-        """Yields every image with its caption, or with the error that kept it from being read, in order."""
+        """Yield every image with its caption or its `ImageError`, in order; see `caption_batches`."""
         for batch in self.caption_batches(
             images, options, attention=attention, top_tokens=top_tokens, batch_size=batch_size, workers=workers
         ):
@@ -184,21 +187,21 @@ class Captioner:
         batch_size: int = 32,
         workers: int = 2,
     ) -> Iterator[list[tuple[ImageInput, Caption | ImageError]]]:
-        """Yields the images of a batch with their captions, or the errors that kept them from being read, in order.
+        """Yield batches of images with their captions or `ImageError`s, in order.
 
-        Opening images, encoding and the search run beside each other: while a batch is searched, the next one is
-        encoded, and the images after it are opened.
+        Loading, encoding and decoding overlap: while a batch is decoded, the next one is encoded and the images after
+        it are loaded.
 
         Args:
-            images: what to caption.
-            options: how to search; None = as the run says.
-            attention: keep where the model looked at each word.
-            top_tokens: how many of the likeliest words to give at each place; 0 = none.
-            batch_size: images the network sees at once.
-            workers: threads that open images.
+            images: the images.
+            options: decoding options; None: the run's.
+            attention: return attention weights.
+            top_tokens: most probable words to return per position; 0: none.
+            batch_size: images per batch.
+            workers: threads that load images.
 
         Raises:
-            ConfigError: `batch_size` is none.
+            ConfigError: `batch_size` is below 1.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
@@ -212,11 +215,11 @@ class Captioner:
             yield [(image, found if isinstance(found, ImageError) else next(captions)) for image, found in batch]
 
     def prepare(self, image: ImageInput) -> tuple[ModelInputs, str]:
-        """Returns an image as the encoder is shown it, and the name from which sampling draws its randomness.
+        """Return the preprocessed pixels of an image and the name that seeds its samples.
 
         Raises:
-            ImageError: it cannot be read.
-            ConfigError: the model has no encoder of its own.
+            ImageError: the image cannot be read.
+            ConfigError: the model has no encoder.
         """
         _, model_inputs = self._load(image)
         if isinstance(model_inputs, ImageError):
@@ -224,7 +227,7 @@ class Captioner:
         return model_inputs, image_name(image, model_inputs)
 
     def preprocessing(self) -> Preprocessing:
-        """Returns how an image becomes what the encoder is shown."""
+        """Return the preprocessing that the encoder needs."""
         raise NotImplementedError
 
     @property
@@ -250,14 +253,16 @@ class Captioner:
 
         Args:
             state: from `encode`.
-            names: of the images, for messages and the random numbers of sampling; None = their positions.
-            options: how captions are searched for; None = the run's.
+            names: a name per image for messages and the seeds of sampling; None: their positions.
+            options: decoding options; None: the run's.
             attention: return attention weights.
-            top_tokens: most probable words to return per position; 0 = none.
+            top_tokens: most probable words to return per position; 0: none.
             trace: records every candidate of the search.
         """
         options = self.options(options)
-        found = generate(self.decoder, state, GenerationRequest(options, self._rules(options), names, attention, trace))
+        found = generate(
+            self.decoder, state, GenerationRequest(options, self._constraints(options), names, attention, trace)
+        )
         captions = self._captions(found)
         if not top_tokens:
             return captions
@@ -266,7 +271,7 @@ class Captioner:
         return [self._with_top_tokens(caption, rows) for caption, rows in zip(captions, words, strict=True)]
 
     def _with_top_tokens(self, caption: Caption, rows: Sequence[list[TopTokens]]) -> Caption:
-        """Return a caption with the most probable words of its positions, and its alternatives with theirs."""
+        """Return a caption and its alternatives with the most probable words per position."""
         best, *others = (self._top_words(places) for places in rows)
         alternatives = (
             replace(other, top_tokens=places) for other, places in zip(caption.alternatives, others, strict=True)
@@ -282,7 +287,7 @@ class Captioner:
     def _encode_batch(
         self, batch: list[tuple[ImageInput, ModelInputs | ImageError]]
     ) -> tuple[list[tuple[ImageInput, ModelInputs | ImageError]], Any]:
-        """Return a batch with the state of its images that could be read, None where there are none."""
+        """Return a batch with the decoder state of its readable images; None if there are none."""
         pixels = [found for _, found in batch if not isinstance(found, ImageError)]
         return batch, self.encode(pixels) if pixels else None
 
@@ -294,7 +299,7 @@ class Captioner:
             return image, error
 
     def _captions(self, found: Sequence[Sequence[Hypothesis]]) -> list[Caption]:
-        """Returns the first hypothesis of each image as its caption, and the others as alternatives to it."""
+        """Return the first hypothesis of each image as its caption, the others as alternatives."""
         captions = []
         for hypotheses in found:
             best, *others = map(self._describe, hypotheses)
@@ -317,5 +322,5 @@ class Captioner:
 
 
 def image_name(image: ImageInput, model_inputs: ModelInputs) -> str:
-    """Returns what sampling draws its randomness from: the path, or what an image without one shows."""
+    """Return the name that seeds the samples of an image: its path, or a digest of its pixels."""
     return str(image) if isinstance(image, (str, Path)) else hashlib.sha256(model_inputs[0].data).hexdigest()

@@ -1,4 +1,4 @@
-"""`TrainedCaptioner`: a trained model with everything an image needs, from file to sentence."""
+"""`TrainedCaptioner`: a trained model with its encoder, preprocessing and tokenizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +22,15 @@ from seesay.models.protocol import Decoder, DecoderState
 
 __all__ = ["Caption", "ImageInput", "ModelInputs", "TrainedCaptioner"]
 
-_ENCODED_AT_ONCE = 8
-"""Images that the encoder is shown together on a processor: more are not quicker, and take memory for each."""
+_CPU_ENCODER_BATCH = 8
+"""Images per encoder batch on a CPU: larger batches are not faster and need more memory."""
 
 
 class TrainedCaptioner(Captioner):
-    """A trained captioner.
+    """A captioner loaded from a run folder.
 
     Attributes:
-        run: where it comes from: configuration, vocabulary, metadata.
+        run: configuration, tokenizer and metadata of the run.
         model: the network, in evaluation mode.
     """
 
@@ -42,16 +42,16 @@ class TrainedCaptioner(Captioner):
 
     @classmethod
     def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "TrainedCaptioner":
-        """Returns the captioner of a run folder, or of several, which then speak as one.
+        """Return the captioner of a run folder, or the ensemble of several.
 
         Args:
-            model: the run folder; or several of the same vocabulary, for a `EnsembleCaptioner`.
+            model: the run folder, or several with the same vocabulary for an `EnsembleCaptioner`.
             device: auto, cpu, cuda or mps.
 
         Raises:
             ConfigError: the runs have different vocabularies.
-            CheckpointError: no run there, or one that is damaged or whose encoder has changed.
-            EncoderError: the encoder's weights cannot be had.
+            CheckpointError: the folder has no run, or the run is damaged or its encoder has changed.
+            EncoderError: the encoder's weights are not available.
         """
         if not isinstance(model, (str, Path)):
             from seesay.ensemble_captioner import EnsembleCaptioner
@@ -61,7 +61,7 @@ class TrainedCaptioner(Captioner):
         run = load_run(model)
         encoder = None
         if "encoder" in run.info.features:
-            stored = run.info.encoder_stored  # then the weights come from the run, and all else from its metadata
+            stored = run.info.encoder_stored  # then the run has the weights, and its metadata the rest
             encoder = build_encoder(run.config.encoder, identity=run.info.features if stored else None)
             if not run.info.encoder_stored and encoder.identity != run.info.features:
                 raise CheckpointError(
@@ -69,7 +69,7 @@ class TrainedCaptioner(Captioner):
                     f"weights {run.info.features['digest']} then, {encoder.identity['digest']} now"
                 )
         network = build_model(run.config.model, run.info.vocabulary_size, run.info.feature_size)
-        if run.info.encoder_stored:  # then its weights are in the run's file, too
+        if run.info.encoder_stored:  # then the run's file has its weights too
             network.encoder = encoder
         load_weights(run, network)
         network.encoder = encoder
@@ -88,17 +88,18 @@ class TrainedCaptioner(Captioner):
         keys: Sequence[str] | None = None,
         attention: bool = False,
     ) -> list[Caption]:
-        """Returns the captions of images whose features are known.
+        """Return the captions of images from their features.
 
         Args:
-            features: (B, N, F).
-            memory_mask: (B, N), True = a real region; None = all are.
-            options: how to search; None = as the run says.
-            keys: a name an image, for sampling and messages.
-            attention: keep where the model looked at each word.
+            features: encoder output, (B, N, F).
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            options: decoding options; None: the run's.
+            keys: a name per image for messages and the seeds of sampling.
+            attention: return attention weights.
 
         Raises:
-            ConfigError: not as many keys as images; or of an ensemble, its members look through other encoders.
+            ConfigError: the number of keys differs from that of images; or the members of an ensemble have different
+                encoders.
             DataError: an image has no region.
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
@@ -106,14 +107,14 @@ class TrainedCaptioner(Captioner):
         return self.generate(init_state(self.decoder, memory, mask, keys), keys, options, attention=attention)
 
     def trace(self, image: ImageInput, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
-        """Returns an image's caption and every candidate that the search for it looked at.
+        """Return an image's caption and every candidate of its search.
 
         Args:
-            image: what `caption` takes.
-            options: how to search; None = as the run says.
+            image: an image as in `caption`.
+            options: decoding options; None: the run's.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the image cannot be read.
         """
         model_inputs, name = self.prepare(image)
         trace = SearchTrace()
@@ -130,15 +131,15 @@ class TrainedCaptioner(Captioner):
         return self.model.search
 
     def preprocessing(self) -> Preprocessing:
-        """Returns how an image becomes what the encoder is shown.
+        """Return the preprocessing that the encoder needs.
 
         Raises:
-            ConfigError: the model has no encoder of its own.
+            ConfigError: the model has no encoder.
         """
         if self.model.encoder is None:
             raise ConfigError(
-                f"{self.run.folder} was trained on imported or joined features and has no encoder of its own: "
-                "it can be evaluated with those features, but cannot look at images"
+                f"{self.run.folder} was trained on imported or joined features and has no encoder: "
+                "it can be evaluated with those features, but cannot caption images"
             )
         return self.model.encoder.preprocessing
 
@@ -162,12 +163,12 @@ class TrainedCaptioner(Captioner):
         return super().generate(state, names, options, attention=attention, top_tokens=top_tokens, trace=trace)
 
     def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns what the decoder attends to, of features (B, N, F), and its mask."""
+        """Return the memory (B, N, D) of features (B, N, F), and its mask."""
         return self.model.project(features), mask
 
     def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        count = _ENCODED_AT_ONCE if self.device.type == "cpu" else len(pixels)
+        count = _CPU_ENCODER_BATCH if self.device.type == "cpu" else len(pixels)
         parts = [torch.from_numpy(np.stack(pixels[at : at + count])) for at in range(0, len(pixels), count)]
         features = torch.cat([self.model.encode(part.to(self.device)) for part in parts])
-        # Rounded as the store did in training.
+        # Rounded as by the feature store in training.
         return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features

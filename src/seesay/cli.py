@@ -15,37 +15,37 @@ from seesay.allocation import keep_freed_memory
 from seesay.commands.export import export
 from seesay.commands.presets import presets
 from seesay.commands.serving import serve
-from seesay.console import accept_every_name, log_handler, print_error, say, show_table
+from seesay.console import accept_every_name, log_handler, print_error, print_line, show_table
 from seesay.errors import SeesayError
 
 COMMANDS = {
     "caption": (
         "images",
-        "Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some could not be.",
+        "Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some images failed.",
     ),
     "explain": (
         "images",
-        "Show where the model looks at each word of an image's caption: a page to point at, and a strip for papers.",
+        "Plot the attention per word of an image's caption: an interactive page and a strip of images.",
     ),
     "train": (
         "training",
-        "Train a captioner; features are extracted first where there are none.\n\nRun the same command to resume.",
+        "Train a captioner, after extracting missing features.\n\nRun the same command to resume.",
     ),
     "tune": (
         "tuning",
-        "Search for settings of a preset that do better on validation; the first trial has the preset's own.\n\n"
-        "A setting that is given as a flag applies to all trials. Run the same command to resume a search.",
+        "Search for better settings of a preset by the validation score; the first trial has the preset's.\n\n"
+        "A setting passed as a flag applies to all trials. Run the same command to resume a search.",
     ),
-    "extract": ("training", "Run the encoder over every image once and keep its features."),
+    "extract": ("training", "Encode every image once and store its features."),
     "evaluate": (
         "scores",
-        "Score a run, a file of predictions, or people (--human DATA), on a split of a data set.\n\n"
-        "The exit code is 1 if an image of the split could not be scored, a caption is empty, or a score that was "
-        "asked for by name cannot be had.",
+        "Score a run, a file of predictions, or human captions (--human DATA) on a split of a data set.\n\n"
+        "The exit code is 1 if an image of the split could not be scored, a caption is empty, or a score requested "
+        "with --metrics is not available.",
     ),
     "compare": (
         "scores",
-        "Compare systems on the same images with the first one: which differences are real, and where they lie.",
+        "Compare systems with the first one on the same images: significance and largest differences.",
     ),
     "data": ("data", "Check, make, download and convert captioned images."),
 }
@@ -53,10 +53,10 @@ COMMANDS = {
 
 
 class HelpFormatter(DefaultFormatter):
-    """Formats `--help` without what is valid but not informative: `--empty-NAME`, empty choices and empty defaults."""
+    """Formats `--help` without uninformative entries: `--empty-NAME`, empty choices and empty defaults."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Prints a panel."""
+        """Print a panel."""
         super().__call__(console, options, panel.copy(entries=[_without_noise(entry) for entry in panel.entries]))
 
 
@@ -72,7 +72,7 @@ def _without_noise(entry: HelpEntry) -> HelpEntry:
 app = App(
     name="seesay",
     version=seesay.__version__,
-    help="Train, evaluate, look inside and run image captioners.",
+    help="Train, evaluate, explain and run image captioners.",
     help_formatter=HelpFormatter(),
     suppress_keyboard_interrupt=False,  # `main` prints how to resume
 )
@@ -84,17 +84,17 @@ for command in (export, serve, presets):
 
 @app.command
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
-    """Make the scenes data set, train on it, evaluate, caption unseen scenes and write a report to look at.
+    """Make the scenes data set, train on it, evaluate, caption unseen scenes and write a report.
 
     Args:
-        out: folder for everything.
-        seed: of data and training.
+        out: output folder.
+        seed: random seed of the data and of training.
     """
     from seesay.demo import run_demo
 
     result = run_demo(out, seed=seed)
     for line in result.lines():
-        say(line)
+        print_line(line)
 
 
 @app.command

@@ -50,7 +50,7 @@ def accept_every_name() -> None:
             stream.reconfigure(errors=errors)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print text unchanged: no colours, no markup, no wrapping without a terminal."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -76,7 +76,7 @@ def limit_calls(function: Callable[[str], None], limit: int, last: str) -> Calla
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> None:
     """Print a table; with `numbers`, all columns but the first are right-aligned."""
     if title:
-        say(title)
+        print_line(title)
     table = Table()
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if numbers and number else "left")

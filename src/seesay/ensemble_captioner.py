@@ -1,4 +1,4 @@
-"""Several captioners that share a vocabulary and say each word together."""
+"""An ensemble of captioners that share a vocabulary."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +13,20 @@ from seesay.models.protocol import Decoder, DecoderState
 
 
 class EnsembleCaptioner(TrainedCaptioner):
-    """Captioners whose word distributions are averaged at every step.
+    """Captioners whose distributions over the vocabulary are averaged at every step.
 
-    Each looks at the image through its own encoder. Everything else (decoding options, the longest caption, the
-    regions' grid) is the first one's.
+    Each member encodes the image with its own encoder. Decoding options, maximum length and grid are the first
+    member's.
 
     Args:
-        members: at least one.
-        mean: of the members' probabilities, or of their log-probabilities.
+        members: at least one captioner.
+        mean: average the members' probabilities or their log-probabilities.
 
     Attributes:
         members: the captioners.
 
     Raises:
-        ConfigError: their vocabularies differ; both runs and the first different word are named.
+        ConfigError: the vocabularies differ; the message names both runs and the first different word.
     """
 
     def __init__(self, members: Sequence[TrainedCaptioner], mean: Mean = "probabilities") -> None:
@@ -38,7 +38,7 @@ class EnsembleCaptioner(TrainedCaptioner):
         for other in members[1:]:
             _check_vocabulary(first, other)
         sizes = [member.run.config.model.projection_size for member in members]
-        self._joined = EnsembleDecoder([member.model.search for member in members], sizes, mean)
+        self._decoder = EnsembleDecoder([member.model.search for member in members], sizes, mean)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -48,22 +48,22 @@ class EnsembleCaptioner(TrainedCaptioner):
     @property
     def decoder(self) -> Decoder:
         """The members' decoders as one."""
-        return self._joined
+        return self._decoder
 
     def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         first = self.members[0].run
         for other in (member.run for member in self.members[1:]):
             if other.info.features != first.info.features:
                 raise ConfigError(
-                    f"{first.folder} and {other.folder} were trained on features of different encoders, "
-                    "so that none fit both; give the ensemble images instead"
+                    f"{first.folder} and {other.folder} were trained on features of different encoders; "
+                    "pass images instead of features"
                 )
         memories = [member.model.project(features) for member in self.members]
         return join_memories(memories, [mask] * len(memories))
 
     @torch.inference_mode()
     def encode(self, pixels: Sequence[ModelInputs]) -> DecoderState:
-        """Return the decoders' joined state before the start token, of B images."""
+        """Return the members' decoder states, as one, before the start token, of B images."""
         memories = [
             member.model.project(member._features([views[place] for views in pixels]))
             for place, member in enumerate(self.members)
@@ -86,6 +86,8 @@ def _check_vocabulary(first: TrainedCaptioner, other: TrainedCaptioner) -> None:
         return
     names = f"{first.run.folder} and {other.run.folder} have different vocabularies"
     if len(ours) != len(theirs):
-        raise ConfigError(f"{names}, of {len(ours)} and {len(theirs)} words; an ensemble needs one and the same")
+        raise ConfigError(f"{names}, of {len(ours)} and {len(theirs)} words; an ensemble needs equal vocabularies")
     place = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-    raise ConfigError(f"{names}: word {place} is {ours[place]!r} and {theirs[place]!r}; an ensemble needs one")
+    raise ConfigError(
+        f"{names}: word {place} is {ours[place]!r} and {theirs[place]!r}; an ensemble needs equal vocabularies"
+    )

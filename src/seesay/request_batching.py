@@ -12,14 +12,14 @@ from seesay.errors import SeesayError
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """An image to caption, and how.
+    """An image to caption, with its options.
 
     Attributes:
-        model_inputs: the image as the encoders take it, and
-        name: what sampling derives its random numbers from: both of `Captioner.prepare`.
-        options: how captions are searched for.
+        model_inputs: the preprocessed pixels, from `Captioner.prepare`.
+        name: seeds the image's samples, from `Captioner.prepare`.
+        options: decoding options.
         attention: return attention weights.
-        top_tokens: most probable words to return per position; 0 = none.
+        top_tokens: most probable words to return per position; 0: none.
     """
 
     model_inputs: ModelInputs
@@ -35,14 +35,14 @@ def generate_batch(
     requests: Sequence[CaptionRequest],
     deliver: Callable[[int, Caption | SeesayError], None],
 ) -> None:
-    """Caption images whose options differ; each caption is the one that its image gets alone, up to rounding.
+    """Caption images whose options differ; a caption depends on its batch only by rounding.
 
-    All images pass through the encoder together; requests of equal options are searched together.
+    All images are encoded together; requests with equal options are decoded together.
 
     Args:
-        captioner: one, or an ensemble.
-        requests: the images.
-        deliver: called with the number of a request and its caption, or why there is none, after each search.
+        captioner: a captioner or an ensemble.
+        requests: the images with their options.
+        deliver: called after each search with the number of a request and its caption or error.
     """
     state = captioner.encode([request.model_inputs for request in requests])
     groups: dict[tuple[DecodingOptions, bool, int], list[int]] = {}

@@ -1,4 +1,4 @@
-"""The search over torch tensors, and over NumPy arrays."""
+"""Runs a search over torch tensors and over NumPy arrays."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tests.decoding import oracles
 
 @pytest.fixture(params=["torch", "numpy"], scope="module")
 def library(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The library in whose arrays `oracles.decode` runs the search."""
+    """Library of the arrays in which `oracles.decode` runs the search."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracles, "LIBRARY", request.param)
         yield request.param

@@ -1,4 +1,4 @@
-"""Decoders made by hand, and slow plain searches in Python that know nothing of tensors or of stopping early."""
+"""Hand-made decoders, and slow reference searches in plain Python without tensors or early stopping."""
 
 import itertools
 import math
@@ -19,15 +19,15 @@ from seesay.tokenizer import END_ID, START_ID, UNK_ID
 
 ROWS = 1009
 PRIME = 1_000_003
-NO_RULES = TokenConstraints()
+NO_CONSTRAINTS = TokenConstraints()
 
 
 LIBRARY = "torch"
-"""Of the arrays in which `decode` runs the search: torch or numpy."""
+"""Library of the arrays in which `decode` ngrams the search: torch or numpy."""
 
 
 class NumpyDecoder:
-    """A decoder of torch tensors that takes and gives NumPy arrays."""
+    """Wraps a torch decoder to take and return NumPy arrays."""
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder
@@ -50,7 +50,7 @@ def numpy_state(state: DecoderState) -> State:
 def decode(
     decoder: Any, memory: Tensor, memory_mask: Tensor | None = None, options: DecodingOptions | None = None, **more: Any
 ) -> list[list[Hypothesis]]:
-    """What `generate` returns over some memory; `more` are further fields of its request."""
+    """Return the hypotheses that `generate` finds for `memory`; `more` are further fields of the request."""
     with torch.inference_mode():
         request = GenerationRequest(options or DecodingOptions(), **more)
         keys = request.keys if request.keys and len(request.keys) == len(memory) else None
@@ -61,17 +61,17 @@ def decode(
 
 
 class TableDecoder:
-    """A decoder whose scores after any prefix are a row of a random table, found by hashing image and prefix.
+    """A decoder whose scores after a prefix are a row of a random table, indexed by a hash of image and prefix.
 
-    The hash of the words is kept a row, the image's number an image, so that both kinds of state have to
-    be led the right way. `rows_seen` notes how many hypotheses each step was asked for.
+    The state holds the hash of the words per row and the image's number per image, so that a test fails if the search
+    reorders either wrongly. `rows_seen` records the number of hypotheses of each step.
     """
 
     def __init__(self, seed: int, words: int = 3, regions: int = 4, end: float = 0.0, scale: float = 2.0) -> None:
         random = torch.Generator().manual_seed(seed)
         self.table = scale * torch.randn(ROWS, UNK_ID + 1 + words, generator=random, dtype=torch.float64)
         self.table[:, END_ID] += end
-        self.looks = torch.randn(ROWS, regions, generator=random, dtype=torch.float64).softmax(-1)
+        self.attention = torch.randn(ROWS, regions, generator=random, dtype=torch.float64).softmax(-1)
         self.rows_seen: list[int] = []
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
@@ -82,25 +82,25 @@ class TableDecoder:
         self.rows_seen.append(tokens.numel())
         code = (31 * state.per_row["code"] + 7919 * tokens + 1) % PRIME
         place = (code + 577 * state.per_image["image"]) % ROWS
-        return StepOutput(self.table[place], DecoderState(state.per_image, {"code": code}), self.looks[place])
+        return StepOutput(self.table[place], DecoderState(state.per_image, {"code": code}), self.attention[place])
 
     def place(self, image: int, words: Sequence[int]) -> int:
-        """The table's row after START and `words`, in plain Python."""
+        """Return the row of the table after START and `words`, in plain Python."""
         code = 0
         for word in (START_ID, *words):
             code = (31 * code + 7919 * word + 1) % PRIME
         return (code + 577 * image) % ROWS
 
     def log_probs(self, image: int, words: Sequence[int], allow_unk: bool = False) -> dict[int, float]:
-        """The words that may follow and their log-probabilities, in plain Python."""
+        """Return the log-probabilities of the words that may follow, in plain Python."""
         logits = self.table[self.place(image, words)].tolist()
-        said = {w: x for w, x in enumerate(logits) if w >= END_ID and (allow_unk or w != UNK_ID)}
-        total = math.log(sum(math.exp(x) for x in said.values()))
-        return {word: x - total for word, x in said.items()}
+        allowed = {w: x for w, x in enumerate(logits) if w >= END_ID and (allow_unk or w != UNK_ID)}
+        total = math.log(sum(math.exp(x) for x in allowed.values()))
+        return {word: x - total for word, x in allowed.items()}
 
 
 class ConstantDecoder:
-    """A decoder without attention that always gives the same scores."""
+    """A decoder without attention whose scores are constant."""
 
     def __init__(self, logits: Sequence[float], dtype: torch.dtype = torch.float64) -> None:
         self.logits = torch.tensor(logits, dtype=dtype)
@@ -113,13 +113,13 @@ class ConstantDecoder:
 
 
 def numbered(images: Sequence[int]) -> Tensor:
-    """Memory (B, 4, 1) that tells a `TableDecoder` which images it looks at."""
+    """Return memory (B, 4, 1) that holds the image numbers for a `TableDecoder`."""
     return torch.tensor(images, dtype=torch.float64)[:, None, None].expand(-1, 4, 1)
 
 
 @dataclass(frozen=True)
-class Plain:
-    """A hypothesis: words without the end, log-probabilities with it, and what the ranking adds up."""
+class Reference:
+    """A hypothesis: words without the end, log-probabilities with it, and the sum of penalised log-probabilities."""
 
     words: tuple[int, ...]
     probs: tuple[float, ...] = ()
@@ -127,116 +127,118 @@ class Plain:
     ended: bool = False
 
 
-def longer(
-    decoder: TableDecoder, image: int, found: Plain, options: DecodingOptions, word: int, probs: dict[int, float]
-) -> Plain:
-    """The hypothesis with one more word, or with its end."""
+def extend(
+    decoder: TableDecoder, image: int, found: Reference, options: DecodingOptions, word: int, probs: dict[int, float]
+) -> Reference:
+    """Return the hypothesis extended by one word or by the end."""
     prob = probs[word]
     penalised = prob * options.repetition_penalty if word in found.words else prob
-    said = found.words if word == END_ID else (*found.words, word)
-    return Plain(said, (*found.probs, prob), found.total + penalised, word == END_ID)
+    words = found.words if word == END_ID else (*found.words, word)
+    return Reference(words, (*found.probs, prob), found.total + penalised, word == END_ID)
 
 
-def score_of(found: Plain, options: DecodingOptions) -> float:
+def score_of(found: Reference, options: DecodingOptions) -> float:
     penalty = options.length_penalty if options.strategy == "beam" else 0.0
     return found.total / float(len(found.probs) ** penalty)
 
 
-def ranked(found: list[Plain], options: DecodingOptions) -> list[Plain]:
+def ranked(found: list[Reference], options: DecodingOptions) -> list[Reference]:
     return sorted(found, key=lambda each: -score_of(each, options))
 
 
-def ends_freely(decoder: TableDecoder, image: int, found: Plain, options: DecodingOptions) -> bool:
-    """Whether a caption that has ended was not cut."""
+def ends_freely(decoder: TableDecoder, image: int, found: Reference, options: DecodingOptions) -> bool:
+    """Return whether a caption ended before the maximum length forced it to."""
     if len(found.words) < options.max_length:
         return True
     probs = decoder.log_probs(image, found.words, options.allow_unk)
     return max(probs, key=lambda word: probs[word]) == END_ID
 
 
-def holds(words: Sequence[int], phrase: Sequence[int]) -> bool:
+def contains(words: Sequence[int], phrase: Sequence[int]) -> bool:
     return any(tuple(words[at : at + len(phrase)]) == tuple(phrase) for at in range(len(words) - len(phrase) + 1))
 
 
-def may_be_said(words: Sequence[int], options: DecodingOptions, rules: TokenConstraints) -> bool:
-    """Whether words, which more may follow, keep the rules that forbid."""
-    runs = [
+def satisfies_bans(words: Sequence[int], options: DecodingOptions, constraints: TokenConstraints) -> bool:
+    """Return whether a prefix satisfies the constraints that ban words and repeats."""
+    ngrams = [
         tuple(words[at : at + options.no_repeat_ngram_size])
         for at in range(len(words) - options.no_repeat_ngram_size + 1)
     ]
-    repeats = options.no_repeat_ngram_size > 0 and len(set(runs)) < len(runs)
-    return not repeats and not any(holds(words, phrase) for phrase in rules.banned)
+    repeats = options.no_repeat_ngram_size > 0 and len(set(ngrams)) < len(ngrams)
+    return not repeats and not any(contains(words, phrase) for phrase in constraints.banned)
 
 
-def may_be_all(words: Sequence[int], options: DecodingOptions, rules: TokenConstraints) -> bool:
-    """Whether a whole caption keeps every rule."""
+def satisfies_constraints(words: Sequence[int], options: DecodingOptions, constraints: TokenConstraints) -> bool:
+    """Return whether a complete caption satisfies every constraint."""
     return (
         options.min_length <= len(words) <= options.max_length
-        and may_be_said(words, options, rules)
-        and all(holds(words, phrase) for phrase in rules.required)
-        and not (words and words[-1] in rules.no_end_after)
+        and satisfies_bans(words, options, constraints)
+        and all(contains(words, phrase) for phrase in constraints.required)
+        and not (words and words[-1] in constraints.no_end_after)
     )
 
 
-def sayings(decoder: TableDecoder, options: DecodingOptions) -> range:
+def allowed_words(decoder: TableDecoder, options: DecodingOptions) -> range:
     return range(UNK_ID + (not options.allow_unk), decoder.table.shape[1])
 
 
 def every_caption(
-    decoder: TableDecoder, image: int, options: DecodingOptions, rules: TokenConstraints = NO_RULES
-) -> list[Plain]:
-    """All captions of at most the maximum length that keep the rules, best first: what search is compared with."""
+    decoder: TableDecoder, image: int, options: DecodingOptions, constraints: TokenConstraints = NO_CONSTRAINTS
+) -> list[Reference]:
+    """Return all captions up to the maximum length that satisfy the constraints, best first."""
 
-    def grown() -> Iterator[Plain]:
+    def captions() -> Iterator[Reference]:
         for length in range(options.max_length + 1):
-            for words in itertools.product(sayings(decoder, options), repeat=length):
-                if may_be_all(words, options, rules):
-                    found = Plain(())
+            for words in itertools.product(allowed_words(decoder, options), repeat=length):
+                if satisfies_constraints(words, options, constraints):
+                    found = Reference(())
                     for word in (*words, END_ID):
                         probs = decoder.log_probs(image, found.words, options.allow_unk)
-                        found = longer(decoder, image, found, options, word, probs)
+                        found = extend(decoder, image, found, options, word, probs)
                     yield found
 
-    return ranked(list(grown()), options)
+    return ranked(list(captions()), options)
 
 
-def plain_beam(
-    decoder: TableDecoder, image: int, options: DecodingOptions, rules: TokenConstraints = NO_RULES
-) -> list[Plain]:
-    """Beam search of one image with nothing clever, by groups where the options say so.
+def reference_beam(
+    decoder: TableDecoder, image: int, options: DecodingOptions, constraints: TokenConstraints = NO_CONSTRAINTS
+) -> list[Reference]:
+    """Reference (diverse) beam search of one image.
 
-    Rules are minded where they can be without looking ahead: what forbids, and the minimum length.
+    It applies only the constraints that need no lookahead: bans, repeats and the minimum length.
     """
     groups, width = options.num_beam_groups, options.beam_size // options.num_beam_groups
-    running: list[list[Plain]] = [[Plain(())] for _ in range(groups)]
-    ended: list[list[Plain]] = [[] for _ in range(groups)]
+    running: list[list[Reference]] = [[Reference(())] for _ in range(groups)]
+    ended: list[list[Reference]] = [[] for _ in range(groups)]
     for step in range(options.max_length):
-        spoken: list[int] = []
+        chosen: list[int] = []
         for group in range(groups):
             found = []
             for each in running[group]:
                 probs = decoder.log_probs(image, each.words, options.allow_unk)
                 for word in probs:
-                    more = longer(decoder, image, each, options, word, probs)
+                    more = extend(decoder, image, each, options, word, probs)
                     if more.ended and step < options.min_length:
                         continue
-                    if may_be_said(more.words, options, rules):
-                        shunned = options.diversity_penalty * spoken.count(word) * (not more.ended)
-                        found.append((more.total - shunned, word, more))
+                    if satisfies_bans(more.words, options, constraints):
+                        penalty = options.diversity_penalty * chosen.count(word) * (not more.ended)
+                        found.append((more.total - penalty, word, more))
             found.sort(key=lambda item: -item[0])
-            kept = found[: width - len(ended[group])]  # a finished hypothesis keeps its place
-            spoken += [word for _, word, _ in kept]
+            kept = found[: width - len(ended[group])]  # a finished hypothesis keeps its slot
+            chosen += [word for _, word, _ in kept]
             running[group] = [each for _, _, each in kept if not each.ended]
             ended[group] += [each for _, _, each in kept if each.ended]
     results = [each for group in ended for each in group]
     for group in range(groups):
         for each in running[group]:
             probs = decoder.log_probs(image, each.words, options.allow_unk)
-            results.append(longer(decoder, image, each, options, END_ID, probs))
+            results.append(extend(decoder, image, each, options, END_ID, probs))
     return ranked(list(dict.fromkeys(results)), options)
 
 
-def check_same(decoder: TableDecoder, image: int, found: Hypothesis, expected: Plain, options: DecodingOptions) -> None:
+def check_same(
+    decoder: TableDecoder, image: int, found: Hypothesis, expected: Reference, options: DecodingOptions
+) -> None:
     assert found.tokens == expected.words
     assert found.log_probs == pytest.approx(expected.probs, rel=1e-9)
     assert found.score == pytest.approx(score_of(expected, options), rel=1e-9)
@@ -244,7 +246,7 @@ def check_same(decoder: TableDecoder, image: int, found: Hypothesis, expected: P
 
 
 def same(left: list[Hypothesis], right: list[Hypothesis]) -> bool:
-    """Whether two results are the same, up to the rounding of sums over other batch sizes."""
+    """Return whether two results are equal up to the rounding of sums over different batch sizes."""
     if [h.tokens for h in left] != [h.tokens for h in right]:
         return False
     for one, other in zip(left, right, strict=True):

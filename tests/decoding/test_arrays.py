@@ -1,4 +1,4 @@
-"""The search over NumPy arrays against the same over torch tensors, and the operations of both libraries."""
+"""The search over NumPy arrays against the search over torch tensors, and the operations of both libraries."""
 
 from typing import Any
 
@@ -16,32 +16,32 @@ IMAGES = 12
 
 
 def search(
-    decoder: Any, memory: torch.Tensor, options: DecodingOptions, rules: TokenConstraints, attention: bool = True
+    decoder: Any, memory: torch.Tensor, options: DecodingOptions, constraints: TokenConstraints, attention: bool = True
 ) -> list[list[Hypothesis]]:
-    """What the search over NumPy arrays finds."""
+    """Run the search over NumPy arrays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracles, "LIBRARY", "numpy")
-        return decode(decoder, memory, None, options, constraints=rules, keep_attention=attention)
+        return decode(decoder, memory, None, options, constraints=constraints, keep_attention=attention)
 
 
 def assert_same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -> None:
     assert [[each.tokens for each in one] for one in found] == [[each.tokens for each in one] for one in wanted]
     for one, other in zip(found, wanted, strict=True):
-        for mine, theirs in zip(one, other, strict=True):
-            assert mine.finished == theirs.finished
-            np.testing.assert_allclose(mine.score, theirs.score, rtol=1e-9)
-            np.testing.assert_allclose(mine.log_probs, theirs.log_probs, rtol=1e-9)
-            assert (mine.attention is None) == (theirs.attention is None)
-            if mine.attention is not None and theirs.attention is not None:
-                assert mine.attention.dtype == np.float32
-                np.testing.assert_allclose(mine.attention, theirs.attention, rtol=1e-6)
+        for left, right in zip(one, other, strict=True):
+            assert left.finished == right.finished
+            np.testing.assert_allclose(left.score, right.score, rtol=1e-9)
+            np.testing.assert_allclose(left.log_probs, right.log_probs, rtol=1e-9)
+            assert (left.attention is None) == (right.attention is None)
+            if left.attention is not None and right.attention is not None:
+                assert left.attention.dtype == np.float32
+                np.testing.assert_allclose(left.attention, right.attention, rtol=1e-6)
 
 
 OPTIONS = {
     "greedy": DecodingOptions(strategy="greedy", max_length=9),
     "greedy, cut": DecodingOptions(strategy="greedy", max_length=2),
     "greedy, several": DecodingOptions(strategy="greedy", max_length=9, num_return_sequences=4),
-    "greedy, all rules": DecodingOptions(
+    "greedy, all constraints": DecodingOptions(
         strategy="greedy",
         max_length=9,
         min_length=4,
@@ -58,8 +58,12 @@ OPTIONS = {
     "no repeats": DecodingOptions(
         strategy="beam", beam_size=4, max_length=9, no_repeat_ngram_size=1, num_return_sequences=3
     ),
-    "no pairs twice": DecodingOptions(strategy="beam", beam_size=4, max_length=9, no_repeat_ngram_size=2, min_length=6),
-    "repeats cost": DecodingOptions(strategy="beam", beam_size=4, max_length=9, repetition_penalty=1.7, allow_unk=True),
+    "no repeated bigrams": DecodingOptions(
+        strategy="beam", beam_size=4, max_length=9, no_repeat_ngram_size=2, min_length=6
+    ),
+    "repetition penalty": DecodingOptions(
+        strategy="beam", beam_size=4, max_length=9, repetition_penalty=1.7, allow_unk=True
+    ),
     "groups": DecodingOptions(
         strategy="beam", beam_size=4, max_length=9, num_return_sequences=2, num_beam_groups=2, diversity_penalty=1.0
     ),
@@ -71,7 +75,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("end", [-1.5, 1.0])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_it_finds_what_the_search_on_torch_finds(name: str, end: float) -> None:
+def test_numpy_search_equals_torch_search(name: str, end: float) -> None:
     options, memory = OPTIONS[name], numbered(range(IMAGES))
     for seed, words in enumerate((2, 5, 30)):
         decoder = TableDecoder(seed, words, end=end)
@@ -81,45 +85,45 @@ def test_it_finds_what_the_search_on_torch_finds(name: str, end: float) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
-def test_banned_words_and_phrases_are_never_said(strategy: Any) -> None:
+def test_banned_words_and_phrases_are_never_generated(strategy: Any) -> None:
     options = DecodingOptions(strategy="beam", beam_size=4, max_length=8, num_return_sequences=2).with_strategy(
         strategy
     )
-    rules = TokenConstraints(banned=((5,), (6, 7), (7, 6, 8), (4, 4, 4)))
+    constraints = TokenConstraints(banned=((5,), (6, 7), (7, 6, 8), (4, 4, 4)))
     decoder, memory = TableDecoder(0, 6, end=-1.0), numbered(range(IMAGES))
-    wanted = decode(decoder, memory, None, options, constraints=rules)
-    assert_same(search(decoder, memory, options, rules, attention=False), wanted)
+    wanted = decode(decoder, memory, None, options, constraints=constraints)
+    assert_same(search(decoder, memory, options, constraints, attention=False), wanted)
     assert any(5 in found[0].tokens for found in decode(decoder, memory, None, options))
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
-def test_what_the_rules_leave_no_way_to_is_told_as_failed(strategy: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsatisfiable_constraints_are_reported_as_failed(strategy: Any, caplog: pytest.LogCaptureFixture) -> None:
     options = DecodingOptions(
         strategy="beam", beam_size=2, max_length=8, min_length=6, no_repeat_ngram_size=1
     ).with_strategy(strategy)
-    decoder, memory = TableDecoder(0, words=3), numbered(range(4))  # three words, and none may come twice
+    decoder, memory = TableDecoder(0, words=3), numbered(range(4))  # three words, none of which may repeat
     wanted = decode(decoder, memory, None, options)
     caplog.clear()
     found = search(decoder, memory, options, TokenConstraints(), attention=False)
     assert_same(found, wanted)
     assert not any(one[0].finished for one in found)
-    assert "break the constraints" in caplog.text
+    assert "violate the constraints" in caplog.text
 
 
-def test_equal_scores_go_to_the_first_word_and_the_first_hypothesis() -> None:
-    class Even(TableDecoder):
-        """All words, and the end, are as likely."""
+def test_ties_select_the_first_word_and_the_first_hypothesis() -> None:
+    class Uniform(TableDecoder):
+        """All words and the end token are equally probable."""
 
         def __init__(self) -> None:
             super().__init__(0, words=4, end=0.0, scale=0.0)
 
     for options in OPTIONS.values():
-        wanted = decode(Even(), numbered(range(2)), None, options)
-        assert_same(search(Even(), numbered(range(2)), options, TokenConstraints(), attention=False), wanted)
+        wanted = decode(Uniform(), numbered(range(2)), None, options)
+        assert_same(search(Uniform(), numbered(range(2)), options, TokenConstraints(), attention=False), wanted)
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam"])
-def test_scores_that_are_no_numbers_give_some_caption(strategy: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_nan_scores_still_give_a_caption(strategy: Any, caplog: pytest.LogCaptureFixture) -> None:
     options = DecodingOptions(strategy="beam", beam_size=3, max_length=5).with_strategy(strategy)
     decoder, memory = TableDecoder(0), numbered(range(3))
     decoder.table[:] = float("nan")
@@ -128,23 +132,23 @@ def test_scores_that_are_no_numbers_give_some_caption(strategy: Any, caplog: pyt
     assert "not finite" in caplog.text
 
 
-def test_images_do_not_hang_on_their_batch() -> None:
+def test_captions_do_not_depend_on_the_batch() -> None:
     decoder, options = TableDecoder(3, 8, end=-0.5), OPTIONS["beam, several"].replace(max_length=12)
     together = search(decoder, numbered(range(IMAGES)), options, TokenConstraints())
     for image in range(IMAGES):
         assert_same(search(decoder, numbered([image]), options, TokenConstraints()), together[image : image + 1])
-    assert len(set(decoder.rows_seen)) > 3  # images and hypotheses leave as they end
+    assert len(set(decoder.rows_seen)) > 3  # finished images and hypotheses are removed
 
 
 @pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
-def test_the_greatest_are_those_of_a_stable_sort(library: Any) -> None:
+def test_topk_equals_a_stable_sort(library: Any) -> None:
     random = np.random.default_rng(0)
     for size, count in ((1, 1), (5, 2), (5, 9), (40, 7)):
         values = random.integers(0, 4, (3, 6, size)).astype(np.float32)
         values[random.random(values.shape) < 0.2] = -np.inf
-        found, places = map(to_host, stable_topk(library(values), count))
+        found, indices = map(to_host, stable_topk(library(values), count))
         wanted = np.argsort(-values, axis=-1, kind="stable")[..., :count]
-        np.testing.assert_array_equal(places, wanted)
+        np.testing.assert_array_equal(indices, wanted)
         np.testing.assert_array_equal(found, np.take_along_axis(values, wanted, -1))
 
 

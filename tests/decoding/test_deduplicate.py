@@ -1,4 +1,4 @@
-"""Several different captions of an image."""
+"""Several distinct captions per image."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pytest
 
 from seesay.decoding import DecodingOptions, TokenConstraints
 from seesay.tokenizer import UNK_ID
-from tests.decoding.oracles import TableDecoder, decode, every_caption, numbered, plain_beam
+from tests.decoding.oracles import TableDecoder, decode, every_caption, numbered, reference_beam
 
 FIRST = UNK_ID + 1
 
@@ -27,14 +27,14 @@ FIRST = UNK_ID + 1
         ),
     ],
 )
-def test_there_are_as_many_different_captions_as_asked_for(options: DecodingOptions) -> None:
+def test_the_requested_number_of_distinct_captions_is_returned(options: DecodingOptions) -> None:
     decoder = TableDecoder(0, words=6, end=-0.5)
     for found in decode(decoder, numbered(range(30)), None, options):
         assert len({hypothesis.tokens for hypothesis in found}) == 4
 
 
-def said(tokens: Sequence[int]) -> str:
-    """Tokens of a vocabulary in which 4 is a space and 6 a capital 5."""
+def normalised(tokens: Sequence[int]) -> str:
+    """Return the text of tokens of a vocabulary in which 4 is a space and 6 the upper case of 5."""
     return (
         "".join({FIRST: " ", FIRST + 1: "a", FIRST + 2: "A"}.get(token, chr(ord("a") + token)) for token in tokens)
         .strip()
@@ -43,28 +43,28 @@ def said(tokens: Sequence[int]) -> str:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-def test_captions_that_read_the_same_count_once(strategy: Any) -> None:
+def test_captions_with_equal_text_count_once(strategy: Any) -> None:
     decoder = TableDecoder(1, words=9, end=-1.0)
     options = DecodingOptions(strategy="beam", beam_size=5, max_length=6, num_return_sequences=5)
     options = options.with_strategy(strategy)
-    rules = TokenConstraints(text=said)
+    constraints = TokenConstraints(text=normalised)
     doubled = 0
-    for image, found in enumerate(decode(decoder, numbered(range(20)), None, options, constraints=rules)):
-        assert len({said(hypothesis.tokens) for hypothesis in found}) == 5
-        doubled += len({said(each.words) for each in plain_beam(decoder, image, options)[:5]}) < 5
-    assert doubled > 0  # a beam as wide as asked would not have had five
+    for image, found in enumerate(decode(decoder, numbered(range(20)), None, options, constraints=constraints)):
+        assert len({normalised(hypothesis.tokens) for hypothesis in found}) == 5
+        doubled += len({normalised(each.words) for each in reference_beam(decoder, image, options)[:5]}) < 5
+    assert doubled > 0  # a beam of 5 would not have found five
 
 
-def test_fewer_captions_than_asked_for_are_owned_up_to(caplog: pytest.LogCaptureFixture) -> None:
+def test_fewer_captions_than_requested_log_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     decoder = TableDecoder(0, words=2)
     options = DecodingOptions(
         strategy="beam", beam_size=9, max_length=1, num_return_sequences=9
-    )  # there are three: none of the words, or either
+    )  # only three exist: empty, or either word
     with caplog.at_level(logging.WARNING, "seesay"):
         (found,) = decode(decoder, numbered([0]), None, options, keys=["photo.jpg"])
     assert [h.tokens for h in found] == [each.words for each in every_caption(decoder, 0, options)]
     assert caplog.messages == [
-        "1 of 1 images have fewer than the 9 distinct captions asked for, such as photo.jpg with 3"
+        "1 of 1 images have fewer than the 9 distinct captions requested, such as photo.jpg with 3"
     ]
     caplog.clear()
     decode(
@@ -76,7 +76,7 @@ def test_fewer_captions_than_asked_for_are_owned_up_to(caplog: pytest.LogCapture
     assert caplog.messages == []
 
 
-def test_the_first_caption_of_greedy_decoding_and_of_a_beam_stays_the_first() -> None:
+def test_the_first_caption_does_not_depend_on_the_number_requested() -> None:
     decoder = TableDecoder(2, words=6, end=-0.5)
     memory = numbered(range(30))
     for strategy in ("greedy", "beam"):
@@ -92,7 +92,7 @@ def test_the_first_caption_of_greedy_decoding_and_of_a_beam_stays_the_first() ->
         assert [found[0].tokens for found in one] == [found[0].tokens for found in four]
 
 
-def test_greedy_alternatives_go_on_greedily_from_the_next_likeliest_first_words() -> None:
+def test_greedy_alternatives_continue_from_the_next_most_probable_first_words() -> None:
     decoder = TableDecoder(3, words=6, end=-2.0)
     for image, found in enumerate(
         decode(decoder, numbered(range(10)), None, DecodingOptions(max_length=6, num_return_sequences=3))
@@ -110,9 +110,9 @@ def test_greedy_alternatives_go_on_greedily_from_the_next_likeliest_first_words(
         assert {hypothesis.tokens for hypothesis in found} == set(expected)
 
 
-def test_drawn_captions_are_the_same_however_many_there_are() -> None:
+def test_samples_do_not_depend_on_the_number_of_samples() -> None:
     decoder = TableDecoder(4, words=6, end=-1.0)
     options = [DecodingOptions(strategy="sample", max_length=7, num_return_sequences=n) for n in (2, 5)]
     two, five = (decode(decoder, numbered([0] * 8), None, each, keys=list("abcdefgh")) for each in options)
-    for few, many in zip(two, five, strict=True):
-        assert {h.tokens for h in few} <= {h.tokens for h in many}
+    for fewer, more in zip(two, five, strict=True):
+        assert {h.tokens for h in fewer} <= {h.tokens for h in more}

@@ -1,4 +1,4 @@
-"""`decode` on what cannot work, and what it says of results that are not as asked for; a test for each past fault."""
+"""Errors and warnings of `generate`; each test names the past bug it guards against."""
 
 import itertools
 import json
@@ -15,12 +15,12 @@ from seesay.decoding import DecodingOptions, TokenConstraints, token_constraints
 from seesay.decoding.constraints import check_repeats
 from seesay.errors import ConfigError, DataError
 from seesay.tokenizer import Tokenizer
-from tests.decoding.oracles import ConstantDecoder, TableDecoder, decode, holds, may_be_said, numbered
+from tests.decoding.oracles import ConstantDecoder, TableDecoder, contains, decode, numbered, satisfies_bans
 
 TOKENIZER = Tokenizer.build(["two dogs and two cats see a brown dog run", "the dog runs"], TextConfig())
 
 
-# Rules that cannot be kept.
+# Unsatisfiable constraints.
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ TOKENIZER = Tokenizer.build(["two dogs and two cats see a brown dog run", "the d
         (
             ("two dogs", "two cats"),
             1,
-            "decoding.force_words needs 'two' twice, which decoding.no_repeat_ngram_size 1 bars",
+            "decoding.force_words needs 'two' twice, which decoding.no_repeat_ngram_size 1 forbids",
         ),
         (("two dogs", "the dogs"), 1, "decoding.force_words needs 'dogs' twice"),
         (("two dogs", "dogs and", "and two"), 1, "decoding.force_words needs 'two' twice"),
@@ -37,16 +37,16 @@ TOKENIZER = Tokenizer.build(["two dogs and two cats see a brown dog run", "the d
         (
             ("two dogs see two dogs",),
             2,
-            "decoding.force_words needs 'two dogs' twice, which decoding.no_repeat_ngram_size 2 bars",
+            "decoding.force_words needs 'two dogs' twice, which decoding.no_repeat_ngram_size 2 forbids",
         ),
         (("dog dog dog",), 2, "decoding.force_words needs 'dog dog' twice"),
         (("see two dogs", "see two cats"), 2, "decoding.force_words needs 'see two' twice"),
     ],
 )
-def test_required_phrases_that_repeat_what_may_not_be_repeated_are_refused(
+def test_required_phrases_that_need_a_forbidden_repeat_raise(
     force_words: tuple[str, ...], block: int, message: str
 ) -> None:
-    # Bug: they were left out without a word.
+    # Bug: they were dropped silently.
     options = DecodingOptions(strategy="beam", max_length=9, force_words=force_words, no_repeat_ngram_size=block)
     decoder = TableDecoder(0, words=len(TOKENIZER) - 4)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -64,22 +64,24 @@ def test_required_phrases_that_repeat_what_may_not_be_repeated_are_refused(
         (("see two dogs", "two dogs see"), 2),
     ],
 )
-def test_required_phrases_that_need_no_repetition_are_kept(force_words: tuple[str, ...], block: int) -> None:
+def test_required_phrases_without_repeats_are_satisfied(force_words: tuple[str, ...], block: int) -> None:
     options = DecodingOptions(
         strategy="beam", beam_size=5, max_length=12, force_words=force_words, no_repeat_ngram_size=block
     )
-    rules = token_constraints(options, TOKENIZER)
-    ((best,),) = decode(TableDecoder(0, words=len(TOKENIZER) - 4), numbered([0]), None, options, constraints=rules)
-    assert all(holds(best.tokens, phrase) for phrase in rules.required)
-    assert may_be_said(best.tokens, options, rules)
+    constraints = token_constraints(options, TOKENIZER)
+    ((best,),) = decode(
+        TableDecoder(0, words=len(TOKENIZER) - 4), numbered([0]), None, options, constraints=constraints
+    )
+    assert all(contains(best.tokens, phrase) for phrase in constraints.required)
+    assert satisfies_bans(best.tokens, options, constraints)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(st.sampled_from((4, 5, 6, 7)), min_size=1, max_size=3).map(tuple), max_size=4))
-def test_of_words_that_may_not_be_repeated_just_what_cannot_be_said_is_refused(phrases: list[tuple[int, ...]]) -> None:
-    """A caption without a repeated word is a permutation of some words: all of those are tried."""
+def test_check_repeats_is_exact_for_single_words(phrases: list[tuple[int, ...]]) -> None:
+    """A caption without a repeated word is a permutation of some words; the test tries all."""
     orders = [words for count in range(5) for words in itertools.permutations((4, 5, 6, 7), count)]
-    possible = any(all(holds(words, phrase) for phrase in phrases) for words in orders)
+    possible = any(all(contains(words, phrase) for phrase in phrases) for words in orders)
     if possible:
         check_repeats(TokenConstraints(required=tuple(phrases)), 1)
     else:
@@ -87,40 +89,40 @@ def test_of_words_that_may_not_be_repeated_just_what_cannot_be_said_is_refused(p
             check_repeats(TokenConstraints(required=tuple(phrases)), 1)
 
 
-def test_results_that_break_the_rules_are_owned_up_to(caplog: pytest.LogCaptureFixture) -> None:
-    # Bug: they came without a warning.
-    rules = TokenConstraints(required=((4,), (5,)))
+def test_results_that_violate_the_constraints_log_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    # Bug: there was no warning.
+    constraints = TokenConstraints(required=((4,), (5,)))
     options = DecodingOptions(
         strategy="beam", beam_size=9, max_length=5, min_length=4, no_repeat_ngram_size=1
-    )  # of three words
+    )  # the vocabulary has three words
     with caplog.at_level(logging.WARNING, "seesay"):
         found = decode(
-            TableDecoder(0, words=3), numbered([0, 1]), None, options, constraints=rules, keys=["a.jpg", "b.jpg"]
+            TableDecoder(0, words=3), numbered([0, 1]), None, options, constraints=constraints, keys=["a.jpg", "b.jpg"]
         )
     assert [hypotheses[0].finished for hypotheses in found] == [False, False]
     (message,) = caplog.messages
     assert message.startswith(
-        "2 of 2 images have captions that break the constraints (no_repeat_ngram_size, force_words, bad_words"
+        "2 of 2 images have captions that violate the constraints (no_repeat_ngram_size, force_words, bad_words"
     )
     assert message.endswith("such as a.jpg")
 
 
 def test_a_banned_word_outside_the_vocabulary_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    # Bug: a word misspelt was passed over without a word, and the one meant was said.
+    # Bug: a misspelt word was ignored silently, so that the intended one was generated.
     with caplog.at_level(logging.WARNING, "seesay"):
-        rules = token_constraints(DecodingOptions(bad_words=("browm dog", "dog")), TOKENIZER)
-    assert rules.banned == (tuple(TOKENIZER.encode("dog")[1:-1]),)
+        constraints = token_constraints(DecodingOptions(bad_words=("browm dog", "dog")), TOKENIZER)
+    assert constraints.banned == (tuple(TOKENIZER.encode("dog")[1:-1]),)
     (message,) = caplog.messages
     assert message.startswith("decoding.bad_words: 'browm' is not in the vocabulary of ")
-    assert message.endswith("near are brown; it is never said, with or without the ban")
+    assert message.endswith("similar words: brown; it is never generated anyway")
 
 
-# Input that cannot work.
+# Invalid input.
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-def test_a_image_without_regions_is_refused_by_name(strategy: str) -> None:
-    # Bug: its caption was empty and its score not a number.
+def test_an_image_without_regions_is_named(strategy: str) -> None:
+    # Bug: its caption was empty and its score NaN.
     mask = torch.tensor([[True] * 4, [False] * 4, [False] * 4])
     with pytest.raises(DataError, match=r"2 of 3 images have no region to attend to, such as b\.jpg; ") as caught:
         decode(
@@ -133,14 +135,14 @@ def test_a_image_without_regions_is_refused_by_name(strategy: str) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="1 of 1 images have no region"):
         decode(TableDecoder(0), numbered([0])[:, :0], None)
-    several = torch.stack([mask, mask.flip(0)], -1)  # of an ensemble: the first image has none for its second member
+    several = torch.stack([mask, mask.flip(0)], -1)  # an ensemble: the first image has none for its second member
     with pytest.raises(DataError, match="3 of 3 images have no region to attend to, such as 0"):
         decode(TableDecoder(0), numbered([0, 1, 2]), several)
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-def test_scores_that_are_no_numbers_are_owned_up_to(strategy: str, caplog: pytest.LogCaptureFixture) -> None:
-    # Bug: a caption of a network that gives no numbers looked like any other.
+def test_scores_that_are_not_finite_log_a_warning(strategy: str, caplog: pytest.LogCaptureFixture) -> None:
+    # Bug: a caption of a network that outputs NaN looked like any other.
     decoder = ConstantDecoder([float("nan")] * 7)
     with caplog.at_level(logging.WARNING, "seesay"):
         found = decode(decoder, numbered([0]), None, DecodingOptions(strategy=strategy), keys=["a.jpg"])  # type: ignore[arg-type]
@@ -149,17 +151,17 @@ def test_scores_that_are_no_numbers_are_owned_up_to(strategy: str, caplog: pytes
 
 
 @pytest.mark.parametrize("keys", [[], ["a"], ["a", "b", "c"]])
-def test_there_must_be_a_key_a_image(keys: list[str]) -> None:
-    # Bug: too few were an error of Python, of too many the rest was left out.
-    with pytest.raises(ConfigError, match=f"{len(keys)} keys were given for 2 images"):
+def test_the_number_of_keys_must_match_the_images(keys: list[str]) -> None:
+    # Bug: too few raised a Python error, the excess of too many was ignored.
+    with pytest.raises(ConfigError, match=f"{len(keys)} keys for 2 images"):
         decode(TableDecoder(0), numbered([0, 1]), None, DecodingOptions(strategy="sample"), keys=keys)
 
 
 # The first caption.
 
 
-def test_the_first_drawn_caption_stays_the_first() -> None:
-    # Bug: it was the likeliest of those drawn, so that asking for alternatives changed the caption itself.
+def test_the_first_sample_stays_first() -> None:
+    # Bug: the most probable sample came first, so that requesting alternatives changed the caption.
     decoder = TableDecoder(2, words=6, end=-0.5)
     memory = numbered(range(40))
     one = decode(decoder, memory, None, DecodingOptions(strategy="sample", max_length=9))
@@ -176,25 +178,25 @@ def test_the_first_drawn_caption_stays_the_first() -> None:
     assert moved > 10
 
 
-def test_the_first_draw_that_can_end_leads_where_the_first_cannot() -> None:
-    """Greedy decoding and sampling look for another caption where the rules stop theirs, however many are wanted."""
+def test_the_first_sample_that_can_end_comes_first() -> None:
+    """The result does not depend on the number of samples where constraints stop the first one."""
     decoder = TableDecoder(5, words=3, end=-2.0)
-    rules = TokenConstraints(no_end_after=frozenset((4, 5)))
+    constraints = TokenConstraints(no_end_after=frozenset((4, 5)))
     memory = numbered(range(60))
     counts = [
         DecodingOptions(strategy="sample", max_length=2, num_return_sequences=n, no_repeat_ngram_size=1) for n in (1, 2)
     ]
-    one, two = (decode(decoder, memory, None, options, constraints=rules) for options in counts)
+    one, two = (decode(decoder, memory, None, options, constraints=constraints) for options in counts)
     assert sum(found[0].tokens == other[0].tokens for found, other in zip(one, two, strict=True)) == 60
 
 
-# Options from Python.
+# Options passed in Python.
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        # Bugs: the first gave an OverflowError, the next three scores that are no numbers.
+        # Bugs: the first raised OverflowError, the next three gave NaN scores.
         ({"strategy": "beam", "length_penalty": 500.0}, "decoding.length_penalty is 500.0; it must be at most 10"),
         ({"strategy": "sample", "temperature": math.inf}, "decoding.temperature is inf; it must be finite"),
         (
@@ -203,7 +205,7 @@ def test_the_first_draw_that_can_end_leads_where_the_first_cannot() -> None:
         ),
         ({"repetition_penalty": math.inf}, "decoding.repetition_penalty is inf; it must be at most 100"),
         ({"length_penalty": math.nan}, "decoding.length_penalty is nan; it must be at least 0"),
-        # Bugs: the first searched greedily, the second for letters.
+        # Bugs: the first searched greedily, the second required letters.
         ({"strategy": "foo"}, "decoding.strategy is 'foo'; choose one of greedy, sample, beam"),
         ({"strategy": "beam", "force_words": "dog"}, "decoding.force_words must be a tuple, not 'dog'"),
         ({"bad_words": ["dog"]}, "decoding.bad_words must be a tuple, not ['dog']"),
@@ -211,7 +213,7 @@ def test_the_first_draw_that_can_end_leads_where_the_first_cannot() -> None:
         ({"beam_size": "3"}, "decoding.beam_size must be a whole number, not '3'"),
         ({"max_length": 2.5}, "decoding.max_length must be a whole number, not 2.5"),
         ({"temperature": None}, "decoding.temperature must be a number, not None"),
-        # Bugs: these were passed over.
+        # Bugs: these were ignored.
         ({"beam_size": 9}, "decoding.beam_size is 9, which only a beam search reads; add --strategy beam"),
         ({"length_penalty": 3.0}, "decoding.length_penalty is 3.0, which only a beam search reads"),
         ({"sampling_seed": 3}, "decoding.sampling_seed is 3, which only sampling reads; add --strategy sample"),
@@ -222,14 +224,14 @@ def test_the_first_draw_that_can_end_leads_where_the_first_cannot() -> None:
         ),
     ],
 )
-def test_options_that_cannot_work_are_refused_in_python_too(values: dict[str, object], message: str) -> None:
+def test_invalid_options_raise(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         DecodingOptions(**values)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_another_strategy_leaves_behind_what_it_does_not_read() -> None:
+def test_with_strategy_drops_options_of_other_strategies() -> None:
     beam = DecodingOptions(
         strategy="beam",
         beam_size=6,
@@ -250,7 +252,7 @@ def test_another_strategy_leaves_behind_what_it_does_not_read() -> None:
         drawn.with_strategy("beam")
 
 
-def test_the_largest_penalties_leave_scores_that_are_numbers() -> None:
+def test_the_largest_penalties_give_finite_scores() -> None:
     options = DecodingOptions(
         strategy="beam",
         beam_size=4,

@@ -1,4 +1,4 @@
-"""Several decoders as one, against the mean of their distributions worked out by hand."""
+"""`EnsembleDecoder` against the mean of the members' distributions computed by hand."""
 
 import math
 from typing import Any
@@ -17,12 +17,12 @@ from seesay.tokenizer import END_ID
 from tests.decoding.oracles import TableDecoder, decode, numbered, same
 
 
-def joined(decoders: list[TableDecoder], mean: Mean) -> TableDecoder:
-    """One table that says what the decoders say on average."""
+def mean_decoder(decoders: list[TableDecoder], mean: Mean) -> TableDecoder:
+    """Return a decoder whose table is the mean of the decoders' distributions."""
     found = TableDecoder(0, words=3)
     log_probs = torch.stack([decoder.table.log_softmax(-1) for decoder in decoders])
     found.table = log_probs.exp().mean(0).log() if mean == "probabilities" else log_probs.mean(0)
-    found.looks = torch.stack([decoder.looks for decoder in decoders]).mean(0)
+    found.attention = torch.stack([decoder.attention for decoder in decoders]).mean(0)
     return found
 
 
@@ -34,11 +34,11 @@ def test_an_ensemble_is_the_mean_of_its_members(strategy: Any, mean: Mean) -> No
     options = options.with_strategy(strategy)
     memory, mask = join_memories([numbered(range(9))] * 3, [None] * 3)
     found = decode(EnsembleDecoder(members, [1, 1, 1], mean), memory, mask, options, keep_attention=True)
-    expected = decode(joined(members, mean), numbered(range(9)), None, options, keep_attention=True)
+    expected = decode(mean_decoder(members, mean), numbered(range(9)), None, options, keep_attention=True)
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_members_look_at_memories_of_their_own() -> None:
+def test_members_attend_to_their_own_memories() -> None:
     torch.manual_seed(0)
     sizes = ModelConfig(projection_size=7, embedding_size=5, hidden_size=9, attention_size=4, output_size=8)
     attention = AttentionGRUDecoder(sizes, 11).double().eval()
@@ -53,7 +53,7 @@ def test_members_look_at_memories_of_their_own() -> None:
     for image, (found,) in enumerate(
         decode(ensemble, memory, both, DecodingOptions(strategy="beam", beam_size=3, max_length=6), keep_attention=True)
     ):
-        assert found.attention is None  # one of them has none
+        assert found.attention is None  # one member has none
         states = [
             attention.init_state(grid[image : image + 1], mask[image : image + 1]),
             pooled.init_state(vector[image : image + 1], None),
@@ -62,13 +62,13 @@ def test_members_look_at_memories_of_their_own() -> None:
         for word, target in zip(fed, [*found.tokens, END_ID], strict=True):
             outputs = [d.step(torch.tensor([[word]]), s) for d, s in zip(decoders, states, strict=True)]
             states = [output.state for output in outputs]
-            shares = torch.stack([output.logits[0, 0].detach().softmax(-1) for output in outputs]).mean(0)
-            shares[[0, 1, 3]] = 0.0
-            log_probs.append(math.log(shares[target] / shares.sum()))
+            probabilities = torch.stack([output.logits[0, 0].detach().softmax(-1) for output in outputs]).mean(0)
+            probabilities[[0, 1, 3]] = 0.0
+            log_probs.append(math.log(probabilities[target] / probabilities.sum()))
         assert found.log_probs == pytest.approx(log_probs, rel=1e-9)
 
 
-def test_members_with_other_vocabularies_are_refused() -> None:
+def test_members_with_different_vocabularies_raise() -> None:
     ensemble = EnsembleDecoder([TableDecoder(0, words=3), TableDecoder(0, words=4)], [1, 1])
     memory, mask = join_memories([numbered([0])] * 2, [None] * 2)
     with pytest.raises(ConfigError, match="one vocabulary; its members have 7, 8 words"):

@@ -1,4 +1,4 @@
-"""Every option with every other: ten thousand random sets, and contradictions named in one line."""
+"""Combinations of options: ten thousand random sets, and one-line errors for contradictions."""
 
 import itertools
 import math
@@ -14,13 +14,13 @@ from seesay.config import resolve_config
 from seesay.decoding import DecodingOptions, Hypothesis, TokenConstraints
 from seesay.errors import ConfigError
 from seesay.tokenizer import UNK_ID
-from tests.decoding.oracles import TableDecoder, decode, may_be_all, may_be_said, numbered
+from tests.decoding.oracles import TableDecoder, decode, numbered, satisfies_bans, satisfies_constraints
 
 WORDS = range(4, 10)
 
 
 def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenConstraints]:
-    """Options that do not contradict each other, and rules to go with them."""
+    """Return random valid options and constraints."""
     strategy = draw.choice(("greedy", "sample", "beam"))
     length, groups = draw.choice((1, 1, 2, 3)), draw.choice((1, 1, 2, 3))
     values: dict[str, object] = {
@@ -49,17 +49,17 @@ def any_options(draw: random.Random) -> tuple[DecodingOptions, TokenConstraints]
             "min_p": draw.choice((0.0, 0.2, 1.0)),
             "sampling_seed": draw.randint(-5, 5),
         }
-    barred = tuple(any_phrase(draw) for _ in range(draw.choice((0, 0, 0, 0, 1, 3))))
+    banned = tuple(any_phrase(draw) for _ in range(draw.choice((0, 0, 0, 0, 1, 3))))
     ends = frozenset(draw.sample(WORDS, 3)) if draw.random() < 0.3 else frozenset()
-    return DecodingOptions(**values), TokenConstraints(barred, required, ends)  # type: ignore[arg-type]
+    return DecodingOptions(**values), TokenConstraints(banned, required, ends)  # type: ignore[arg-type]
 
 
 def any_phrase(draw: random.Random) -> tuple[int, ...]:
     return tuple(draw.choice(WORDS) for _ in range(draw.randint(1, 2)))
 
 
-def check(found: list[Hypothesis], options: DecodingOptions, rules: TokenConstraints) -> None:
-    """What holds of every result, whatever the options."""
+def check(found: list[Hypothesis], options: DecodingOptions, constraints: TokenConstraints) -> None:
+    """Assert the properties of every result."""
     assert 1 <= len(found) <= options.num_return_sequences
     assert len({hypothesis.tokens for hypothesis in found}) == len(found)
     scores = [hypothesis.score for hypothesis in found][options.strategy != "beam" :]
@@ -70,44 +70,46 @@ def check(found: list[Hypothesis], options: DecodingOptions, rules: TokenConstra
         assert len(hypothesis.log_probs) == len(tokens) + 1
         assert all(-math.inf < value < 1e-9 for value in hypothesis.log_probs)
         assert all(token in WORDS or (token == 3 and options.allow_unk) for token in tokens)
-        assert may_be_said(tokens, options, rules)
+        assert satisfies_bans(tokens, options, constraints)
         if options.repetition_penalty == 1:
             penalty = options.length_penalty if options.strategy == "beam" else 0.0
             assert hypothesis.score == pytest.approx(sum(hypothesis.log_probs) / (len(tokens) + 1) ** penalty)
-        # A cut caption, too, keeps every rule; only one that could neither go on nor end does not, if no other is left.
-        if not may_be_all(tokens, options, rules):
+        # Truncated captions satisfy every constraint too; only one that could neither continue nor end may not.
+        if not satisfies_constraints(tokens, options, constraints):
             assert len(found) == 1
             assert not hypothesis.finished
-            assert not any(may_be_all((*tokens, *more), options, rules) for more in continuations(tokens, options))
+            assert not any(
+                satisfies_constraints((*tokens, *more), options, constraints) for more in continuations(tokens, options)
+            )
 
 
 def continuations(tokens: tuple[int, ...], options: DecodingOptions) -> Iterator[tuple[int, ...]]:
-    """All words that a caption of the maximum length may yet say after `tokens`."""
-    said = [*WORDS, *([UNK_ID] if options.allow_unk else [])]
+    """Yield every continuation of `tokens` up to the maximum length."""
+    allowed = [*WORDS, *([UNK_ID] if options.allow_unk else [])]
     for length in range(1, options.max_length - len(tokens) + 1):
-        yield from itertools.product(said, repeat=length)
+        yield from itertools.product(allowed, repeat=length)
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 5))])
-def test_a_thousand_random_sets_of_options_break_nothing(library: str, part: int) -> None:
-    """Other ones in each part, and the one way and the other: ten thousand in all."""
+def test_a_thousand_random_sets_of_options_give_valid_results(library: str, part: int) -> None:
+    """Ten thousand sets in total over the parts and libraries."""
     draw = random.Random(f"{library}, part {part}")
     decoders = [TableDecoder(seed, words=len(WORDS), end=float(seed % 3 + 1)) for seed in range(5)]
     memory = numbered([0, 1])
     finished = cut = refused = several = 0
     for turn in range(1000):
-        options, rules = any_options(draw)
+        options, constraints = any_options(draw)
         try:
-            results = decode(decoders[turn % 5], memory[: 1 + (turn % 9 == 0)], None, options, constraints=rules)
+            results = decode(decoders[turn % 5], memory[: 1 + (turn % 9 == 0)], None, options, constraints=constraints)
         except ConfigError:
-            assert rules.required  # too many or barred words
+            assert constraints.required  # too many or banned words
             refused += 1
             continue
         assert len(results) == 1 + (turn % 9 == 0)
         for found in results:
-            check(found, options, rules)
+            check(found, options, constraints)
             finished += found[0].finished
-            cut += not found[0].finished and may_be_all(found[0].tokens, options, rules)
+            cut += not found[0].finished and satisfies_constraints(found[0].tokens, options, constraints)
             several += len(found) > 1
     assert finished > 400
     assert cut > 60
@@ -147,7 +149,7 @@ def test_a_thousand_random_sets_of_options_break_nothing(library: str, part: int
         ({"repetition_penalty": 0.5}, "decoding.repetition_penalty is 0.5; it must be at least 1"),
     ],
 )
-def test_contradictions_are_named_in_one_line(values: dict[str, object], message: str) -> None:
+def test_contradictions_raise_one_line_errors(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         DecodingOptions(**values)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
@@ -155,12 +157,12 @@ def test_contradictions_are_named_in_one_line(values: dict[str, object], message
         resolve_config(overrides=values)
 
 
-def test_options_stay_as_they_are() -> None:
+def test_options_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         DecodingOptions().beam_size = 5
 
 
-def test_the_default_maximum_length_makes_room_for_the_minimum() -> None:
+def test_the_default_maximum_length_is_at_least_the_minimum() -> None:
     ((found,),) = decode(TableDecoder(0, end=5.0), numbered([0]), None, DecodingOptions(min_length=40))
     assert len(found.tokens) >= 40
     assert torch.isfinite(torch.tensor(found.score))

@@ -1,4 +1,4 @@
-"""The search over our own decoders, against teacher forcing, replaying, and itself in other batches."""
+"""The search with the package's decoders, against teacher forcing, replay, and other batches."""
 
 from typing import Any, Literal, cast
 
@@ -18,7 +18,7 @@ STRATEGIES: tuple[Literal["greedy", "sample", "beam"], ...] = ("greedy", "sample
 
 
 def real_decoder(kind: Any) -> AttentionGRUDecoder | PooledGRUDecoder:
-    """A decoder of 11 words over memory of width 7, with weights large enough for captions that differ."""
+    """Return a decoder of 11 words and memory of width 7 whose captions differ between images."""
     torch.manual_seed(0)
     decoder: AttentionGRUDecoder | PooledGRUDecoder
     if kind == "attention":
@@ -30,7 +30,7 @@ def real_decoder(kind: Any) -> AttentionGRUDecoder | PooledGRUDecoder:
     for parameter in decoder.parameters():
         parameter.data.mul_(3.0)
     last = decoder.output[-1] if isinstance(decoder.output, torch.nn.Sequential) else decoder.output
-    cast("torch.nn.Linear", last).bias.data[END_ID] -= 4.0  # nor all of them empty
+    cast("torch.nn.Linear", last).bias.data[END_ID] -= 4.0  # so that not all captions are empty
     return decoder.double().eval()
 
 
@@ -42,7 +42,7 @@ KEYS = list("abcdef")
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
+def test_log_probs_equal_teacher_forcing(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder(kind)
     options = DecodingOptions(strategy="beam", beam_size=4, max_length=9, num_return_sequences=3).with_strategy(
         strategy
@@ -61,7 +61,7 @@ def test_log_probs_are_those_of_teacher_forcing(kind: str, strategy: Literal["gr
             assert hypothesis.score == pytest.approx(sum(expected) / len(expected) ** penalty, rel=1e-9)
         scores = [hypothesis.score for hypothesis in found][
             strategy != "beam" :
-        ]  # whose own, or first drawn, comes first
+        ]  # the greedy caption or the first sample comes first
         assert scores == sorted(scores, reverse=True)
 
 
@@ -91,20 +91,25 @@ SEARCHES = {
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("kind", [*KINDS, "table"])
-def test_a_batch_is_its_images_one_by_one(kind: str, name: str) -> None:
+def test_captions_do_not_depend_on_the_batch(kind: str, name: str) -> None:
     decoder = TableDecoder(1, words=7, end=-1.0) if kind == "table" else real_decoder(kind)
     memory = numbered(range(6)) if kind == "table" else MEMORY
-    options, rules = SEARCHES[name], TokenConstraints(required=((5,), (9, 4)) if name.startswith("required") else ())
-    batch = decode(decoder, memory, MASK, options, constraints=rules, keys=KEYS, keep_attention=True)
+    options, constraints = (
+        SEARCHES[name],
+        TokenConstraints(required=((5,), (9, 4)) if name.startswith("required") else ()),
+    )
+    batch = decode(decoder, memory, MASK, options, constraints=constraints, keys=KEYS, keep_attention=True)
     for order in ([5, 4, 3, 2, 1, 0], [2, 2, 0], [4]):
         names = [KEYS[image] for image in order]
-        again = decode(decoder, memory[order], MASK[order], options, constraints=rules, keys=names, keep_attention=True)
+        again = decode(
+            decoder, memory[order], MASK[order], options, constraints=constraints, keys=names, keep_attention=True
+        )
         assert all(same(batch[image], found) for image, found in zip(order, again, strict=True))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_regions_do_not_matter(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
+def test_padding_regions_have_no_effect(kind: str, strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder(kind)
     options = DecodingOptions(strategy="beam", beam_size=3, max_length=9).with_strategy(strategy)
     plain = decode(decoder, MEMORY, None, options, keys=KEYS, keep_attention=True)
@@ -121,7 +126,7 @@ def test_padding_regions_do_not_matter(kind: str, strategy: Literal["greedy", "s
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_attention_is_that_of_replaying_the_words(strategy: Literal["greedy", "sample", "beam"]) -> None:
+def test_attention_equals_a_replay_of_the_words(strategy: Literal["greedy", "sample", "beam"]) -> None:
     decoder = real_decoder("attention")
     options = DecodingOptions(strategy="beam", beam_size=4, max_length=9, num_return_sequences=3).with_strategy(
         strategy
@@ -142,13 +147,13 @@ def test_attention_is_that_of_replaying_the_words(strategy: Literal["greedy", "s
 
 
 @pytest.mark.parametrize("beam", [1, 4])
-def test_attention_is_gathered_along_the_beam_and_through_leaving_images(beam: int) -> None:
+def test_attention_follows_the_beam_when_images_are_removed(beam: int) -> None:
     decoder = TableDecoder(3, end=-0.5)
     options = DecodingOptions(strategy="beam", beam_size=beam, max_length=12)
     for image, found in enumerate(decode(decoder, numbered(range(9)), None, options, keep_attention=True)):
         for hypothesis in found:
             expected = [
-                decoder.looks[decoder.place(image, hypothesis.tokens[:t])].numpy()
+                decoder.attention[decoder.place(image, hypothesis.tokens[:t])].numpy()
                 for t in range(len(hypothesis.log_probs))
             ]
             assert hypothesis.attention is not None
@@ -157,8 +162,8 @@ def test_attention_is_gathered_along_the_beam_and_through_leaving_images(beam: i
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_attention_is_none_where_there_is_none(strategy: Literal["greedy", "sample", "beam"]) -> None:
-    # Bug: a beam search gave zeros for the attention of a decoder that has none.
+def test_attention_is_none_for_decoders_without_attention(strategy: Literal["greedy", "sample", "beam"]) -> None:
+    # Bug: beam search returned zeros as the attention of a decoder without attention.
     options = DecodingOptions(strategy="beam", beam_size=2, max_length=5).with_strategy(strategy)
     for keep in (True, False):
         for found, *_ in decode(real_decoder("state"), MEMORY, None, options, keep_attention=keep):
@@ -173,12 +178,12 @@ def test_an_empty_batch_has_no_captions(strategy: Literal["greedy", "sample", "b
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_scores_that_are_no_numbers_give_some_caption(strategy: Literal["greedy", "sample", "beam"]) -> None:
-    # Bug: a beam search over the features of a damaged image gave no hypothesis at all.
+def test_nan_scores_still_give_a_caption(strategy: Literal["greedy", "sample", "beam"]) -> None:
+    # Bug: beam search over NaN features returned no hypothesis.
     memory = MEMORY.clone()
     memory[1] = float("nan")
     options = DecodingOptions(strategy="beam", beam_size=3, max_length=9).with_strategy(strategy)
     found = decode(real_decoder("attention"), memory, None, options, keys=KEYS)
-    sound = decode(real_decoder("attention"), MEMORY, None, options, keys=KEYS)
+    unaffected = decode(real_decoder("attention"), MEMORY, None, options, keys=KEYS)
     assert all(len(hypotheses) >= 1 for hypotheses in found)
-    assert all(same(found[image], sound[image]) for image in (0, 2, 3, 4, 5))
+    assert all(same(found[image], unaffected[image]) for image in (0, 2, 3, 4, 5))

@@ -12,7 +12,7 @@ from tests.decoding.oracles import ConstantDecoder, TableDecoder, decode, number
 
 
 def chi_square(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float]) -> float:
-    """Pearson's statistic of counts against probabilities."""
+    """Return Pearson's chi-squared statistic of counts against probabilities."""
     total = sum(counts.values())
     assert set(counts) <= set(expected)
     assert sum(expected.values()) == pytest.approx(1.0)
@@ -20,7 +20,7 @@ def chi_square(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...],
 
 
 def kept_words(log_probs: dict[int, float], options: DecodingOptions) -> dict[int, float]:
-    """The distribution that the definition of sampling leaves, word by word."""
+    """Return the distribution of the next word by the definition of sampling."""
     weights = {word: math.exp(value / options.temperature) for word, value in log_probs.items()}
     ordered = sorted(weights, key=lambda word: -weights[word])[: options.top_k or None]
     total = sum(weights[word] for word in ordered)
@@ -59,7 +59,7 @@ def test_sampled_captions_follow_the_distribution(options: DecodingOptions, outc
                 expected[(*words, END_ID)] = share * part
             elif len(words) < options.max_length:
                 grow((*words, word), share * part)
-            else:  # a word more than there may be: the caption is cut
+            else:  # beyond the maximum length: the caption is truncated
                 expected[words] = expected.get(words, 0.0) + share * part
 
     grow((), 1.0)
@@ -69,7 +69,7 @@ def test_sampled_captions_follow_the_distribution(options: DecodingOptions, outc
     assert chi_square(counts, expected) < (outcomes - 1) * (1 - spread + 3.09 * spread**0.5) ** 3
 
 
-def test_sampling_depends_on_seed_and_key_alone() -> None:
+def test_sampling_depends_only_on_seed_and_key() -> None:
     decoder = TableDecoder(2, end=-1.0)
 
     def captions(images: int, seed: int, keys: Sequence[str] | None, length: int = 8) -> list[tuple[int, ...]]:
@@ -89,19 +89,19 @@ def test_sampling_depends_on_seed_and_key_alone() -> None:
     [
         DecodingOptions(strategy="sample", max_length=9, top_k=1),
         DecodingOptions(strategy="sample", max_length=9, temperature=1e-6),
-        # Bug: what no float can hold divided by the temperature made every probability not a number.
+        # Bug: division by a subnormal temperature overflowed and made every probability NaN.
         DecodingOptions(strategy="sample", max_length=9, temperature=5e-324),
     ],
 )
-def test_sampling_without_freedom_is_greedy(options: DecodingOptions) -> None:
+def test_sampling_with_one_choice_is_greedy(options: DecodingOptions) -> None:
     decoder = TableDecoder(4, end=-1.0)
     greedy = decode(decoder, numbered(range(30)), None, DecodingOptions(max_length=9), keep_attention=True)
     sampled = decode(decoder, numbered(range(30)), None, options, keep_attention=True)
     assert all(same(one, other) for one, other in zip(greedy, sampled, strict=True))
 
 
-def test_top_k_says_no_more_words_than_k_where_scores_tie() -> None:
-    # Bug: every word as likely as the k-th was let in.
+def test_top_k_keeps_at_most_k_words_when_scores_tie() -> None:
+    # Bug: every word as probable as the k-th was kept.
     options = DecodingOptions(strategy="sample", max_length=1, top_k=2)
     found = decode(ConstantDecoder([0.0] * 12), numbered([0] * 200), None, options)
     assert len({h.tokens for (h,) in found}) == 2

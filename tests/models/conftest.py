@@ -1,4 +1,4 @@
-"""What the tests of compiled functions share."""
+"""Fixtures of the tests of compiled functions."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from seesay.models.kernels import Kernels, kernels_for
 
 @pytest.fixture
 def kernels() -> Kernels:
-    """The functions of kernels.c, after a seed; skips where there is no compiler for them."""
+    """The functions of kernels.c, after seeding; skips without a compiler."""
     torch.manual_seed(3)
     found = kernels_for(torch.zeros(1))
     if found is None:

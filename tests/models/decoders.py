@@ -1,4 +1,4 @@
-"""What the tests of decoders share: sizes, captions of two lengths and more, and packed results spread out again."""
+"""Helpers for tests of decoders: sizes, captions of different lengths, and unpacking of results."""
 
 from typing import Any
 
@@ -30,11 +30,11 @@ CONFIGS = {
     "up-down": ModelConfig(decoder="up-down", hidden_size=7),
     "transformer": ModelConfig(decoder="transformer", hidden_size=8, num_layers=2, num_heads=2, feedforward_size=9),
 }
-"""Every decoder that attends, small; see `sized`."""
+"""Every decoder with attention, with small sizes; see `sized`."""
 
 
 def sized(name: str, **changes: Any) -> ModelConfig:
-    """Returns the settings of `CONFIGS` with small widths that differ from each other where they may."""
+    """Return the settings of `CONFIGS` with small widths, different where possible."""
     config = CONFIGS[name]
     words = config.hidden_size if config.decoder == "transformer" else 5
     small = {"projection_size": D, "embedding_size": words, "attention_size": 4, "num_heads": 2, "output_size": 8}
@@ -42,7 +42,7 @@ def sized(name: str, **changes: Any) -> ModelConfig:
 
 
 def decoder(name: str, **changes: Any) -> Any:
-    """Returns a decoder of `CONFIGS` in float64, in evaluation mode, with weights of some size."""
+    """Return a decoder of `CONFIGS` in float64, in evaluation mode, with enlarged weights."""
     torch.manual_seed(0)
     config = sized(name, **changes)
     made: nn.Module = decoder_builder(config.decoder)(config, V)
@@ -50,12 +50,12 @@ def decoder(name: str, **changes: Any) -> Any:
 
 
 def memories(seed: int = 1, size: int = D) -> Tensor:
-    """Returns the memory (3, N, size) of three images."""
+    """Return the memory (3, N, size) of three images."""
     return torch.randn(3, N, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def spread(logits: Tensor, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
-    """Returns packed values (M, ...) as (image, caption) -> (T, ...)."""
+    """Return packed values (M, ...) as (image, caption) -> (T, ...)."""
     packed = pack_captions(tokens)
     captions, rows = tokens.shape[1], packed.row_of_token()
     return {
@@ -65,5 +65,5 @@ def spread(logits: Tensor, tokens: Tensor) -> dict[tuple[int, int], Tensor]:
 
 
 def fed(image: int, caption: int) -> list[int]:
-    """Returns the words of a caption that are fed to the decoder: all but the last."""
+    """Return the input tokens of a caption: all but the last."""
     return [word for word in TOKENS[image, caption].tolist() if word][:-1]

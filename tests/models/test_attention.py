@@ -1,4 +1,4 @@
-"""Each attention against its formula, written out region by region in float64."""
+"""Each attention against its formula, computed region by region in float64."""
 
 from typing import Any, cast
 
@@ -40,10 +40,10 @@ def softmax(scores: list[Tensor]) -> Tensor:
     return powers / powers.sum()
 
 
-def plain(attention: Attention, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """The context and weights of one query (Q,) over regions (N, D), by the formula of the paper."""
+def reference(attention: Attention, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """Return context and weights of a query (Q,) over regions (N, D), by the formula of the paper."""
     if isinstance(attention, MultiHeadAttention):
-        return plain_multihead(attention, query, memory)
+        return reference_multihead(attention, query, memory)
     scores = []
     for region in memory:
         if isinstance(attention, AdditiveAttention):
@@ -57,7 +57,7 @@ def plain(attention: Attention, query: Tensor, memory: Tensor) -> tuple[Tensor, 
     return sum(cast("Tensor", weight * region) for weight, region in zip(weights, memory, strict=True)), weights  # type: ignore[return-value]
 
 
-def plain_multihead(attention: MultiHeadAttention, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+def reference_multihead(attention: MultiHeadAttention, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     size = A // 2
     heads, all_weights = [], []
     for head in range(2):
@@ -72,16 +72,16 @@ def plain_multihead(attention: MultiHeadAttention, query: Tensor, memory: Tensor
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_it_is_the_formula_with_and_without_masked_regions(score: str) -> None:
+def test_attention_equals_the_formula_with_and_without_a_mask(score: str) -> None:
     attention = build(score)
     query, memory = torch.randn(3, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
-    for given in (None, mask):
-        context, weights = attention(query, attention.keys(memory), memory, given)
-        torch.testing.assert_close(weights, attention.weigh(query, attention.keys(memory), given))
+    for memory_mask in (None, mask):
+        context, weights = attention(query, attention.keys(memory), memory, memory_mask)
+        torch.testing.assert_close(weights, attention.weigh(query, attention.keys(memory), memory_mask))
         for row in range(3):
-            real = torch.ones(N, dtype=torch.bool) if given is None else given[row]
-            wanted, share = plain(attention, query[row], memory[row][real])
+            real = torch.ones(N, dtype=torch.bool) if memory_mask is None else memory_mask[row]
+            wanted, share = reference(attention, query[row], memory[row][real])
             torch.testing.assert_close(context[row], wanted, rtol=1e-10, atol=1e-10)
             torch.testing.assert_close(weights[row][real], share, rtol=1e-10, atol=1e-10)
             assert not weights[row][~real].any()
@@ -101,20 +101,20 @@ def test_hypotheses_share_the_keys_of_their_image(score: str) -> None:
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_search_is_forward_for_all_hypotheses_of_a_image(score: str) -> None:
+def test_search_equals_forward_for_all_hypotheses_of_an_image(score: str) -> None:
     attention = build(score)
     query, memory = torch.randn(3, 7, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
-    for given in (None, mask):
-        found = attention.search(query, attention.search_keys(memory), memory, given)
+    for memory_mask in (None, mask):
+        found = attention.search(query, attention.search_keys(memory), memory, memory_mask)
         for beam in range(7):
-            context, weights = attention(query[:, beam], attention.keys(memory), memory, given)
+            context, weights = attention(query[:, beam], attention.keys(memory), memory, memory_mask)
             torch.testing.assert_close(found[0][:, beam], context, rtol=1e-10, atol=1e-12)
             torch.testing.assert_close(found[1][:, beam], weights, rtol=1e-10, atol=1e-12)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the most memory, in bytes, that one result of any operation takes; views take what they look at."""
+    """Records the largest result of any operation, in bytes; a view counts as its base."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -129,7 +129,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("score", ["dot", "general", "multihead"])
 def test_search_copies_neither_keys_nor_memory_for_each_hypothesis(score: str) -> None:
-    # Bug: all attentions but the additive one broadcast keys and memory to (B, K, N, A), and matmul copied them.
+    # Bug: all attentions except the additive one broadcast keys and memory to (B, K, N, A), and matmul copied them.
     images, beams, regions, width = 4, 6, 40, 32
     config = ModelConfig(
         projection_size=width,
@@ -142,18 +142,18 @@ def test_search_copies_neither_keys_nor_memory_for_each_hypothesis(score: str) -
     query, memory = torch.randn(images, beams, width), torch.randn(images, regions, width)
     mask = torch.ones(images, regions, dtype=torch.bool)
     copied = 4 * images * beams * regions * width
-    with torch.no_grad():  # inference mode would hide what matmul does inside
+    with torch.no_grad():  # inference mode would hide the operations inside matmul
         keys = attention.search_keys(memory)
         with Largest() as broadcast:
             attention(query, attention.keys(memory)[:, None], memory[:, None], mask[:, None])
         with Largest() as search:
             attention.search(query, keys, memory, mask)
-    assert broadcast.bytes >= copied  # so that the measure would see it
+    assert broadcast.bytes >= copied  # the recorder notices such a copy
     assert search.bytes <= max(keys.untyped_storage().nbytes(), memory.untyped_storage().nbytes())
 
 
-def test_additive_search_is_exact_up_to_its_bound_and_beyond_it_where_tanh_is_flat() -> None:
-    # Bug: a comment said that it was exact everywhere; near opposite bounds it is not.
+def test_additive_search_is_exact_up_to_its_bound_and_where_tanh_is_flat() -> None:
+    # It is not exact near opposite bounds.
     attention = AdditiveAttention(1, 1, 1).eval()
     for parameter in attention.parameters():
         nn.init.ones_(parameter)
@@ -165,7 +165,7 @@ def test_additive_search_is_exact_up_to_its_bound_and_beyond_it_where_tanh_is_fl
         torch.testing.assert_close(weights[0, 0].double(), exact, rtol=1e-5, atol=1e-6)
 
 
-def test_multihead_is_torchs() -> None:
+def test_multihead_equals_torch() -> None:
     attention = build("multihead")
     assert isinstance(attention, MultiHeadAttention)
     torchs = nn.MultiheadAttention(A, 2, kdim=D, vdim=D, batch_first=True).double()
@@ -191,24 +191,24 @@ def test_multihead_is_torchs() -> None:
 def test_dropped_weights_change_the_context_in_training_only(score: str) -> None:
     attention = build(score, dropout=0.5)
     query, memory = torch.randn(4, Q, dtype=torch.float64), torch.randn(4, N, D, dtype=torch.float64)
-    whole = attention(query, attention.keys(memory), memory, None)
-    torch.testing.assert_close(whole[0], build(score)(query, attention.keys(memory), memory, None)[0])
+    full = attention(query, attention.keys(memory), memory, None)
+    torch.testing.assert_close(full[0], build(score)(query, attention.keys(memory), memory, None)[0])
     attention.train()
     dropped = attention(query, attention.keys(memory), memory, None)
-    assert not torch.allclose(dropped[0], whole[0])
-    torch.testing.assert_close(dropped[1], whole[1])  # what is shown and penalised is whole
+    assert not torch.allclose(dropped[0], full[0])
+    torch.testing.assert_close(dropped[1], full[1])  # the returned weights are without dropout
 
 
-def test_doubly_stochastic_penalty_is_the_papers_over_tokens() -> None:
+def test_doubly_stochastic_penalty_equals_the_formula_per_token() -> None:
     tokens = torch.tensor([[[1, 4, 5, 2], [1, 6, 2, 0]], [[1, 2, 0, 0], [0, 0, 0, 0]]])
     packed = pack_captions(tokens)
     attention = torch.rand(6, 3, dtype=torch.float64)
     rows = packed.row_of_token()
-    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])  # a row a caption
-    for given in (None, mask):
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])  # one row per caption
+    for memory_mask in (None, mask):
         total = 0.0
         for row in range(3):
             for region in range(3):
-                if given is None or given[row, region]:
+                if memory_mask is None or memory_mask[row, region]:
                     total += (1 - sum(float(a[region]) for a, r in zip(attention, rows, strict=True) if r == row)) ** 2
-        assert float(doubly_stochastic_penalty(attention, packed, given)) == pytest.approx(total / 6)
+        assert float(doubly_stochastic_penalty(attention, packed, memory_mask)) == pytest.approx(total / 6)

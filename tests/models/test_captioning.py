@@ -1,4 +1,4 @@
-"""The captioner's network put together: sizes, initial weights, features, and an encoder in the loop."""
+"""`CaptionModel`: sizes, initial weights, features, and an encoder in the loop."""
 
 import math
 from typing import Literal
@@ -56,7 +56,7 @@ def test_the_network_is_projection_then_decoder(config: ModelConfig) -> None:
     assert id(model.search) == id(model.decoder)
 
 
-def test_sizes_are_the_configurations() -> None:
+def test_sizes_equal_the_configuration() -> None:
     attention, pooled, added = (build_model(config, V, F).decoder for config in (ATTENTION, POOLED, ADDED))
     assert isinstance(attention, AttentionGRUDecoder)
     shapes = {name: tuple(parameter.shape) for name, parameter in attention.named_parameters()}
@@ -91,7 +91,7 @@ def test_sizes_are_the_configurations() -> None:
         (ModelConfig(decoder="pooled", merge="add", projection_size=512), "model.embedding_size (256)"),
     ],
 )
-def test_sizes_that_contradict_each_other_are_refused(config: ModelConfig, words: str) -> None:
+def test_contradictory_sizes_raise(config: ModelConfig, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_model(config, V, F)
     assert words in str(caught.value)
@@ -99,7 +99,7 @@ def test_sizes_that_contradict_each_other_are_refused(config: ModelConfig, words
 
 
 @pytest.mark.parametrize("config", [ATTENTION, POOLED])
-def test_initial_weights_are_keras(config: ModelConfig) -> None:
+def test_initial_weights_follow_keras(config: ModelConfig) -> None:
     torch.manual_seed(0)
     for name, parameter in build_model(config, 300, 200).named_parameters():
         if parameter.ndim == 1:
@@ -117,14 +117,14 @@ def test_initial_weights_are_keras(config: ModelConfig) -> None:
     )
 
 
-def test_initial_weights_may_be_torchs() -> None:
+def test_initial_weights_may_follow_torch() -> None:
     model = build_model(ATTENTION.replace(initialisation="torch"), V, F)
     assert all(bool(parameter.any()) for parameter in model.parameters())  # its biases are not zero
     assert model.get_parameter("decoder.embedding.weight").std().item() > 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_stored_features_become_the_weights_type(dtype: torch.dtype) -> None:
+def test_stored_features_are_cast_to_the_dtype_of_the_weights(dtype: torch.dtype) -> None:
     model = build_model(ATTENTION, V, F)
     features = torch.randn(2, 3, F).half()
     torch.testing.assert_close(model.project(features.to(dtype)), model.project(features.float()))
@@ -133,14 +133,14 @@ def test_stored_features_become_the_weights_type(dtype: torch.dtype) -> None:
 
 
 def dropped(model: CaptionModel) -> bool:
-    """Whether two passes over the same features differ."""
+    """Return whether two passes over the same features differ."""
     features = torch.ones(2, 3, F)
     return not torch.equal(model(features, None, CAPTIONS), model(features, None, CAPTIONS))
 
 
 @pytest.mark.parametrize("place", ["feature_dropout", "embedding_dropout", "output_dropout"])
 @pytest.mark.parametrize("decoder", ["attention", "pooled"])
-def test_each_dropout_works_in_training_only(decoder: Literal["attention", "pooled"], place: str) -> None:
+def test_each_dropout_is_active_in_training_only(decoder: Literal["attention", "pooled"], place: str) -> None:
     rates = {place: 0.5}
     config = ModelConfig(decoder=decoder, projection_size=32, embedding_size=32, hidden_size=32, **rates)  # type: ignore[arg-type]
     model = build_model(config, V, F)
@@ -148,7 +148,7 @@ def test_each_dropout_works_in_training_only(decoder: Literal["attention", "pool
     assert not dropped(model.eval())
 
 
-def test_no_dropout_is_none() -> None:
+def test_zero_dropout_is_deterministic() -> None:
     assert not dropped(build_model(ATTENTION, V, F).train())
 
 
@@ -156,13 +156,13 @@ def test_feature_dropout_drops_its_share_of_the_features() -> None:
     model = build_model(ModelConfig(feature_dropout=0.25, projection_activation="none"), V, 4000).train()
     linear = model.get_submodule("projection.0")
     assert isinstance(linear, nn.Linear)
-    nn.init.constant_(linear.weight, 1 / 4000)  # the projection of ones tells how many of them are left
+    nn.init.constant_(linear.weight, 1 / 4000)  # the projection of ones is the share of kept features
     left = model.project(torch.ones(8, 1, 4000)) * 0.75
     assert left.mean().item() == pytest.approx(0.75, abs=0.02)
 
 
-def test_dropping_embeddings_spares_the_image_that_is_added_to_them() -> None:
-    # Bug: the sum was dropped, the image's vector with it.
+def test_embedding_dropout_does_not_apply_to_the_image_vector() -> None:
+    # Bug: dropout was applied to the sum, including the image's vector.
     model = build_model(
         ModelConfig(decoder="pooled", projection_size=64, embedding_size=64, merge="add", embedding_dropout=0.9), V, F
     ).train()
@@ -185,12 +185,12 @@ def test_an_encoder_in_the_loop_is_trained_with_the_rest() -> None:
     assert silent == []
 
 
-def test_a_model_of_cached_features_cannot_look_at_images() -> None:
+def test_a_model_of_cached_features_cannot_encode_images() -> None:
     with pytest.raises(ConfigError, match="cached features"):
         build_model(ATTENTION, V, F).encode(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
 
 
-def test_parameters_are_counted_that_training_may_change() -> None:
+def test_trainable_parameters_are_counted() -> None:
     model = build_model(POOLED, V, F)
     gru = 3 * 7 * (5 + 7 + 2) + 2 * (3 * 7 * (7 + 7 + 2))
     assert count_parameters(model) == (F * 7 + 7) + V * 5 + gru + (7 * V + V)

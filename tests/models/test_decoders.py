@@ -1,4 +1,4 @@
-"""What holds of every decoder that attends: step by step is forward, masks, gradients, sizes on disk."""
+"""Properties of every decoder with attention: steps equal forward, masks, gradients, precision."""
 
 import copy
 from typing import Any
@@ -19,7 +19,7 @@ every = pytest.mark.parametrize("name", CONFIGS)
 
 @every
 @pytest.mark.parametrize("masked", [True, False])
-def test_step_by_step_is_forward(name: str, masked: bool) -> None:
+def test_steps_equal_forward(name: str, masked: bool) -> None:
     made, memory, mask = decoder(name), memories(), MASK if masked else None
     found = spread(made(memory, mask, pack_captions(TOKENS)).logits, TOKENS)
     assert len(found) == 5
@@ -37,24 +37,24 @@ def test_step_by_step_is_forward(name: str, masked: bool) -> None:
 
 @every
 @pytest.mark.parametrize("masked", [True, False])
-def test_in_float32_it_is_that_of_float64(name: str, masked: bool) -> None:
-    """What runs in C is in float32 alone; float64 goes by torch's operations."""
+def test_float32_equals_float64(name: str, masked: bool) -> None:
+    """Native kernels support float32 only; float64 uses torch's operations."""
     wanted, memory, mask = decoder(name), memories(), MASK if masked else None
     runs = []
-    for made, given in ((copy.deepcopy(wanted).float(), memory.float()), (wanted, memory)):
-        given.requires_grad_()
-        taught = made(given, mask, pack_captions(TOKENS)).logits
-        state = made.init_state(given, mask)
+    for made, inputs in ((copy.deepcopy(wanted).float(), memory.float()), (wanted, memory)):
+        inputs.requires_grad_()
+        logits = made(inputs, mask, pack_captions(TOKENS)).logits
+        state = made.init_state(inputs, mask)
         searched = made.step(TOKENS[:, :1, 0], made.step(TOKENS[:, :1, 1], state).state).logits
-        slopes = torch.autograd.grad(taught.sin().sum(), [given, *made.parameters()], allow_unused=True)
-        runs.append([taught, searched, *(slope for slope in slopes if slope is not None)])
+        slopes = torch.autograd.grad(logits.sin().sum(), [inputs, *made.parameters()], allow_unused=True)
+        runs.append([logits, searched, *(slope for slope in slopes if slope is not None)])
     for found, exact in zip(*runs, strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
 
 
 @every
-def test_hypotheses_are_reordered_with_all_of_their_state(name: str) -> None:
+def test_reordering_hypotheses_reorders_their_state(name: str) -> None:
     made, memory = decoder(name), memories()
     parents = torch.tensor([[1, 0], [1, 1], [0, 1]])
     words = [torch.tensor([[4, 5], [6, 7], [8, 9]]), torch.tensor([[5, 9], [4, 4], [10, 6]])]
@@ -75,14 +75,14 @@ def test_hypotheses_are_reordered_with_all_of_their_state(name: str) -> None:
 
 @every
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
-def test_it_is_searched_by_the_one_engine_with_the_scores_of_teacher_forcing(name: str, strategy: Any) -> None:
+def test_generate_scores_equal_teacher_forcing(name: str, strategy: Any) -> None:
     made, memory = decoder(name), memories()
     for parameter in made.parameters():
-        parameter.data.mul_(2.0)  # captions that differ
+        parameter.data.mul_(2.0)  # so that captions differ
     options = DecodingOptions(strategy="beam", max_length=6, allow_unk=True, length_penalty=0.0).with_strategy(strategy)
     for image, hypotheses in enumerate(decode(made, memory, MASK, options, keep_attention=True)):
         best = hypotheses[0]
-        tokens = torch.tensor([[[1, *best.tokens, 2]]])  # the end is scored also where a caption was cut
+        tokens = torch.tensor([[[1, *best.tokens, 2]]])  # the end is scored even if the caption was truncated
         one = memory[image : image + 1], MASK[image : image + 1]
         logits = made(*one, pack_captions(tokens)).logits
         logits[:, :2] = float("-inf")
@@ -93,7 +93,7 @@ def test_it_is_searched_by_the_one_engine_with_the_scores_of_teacher_forcing(nam
 
 
 @every
-def test_captions_of_other_images_do_not_matter(name: str) -> None:
+def test_captions_of_other_images_have_no_effect(name: str) -> None:
     made, memory = decoder(name), memories()
     together = spread(made(memory, MASK, pack_captions(TOKENS)).logits, TOKENS)
     for image in range(3):
@@ -104,7 +104,7 @@ def test_captions_of_other_images_do_not_matter(name: str) -> None:
 
 
 @every
-def test_what_is_masked_does_not_matter(name: str) -> None:
+def test_masked_regions_have_no_effect(name: str) -> None:
     made, memory = decoder(name), memories()
     other = torch.where(MASK[..., None], memory, torch.full_like(memory, 7.0))
     packed = pack_captions(TOKENS)
@@ -120,28 +120,28 @@ def test_a_gradient_reaches_every_parameter(name: str, tied: bool) -> None:
     sizes = {"embedding_size": 8, "output_size": 8, "tie_weights": True} if tied and width == 8 else {}
     changes = tiny.what_is_read(CONFIGS[name].decoder, {**sizes, "hard_share": 1.0})
     model = build_model(sized(name, **changes), V, 10).train()
-    taught = model.teach(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
-    (nn.functional.cross_entropy(taught.logits, pack_captions(TOKENS).targets) + taught.penalty()).backward()  # type: ignore[no-untyped-call]
+    output = model.forward_with_penalty(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
+    (nn.functional.cross_entropy(output.logits, pack_captions(TOKENS).targets) + output.penalty()).backward()  # type: ignore[no-untyped-call]
     silent = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
-    # The softmax takes away what all regions share, so that the keys' bias has no part in it.
+    # The softmax is invariant to a constant over regions, so that the keys' bias has no gradient.
     allowed = {"cross_keys.bias", "self_input.bias", "key_value.bias"}
     assert [n for n in silent if not n.endswith(tuple(allowed))] == []
 
 
 @every
 @pytest.mark.parametrize("place", ["embedding_dropout", "attention_dropout", "state_dropout", "output_dropout"])
-def test_each_dropout_acts_in_training_only_and_in_its_place(name: str, place: str) -> None:
+def test_each_dropout_is_active_in_training_only(name: str, place: str) -> None:
     made, packed = decoder(name, **{place: 0.5}), pack_captions(TOKENS)
     plain: Tensor = decoder(name)(memories(), MASK, packed).logits
     assert torch.equal(made(memories(), MASK, packed).logits, plain)
     made.train()
     if name.endswith("hard"):
-        made.hard_share = 0.0  # its draws are chance, too
+        made.hard_share = 0.0  # sampled regions are random too
     first, second = (made(memories(), MASK, packed).logits for _ in range(2))
     assert not torch.equal(first, second)
 
 
-def test_the_dropped_state_is_one_mask_a_caption() -> None:
+def test_state_dropout_has_one_mask_per_caption() -> None:
     made = decoder("attention", state_dropout=0.5).train()
     masks = made.dropout_masks(1000)["state_mask"]
     assert masks.shape == (1000, 7)
@@ -152,8 +152,8 @@ def test_the_dropped_state_is_one_mask_a_caption() -> None:
 
 
 @every
-def test_other_precisions_keep_the_state_exact(name: str) -> None:
-    """bfloat16 arithmetic rounds products, never what is carried from word to word."""
+def test_bfloat16_keeps_the_state_in_float32(name: str) -> None:
+    """bfloat16 applies to products, not to the state."""
     model = build_model(sized(name), V, 10)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.train()(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))

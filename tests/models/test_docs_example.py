@@ -1,4 +1,4 @@
-"""The decoder that docs/models.md shows, run from the page as it stands there and held to what decoders are held to."""
+"""The example decoder of docs/models.md, extracted from the page."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def block(language: str) -> str:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[CaptionModel]:
-    """The example's decoder in a network of the settings of its preset, small."""
+    """A model with the example's decoder and small sizes."""
     before = dict(registry._DECODERS)
     exec(compile(block("python"), "docs/models.md", "exec"), {"__name__": "example"})
     values = yaml.safe_load(block("yaml"))
@@ -40,7 +40,7 @@ def model() -> Iterator[CaptionModel]:
     registry._DECODERS.update(before)
 
 
-def test_step_by_step_is_forward(model: CaptionModel) -> None:
+def test_steps_equal_forward(model: CaptionModel) -> None:
     features = torch.randn(3, 4, 10, dtype=torch.float64)
     model.eval()
     found = spread(model(features, MASK, pack_captions(TOKENS)), TOKENS)
@@ -53,7 +53,7 @@ def test_step_by_step_is_forward(model: CaptionModel) -> None:
                 torch.testing.assert_close(output.logits[image, caption], logits[t])
 
 
-def test_it_learns_and_is_searched(model: CaptionModel) -> None:
+def test_it_trains_and_generates(model: CaptionModel) -> None:
     tokens = torch.tensor([[[1, 4, 5, 2]], [[1, 6, 2, 0]], [[1, 7, 8, 2]]])
     features, captions = torch.randn(3, 4, 10, dtype=torch.float64), pack_captions(tokens)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
@@ -67,11 +67,11 @@ def test_it_learns_and_is_searched(model: CaptionModel) -> None:
     model.eval()
     for strategy in ("greedy", "beam"):
         options: Any = DecodingOptions(strategy=strategy)
-        said = [found[0].tokens for found in decode(model.search, model.project(features), None, options)]
-        assert said == [(4, 5), (6,), (7, 8)]
+        generated = [found[0].tokens for found in decode(model.search, model.project(features), None, options)]
+        assert generated == [(4, 5), (6,), (7, 8)]
 
 
-def test_the_page_names_every_decoder_and_preset_and_only_flags_that_exist() -> None:
+def test_the_page_names_every_decoder_and_preset_and_no_unknown_flag() -> None:
     shown = set(re.findall(r"^\| `([a-z-]+)` \| `([a-z-]+)` \|", PAGE, re.MULTILINE))
     systems = {name for name in preset_names() if name != "scenes" and not name.endswith("-tutorial")}
     assert shown == {(name, resolve_config(name).model.decoder) for name in systems}

@@ -440,7 +440,7 @@ def damage(kind: str, whole: Path, folder: Path) -> Path:
         ("cut header", "not a whole safetensors file"),
         ("without a tensor", "1 tensors missing (such as layer1.0.conv1.weight)"),
         ("no tensor", "tensors missing"),
-        ("a tensor more", "1 tensors not wanted (such as layer9.weight)"),
+        ("a tensor more", "1 tensors unexpected (such as layer9.weight)"),
         ("another shape", "1 tensors of another shape (such as layer1.0.conv1.weight)"),
         ("another network", "tensors missing"),
         ("bad metadata", "mean = 'imagenet'"),

@@ -10,8 +10,8 @@ from seesay.models.packing import pack_captions
 from tests.models.decoders import MASK, TOKENS, decoder, fed, memories, spread
 
 
-def plain(made: Any, memory: Tensor, words: list[int]) -> Tensor:
-    """Logits (T, V) of one image (N, D) and one caption: update, look, score, feed."""
+def reference(made: Any, memory: Tensor, words: list[int]) -> Tensor:
+    """Return logits (T, V) of one image (N, D) and one caption: update, attend, project, feed."""
     cell = nn.GRUCell(made.embedding.embedding_dim + made.wide, made.hidden_size).double()
     with torch.no_grad():
         cell.weight_ih.copy_(torch.cat([made.word_gates.weight, made.fed_gates.weight], dim=1))
@@ -33,8 +33,8 @@ def plain(made: Any, memory: Tensor, words: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["luong-general", "luong-dot"])
-def test_it_is_the_papers_equations_over_grucell(name: str) -> None:
+def test_it_equals_the_equations_of_the_paper(name: str) -> None:
     made, memory = decoder(name), memories()
     for (image, caption), logits in spread(made(memory, MASK, pack_captions(TOKENS)).logits, TOKENS).items():
-        wanted = plain(made, memory[image][MASK[image]], fed(image, caption))
+        wanted = reference(made, memory[image][MASK[image]], fed(image, caption))
         torch.testing.assert_close(logits, wanted, rtol=1e-10, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Packed captions against torch's own PackedSequence, on captions of any lengths and numbers."""
+"""Packed captions against torch's PackedSequence, for random lengths and numbers of captions."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ images = st.lists(st.lists(captions, min_size=1, max_size=4), min_size=1, max_si
 
 
 def unpacked(packed: PackedCaptions) -> dict[int, list[int]]:
-    """Every caption's tokens by its place in the grid, put together from the packed ones."""
+    """Return every caption's tokens by its index in the grid, from the packed ones."""
     rows = packed.row_of_token()
     found = {}
     for row, place in enumerate(packed.caption_of_row.tolist()):
@@ -32,7 +32,7 @@ def unpacked(packed: PackedCaptions) -> dict[int, list[int]]:
 
 
 def oracle(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Inputs, targets, sizes and order of the captions as torch packs them."""
+    """Return inputs, targets, sizes and order of the captions as packed by torch."""
     flat = tokens.flatten(0, 1)
     places = torch.nonzero((flat != 0).any(1))[:, 0]
     lengths = (flat[places] != 0).sum(1) - 1
@@ -44,7 +44,7 @@ def oracle(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @given(images)
-def test_packing_is_torchs(images: list[list[tuple[int, ...]]]) -> None:
+def test_packing_equals_torch(images: list[list[tuple[int, ...]]]) -> None:
     tokens = pad_captions(images)
     packed = pack_captions(tokens)
     inputs, targets, sizes, places = oracle(tokens)
@@ -56,7 +56,7 @@ def test_packing_is_torchs(images: list[list[tuple[int, ...]]]) -> None:
 
 
 @given(images)
-def test_every_real_token_is_there_once_and_no_padding(images: list[list[tuple[int, ...]]]) -> None:
+def test_packing_contains_every_real_token_once_and_no_padding(images: list[list[tuple[int, ...]]]) -> None:
     packed = pack_captions(pad_captions(images))
     most = max(map(len, images))
     expected = {
@@ -69,9 +69,7 @@ def test_every_real_token_is_there_once_and_no_padding(images: list[list[tuple[i
 
 
 @given(images, st.integers(0, 3), st.integers(0, 3))
-def test_more_padding_changes_nothing_but_the_places(
-    images: list[list[tuple[int, ...]]], wider: int, longer: int
-) -> None:
+def test_more_padding_changes_only_caption_of_row(images: list[list[tuple[int, ...]]], wider: int, longer: int) -> None:
     tokens = pad_captions(images)
     padded = torch.nn.functional.pad(tokens, (0, longer, 0, wider))
     plain, loose = pack_captions(tokens), pack_captions(padded)
@@ -80,14 +78,14 @@ def test_more_padding_changes_nothing_but_the_places(
     assert plain.sizes == loose.sizes
 
 
-def test_a_image_may_lack_captions_or_have_none() -> None:
+def test_an_image_may_have_fewer_captions_or_none() -> None:
     tokens = torch.tensor([[[1, 5, 2], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 2, 0]]])
     packed = pack_captions(tokens)
     assert unpacked(packed) == {0: [1, 5, 2], 5: [1, 2]}
     assert packed.image_of_row.tolist() == [0, 2]
 
 
-def test_nothing_packs_to_nothing() -> None:
+def test_an_empty_batch_packs_to_an_empty_batch() -> None:
     for shape in ((2, 3, 4), (2, 3, 0), (0, 3, 4), (0, 0, 0)):
         packed = pack_captions(torch.zeros(shape, dtype=torch.int64))
         assert (packed.sizes, packed.rows, len(packed.inputs), len(packed.targets)) == ([], 0, 0, 0)
@@ -95,7 +93,7 @@ def test_nothing_packs_to_nothing() -> None:
 
 
 @given(images)
-def test_padding_by_caption_and_by_image_is_the_captions_themselves_and_comes_back(
+def test_padding_by_caption_and_by_image_round_trips(
     images: list[list[tuple[int, ...]]],
 ) -> None:
     packed = pack_captions(pad_captions(images))
@@ -108,13 +106,13 @@ def test_padding_by_caption_and_by_image_is_the_captions_themselves_and_comes_ba
     assert len(rows) == len(images) + 1
     for own, row in zip([*images, []], rows, strict=True):
         assert sorted(row) == sorted([0] * row.count(0) + [word for caption in own for word in caption[:-1]])
-        assert row[: len(row) - row.count(0)] == [word for word in row if word]  # no hole
-    for way in (by_caption, by_image):
-        assert torch.equal(way.pack(way.pad(packed.targets)), packed.targets)
-        assert way.pad(torch.rand(len(packed.inputs), 3, 2)).shape == (way.rows, way.places, 3, 2)
+        assert row[: len(row) - row.count(0)] == [word for word in row if word]  # no gaps
+    for index in (by_caption, by_image):
+        assert torch.equal(index.pack(index.pad(packed.targets)), packed.targets)
+        assert index.pad(torch.rand(len(packed.inputs), 3, 2)).shape == (index.rows, index.places, 3, 2)
 
 
-def test_nothing_pads_to_nothing() -> None:
+def test_an_empty_batch_pads_to_an_empty_batch() -> None:
     packed = pack_captions(torch.zeros(2, 3, 4, dtype=torch.int64))
     assert packed.by_caption().pad(packed.inputs).shape == (0, 0)
     assert packed.by_image(2).pad(packed.inputs).shape == (2, 0)
@@ -131,5 +129,5 @@ def test_to_moves_every_tensor() -> None:
     assert packed.sizes == [1, 1]
 
 
-def test_padding_is_the_tokenizers() -> None:
+def test_the_padding_id_equals_the_tokenizer_s() -> None:
     assert packing.PAD_ID == tokenizer.PAD_ID

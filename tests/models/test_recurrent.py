@@ -1,4 +1,4 @@
-"""The recurrent decoders against plain loops over torch's own cells."""
+"""The recurrent decoders against reference loops over torch's cells."""
 
 from typing import Any, cast
 
@@ -30,8 +30,8 @@ def pooled_decoder(merge: Any) -> PooledGRUDecoder:
     return PooledGRUDecoder(config, V).double()
 
 
-def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor, caption: list[int]) -> Tensor:
-    """One image (N, D), one caption, one word at a time, with torch.nn.GRUCell; logits (T, V)."""
+def reference_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tensor, caption: list[int]) -> Tensor:
+    """Return logits (T, V) of one image (N, D) and one caption, step by step with torch.nn.GRUCell."""
     hidden_size = decoder.hidden_size
     cell = nn.GRUCell(memory.shape[1] + decoder.embedding.embedding_dim, hidden_size).double()
     with torch.no_grad():
@@ -54,7 +54,7 @@ def plain_attention_gru(decoder: AttentionGRUDecoder, memory: Tensor, mask: Tens
     return torch.stack(rows)
 
 
-def test_attention_gru_forward_equals_a_plain_loop_over_grucell() -> None:
+def test_attention_gru_forward_equals_a_reference_loop_over_grucell() -> None:
     decoder = attention_decoder()
     memory = torch.randn(3, 4, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 4, [True, True, False, True], [True, False, False, False]])
@@ -62,17 +62,17 @@ def test_attention_gru_forward_equals_a_plain_loop_over_grucell() -> None:
     assert len(found) == 5
     for (image, caption), logits in found.items():
         words = [word for word in TOKENS[image, caption].tolist() if word][:-1]
-        expected = plain_attention_gru(decoder, memory[image], mask[image], words)
+        expected = reference_attention_gru(decoder, memory[image], mask[image], words)
         torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_attention_gru_gradients_equal_the_plain_loops() -> None:
+def test_attention_gru_gradients_equal_those_of_the_reference_loop() -> None:
     decoder = attention_decoder()
     memory = torch.randn(3, 4, D, dtype=torch.float64)
     mask = torch.ones(3, 4, dtype=torch.bool)
     packed = pack_captions(TOKENS)
     nn.functional.cross_entropy(decoder(memory, mask, packed).logits, packed.targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    # the cell of the plain loop copies the recurrent weights, so gradients are compared on those it shares
+    # The reference copies the recurrent weights, so that only gradients of shared weights are compared.
     shared = ("attention", "output", "embedding")
     fast = {n: p.grad.clone() for n, p in decoder.named_parameters() if n.startswith(shared) and p.grad is not None}
     decoder.zero_grad()
@@ -81,7 +81,7 @@ def test_attention_gru_gradients_equal_the_plain_loops() -> None:
         for caption in range(2):
             words = [word for word in TOKENS[image, caption].tolist() if word]
             if words:
-                logits = plain_attention_gru(decoder, memory[image], mask[image], words[:-1])
+                logits = reference_attention_gru(decoder, memory[image], mask[image], words[:-1])
                 total = total + nn.functional.cross_entropy(logits, torch.tensor(words[1:]), reduction="sum")
     total.backward()  # type: ignore[no-untyped-call]
     assert len(fast) == 9
@@ -126,8 +126,8 @@ def test_gru_update_equals_grucell() -> None:
     torch.testing.assert_close(found, cell(inputs, hidden))
 
 
-def test_the_state_is_carried_from_word_to_word() -> None:
-    # The tutorial calls its GRU without the previous state, so that only the last word matters.
+def test_the_state_is_carried_between_steps() -> None:
+    # The tutorial calls its GRU without the previous state, so that only the last word has an effect.
     decoder = attention_decoder()
     memory = torch.randn(1, 4, D, dtype=torch.float64)
     state = decoder.init_state(memory, None)
@@ -166,7 +166,7 @@ def test_a_gradient_reaches_every_parameter_of_the_pooled_gru() -> None:
     assert silent == []
 
 
-def test_captions_of_other_images_do_not_matter_to_the_pooled_gru() -> None:
+def test_captions_of_other_images_have_no_effect_on_the_pooled_gru() -> None:
     model = pooled_model().double()
     features = torch.randn(3, 4, 10, dtype=torch.float64)
     together = spread(model(features, None, pack_captions(TOKENS)), TOKENS)

@@ -1,4 +1,4 @@
-"""The top-down decoder against a plain loop over two of torch's LSTMCells."""
+"""The top-down decoder against a reference loop over two LSTMCells of torch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.models.decoders import MASK, TOKENS, decoder, fed, memories, spread
 
 
 def cell_of(inputs: list[nn.Linear], bias: Tensor, state: nn.Linear) -> nn.LSTMCell:
-    """torch's cell with the weights of several inputs side by side."""
+    """Return torch's cell with the concatenated weights of several inputs."""
     matrix = torch.cat([part.weight for part in inputs], dim=1)
     cell = nn.LSTMCell(matrix.shape[1], state.weight.shape[1]).double()
     with torch.no_grad():
@@ -21,8 +21,8 @@ def cell_of(inputs: list[nn.Linear], bias: Tensor, state: nn.Linear) -> nn.LSTMC
     return cell
 
 
-def plain(made: Any, memory: Tensor, words: list[int]) -> Tensor:
-    """Logits (T, V) of one image (N, D) and one caption, by the equations of the paper."""
+def reference(made: Any, memory: Tensor, words: list[int]) -> Tensor:
+    """Return logits (T, V) of one image (N, D) and one caption, by the equations of the paper."""
     first = cell_of(
         [made.language_gates, made.mean_gates, made.word_gates], made.word_gates.bias, made.attention_state_gates
     )
@@ -39,8 +39,8 @@ def plain(made: Any, memory: Tensor, words: list[int]) -> Tensor:
     return torch.stack(rows)
 
 
-def test_it_is_the_papers_equations_over_lstmcells() -> None:
+def test_it_equals_the_equations_of_the_paper() -> None:
     made, memory = decoder("up-down"), memories()
     for (image, caption), logits in spread(made(memory, MASK, pack_captions(TOKENS)).logits, TOKENS).items():
-        wanted = plain(made, memory[image][MASK[image]], fed(image, caption))
+        wanted = reference(made, memory[image][MASK[image]], fed(image, caption))
         torch.testing.assert_close(logits, wanted, rtol=1e-10, atol=1e-10)

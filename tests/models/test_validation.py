@@ -1,4 +1,4 @@
-"""Settings that cannot go together, and names that are no decoder's: one line each, before any data is read."""
+"""Contradictory settings and unknown decoders: one-line errors before data is read."""
 
 import itertools
 import typing
@@ -57,38 +57,38 @@ TRANSFORMER = {"decoder": "transformer", "embedding_size": 512}
             ("model.attention_dropout is 0.1", "pooled decoder"),
         ),
         ({**LUONG, "output_size": 0}, ("model.output_size is 0", "luong")),
-        ({"tie_weights": True}, ("model.tie_weights", "model.embedding_size is 256", "reads 512 values")),
+        ({"tie_weights": True}, ("model.tie_weights", "model.embedding_size is 256", "has 512 inputs")),
     ],
 )
-def test_a_contradiction_is_refused_in_one_line(settings: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_a_contradiction_raises_a_one_line_error(settings: dict[str, Any], words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError) as caught:
         check_model(ModelConfig(**settings))
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_share_above_one_is_refused() -> None:
+def test_a_share_above_one_raises() -> None:
     with pytest.raises(ConfigError, match=r"model\.hard_share is 1\.5; it must be at most 1"):
         ModelConfig(hard_share=1.5)
 
 
-def test_every_preset_is_free_of_contradictions_and_the_check_draws_nothing() -> None:
+def test_every_preset_is_valid_and_the_check_uses_no_random_numbers() -> None:
     before = torch.get_rng_state()
     for preset in preset_names():
         check_model(resolve_config(preset).model)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_training_refuses_before_it_reads_anything(tmp_path: Path) -> None:
+def test_training_raises_before_it_reads_data(tmp_path: Path) -> None:
     config = resolve_config("transformer", overrides={"num_heads": 7})
     with pytest.raises(ConfigError, match=r"model\.num_heads is 7"):
         train(config, tmp_path / "not there", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_decoders_cannot_have_one_name() -> None:
+def test_decoder_names_are_unique() -> None:
     assert "up-down" in decoder_names()
-    with pytest.raises(ConfigError, match=r"a decoder 'up-down' already \(seesay\.models\.decoders\.up_down\)"):
+    with pytest.raises(ConfigError, match=r"decoder .up-down. is already registered \(seesay\."):
         register_decoder("up-down", [])(lambda config, size: torch.nn.Linear(1, 1))
 
 
@@ -97,8 +97,8 @@ def test_a_decoder_may_only_declare_fields_of_the_model_section() -> None:
         register_decoder("mine", ["embeding_size"])
 
 
-class Watched:
-    """A configuration that keeps the names of the fields that were read."""
+class Recorder:
+    """Wraps a configuration and records the fields that are read."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -115,24 +115,24 @@ DEMANDED = {"transformer": {"embedding_size"}}
 
 @pytest.mark.parametrize("name", decoder_names())
 def test_a_decoder_declares_what_it_reads(name: str) -> None:
-    """Over all scores and kinds of attention that it takes, its constructor reads all of its options and no others."""
+    """Over all scores and kinds of attention, its constructor reads all of its options and no others."""
     seen: set[str] = set()
     read = decoder_options(name)
     scores = typing.get_args(ModelConfig.model_fields["attention_score"].annotation)
     kinds: tuple[Literal["soft", "hard"], ...] = ("soft", "hard") if "attention" in read else ("soft",)
     for score, kind in itertools.product(scores if "attention_score" in read else ("additive",), kinds):
         config = ModelConfig(decoder=name, attention_score=score, attention=kind, projection_size=512)
-        watched = Watched(config)
+        recorder = Recorder(config)
         with torch.device("meta"):
-            decoder_builder(name)(typing.cast("ModelConfig", watched), 7)
-        seen |= watched.seen
+            decoder_builder(name)(typing.cast("ModelConfig", recorder), 7)
+        seen |= recorder.seen
     shared = frozenset.intersection(*map(decoder_options, decoder_names()))
     assert seen <= read
     assert read - seen <= shared | DEMANDED.get(name, set())
 
 
 def another(name: str, value: Any) -> Any:
-    """Returns a value of a setting that is not the given one."""
+    """Return another value of a setting."""
     kind = ModelConfig.model_fields[name].annotation
     if typing.get_origin(kind) is Literal:
         return next(choice for choice in typing.get_args(kind) if choice != value)
@@ -141,8 +141,8 @@ def another(name: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("preset", preset_names())
-def test_setting_that_is_not_read_makes_no_difference(preset: str) -> None:
-    """It is refused, or changes neither the first weights nor what is trained with the same draws of dropout."""
+def test_a_setting_that_is_not_read_has_no_effect(preset: str) -> None:
+    """It raises, or changes neither the initial weights nor training with the same random numbers."""
     model = resolve_config(preset).model
     small: dict[str, Any] = {"projection_size": 8, "embedding_size": 8, "hidden_size": 8, "output_size": 8}
     small |= {"num_heads": 2} if "num_heads" in decoder_options(model.decoder) else {}
@@ -151,18 +151,18 @@ def test_setting_that_is_not_read_makes_no_difference(preset: str) -> None:
         model = model.replace(output_size=ModelConfig.default_of("output_size"))
     captions = pack_captions(torch.tensor([[[1, 4, 5, 2]], [[1, 5, 2, 0]]]))
 
-    def taught(config: ModelConfig) -> list[torch.Tensor]:
+    def initial_and_trained(config: ModelConfig) -> list[torch.Tensor]:
         torch.manual_seed(0)
         network = build_model(config, 7, 5).train()
-        found = network.teach(torch.ones(2, 4, 5), None, captions)
+        found = network.forward_with_penalty(torch.ones(2, 4, 5), None, captions)
         return [*network.state_dict().values(), found.logits, torch.as_tensor(found.penalty())]
 
-    before, read = taught(model), decoder_options(model.decoder)
+    before, read = initial_and_trained(model), decoder_options(model.decoder)
     for name in set(ModelConfig.model_fields) - fields_read(model):
         changed = model.replace(**{name: another(name, getattr(model, name))})
         if name not in read:
             with pytest.raises(ConfigError, match=rf"^model\.{name} is .* decoder does not read"):
                 build_model(changed, 7, 5)
         else:
-            after = taught(changed)
+            after = initial_and_trained(changed)
             assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True)), name

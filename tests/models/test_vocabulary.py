@@ -1,4 +1,4 @@
-"""The vocabulary layer: tied to the embeddings, and started from the words' frequencies."""
+"""The vocabulary layer: tied to the embeddings, and initialised from word frequencies."""
 
 import copy
 from pathlib import Path
@@ -14,7 +14,7 @@ from seesay.data.batches import Example
 from seesay.errors import ConfigError
 from seesay.models.captioning import build_model, count_parameters
 from seesay.models.packing import pack_captions
-from seesay.models.vocabulary import VocabularyLayer, start_from_frequencies
+from seesay.models.vocabulary import VocabularyLayer, init_bias_from_frequencies
 from seesay.training.inputs import count_words
 from tests.models.decoders import CONFIGS, TOKENS, V, sized
 
@@ -48,8 +48,8 @@ def test_tied_weights_are_one_parameter_in_both_places(name: str) -> None:
     torch.testing.assert_close(layer(hidden), hidden @ embedding.T + layer.bias)
 
 
-def test_a_tied_model_is_saved_once_and_copied_whole(tmp_path: Path) -> None:
-    """safetensors refuses one tensor under two names."""
+def test_a_tied_model_is_saved_once_and_deep_copied(tmp_path: Path) -> None:
+    """safetensors rejects a tensor with two names."""
     model = build_model(tied("transformer"), V, 10)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     other = build_model(tied("transformer"), V, 10)
@@ -74,24 +74,24 @@ def test_a_tied_model_is_saved_once_and_copied_whole(tmp_path: Path) -> None:
         ("up-down", {"output_size": 0}),
     ],
 )
-def test_tied_sizes_that_differ_are_refused_in_one_line(name: str, sizes: dict[str, int]) -> None:
+def test_tied_sizes_that_differ_raise(name: str, sizes: dict[str, int]) -> None:
     with pytest.raises(
-        ConfigError, match=r"model\.tie_weights .*model\.embedding_size is 5 .* reads [78] values"
+        ConfigError, match=r"model\.tie_weights .*model\.embedding_size is 5 .* has [78] inputs"
     ) as caught:
         build_model(sized(name, tie_weights=True, **sizes), V, 10)
     assert "\n" not in str(caught.value)
 
 
-def test_words_are_counted_as_often_as_they_are_to_be_predicted() -> None:
+def test_counts_equal_the_number_of_targets() -> None:
     examples = [Example("a", "", ((1, 4, 5, 2), (1, 4, 2))), Example("b", "", ((1, 3, 2),))]
     assert count_words(examples, 7).tolist() == [0, 0, 3, 1, 2, 1, 0]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_model_that_knows_nothing_starts_at_the_words_frequencies(name: str) -> None:
+def test_a_new_model_predicts_the_word_frequencies(name: str) -> None:
     model = build_model(sized(name), V, 10).eval()
     counts = torch.tensor([0, 0, 30, 5, 40, 10, 3, 1, 1, 1, 0])
-    start_from_frequencies(model.decoder, counts)
+    init_bias_from_frequencies(model.decoder, counts)
     layer = layer_of(model)
     with torch.no_grad():
         layer.weight.zero_()
@@ -99,6 +99,6 @@ def test_a_model_that_knows_nothing_starts_at_the_words_frequencies(name: str) -
     torch.testing.assert_close(shares, ((counts + 1) / (counts + 1).sum()).expand_as(shares))
 
 
-def test_a_decoder_without_a_vocabulary_layer_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"model\.log_frequency_bias needs a decoder that ends in a VocabularyLayer"):
-        start_from_frequencies(nn.Linear(2, 3), torch.ones(3))
+def test_a_decoder_without_a_vocabulary_layer_raises() -> None:
+    with pytest.raises(ConfigError, match=r"model\.log_frequency_bias needs a decoder with a VocabularyLayer"):
+        init_bias_from_frequencies(nn.Linear(2, 3), torch.ones(3))

@@ -1,4 +1,4 @@
-"""The runner against the run it was exported from, and without torch."""
+"""The exported captioner against its run, and without torch."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ SEARCHES = {
     "the run's own": None,
     "beam 3": DecodingOptions(strategy="beam", beam_size=3),
     "beam 5, several": DecodingOptions(strategy="beam", beam_size=5, num_return_sequences=4),
-    "rules": DecodingOptions(
+    "constraints": DecodingOptions(
         strategy="beam",
         beam_size=5,
         bad_words=("worda", "wordb wordc"),
@@ -65,18 +65,18 @@ def captioner(exported: Path) -> OnnxCaptioner:
 
 def assert_same(found: list[Caption], wanted: list[Caption]) -> None:
     assert [each.text for each in found] == [each.text for each in wanted]
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert (mine.words, mine.finished, mine.grid) == (theirs.words, theirs.finished, theirs.grid)
-        assert mine.log_probs == pytest.approx(theirs.log_probs, rel=2e-2, abs=2e-2)
-        assert mine.score == pytest.approx(theirs.score, rel=1e-2, abs=1e-2)
-        if mine.attention is not None and theirs.attention is not None:
-            np.testing.assert_allclose(mine.attention, theirs.attention, atol=1e-2)
-        assert (mine.attention is None) == (theirs.attention is None)
-        assert_same(list(mine.alternatives), list(theirs.alternatives))
+    for left, right in zip(found, wanted, strict=True):
+        assert (left.words, left.finished, left.grid) == (right.words, right.finished, right.grid)
+        assert left.log_probs == pytest.approx(right.log_probs, rel=2e-2, abs=2e-2)
+        assert left.score == pytest.approx(right.score, rel=1e-2, abs=1e-2)
+        if left.attention is not None and right.attention is not None:
+            np.testing.assert_allclose(left.attention, right.attention, atol=1e-2)
+        assert (left.attention is None) == (right.attention is None)
+        assert_same(list(left.alternatives), list(right.alternatives))
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_it_says_what_the_run_says(
+def test_captions_equal_those_of_the_run(
     name: str, run: TrainedCaptioner, captioner: OnnxCaptioner, photos: list[str]
 ) -> None:
     options = SEARCHES[name]
@@ -86,7 +86,7 @@ def test_it_says_what_the_run_says(
     assert captioner.options(options) == run.options(options)
 
 
-def test_the_encoder_is_shown_the_same_pixels(
+def test_preprocessed_pixels_equal_those_of_the_run(
     run: TrainedCaptioner, captioner: OnnxCaptioner, photos: list[str]
 ) -> None:
     for photo in photos[:10]:
@@ -95,12 +95,12 @@ def test_the_encoder_is_shown_the_same_pixels(
             np.testing.assert_array_equal(mine, theirs)
 
 
-def test_a_image_does_not_hang_on_its_batch(captioner: OnnxCaptioner, photos: list[str]) -> None:
+def test_captions_do_not_depend_on_the_batch(captioner: OnnxCaptioner, photos: list[str]) -> None:
     together = captioner.caption(photos, SEARCHES["beam 3"])
     assert_same([captioner.caption(photo, SEARCHES["beam 3"]) for photo in photos[:8]], together[:8])
 
 
-def test_an_unreadable_image_is_told_beside_the_others(captioner: OnnxCaptioner, photos: list[str]) -> None:
+def test_an_unreadable_image_does_not_affect_the_others(captioner: OnnxCaptioner, photos: list[str]) -> None:
     pairs = list(captioner.caption_each([photos[0], "nowhere.jpg", photos[1]]))
     assert [isinstance(found, ImageError) for _, found in pairs] == [False, True, False]
 
@@ -114,7 +114,7 @@ def test_an_unreadable_image_is_told_beside_the_others(captioner: OnnxCaptioner,
         DecodingOptions(complete_endings=True),
     ],
 )
-def test_every_strategy_gives_the_captions_of_the_run(
+def test_every_strategy_equals_that_of_the_run(
     options: DecodingOptions, captioner: OnnxCaptioner, run: TrainedCaptioner, photos: list[str]
 ) -> None:
     for photo in photos[:3]:
@@ -128,15 +128,15 @@ def test_every_strategy_gives_the_captions_of_the_run(
         ]
 
 
-def test_features_that_are_no_numbers_are_refused(captioner: OnnxCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_are_not_finite_raise(captioner: OnnxCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
-        """Gives what an encoder gives whose weights are damaged."""
+        """An encoder that outputs NaN."""
 
-        def run(self, names: Any, given: Any) -> list[Any]:
-            return [np.full((1, 1, 2), np.nan, np.float32) for _ in captioner.graphs._kept]
+        def run(self, names: Any, inputs: Any) -> list[Any]:
+            return [np.full((1, 1, 2), np.nan, np.float32) for _ in captioner.graphs._encoder_outputs]
 
     monkeypatch.setattr(captioner.graphs, "_encoder", Broken())
-    with pytest.raises(EncoderError, match="no finite numbers"):
+    with pytest.raises(EncoderError, match="not finite"):
         captioner.caption(tiny.image(0))
 
 
@@ -146,7 +146,7 @@ def python(*arguments: str) -> str:
     return done.stdout
 
 
-def test_the_command_line_captions_without_torch_and_leaves_nothing_at_home(
+def test_the_command_line_needs_no_torch_and_writes_no_cache(
     exported: Path, run: TrainedCaptioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = f"{WITHOUT_TORCH}; from seesay.cli import main; sys.exit(main())"
@@ -156,7 +156,7 @@ def test_the_command_line_captions_without_torch_and_leaves_nothing_at_home(
     lines = python("-c", code, "caption", *photos[:4], "--model", str(exported), *flags).splitlines()
     wanted = [each.text for each in run.caption(photos[:4], SEARCHES["beam 3"])]
     assert [json.loads(line)["caption"] for line in lines] == wanted
-    # onnxruntime keeps an identifier and a queue of events about its use in the user's cache, unless it is told not to.
+    # Unless telemetry is disabled, onnxruntime writes an identifier and a queue of events to the user's cache.
     assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path.relative_to(tmp_path))]
 
 
@@ -166,7 +166,7 @@ def copy(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE, MANIFEST_FILE])
-def test_a_missing_or_cut_file_is_told(name: str, copy: Path) -> None:
+def test_a_missing_or_truncated_file_is_named(name: str, copy: Path) -> None:
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match=rf"{name}.* damaged"):
@@ -178,16 +178,16 @@ def test_a_missing_or_cut_file_is_told(name: str, copy: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("format", 2), ("vocabulary_size", 7), ("decoding", {"beam": 3})])
-def test_a_manifest_that_does_not_fit_is_told(key: str, value: Any, copy: Path) -> None:
+def test_an_invalid_manifest_raises(key: str, value: Any, copy: Path) -> None:
     content = json.loads((copy / MANIFEST_FILE).read_text())
     (copy / MANIFEST_FILE).write_text(json.dumps({**content, key: value}))
-    with pytest.raises(CheckpointError, match=r"export the run again|not of one export"):
+    with pytest.raises(CheckpointError, match=r"export the run again|from different exports"):
         OnnxCaptioner.load(copy)
 
 
-def test_graphs_of_different_exports_are_refused(copy: Path) -> None:
+def test_graphs_of_different_exports_raise(copy: Path) -> None:
     (copy / DECODER_FILE).write_bytes((copy / ENCODER_FILE).read_bytes())
-    with pytest.raises(CheckpointError, match="not of one export"):
+    with pytest.raises(CheckpointError, match="from different exports"):
         OnnxCaptioner.load(copy)
 
 

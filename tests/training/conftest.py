@@ -1,4 +1,4 @@
-"""What several tests of training share."""
+"""Fixtures of the tests of training."""
 
 import logging
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ import pytest
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What seesay logs, also where the command line has run before and cut its logger off from the root."""
+def log_capture(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Captures seesay's log, even after a command has detached its logger from the root."""
     logger = logging.getLogger("seesay")
     level = logger.level
     logger.setLevel(logging.INFO)

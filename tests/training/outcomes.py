@@ -1,4 +1,4 @@
-"""What a training has left behind, in a form that two trainings can be compared by."""
+"""The results of a training run in a form that can be compared."""
 
 import csv
 from pathlib import Path
@@ -16,7 +16,7 @@ EXACT = ("step", "epoch", "train_loss", "val_loss", "val_cider", "learning_rate"
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """Returns the rows of metrics.csv, whole lines only; none if there is no such file."""
+    """Return the rows of metrics.csv, complete lines only; empty if the file does not exist."""
     try:
         lines = (folder / "metrics.csv").read_text(encoding="utf-8").split("\n")[:-1]
     except FileNotFoundError:
@@ -25,18 +25,18 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def step(folder: Path) -> int:
-    """Returns the last step that metrics.csv tells of."""
+    """Return the last step in metrics.csv."""
     found = rows(folder)
     return int(found[-1]["step"]) if found else 0
 
 
 def epochs(folder: Path, column: str) -> list[float]:
-    """Returns a column of the rows that end an epoch."""
+    """Return a column of the rows that end an epoch."""
     return [float(row[column]) for row in rows(folder) if row["val_loss"]]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Returns everything of a finished run that does not depend on the clock."""
+    """Return the parts of a finished run that do not depend on time."""
     progress = dict(load_run(folder).info.progress)
     del progress["seconds"]
     return {
@@ -49,7 +49,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def first_loss(config: Config, folder: Path, data: Path, features: Path) -> float:
-    """Returns what the first step of a training minimises."""
+    """Return the loss of the first training step."""
     found: list[float] = []
     step = CaptioningModule.training_step
 

@@ -1,4 +1,4 @@
-"""Two processes that validate half of the images each read the score of the whole."""
+"""Reductions over two processes that validate half of the images each."""
 
 from datetime import timedelta
 from multiprocessing import get_context
@@ -18,7 +18,7 @@ METRICS = ("BLEU", "ROUGE-L", "CIDEr")
 
 
 def _half(rank: int) -> CaptionMetrics:
-    """Every second image; the first of all once more on the second rank, as a sampler fills up its last batch."""
+    """Every second image; rank 1 repeats the first image, as a sampler that pads its last batch does."""
     hypotheses, references = random_captions(21, seed=3)
     metrics = CaptionMetrics("whitespace", METRICS)
     places = [*range(rank, 21, 2), *([0] if rank else [])]
@@ -37,7 +37,7 @@ def _rank(rank: int, meeting: Path, results: "Queue[tuple[int, dict[str, float],
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without processes")
-def test_two_ranks_read_the_score_of_the_whole(tmp_path: Path) -> None:
+def test_two_ranks_compute_the_score_of_all_images(tmp_path: Path) -> None:
     context = get_context("spawn")
     results = context.Queue()
     ranks = [context.Process(target=_rank, args=(rank, tmp_path / "meeting", results)) for rank in range(2)]
@@ -55,17 +55,17 @@ def test_two_ranks_read_the_score_of_the_whole(tmp_path: Path) -> None:
         assert images == 21
 
 
-def test_one_process_keeps_what_it_has() -> None:
+def test_a_single_process_returns_its_arguments() -> None:
     metrics, values = _half(0), torch.tensor([1.0, 2.0])
     assert gather_captions(metrics) is metrics
     assert sum_over_ranks(values) is values
 
 
-def test_each_process_draws_its_own_numbers_on_a_processor_too() -> None:
-    """torch's generator there reads no more than the last 32 bits of a seed, in which ranks did not differ."""
-    drawn = [
+def test_ranks_have_different_random_numbers_on_a_cpu() -> None:
+    """Bug: torch's CPU generator uses only the low 32 bits of a seed, which were equal in all ranks."""
+    numbers = [
         torch.rand(8, generator=torch.Generator().manual_seed(step_seed(3, step, rank)))
         for step in (0, 1, 5000)
         for rank in range(64)
     ]
-    assert len({tuple(each.tolist()) for each in drawn}) == 3 * 64
+    assert len({tuple(each.tolist()) for each in numbers}) == 3 * 64

@@ -12,15 +12,15 @@ from tests import tiny
 from tests.training.outcomes import epochs
 
 
-def test_average_is_the_recursion_and_is_what_is_validated_and_kept(
+def test_the_average_follows_its_recursion_and_is_validated_and_saved(
     colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights of every step are written down, and averaged by hand."""
-    seen: list[dict[str, Tensor]] = []
+    """The test records the weights of every step and averages them."""
+    recorded: list[dict[str, Tensor]] = []
     real_start, real_end = EmaWeights.on_train_start, EmaWeights.on_train_batch_end
 
     def note(module: Any) -> None:
-        seen.append({name: weight.detach().clone() for name, weight in module.model.named_parameters()})
+        recorded.append({name: weight.detach().clone() for name, weight in module.model.named_parameters()})
 
     def on_start(self: EmaWeights, trainer: Any, module: Any) -> None:
         note(module)
@@ -34,10 +34,10 @@ def test_average_is_the_recursion_and_is_what_is_validated_and_kept(
     monkeypatch.setattr(EmaWeights, "on_train_batch_end", on_end)
     config = tiny.cached(weights, ema_decay=0.5, epochs=2, monitor="val_loss")
     result = train(config, colours, tmp_path / "run", features=features)
-    assert len(seen) == 1 + 12
-    average = seen[0]
+    assert len(recorded) == 1 + 12
+    average = recorded[0]
     kept: list[dict[str, Tensor]] = []
-    for step, now in enumerate(seen[1:], start=1):
+    for step, now in enumerate(recorded[1:], start=1):
         decay = min(0.5, (1 + step) / (10 + step))
         average = {name: decay * average[name] + (1 - decay) * now[name] for name in now}
         if step % 6 == 0:
@@ -49,12 +49,10 @@ def test_average_is_the_recursion_and_is_what_is_validated_and_kept(
         state = torch.load(path, weights_only=True)["state_dict"]
         for name, tensor in kept[epoch].items():
             torch.testing.assert_close(state[f"model.{name}"], tensor)
-    assert not torch.allclose(kept[1]["projection.0.weight"], seen[-1]["projection.0.weight"])
+    assert not torch.allclose(kept[1]["projection.0.weight"], recorded[-1]["projection.0.weight"])
 
 
-def test_training_itself_is_not_changed_by_the_average(
-    colours: Path, features: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_the_average_does_not_change_training(colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
     for name, decay in (("plain", 0.0), ("averaged", 0.9)):
         train(tiny.cached(weights, ema_decay=decay, epochs=3), colours, tmp_path / name, features=features)
     assert epochs(tmp_path / "plain", "train_loss") == epochs(tmp_path / "averaged", "train_loss")

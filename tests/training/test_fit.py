@@ -31,7 +31,7 @@ from tests.training.outcomes import epochs, first_loss, outcome, rows
 
 
 def mean_loss(run: Path, annotations: Annotations, store: JoinedStores) -> float:
-    """The surprise at every word of every caption, in nats, one caption at a time through the decoder's steps."""
+    """Return the mean loss per token, in nats, computed one caption at a time with the decoder's steps."""
     captioner = TrainedCaptioner.load(run, "cpu")
     decoder, losses = captioner.model.search, []
     with torch.inference_mode():
@@ -46,10 +46,8 @@ def mean_loss(run: Path, annotations: Annotations, store: JoinedStores) -> float
     return float(np.mean(losses))
 
 
-def test_label_smoothing_is_part_of_what_is_minimised(
-    colours: Path, features: Path, weights: Path, tmp_path: Path
-) -> None:
-    """The loss is linear in it: the surprise at the words, and that at all words alike."""
+def test_label_smoothing_is_part_of_the_loss(colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
+    """The loss is linear in the smoothing."""
     plain, some, more = (
         first_loss(tiny.cached(weights, epochs=1, label_smoothing=share), tmp_path / str(share), colours, features)
         for share in (0.0, 0.1, 0.3)
@@ -59,10 +57,10 @@ def test_label_smoothing_is_part_of_what_is_minimised(
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_no_step_is_by_a_gradient_longer_than_the_bound(
+def test_gradients_are_clipped_to_the_maximum_norm(
     colours: Path, features: Path, weights: Path, tmp_path: Path, optimizer: str
 ) -> None:
-    """Lightning clips none of an optimizer that it takes for one that scales them."""
+    """Lightning does not clip gradients for an optimizer that it takes to unscale them."""
     lengths: list[float] = []
     end = CaptioningModule.on_train_batch_end
 
@@ -81,7 +79,7 @@ def test_no_step_is_by_a_gradient_longer_than_the_bound(
     assert lengths[half:] == pytest.approx([0.01] * half, rel=1e-3)
 
 
-def test_run_folder_holds_everything(cached_run: Path) -> None:
+def test_run_folder_is_complete(cached_run: Path) -> None:
     assert {path.name for path in cached_run.iterdir()} == {
         ".seesay",
         "captioner.json",
@@ -103,7 +101,7 @@ def test_run_folder_holds_everything(cached_run: Path) -> None:
     assert (info.encoder_stored, info.max_length, info.grid) == (True, 8, (2, 2))
 
 
-def test_metrics_tell_of_every_so_many_steps_and_every_epoch(cached_run: Path) -> None:
+def test_metrics_are_written_every_few_steps_and_every_epoch(cached_run: Path) -> None:
     found = rows(cached_run)
     assert tuple(found[0]) == COLUMNS
     steps = [int(row["step"]) for row in found if not row["val_loss"]]
@@ -115,15 +113,15 @@ def test_metrics_tell_of_every_so_many_steps_and_every_epoch(cached_run: Path) -
     assert seconds == sorted(seconds)
 
 
-def test_cider_is_on_the_scale_of_papers_and_epochs_count_from_1_everywhere(
+def test_cider_is_times_100_and_epochs_count_from_1_everywhere(
     colours: Path,
     annotations: Annotations,
     features: Path,
     weights: Path,
     tmp_path: Path,
-    told: pytest.LogCaptureFixture,
+    log_capture: pytest.LogCaptureFixture,
 ) -> None:
-    """CIDEr was 217.2 in log lines and 2.17 in the last line, the table and file names, where epochs counted from 0."""
+    """Bug: CIDEr was 217.2 in log lines, but 2.17 in the last line, the table and file names, which counted from 0."""
     run = tmp_path / "run"
     result = train(tiny.cached(weights, epochs=2, keep_best=2), colours, run, features=features)
     items = annotations.split("val").items
@@ -133,9 +131,11 @@ def test_cider_is_on_the_scale_of_papers_and_epochs_count_from_1_everywhere(
     values = epochs(run, "val_cider")
     assert result.best == max(values) == load_run(run).info.progress["best"]
     for epoch, value in enumerate(values, 1):
-        assert any(f"epoch {epoch} done" in line and f"val CIDEr {value:.1f} " in line for line in told.messages)
+        assert any(f"epoch {epoch} done" in line and f"val CIDEr {value:.1f} " in line for line in log_capture.messages)
         assert (run / "checkpoints" / f"epoch{epoch:03d}-val_cider{value:.2f}.ckpt").is_file()
-    assert any(f"best val_cider {result.best:.1f} at epoch {result.best_epoch};" in line for line in told.messages)
+    assert any(
+        f"best val_cider {result.best:.1f} at epoch {result.best_epoch};" in line for line in log_capture.messages
+    )
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.value for event in board.Scalars("val_cider")] == pytest.approx(values)
     assert {event.value for event in board.Scalars("epoch")} == {1, 2}
@@ -147,7 +147,7 @@ def test_captions_of_a_few_validation_images_are_logged_after_each_epoch(
     features: Path,
     weights: Path,
     tmp_path: Path,
-    told: pytest.LogCaptureFixture,
+    log_capture: pytest.LogCaptureFixture,
 ) -> None:
     run = tmp_path / "run"
     train(tiny.cached(weights, epochs=1, learning_rate=0.03, batch_captions=4), colours, run, features=features)
@@ -157,7 +157,7 @@ def test_captions_of_a_few_validation_images_are_logged_after_each_epoch(
         f"  {item.id}: {caption.text or '(empty)'} (reference: {item.captions[0]})"
         for item, caption in zip(items, captions, strict=True)
     }
-    assert len(expected.intersection(told.messages)) == 3
+    assert len(expected.intersection(log_capture.messages)) == 3
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     (event,) = board.Tensors("validation captions/text_summary")
     (text,) = event.tensor_proto.string_val
@@ -167,7 +167,7 @@ def test_captions_of_a_few_validation_images_are_logged_after_each_epoch(
 def test_steps_of_training_and_validation_are_reported(
     colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
-    """Between two log lines of a slow epoch nothing moved on the terminal for minutes."""
+    """Bug: the terminal showed no progress between log lines, for minutes in slow epochs."""
     found: list[tuple[str, int, int]] = []
     train(
         tiny.cached(weights, epochs=2),
@@ -185,24 +185,24 @@ def test_steps_of_training_and_validation_are_reported(
 
 
 @pytest.mark.parametrize(("steps", "warned"), [(5, False), (6, True)])
-def test_warm_up_that_is_as_long_as_training_is_warned_of(
+def test_warm_up_as_long_as_training_logs_a_warning(
     colours: Path,
     features: Path,
     weights: Path,
     tmp_path: Path,
-    told: pytest.LogCaptureFixture,
+    log_capture: pytest.LogCaptureFixture,
     steps: int,
     warned: bool,
 ) -> None:
     config = tiny.cached(weights, epochs=1, warmup_steps=steps, limit_images=24)
     train(config, colours, tmp_path / "run", features=features)
-    assert any("warmup_steps is 6, but all 1 epochs have 6 steps" in line for line in told.messages) == warned
+    assert any("warmup_steps is 6, but all 1 epochs have 6 steps" in line for line in log_capture.messages) == warned
 
 
-def test_losses_told_are_those_of_single_captions_word_by_word(
+def test_logged_losses_equal_those_of_single_captions(
     colours: Path, annotations: Annotations, store: JoinedStores, features: Path, weights: Path, tmp_path: Path
 ) -> None:
-    """With a rate of next to nothing the weights stay, and every loss of an epoch can be computed afterwards."""
+    """With a tiny learning rate the weights are constant, so that the losses can be recomputed afterwards."""
     train(tiny.cached(weights, learning_rate=1e-12, epochs=1), colours, tmp_path / "run", features=features)
     (end,) = [row for row in rows(tmp_path / "run") if row["val_loss"]]
     for split, column in (("train", "train_loss"), ("val", "val_loss")):
@@ -211,18 +211,18 @@ def test_losses_told_are_those_of_single_captions_word_by_word(
         )
 
 
-def test_learns_a_handful_of_images_by_heart(
+def test_overfits_six_images(
     colours: Path, annotations: Annotations, features: Path, weights: Path, tmp_path: Path
 ) -> None:
-    few = {"limit_images": 6, "captions_per_image": 1, "batch_captions": 2, "monitor": "val_loss"}
+    subset = {"limit_images": 6, "captions_per_image": 1, "batch_captions": 2, "monitor": "val_loss"}
     sizes = {"projection_size": 64, "hidden_size": 64, "attention_size": 32, "projection_activation": "none"}
-    config = tiny.cached(weights, epochs=40, **few, **sizes)
+    config = tiny.cached(weights, epochs=40, **subset, **sizes)
     train(config, colours, tmp_path / "run", features=features)
     losses = epochs(tmp_path / "run", "train_loss")
     assert losses[0] > 2
     assert losses[-1] < 0.1 * losses[0]
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    captioner = TrainedCaptioner.load(tmp_path / "run", "cpu")  # holds the best of validation, which comes long before
+    captioner = TrainedCaptioner.load(tmp_path / "run", "cpu")  # has the best weights of validation, from much earlier
     captioner.model.load_state_dict({name.removeprefix("model."): last[name] for name in last}, strict=False)
     items = annotations.split("train").items[:6]
     captions = captioner.caption([item.image for item in items])
@@ -230,11 +230,11 @@ def test_learns_a_handful_of_images_by_heart(
 
 
 @pytest.mark.parametrize("monitor", ["val_cider", "val_loss"])
-def test_stops_when_patience_is_at_its_end(
+def test_stops_when_patience_is_exhausted(
     colours: Path, features: Path, weights: Path, tmp_path: Path, monitor: str
 ) -> None:
     config = tiny.cached(weights, learning_rate=1e-12, epochs=9, patience=2, monitor=monitor, keep_best=1)
-    if monitor == "val_loss":  # whose rounding errors are no progress, but may be taken for it
+    if monitor == "val_loss":  # whose rounding errors may look like progress
         config = tiny.cached(weights, learning_rate=0.3, epochs=30, patience=2, monitor=monitor, keep_best=1)
     result = train(config, colours, tmp_path / "run", features=features)
     assert result.stopped_by == "patience"
@@ -248,7 +248,7 @@ def test_best_of_cider_is_the_highest(cached_run: Path) -> None:
     assert progress["best_epoch"] == values.index(max(values)) + 1
 
 
-def test_keeps_the_best_five_the_last_and_the_weights_of_the_best(
+def test_keeps_the_best_five_checkpoints_the_last_and_the_best_weights(
     colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
     config = tiny.cached(weights, learning_rate=0.06, epochs=14, batch_captions=4, monitor="val_loss")
@@ -257,7 +257,7 @@ def test_keeps_the_best_five_the_last_and_the_weights_of_the_best(
     order = np.argsort(values)
     assert result.best_epoch == order[0] + 1
     assert result.best == values[order[0]]
-    assert result.best_epoch < 14, "the best should not be the last here, else little is tested"
+    assert result.best_epoch < 14, "the best epoch should not be the last one"
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert kept == {"last.ckpt", *(f"epoch{epoch + 1:03d}-val_loss{values[epoch]:.4f}.ckpt" for epoch in order[:5])}
     (best,) = (tmp_path / "run" / "checkpoints").glob(f"epoch{order[0] + 1:03d}*")
@@ -266,7 +266,7 @@ def test_keeps_the_best_five_the_last_and_the_weights_of_the_best(
     assert all(torch.equal(tensor, model[name.removeprefix("model.")]) for name, tensor in state.items())
 
 
-def test_finished_run_is_left_alone(cached_run: Path, colours: Path, features: Path) -> None:
+def test_finished_run_is_unchanged(cached_run: Path, colours: Path, features: Path) -> None:
     before = outcome(cached_run)
     result = train(load_run(cached_run).config, colours, cached_run, features=features)
     assert result.stopped_by == "nothing to do"
@@ -274,12 +274,14 @@ def test_finished_run_is_left_alone(cached_run: Path, colours: Path, features: P
     assert outcome(cached_run) == before
 
 
-def test_other_settings_are_refused_by_name_unless_told_to_overwrite(
+def test_other_settings_raise_unless_overwriting(
     cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(cached_run, tmp_path / "run")
     other = tiny.cached(weights, epochs=1, keep_best=2)
-    with pytest.raises(ConfigError, match=r"other settings \(training\.epochs is 20 there, 1 here\); go on .*--resume"):
+    with pytest.raises(
+        ConfigError, match=r"other settings \(training\.epochs is 20 there, 1 here\); resume .*--resume"
+    ):
         train(other, colours, run, features=features)
     assert outcome(run) == outcome(cached_run)
     result = train(other, colours, run, features=features, overwrite=True)
@@ -290,7 +292,7 @@ def test_other_settings_are_refused_by_name_unless_told_to_overwrite(
 def test_diverging_training_ends_in_one_line(
     colours: Path, features: Path, weights: Path, tmp_path: Path, log_every: int
 ) -> None:
-    """Also if no step is logged before the epoch is over, when the end was once the best model of all."""
+    """Bug: without a logged step in the epoch, the diverged model was saved as the best."""
     config = tiny.cached(
         weights, optimizer="rmsprop", learning_rate=1e30, max_grad_norm=0.0, log_every=log_every, epochs=3
     )
@@ -300,7 +302,7 @@ def test_diverging_training_ends_in_one_line(
 
 
 @pytest.mark.parametrize("mode", ["full", "frozen", "cached"])
-def test_encoder_is_trained_only_if_asked_to(colours: Path, weights: Path, tmp_path: Path, mode: str) -> None:
+def test_encoder_is_trained_only_if_configured(colours: Path, weights: Path, tmp_path: Path, mode: str) -> None:
     config = tiny.cached(weights, encoder_training=mode, epochs=1, limit_images=6)
     result = train(config, colours, tmp_path / "run", features=tmp_path / "features")
     assert result.epochs == 1
@@ -316,7 +318,7 @@ def test_encoder_is_trained_only_if_asked_to(colours: Path, weights: Path, tmp_p
         assert all(torch.equal(after.state_dict()[name], before[name]) for name in running)
 
 
-def test_frozen_encoder_trains_like_its_cached_features_but_for_their_rounding(
+def test_frozen_encoder_trains_like_its_cached_features_up_to_rounding(
     colours: Path, weights: Path, tmp_path: Path
 ) -> None:
     for mode in ("frozen", "cached"):
@@ -328,18 +330,14 @@ def test_frozen_encoder_trains_like_its_cached_features_but_for_their_rounding(
 
 
 @pytest.mark.parametrize("mode", ["frozen", "full"])
-def test_kind_of_features_is_refused_where_none_are_kept(
-    colours: Path, weights: Path, tmp_path: Path, mode: str
-) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"feature_dtype is int8, but with .*={mode} no features are kept; .* cached$"
-    ):
+def test_feature_dtype_without_cached_features_raises(colours: Path, weights: Path, tmp_path: Path, mode: str) -> None:
+    with pytest.raises(ConfigError, match=rf"feature_dtype is int8, but .*={mode} stores no features; .* cached$"):
         train(tiny.cached(weights, encoder_training=mode, feature_dtype="int8"), colours, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["crop_fraction", "encoder_learning_rate"])
-def test_settings_of_an_encoder_in_the_loop_are_refused_on_cached_features(
+def test_settings_of_an_encoder_in_the_loop_raise_with_cached_features(
     colours: Path, features: Path, weights: Path, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"training\.{name}.* full$"):
@@ -347,8 +345,8 @@ def test_settings_of_an_encoder_in_the_loop_are_refused_on_cached_features(
     assert not (tmp_path / "run").exists()
 
 
-def test_encoder_with_a_rate_of_its_own_on_augmented_images_goes_its_own_way(colours: Path, tmp_path: Path) -> None:
-    """A rate of next to nothing holds the encoder's weights where they were; the images still change."""
+def test_encoder_has_its_own_learning_rate(colours: Path, tmp_path: Path) -> None:
+    """A tiny learning rate keeps the encoder's weights; the images are augmented."""
     for name, settings in (("plain", {}), ("still", {"encoder_learning_rate": 1e-12, "crop_fraction": 0.2})):
         train(tiny.in_loop(epochs=1, **settings), colours, tmp_path / name)
     plain, still = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("plain", "still"))
@@ -361,10 +359,10 @@ def test_encoder_with_a_rate_of_its_own_on_augmented_images_goes_its_own_way(col
 
 
 @pytest.mark.parametrize("mode", ["full", "cached"])
-def test_encoder_from_nothing_follows_the_seed_and_its_run_can_be_used(
+def test_encoder_with_random_weights_follows_the_seed_and_its_run_loads(
     colours: Path, tmp_path: Path, images: list[str], mode: str
 ) -> None:
-    """Its weights were once drawn before the seed was set; and a run on cached features did not keep them."""
+    """Bug: its weights were initialised before the seed was set, and a run on cached features did not save them."""
     results = []
     for turn, seed in enumerate((0, 0, 1)):
         config = tiny.in_loop(encoder_training=mode, encoder_weights="pretrained", epochs=1, seed=seed)
@@ -385,7 +383,7 @@ def test_pooled_decoder_on_a_pooled_encoder_in_bfloat16_learns(colours: Path, we
 
 
 class TestStores:
-    def test_given_ones_take_the_place_of_the_encoders_own(
+    def test_passed_stores_replace_extracted_ones(
         self, colours: Path, annotations: Annotations, weights: Path, features: Path, tmp_path: Path
     ) -> None:
         encoder = tiny.build(weights)
@@ -395,7 +393,7 @@ class TestStores:
         train(config, colours, tmp_path / "own", features=features)
         assert outcome(tmp_path / "given") == outcome(tmp_path / "own")
 
-    def test_joined_and_imported_ones_train(
+    def test_training_on_joined_and_imported_stores(
         self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
     ) -> None:
         images = {item.id: item.image for item in annotations}
@@ -407,7 +405,7 @@ class TestStores:
         assert (info.feature_size, info.grid, info.encoder_stored) == (96 + 5, (2, 2), False)
         assert info.features["joined"][1] == {"imported": "f.npz"}
 
-    def test_one_of_another_encoder_is_refused_by_name(
+    def test_a_store_of_another_encoder_raises(
         self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
     ) -> None:
         other = tiny.build(tiny.write_encoder(tmp_path / "other.safetensors", seed=1))
@@ -416,27 +414,32 @@ class TestStores:
             train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s"])
         assert not (tmp_path / "run").exists()
 
-    def test_images_that_one_lacks_are_told_of(
-        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+    def test_images_missing_from_a_store_are_logged(
+        self,
+        colours: Path,
+        annotations: Annotations,
+        weights: Path,
+        tmp_path: Path,
+        log_capture: pytest.LogCaptureFixture,
     ) -> None:
         some = {item.id: item.image for item in annotations if item.id != annotations.split("train")[0].id}
         extract_features(some, tiny.build(weights), tmp_path / "s")
         train(tiny.cached(weights, epochs=1), colours, tmp_path / "run", stores=[tmp_path / "s"])
-        assert "1 train images have no features and are left out" in told.messages
+        assert "skipped 1 train images without features" in log_capture.messages
 
 
-def test_unreadable_image_is_told_of_and_left_out(
-    colours: Path, weights: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+def test_unreadable_image_is_logged_and_skipped(
+    colours: Path, weights: Path, tmp_path: Path, log_capture: pytest.LogCaptureFixture
 ) -> None:
     data = shutil.copytree(colours, tmp_path / "data")
     broken = Path(load_annotations(data).split("train")[3].image)
     broken.write_bytes(broken.read_bytes()[:50])
     train(tiny.cached(weights, epochs=1), data, tmp_path / "run", features=tmp_path / "features")
-    assert any(line.startswith(f"left out: {broken}: damaged or truncated") for line in told.messages)
-    assert any("of 23 images" in line for line in told.messages)
+    assert any(line.startswith(f"left out: {broken}: damaged or truncated") for line in log_capture.messages)
+    assert any("of 23 images" in line for line in log_capture.messages)
 
 
-def test_unreadable_image_ends_a_training_that_reads_images_in_one_line(colours: Path, tmp_path: Path) -> None:
+def test_unreadable_image_raises_with_an_encoder_in_the_loop(colours: Path, tmp_path: Path) -> None:
     data = shutil.copytree(colours, tmp_path / "data")
     broken = Path(load_annotations(data).split("train")[3].image)
     broken.write_bytes(b"")
@@ -444,7 +447,7 @@ def test_unreadable_image_ends_a_training_that_reads_images_in_one_line(colours:
         train(tiny.in_loop(), data, tmp_path / "run")
 
 
-def test_data_without_training_or_validation_images_is_refused(
+def test_data_without_training_or_validation_images_raises(
     annotations: Annotations, weights: Path, tmp_path: Path
 ) -> None:
     for missing in ("train", "val"):
@@ -466,10 +469,10 @@ def test_data_without_training_or_validation_images_is_refused(
         (lambda train, val: [replace(train[0], split=None)], "1 image, too few for 3 splits"),
     ],
 )
-def test_data_that_cannot_be_trained_on_is_refused_before_any_work(
+def test_unsuitable_data_raises_before_the_encoder_is_built(
     annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: Any, reason: str
 ) -> None:
-    # Bug: it was refused after the encoder was built and every image encoded.
+    # Bug: the error came after building the encoder and encoding every image.
     monkeypatch.setattr("seesay.training.inputs.open_sources", None)
     found = items(list(annotations.split("train")), list(annotations.split("val")))
     write_annotations(found, tmp_path / "data.jsonl")
@@ -480,7 +483,7 @@ def test_data_that_cannot_be_trained_on_is_refused_before_any_work(
     assert any(re.search(reason, obstacle) for obstacle in report.obstacles)
 
 
-def test_data_without_splits_is_dealt(annotations: Annotations, weights: Path, tmp_path: Path) -> None:
+def test_data_without_splits_is_split(annotations: Annotations, weights: Path, tmp_path: Path) -> None:
     items = [Annotation(item.id, item.image, item.captions) for item in annotations]
     write_annotations(items, tmp_path / "data.jsonl")
     config = tiny.cached(weights, epochs=1, split_fractions="50/50")
@@ -488,13 +491,13 @@ def test_data_without_splits_is_dealt(annotations: Annotations, weights: Path, t
 
 
 class TestLoggers:
-    def test_unknown_one_is_refused_and_the_known_are_named(
+    def test_an_unknown_logger_raises_and_names_the_known_ones(
         self, colours: Path, features: Path, weights: Path, tmp_path: Path
     ) -> None:
         with pytest.raises(ConfigError, match=r"training\.loggers: Lightning has no 'Wandb'; it has .*WandbLogger"):
             train(tiny.cached(weights, loggers=["Wandb"]), colours, tmp_path / "run", features=features)
 
-    def test_one_whose_library_is_absent_is_refused(
+    def test_a_logger_without_its_library_raises(
         self, colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from lightning.pytorch import loggers
@@ -506,13 +509,15 @@ class TestLoggers:
         with pytest.raises(ConfigError, match="WandbLogger needs a library that is not installed"):
             train(tiny.cached(weights, loggers=["WandbLogger"]), colours, tmp_path / "run", features=features)
 
-    def test_known_one_is_fed(self, colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
+    def test_a_known_logger_receives_the_metrics(
+        self, colours: Path, features: Path, weights: Path, tmp_path: Path
+    ) -> None:
         train(tiny.cached(weights, epochs=1, loggers=["CSVLogger"]), colours, tmp_path / "run", features=features)
         (path,) = (tmp_path / "run").rglob("lightning_logs/*/metrics.csv")
         assert {"train_loss", "val_loss", "val_cider"} <= set(path.read_text().splitlines()[0].split(","))
 
 
-def test_full_disk_while_saving_ends_in_one_line_and_keeps_what_was_saved(
+def test_a_full_disk_raises_and_keeps_the_last_checkpoint(
     colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved, save = [0], torch.save
@@ -531,12 +536,12 @@ def test_full_disk_while_saving_ends_in_one_line_and_keeps_what_was_saved(
     assert train(config, colours, tmp_path / "run", features=features).epochs == 2
 
 
-def test_encoder_is_named_in_the_run_and_nothing_of_it_executes(cached_run: Path, weights: Path) -> None:
+def test_a_run_names_its_encoder_and_loads_without_executing_code(cached_run: Path, weights: Path) -> None:
     info = json.loads((cached_run / "captioner.json").read_text())
     assert info["features"] == build_encoder(tiny.cached(weights).encoder).identity
     torch.load(cached_run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def test_config_is_saved_whole(cached_run: Path, weights: Path) -> None:
+def test_the_complete_config_is_saved(cached_run: Path, weights: Path) -> None:
     saved: Config = load_run(cached_run).config
     assert saved == tiny.cached(weights, epochs=20, keep_best=2)

@@ -1,4 +1,4 @@
-"""Steps in CUDA graphs against the same without: on the CPU, where a graph is a call, and on a GPU if there is one."""
+"""Steps as CUDA graphs against plain steps: on a CPU, where a graph is a plain call, and on a GPU if available."""
 
 from typing import Any, ClassVar
 
@@ -48,24 +48,24 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SOFT)
-def test_a_taught_step_has_the_loss_and_gradients_of_one_on_real_tokens_only(name: str, device: str) -> None:
+def test_a_padded_step_has_the_loss_and_gradients_of_a_packed_one(name: str, device: str) -> None:
     model = a_model(name, device)
     steps = GraphedTrainStep(model, label_smoothing=0.1)
     for seed, tokens in ((1, TOKENS), (2, TOKENS.flip(0)), (3, TOKENS[:2, :, :4]), (1, TOKENS)):
-        given, words = features(device, seed, len(tokens)), tokens.to(device)
+        inputs, words = features(device, seed, len(tokens)), tokens.to(device)
         captions = pack_captions(tokens).to(torch.device(device))
-        logits, adds = model.teach(given, None, captions)
-        wanted_penalty = adds()
+        logits, penalty_of = model.forward_with_penalty(inputs, None, captions)
+        wanted_penalty = penalty_of()
         wanted = cross_entropy(logits, captions.targets, 0.1)
         expected = gradients(wanted + wanted_penalty, model)
-        loss, penalty = steps(given, words)
+        loss, penalty = steps(inputs, words)
         assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
         assert float(penalty) == pytest.approx(float(torch.as_tensor(wanted_penalty).detach()), rel=1e-5)
         same(gradients(loss + penalty, model), expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_loss_taken_before_the_next_step_keeps_its_own_gradients(device: str) -> None:
+def test_a_loss_keeps_its_gradients_after_the_next_step(device: str) -> None:
     model = a_model("attention", device)
     steps = GraphedTrainStep(model, label_smoothing=0.0)
     words = TOKENS.to(device)
@@ -76,14 +76,14 @@ def test_a_loss_taken_before_the_next_step_keeps_its_own_gradients(device: str) 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_step_sees_weights_that_an_optimizer_has_changed(device: str) -> None:
+def test_a_step_uses_weights_updated_by_an_optimizer(device: str) -> None:
     model = a_model("attention", device)
-    steps, given, words = GraphedTrainStep(model, 0.0), features(device), TOKENS.to(device)
+    steps, inputs, words = GraphedTrainStep(model, 0.0), features(device), TOKENS.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
-        loss, _ = steps(given, words)
+        loss, _ = steps(inputs, words)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -91,14 +91,14 @@ def test_a_step_sees_weights_that_an_optimizer_has_changed(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_chances_of_a_step_hang_on_the_seed_not_on_whether_its_shape_was_met(device: str) -> None:
+def test_dropout_depends_on_the_seed_not_on_whether_the_shape_is_new(device: str) -> None:
     model = a_model("attention", device)
     model.feature_dropout.p = 0.5
-    steps, given, words = GraphedTrainStep(model, 0.0), features(device), TOKENS.to(device)
+    steps, inputs, words = GraphedTrainStep(model, 0.0), features(device), TOKENS.to(device)
     found = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        found.append(float(steps(given, words)[0].detach()))
+        found.append(float(steps(inputs, words)[0].detach()))
     assert found[0] == found[1] != found[2]
 
 
@@ -114,101 +114,101 @@ def critics(dropout: bool = False) -> tuple[SelfCritic, SelfCritic]:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SOFT)
-def test_samples_and_their_loss_are_those_of_the_search(name: str, device: str) -> None:
+def test_samples_and_their_loss_equal_those_without_graphs(name: str, device: str) -> None:
     model = a_model(name, device)
     plain, graphed = critics()
     cut = []
     for seed in (1, 2, 1):
-        given = features(device, seed)
+        inputs = features(device, seed)
         torch.manual_seed(seed)
-        wanted = plain.sample(model, given, None)
+        wanted = plain.sample(model, inputs, None)
         torch.manual_seed(seed)
-        found = graphed.sample(model, given, None)
+        found = graphed.sample(model, inputs, None)
         assert found.tokens.tolist() == wanted.tokens.tolist()
         assert found.cut.tolist() == wanted.cut.tolist()
         assert found.rewarded.tolist() == wanted.rewarded.tolist()
         cut.append(found.cut.float().mean())
-        worth = torch.randn(found.cut.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        loss = plain.loss(model, given, None, wanted, worth)
+        advantages = torch.randn(found.cut.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        loss = plain.loss(model, inputs, None, wanted, advantages)
         expected = gradients(loss, model)
-        again = graphed.loss(model, given, None, found, worth)
+        again = graphed.loss(model, inputs, None, found, advantages)
         assert float(again.detach()) == pytest.approx(float(loss.detach()), rel=1e-4, abs=1e-5)
         same(gradients(again, model), expected)
-    assert 0 < sum(cut) / len(cut) < 1, "some samples end by themselves, some are cut"
+    assert 0 < sum(cut) / len(cut) < 1, "some samples finish, some are truncated"
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_samples_are_learnt_from_with_dropout_if_asked(device: str) -> None:
+def test_dropout_stays_active_on_samples_if_configured(device: str) -> None:
     model = a_model("attention", device)
     model.feature_dropout.p = 0.5
     _, graphed = critics(dropout=True)
-    given = features(device)
-    found = graphed.sample(model, given, None)
+    inputs = features(device)
+    found = graphed.sample(model, inputs, None)
     losses = set()
     for seed in range(3):
         torch.manual_seed(seed)
-        losses.add(float(graphed.loss(model, given, None, found, torch.ones(found.cut.shape)).detach()))
+        losses.add(float(graphed.loss(model, inputs, None, found, torch.ones(found.cut.shape)).detach()))
     assert len(losses) == 3
-    assert graphed.sample(model, given, None).tokens.shape[:2] == (3, 3)
+    assert graphed.sample(model, inputs, None).tokens.shape[:2] == (3, 3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_an_encoder_that_learns_hears_of_the_reward(device: str) -> None:
-    """A graph's gradients end at the features."""
+def test_a_trained_encoder_gets_the_gradient_of_the_reward(device: str) -> None:
+    """A graph computes no gradient of the features."""
     model = a_model("attention", device)
     plain, graphed = critics()
     found = []
     for critic in (plain, graphed):
-        seen = features(device).float().requires_grad_()
+        inputs = features(device).float().requires_grad_()
         torch.manual_seed(1)
-        samples = critic.sample(model, seen, None)
-        worth = torch.arange(9.0, dtype=torch.float64).reshape(3, 3)
-        critic.loss(model, seen, None, samples, worth).backward()  # type: ignore[no-untyped-call]
-        assert seen.grad is not None
-        found.append(seen.grad)
+        samples = critic.sample(model, inputs, None)
+        advantages = torch.arange(9.0, dtype=torch.float64).reshape(3, 3)
+        critic.loss(model, inputs, None, samples, advantages).backward()  # type: ignore[no-untyped-call]
+        assert inputs.grad is not None
+        found.append(inputs.grad)
     assert found[0].abs().max() > 1e-3
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
-class Rounded(torch.autograd.Function):
-    """Tells whether autocast would round what its backward pass computes."""
+class RecordsAutocast(torch.autograd.Function):
+    """The identity; its backward pass records whether autocast is enabled."""
 
     was_on: ClassVar[list[bool]] = []
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor) -> Tensor:
-        return given * 1
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs * 1
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        Rounded.was_on.append(torch.is_autocast_enabled(grad.device.type))
+        RecordsAutocast.was_on.append(torch.is_autocast_enabled(grad.device.type))
         return grad
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_autocast_ends_with_the_forward_pass_as_it_does_without_graphs(device: str) -> None:
+def test_autocast_does_not_apply_to_the_backward_pass(device: str) -> None:
     model = nn.Linear(3, 1).to(device)
-    loss = graphs._loss(model, lambda x: (Rounded.apply(model(x)).float().sum(), ()))
-    Rounded.was_on.clear()
+    loss = graphs._loss(model, lambda x: (RecordsAutocast.apply(model(x)).float().sum(), ()))
+    RecordsAutocast.was_on.clear()
     with torch.autocast(device, torch.bfloat16):
         found, _ = loss(torch.ones(2, 3, device=device))
     found.backward()  # type: ignore[no-untyped-call]
-    assert Rounded.was_on
-    assert not any(Rounded.was_on)
+    assert RecordsAutocast.was_on
+    assert not any(RecordsAutocast.was_on)
     assert model.weight.grad is not None
     assert model.weight.grad.tolist() == [[2.0, 2.0, 2.0]]
 
 
-def test_what_is_drawn_after_the_end_is_no_part_of_a_sample() -> None:
-    drawn = torch.tensor([[[5, END_ID, 6, 7], [5, 6, 7, END_ID], [5, 6, 7, 8], [END_ID, END_ID, 4, 5]]])
-    found = samples_of(drawn, 3)
+def test_tokens_after_the_end_are_not_part_of_a_sample() -> None:
+    sampled = torch.tensor([[[5, END_ID, 6, 7], [5, 6, 7, END_ID], [5, 6, 7, 8], [END_ID, END_ID, 4, 5]]])
+    found = samples_of(sampled, 3)
     assert found.tokens.tolist() == [[[1, 5, 2, 0, 0], [1, 5, 6, 7, 2], [1, 5, 6, 7, 2], [1, 2, 0, 0, 0]]]
     assert found.cut.tolist() == [[False, False, True, False]]
     assert found.rewarded.tolist() == [[[5, 2, 0, 0], [5, 6, 7, 2], [5, 6, 7, 0], [2, 0, 0, 0]]]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_graph_gives_what_its_function_gives_of_each_shape(device: str) -> None:
+def test_a_graph_equals_its_function_for_each_shape(device: str) -> None:
     of_each = Graphs(lambda x, y: (x * y + 1).sum(0))
     for rows in (2, 5, 2, 3):
         x, y = torch.randn(2, rows, 4, device=device).unbind()
@@ -216,7 +216,7 @@ def test_a_graph_gives_what_its_function_gives_of_each_shape(device: str) -> Non
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_graph_takes_no_chances_from_what_comes_after(device: str) -> None:
+def test_capturing_a_graph_keeps_the_random_state(device: str) -> None:
     graph = Graph(lambda: torch.rand(3, device=device), device=torch.device(device))
     torch.manual_seed(1)
     first = graph().clone()
@@ -224,41 +224,43 @@ def test_a_graph_takes_no_chances_from_what_comes_after(device: str) -> None:
     assert torch.equal(graph(), first)
 
 
-def test_only_a_single_gpu_s_training_uses_graphs() -> None:
+def test_training_on_a_cpu_uses_no_graphs() -> None:
     model = a_model("attention", "cpu")
     assert not uses_graphs(TrainingConfig(device="cpu"), model)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_graphs_are_for_what_can_be_captured() -> None:
+def test_graphs_are_used_for_capturable_models() -> None:
     assert uses_graphs(TrainingConfig(device="cuda"), a_model("attention", "cpu"))
     assert not uses_graphs(TrainingConfig(device="cuda", cuda_graphs=False), a_model("attention", "cpu"))
     assert not uses_graphs(TrainingConfig(device="cuda"), a_model("show-attend-tell-hard", "cpu"))
 
 
-def test_even_captions_lead_to_the_same_rows_as_packed_ones() -> None:
-    even, packed = pad_to_longest(TOKENS), pack_captions(TOKENS)
+def test_padded_captions_index_the_same_tokens_as_packed_ones() -> None:
+    padded, packed = pad_to_longest(TOKENS), pack_captions(TOKENS)
     values = torch.arange(len(packed.targets))
     by_place = {
         (int(packed.caption_of_row[row]), int(step)): int(value)
         for row, step, value in zip(packed.row_of_token(), packed.step_of_token(), values, strict=True)
     }
-    assert int(even.real.sum()) == len(values)
-    for row, step, real, target in zip(even.row_of_token(), even.step_of_token(), even.real, even.targets, strict=True):
-        place = (int(even.caption_of_row[row]), int(step))
+    assert int(padded.real.sum()) == len(values)
+    for row, step, real, target in zip(
+        padded.row_of_token(), padded.step_of_token(), padded.real, padded.targets, strict=True
+    ):
+        place = (int(padded.caption_of_row[row]), int(step))
         assert bool(real) == (place in by_place)
         if real:
             assert int(target) == int(packed.targets[by_place[place]])
-    by_image = even.by_image(3)
-    spread = by_image.pad(torch.arange(len(even.targets)) + 1)
-    assert sorted(spread.flatten().tolist()) == list(range(1, len(even.targets) + 1))
-    assert by_image.pack(spread).tolist() == list(range(1, len(even.targets) + 1))
-    assert [int(image) for image in by_image.row] == [int(even.image_of_row[row]) for row in even.row_of_token()]
+    by_image = padded.by_image(3)
+    spread = by_image.pad(torch.arange(len(padded.targets)) + 1)
+    assert sorted(spread.flatten().tolist()) == list(range(1, len(padded.targets) + 1))
+    assert by_image.pack(spread).tolist() == list(range(1, len(padded.targets) + 1))
+    assert [int(image) for image in by_image.row] == [int(padded.image_of_row[row]) for row in padded.row_of_token()]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", SOFT)
-def test_a_gpu_gives_the_processor_s_loss_and_gradients(name: str) -> None:
+def test_a_gpu_has_the_loss_and_gradients_of_a_cpu(name: str) -> None:
     found = []
     for device in ("cpu", "cuda"):
         model = a_model(name, device)

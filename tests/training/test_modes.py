@@ -1,4 +1,4 @@
-"""Which parts of the network are in training mode while it trains."""
+"""Training modes of the network's parts during training."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from tests import tiny
 from tests.tiny import SIZE
 
 
-def test_an_encoder_trained_from_nothing_gathers_batch_statistics(tmp_path: Path) -> None:
-    # Lightning leaves modules in the mode it finds them in, so the encoder's batch norms once stayed in evaluation
-    # mode, with the statistics of nothing: the demo learned three times slower.
+def test_an_encoder_with_random_weights_uses_batch_statistics(tmp_path: Path) -> None:
+    # Bug: Lightning keeps the modes of modules, so that the encoder's batch norms stayed in evaluation mode with their
+    # initial statistics; the demo trained three times slower.
     make_scenes(tmp_path / "scenes", 8, 2, 2, size=48)
     config = resolve_config(
         "scenes", overrides={"image_size": 48, "epochs": 1, "batch_captions": 8, "hidden_size": 16, "log_every": 1}
@@ -53,7 +53,7 @@ def test_batch_norm_mode_follows_what_is_trained(training: str, weights: str, ex
     assert torch.is_grad_enabled()
 
 
-def test_an_encoder_that_a_run_has_trained_is_named_by_the_run(tmp_path: Path) -> None:
+def test_a_trained_encoder_can_be_loaded_from_its_run(tmp_path: Path) -> None:
     weights = tiny.write_encoder(tmp_path / "encoder.safetensors")
     tiny.make_colours(tmp_path / "data", train=6, val=2, test=2)
     config = tiny.cached(weights, encoder_training="full", epochs=1, image_size=SIZE)
@@ -69,9 +69,9 @@ def test_an_encoder_that_a_run_has_trained_is_named_by_the_run(tmp_path: Path) -
     assert tuned.preprocessing == captioner.model.encoder.preprocessing
 
 
-def test_a_run_without_an_encoder_of_its_own_cannot_give_one(tmp_path: Path) -> None:
+def test_loading_the_encoder_of_a_run_without_one_raises(tmp_path: Path) -> None:
     run = tiny.random_run(tmp_path / "run", tiny.untrained(encoder="small-cnn"))
     file = run / "model.safetensors"
     save_file({name: tensor for name, tensor in load_file(file).items() if not name.startswith("encoder.")}, file)
-    with pytest.raises(EncoderError, match=r"holds no encoder's weights.*--encoder-training full"):
+    with pytest.raises(EncoderError, match=r"contains no encoder weights.*--encoder-training full"):
         build_encoder(EncoderConfig(encoder="resnet10t", encoder_weights=str(run)))

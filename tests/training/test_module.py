@@ -11,7 +11,7 @@ from tests.training.test_rewards import examples, padded
 
 
 def validated(level: str, language: str) -> Scores:
-    """Returns the validation scores of a run whose captions are references that lack their last characters."""
+    """Return the validation scores of captions that are references without their last characters."""
     config = resolve_config(overrides={"level": level})
     references = {str(number): captions for number, captions in enumerate(CAPTIONS[language])}
     tokenizer = Tokenizer.build([text for image in references.values() for text in image], config.text)
@@ -24,7 +24,7 @@ def validated(level: str, language: str) -> Scores:
 
 @pytest.mark.parametrize("language", ["zh", "ja", "th"])
 def test_validation_of_a_character_run_is_scored_in_characters(language: str) -> None:
-    """In PTB tokens, each a whole sentence, every epoch scored 0.0 and the first was kept."""
+    """Bug: PTB tokens were complete sentences, so that every epoch scored 0.0 and the first was kept."""
     assert validated("word", language).corpus["CIDEr"] < 0.01
     scores = validated("character", language)
     assert scores.corpus["CIDEr"] > 1
@@ -35,8 +35,8 @@ def test_validation_of_words_is_scored_in_ptb_tokens() -> None:
     assert "|tok:ptb|" in validated("word", "de").signature
 
 
-def test_reward_of_a_character_run_is_of_characters() -> None:
-    """A sample that lacks its last characters still earns most of its reward."""
+def test_reward_of_a_character_run_uses_characters() -> None:
+    """A sample without its last characters keeps most of its reward."""
     captions = [text for image in CAPTIONS["zh"] for text in image]
     tokenizer = Tokenizer.build(captions, resolve_config(overrides={"level": "character"}).text)
     ids = [[tokenizer.encode(text)[1:-1] for text in image] for image in CAPTIONS["zh"]]

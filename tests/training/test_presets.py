@@ -1,4 +1,4 @@
-"""Every preset, in small: learns four images by heart, is saved, loaded, explained, and goes on where it stopped."""
+"""Every preset with small sizes: overfits four images, is saved, loaded, explained and resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ every = pytest.mark.parametrize(
 
 
 def small(weights: Path, preset: str, **changes: Any) -> Config:
-    """Returns a preset with widths that train in no time, its dropout and penalties left on."""
+    """Return a preset with small sizes, including its dropout and penalties."""
     sizes = {"output_size": 16, "num_heads": 2, "feedforward_size": 48, "vocabulary_size": 0, "min_count": 1}
     if preset.startswith("pooled-gru"):
         sizes["projection_size"] = 32
@@ -43,7 +43,7 @@ def small(weights: Path, preset: str, **changes: Any) -> Config:
 
 
 @every
-def test_learns_four_images_by_heart(preset: str, changes: dict[str, Any], weights: Path) -> None:
+def test_overfits_four_images(preset: str, changes: dict[str, Any], weights: Path) -> None:
     places = ("feature_dropout", "embedding_dropout", "attention_dropout", "state_dropout", "output_dropout")
     config = small(weights, preset, **dict.fromkeys(places, 0.0), **changes)
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def test_learns_four_images_by_heart(preset: str, changes: dict[str, Any], weigh
     model, captions = build_model(config.model, 8, 12).train(), pack_captions(tokens)
     optimizer = torch.optim.Adam(model.parameters(), 0.005)
     for _ in range(300):
-        logits, penalty = model.teach(features, None, captions)
+        logits, penalty = model.forward_with_penalty(features, None, captions)
         cross_entropy_rows = F.cross_entropy(logits, captions.targets)
         if cross_entropy_rows < 0.05:
             break
@@ -62,16 +62,16 @@ def test_learns_four_images_by_heart(preset: str, changes: dict[str, Any], weigh
     model.eval()
     for options in (DecodingOptions(), DecodingOptions(strategy="beam")):
         found = decode(model.search, model.project(features), None, options)
-        said = [[1, *hypotheses[0].tokens, 2] for hypotheses in found]
-        assert said == [[word for word in caption[0] if word] for caption in tokens.tolist()]
+        generated = [[1, *hypotheses[0].tokens, 2] for hypotheses in found]
+        assert generated == [[word for word in caption[0] if word] for caption in tokens.tolist()]
 
 
 class Killed(Exception):  # noqa: N818
-    """Stands for a kill within the process."""
+    """Simulates a kill within the process."""
 
 
 @every
-def test_is_saved_and_loaded_and_goes_on_where_it_was_killed(
+def test_is_saved_loaded_and_resumed_after_a_kill(
     preset: str,
     changes: dict[str, Any],
     colours: Path,
@@ -102,7 +102,7 @@ def test_is_saved_and_loaded_and_goes_on_where_it_was_killed(
     captioner = TrainedCaptioner.load(tmp_path / "broken", "cpu")
     (layer,) = [module for module in captioner.model.modules() if isinstance(module, VocabularyLayer)]
     with torch.no_grad():
-        layer.bias[END_ID] -= 5.0  # after so little training, some would say nothing at all
+        layer.bias[END_ID] -= 5.0  # after so little training, some captions would be empty
     assert captioner.caption(images[0]).words
     if config.model.decoder == "pooled":
         with pytest.raises(ConfigError, match=r"the pooled decoder of .* has no attention"):
@@ -114,10 +114,10 @@ def test_is_saved_and_loaded_and_goes_on_where_it_was_killed(
         assert explanation.strip().height > 0
 
 
-def test_training_adds_the_penalty_to_the_loss_but_not_to_what_it_tells(
+def test_training_adds_the_penalty_to_the_loss_but_does_not_log_it(
     colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss told is comparable over decoders; the gradient is of both."""
+    """The logged loss is comparable between decoders; the gradient includes the penalty."""
     seen: list[tuple[float, float]] = []
     real = CaptioningModule.training_step
 
@@ -129,11 +129,11 @@ def test_training_adds_the_penalty_to_the_loss_but_not_to_what_it_tells(
     monkeypatch.setattr(CaptioningModule, "training_step", watching)
     config = small(weights, "show-attend-tell", epochs=1, doubly_stochastic=3.0)
     train(config, colours, tmp_path / "run", features=features)
-    # Four regions and captions of at most nine tokens: the least penalty of a token is not small.
-    assert all(loss > told + 0.05 for loss, told in seen)
+    # Four regions and captions of at most nine tokens: the minimum penalty per token is not small.
+    assert all(loss > logged + 0.05 for loss, logged in seen)
 
 
-def test_the_vocabulary_starts_at_the_frequencies_of_the_training_words(
+def test_the_bias_starts_at_the_frequencies_of_the_training_words(
     colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[tuple[torch.Tensor, torch.Tensor, Tokenizer]] = []

@@ -1,4 +1,4 @@
-"""Two processes that share every batch learn what one process learns from the whole of it."""
+"""Two processes that split every batch train like one process."""
 
 import socket
 from collections.abc import Mapping
@@ -33,13 +33,13 @@ COLUMNS = ("train_loss", "val_loss", "val_cider", "learning_rate")
 
 
 def settings(weights: Path, **overrides: Any) -> Config:
-    """Returns settings without chance in a step; many of their batches have fewer images than there are processes."""
+    """Return settings without randomness in a step; many batches have fewer images than there are processes."""
     values = {"batch_captions": 3, "doubly_stochastic": 0.5, "label_smoothing": 0.1, "ema_decay": 0.5, "epochs": 2}
     return tiny.cached(weights, **{**values, "learning_rate": 1e-3, "log_every": 1, "checkpoint_every": 4, **overrides})
 
 
 def launched(ranks: int) -> list[dict[str, str]]:
-    """Returns what torchrun sets in each of its processes."""
+    """Return the environment variables that torchrun sets in each process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,11 +58,11 @@ def die_in_both(config: Config, data: Path, run: Path, features: Path) -> None:
 
 
 @pytest.mark.usefixtures("curves")
-def test_two_processes_end_as_one_also_when_they_were_killed(weights: Path, colours: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one_even_after_kills(weights: Path, colours: Path, tmp_path: Path) -> None:
     config = settings(weights, hflip_prob=0.5)
     train(config, colours, tmp_path / "one", features=tmp_path / "ones")
     two = tmp_path / "two"
-    # The features are made by the leader alone, while the other waits.
+    # Rank 0 extracts the features while the other rank waits.
     own = tmp_path / "features"
     assert processes.run_together(die_in_both, launched(2), config, colours, two, own) == [-9, -9]
     assert torch.load(two / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
@@ -87,7 +87,7 @@ def _train(config: Config, data: Path, run: Path, features: Path) -> None:
     train(config, data, run, features=features)
 
 
-def test_shares_make_up_the_batches_of_one_process(annotations: Annotations, store: JoinedStores) -> None:
+def test_split_batches_equal_the_batches_of_one_process(annotations: Annotations, store: JoinedStores) -> None:
     examples = _examples(annotations)
     whole = CaptionBatches(examples, store, None, 5, seed=3)
     shares = [CaptionBatches(examples, store, None, 5, seed=3) for _ in range(3)]
@@ -104,10 +104,10 @@ def test_shares_make_up_the_batches_of_one_process(annotations: Annotations, sto
     assert any(part.idle for part in shares[2])
 
 
-def test_gradients_of_shares_average_to_that_of_the_whole(
+def test_gradients_of_split_batches_average_to_that_of_the_batch(
     annotations: Annotations, store: JoinedStores, weights: Path
 ) -> None:
-    """Without processes: each share's loss is divided by the whole batch's tokens, and not by its own."""
+    """Without processes: each part's loss is divided by the tokens of the global batch, not by its own."""
     examples = _examples(annotations)
     module = _module(settings(weights), examples, store)
     gradients = []
@@ -145,9 +145,7 @@ class TestLaunching:
         for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_JOB_NAME", "LOCAL_RANK"):
             monkeypatch.delenv(name, raising=False)
 
-    def test_counts_come_from_torchrun_or_slurm_or_else_the_configuration(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_process_counts_of_torchrun_slurm_and_the_configuration(self, monkeypatch: pytest.MonkeyPatch) -> None:
         training = tiny.in_loop(devices=3).training
         assert (process_counts(training), rank()) == ((3, 1), 0)
         with monkeypatch.context() as patch:
@@ -166,11 +164,11 @@ class TestLaunching:
         monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
         assert (process_counts(training), rank()) == ((4, 2), 5)
 
-    def test_one_process_waits_for_nobody(self) -> None:
+    def test_a_single_process_does_not_wait(self) -> None:
         with rank_zero_first(tiny.in_loop().training):
             assert not dist.is_initialized()
 
-    def test_failure_of_the_leader_ends_the_others(self, colours: Path, tmp_path: Path) -> None:
+    def test_a_failure_of_rank_zero_stops_the_other_ranks(self, colours: Path, tmp_path: Path) -> None:
         assert processes.run_together(_fail, launched(2), tmp_path) == [0, 0]
         assert (tmp_path / "leader").read_text() == "the leader's own error"
         assert "the first process has failed" in (tmp_path / "other").read_text()
@@ -186,17 +184,17 @@ def _fail(folder: Path) -> None:
         (folder / name).write_text(str(error))
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     _require_devices("cuda", 2)
     _require_devices("cpu", 9)
-    with pytest.raises(ConfigError, match=r"training\.devices is 3, but there are only 2 of cuda"):
+    with pytest.raises(ConfigError, match=r"training\.devices is 3, but only 2 of cuda"):
         _require_devices("cuda", 3)
     with pytest.raises(ConfigError, match="only 1 of mps"):
         _require_devices("mps", 2)
 
 
-def test_run_may_go_on_with_another_number_of_processes(cached_run: Path) -> None:
+def test_a_run_may_resume_with_another_number_of_processes(cached_run: Path) -> None:
     there = load_run(cached_run).config
 
     def asked(**changes: Any) -> Config:

@@ -1,4 +1,4 @@
-"""A training that is killed and started again goes exactly the way of an unbroken one."""
+"""Training that is killed and resumed equals uninterrupted training."""
 
 import random
 import shutil
@@ -27,17 +27,17 @@ from tests import processes, tiny
 from tests.training.outcomes import epochs, outcome, rows, step
 
 STEPS = 24
-"""Steps of a training here: four epochs of six."""
+"""Steps of the training: four epochs of six."""
 
 posix = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is killed like this here")
 
 
 class KillError(Exception):
-    """Stands for a kill within the process."""
+    """Simulates a kill within the process."""
 
 
 def settings(weights: Path, **overrides: Any) -> Config:
-    """Returns settings with everything on that has a state: dropout, momentum, rates that drop, patience."""
+    """Return settings with every stateful option: dropout, momentum, learning-rate drops, patience."""
     values = {
         "feature_dropout": 0.1,
         "embedding_dropout": 0.1,
@@ -66,8 +66,10 @@ def config(weights: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, config: Config, colours: Path, features: Path) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, config: Config, colours: Path, features: Path
+) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(config, colours, folder, features=features)
     assert step(folder) == STEPS
     assert [int(row["step"]) for row in rows(folder) if row["val_loss"]] == [6, 12, 18, 24]
@@ -76,12 +78,12 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, config: Config, colours: 
 
 
 def saved_step(folder: Path) -> int:
-    """Returns the step that a training would go on from."""
+    """Return the step from which training would resume."""
     return int(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int) -> None:
-    """Makes the so-manieth call of a method raise `KillError` instead."""
+    """Make call number `call` of a method raise `KillError`."""
     real, calls = getattr(owner, method), [0]
 
     def maybe(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -99,24 +101,24 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int
         (CaptioningModule, "training_step", 1),  # before anything is saved
         (CaptioningModule, "training_step", 3),  # right after the first save
         (CaptioningModule, "training_step", 10),
-        (CaptioningModule, "on_train_batch_end", 12),  # a step done, not told; the last of its epoch
+        (CaptioningModule, "on_train_batch_end", 12),  # a completed but unlogged step, the last of its epoch
         (MetricsLog, "on_train_batch_end", 15),
         (CaptioningModule, "on_train_epoch_start", 3),  # between two epochs
         (CaptioningModule, "validation_step", 2),
         (CaptioningModule, "on_validation_epoch_end", 3),
-        (BestModel, "on_validation_end", 1),  # validated, the best weights not yet written
+        (BestModel, "on_validation_end", 1),  # validated, best weights not yet written
         (ResumePoint, "on_train_batch_end", 8),
         (AtomicCheckpointIO, "save_checkpoint", 5),
         (CaptioningModule, "training_step", 24),  # the very last step
         (BestModel, "on_validation_end", 4),  # the very last validation
     ],
 )
-def test_broken_off_anywhere_it_ends_as_unbroken(
+def test_resuming_after_any_kill_equals_uninterrupted_training(
     config: Config,
     colours: Path,
     features: Path,
     tmp_path: Path,
-    unbroken: dict[str, Any],
+    uninterrupted: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     owner: type,
     method: str,
@@ -129,13 +131,13 @@ def test_broken_off_anywhere_it_ends_as_unbroken(
     assert step(tmp_path / "run") <= STEPS
     result = train(config, colours, tmp_path / "run", features=features)
     assert result.stopped_by == "epochs"
-    assert outcome(tmp_path / "run") == unbroken
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
-def test_ctrl_c_comes_through_and_training_goes_on(
-    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
+def test_ctrl_c_raises_and_training_resumes(
+    config: Config, colours: Path, features: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
-    """Lightning answers it with the end of the process, and is deaf to a second one from then on."""
+    """Lightning would exit the process and ignore further SIGINTs."""
     handler = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, CaptioningModule, "training_step", 9)
@@ -144,11 +146,11 @@ def test_ctrl_c_comes_through_and_training_goes_on(
             train(config, colours, tmp_path / "run", features=features)
     assert signal.getsignal(signal.SIGINT) is handler
     train(config, colours, tmp_path / "run", features=features)
-    assert outcome(tmp_path / "run") == unbroken
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
-def test_broken_off_again_and_again_it_ends_as_unbroken(
-    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
+def test_resuming_repeatedly_equals_uninterrupted_training(
+    config: Config, colours: Path, features: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
     for _ in range(5):
         with pytest.MonkeyPatch.context() as patch:
@@ -157,10 +159,10 @@ def test_broken_off_again_and_again_it_ends_as_unbroken(
                 train(config, colours, tmp_path / "run", features=features)
     assert saved_step(tmp_path / "run") >= 5 * 2
     train(config, colours, tmp_path / "run", features=features)
-    assert outcome(tmp_path / "run") == unbroken
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
-def test_encoder_in_training_and_its_images_go_on_as_unbroken(colours: Path, tmp_path: Path) -> None:
+def test_resuming_with_a_trained_encoder_equals_uninterrupted_training(colours: Path, tmp_path: Path) -> None:
     config = tiny.in_loop(output_dropout=0.2, log_every=1, checkpoint_every=4)
     train(config, colours, tmp_path / "whole")
     for call in (3, 6):
@@ -173,10 +175,10 @@ def test_encoder_in_training_and_its_images_go_on_as_unbroken(colours: Path, tmp
 
 
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
-def test_a_second_stage_goes_on_as_unbroken(
+def test_resuming_scst_equals_uninterrupted_training(
     cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, baseline: str
 ) -> None:
-    """Samples and rewards too; the run that it started from is not needed any more once there is a saved state."""
+    """Samples and rewards too; the initial run is not needed once a state is saved."""
     first = shutil.copytree(cached_run, tmp_path / "first")
     config = settings(weights, hidden_size=32, learning_rate=1e-3, scst_weight=0.8, scst_baseline=baseline)
     config = replace(config, init_from=str(first), epochs=2)
@@ -196,7 +198,7 @@ def test_a_second_stage_goes_on_as_unbroken(
 def test_state_is_saved_at_the_end_of_each_epoch_too(
     weights: Path, colours: Path, features: Path, tmp_path: Path, every: int, saved: int
 ) -> None:
-    """With as many steps between saves as in an epoch, or more, nothing was ever saved."""
+    """Bug: with at least as many steps between saves as in an epoch, nothing was saved."""
     config = settings(weights, checkpoint_every=every)
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, CaptioningModule, "training_step", 24)
@@ -206,7 +208,7 @@ def test_state_is_saved_at_the_end_of_each_epoch_too(
 
 
 def send(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int, *signals: signal.Signals) -> None:
-    """Makes the so-manieth call of a method come with signals to this process."""
+    """Send signals to this process at call number `call` of a method."""
     real, calls = getattr(owner, method), [0]
 
     def sending(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -228,13 +230,13 @@ def send(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int, *
         (signal.SIGINT, "validation_step", 4, "the end of its last epoch", 24),
     ],
 )
-def test_a_signal_saves_the_state_and_tells_the_place_that_is_resumed(
+def test_a_signal_saves_the_state_and_logs_where_training_resumes(
     weights: Path,
     colours: Path,
     features: Path,
     tmp_path: Path,
-    unbroken: dict[str, Any],
-    told: pytest.LogCaptureFixture,
+    uninterrupted: dict[str, Any],
+    log_capture: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
     method: str,
@@ -242,25 +244,25 @@ def test_a_signal_saves_the_state_and_tells_the_place_that_is_resumed(
     place: str,
     saved: int,
 ) -> None:
-    """Nothing was saved but every so many steps, and the message was that training goes on where it stopped."""
+    """Bug: a signal did not save the state, although its message was that training would resume there."""
     config, run = settings(weights, checkpoint_every=1000), tmp_path / "run"
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         send(patch, CaptioningModule, method, call, number)
         with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
             train(config, colours, run, features=features)
-    message = str(caught.value) if number == signal.SIGINT else told.messages[-1]
+    message = str(caught.value) if number == signal.SIGINT else log_capture.messages[-1]
     assert message == f"stopped; {run} resumes at {place}: run the same command again, without --overwrite"
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     assert saved_step(run) == saved
-    told.clear()
+    log_capture.clear()
     train(config, colours, run, features=features)
-    assert saved == STEPS or f"resuming at {place}" in told.messages
-    assert outcome(run) == unbroken
+    assert saved == STEPS or f"resuming at {place}" in log_capture.messages
+    assert outcome(run) == uninterrupted
 
 
 @posix
-def test_a_second_ctrl_c_stops_at_once_and_tells_the_place_of_the_last_save(
+def test_a_second_ctrl_c_stops_at_once_and_names_the_last_saved_step(
     config: Config, colours: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -271,10 +273,10 @@ def test_a_second_ctrl_c_stops_at_once_and_tells_the_place_of_the_last_save(
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_epochs_of_a_single_step_go_on_as_unbroken(
+def test_resuming_with_one_step_per_epoch_equals_uninterrupted_training(
     weights: Path, colours: Path, features: Path, tmp_path: Path, every: int
 ) -> None:
-    """Every step is an epoch's last: nothing was ever saved."""
+    """Bug: every step was an epoch's last, so that nothing was saved."""
     config = settings(weights, checkpoint_every=every, batch_captions=1000, epochs=6, lr_drop_epochs=(3,), patience=0)
     train(config, colours, tmp_path / "whole", features=features)
     assert step(tmp_path / "whole") == 6
@@ -288,10 +290,10 @@ def test_epochs_of_a_single_step_go_on_as_unbroken(
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
 
-def test_epochs_of_a_single_step_end_by_patience_once(
+def test_patience_with_one_step_per_epoch_survives_a_kill(
     weights: Path, colours: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A state of after the decision would not tell of it: there was one epoch more."""
+    """Bug: a state saved after the decision to stop did not record it, so that one more epoch was trained."""
     values: Any = {"checkpoint_every": 1, "batch_captions": 1000, "epochs": 9, "patience": 1, "learning_rate": 1e-12}
     config = settings(weights, **values)
     train(config, colours, tmp_path / "whole", features=features)
@@ -308,13 +310,13 @@ def test_epochs_of_a_single_step_end_by_patience_once(
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
 
-def test_epochs_of_a_single_step_leave_validation_out_of_their_time(
+def test_training_time_excludes_validation_with_one_step_per_epoch(
     weights: Path, colours: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = CaptioningModule.on_validation_epoch_end
 
     def slow(module: CaptioningModule) -> None:
-        module._clock -= 1000.0  # as if it had been read so long ago
+        module._clock -= 1000.0  # as if validation had taken 1000 s
         end(module)
 
     monkeypatch.setattr(CaptioningModule, "on_validation_epoch_end", slow)
@@ -322,11 +324,11 @@ def test_epochs_of_a_single_step_leave_validation_out_of_their_time(
     assert train(config, colours, tmp_path / "run", features=features).seconds < 1000
 
 
-def test_rate_after_resuming_counts_what_was_done_since(
+def test_captions_per_second_after_resuming_count_from_the_resume(
     config: Config, colours: Path, features: Path, tmp_path: Path
 ) -> None:
-    """The captions since the resume were once divided by all the time since the very start, and the first of all
-    by no time at all."""
+    """Bug: the captions since the resume were divided by the time since the start of training, and the first ones by
+    zero."""
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, CaptioningModule, "training_step", 5)
         with pytest.raises(KillError):
@@ -343,21 +345,21 @@ def test_rate_after_resuming_counts_what_was_done_since(
     assert float(rows(tmp_path / "run")[-1]["seconds"]) > 1e6
 
 
-def test_state_that_is_cut_is_refused(config: Config, colours: Path, features: Path, tmp_path: Path) -> None:
+def test_a_truncated_state_raises(config: Config, colours: Path, features: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, CaptioningModule, "training_step", 5)
         with pytest.raises(KillError):
             train(config, colours, tmp_path / "run", features=features)
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or cut short; delete it") as caught:
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or truncated; delete it") as caught:
         train(config, colours, tmp_path / "run", features=features)
     assert "\n" not in str(caught.value)
     path.unlink()
     train(config, colours, tmp_path / "run", features=features)
 
 
-def test_other_data_and_other_features_are_refused(
+def test_other_data_and_other_features_raise(
     config: Config, colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -376,7 +378,7 @@ def test_other_data_and_other_features_are_refused(
 
 @pytest.fixture
 def corrected(colours: Path, tmp_path: Path) -> Path:
-    """The data set after someone has corrected a word of its captions, which leaves all counts as they were."""
+    """The data set with a corrected word in its captions; all counts are unchanged."""
     items = [
         replace_fields(item, captions=tuple(caption.replace("red", "crimson") for caption in item.captions))
         for item in load_annotations(colours)
@@ -385,35 +387,35 @@ def corrected(colours: Path, tmp_path: Path) -> Path:
     return tmp_path / "corrected.jsonl"
 
 
-def break_off(monkeypatch: pytest.MonkeyPatch, call: int, config: Config, data: Path, run: Path, store: Path) -> None:
-    """Trains up to a call of `training_step`."""
+def train_until(monkeypatch: pytest.MonkeyPatch, call: int, config: Config, data: Path, run: Path, store: Path) -> None:
+    """Train up to a call of `training_step`."""
     with monkeypatch.context() as patch:
         fail_at(patch, CaptioningModule, "training_step", call)
         with pytest.raises(KillError):
             train(config, data, run, features=store)
 
 
-def test_captions_corrected_before_a_state_was_saved_give_a_new_vocabulary(
+def test_captions_changed_before_the_first_save_give_a_new_vocabulary(
     config: Config,
     colours: Path,
     corrected: Path,
     features: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    told: pytest.LogCaptureFixture,
+    log_capture: pytest.LogCaptureFixture,
 ) -> None:
-    """The vocabulary of the first start was once used silently, in which every corrected word was unknown."""
+    """Bug: the old vocabulary was used silently, in which every corrected word was unknown."""
     run = tmp_path / "run"
-    break_off(monkeypatch, 1, config, colours, run, features)
+    train_until(monkeypatch, 1, config, colours, run, features)
     assert "red" in load_run(run).tokenizer.vocabulary
-    break_off(monkeypatch, 1, config, corrected, run, tmp_path / "features")
+    train_until(monkeypatch, 1, config, corrected, run, tmp_path / "features")
     assert {"red", "crimson"}.intersection(load_run(run).tokenizer.vocabulary) == {"crimson"}
-    (line,) = {line for line in told.messages if "saved no state" in line}
+    (line,) = {line for line in log_capture.messages if "saved no state" in line}
     assert "data.train is" in line
     assert "training starts again" in line
 
 
-def test_captions_corrected_after_a_state_was_saved_are_refused(
+def test_captions_changed_after_a_save_raise(
     config: Config,
     colours: Path,
     corrected: Path,
@@ -421,29 +423,29 @@ def test_captions_corrected_after_a_state_was_saved_are_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As many images and captions as before: the change was once not noticed."""
-    break_off(monkeypatch, 5, config, colours, tmp_path / "run", features)
+    """Bug: with unchanged counts the change was not noticed."""
+    train_until(monkeypatch, 5, config, colours, tmp_path / "run", features)
     with pytest.raises(DataError, match=r"was started on other data \(.*; restore the data, .*--overwrite$"):
         train(config, corrected, tmp_path / "run", features=features)
 
 
-def test_finished_run_on_other_data_says_so(
-    cached_run: Path, colours: Path, corrected: Path, told: pytest.LogCaptureFixture
+def test_a_finished_run_on_other_data_logs_a_warning(
+    cached_run: Path, colours: Path, corrected: Path, log_capture: pytest.LogCaptureFixture
 ) -> None:
-    """Without the features, which a finished run does not need."""
+    """The features are missing; a finished run does not need them."""
     config, before = load_run(cached_run).config, outcome(cached_run)
     for data, part in (
         (colours, "finished already; --overwrite"),
         (corrected, "already, on other data (data.train is"),
     ):
-        told.clear()
+        log_capture.clear()
         assert train(config, data, cached_run, features=Path("nowhere")).stopped_by == "nothing to do"
-        assert part in told.messages[-1]
+        assert part in log_capture.messages[-1]
     assert outcome(cached_run) == before
 
 
-def test_remnant_of_a_run_that_was_not_wholly_deleted_is_not_gone_on_with(
-    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
+def test_the_state_of_an_incompletely_deleted_run_is_not_resumed(
+    config: Config, colours: Path, features: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, CaptioningModule, "training_step", 20)
@@ -453,7 +455,7 @@ def test_remnant_of_a_run_that_was_not_wholly_deleted_is_not_gone_on_with(
     for path in (tmp_path / "run" / "checkpoints").glob("epoch*"):
         path.unlink()
     train(config, colours, tmp_path / "run", features=features)
-    assert outcome(tmp_path / "run") == unbroken
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
 def write_half(_: AtomicCheckpointIO, checkpoint: object, path: Path, *__: object) -> None:
@@ -466,8 +468,8 @@ def train_and_die(command: list[str], owner: type, method: str, call: int) -> No
 
 
 @posix
-def test_killed_four_times_it_ends_as_unbroken(
-    config: Config, colours: Path, features: Path, tmp_path: Path, unbroken: dict[str, Any]
+def test_resuming_after_four_kills_equals_uninterrupted_training(
+    config: Config, colours: Path, features: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
     """Within a step, within a write of the state, within the validation, and within the last epoch."""
     save_config(config, tmp_path / "settings.yaml")
@@ -482,7 +484,7 @@ def test_killed_four_times_it_ends_as_unbroken(
         assert processes.run(train_and_die, command, owner, method, call) == -signal.SIGKILL
         assert saved_step(tmp_path / "run") == saved
     assert cli.main(command) == 0
-    assert outcome(tmp_path / "run") == unbroken
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
 def seesay(*arguments: object) -> list[str]:

@@ -20,7 +20,7 @@ def padded(captions: list[list[list[int]]]) -> np.ndarray[tuple[int, ...], np.dt
     return np.array(rows, np.int64)
 
 
-def test_reward_is_the_reference_scorers_cider_with_an_end_word_on_both_sides() -> None:
+def test_reward_equals_the_reference_cider_with_end_tokens() -> None:
     hypotheses, references = random_captions(40, seed=5)
     words = sorted(
         {word for text in [*hypotheses, *(r for image in references for r in image)] for word in text.split()}
@@ -41,7 +41,7 @@ def test_reward_is_the_reference_scorers_cider_with_an_end_word_on_both_sides() 
     assert np.abs(without["CIDEr"] - wanted["CIDEr"]).max() > 0.01
 
 
-def test_a_caption_that_breaks_off_earns_less_than_one_that_ends() -> None:
+def test_an_incomplete_caption_has_a_lower_reward_than_a_complete_one() -> None:
     reward = CaptionReward(examples([[[4, 5, 6, 7]], [[8, 9]], [[10, 11, 9]]]))
     whole, cut, broken, early = reward(
         ["p0"], padded([[[4, 5, 6, 7, END_ID], [4, 5, 6, 7], [4, 5, 6], [4, 5, 6, END_ID]]])
@@ -51,14 +51,14 @@ def test_a_caption_that_breaks_off_earns_less_than_one_that_ends() -> None:
     assert early < whole
 
 
-def test_unknown_word_of_a_reference_counts_as_a_word() -> None:
+def test_unknown_tokens_of_references_count_as_words() -> None:
     known = CaptionReward(examples([[[4, 5, 6]], [[7, 8]], [[9]]]))
     unknown = CaptionReward(examples([[[4, 5, 6, UNK_ID]], [[7, 8]], [[9]]]))
     caption = padded([[[4, 5, 6, END_ID]]])
     assert known(["p0"], caption)[0, 0] > unknown(["p0"], caption)[0, 0] > 0
 
 
-def test_every_sample_of_every_image_is_held_against_its_own_image() -> None:
+def test_samples_are_scored_against_their_own_image() -> None:
     reward = CaptionReward(examples([[[4, 5]], [[6, 7]], [[8, 9]]]))
     found = reward(["p1", "p0"], padded([[[6, 7, 2], [4, 5, 2]], [[6, 7, 2], [4, 5, 2]]]))
     assert found[0, 0] == found[1, 1] > 5 > found[0, 1] == found[1, 0]

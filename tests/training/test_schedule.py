@@ -12,14 +12,14 @@ from tests import tiny
 from tests.training.outcomes import rows
 
 
-def course(steps_per_epoch: int = 10, **settings: object) -> list[float]:
+def schedule_factors(steps_per_epoch: int = 10, **settings: object) -> list[float]:
     training = TrainingConfig(**settings)  # type: ignore[arg-type]
     factor = rate_factor(training, steps_per_epoch)
     return [factor(step) for step in range(training.epochs * steps_per_epoch + 1)]
 
 
-def test_rate_is_dropped_after_the_epochs_told_as_torch_drops_it() -> None:
-    factors = course(epochs=6, lr_drop_epochs=(2, 4), lr_drop=0.5)
+def test_lr_drops_equal_those_of_torch() -> None:
+    factors = schedule_factors(epochs=6, lr_drop_epochs=(2, 4), lr_drop=0.5)
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4], 0.5)
@@ -29,8 +29,8 @@ def test_rate_is_dropped_after_the_epochs_told_as_torch_drops_it() -> None:
         schedule.step()
 
 
-def test_cosine_falls_from_1_to_0_as_torch_s_own_and_takes_the_place_of_drops() -> None:
-    factors = course(epochs=4, lr_schedule="cosine", lr_drop_epochs=(1,))
+def test_cosine_equals_that_of_torch_and_replaces_drops() -> None:
+    factors = schedule_factors(epochs=4, lr_schedule="cosine", lr_drop_epochs=(1,))
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
     for factor in factors:
@@ -42,8 +42,8 @@ def test_cosine_falls_from_1_to_0_as_torch_s_own_and_takes_the_place_of_drops() 
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_warm_up_rises_in_equal_steps(schedule: str) -> None:
-    factors = course(epochs=3, warmup_steps=8, lr_schedule=schedule)
+def test_warm_up_is_linear(schedule: str) -> None:
+    factors = schedule_factors(epochs=3, warmup_steps=8, lr_schedule=schedule)
     assert factors[:8] == pytest.approx([(step + 1) / 8 for step in range(8)])
     assert factors[8] == 1
     assert max(factors) == 1
@@ -51,7 +51,7 @@ def test_warm_up_rises_in_equal_steps(schedule: str) -> None:
     assert factors[middle] == pytest.approx(1 if schedule == "constant" else math.cos(math.pi / 4) ** 2)
 
 
-def test_rate_of_every_step_is_logged_as_it_was_used(
+def test_the_logged_learning_rate_is_that_of_the_step(
     colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
     config = tiny.cached(weights, warmup_steps=4, lr_schedule="cosine", log_every=1, epochs=2)
@@ -62,7 +62,7 @@ def test_rate_of_every_step_is_logged_as_it_was_used(
     assert [float(row["learning_rate"]) for row in steps] == pytest.approx(wanted)
 
 
-def test_encoder_that_is_trained_has_a_rate_of_its_own_and_follows_the_same_course() -> None:
+def test_a_trained_encoder_has_its_own_learning_rate_with_the_same_schedule() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
     training = TrainingConfig(learning_rate=1e-2, encoder_learning_rate=1e-4, warmup_steps=2)
     optimizer = build_optimizer(training, model)
@@ -73,12 +73,12 @@ def test_encoder_that_is_trained_has_a_rate_of_its_own_and_follows_the_same_cour
     optimizer.step()
     schedule.step()
     moved = {name: float((weight.detach() - before[name]).abs().max()) for name, weight in model.named_parameters()}
-    assert moved["encoder.bias"] == pytest.approx(0.5e-4, rel=1e-3)  # Adam's first step is as long as its rate
+    assert moved["encoder.bias"] == pytest.approx(0.5e-4, rel=1e-3)  # Adam's first step equals its learning rate
     assert moved["decoder.bias"] == pytest.approx(0.5e-2, rel=1e-3)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-2, 1e-4])
 
 
-def test_without_a_rate_of_its_own_the_encoder_has_the_others_and_a_frozen_one_has_none() -> None:
+def test_the_encoder_uses_the_common_learning_rate_by_default_and_none_if_frozen() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
     optimizer = build_optimizer(TrainingConfig(learning_rate=3e-3), model)
     assert [group["lr"] for group in optimizer.param_groups] == [3e-3, 3e-3]

@@ -7,19 +7,19 @@ from torch import Tensor, nn
 from seesay.config import TrainingConfig
 from seesay.models.packing import PackedCaptions, pack_captions
 from seesay.training.fit import train
-from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
+from seesay.training.scheduled_sampling import mix_in_samples, sampling_probability
 from tests import tiny
 from tests.training.outcomes import epochs
 
 
-class Parrot(nn.Module):
-    """Says, after word w of image b, the word 10 + 10 b + w and no other."""
+class ShiftModel(nn.Module):
+    """Predicts token 10 + 10 b + w after token w of image b."""
 
     def forward(self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Tensor:
-        said = 10 + 10 * captions.image_of_row[captions.row_of_token()] + captions.inputs
-        logits = torch.full((len(said), 40), -1e4)
-        logits[:, :4] = 1e4  # what may not be guessed
-        return logits.scatter(1, said[:, None], 0.0)
+        predicted = 10 + 10 * captions.image_of_row[captions.row_of_token()] + captions.inputs
+        logits = torch.full((len(predicted), 40), -1e4)
+        logits[:, :4] = 1e4  # special tokens must not be sampled
+        return logits.scatter(1, predicted[:, None], 0.0)
 
 
 TOKENS = torch.tensor([[[1, 4, 5, 6, 2], [1, 7, 2, 0, 0]], [[1, 8, 9, 2, 0], [0, 0, 0, 0, 0]]])
@@ -32,20 +32,20 @@ def inputs_by_row(captions: PackedCaptions) -> dict[int, list[int]]:
     return found
 
 
-def test_a_guess_stands_where_the_word_it_foretells_was() -> None:
+def test_a_sample_replaces_the_token_that_it_predicts() -> None:
     captions = pack_captions(TOKENS)
-    mixed = mix_in_guesses(Parrot(), torch.zeros(2, 1, 1), None, captions, 1.0)  # type: ignore[arg-type]
+    mixed = mix_in_samples(ShiftModel(), torch.zeros(2, 1, 1), None, captions, 1.0)  # type: ignore[arg-type]
     assert inputs_by_row(captions) == {0: [1, 4, 5, 6], 1: [1, 7], 2: [1, 8, 9]}
-    # The guess at position t follows from the true word there, 10 for the first image and 20 for the second.
+    # The sample at position t is predicted from the true token before it, 10 for the first image and 20 for the second.
     assert inputs_by_row(mixed) == {0: [1, 11, 14, 15], 1: [1, 11], 2: [1, 21, 28]}
     assert torch.equal(mixed.targets, captions.targets)
     assert mixed.sizes == captions.sizes
 
 
-def test_guesses_come_as_often_as_told_and_alike_at_all_positions() -> None:
+def test_replacements_have_the_given_probability_at_all_positions() -> None:
     captions = pack_captions(torch.tensor([[[1, *([5] * 20), 2]] * 200]))
     torch.manual_seed(0)
-    mixed = mix_in_guesses(Parrot(), torch.zeros(1, 1, 1), None, captions, 0.3)  # type: ignore[arg-type]
+    mixed = mix_in_samples(ShiftModel(), torch.zeros(1, 1, 1), None, captions, 0.3)  # type: ignore[arg-type]
     guessed = (mixed.inputs != captions.inputs).view(21, 200).float().mean(1)
     assert guessed[0] == 0
     assert float(guessed[1:].mean()) == pytest.approx(0.3, abs=0.03)
@@ -54,12 +54,12 @@ def test_guesses_come_as_often_as_told_and_alike_at_all_positions() -> None:
 
 def test_the_probability_rises_to_its_maximum() -> None:
     training = TrainingConfig(scheduled_sampling=0.4, scheduled_sampling_epochs=4)
-    found = [guess_probability(training, epoch) for epoch in range(7)]
+    found = [sampling_probability(training, epoch) for epoch in range(7)]
     assert found == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
-    assert guess_probability(TrainingConfig(), 10) == 0
+    assert sampling_probability(TrainingConfig(), 10) == 0
 
 
-def test_training_with_guesses_starts_alike_and_then_differs_and_learns(
+def test_training_with_scheduled_sampling_starts_equal_then_differs(
     colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
     for name, share in (("plain", 0.0), ("guessing", 0.5)):

@@ -27,9 +27,9 @@ EXAMPLES = (
     Example("b", "", ((START_ID, 4, END_ID),)),
     Example("c", "", ((START_ID, 5, 5, END_ID),)),
 )
-SAID = [END_ID, 4, 5]
+ALLOWED = [END_ID, 4, 5]
 LONGEST = 2
-"""Words of a caption here."""
+"""Maximum number of words of a caption in these tests."""
 
 
 def a_model(decoder: str = "attention") -> CaptionModel:
@@ -55,29 +55,33 @@ def a_critic(baseline: str, samples: int = 2) -> SelfCritic:
 
 
 def every_caption() -> list[tuple[int, ...]]:
-    """Every caption that sampling can give of the words 4 and 5, with its end unless it was cut."""
+    """Return every caption of the words 4 and 5 that can be sampled, with its end unless truncated."""
     ended = [(*words, END_ID) for length in range(LONGEST + 1) for words in itertools.product((4, 5), repeat=length)]
     return [*ended, *itertools.product((4, 5), repeat=LONGEST)]
 
 
-def drawn_as(captions: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
-    """The captions of one image, as sampling gives them."""
+def as_samples(captions: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+    """Return captions of one image as samples."""
     return [[Hypothesis(tuple(w for w in row if w != END_ID), (), 0.0, END_ID in row) for row in captions]]
 
 
-def dropout_masks(model: CaptionModel, features: Tensor, captions: list[tuple[int, ...]]) -> Tensor:
-    """The probability of each caption, one step after the other over the words that may be said."""
+def caption_probabilities(model: CaptionModel, features: Tensor, captions: list[tuple[int, ...]]) -> Tensor:
+    """Return the probability of each caption, step by step over the allowed words."""
     found = []
     for caption in captions:
-        state, chance, last = model.search.init_state(model.project(features), None), torch.ones(()).double(), START_ID
+        state, probability, last = (
+            model.search.init_state(model.project(features), None),
+            torch.ones(()).double(),
+            START_ID,
+        )
         for word in caption:
             logits, state, _ = model.search.step(torch.tensor([[last]]), state)
-            chance = chance * torch.softmax(logits[0, 0, SAID], 0)[SAID.index(word)]
+            probability = probability * torch.softmax(logits[0, 0, ALLOWED], 0)[ALLOWED.index(word)]
             last = word
-        if END_ID not in caption:  # another word was drawn after it, and which does not matter
+        if END_ID not in caption:  # truncated: any further word
             logits, state, _ = model.search.step(torch.tensor([[last]]), state)
-            chance = chance * (1 - torch.softmax(logits[0, 0, SAID], 0)[SAID.index(END_ID)])
-        found.append(chance)
+            probability = probability * (1 - torch.softmax(logits[0, 0, ALLOWED], 0)[ALLOWED.index(END_ID)])
+        found.append(probability)
     return torch.stack(found)
 
 
@@ -97,49 +101,49 @@ def gradient(loss: Tensor, model: CaptionModel) -> Tensor:
 def test_gradient_is_on_average_that_of_the_expected_reward(
     decoder: str, baseline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every pair of samples there can be, each weighed by its probability, against the enumerated expectation."""
+    """Every pair of samples, weighted by its probability, against the enumerated expectation."""
     model, (batch, features), critic = a_model(decoder), a_batch(), a_critic(baseline)
     captions = every_caption()
     assert len(captions) == 1 + 2 + 4 + 4
     padded = pad_captions([captions])  # (1, 11, 3)
     rewards = torch.from_numpy(critic.reward(("a",), padded.numpy())[0])
     model.eval()
-    chance = dropout_masks(model, features, captions)
-    wanted = gradient(-(chance * rewards).sum(), model)
-    chance = chance.detach()
-    assert float(chance.sum()) == pytest.approx(1)
+    probability = caption_probabilities(model, features, captions)
+    wanted = gradient(-(probability * rewards).sum(), model)
+    probability = probability.detach()
+    assert float(probability.sum()) == pytest.approx(1)
     model.train()
     average = torch.zeros_like(wanted)
     deviations = []
     for first, second in itertools.combinations_with_replacement(range(len(captions)), 2):
-        drawn = drawn_as([captions[first], captions[second]])
+        drawn = as_samples([captions[first], captions[second]])
         monkeypatch.setattr(self_critical, "sample_captions", lambda *_, drawn=drawn: drawn)
         found = gradient(critic(model, features, batch).loss, model)
-        weight = float(chance[first] * chance[second]) * (1 if first == second else 2)  # in either order
+        weight = float(probability[first] * probability[second]) * (1 if first == second else 2)  # in either order
         average += weight * found
         deviations.append(weight * float((found**2).sum()))
-    mean_length = 5 / 2  # of the human captions, with their ends
+    mean_length = 5 / 2  # of the reference captions, with end tokens
     torch.testing.assert_close(average * mean_length, wanted, rtol=1e-6, atol=1e-9)
     assert float(wanted.norm()) > 1e-3
     assert sum(deviations) > 3 * float((average**2).sum()), "each single draw is far from the mean"
 
 
-def test_what_is_drawn_at_random_averages_to_the_same() -> None:
-    """The whole of it, samples and all: the mean over many images and draws comes near the exact gradient."""
+def test_the_gradient_of_random_samples_averages_to_the_exact_one() -> None:
+    """The mean over many images and samples approaches the exact gradient."""
     torch.manual_seed(0)
     model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=400)
     captions = every_caption()
     rewards = torch.from_numpy(critic.reward(("a",), pad_captions([captions]).numpy())[0])
     found = sum(gradient(critic(model, features, batch).loss, model) for _ in range(25)) / 25
     model.eval()
-    wanted = gradient(-(dropout_masks(model, features, captions) * rewards).sum(), model) / 2.5
+    wanted = gradient(-(caption_probabilities(model, features, captions) * rewards).sum(), model) / 2.5
     assert float((found - wanted).norm()) < 0.15 * float(wanted.norm())
 
 
-def test_others_are_the_mean_of_the_image_s_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_baseline_others_is_the_mean_of_the_image_s_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=3)
     drawn = [[4, 5, END_ID], [5, END_ID], [5, 5]]
-    monkeypatch.setattr(self_critical, "sample_captions", lambda *_: drawn_as(drawn))
+    monkeypatch.setattr(self_critical, "sample_captions", lambda *_: as_samples(drawn))
     seen = {}
 
     def spy(log_probs: Tensor, advantages: Tensor, samples: int) -> Tensor:
@@ -166,14 +170,14 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption() -> None:
     state, last = model.search.init_state(model.project(features), None), START_ID
     while last != END_ID and len(walked) <= LONGEST:
         logits, state, _ = model.search.step(torch.tensor([[last]]), state)
-        last = SAID[int(logits[0, 0, SAID].argmax())]
+        last = ALLOWED[int(logits[0, 0, ALLOWED].argmax())]
         walked.append(last)
     walked = walked if walked[-1] == END_ID else walked[:LONGEST]
     assert tuple(walked) in captions
     assert found.baseline == pytest.approx(critic.reward(("a",), np.array([[walked]]))[0, 0])
 
 
-def test_dropout_is_off_for_the_reward_and_on_again_after() -> None:
+def test_dropout_is_off_in_scst_and_restored_after() -> None:
     model, (batch, features), critic = a_model(), a_batch(), a_critic("others", samples=5)
 
     def once() -> ScstOutput:
@@ -186,7 +190,7 @@ def test_dropout_is_off_for_the_reward_and_on_again_after() -> None:
     assert model.feature_dropout.training
 
 
-def test_with_dropout_the_samples_are_the_same_and_their_scores_are_not() -> None:
+def test_dropout_changes_the_log_probabilities_but_not_the_samples() -> None:
     model, (batch, features) = a_model(), a_batch()
     found = {}
     for dropout in (False, True):
@@ -199,15 +203,15 @@ def test_with_dropout_the_samples_are_the_same_and_their_scores_are_not() -> Non
     assert found[True].loss.item() != found[False].loss.item()
 
 
-def second_stage(weights: Path, first: Path, **overrides: object) -> Config:
+def scst_config(weights: Path, first: Path, **overrides: object) -> Config:
     return tiny.cached(weights, **{"scst_weight": 0.8, "init_from": str(first), **overrides})
 
 
 @pytest.mark.parametrize("baseline", ["others", "greedy"])
-def test_a_second_stage_raises_its_reward(
+def test_scst_raises_its_reward(
     cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, baseline: str
 ) -> None:
-    config = second_stage(weights, cached_run, scst_baseline=baseline, scst_weight=1.0, learning_rate=3e-3, epochs=20)
+    config = scst_config(weights, cached_run, scst_baseline=baseline, scst_weight=1.0, learning_rate=3e-3, epochs=20)
     train(config, colours, tmp_path / "run", features=features)
     rewards = epochs(tmp_path / "run", "reward")
     assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.25
@@ -217,13 +221,13 @@ def test_a_second_stage_raises_its_reward(
         assert all(float(row["reward"]) == pytest.approx(float(row["baseline"])) for row in steps)
 
 
-def test_the_loss_is_so_much_of_the_reward_and_the_rest_of_the_cross_entropy(
+def test_scst_weight_mixes_reward_and_cross_entropy(
     cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SelfCritic, "__call__", lambda *_: ScstOutput(torch.tensor(2.0, requires_grad=True), 0.5, 0.5))
     losses = {}
     for share in (0.25, 0.5, 1.0):
-        config = second_stage(weights, cached_run, epochs=1, scst_weight=share)
+        config = scst_config(weights, cached_run, epochs=1, scst_weight=share)
         losses[share] = first_loss(config, tmp_path / str(share), colours, features)
     cross_entropy_rows = (losses[0.5] - 0.5 * 2) / 0.5
     assert cross_entropy_rows > 0.01
@@ -231,29 +235,27 @@ def test_the_loss_is_so_much_of_the_reward_and_the_rest_of_the_cross_entropy(
     assert losses[1.0] == pytest.approx(2.0)
 
 
-def test_a_first_stage_has_no_rewards(cached_run: Path) -> None:
+def test_cross_entropy_training_logs_no_rewards(cached_run: Path) -> None:
     assert {row["reward"] for row in rows(cached_run)} == {row["baseline"] for row in rows(cached_run)} == {""}
 
 
-def test_a_second_stage_without_a_first_is_refused(
-    colours: Path, features: Path, weights: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=r"^training\.scst_weight makes a second stage; .*--init-from RUN$"):
+def test_scst_without_a_trained_run_raises(colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^training\.scst_weight starts from a trained run; .*--init-from RUN$"):
         train(tiny.cached(weights, scst_weight=0.8), colours, tmp_path / "run", features=features)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_second_stage_starts_from_the_best_weights_of_the_first(
+def test_scst_starts_from_the_best_weights_of_the_run(
     cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
-    """With a rate of next to nothing its validation is the first's best."""
-    config = second_stage(weights, cached_run, learning_rate=1e-12, epochs=1)
+    """With a tiny learning rate its validation score equals the run's best."""
+    config = scst_config(weights, cached_run, learning_rate=1e-12, epochs=1)
     result = train(config, colours, tmp_path / "run", features=features)
     assert result.best == pytest.approx(load_run(cached_run).info.progress["best"], abs=1e-9)
 
 
 @pytest.mark.parametrize("decoder", ["attention", "pooled"])
-def test_without_dropout_a_model_is_as_it_is_used_learns_and_gets_its_modes_back(decoder: str) -> None:
+def test_without_dropout_equals_evaluation_mode_with_gradients(decoder: str) -> None:
     config = ModelConfig(
         decoder=decoder,
         projection_size=8,
@@ -266,7 +268,7 @@ def test_without_dropout_a_model_is_as_it_is_used_learns_and_gets_its_modes_back
         output_dropout=0.5,
     )
     model = build_model(config, 9, 5).train()
-    model.projection.eval()  # a mode of its own must come back too
+    model.projection.eval()  # its mode must be restored too
     modes = {name: module.training for name, module in model.named_modules()}
     features, tokens = torch.randn(2, 3, 5), torch.tensor([[[1, 4, 5, 2]], [[1, 6, 2, 0]]])
     captions = pack_captions(tokens)

@@ -1,4 +1,4 @@
-"""Training on the cached features of images and of their mirrored twins."""
+"""Training on cached features of images and of mirrored images."""
 
 import logging
 import shutil
@@ -31,13 +31,13 @@ from tests.training.test_resume import KillError, fail_at
 
 @pytest.fixture
 def own(features: Path, tmp_path: Path) -> Path:
-    """A folder of feature stores that has the plain one."""
+    """A folder of feature stores with that of the original images."""
     return Path(shutil.copytree(features, tmp_path / "features"))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, annotations: Annotations, weights: Path) -> dict[str, Path]:
-    """Stores of two encoders, each of the images as they are and mirrored."""
+    """Stores of two encoders, of original and mirrored images each."""
     folder = tmp_path_factory.mktemp("two")
     other = tiny.build(tiny.write_encoder(folder / "other.weights", seed=1))
     stores = {}
@@ -53,7 +53,7 @@ def mirrored_of(folder: Path, data: Path, encoder: Encoder) -> FeatureStore:
 
 
 def train_and_fail(step: int, *arguments: Any, **options: Any) -> None:
-    """Trains, and is broken off in the so-manieth step."""
+    """Train until step `step` fails."""
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, CaptioningModule, "training_step", step)
         with pytest.raises(KillError):
@@ -61,7 +61,7 @@ def train_and_fail(step: int, *arguments: Any, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("stage", ["first", "second"])
-def test_a_training_sees_what_one_with_the_encoder_in_the_loop_sees(
+def test_cached_features_equal_those_of_an_encoder_in_the_loop(
     cached_run: Path,
     colours: Path,
     weights: Path,
@@ -70,7 +70,7 @@ def test_a_training_sees_what_one_with_the_encoder_in_the_loop_sees(
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
 ) -> None:
-    """That turns pixels, and here features are chosen: of the same images in the same steps."""
+    """The encoder gets mirrored pixels; cached training selects mirrored features of the same images and steps."""
     seen: list[Batch] = []
     real = CaptioningModule.training_step
 
@@ -98,7 +98,7 @@ def test_a_training_sees_what_one_with_the_encoder_in_the_loop_sees(
     assert 12 < sum(turned) < 36
 
 
-def test_only_training_images_whose_captions_name_no_side_are_encoded_mirrored(
+def test_only_training_images_without_left_or_right_are_mirrored(
     annotations: Annotations, colours: Path, weights: Path, own: Path, tmp_path: Path
 ) -> None:
     config, encoder = tiny.cached(weights, hflip_prob=0.5, epochs=1), tiny.build(weights)
@@ -113,8 +113,8 @@ def test_only_training_images_whose_captions_name_no_side_are_encoded_mirrored(
     assert load_run(tmp_path / "run").info.features == encoder.identity
 
 
-def test_validation_sees_images_as_they_are(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
-    """With a rate of next to nothing the weights stay, so that losses differ by what was read alone."""
+def test_validation_uses_original_images(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
+    """With a tiny learning rate the weights are constant, so that losses differ only by the input."""
     for flip in (0.0, 1.0):
         config = tiny.cached(weights, hflip_prob=flip, learning_rate=1e-12, epochs=1)
         train(config, colours, tmp_path / f"{flip}", features=own)
@@ -124,7 +124,9 @@ def test_validation_sees_images_as_they_are(colours: Path, weights: Path, own: P
     assert epochs(mirrored, "train_loss") != epochs(plain, "train_loss")
 
 
-def test_broken_off_it_ends_as_unbroken_in_both_stages(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
+def test_resumed_training_equals_uninterrupted_training_with_and_without_scst(
+    colours: Path, weights: Path, own: Path, tmp_path: Path
+) -> None:
     first = tiny.cached(weights, hflip_prob=0.5, seed=1, output_dropout=0.2, checkpoint_every=2, log_every=1)
     stage = {"scst_weight": 1.0, "init_from": str(tmp_path / "first")}
     second = replace(first, learning_rate=1e-3, epochs=1, **stage)
@@ -138,7 +140,7 @@ def test_broken_off_it_ends_as_unbroken_in_both_stages(colours: Path, weights: P
     assert outcome(tmp_path / "plain")["weights"] != outcome(tmp_path / "second")["weights"]
 
 
-def test_mirrored_features_that_went_are_missed(
+def test_missing_mirrored_features_raise(
     colours: Path, annotations: Annotations, weights: Path, two: dict[str, Path], tmp_path: Path
 ) -> None:
     config = tiny.cached(weights, hflip_prob=0.5, checkpoint_every=2)
@@ -158,7 +160,7 @@ class TestGiven:
     def open(self, config: Config, annotations: Annotations, tmp_path: Path, *stores: Path) -> Any:
         return open_sources(config, annotations, "data", tmp_path / "features", stores, None)
 
-    def test_of_several_encoders_are_joined_alike_whatever_their_order(
+    def test_stores_of_several_encoders_are_joined_in_any_order(
         self, colours: Path, annotations: Annotations, weights: Path, two: dict[str, Path], tmp_path: Path
     ) -> None:
         orders = (["a", "b", "a-mirrored", "b-mirrored"], ["b-mirrored", "a", "a-mirrored", "b"])
@@ -173,7 +175,7 @@ class TestGiven:
         info = load_run(tmp_path / "-".join(orders[0])).info
         assert info.features == {"joined": [FeatureStore(two[name]).identity for name in "ab"]}
 
-    def test_one_of_the_run_s_encoder_gets_its_counterpart_made(
+    def test_a_store_of_the_run_s_encoder_gets_a_mirrored_one(
         self, colours: Path, weights: Path, own: Path, two: dict[str, Path], tmp_path: Path
     ) -> None:
         config = self.config(weights)
@@ -184,12 +186,12 @@ class TestGiven:
         assert len(list((tmp_path / "made").iterdir())) == 1
         assert not (tmp_path / "none").exists()
 
-    def test_what_contradicts_the_settings_is_refused(
+    def test_stores_that_contradict_the_settings_raise(
         self, annotations: Annotations, weights: Path, two: dict[str, Path], tmp_path: Path
     ) -> None:
         plain, config = self.config(weights, hflip_prob=0.0), self.config(weights)
         cropped = self.config(weights, crop_fraction=0.1, encoder_training="frozen")
-        with pytest.raises(ConfigError, match=r"a-mirrored holds features of mirrored .*hflip_prob=0 never shows"):
+        with pytest.raises(ConfigError, match=r"a-mirrored contains features of mirrored .*hflip_prob=0 never uses"):
             self.open(plain, annotations, tmp_path, two["a"], two["a-mirrored"])
         with pytest.raises(FeatureStoreError, match=r"a-mirrored has .*; also pass the store of the original images"):
             self.open(plain, annotations, tmp_path, two["a-mirrored"])
@@ -197,7 +199,7 @@ class TestGiven:
             self.open(config, annotations, tmp_path, two["a"], two["b"], two["a-mirrored"])
         with pytest.raises(FeatureStoreError, match=r"b-mirrored has .* matches no other store"):
             self.open(config, annotations, tmp_path, two["a"], two["b-mirrored"])
-        with pytest.raises(ConfigError, match=r"crop_fraction cuts images, which given stores have no more"):
+        with pytest.raises(ConfigError, match=r"crop_fraction needs images, but feature stores were passed"):
             self.open(cropped, annotations, tmp_path, two["a"])
 
     def test_imported_features_cannot_be_mirrored(
@@ -209,7 +211,7 @@ class TestGiven:
         with pytest.raises(FeatureStoreError, match=r"imported features 'f.npz', which have no mirrored"):
             self.open(self.config(weights), annotations, tmp_path, tmp_path / "s")
 
-    def test_images_that_the_mirrored_one_lacks_stay_as_they_are_and_are_told_of(
+    def test_images_without_mirrored_features_are_logged(
         self,
         annotations: Annotations,
         weights: Path,
@@ -227,11 +229,11 @@ class TestGiven:
             self.open(self.config(weights), annotations, tmp_path, two["a"], tmp_path / "some")
         finally:
             logger.removeHandler(caplog.handler)
-        assert "2 training images have no features of them mirrored and stay as they are" in caplog.messages
-        with pytest.raises(FeatureStoreError, match=r"others holds none of the training images that could be mirror"):
+        assert "2 training images have no mirrored features and are not mirrored" in caplog.messages
+        with pytest.raises(FeatureStoreError, match=r"others contains none of the training images that can be mirror"):
             self.open(self.config(weights), annotations, tmp_path, two["a"], tmp_path / "others")
 
-    def test_a_run_is_not_evaluated_on_mirrored_ones(
+    def test_evaluation_on_mirrored_features_raises(
         self, cached_run: Path, annotations: Annotations, two: dict[str, Path]
     ) -> None:
         captioner, items = TrainedCaptioner.load(cached_run, "cpu"), annotations.split("test").items
@@ -239,9 +241,7 @@ class TestGiven:
             feature_source(captioner, items, "data", "features", [two["a-mirrored"]], None)
 
 
-def test_captions_that_all_name_sides_leave_nothing_to_mirror(
-    annotations: Annotations, weights: Path, tmp_path: Path
-) -> None:
+def test_no_image_to_mirror_raises(annotations: Annotations, weights: Path, tmp_path: Path) -> None:
     sided = [item for item in annotations if len(item.captions) > 1]
     write_annotations(sided, tmp_path / "data.jsonl")
     with pytest.raises(DataError, match=r"no training image that can be flipped: .* set training.hflip_prob to 0"):
@@ -249,7 +249,7 @@ def test_captions_that_all_name_sides_leave_nothing_to_mirror(
     assert not (tmp_path / "f").exists()
 
 
-def test_a_search_may_try_it(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
+def test_tuning_may_search_hflip_prob(colours: Path, weights: Path, own: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     config = tiny.cached(weights, epochs=1, learning_rate=1e-12, seed=1)
     space = {"hflip_prob": [0.0, 0.5, 1.0]}

@@ -92,7 +92,7 @@ class TestFile:
             tie_weights: [true, false]
             embedding_size: [256, 512]
             """
-        with pytest.raises(ConfigError, match=r"space\.yaml: model\.tie_weights shares the embeddings' matrix"):
+        with pytest.raises(ConfigError, match=r"space\.yaml: model\.tie_weights needs equal widths"):
             self.read(base, tmp_path, text)
         space = self.read(replace(base, embedding_size=512), tmp_path, text.replace("[256, 512]", "[512, 1024]"))
         assert dict(space.dimensions) == {
@@ -160,7 +160,7 @@ class TestFile:
             ({"label_smoothing": {"low": 0, "high": 0.1, "step": 0.2}}, "single value"),
             ({"min_count": {"low": 1, "high": 4, "step": 0.5}}, "low, high and step are whole numbers"),
             ({"feedforward_size": [256, 512]}, "which the attention decoder does not read"),
-            ({"crop_fraction": [0.0, 0.5]}, "training.crop_fraction cuts images anew each time"),
+            ({"crop_fraction": [0.0, 0.5]}, "training.crop_fraction crops images at random in each epoch"),
             ({}, "there is no setting to search"),
         ],
     )

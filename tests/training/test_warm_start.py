@@ -29,7 +29,7 @@ def another(run: Run, captions: list[str]) -> Tokenizer:
 
 
 def start(weights: Path, source: Path, captions: list[str] | None = None, **overrides: Any) -> tuple[Any, ...]:
-    """Returns a model before and after a warm start, its vocabulary, the run and how many words were known."""
+    """Return a model before and after a warm start, its tokenizer, the run and the number of shared words."""
     run = load_run(source)
     tokenizer = run.tokenizer if captions is None else another(run, captions)
     config = tiny.cached(weights, init_from=str(source), **overrides)
@@ -39,7 +39,7 @@ def start(weights: Path, source: Path, captions: list[str] | None = None, **over
     return before, model.state_dict(), tokenizer, run, known
 
 
-def test_with_the_same_words_it_is_the_run_itself(cached_run: Path, weights: Path) -> None:
+def test_equal_vocabularies_copy_all_weights(cached_run: Path, weights: Path) -> None:
     before, after, tokenizer, run, known = start(weights, cached_run)
     given = read_weights(run)
     assert known == len(tokenizer)
@@ -48,10 +48,10 @@ def test_with_the_same_words_it_is_the_run_itself(cached_run: Path, weights: Pat
 
 
 @pytest.mark.parametrize("same_size", [False, True])
-def test_words_are_matched_by_their_text_and_new_ones_left_as_they_are(
+def test_words_are_matched_by_text_and_new_ones_keep_their_initial_values(
     cached_run: Path, weights: Path, same_size: bool
 ) -> None:
-    """Also where the two vocabularies happen to be of one size, when every shape fits."""
+    """Even if the vocabularies have the same size, so that every shape fits."""
     old = load_run(cached_run).tokenizer.vocabulary
     fillers = " ".join(f"new{number}x".replace("0", "o") for number in range(3))
     words = ["zebra", "red", "beside", "quick", "blue"] + (old[4 : 4 + len(old) - 9] if same_size else [])
@@ -72,12 +72,14 @@ def test_words_are_matched_by_their_text_and_new_ones_left_as_they_are(
         assert torch.equal(after[name], given[name])
 
 
-def test_another_network_is_refused_by_name(cached_run: Path, weights: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be started from: \d+ of \d+ tensors do not fit, such as decoder\."):
+def test_another_network_raises(cached_run: Path, weights: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"cannot start from the run .*: \d+ of \d+ tensors do not fit, such as decoder\."
+    ):
         start(weights, cached_run, hidden_size=33)
 
 
-def test_no_run_is_refused(cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_missing_run_raises(cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run folder at"):
         train(tiny.cached(weights, init_from=str(tmp_path / "none")), colours, tmp_path / "run", features=features)
     with pytest.raises(ConfigError, match="the run folder itself; choose another --out"):
@@ -94,22 +96,22 @@ def other_info(run: Run, **changes: Any) -> RunInfo:
     return dataclasses.replace(run.info, **changes)
 
 
-def test_features_of_another_encoder_are_named_and_refused_in_a_second_stage(
-    cached_run: Path, weights: Path, told: pytest.LogCaptureFixture
+def test_features_of_another_encoder_log_a_warning_and_raise_in_scst(
+    cached_run: Path, weights: Path, log_capture: pytest.LogCaptureFixture
 ) -> None:
     run = load_run(cached_run)
     info = other_info(run, features={**run.info.features, "encoder": "other_net"})
     config = tiny.cached(weights, init_from=str(cached_run))
     warm_start(fresh(run, config, len(run.tokenizer)), config, info, run.tokenizer)
-    line = next(message for message in told.messages if "was trained on features" in message)
+    line = next(message for message in log_capture.messages if "was trained on features" in message)
     assert "of test_resnet at 48 px" in line
     assert "not of other_net at 48 px" in line
     config = tiny.cached(weights, init_from=str(cached_run), scst_weight=0.8)
-    with pytest.raises(ConfigError, match=r"not of other_net .*; a second stage needs the first's"):
+    with pytest.raises(ConfigError, match=r"not of other_net .*; SCST needs the same features"):
         warm_start(fresh(run, config, len(run.tokenizer)), config, info, run.tokenizer)
 
 
-def test_features_of_another_width_have_a_projection_of_their_own(cached_run: Path, weights: Path) -> None:
+def test_features_of_another_width_keep_the_initial_projection(cached_run: Path, weights: Path) -> None:
     run = load_run(cached_run)
     info = other_info(run, features={**run.info.features, "encoder": "other_net"}, feature_size=50)
     config = tiny.cached(weights, init_from=str(cached_run))
@@ -122,7 +124,7 @@ def test_features_of_another_width_have_a_projection_of_their_own(cached_run: Pa
 
 
 def test_imports_of_one_name_may_be_of_different_widths(cached_run: Path, weights: Path, tmp_path: Path) -> None:
-    """Nothing but the width tells them apart."""
+    """They differ in width only."""
     run = load_run(cached_run)
     folder = shutil.copytree(cached_run, tmp_path / "imported")
     save_info(folder, other_info(run, features={"imported": "f.npz"}))
@@ -134,9 +136,7 @@ def test_imports_of_one_name_may_be_of_different_widths(cached_run: Path, weight
     assert torch.equal(model.state_dict()["projection.0.weight"], before)
 
 
-def test_an_encoder_that_was_trained_comes_along_where_it_is_trained(
-    loop_run: Path, colours: Path, tmp_path: Path
-) -> None:
+def test_a_trained_encoder_is_copied_if_it_is_trained(loop_run: Path, colours: Path, tmp_path: Path) -> None:
     config = tiny.in_loop(init_from=str(loop_run), epochs=1, learning_rate=1e-12)
     result = train(config, colours, tmp_path / "run")
     first, second = (
@@ -149,10 +149,10 @@ def test_an_encoder_that_was_trained_comes_along_where_it_is_trained(
     assert result.epochs == 1
 
 
-def test_training_goes_on_better_than_from_nothing(
+def test_a_warm_start_trains_better_than_random_weights(
     cached_run: Path, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
 ) -> None:
-    """On other data, with other words, from the first epoch on."""
+    """On other data with other words, from the first epoch on."""
     import dataclasses
 
     items = [
@@ -170,14 +170,14 @@ def test_training_goes_on_better_than_from_nothing(
 
 
 def joined_info(run: Run, *sources: tuple[str, int]) -> RunInfo:
-    """As if the run's features were those of several encoders, side by side."""
+    """Return metadata of a run whose features are those of several joined encoders."""
     parts = [{**run.info.features, "encoder": name} for name, _ in sources]
     sizes = [size for _, size in sources]
     return other_info(run, features={"joined": parts}, feature_size=sum(sizes), source_sizes=sizes)
 
 
 def joined_run(folder: Path, run: Run, *sources: tuple[str, int]) -> tuple[RunInfo, torch.Tensor]:
-    """Makes the run's folder one of such features, and returns its projection too."""
+    """Change the run's metadata to joined features; return it and its projection."""
     shutil.copytree(run.folder, folder)
     info = joined_info(run, *sources)
     save_info(folder, info)
@@ -198,7 +198,7 @@ def joined_run(folder: Path, run: Run, *sources: tuple[str, int]) -> tuple[RunIn
     ],
     ids=["another order", "one more", "one less", "another of the same width", "twice"],
 )
-def test_columns_of_the_projection_are_matched_by_what_made_the_features(
+def test_projection_columns_are_matched_by_encoder(
     cached_run: Path, weights: Path, tmp_path: Path, sources: tuple[tuple[str, int], ...], origins: list[int | None]
 ) -> None:
     run = load_run(cached_run)
@@ -214,7 +214,7 @@ def test_columns_of_the_projection_are_matched_by_what_made_the_features(
         assert torch.equal(after[:, column], wanted), column
 
 
-def test_a_joined_run_of_before_widths_were_kept_is_gone_on_with_from_the_same_stores_alone(
+def test_a_joined_run_without_stored_widths_needs_the_same_stores(
     cached_run: Path, weights: Path, tmp_path: Path
 ) -> None:
     run = load_run(cached_run)
@@ -228,10 +228,10 @@ def test_a_joined_run_of_before_widths_were_kept_is_gone_on_with_from_the_same_s
         assert torch.equal(model.state_dict()["projection.0.weight"], given) == is_taken
 
 
-def test_stores_joined_in_another_order_make_the_same_captioner(
+def test_stores_joined_in_another_order_give_the_same_model(
     colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
 ) -> None:
-    """From the files of two stores to the first loss."""
+    """Compared by the first loss."""
     images = {item.id: item.image for item in annotations}
     stores = [tmp_path / "s", tmp_path / "t"]
     extract_features(images, tiny.build(weights), stores[0])

@@ -1,1 +1,1 @@
-"""The commands of the command line, by what they are about; `seesay.cli` puts them together."""
+"""The commands of the command line, one module per group; `seesay.cli` assembles them."""

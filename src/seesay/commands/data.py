@@ -1,4 +1,4 @@
-"""Data sets: looked at, drawn, fetched, converted."""
+"""`seesay data`: check, make, download and convert data sets."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from seesay import __version__
 from seesay import config as configuration
 from seesay.commands.parameters import CaptionColumn, DataFlags, Flat, ImageColumn
 from seesay.config.flags import given_flags
-from seesay.console import download_progress, print_error, progress, say
+from seesay.console import download_progress, print_error, print_line, progress
 from seesay.files import require_suffix, text_bytes, write_atomically
 from seesay.outputs import JSON_REPORT, check_file
 
@@ -25,12 +25,12 @@ def data_check(
     json_out: Annotated[Path | None, Parameter(name="--json")] = None,
     flags: Annotated[DataFlags | None, Flat] = None,
 ) -> int:
-    """Say what a data set holds and what is wrong with it; exit 0 if it can be trained on.
+    """Report the contents and the problems of a data set; exit code 0 if it can be trained on.
 
     Args:
         data: captions and images.
         open_images: read every image, to find damage and duplicates.
-        json_out: write the findings as JSON too.
+        json_out: also write the findings as JSON.
     """
     from seesay.data import USUAL_NAMES, check_data, load_annotations
 
@@ -41,7 +41,7 @@ def data_check(
     with progress("reading", "images") as advance:
         report = check_data(annotations, settings.text, settings.data, open_images=open_images, progress=advance)
     for line in report.lines():
-        say(line)
+        print_line(line)
     if json_out is not None:
         content = {"seesay": __version__, **report.to_dict()}
         write_atomically(json_out, text_bytes(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
@@ -52,33 +52,33 @@ def data_check(
 def data_scenes(
     folder: Path, *, train: int = 3000, val: int = 200, test: int = 200, seed: int = 0, size: int = 96
 ) -> None:
-    """Draw a data set of simple scenes with captions and boxes.
+    """Make a synthetic data set of simple scenes with captions and boxes.
 
     Args:
-        folder: where to.
-        train: images of the train split.
-        val: images of the val split.
-        test: images of the test split.
-        seed: the same seed gives the same bytes.
-        size: side of an image in pixels.
+        folder: output folder.
+        train: number of images of the train split.
+        val: number of images of the val split.
+        test: number of images of the test split.
+        seed: equal seeds give identical files.
+        size: height and width of the images, in pixels.
     """
     from seesay.data import make_scenes
 
-    made = make_scenes(folder, train, val, test, seed, size)
-    say(f"{len(made)} scenes in {folder}")
+    scenes = make_scenes(folder, train, val, test, seed, size)
+    print_line(f"{len(scenes)} scenes in {folder}")
 
 
 @data.command(name="download")
 def data_download(
     name: str, folder: Path | None = None, *, mirror: str | None = None, keep_archives: bool = False
 ) -> None:
-    """Fetch a public data set: flickr8k, coco2014 or coco2017.
+    """Download a public data set: flickr8k, coco2014 or coco2017.
 
     Args:
-        name: which.
-        folder: where to [default: data/NAME].
-        mirror: address that has the same paths.
-        keep_archives: keep the zips after unpacking.
+        name: name of the data set.
+        folder: output folder [default: data/NAME].
+        mirror: base URL of a mirror with the same paths.
+        keep_archives: keep the zip files after unpacking.
     """
     from seesay.data import download_dataset
 
@@ -90,7 +90,7 @@ def data_download(
             keep_archives=keep_archives,
             progress=advance,
         )
-    say(f"{name} is in {target}; look at it with: seesay data check {target}")
+    print_line(f"{name} is in {target}; inspect it with: seesay data check {target}")
 
 
 @data.command(name="convert")
@@ -103,13 +103,13 @@ def data_convert(
     caption_column: CaptionColumn = "",
     overwrite: bool = False,
 ) -> None:
-    """Write any readable captions in seesay's own form, one JSON line an image.
+    """Convert captions of any readable format to seesay's format, one JSON line per image.
 
     Args:
         data: captions and images.
         out: the .jsonl file.
         format: reader of the captions.
-        overwrite: replace other annotations in this form that are in the file.
+        overwrite: replace a file of this format with other annotations.
     """
     from seesay.data import ColumnNames, load_annotations, write_annotations
     from seesay.data.annotations import ANNOTATIONS
@@ -120,4 +120,4 @@ def data_convert(
     write_annotations(annotations, out, overwrite=overwrite)
     for problem in annotations.problems:
         print_error(problem)
-    say(f"{len(annotations)} images written to {out}")
+    print_line(f"{len(annotations)} images written to {out}")

@@ -1,11 +1,11 @@
-"""Runs made into what works without torch."""
+"""`seesay export`: write a run in a format that works without torch."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from seesay.console import say
+from seesay.console import print_line
 
 
 def export(
@@ -19,14 +19,14 @@ def export(
 
     Args:
         run: run folder.
-        out: folder to write; an earlier export there is replaced [default: RUN/onnx, or RUN/onnx-int8].
-        format: what kind of folder.
-        int8: compute the encoder in 8 bits, by the range of its activations on these images (folders, globs,
-            files; a hundred like those to be captioned are enough).
+        out: output folder; replaces an earlier export [default: RUN/onnx, or RUN/onnx-int8].
+        format: export format.
+        int8: quantise the encoder to 8 bits, calibrated on these images (folders, globs, files; a hundred similar to
+            those to be captioned are enough).
     """
     from seesay.export import export_onnx
 
     done = export_onnx(run, out, tuple(int8 or ()))
     sizes = f"encoder {done.encoder_bytes / 1e6:.1f} MB, decoder {done.decoder_bytes / 1e6:.1f} MB"
-    say(f"{done.folder}: {sizes}; scores within {done.difference:.1g} nats of the run's")
-    say(f"use it with: seesay caption --model {done.folder} IMAGES")
+    print_line(f"{done.folder}: {sizes}; scores differ by at most {done.difference:.1g} nats from the run's")
+    print_line(f"use it with: seesay caption --model {done.folder} IMAGES")

@@ -1,4 +1,4 @@
-"""Captions of images, and where the model looked."""
+"""`seesay caption` and `seesay explain`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from seesay.commands.parameters import (
 )
 from seesay.config import DecodingOptions
 from seesay.config.flags import given_flags
-from seesay.console import choose_run, limit_calls, print_error, progress, say
+from seesay.console import choose_run, limit_calls, print_error, print_line, progress
 from seesay.errors import ConfigError, DataError, ImageError
 from seesay.files import exists, require_suffix
 from seesay.formatting import format_duration
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from seesay.data.records import Box
 
 SHOWN_FAILURES = 10
-"""Images whose failure is printed; all are listed in a file."""
+"""Maximum number of failures that are printed; a file lists all."""
 
 
-def _refuse_unknown_flag(kind: Any, source: str) -> None:
-    """Refuses a source that starts with a hyphen, as a mistyped flag does; `-` and names of files are sources.
+def _check_source(kind: Any, source: str) -> None:
+    """Check that a source is not a mistyped flag; `-` and existing files may start with a hyphen.
 
     Raises:
-        UnknownOptionError: with the most similar flag.
+        UnknownOptionError: it is; the message suggests a similar flag.
     """
     if source.startswith("-") and source != "-" and not exists(source):
         app = App()
@@ -45,8 +45,8 @@ def _refuse_unknown_flag(kind: Any, source: str) -> None:
         raise UnknownOptionError(token=Token(value=source, source="cli"), argument_collection=known)
 
 
-# Without this cyclopts takes `-` for an unknown flag.
-Source = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_refuse_unknown_flag)]
+# Without this, cyclopts treats `-` as an unknown flag.
+Source = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_check_source)]
 
 
 def caption(
@@ -70,26 +70,26 @@ def caption(
     device: str = "auto",
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
-    """Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some could not be.
+    """Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some images failed.
 
     Args:
-        sources: what to caption; - reads names from the standard input.
-        out: file to add to, by its suffix .jsonl, .csv, .tsv or .parquet (a folder); what it holds is skipped.
-        sidecar: suffix of a text file beside each image, such as .txt or .caption.
-        embed: write the description inside each image's file; the image itself stays the same.
-        existing: what becomes of a text that is beside or inside an image already.
-        before: text before each caption beside or inside an image.
-        after: text after it.
-        errors: list of images without a caption, and why [default: OUT.errors.jsonl, or without --out
-            captions-XXXXXXXX.errors.jsonl in the current folder, its name made of the sources and flags].
-        strict: refuse to add to an --out that another model or other options made, instead of warning.
-        column: column of images in tables [default: the first of a usual name].
-        format: how captions are printed where they are not written.
-        batch_size: images the network sees at once.
-        threads: that open images; 0 = one a processor core.
-        engine: local, or Ray Data on this machine or a cluster (into a folder of Parquet files).
-        ray_address: of a running Ray cluster [default: one of this machine's own, for the time of the job].
-        ray_workers: models at work; 0 = one a GPU, or one for every four cores.
+        sources: images to caption; - reads names from standard input.
+        out: file to append to, by its suffix .jsonl, .csv, .tsv or .parquet (a folder); its images are skipped.
+        sidecar: suffix of a text file per image, such as .txt or .caption.
+        embed: write the caption into the metadata of each image file; pixels are unchanged.
+        existing: action for images that already have a sidecar or embedded text.
+        before: text before each sidecar or embedded caption.
+        after: text after each sidecar or embedded caption.
+        errors: file that lists failed images with reasons [default: OUT.errors.jsonl; without --out
+            captions-XXXXXXXX.errors.jsonl in the current folder, with a digest of the sources and flags].
+        strict: fail instead of warning if --out was written by another model or with other options.
+        column: image column of tables [default: the first column with a usual name].
+        format: format of printed captions.
+        batch_size: images per batch.
+        threads: threads that load images; 0: one per CPU core.
+        engine: local, or Ray Data on this machine or a cluster (writes a folder of Parquet files).
+        ray_address: address of a running Ray cluster [default: start a local one for the job].
+        ray_workers: number of workers, each with its own model; 0: one per GPU, or one per four cores.
         device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
@@ -113,9 +113,9 @@ def caption(
         captioner = _load_captioner(runs, device)
         options = decoding_options(captioner.config, flags)
         return _print_captions(captioner, found, options, format, batch_size, threads)
-    told = limit_calls(print_error, SHOWN_FAILURES, f"further ones are only listed in {destination.failures}")
+    print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
     with progress("captioning", "images") as advance:
-        shared: dict[str, Any] = {"broken": found.broken, "progress": advance, "print_error": told}
+        shared: dict[str, Any] = {"broken": found.broken, "progress": advance, "print_error": print_failure}
         shared["batch_size"] = batch_size
         if engine == "ray":
             from seesay.bulk.ray_engine import Cluster, caption_on_ray
@@ -135,13 +135,13 @@ def _validate_options(batch_size: int, threads: int, engine: str, ray_address: s
     if batch_size < 1 or threads < 0 or ray_workers < 0:
         raise ConfigError("--batch-size must be at least 1, --threads and --ray-workers at least 0")
     if engine == "local" and (ray_address or ray_workers):
-        raise ConfigError("--ray-address and --ray-workers are about --engine ray; add it or leave them")
+        raise ConfigError("--ray-address and --ray-workers need --engine ray; add it or drop them")
 
 
 def _print_captions(
     captioner: "Captioner", found: "ImageList", options: DecodingOptions, format: str, batch_size: int, threads: int
 ) -> int:
-    """Prints the captions of images; returns the exit code."""
+    """Print the captions of images; return the exit code."""
     from seesay import bulk
     from seesay.prefetch import usable_cores
 
@@ -150,36 +150,36 @@ def _print_captions(
     failed = bool(found.broken)
     several = len(found.images) > 1
     workers = threads or usable_cores()
-    for image, said in captioner.caption_each(found.images, options, batch_size=batch_size, workers=workers):
-        if isinstance(said, ImageError):
+    for image, result in captioner.caption_each(found.images, options, batch_size=batch_size, workers=workers):
+        if isinstance(result, ImageError):
             failed = True
-            print_error(str(said))
+            print_error(str(result))
         elif format == "jsonl":
-            print(bulk.json_line(str(image), said, options.num_return_sequences > 1), flush=True)
+            print(bulk.json_line(str(image), result, options.num_return_sequences > 1), flush=True)
         else:
-            for each in (said, *said.alternatives):
+            for each in (result, *result.alternatives):
                 print(f"{image}\t{each.text}" if several else each.text, flush=True)
     return 1 if failed else 0
 
 
 def _summarise(done: "BulkReport", destination: "Destination") -> int:
-    """Prints what a job did; returns the exit code."""
-    where = destination.out or "beside or inside the images"
+    """Print the summary of a job; return the exit code."""
+    target = destination.out or "sidecars or image metadata"
     listed = f" (reasons in {destination.failures})" if done.failed else ""
-    line = f"{done.captioned} captioned, {done.skipped} already there, {done.failed} failed{listed}: {where}"
-    say(line)
+    line = f"{done.captioned} captioned, {done.skipped} already there, {done.failed} failed{listed}: {target}"
+    print_line(line)
     if done.captioned:
         rate = f"{done.rate:.1f} images/s, {format_duration(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
-        say(rate + tasks)
+        print_line(rate + tasks)
     return 1 if done.failed else 0
 
 
 def _load_captioner(folders: Sequence[Path], device: str) -> "Captioner":
-    """Returns the captioner of run folders, or of one exported folder, for which torch is not needed.
+    """Return the captioner of run folders, or of an exported folder, which needs no torch.
 
     Raises:
-        ConfigError: an export among several models, or on another device than the processor.
+        ConfigError: several models include an export, or an export should run on another device than the CPU.
     """
     from seesay.onnx_runtime import OnnxCaptioner, is_export
 
@@ -188,9 +188,9 @@ def _load_captioner(folders: Sequence[Path], device: str) -> "Captioner":
 
         return TrainedCaptioner.load(folders, device)
     if len(folders) > 1:
-        raise ConfigError("an exported captioner speaks alone; name one --model, or the runs themselves")
+        raise ConfigError("an exported captioner cannot be ensembled; pass one --model, or the runs themselves")
     if device not in ("auto", "cpu"):
-        raise ConfigError(f"an exported captioner runs on the processor; leave --device {device}, or name the run")
+        raise ConfigError(f"an exported captioner runs on the CPU; drop --device {device}, or pass the run")
     return OnnxCaptioner.load(folders[0])
 
 
@@ -208,25 +208,23 @@ def explain(
     caption_column: CaptionColumn = "",
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> None:
-    """Show where the model looks at each word of an image's caption: a page to point at, and a strip for papers.
+    """Plot the attention over the image for each word of its caption: an interactive page and a strip of images.
 
     Args:
         photo: the image.
-        out: page to write, with a PNG beside it, or a .png alone [default: PHOTO.explain.html in this folder].
-        save_arrays: write the attention as .npz too.
-        beam_tree: draw the candidates of the search and their scores at each word instead.
-        held_out: data set of which a random unseen image is taken, with its human captions.
-        seed: makes that choice repeatable.
-        boxes: file of COCO instances, to see whether the model looks at what it names.
+        out: page to write, with a PNG of the same name, or a .png only [default: PHOTO.explain.html in this folder].
+        save_arrays: also write the attention as .npz.
+        beam_tree: plot the candidates of the search and their scores per step instead.
+        held_out: data set; a random image that was not trained on is explained and its reference captions are printed.
+        seed: seed of that choice.
+        boxes: COCO instances file, to compare the attention with the boxes of the named objects.
     """
     if beam_tree and save_arrays:
-        raise ConfigError("--save-arrays writes attention, which --beam-tree does not show; leave one of them")
+        raise ConfigError("--save-arrays writes attention, which --beam-tree does not compute; drop one of them")
     if out is not None:
         require_suffix(out, {".png": "image"} if beam_tree else {".html": "page", ".png": "image"}, "--out")
     if not beam_tree and given_flags(flags).get("num_return_sequences", 1) > 1:
-        raise ConfigError(
-            "explain shows one caption; leave --num-return-sequences, or draw their search with --beam-tree"
-        )
+        raise ConfigError("explain shows one caption; drop --num-return-sequences, or plot the search with --beam-tree")
 
     from seesay.captioner import TrainedCaptioner
     from seesay.data import ColumnNames
@@ -243,7 +241,7 @@ def explain(
         item = held_out_image(captioner, held_out, seed, ColumnNames(image_column, caption_column))
         photo, references, objects = item.image, item.captions, item.boxes
     elif not photo:
-        raise DataError("name an image, or a data set with --held-out DATA")
+        raise DataError("pass an image, or a data set with --held-out DATA")
     options = decoding_options(captioner.run.config, flags)
     if boxes is not None:
         objects = read_instances(boxes, photo)
@@ -251,14 +249,14 @@ def explain(
     inputs = (photo, held_out, boxes)
     if beam_tree:
         check_file(target, PNG_IMAGE, inputs=inputs)
-        said, png = explain_search(captioner, photo, options)
+        best, png = explain_search(captioner, photo, options)
         write_atomically(target, png)
         files = [target]
     else:
         check_explanation(target, save_arrays, inputs)
         explanation = explain_image(captioner, photo, options, references, objects)
-        said, files = explanation.caption, save_explanation(explanation, target, save_arrays)
-    print(f"{photo}\nmodel   {said.text}")
+        best, files = explanation.caption, save_explanation(explanation, target, save_arrays)
+    print(f"{photo}\nmodel   {best.text}")
     for reference in references:
         print(f"human   {reference}")
     print(f"written {' '.join(map(str, files))}")

@@ -1,10 +1,10 @@
-"""The systems that ship."""
+"""`seesay presets`: list and show the built-in configurations."""
 
 from cyclopts import App
 
 from seesay.console import show_table
 
-presets = App(name="presets", help="The systems that ship with seesay: list them, or show one.")
+presets = App(name="presets", help="List the built-in presets, or show one.")
 
 
 @presets.default
@@ -15,12 +15,12 @@ def presets_list() -> None:
 
     names = [*configuration.preset_names(), *configuration.preset_names(overlays=True)]
     rows = [(name, configuration.preset_description(name)) for name in names]
-    show_table("", ("preset", "what it is"), rows, numbers=False)
+    show_table("", ("preset", "description"), rows, numbers=False)
 
 
 @presets.command(name="show")
 def presets_show(name: str) -> None:
-    """Print every setting of a preset as YAML, ready for --config; of an overlay, the settings that it changes.
+    """Print the settings of a preset as YAML for --config; for an overlay, only the settings that it changes.
 
     Args:
         name: the preset.

@@ -1,4 +1,4 @@
-"""Scores of systems, and systems against each other."""
+"""`seesay evaluate` and `seesay compare`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +14,7 @@ from seesay.commands.parameters import (
     decoding_options,
 )
 from seesay.config.flags import given_flags
-from seesay.console import print_error, progress, say, show_table
+from seesay.console import print_error, print_line, progress, show_table
 from seesay.errors import ConfigError, DataError
 from seesay.outputs import check_folder
 
@@ -40,22 +40,22 @@ def evaluate(
     store: Stores = None,
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
-    """Score a run, a file of predictions, or people (--human DATA), on a split of a data set.
+    """Score a run, a file of predictions, or human captions (--human DATA) on a split of a data set.
 
     Args:
-        model: run folder, or predictions: COCO results JSON, or what `seesay caption --out` writes (JSONL, CSV, TSV,
+        model: run folder, or predictions: COCO results JSON, or the output of `seesay caption --out` (JSONL, CSV, TSV,
             Parquet).
         data: captions and images.
-        split: which images; all takes every one [default: test, or the only one, or all where there are none].
+        split: split to score, or all [default: test, or the only split, or all images if there are no splits].
         out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
-        human: score one human caption of each image against the others; then name only DATA.
-        human_caption: which: its number from 1, or longest [default: 1].
-        metrics: of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
+        human: score one reference caption per image against the others; pass only DATA.
+        human_caption: number of that caption, from 1, or longest [default: 1].
+        metrics: any of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
             three and METEOR]. METEOR and SPICE are for English.
-        tokenization: how captions are tokenized for scoring [default: characters for a run with a vocabulary of
-            characters, else ptb].
-        clip_model: hub name or folder of the weights of CLIPScore.
-        draws: bootstrap draws of the intervals.
+        tokenization: tokenization of captions for scoring [default: characters for runs with a character vocabulary,
+            else ptb].
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap samples for the confidence intervals.
     """
     from seesay.checkpoint import is_run, load_run
     from seesay.clipscore import DEFAULT_CLIP
@@ -74,36 +74,36 @@ def evaluate(
         "columns": ColumnNames(image_column, caption_column),
     }
     run = not human and is_run(model)
-    idle = [] if run else [*given_flags(flags), *(["store"] if store else [])]
-    _refuse_idle(human, data is not None, human_caption, idle)
+    unused = [] if run else [*given_flags(flags), *(["store"] if store else [])]
+    _check_unused(human, data is not None, human_caption, unused)
     if out is not None:
         check_folder(out, EVALUATION, inputs=[model, data])
     if human:
         result = evaluate_human(model, which=human_caption or "1", **common)
     elif data is None:
-        raise DataError(f"name the data set that {model} is scored on: seesay evaluate {model} DATA")
+        raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
     else:
         options = decoding_options(load_run(model).config, flags) if run else None
         with progress("encoding", "images") as advance:
             result = score(
                 model, data, options=options, features=features, stores=store or (), progress=advance, **common
             )
-    _show(result)
+    _print_scores(result)
     target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split, run)
     save_evaluation(result, target)
     write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
-    say(f"saved in {target}")
+    print_line(f"saved in {target}")
     return 0 if result.complete and not (metrics and result.missing_scores) else 1
 
 
-def _refuse_idle(human: bool, data: bool, human_caption: str, idle: list[str]) -> None:
-    """Refuses what would be passed over: `idle` are flags of runs that were given for something else."""
+def _check_unused(human: bool, data: bool, human_caption: str, unused: list[str]) -> None:
+    """Check that no flag would be ignored; `unused` are flags for runs that were passed with something else."""
     if human and data:
-        raise ConfigError("--human scores the data's own captions; name only DATA")
+        raise ConfigError("--human scores the captions of the data; pass only DATA")
     if human_caption and not human:
-        raise ConfigError("--human-caption says which human caption is scored; add --human or leave it")
-    if idle:
-        raise ConfigError(f"--{idle[0].replace('_', '-')} is for runs; these captions are there already")
+        raise ConfigError("--human-caption selects the human caption to score; add --human or drop it")
+    if unused:
+        raise ConfigError(f"--{unused[0].replace('_', '-')} is for runs, not for existing captions; drop it")
 
 
 def _default_folder(model: str, human: str, split: str, run: bool) -> Path:
@@ -111,8 +111,8 @@ def _default_folder(model: str, human: str, split: str, run: bool) -> Path:
     return Path(model) / "predictions" / split if run else Path("evaluations") / f"{human or Path(model).stem}-{split}"
 
 
-def _show(result: "Evaluation") -> None:
-    """Prints what was found: scores before anything is written, so that a full disk loses none of them."""
+def _print_scores(result: "Evaluation") -> None:
+    """Print the scores, before writing files, so that a full disk does not lose them."""
     from seesay.evaluation.report import diversity_rows, score_rows
 
     for problem in result.problems:
@@ -122,7 +122,7 @@ def _show(result: "Evaluation") -> None:
     show_table("", ("statistic", "value"), diversity_rows(result))
     if result.diagnosis:
         print_error(result.diagnosis)
-    say(result.signature)
+    print_line(result.signature)
 
 
 def compare(
@@ -136,15 +136,15 @@ def compare(
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
 ) -> int:
-    """Compare systems on the same images with the first one: which differences are real, and where they lie.
+    """Compare systems with the first one on the same images: significance and largest differences.
 
     Args:
-        systems: evaluated runs, folders of evaluations, or files of predictions (with --data).
-        data: captions that files of predictions are scored against.
-        split: which images [default: those that were evaluated].
-        tokenization: of files of predictions [default: that of the evaluations beside them, else ptb].
-        metrics: as of `seesay evaluate`.
-        draws: bootstrap draws of the intervals and p-values.
+        systems: evaluated runs, evaluation folders, or files of predictions (with --data).
+        data: reference captions for files of predictions.
+        split: split to compare [default: the evaluated one].
+        tokenization: tokenization of files of predictions [default: that of the evaluation in their folder, else ptb].
+        metrics: see `seesay evaluate`.
+        draws: number of bootstrap samples for confidence intervals and p-values.
         out: folder for comparison.json and comparison.html.
     """
     from seesay.data import ColumnNames
@@ -171,16 +171,16 @@ def compare(
     for system, each, (gains, losses) in zip(others, found.differences, found.extremes, strict=True):
         show_table(f"first {first.name}, second {system.name}", header, difference_rows(each))
         for kind, ids in (("gains", gains), ("loses", losses)):
-            say(f"{system.name} {kind} most in {found.ranked_by} on:")
+            print_line(f"{system.name} {kind} most in {found.ranked_by} on:")
             for image_id in ids:
-                say(f"  {image_id}")
+                print_line(f"  {image_id}")
                 for one in (first, system):
                     line = f"    {one.name}: {one.predictions[image_id]}"
-                    say(line)
+                    print_line(line)
     for system in found.systems:
-        say(f"{system.name}: {system.signature}")
-    say(found.recipe)
+        print_line(f"{system.name}: {system.signature}")
+    print_line(found.recipe)
     if out is not None:
         save_comparison(found, out)
-        say(f"written {out / 'comparison.html'} and comparison.json")
+        print_line(f"written {out / 'comparison.html'} and comparison.json")
     return 1 if metrics and found.missing else 0

@@ -1,4 +1,4 @@
-"""The service."""
+"""`seesay serve`."""
 
 import os
 from pathlib import Path
@@ -19,19 +19,19 @@ def serve(
     max_pending: int = 256,
     api_key_file: Path | None = None,
 ) -> None:
-    """Serve a captioner over HTTP, with a page to look through its eyes.
+    """Serve a captioner over HTTP, with a web UI that shows attention maps.
 
-    Ctrl-C, or SIGTERM, ends it when all that was accepted is answered.
+    On Ctrl-C or SIGTERM the server finishes accepted requests and exits.
 
     Args:
-        models: run folder, or several of one vocabulary that speak as one; none = the latest under runs/.
-        host: address to listen on; 0.0.0.0 is every one of this machine.
-        port: 0 = any that is free.
+        models: run folder; several that share a vocabulary are ensembled [default: the latest in runs/].
+        host: address to listen on; 0.0.0.0 listens on all interfaces.
+        port: port to listen on; 0: any free port.
         device: auto, cpu, cuda or mps.
-        max_batch: images that pass through the network together, at most.
-        max_wait: seconds that a batch waits for more images, at most.
-        max_pending: images accepted and not yet answered, at most; beyond them requests are answered 503.
-        api_key_file: file with a key that requests must carry [default: the variable SEESAY_API_KEY, or no key].
+        max_batch: maximum number of images per batch.
+        max_wait: maximum time that a batch waits for more images, in seconds.
+        max_pending: maximum number of pending images; further requests get status 503.
+        api_key_file: file with the API key that requests must send [default: SEESAY_API_KEY, or no key].
     """
     if min(max_batch, max_pending) < 1 or not 0 <= max_wait <= 10:
         raise ConfigError("--max-batch and --max-pending must be at least 1, --max-wait from 0 to 10 seconds")
@@ -45,12 +45,12 @@ def serve(
     from seesay.serving.limits import Limits
 
     key = _read_key(api_key_file)
-    with listen(host, port) as listener:  # first, so that nobody waits for the model to learn that the port is taken
+    with listen(host, port) as listener:  # first, so that a taken port is reported before the model is loaded
         captioner = TrainedCaptioner.load([choose_run(name) for name in models or [""]], device)
         bounds = Limits(max_batch, max_wait, max_pending)
         app = create_app(captioner, bounds, key)
-        where = address(listener)
-        run(app, listener, bounds, lambda: print(f"seesay serves at {where}", flush=True))
+        url = address(listener)
+        run(app, listener, bounds, lambda: print(f"seesay serves at {url}", flush=True))
 
 
 def _read_key(path: Path | None) -> str:

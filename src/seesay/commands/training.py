@@ -1,4 +1,4 @@
-"""Training, and the features that it reads."""
+"""`seesay train` and `seesay extract`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from seesay.commands.parameters import (
     TrainFlags,
 )
 from seesay.config.flags import given_flags
-from seesay.console import print_error, progress, say, step_progress
+from seesay.console import print_error, print_line, progress, step_progress
 from seesay.errors import ConfigError
 from seesay.outputs import check_inputs, check_name
 
@@ -37,12 +37,12 @@ def train(
     overwrite: bool = False,
     flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
-    """Train a captioner; features are extracted first where there are none.
+    """Train a captioner, after extracting missing features.
 
     Args:
-        data: captions and images in any form `seesay data check` can read.
-        out: run folder [default: runs/PRESET; of a second stage, that of the first with -scst appended].
-        scst: self-critical second stage: the preset scst on top of --config, or of the settings of the run in
+        data: captions and images in any format that `seesay data check` reads.
+        out: run folder [default: runs/PRESET; with --scst, the folder of the initial run with -scst appended].
+        scst: self-critical training: the preset scst on top of --config, or of the settings of the run in
             --init-from [default: runs/PRESET].
         resume: resume the run in --out with its own settings.
         overwrite: delete the run in --out.
@@ -56,10 +56,10 @@ def train(
     out = out or (first.with_name(f"{first.name}-scst") if scst else Path("runs") / preset)
     if resume:
         if config is not None:
-            raise ConfigError("--resume uses the settings of the run itself; leave --config out")
+            raise ConfigError("--resume uses the settings of the run itself; drop --config")
         settings = configuration.replace(load_run(out).config, **overrides)
     elif scst:
-        config = config or _config_of_first(first)
+        config = config or _initial_config(first)
         settings = configuration.resolve_config(preset, config, {**overrides, "init_from": str(first)}, overlay="scst")
     else:
         settings = configuration.resolve_config(preset, config, overrides)
@@ -75,11 +75,11 @@ def train(
             step_progress=step,
         )
     if rank() == 0:
-        say(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
+        print_line(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
 
 
-def _config_of_first(first: Path) -> Path:
-    """Return the configuration file of the first stage.
+def _initial_config(first: Path) -> Path:
+    """Return the configuration file of the run from which SCST starts.
 
     Raises:
         ConfigError: there is no such run.
@@ -88,8 +88,8 @@ def _config_of_first(first: Path) -> Path:
 
     if not is_run(first):
         raise ConfigError(
-            f"--scst is a second stage, and {first} is no run to start from; train it without --scst first, "
-            "or name another with --init-from RUN"
+            f"--scst starts from a trained run, but {first} is not a run; train it without --scst first, "
+            "or pass another run with --init-from RUN"
         )
     return first / CONFIG_FILE
 
@@ -106,14 +106,15 @@ def extract(
     device: str = "auto",
     flags: Annotated[ExtractFlags | None, Flat] = None,
 ) -> int:
-    """Run the encoder over every image once and keep its features.
+    """Encode every image once and store its features.
 
     Args:
         data: captions and images.
-        mirror: of the training images mirrored, for --hflip-prob; those whose captions say left or right stay out.
-        import_from: take features that exist already: a folder of .npy files, an .npz or an HDF5 file, or a store
-            whose features are to be kept in another --feature-dtype.
-        out: the store's file [default: a name of its own in --features].
+        mirror: encode mirrored training images, for --hflip-prob; images whose captions contain left or right are
+            skipped.
+        import_from: import existing features: a folder of .npy files, an .npz or HDF5 file, or a store to convert to
+            another --feature-dtype.
+        out: file of the store [default: a file in --features named after data and encoder].
         device: auto, cpu, cuda or mps.
     """
     import torch
@@ -125,8 +126,8 @@ def extract(
     from seesay.models.encoders import build_encoder
 
     if mirror and import_from is not None:
-        raise ConfigError("--mirror encodes images, and --import-from takes features as they are; leave one of them")
-    if out is not None:  # a file there that is no store is refused by the extraction
+        raise ConfigError("--mirror encodes images, but --import-from imports features; drop one of them")
+    if out is not None:  # `extract_features` checks that an existing file is a store
         check_name(out)
         check_inputs(out, [data, config, import_from])
     settings = configuration.resolve_config(preset, config, given_flags(flags))
@@ -145,10 +146,10 @@ def extract(
     for line in report.unreadable:
         print_error(line)
     counted = f"{report.images} {'mirrored ' if mirror else ''}images"
-    pooled = f"{report.pooled} pooled from the store of their grids, " if report.pooled else ""
-    say(
-        f"{counted} in {target}; {pooled}{report.extracted} encoded now in {report.seconds:.0f} s: "
-        f"{report.rate:.1f} images/s, the encoder alone {report.encoder_rate:.1f}"
+    pooled = f"{report.pooled} pooled from their grid features, " if report.pooled else ""
+    print_line(
+        f"{counted} in {target}; {pooled}{report.extracted} encoded in {report.seconds:.0f} s: "
+        f"{report.rate:.1f} images/s (encoder alone: {report.encoder_rate:.1f})"
     )
     return 1 if report.unreadable else 0
 
@@ -156,17 +157,17 @@ def extract(
 def _import_features(
     source: Path, images: Mapping[str, str], data: Path, folder: Path, out: Path | None, dtype: "FeatureDtype"
 ) -> int:
-    """Makes a store of features that are there, and tells of it; returns the exit code."""
+    """Import existing features into a store and print a summary; return the exit code."""
     from seesay.features import FeatureStore, convert_store, import_features, store_name
 
     if source.suffix == ".safetensors":
-        # The name that the extraction itself would have given: a training in this dtype finds the store.
+        # The name that extraction uses, so that training with this dtype finds the store.
         target = out or folder / store_name(source.stem.removesuffix("-int8"), dtype)
         convert_store(source, target, dtype)
-        made = FeatureStore(target)
-        count = sum(image_id in made for image_id in images)
+        imported = FeatureStore(target)
+        count = sum(image_id in imported for image_id in images)
     else:
         target = out or folder / store_name(f"{data.resolve().stem}-{source.stem}", dtype)
         count = import_features(source, images, target, dtype)
-    say(f"{count} of {len(images)} images imported into {target}")
+    print_line(f"{count} of {len(images)} images imported into {target}")
     return 0 if count == len(images) else 1

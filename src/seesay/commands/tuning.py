@@ -1,4 +1,4 @@
-"""The search for settings."""
+"""`seesay tune`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,14 +16,14 @@ from seesay.commands.parameters import (
     TrainFlags,
 )
 from seesay.config.flags import given_flags
-from seesay.console import progress, say, show_table, step_progress
+from seesay.console import print_line, progress, show_table, step_progress
 
 if TYPE_CHECKING:
     from seesay.training.tune import TuningResult
     from seesay.training.tuning_study import TrialRecord
 
 _ROWS = 20
-"""Trials that are printed; the file has all."""
+"""Maximum number of trials that are printed; the file has all."""
 
 
 def tune(
@@ -34,21 +34,21 @@ def tune(
     config: ConfigFile = None,
     trials: int = 20,
     timeout: float = 0.0,
-    space: Annotated[Path | None, Parameter(help="YAML file of what is searched; docs/tuning.md shows one")] = None,
+    space: Annotated[Path | None, Parameter(help="YAML file of the search space, see docs/tuning.md")] = None,
     prune: bool = True,
     features: Features = Path("features"),
     store: Stores = None,
     overwrite: bool = False,
     flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
-    """Search for settings of a preset that do better on validation; the first trial has the preset's own.
+    """Search for better settings of a preset by the validation score; the first trial uses the preset's settings.
 
     Args:
-        data: captions and images in any form `seesay data check` can read.
+        data: captions and images in any format that `seesay data check` reads.
         out: folder of the search [default: runs/PRESET-tune].
-        trials: number of trials, those of earlier calls included.
-        timeout: minutes until it stops, within a trial if necessary; 0 = none.
-        prune: end trials that are below the median of the others after a quarter of their epochs.
+        trials: total number of trials, including those of earlier calls.
+        timeout: minutes after which to stop, even within a trial; 0: no limit.
+        prune: stop trials that are below the median of the others after a quarter of their epochs.
         overwrite: delete the search in --out.
     """
     from seesay.training.tune import tune as search
@@ -71,10 +71,10 @@ def tune(
             progress=advance,
             step_progress=step,
         )
-    _show(result, data)
+    _print_result(result, data)
 
 
-def _show(result: "TuningResult", data: Path) -> None:
+def _print_result(result: "TuningResult", data: Path) -> None:
     """Print the best trials, the best compared with the defaults, and the next commands."""
     ranked = sorted(result.trials, key=lambda trial: (trial.state != "complete", -(trial.value or 0.0), trial.number))
     title = f"{len(ranked[:_ROWS])} of {len(ranked)} trials, the best first (all in {result.folder}/trials.csv)"
@@ -86,11 +86,11 @@ def _show(result: "TuningResult", data: Path) -> None:
     against = f"trial {best.number} against the defaults" if best.number else "no trial did better than the defaults"
     show_table(against, ("setting", "default", "best"), [("val CIDEr", _score(default), _score(best)), *rows])
     if result.stopped_by == "timeout":
-        say("the time is up; run the same command to resume")
-    say(
-        f"the best of many on validation is better there than elsewhere: judge it on the test split with\n"
+        print_line("time limit reached; run the same command to resume")
+    print_line(
+        f"the validation score of the best trial is biased by the selection; evaluate it on the test split:\n"
         f"  seesay evaluate {result.run} {data}\n"
-        f"and with further seeds:\n"
+        f"and train with other seeds:\n"
         f"  seesay train {data} --config {result.folder}/best.yaml --seed 1 --out {result.folder}-seed-1"
     )
 

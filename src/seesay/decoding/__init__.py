@@ -1,11 +1,12 @@
 """Generation of captions, many images at once, over any decoder; `docs/decoding.md` defines every option.
 
-`generate` holds the loop and `request` its parameters. `selection` has the strategies (greedy, sampling, beam, groups,
-banks), `logits_processing` a step's scores under the `constraints` and their `automaton`, `beam_state` and `finished`
-the hypotheses, `deduplicate` several captions per image, `top_tokens` alternatives per position, `trace` the search as
-a tree, `ensemble` several decoders as one, `arrays` the few operations on NumPy arrays and torch tensors.
+`generate` has the loop, `request` its parameters and `selection` its strategies (greedy, sampling, beam, diverse beam,
+constrained beam). `logits_processing` computes a step's scores under the `constraints` and their `automaton`;
+`beam_state` and `finished` store the hypotheses; `deduplicate` merges several captions per image; `top_tokens` finds
+alternatives per position; `trace` records the search tree; `ensemble` averages several decoders; `arrays` has the
+operations shared by NumPy arrays and torch tensors.
 
-The names are loaded when they are first used. Only `ensemble` and `memory` need torch.
+The names are loaded on first use. Only `ensemble` and `memory` need torch.
 """
 
 from importlib import import_module
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from seesay.decoding.request import DEFAULT_MAX_LENGTH, GenerationRequest
     from seesay.decoding.trace import SearchTrace
 
-_HOMES = {
+_MODULES = {
     "DEFAULT_MAX_LENGTH": "seesay.decoding.request",
     "DecodingOptions": "seesay.config",
     "EnsembleDecoder": "seesay.decoding.ensemble",
@@ -51,8 +52,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'seesay.decoding' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # the module `generate` would else take the place of the function
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value  # importing the submodule `generate` sets the attribute to the module
     return value

@@ -1,8 +1,8 @@
 """The few array operations that decoding needs, for NumPy arrays and torch tensors alike.
 
 The search keeps its own state in NumPy arrays on the host. Only scores over the vocabulary (..., V) stay where the
-decoder computed them: these functions reduce them there and return small host arrays. torch is imported by nobody
-here: a tensor brings its library along.
+decoder computed them: these functions reduce them there and return small host arrays. This module does not import
+torch; whoever passes a tensor has imported it.
 """
 
 import sys
@@ -26,7 +26,7 @@ def is_numpy(array: Array) -> bool:
 
 
 def namespace(array: Array) -> Any:
-    """Return the library of an array; both know exp, where, amax, cumsum and the like with NumPy's arguments."""
+    """Return the library of an array; exp, where, amax and cumsum take NumPy's arguments in both."""
     return np if is_numpy(array) else sys.modules["torch"]
 
 
@@ -44,7 +44,7 @@ def to_device_of(host: NDArray[Any], like: Array) -> Array:
 
 
 def upcast(scores: Array) -> Array:
-    """Return scores in float32 where they came in half precision, which would lose their differences."""
+    """Return half-precision scores as float32, since half precision would lose their differences."""
     if is_numpy(scores):
         return scores.astype(np.float32) if scores.dtype == np.float16 else scores
     return _upcast_floats(scores)
@@ -64,71 +64,71 @@ def copy(array: Array) -> Array:
     return array.copy() if is_numpy(array) else array.clone()
 
 
-def take_along(array: Array, places: Array) -> Array:
-    """Return the elements of the last axis at `places`, (..., n)."""
+def take_along(array: Array, indices: Array) -> Array:
+    """Return the elements of the last axis at `indices`, (..., n)."""
     if is_numpy(array):
-        return np.take_along_axis(array, places, -1)
-    return array.gather(-1, places)
+        return np.take_along_axis(array, indices, -1)
+    return array.gather(-1, indices)
 
 
-def put_along(array: Array, places: Array, values: Array | float) -> None:
-    """Set the elements of the last axis at `places`, (..., n)."""
+def put_along(array: Array, indices: Array, values: Array | float) -> None:
+    """Set the elements of the last axis at `indices`, (..., n)."""
     if is_numpy(array):
-        np.put_along_axis(array, places, values, -1)
+        np.put_along_axis(array, indices, values, -1)
     else:
-        array.scatter_(-1, places, values)
+        array.scatter_(-1, indices, values)
 
 
 def logsumexp(scores: Array) -> Floats:
     """Return log(sum(exp(scores))) over the last axis, on the host."""
     if not is_numpy(scores):
         return to_host(scores.logsumexp(-1)).astype(np.float64)
-    most = scores.max(-1, keepdims=True)
+    peak = scores.max(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        most = np.where(np.isfinite(most), most, 0)
-        total = np.log(np.exp(scores - most).sum(-1)) + most[..., 0]
+        peak = np.where(np.isfinite(peak), peak, 0)
+        total = np.log(np.exp(scores - peak).sum(-1)) + peak[..., 0]
     return np.asarray(total, np.float64)
 
 
 def stable_topk(scores: Array, count: int) -> tuple[Array, Array]:
-    """Return the greatest `count` of scores (..., M), or all if there are fewer, and their places, best first.
+    """Return the `count` highest scores of (..., M), or all if there are fewer, and their indices, best first.
 
-    Of equal scores the first come first; `topk` and `argpartition` return any of them.
+    Equal scores keep their order; `topk` and `argpartition` return any of them.
     """
     size = scores.shape[-1]
     count = min(count, size)
     if is_numpy(scores):
         return _numpy_topk(scores, count)
     torch = sys.modules["torch"]
-    found, places = scores.topk(min(count + 1, size), dim=-1)  # with the first that is left out
+    found, indices = scores.topk(min(count + 1, size), dim=-1)  # one more, to detect a tie at the boundary
     if not bool(((found[..., 1:] == found[..., :-1]) & torch.isfinite(found[..., 1:])).any()):
-        return found[..., :count], places[..., :count]
+        return found[..., :count], indices[..., :count]
     least = found[..., count - 1 : count]
     above, equal = scores > least, scores == least
     kept = above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
-    earliest = torch.arange(size, 0, -1, device=scores.device)
-    places = torch.where(kept, earliest, 0).topk(count, dim=-1).indices
-    found, order = scores.gather(-1, places).sort(dim=-1, descending=True, stable=True)
-    return found, places.gather(-1, order)
+    order_key = torch.arange(size, 0, -1, device=scores.device)
+    indices = torch.where(kept, order_key, 0).topk(count, dim=-1).indices
+    found, order = scores.gather(-1, indices).sort(dim=-1, descending=True, stable=True)
+    return found, indices.gather(-1, order)
 
 
 def _numpy_topk(scores: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     if count == scores.shape[-1]:
-        places = np.argsort(-scores, -1, kind="stable")
-        return np.take_along_axis(scores, places, -1), places
+        indices = np.argsort(-scores, -1, kind="stable")
+        return np.take_along_axis(scores, indices, -1), indices
     flat = scores.reshape(-1, scores.shape[-1])
     flat = np.where(np.isnan(flat), NEG_INF, flat) if np.isnan(flat.max(-1)).any() else flat
     least = np.partition(flat, -count, -1)[:, -count, None]
     above, equal = flat > least, flat == least
     kept = above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdims=True)))
-    places = np.nonzero(kept)[1].reshape(len(flat), count)
-    found = np.take_along_axis(flat, places, -1)
+    indices = np.nonzero(kept)[1].reshape(len(flat), count)
+    found = np.take_along_axis(flat, indices, -1)
     order = np.argsort(-found, -1, kind="stable")
     shape = (*scores.shape[:-1], count)
-    return np.take_along_axis(found, order, -1).reshape(shape), np.take_along_axis(places, order, -1).reshape(shape)
+    return np.take_along_axis(found, order, -1).reshape(shape), np.take_along_axis(indices, order, -1).reshape(shape)
 
 
 def fill_tokens(scores: Array, tokens: Sequence[int], value: float = NEG_INF) -> None:
-    """Set the scores of some tokens, (..., V), everywhere."""
+    """Set the scores of some tokens in all rows of (..., V)."""
     if len(tokens):
         scores[..., list(tokens)] = value

@@ -1,10 +1,10 @@
-"""Banned and required phrases as one deterministic automaton that every hypothesis walks along.
+"""Banned and required phrases as one deterministic automaton.
 
-The trie of all phrases with its failure links (Aho and Corasick 1975) tells after each word which phrases end there.
-A state is a node of it, with the set of the required phrases said so far and whether the last word may end a caption:
+The trie of all phrases with its failure links (Aho and Corasick 1975) gives the phrases that end at each token. A state
+combines a node of the trie, the set of required phrases generated so far and whether the last token may end a caption:
 the product that Anderson et al. 2017 ("Guided Open Vocabulary Image Captioning with Constrained Beam Search") search
-over. As the automaton is small, how many words are still needed before a caption may end is known of every state, so
-that no hypothesis runs into the maximum length with a phrase unsaid.
+over. The minimum number of tokens before a caption may end is precomputed per state, so that no hypothesis reaches the
+maximum length with a required phrase missing.
 """
 
 from collections import deque
@@ -18,22 +18,23 @@ from seesay.decoding.constraints import Phrase, TokenConstraints
 from seesay.errors import ConfigError
 
 IMPOSSIBLE = 1 << 30
-_LARGEST = 50_000_000  # entries of a table; beyond them its 400 MB are no longer small
+_MAX_ENTRIES = 50_000_000  # of a table, 400 MB
 
 
 @dataclass(frozen=True)
 class PhraseAutomaton:
-    """Tables over S states and A symbols: each token of a phrase is one, all others share one or two.
+    """Tables over S states and A symbols; each token of a phrase is a symbol, all other tokens share one or two.
 
     Attributes:
-        next: state after a symbol, (S, A) int64; that of a barred symbol is the state itself.
-        needed: fewest further words after a symbol before a caption may end, (S, A); `IMPOSSIBLE` if barred.
-        may_end: (S,) bool.
-        bank: how many required tokens are said or begun, (S,) int64; `banks` - 1 once all are said.
+        next: state after a symbol, (S, A) int64; unchanged after a banned symbol.
+        needed: minimum number of further tokens after a symbol before a caption may end, (S, A); `IMPOSSIBLE` if the
+            symbol is banned.
+        may_end: whether a caption may end in a state, (S,) bool.
+        bank: number of required tokens generated, partial phrases included, (S,) int64; `banks` - 1 when complete.
         symbol_of: symbol of each token, (V,) int64.
-        phrase_tokens: tokens that are symbols of their own, the first of the symbols, (P,) int64.
-        banks: how many different values `bank` may take.
-        fewest: words that a caption needs at least.
+        phrase_tokens: tokens of the first P symbols, (P,) int64.
+        banks: number of values of `bank`.
+        min_length: minimum number of tokens of a caption.
     """
 
     next: NDArray[np.int64]
@@ -43,7 +44,7 @@ class PhraseAutomaton:
     symbol_of: NDArray[np.int64]
     phrase_tokens: NDArray[np.int64]
     banks: int
-    fewest: int
+    min_length: int
 
     def advance(self, states: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the states (...) after the tokens (...)."""
@@ -52,14 +53,14 @@ class PhraseAutomaton:
 
 
 def build_automaton(constraints: TokenConstraints, never: NDArray[np.bool_]) -> PhraseAutomaton | None:
-    """Returns the automaton of the rules, None where no phrase or ending has to be minded.
+    """Return the automaton of the constraints, or None if they have neither phrases nor forbidden endings.
 
     Args:
-        constraints: single banned tokens are left to `never`.
-        never: which tokens (V,) are not said at all.
+        constraints: the constraints; banned phrases of one token are ignored, `never` includes them.
+        never: True for tokens that are never generated, (V,).
 
     Raises:
-        ConfigError: the required phrases cannot all be said, or there are too many for one table.
+        ConfigError: the required phrases cannot all be generated, or there are too many for one table.
     """
     banned = [phrase for phrase in constraints.banned if len(phrase) > 1 and not never[list(phrase)].any()]
     if not banned and not constraints.required and not constraints.no_end_after:
@@ -67,17 +68,17 @@ def build_automaton(constraints: TokenConstraints, never: NDArray[np.bool_]) -> 
     trie = _Trie(constraints.required, banned)
     symbols = _Symbols(trie.tokens, constraints.no_end_after, never)
     endings, sets, nodes = (2 if constraints.no_end_after else 1), 1 << len(constraints.required), len(trie.children)
-    if endings * sets * nodes * symbols.count > _LARGEST:
+    if endings * sets * nodes * symbols.count > _MAX_ENTRIES:
         raise ConfigError(
             f"{len(constraints.required)} required and {len(banned)} banned phrases are too many for one search"
         )
     goto = trie.goto(symbols.count)
-    after = _after(goto, trie, symbols, sets, endings)
+    after = _transitions(goto, trie, symbols, sets, endings)
     full = np.tile(np.repeat(np.arange(sets) == sets - 1, nodes), endings)
     may_end = full & np.repeat([True, False][:endings], sets * nodes)
     distance = _distances(after, may_end)
     if distance[0] >= IMPOSSIBLE:
-        raise ConfigError("the required words cannot all be said: what is banned, or may not end a caption, bars them")
+        raise ConfigError("the required words cannot all be generated: bad_words or complete_endings exclude them")
     needed = np.where(after < 0, IMPOSSIBLE, distance[after])
     own = np.arange(len(after))[:, None]
     banks = np.tile(trie.banks(sets), endings)
@@ -90,12 +91,12 @@ def build_automaton(constraints: TokenConstraints, never: NDArray[np.bool_]) -> 
         symbol_of=symbols.symbol_of,
         phrase_tokens=np.array(trie.tokens, np.int64),
         banks=count,
-        fewest=int(distance[0]),
+        min_length=int(distance[0]),
     )
 
 
 class _Symbols:
-    """The tokens as symbols: those of phrases by themselves, then all others, parted by whether they may end."""
+    """Symbols of the tokens: one per token of a phrase, then two for the others, which may or may not end a caption."""
 
     def __init__(self, tokens: list[int], no_end_after: Collection[int], never: NDArray[np.bool_]) -> None:
         closing = np.ones(len(never), bool)
@@ -105,7 +106,7 @@ class _Symbols:
         self.symbol_of = np.where(closing, len(tokens), len(tokens) + 1)
         self.symbol_of[tokens] = np.arange(len(tokens))
         self.count = len(tokens) + 2
-        self.opens = np.array([*(~closing[tokens]), False, True])  # leaves the caption open
+        self.opens = np.array([*(~closing[tokens]), False, True])  # a caption may not end after it
         self.barred = np.array([*never[tokens], not (others & closing).any(), not (others & ~closing).any()])
 
 
@@ -139,12 +140,12 @@ class _Trie:
         return node
 
     def goto(self, symbols: int) -> NDArray[np.int64]:
-        """Returns the node after each symbol, (nodes, A), and lets nodes know what ends there by failure links."""
+        """Return the node after each symbol, (nodes, A), and propagate `done` and `dead` along the failure links."""
         table = np.zeros((len(self.children), symbols), np.int64)
         fails = [0] * len(self.children)
-        waiting = deque([0])
-        while waiting:
-            node = waiting.popleft()
+        queue = deque([0])
+        while queue:
+            node = queue.popleft()
             if node:
                 table[node] = table[fails[node]]
                 self.done[node] |= self.done[fails[node]]
@@ -152,37 +153,37 @@ class _Trie:
             for symbol, child in self.children[node].items():
                 fails[child] = int(table[fails[node], symbol]) if node else 0
                 table[node, symbol] = child
-                waiting.append(child)
+                queue.append(child)
         return table
 
     def banks(self, sets: int) -> NDArray[np.int64]:
-        """Returns how many required tokens are said or begun, (sets * nodes,)."""
-        begun = np.array([[_begun(path, phrase) for phrase in self.required] for path in self.path], np.int64)
+        """Return the number of required tokens generated, partial phrases included, (sets * nodes,)."""
+        partial = np.array([[_prefix_length(path, phrase) for phrase in self.required] for path in self.path], np.int64)
         lengths = np.array([len(phrase) for phrase in self.required], np.int64)
-        said = (np.arange(sets)[:, None] >> np.arange(len(lengths)) & 1).astype(bool)  # (sets, C)
-        begun = begun.reshape(len(self.path), len(lengths))
-        banks = np.where(said[:, None], lengths, np.minimum(begun, np.maximum(lengths - 1, 0))[None]).sum(-1)
+        generated = (np.arange(sets)[:, None] >> np.arange(len(lengths)) & 1).astype(bool)  # (sets, C)
+        partial = partial.reshape(len(self.path), len(lengths))
+        banks = np.where(generated[:, None], lengths, np.minimum(partial, np.maximum(lengths - 1, 0))[None]).sum(-1)
         return np.asarray(banks, np.int64).reshape(-1)
 
 
-def _begun(path: Phrase, phrase: Phrase) -> int:
-    """Returns how much of the start of `phrase` the words of `path` end in."""
+def _prefix_length(path: Phrase, phrase: Phrase) -> int:
+    """Return the length of the longest prefix of `phrase` that is a suffix of `path`."""
     return max(size for size in range(min(len(path), len(phrase)) + 1) if path[len(path) - size :] == phrase[:size])
 
 
-def _after(goto: NDArray[np.int64], trie: _Trie, symbols: _Symbols, sets: int, endings: int) -> NDArray[np.int64]:
-    """Returns the state after each symbol, (S, A), -1 = barred; states count endings, then sets, then nodes."""
+def _transitions(goto: NDArray[np.int64], trie: _Trie, symbols: _Symbols, sets: int, endings: int) -> NDArray[np.int64]:
+    """Return the state after each symbol, (S, A), or -1 if banned; states are ordered by ending, set, node."""
     nodes = len(goto)
     done, dead = np.array(trie.done, np.int64)[goto], np.array(trie.dead)[goto]
-    said = np.arange(sets)[:, None, None] | done[None]  # (sets, nodes, A)
+    generated = np.arange(sets)[:, None, None] | done[None]  # (sets, nodes, A)
     last = symbols.opens.astype(np.int64) if endings == 2 else np.zeros(symbols.count, np.int64)
-    after = (last * sets + said) * nodes + goto[None]
+    after = (last * sets + generated) * nodes + goto[None]
     after = np.where(dead[None] | symbols.barred, -1, after).reshape(sets * nodes, -1)
     return np.concatenate([after] * endings)
 
 
 def _distances(after: NDArray[np.int64], may_end: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns the fewest words from each state to one that may end, (S,); `IMPOSSIBLE` if there is no way."""
+    """Return the minimum number of tokens from each state to one that may end, (S,); `IMPOSSIBLE` if none."""
     distance = np.where(may_end, 0, IMPOSSIBLE)
     while True:
         step = np.where(after < 0, IMPOSSIBLE, distance[after]).min(axis=1)

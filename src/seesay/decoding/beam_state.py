@@ -11,12 +11,12 @@ from seesay.decoding.arrays import Floats, Ints
 
 @dataclass(frozen=True)
 class TokenHistory:
-    """What hypotheses (b, R) hold so far.
+    """The tokens of hypotheses (b, R) so far.
 
     Attributes:
         tokens: (b, R, t).
-        log_probs: the model's, (b, R, t).
-        attention: (b, R, t, N); None where it is not kept or there is none.
+        log_probs: the model's log-probabilities, (b, R, t).
+        attention: attention weights, (b, R, t, N); None if not requested or if the decoder has none.
     """
 
     tokens: Ints
@@ -43,14 +43,14 @@ class TokenHistory:
 
 @dataclass(frozen=True)
 class BeamState:
-    """The open hypotheses (b, R) of some images, all of the same number of tokens.
+    """The open hypotheses (b, R) of some images, all with the same number of tokens.
 
     Attributes:
-        images: number of each image in the batch, (b,).
-        state: the decoder's, before `tokens`.
+        images: index of each image in the batch, (b,).
+        state: the decoder's state before `tokens`.
         tokens: last token of each hypothesis, (b, R).
-        sums: penalised log-probabilities added up, (b, R); -inf = no open hypothesis.
-        slots: hypotheses that each group may still end in, (b, G).
+        sums: sum of penalised log-probabilities, (b, R); -inf for a row without an open hypothesis.
+        slots: number of hypotheses that each group may still finish, (b, G).
         history: tokens, log-probabilities and attention so far.
         phrases: state of the phrase automaton, (b, R); None without one.
         nodes: number in the trace, (b, R); None without one.
@@ -69,7 +69,7 @@ class BeamState:
 
     @property
     def step(self) -> int:
-        """Tokens generated so far."""
+        """Number of tokens generated so far."""
         return int(self.history.tokens.shape[-1])
 
     def select(self, images: Ints, rows: Ints) -> "BeamState":

@@ -1,4 +1,4 @@
-"""The words and phrases of the options as token ids."""
+"""Banned and required words and phrases as token ids."""
 
 import difflib
 import logging
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenConstraints:
-    """What captions must and must not hold, in token ids.
+    """What captions must and must not contain, as token ids.
 
     Attributes:
-        banned: phrases, each of one or more tokens, that are never said.
-        required: phrases that every caption holds; they may overlap.
-        no_end_after: tokens that no caption ends in.
-        text: what a row of tokens says; captions that say the same count as one. None = tokens say themselves.
+        banned: phrases of one or more tokens that are never generated.
+        required: phrases that every caption contains; they may overlap.
+        no_end_after: tokens that never end a caption.
+        text: key of a caption's tokens; captions with equal keys are duplicates. None: the tokens themselves.
     """
 
     banned: tuple[Phrase, ...] = ()
@@ -34,101 +34,103 @@ class TokenConstraints:
 
 
 def token_constraints(options: DecodingOptions, tokenizer: Tokenizer) -> TokenConstraints:
-    """Returns the options' words and phrases in a tokenizer's ids.
+    """Return the words and phrases of the options as token ids.
 
-    A banned phrase with a word that the vocabulary lacks cannot be said anyway; it is passed over with a warning.
+    A banned phrase with a word outside the vocabulary is ignored with a warning: it cannot be generated.
 
     Raises:
-        ConfigError: a required word is not in the vocabulary (the nearest are named), is banned too, or nothing is
-            left of it after cleaning; or a vocabulary of characters is to mind function words.
+        ConfigError: a required word is not in the vocabulary (the message names similar words), is also banned or is
+            empty after cleaning; or `complete_endings` is set for a character vocabulary.
     """
-    banned = tuple(dict.fromkeys(ids for text in options.bad_words if (ids := _is_generatable(text, tokenizer))))
-    required = tuple(dict.fromkeys(_known(text, tokenizer) for text in options.force_words))
+    banned = tuple(dict.fromkeys(ids for text in options.bad_words if (ids := _banned_ids(text, tokenizer))))
+    required = tuple(dict.fromkeys(_required_ids(text, tokenizer) for text in options.force_words))
     for phrase in required:
-        for barred in banned:
-            if _holds(phrase, barred):
+        for excluded in banned:
+            if _contains(phrase, excluded):
                 raise ConfigError(
-                    f"decoding.force_words {tokenizer.decode(phrase)!r} holds {tokenizer.decode(barred)!r}, "
-                    "which decoding.bad_words bars; drop one of them"
+                    f"decoding.force_words {tokenizer.decode(phrase)!r} contains {tokenizer.decode(excluded)!r}, "
+                    "which decoding.bad_words bans; drop one of them"
                 )
     if options.complete_endings and tokenizer.config.level == "character":
-        raise ConfigError("decoding.complete_endings needs a vocabulary of words; this one holds characters")
+        raise ConfigError("decoding.complete_endings needs a word vocabulary; this tokenizer uses characters")
     function_words = frozenset(
         token
         for token, word in enumerate(tokenizer.vocabulary)
         if options.complete_endings and word.lower() in FUNCTION_WORDS
     )
-    return TokenConstraints(banned, required, function_words, lambda tokens: _said(tokens, tokenizer))
+    return TokenConstraints(banned, required, function_words, lambda tokens: _normalised_text(tokens, tokenizer))
 
 
-def _said(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+def _normalised_text(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
     return tokenizer.clean(tokenizer.decode(tokens)).casefold()
 
 
 def _ids(name: str, text: str, tokenizer: Tokenizer) -> Phrase:
     ids = tuple(tokenizer.encode(text)[1:-1])
     if not ids:
-        raise ConfigError(f"decoding.{name}: nothing is left of {text!r} after cleaning; name a word or a phrase")
+        raise ConfigError(f"decoding.{name}: {text!r} is empty after cleaning; pass a word or a phrase")
     return ids
 
 
-def _is_generatable(text: str, tokenizer: Tokenizer) -> Phrase:
-    """Returns the ids of a banned phrase; none, with a warning, of one that can never be said."""
+def _banned_ids(text: str, tokenizer: Tokenizer) -> Phrase:
+    """Return the ids of a banned phrase, or () with a warning if it has a word outside the vocabulary."""
     ids = _ids("bad_words", text, tokenizer)
     if UNK_ID not in ids:
         return ids
-    logger.warning("decoding.bad_words: %s; it is never said, with or without the ban", _unknown(text, ids, tokenizer))
+    logger.warning("decoding.bad_words: %s; it is never generated anyway", _describe_unknown(text, ids, tokenizer))
     return ()
 
 
-def _known(text: str, tokenizer: Tokenizer) -> Phrase:
-    """Returns the ids of a required phrase, all of whose words the vocabulary must hold."""
+def _required_ids(text: str, tokenizer: Tokenizer) -> Phrase:
+    """Return the ids of a required phrase; raise ConfigError if a word is outside the vocabulary."""
     ids = _ids("force_words", text, tokenizer)
     if UNK_ID in ids:
-        raise ConfigError(f"decoding.force_words: {_unknown(text, ids, tokenizer)}")
+        raise ConfigError(f"decoding.force_words: {_describe_unknown(text, ids, tokenizer)}")
     return ids
 
 
-def _unknown(text: str, ids: Phrase, tokenizer: Tokenizer) -> str:
-    """Returns a sentence about the first word of a phrase that the vocabulary lacks."""
+def _describe_unknown(text: str, ids: Phrase, tokenizer: Tokenizer) -> str:
+    """Return a message that names the first word of a phrase outside the vocabulary."""
     cleaned = tokenizer.clean(text)
     units = list(cleaned) if tokenizer.config.level == "character" else cleaned.split()
     word = next((unit for unit, token in zip(units, ids, strict=False) if token == UNK_ID), UNK)
-    near = difflib.get_close_matches(word, tokenizer.vocabulary[UNK_ID + 1 :], n=3, cutoff=0.6)
-    hint = f"near are {', '.join(near)}" if near else "no word of it is like that"
+    similar = difflib.get_close_matches(word, tokenizer.vocabulary[UNK_ID + 1 :], n=3, cutoff=0.6)
+    hint = f"similar words: {', '.join(similar)}" if similar else "it has no similar word"
     return f"{word!r} is not in the vocabulary of {len(tokenizer)} words; {hint}"
 
 
-def check_repeats(rules: TokenConstraints, no_repeat_ngram_size: int) -> None:
-    """Refuses required phrases that no caption without a repeated run of `no_repeat_ngram_size` words can hold.
+def check_repeats(constraints: TokenConstraints, no_repeat_ngram_size: int) -> None:
+    """Check that a caption without a repeated n-gram of `no_repeat_ngram_size` tokens can contain the required phrases.
 
-    Such a caption says each run once, so that one other comes next after it and one other next before it. Phrases
-    that need more cannot be kept, nor can runs that lead back to themselves. Of runs of one word nothing else can
-    stand in the way, so that all impossible phrases are found; of longer ones, not all.
+    In such a caption each n-gram occurs once, so that it has one successor and one predecessor. Phrases that need
+    several, or n-grams that form a cycle, are impossible. The check is exact for n = 1; for larger n it may accept
+    impossible phrases.
 
     Raises:
-        ConfigError: there are such; a run that they need twice is named.
+        ConfigError: the phrases are impossible; the message names an n-gram that they need twice.
     """
     if not no_repeat_ngram_size:
         return
     pairs: dict[tuple[Phrase, Phrase], None] = {}
-    for phrase in rules.required:
-        runs = [phrase[place : place + no_repeat_ngram_size] for place in range(len(phrase) - no_repeat_ngram_size + 1)]
-        pairs.update(dict.fromkeys(pairwise(runs)))
+    for phrase in constraints.required:
+        ngrams = [
+            phrase[place : place + no_repeat_ngram_size] for place in range(len(phrase) - no_repeat_ngram_size + 1)
+        ]
+        pairs.update(dict.fromkeys(pairwise(ngrams)))
     after, before = dict(pairs.keys()), {second: first for first, second in pairs}
     twice = [first for first, second in pairs if after[first] != second]
     twice += [second for first, second in pairs if before[second] != first]
-    for first, second in () if twice else pairs:  # now each has one place, unless they stand in a circle
+    for first, second in () if twice else pairs:  # each n-gram has one successor; only cycles are left
         while second in after and second != first:
             second = after[second]
         twice += [first] if second == first else []
     if twice:
-        run = repr(rules.text(twice[0]) if rules.text else twice[0])
+        repeated = repr(constraints.text(twice[0]) if constraints.text else twice[0])
         raise ConfigError(
-            f"decoding.force_words needs {run} twice, which decoding.no_repeat_ngram_size {no_repeat_ngram_size} bars; "
-            "drop a phrase that holds it"
+            f"decoding.force_words needs {repeated} twice, which decoding.no_repeat_ngram_size "
+            f"{no_repeat_ngram_size} forbids; drop a phrase that contains it"
         )
 
 
-def _holds(phrase: Phrase, part: Phrase) -> bool:
+def _contains(phrase: Phrase, part: Phrase) -> bool:
     return any(phrase[place : place + len(part)] == part for place in range(len(phrase) - len(part) + 1))

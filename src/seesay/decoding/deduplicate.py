@@ -1,4 +1,4 @@
-"""As many distinct captions as are asked for: merging the hypotheses of searches of growing width."""
+"""Distinct captions: merging the hypotheses of increasingly wide searches."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def widen(options: DecodingOptions, widening: int) -> DecodingOptions:
-    """Return the options of a search 2 ** `widening` times as wide."""
+    """Return the options with the width of the search multiplied by 2 ** `widening`."""
     if options.strategy == "beam":
         return options.replace(beam_size=options.beam_size << widening)
     return options.replace(num_return_sequences=options.num_return_sequences << widening)
@@ -21,9 +21,9 @@ def widen(options: DecodingOptions, widening: int) -> DecodingOptions:
 def merge_distinct(
     before: list[Hypothesis], result: Result, options: DecodingOptions, constraints: TokenConstraints
 ) -> Result:
-    """Return the hypotheses of two searches, the narrower first, whose texts differ; best first.
+    """Return the distinct hypotheses of two searches, the narrower first; best first.
 
-    Only the first of greedy decoding (its own caption) and of sampling (the first sample) stays before better ones.
+    The greedy caption and the first sample stay first even if others score higher.
     """
     text_of = constraints.text or tuple
     later = result.hypotheses
@@ -39,7 +39,7 @@ def merge_distinct(
 
 
 def warn_of_shortcomings(found: Sequence[Result], names: Sequence[str], wanted: int) -> None:
-    """Log what is wrong with results, each image under the worst that is."""
+    """Log warnings about results; an image counts for its worst problem only."""
     unscored, broken, short = [], [], []
     for name, result in zip(names, found, strict=True):
         if not all(math.isfinite(hypothesis.score) for hypothesis in result.hypotheses[:wanted]):
@@ -52,10 +52,10 @@ def warn_of_shortcomings(found: Sequence[Result], names: Sequence[str], wanted: 
         (unscored, "have captions whose scores are not finite"),
         (
             broken,
-            "have captions that break the constraints (no_repeat_ngram_size, force_words, bad_words and the like), "
-            "which left no other",
+            "have captions that violate the constraints (no_repeat_ngram_size, force_words, bad_words or others): "
+            "no caption satisfies them",
         ),
-        (short, f"have fewer than the {wanted} distinct captions asked for"),
+        (short, f"have fewer than the {wanted} distinct captions requested"),
     ):
         if images:
             logger.warning("%d of %d images %s, such as %s", len(images), len(names), words, images[0])

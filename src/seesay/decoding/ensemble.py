@@ -1,4 +1,4 @@
-"""Several decoders as one: each step says what they say on average."""
+"""An ensemble of decoders: each step averages their distributions over the vocabulary."""
 
 import math
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ Mean = Literal["probabilities", "log_probabilities"]
 
 
 class EnsembleDecoder:
-    """A `Decoder` made of several that share a vocabulary.
+    """A `Decoder` that averages several decoders with one vocabulary.
 
-    Each member has a memory of its own, from an encoder of its own perhaps; `join_memories` makes one of them.
+    Members may have different encoders; `join_memories` concatenates their memories.
 
     Args:
         decoders: the members.
         memory_sizes: width D of each member's memory.
-        mean: of the members' probabilities, or of their log-probabilities (their geometric mean, renormalised).
+        mean: average the members' probabilities, or their log-probabilities (a renormalised geometric mean).
 
     Raises:
-        ConfigError: no member, or not one width a member.
+        ConfigError: there is no member, or the number of widths differs from that of members.
     """
 
     def __init__(self, decoders: Sequence[Decoder], memory_sizes: Sequence[int], mean: Mean = "probabilities") -> None:
@@ -36,11 +36,11 @@ class EnsembleDecoder:
         self.mean = mean
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the members' states.
+        """Return the members' states before the start token.
 
         Args:
-            memory: of `join_memories`, (B, N, D1 + D2 + ...).
-            memory_mask: of `join_memories`, (B, N, M); or (B, N) for all members; None = all regions of all.
+            memory: from `join_memories`, (B, N, D1 + D2 + ...).
+            memory_mask: from `join_memories`, (B, N, M); or (B, N) for all members; None: attend to all regions.
         """
         states = []
         for place, (decoder, part) in enumerate(
@@ -48,17 +48,17 @@ class EnsembleDecoder:
         ):
             mask = memory_mask[..., place] if memory_mask is not None and memory_mask.ndim == 3 else memory_mask
             if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
-                mask = None  # steps without a mask take less time
+                mask = None  # steps without a mask are faster
             states.append(decoder.init_state(part.contiguous(), mask))
-        return _joined(states)
+        return _join_states(states)
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns the logarithm of the mean distribution (B, K, V), and the mean attention where all have the same N.
+        """Return the log of the mean distribution (B, K, V), and the mean attention if all members have the same N.
 
         Raises:
-            ConfigError: the members' vocabularies are of different sizes.
+            ConfigError: the members' vocabularies differ in size.
         """
-        outputs = [decoder.step(tokens, _member(state, place)) for place, decoder in enumerate(self.decoders)]
+        outputs = [decoder.step(tokens, _member_state(state, place)) for place, decoder in enumerate(self.decoders)]
         sizes = [output.logits.shape[-1] for output in outputs]
         if len(set(sizes)) > 1:
             raise ConfigError(f"an ensemble needs one vocabulary; its members have {', '.join(map(str, sizes))} words")
@@ -68,37 +68,37 @@ class EnsembleDecoder:
             logits = log_probs.logsumexp(0) - math.log(len(outputs))
         maps = [output.attention for output in outputs if output.attention is not None]
         same = len(maps) == len(outputs) and len({each.shape[-1] for each in maps}) == 1
-        return StepOutput(logits, _joined([o.state for o in outputs]), torch.stack(maps).mean(0) if same else None)
+        return StepOutput(logits, _join_states([o.state for o in outputs]), torch.stack(maps).mean(0) if same else None)
 
 
 def join_memories(memories: Sequence[Tensor], masks: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """Returns the members' memories as one for `EnsembleDecoder`, (B, N, D1 + D2 + ...), and its mask (B, N, M).
+    """Return the members' memories as one for `EnsembleDecoder`, (B, N, D1 + D2 + ...), and its mask (B, N, M).
 
     Args:
-        memories: of each member, (B, Nm, Dm); N is the largest of the Nm.
-        masks: of each member, (B, Nm), True = may attend; None = all.
+        memories: per member, (B, Nm, Dm); N is the largest Nm.
+        masks: per member, (B, Nm), True = attend; None: attend to all.
     """
     regions = max(memory.shape[1] for memory in memories)
-    kind = memories[0].dtype
+    dtype = memories[0].dtype
     for memory in memories:
-        kind = torch.promote_types(kind, memory.dtype)
-    parts, shown = [], []
+        dtype = torch.promote_types(dtype, memory.dtype)
+    parts, padded_masks = [], []
     for memory, mask in zip(memories, masks, strict=True):
-        room = regions - memory.shape[1]
-        parts.append(torch.nn.functional.pad(memory.to(kind), (0, 0, 0, room)))
-        whole = memory.new_ones(memory.shape[:2], dtype=torch.bool) if mask is None else mask
-        shown.append(torch.nn.functional.pad(whole, (0, room)))
-    return torch.cat(parts, -1), torch.stack(shown, -1)
+        padding = regions - memory.shape[1]
+        parts.append(torch.nn.functional.pad(memory.to(dtype), (0, 0, 0, padding)))
+        full_mask = memory.new_ones(memory.shape[:2], dtype=torch.bool) if mask is None else mask
+        padded_masks.append(torch.nn.functional.pad(full_mask, (0, padding)))
+    return torch.cat(parts, -1), torch.stack(padded_masks, -1)
 
 
-def _joined(states: Sequence[DecoderState]) -> DecoderState:
+def _join_states(states: Sequence[DecoderState]) -> DecoderState:
     return DecoderState(
         {f"{place}.{name}": value for place, state in enumerate(states) for name, value in state.per_image.items()},
         {f"{place}.{name}": value for place, state in enumerate(states) for name, value in state.per_row.items()},
     )
 
 
-def _member(state: DecoderState, place: int) -> DecoderState:
+def _member_state(state: DecoderState, place: int) -> DecoderState:
     start = f"{place}."
     return DecoderState(
         {name[len(start) :]: value for name, value in state.per_image.items() if name.startswith(start)},

@@ -11,7 +11,7 @@ from seesay.decoding.hypothesis import FAILED, Hypothesis, Result
 
 @dataclass(frozen=True)
 class RankedHypothesis:
-    """A hypothesis with what it is ordered by, and the row of the search in which it ended."""
+    """A hypothesis, its rank, and the row of the search in which it ended."""
 
     rank: float
     row: int
@@ -24,7 +24,7 @@ class FinishedHypotheses:
     Args:
         images: B.
         size: hypotheses kept per image.
-        distinct: the same tokens may end more than once and are kept once (beam groups).
+        distinct: keep equal hypotheses once; beam groups may find one several times.
     """
 
     def __init__(self, images: int, size: int, distinct: bool) -> None:
@@ -32,7 +32,7 @@ class FinishedHypotheses:
         self._best: list[list[RankedHypothesis]] = [[] for _ in range(images)]
 
     def add(self, image: int, found: RankedHypothesis) -> None:
-        """Insert a hypothesis by its rank; of equal ranks the one added first stays first."""
+        """Insert a hypothesis by its rank; equal ranks keep the order of insertion."""
         best = self._best[image]
         if self._distinct:
             known = next((each for each in best if each.hypothesis.tokens == found.hypothesis.tokens), None)
@@ -42,11 +42,11 @@ class FinishedHypotheses:
         del best[self._size :]
 
     def is_empty(self, images: Ints) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-        """Return which of some images have no finished hypothesis yet, (b,)."""
+        """Return whether images (b,) have no finished hypothesis yet, (b,)."""
         return np.array([not self._best[image] for image in images], bool)
 
     def bar(self, images: Ints, count: int) -> Floats:
-        """Return the rank that one of the best `count` of each image has to beat, (b,); -inf while there are fewer."""
+        """Return the rank of the `count`-th best hypothesis of each image, (b,); -inf if there are fewer."""
         found = [self._best[image][count - 1].rank if len(self._best[image]) >= count else NEG_INF for image in images]
         return np.array(found, np.float64)
 

@@ -1,8 +1,8 @@
-"""`generate`: the one search from a decoder's state to captions.
+"""`generate`: the search from a decoder's state to captions.
 
-Greedy decoding, sampling, beam search, beam search by groups and with required words are strategies of one loop: a step
-of the decoder, its scores, the selection of the next hypotheses, and what has ended. The loop keeps hypotheses in NumPy
-arrays on the host; the decoder's state and scores stay where the decoder computes them, as torch tensors or as NumPy
+Greedy decoding, sampling, beam search, diverse beam search and constrained beam search are strategies of one loop: run
+a step of the decoder, process its logits, select the next hypotheses, store the finished ones. The loop keeps
+hypotheses in NumPy arrays on the host; the decoder's state and scores stay on its device, as torch tensors or as NumPy
 arrays.
 """
 
@@ -38,7 +38,7 @@ from seesay.errors import ConfigError
 from seesay.tokenizer import END_ID, START_ID
 
 _WIDENINGS = 3
-"""How often a search that found too few distinct captions is repeated, each time twice as wide."""
+"""Maximum number of repeats of a search that found too few distinct captions, each twice as wide as the last."""
 
 
 class State(Protocol):
@@ -62,7 +62,7 @@ class State(Protocol):
 
 
 class StepDecoder(Protocol):
-    """What a search needs of a decoder."""
+    """The interface of a decoder that a search needs."""
 
     def step(self, tokens: Any, state: Any) -> Any:
         """Return logits (B, K, V), the next state and attention (B, K, N) or None after the tokens (B, K)."""
@@ -72,17 +72,17 @@ class StepDecoder(Protocol):
 def generate(decoder: StepDecoder, state: Any, request: GenerationRequest) -> list[list[Hypothesis]]:
     """Return `num_return_sequences` distinct hypotheses per image, best first; at least one.
 
-    Greedy decoding's own caption, and in sampling the first sample, come before better ones, so that the first is the
-    same however many are asked for. Warnings are logged, each with one of the images, where there are fewer than asked
-    for though the search was widened, where the constraints could not be kept, and where scores are not finite.
+    The greedy caption and the first sample come first even if others score higher, so that the first caption does not
+    depend on `num_return_sequences`. Logs a warning, naming one of the images, if there are fewer hypotheses than
+    requested even after widening the search, if constraints are violated, and if scores are not finite.
 
     Args:
         decoder: anything with a `step`; `EnsembleDecoder` for several.
-        state: the decoder's, of B images, before the start token.
+        state: the decoder's state of B images before the start token.
         request: the options.
 
     Raises:
-        ConfigError: the constraints cannot be kept, or there are not as many keys as images.
+        ConfigError: the constraints cannot be satisfied, or the number of keys differs from that of images.
     """
     options, constraints = request.resolved_options(), request.constraints or TokenConstraints()
     _check(options, constraints)
@@ -108,19 +108,19 @@ def generate(decoder: StepDecoder, state: Any, request: GenerationRequest) -> li
 
 
 def sample_captions(decoder: StepDecoder, state: Any, options: DecodingOptions, draws: Array) -> list[list[Hypothesis]]:
-    """Return the captions that sampling draws per image, in their order, equal ones included.
+    """Return the sampled captions of each image in order, duplicates included.
 
-    For training by reward and the like; `generate` returns distinct ones.
+    Self-critical training uses this; `generate` returns distinct captions.
 
     Args:
         decoder: anything with a `step`.
-        state: the decoder's, of B images, before the start token.
-        options: `strategy` "sample", with `num_return_sequences` and `max_length`; its words are not read.
-        draws: uniform numbers in [0, 1), (B, num_return_sequences, max_length + 1), which decide all.
+        state: the decoder's state of B images before the start token.
+        options: `strategy` "sample", with `num_return_sequences` and `max_length`; its word lists are ignored.
+        draws: uniform numbers in [0, 1), (B, num_return_sequences, max_length + 1), one per token.
     """
     names = [""] * _number_of_images(state)
     results = Search(decoder, options, TokenConstraints(), False, None).run(state, names, draws)
-    # A sample whose scores are not finite has nothing that could be ranked.
+    # A sample whose scores are not finite is never stored.
     lost = Hypothesis((), (), float("nan"), finished=False)
     found = []
     for result in results:
@@ -133,15 +133,15 @@ def sample_captions(decoder: StepDecoder, state: Any, options: DecodingOptions, 
 class Search:
     """One search over a batch.
 
-    A hypothesis that has ended keeps its slot in the beam, so that a beam of one is greedy decoding. An open one is
-    dropped as soon as it could not come among the best `num_return_sequences` even if all its further tokens were
-    certain: sums only fall, so sum / (max_length + 1) ** length_penalty bounds what it may reach. All that could take
-    its place is worse, so that nothing else changes: the results are those of a search that never stops early. Beams by
-    groups depend on each other's tokens, so that theirs are dropped all at once or not at all.
+    A finished hypothesis keeps its slot in the beam, so that a beam of one is greedy decoding. An open one is pruned
+    once it cannot rank among the best `num_return_sequences` even if all its further tokens had probability 1: sums
+    only fall, so sum / (max_length + 1) ** length_penalty is an upper bound of its score. Its successors would score
+    lower, so that the results equal those of a search without early stopping. In diverse beam search the groups depend
+    on each other's tokens, so that an image's hypotheses are pruned together or not at all.
 
     Attributes:
-        decoder: gives the scores.
-        options: with the maximum length filled in.
+        decoder: computes the scores.
+        options: with `max_length` set.
         constraints: phrases in token ids.
         keep_attention: return attention weights.
         trace: records every candidate.
@@ -157,9 +157,9 @@ class Search:
         """Return the hypotheses of each image, best first.
 
         Args:
-            state: the decoder's, before the start token.
-            names: of the images; sampling derives its random numbers from them.
-            draws: the random numbers themselves.
+            state: the decoder's state before the start token.
+            names: of the images; seed the random numbers of sampling.
+            draws: random numbers to use instead.
         """
         running = _Running(self, state, names, draws)
         beam: BeamState | None = running.start(state)
@@ -170,7 +170,7 @@ class Search:
 
 
 class _Running:
-    """The state of a search that is shared by its steps."""
+    """The state shared by the steps of a search."""
 
     def __init__(self, search: Search, state: Any, names: Sequence[str], draws: Array | None) -> None:
         self.options, self.constraints, self.trace = search.options, search.constraints, search.trace
@@ -208,7 +208,7 @@ class _Running:
         )
 
     def advance(self, beam: BeamState, output: Any) -> BeamState | None:
-        """Return the open hypotheses one token further, those that have ended stored; None where none is left."""
+        """Return the open hypotheses extended by one token, or None if none is left; store the finished ones."""
         beam, scores = self._score(beam, output)
         if beam.step == self.options.max_length:
             self._end_all(beam, scores)
@@ -255,18 +255,18 @@ class _Running:
         return beam, self.processor(output.logits, beam.history.tokens, beam.phrases, attention)
 
     def _compact(self, beam: BeamState, parents: Ints, state: Any, rows_before: int) -> BeamState | None:
-        """Return the open hypotheses with the decoder's state after `parents`, without finished images and rows."""
+        """Remove finished images and rows; return the open hypotheses with the decoder's state of `parents`."""
         is_open = np.isfinite(beam.sums)
         counts = is_open.sum(1)
-        going = (counts > 0) & (beam.slots.sum(1) > 0)
-        if not going.any():
+        active = (counts > 0) & (beam.slots.sum(1) > 0)
+        if not active.any():
             return None
-        images = np.flatnonzero(going) if going.sum() <= _KEPT_SHARE * len(going) else np.arange(len(going))
+        images = np.flatnonzero(active) if active.sum() <= _KEPT_SHARE * len(active) else np.arange(len(active))
         rows = _rows(beam.sums)[images]
         if self.strategy.reorders:
-            # Open hypotheses come first, in their order, so that of equal ones the same comes first in any batch.
-            rows = np.argsort(~is_open[images], 1, kind="stable")[:, : int(counts[going].max())]
-        if len(images) < len(going):
+            # Open hypotheses come first, in order, so that ties are resolved alike in any batch.
+            rows = np.argsort(~is_open[images], 1, kind="stable")[:, : int(counts[active].max())]
+        if len(images) < len(active):
             state = state.keep(to_device_of(images, self.like))
         picked = parents[images[:, None], rows]
         if picked.shape[1] != rows_before or (picked != np.arange(rows_before)).any():
@@ -287,16 +287,16 @@ class _Running:
     def _finish(
         self, images: Ints, sums: Floats, history: TokenHistory, finished: NDArray[np.bool_], rows: Ints
     ) -> None:
-        """Store hypotheses (b, k) that have ended, whose sums are finite."""
+        """Store finished hypotheses (b, k), those with finite sums."""
         for place, row in np.argwhere(np.isfinite(sums)).tolist():
             score = float(sums[place, row]) / history.log_probs.shape[-1] ** self.penalty
-            # The caption of greedy decoding stays the first, whatever the others score.
+            # The greedy caption stays first, whatever the others score.
             rank = -FAILED if self.options.strategy == "greedy" and row == 0 else score
             hypothesis = _hypothesis(history, place, row, score, bool(finished[place, row]))
             self.finished.add(int(images[place]), RankedHypothesis(rank, int(rows[place, row]), hypothesis))
 
     def _keep_failed(self, beam: BeamState, scores: StepScores, chosen: Selection) -> None:
-        """Store the best open hypothesis of an image of which none can continue and none has ended."""
+        """Store the best open hypothesis of each image whose hypotheses can neither continue nor have ended."""
         stuck: NDArray[np.bool_] = ~np.isfinite(chosen.sums)
         moved = self.options.strategy == "beam" or stuck.shape != beam.sums.shape
         stuck = np.logical_and.reduce(stuck, axis=1, keepdims=True) if moved else stuck
@@ -314,23 +314,23 @@ class _Running:
             )
 
     def _prunable(self, images: Ints, sums: Floats) -> NDArray[np.bool_]:
-        """Return which open hypotheses (b, k) cannot come among the captions asked for."""
+        """Return whether open hypotheses (b, k) cannot rank among the requested captions."""
         if self.options.strategy != "beam":
             return np.zeros(sums.shape, bool)
         reachable = sums / (self.options.max_length + 1) ** self.penalty
         prunable: NDArray[np.bool_] = reachable <= self.finished.bar(images, self.options.num_return_sequences)[:, None]
-        # The tokens of a group affect later ones: none is dropped while any of its image may still win.
+        # The tokens of a group affect later groups: prune none while any of the image's hypotheses may still win.
         return prunable if self.strategy.groups == 1 else np.broadcast_to(prunable.all(1, keepdims=True), sums.shape)
 
 
 _KEPT_SHARE = 0.8
-"""Images that are done leave when no more than this share is left: each time costs a copy of the decoder's state."""
+"""Finished images are removed once at most this share is active: each removal copies the decoder's state."""
 
 
 def _check(options: DecodingOptions, constraints: TokenConstraints) -> None:
-    """Refuse constraints that the options' strategy cannot keep."""
+    """Raise ConfigError if the strategy cannot satisfy the constraints."""
     if constraints.required and (options.strategy != "beam" or options.num_beam_groups > 1):
-        raise ConfigError("required words need a beam search without groups; add --strategy beam")
+        raise ConfigError("force_words needs beam search without groups; add --strategy beam")
     check_repeats(constraints, options.no_repeat_ngram_size)
 
 
@@ -353,6 +353,6 @@ def _number_of_images(state: Any) -> int:
 
 
 def _on_device(draws: Floats, like: Array) -> Array:
-    # Apple's devices have no float64.
+    # MPS devices have no float64.
     is_mps = getattr(getattr(like, "device", None), "type", "") == "mps"
     return to_device_of(draws.astype(np.float32) if is_mps else draws, like)

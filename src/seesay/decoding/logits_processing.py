@@ -1,4 +1,4 @@
-"""A step's scores: the model's log-probabilities, and the scores that options and constraints leave to choose from."""
+"""Logits processing: the model's log-probabilities of a step, and its logits under the options and constraints."""
 
 from dataclasses import dataclass
 
@@ -35,10 +35,10 @@ class StepScores:
 
     Attributes:
         model: the decoder's logits (b, R, V) in float32 or better, -inf for tokens that are never generated.
-        total: the logarithm of the sum of their exponentials, (b, R); `model - total` are log-probabilities.
-        choice: logits by which tokens are chosen, (b, R, V): `model` after penalties, -inf where a constraint bars
-            the token.
-        attention: attention weights of this step, (b, R, N); None where they are not kept.
+        total: logsumexp of `model`, (b, R); `model - total` are log-probabilities.
+        choice: processed logits that select tokens, (b, R, V): `model` after penalties, -inf for tokens that a
+            constraint forbids.
+        attention: attention weights of this step, (b, R, N); None if not requested.
     """
 
     model: Array
@@ -47,12 +47,12 @@ class StepScores:
     attention: NDArray[np.float32] | None
 
     def topk(self, count: int) -> tuple[Ints, Floats]:
-        """Return the best tokens of each hypothesis (b, R, n) and the log-probabilities they are chosen by."""
+        """Return the best tokens of each hypothesis (b, R, n) and their processed log-probabilities."""
         values, tokens = stable_topk(self.choice, count)
         return to_host(tokens), to_host(values).astype(np.float64) - self.total[..., None]
 
     def choice_log_probs(self, tokens: Ints) -> Floats:
-        """Return what tokens (b, R, n) are chosen by, as log-probabilities."""
+        """Return the processed log-probabilities of tokens (b, R, n)."""
         values = take_along(self.choice, to_device_of(tokens, self.choice))
         return to_host(values).astype(np.float64) - self.total[..., None]
 
@@ -63,7 +63,7 @@ class StepScores:
         return to_host(self.model[tuple(places)]).astype(np.float64) - self.total[batch, parents]
 
     def end_log_probs(self) -> Floats:
-        """Return the model's log-probability of the end after every hypothesis, (b, R)."""
+        """Return the model's log-probability of the end token after each hypothesis, (b, R)."""
         return to_host(self.model[..., END_ID]).astype(np.float64) - self.total
 
 
@@ -71,13 +71,12 @@ class LogitsProcessor:
     """Applies one set of options and constraints, step by step.
 
     Args:
-        options: with the maximum length filled in.
-        constraints: phrases in token ids.
+        options: with `max_length` set.
+        constraints: phrases as token ids.
         vocabulary: V.
 
     Raises:
-        ConfigError: a constraint's token is not in the vocabulary, or the required phrases do not fit the maximum
-            length.
+        ConfigError: a constraint's token is not in the vocabulary, or the required phrases exceed the maximum length.
     """
 
     def __init__(self, options: DecodingOptions, constraints: TokenConstraints, vocabulary: int) -> None:
@@ -88,10 +87,10 @@ class LogitsProcessor:
         never = np.zeros(vocabulary, bool)
         never[[*self.suppressed, *self.banned, END_ID]] = True  # the end is decided by `may_end`
         self.automaton: PhraseAutomaton | None = build_automaton(constraints, never)
-        fewest = self.automaton.fewest if self.automaton else 0
-        if fewest > options.max_length:
+        shortest = self.automaton.min_length if self.automaton else 0
+        if shortest > options.max_length:
             raise ConfigError(
-                f"decoding.force_words needs captions of at least {fewest} words, above max_length, "
+                f"decoding.force_words needs captions of at least {shortest} words, above max_length, "
                 f"{options.max_length}"
             )
 
@@ -101,10 +100,10 @@ class LogitsProcessor:
         """Return the scores of the next token.
 
         Args:
-            logits: of the decoder, (b, R, V); overwritten.
-            tokens: of the hypotheses so far, (b, R, t).
+            logits: the decoder's, (b, R, V); overwritten.
+            tokens: the hypotheses so far, (b, R, t).
             phrases: states of the automaton, (b, R); None without one.
-            attention: of this step, (b, R, N).
+            attention: attention weights of this step, (b, R, N).
         """
         model = upcast(logits)
         fill_tokens(model, self.suppressed)
@@ -128,27 +127,27 @@ class LogitsProcessor:
         return StepScores(model, total, choice, attention)
 
     def may_end(self, phrases: Ints | None) -> NDArray[np.bool_] | bool:
-        """Return whether hypotheses that have the maximum length may end there, (b, R)."""
+        """Return whether hypotheses of the maximum length may end, (b, R)."""
         return True if self.automaton is None or phrases is None else self.automaton.may_end[phrases]
 
     def _follow_phrases(self, choice: Array, phrases: Ints, left: int) -> None:
-        """Bar tokens after which a caption cannot end within `left` more, and the end where it may not come."""
+        """Mask tokens after which a caption cannot end within `left` more, and the end token where it is forbidden."""
         automaton = self.automaton
         assert automaton is not None
-        barred = (automaton.needed[phrases] > max(left, 0))[..., automaton.symbol_of]  # (b, R, V)
-        barred[..., END_ID] = ~automaton.may_end[phrases]
-        choice[to_device_of(barred, choice)] = NEG_INF
+        forbidden = (automaton.needed[phrases] > max(left, 0))[..., automaton.symbol_of]  # (b, R, V)
+        forbidden[..., END_ID] = ~automaton.may_end[phrases]
+        choice[to_device_of(forbidden, choice)] = NEG_INF
 
 
 def suppressed_tokens(allow_unk: bool) -> list[int]:
-    """Return the tokens that are never generated: padding, the start, and the unknown word unless it is allowed."""
+    """Return the tokens that are never generated: padding, start, and unknown unless `allow_unk`."""
     return [PAD_ID, START_ID] if allow_unk else [PAD_ID, START_ID, UNK_ID]
 
 
 def mask_special_tokens(logits: Array, allow_unk: bool) -> Array:
     """Return logits (..., V), at least float32, with -inf for the tokens that are never generated.
 
-    It waits for no device and reads nothing but the logits, so that it can be part of a CUDA graph.
+    It does not synchronise with the device, so that a CUDA graph can capture it.
     """
     xp = namespace(logits)
     token = xp.arange(logits.shape[-1], **({} if xp is np else {"device": logits.device}))
@@ -162,19 +161,19 @@ def _check_tokens(constraints: TokenConstraints, vocabulary: int) -> None:
     for token in (token for phrase in (*constraints.banned, *constraints.required) for token in phrase):
         if not END_ID < token < vocabulary:
             raise ConfigError(
-                f"token {token} of a banned or required phrase is no word of the vocabulary of {vocabulary}"
+                f"token {token} of a banned or required phrase is not in the vocabulary of {vocabulary} words"
             )
 
 
 def _penalise(choice: Array, total: Floats, tokens: Ints, penalty: float) -> None:
-    """Multiply the log-probabilities of the tokens (b, R, t) that hypotheses hold already."""
+    """Multiply the log-probabilities of tokens (b, R, t) that a hypothesis already contains by `penalty`."""
     places = to_device_of(tokens, choice)
     base = cast(to_device_of(total[..., None], choice), choice)
     put_along(choice, places, (take_along(choice, places) - base) * penalty + base)
 
 
 def _block(choice: Array, tokens: Ints, size: int) -> None:
-    """Bar tokens that would complete a run of `size` tokens that a hypothesis holds already."""
+    """Mask tokens that would complete an n-gram of `size` tokens that a hypothesis already contains."""
     windows = np.lib.stride_tricks.sliding_window_view(tokens, size, axis=-1)  # (b, R, t - size + 1, size)
     repeated = (windows[..., :-1] == tokens[..., None, tokens.shape[-1] - size + 1 :]).all(-1)
     put_along(choice, to_device_of(np.where(repeated, windows[..., -1], PAD_ID), choice), NEG_INF)

@@ -1,4 +1,4 @@
-"""The decoder's first state over the projected features of images."""
+"""The decoder's initial state from the projected features of images."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ def init_state(
         keys: a name per image, for the error.
 
     Raises:
-        DataError: an image has no region to attend to; its scores would not be numbers.
+        DataError: an image has no region to attend to; its scores would be NaN.
     """
     has_regions = [memory.shape[1] > 0] * len(memory)
     if memory_mask is not None and len(memory):

@@ -1,4 +1,4 @@
-"""What a search is asked for."""
+"""The parameters of a search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,24 +9,24 @@ from seesay.decoding.trace import SearchTrace
 from seesay.errors import ConfigError
 
 DEFAULT_MAX_LENGTH = 30
-"""Maximum number of words where neither the options nor the training captions give one."""
+"""Maximum number of words if neither the options nor the training captions set one."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """The options of a search, with what they refer to.
+    """The decoding options of a search with its constraints, keys and trace.
 
     Attributes:
-        options: how captions are searched for.
-        constraints: the options' words and phrases in token ids, from `token_constraints`; None = the options name
-            none.
-        keys: a name per image, from which sampling derives its random numbers, so that an image's caption does not
-            depend on the others of its batch; None = the position in the batch.
+        options: the decoding options.
+        constraints: the words and phrases of the options as token ids, from `token_constraints`; None if the options
+            have none.
+        keys: a name per image that seeds its samples, so that its caption does not depend on the others of its batch;
+            None: the position in the batch.
         keep_attention: return attention weights.
         trace: records every candidate of the first search.
 
     Raises:
-        ConfigError: the options name words, but no constraints are given.
+        ConfigError: the options contain words, but there are no constraints.
     """
 
     options: DecodingOptions = field(default_factory=DecodingOptions)
@@ -44,7 +44,7 @@ class GenerationRequest:
             )
 
     def resolved_options(self) -> DecodingOptions:
-        """Return the options with the maximum length filled in."""
+        """Return the options with `max_length` set."""
         longest = self.options.max_length or max(DEFAULT_MAX_LENGTH, self.options.min_length)
         return self.options.replace(max_length=longest)
 
@@ -52,9 +52,9 @@ class GenerationRequest:
         """Return the name of each of `images` images.
 
         Raises:
-            ConfigError: there are not as many keys as images.
+            ConfigError: the number of keys differs from that of images.
         """
         names = list(self.keys) if self.keys is not None else [str(place) for place in range(images)]
         if len(names) != images:
-            raise ConfigError(f"{len(names)} keys were given for {images} images; one per image is needed")
+            raise ConfigError(f"{len(names)} keys for {images} images; pass one per image")
         return names

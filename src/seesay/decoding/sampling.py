@@ -1,4 +1,4 @@
-"""Sampling of tokens from logits, and the uniform numbers that decide it."""
+"""Sampling of tokens from logits, and the uniform random numbers it uses."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ _SOURCE = Path(__file__).with_name("sampling.c")
 def sample(logits: Array, draws: Array, options: DecodingOptions) -> Array:
     """Return tokens (...) sampled from logits (..., V) by inverting the cumulative distribution at `draws` (...).
 
-    The distribution is the softmax of logits / temperature; then only the `top_k` most probable tokens are kept, of
-    these the fewest that make up `top_p` (Holtzman et al. 2020, eq. 2), and of these the ones at least `min_p` times
-    as probable as the most probable (Nguyen et al. 2024, eq. 1), each renormalised.
+    The distribution is the softmax of logits / temperature, restricted to the `top_k` most probable tokens, then to the
+    smallest set whose probability reaches `top_p` (Holtzman et al. 2020, eq. 2), then to the tokens at least `min_p`
+    times as probable as the most probable one (Nguyen et al. 2024, eq. 1); renormalised after each.
     """
     if options.top_k == 0 and options.top_p >= 1 and options.min_p == 0:
         tokens = sample_natively(logits, draws, options.temperature)
@@ -27,27 +27,27 @@ def sample(logits: Array, draws: Array, options: DecodingOptions) -> Array:
             return tokens
     xp = namespace(logits)
     scaled = cast(logits - xp.amax(logits, -1, keepdims=True), draws)
-    scaled = scaled / options.temperature  # 0 at the best: no temperature is too low
+    scaled = scaled / options.temperature  # the maximum is 0, so that a low temperature does not overflow
     if 0 < options.top_k < scaled.shape[-1]:
         values, kept = stable_topk(scaled, options.top_k)
         scaled = xp.full_like(scaled, NEG_INF)
         put_along(scaled, kept, values)
     if options.top_p < 1:
-        ordered, places = stable_topk(_softmax(scaled), scaled.shape[-1])
-        dropped = xp.cumsum(ordered, -1) - ordered >= options.top_p  # the tokens before it make up enough already
-        barred = xp.zeros_like(dropped)
-        put_along(barred, places, dropped)
-        scaled = xp.where(barred, NEG_INF, scaled)
+        ordered, indices = stable_topk(_softmax(scaled), scaled.shape[-1])
+        dropped = xp.cumsum(ordered, -1) - ordered >= options.top_p  # the tokens before it already reach top_p
+        excluded = xp.zeros_like(dropped)
+        put_along(excluded, indices, dropped)
+        scaled = xp.where(excluded, NEG_INF, scaled)
     probabilities = _softmax(scaled)
     if options.min_p > 0:
         least = options.min_p * xp.amax(probabilities, -1, keepdims=True)
         probabilities = xp.where(probabilities < least, 0.0, probabilities)
     cumulative = xp.cumsum(probabilities, -1)
-    # Scaled by the total so that rounding never leaves a draw beyond the last token, and above zero so that none
-    # comes before the first.
-    wanted = (draws[..., None] * cumulative[..., -1:]).clip(xp.finfo(draws.dtype).tiny)
-    places = (cumulative < wanted).sum(-1)
-    return places.clip(None, cumulative.shape[-1] - 1)
+    # Scaled by the total so that rounding never puts a draw after the last token, and kept above zero so that none
+    # selects a token of probability zero before the first.
+    targets = (draws[..., None] * cumulative[..., -1:]).clip(xp.finfo(draws.dtype).tiny)
+    indices = (cumulative < targets).sum(-1)
+    return indices.clip(None, cumulative.shape[-1] - 1)
 
 
 def _softmax(scores: Array) -> Array:
@@ -57,14 +57,14 @@ def _softmax(scores: Array) -> Array:
 
 
 def sample_natively(logits: Array, draws: Array, temperature: float) -> Array | None:
-    """Return tokens (...) of softmax(logits / temperature) at uniform numbers; None where C does not serve them.
+    """Return tokens (...) sampled from softmax(logits / temperature) in C, or None if C cannot handle the arrays.
 
-    torch's operations read the scores some ten times, half of them in float64. A number on the boundary of two
-    tokens to within float32 may give the neighbour of what they give.
+    torch's operations read the scores about ten times, half of them in float64. A draw within float32 rounding of the
+    boundary of two tokens may select the other one.
 
     Args:
-        logits: scores (..., V), -inf where a token is never generated.
-        draws: numbers from 0 to 1, (...).
+        logits: scores (..., V), -inf for tokens that are never generated.
+        draws: uniform numbers in [0, 1), (...).
         temperature: above 0.
     """
     if is_numpy(logits) or logits.device.type != "cpu":
@@ -72,7 +72,7 @@ def sample_natively(logits: Array, draws: Array, temperature: float) -> Array | 
     torch = namespace(logits)
     if (logits.dtype, draws.dtype) != (torch.float32, torch.float64):
         return None
-    from seesay.compiled import compiled  # imports torch, which a search over NumPy arrays does without
+    from seesay.compiled import compiled  # imports torch, which a search over NumPy arrays does not need
 
     library = compiled(_SOURCE) if logits.numel() else None
     if library is None:
@@ -84,7 +84,7 @@ def sample_natively(logits: Array, draws: Array, temperature: float) -> Array | 
 
 
 def uniform_draws(names: Sequence[str], options: DecodingOptions) -> Floats:
-    """Return uniform numbers (B, num_return_sequences, max_length + 1) that depend on seed, name and sample alone."""
+    """Return uniform numbers (B, num_return_sequences, max_length + 1), a function of seed, name and sample number."""
     rows = [
         _generator(options.sampling_seed, name, number).random(options.max_length + 1)
         for name in names
@@ -94,6 +94,6 @@ def uniform_draws(names: Sequence[str], options: DecodingOptions) -> Floats:
 
 
 def _generator(seed: int, name: str, number: int) -> np.random.Generator:
-    # The n-th sample is the same however many there are.
+    # The n-th sample does not depend on the number of samples.
     text = f"{seed}\n{name}\n{number}"
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text_bytes(text)).digest()[:16], "little"))

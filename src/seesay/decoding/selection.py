@@ -1,7 +1,7 @@
-"""How the hypotheses of the next step are selected: the best token, a sampled one, a beam, beams by groups or banks.
+"""Selection of the next hypotheses: greedy, sampling, beam, diverse beam, constrained beam.
 
-A strategy sees a step's scores and the open hypotheses (b, R), and returns a `Selection` (b, K). Of equal scores the
-first hypothesis, and of its tokens the first in the vocabulary, is better in every strategy.
+A strategy maps a step's scores and the open hypotheses (b, R) to a `Selection` (b, K). Every strategy resolves ties in
+favour of the first hypothesis, then of the first token of the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Selection:
 
     Attributes:
         parents: row of the hypothesis that each continues.
-        tokens: by which token.
-        sums: penalised log-probabilities added up; -inf = the place is empty.
+        tokens: its next token.
+        sums: sum of penalised log-probabilities; -inf for an empty slot.
     """
 
     parents: Ints
@@ -35,13 +35,13 @@ class Selection:
 
 
 class Strategy(Protocol):
-    """A way of selecting.
+    """A rule that selects the next hypotheses.
 
     Attributes:
         rows: hypotheses per image before the first step.
-        groups: groups of hypotheses with places of their own.
-        size: hypotheses that an image ends in at most.
-        reorders: whether hypotheses may change their rows, so that empty ones can be left out.
+        groups: groups of hypotheses with separate slots.
+        size: maximum number of finished hypotheses per image.
+        reorders: whether hypotheses may change rows, so that empty rows can be removed.
     """
 
     rows: int
@@ -54,12 +54,12 @@ class Strategy(Protocol):
         ...
 
     def ends_freely(self, scores: StepScores, beam: BeamState) -> NDArray[np.bool_]:
-        """Return whether hypotheses of the maximum length would have ended without it, (b, R)."""
+        """Return whether hypotheses of the maximum length would end without the limit, (b, R)."""
         ...
 
 
 class Greedy:
-    """Continue every hypothesis by its best token; further captions start from the next best first tokens."""
+    """Continue every hypothesis with its best token; further captions start with the next best first tokens."""
 
     rows = groups = 1
     reorders = False
@@ -84,7 +84,7 @@ class Sampling:
 
     Args:
         options: how tokens are sampled.
-        draws: uniform numbers in [0, 1), (B, samples, max_length + 1), which decide all.
+        draws: uniform numbers in [0, 1), (B, samples, max_length + 1), one per token.
     """
 
     groups = 1
@@ -97,7 +97,7 @@ class Sampling:
     def select(self, scores: StepScores, beam: BeamState) -> Selection:
         """Return every hypothesis with a sampled token."""
         tokens = to_host(sample(scores.choice, self._draws_of(scores, beam), self.options))
-        values = scores.choice_log_probs(tokens[..., None])[..., 0]  # not a number where no score is one
+        values = scores.choice_log_probs(tokens[..., None])[..., 0]  # NaN if all scores are
         return Selection(_own_rows(beam), tokens, finite(beam.sums + values))
 
     def ends_freely(self, scores: StepScores, beam: BeamState) -> NDArray[np.bool_]:
@@ -120,7 +120,7 @@ class Beam:
         self.size = options.beam_size
 
     def select(self, scores: StepScores, beam: BeamState) -> Selection:
-        """Return the best continuations, as many per image as it has places."""
+        """Return the best continuations, one per free slot of an image."""
         return _select_best(scores, beam, min(self.size, int(beam.slots.max())))
 
     def ends_freely(self, scores: StepScores, beam: BeamState) -> NDArray[np.bool_]:
@@ -129,11 +129,11 @@ class Beam:
 
 
 class DiverseBeam(Beam):
-    """Beam search by groups, of which later ones avoid the tokens of earlier ones.
+    """Diverse beam search: later groups avoid the tokens of earlier ones.
 
-    Diverse beam search (Vijayakumar et al. 2018, eq. 3 and algorithm 1) with Hamming diversity: for the selection, a
-    token loses `diversity_penalty` per hypothesis of an earlier group that has it in this step. The sums are the
-    model's own. The end is not a token in this sense.
+    Vijayakumar et al. 2018, eq. 3 and algorithm 1, with Hamming diversity: the selection subtracts `diversity_penalty`
+    from a token per hypothesis of an earlier group that has it in this step. The sums exclude this penalty, and the end
+    token is exempt.
     """
 
     reorders = False
@@ -145,7 +145,7 @@ class DiverseBeam(Beam):
 
     def select(self, scores: StepScores, beam: BeamState) -> Selection:
         """Return the best continuations of each group in turn."""
-        # A token among the best of its group after the penalty is among this many before it.
+        # A group's best tokens after the penalty are among this many before it.
         tokens, totals = _candidates(scores, beam.sums, self.width * self.groups)
         rows, each = tokens.shape[1] // self.groups, tokens.shape[2]
         chosen: list[Selection] = []
@@ -165,10 +165,10 @@ class DiverseBeam(Beam):
 
 
 class ConstrainedBeam(Beam):
-    """Beam search in which hypotheses compete with those that hold as many required tokens.
+    """Beam search in which hypotheses compete with those that contain as many required tokens.
 
-    Grid beam search (Hokamp and Liu 2017, algorithm 1): `beam_size` hypotheses per bank, so that required words come
-    where they fit and not where they can no longer be put off.
+    Grid beam search (Hokamp and Liu 2017, algorithm 1): `beam_size` hypotheses per bank, so that required words appear
+    where they fit and not only at the end.
     """
 
     def __init__(self, options: DecodingOptions, automaton: PhraseAutomaton) -> None:
@@ -180,7 +180,7 @@ class ConstrainedBeam(Beam):
         automaton, width = self.automaton, self.size
         assert beam.phrases is not None
         own = np.broadcast_to(automaton.phrase_tokens, (*beam.sums.shape, len(automaton.phrase_tokens)))
-        # Phrase tokens are candidates besides the best others of each hypothesis.
+        # Candidates are the phrase tokens and the best other tokens of each hypothesis.
         best, values = scores.topk(width + own.shape[-1])
         values = np.where(np.isin(best, automaton.phrase_tokens), NEG_INF, values)
         tokens = np.concatenate([best, own], -1)
@@ -223,7 +223,7 @@ def _candidates(scores: StepScores, sums: Floats, width: int) -> tuple[Ints, Flo
 
 
 def _best(totals: Floats, width: int) -> Ints:
-    """Return the places of the best `width` totals (b, M), best first and of equal ones the first."""
+    """Return the indices of the best `width` totals (b, M), best first; ties keep their order."""
     return np.argsort(-totals, 1, kind="stable")[:, :width]
 
 

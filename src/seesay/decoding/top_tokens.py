@@ -16,20 +16,20 @@ TopTokens = list[tuple[int, float]]
 def find_top_tokens(
     decoder: Any, state: Any, captions: Sequence[Sequence[Sequence[int]]], count: int, *, allow_unk: bool = False
 ) -> list[list[list[TopTokens]]]:
-    """Return the most probable tokens at each position of given captions, by one pass of teacher forcing.
+    """Return the most probable tokens at each position of captions, with one pass of teacher forcing.
 
-    Log-probabilities are the model's own, given the tokens before, over every token that may be generated: the numbers
-    of `Hypothesis.log_probs`, whatever the search was.
+    The log-probabilities are the model's, conditioned on the previous tokens and normalised over the tokens that may be
+    generated, as in `Hypothesis.log_probs`; they do not depend on the search.
 
     Args:
         decoder: anything with a `step`.
-        state: the decoder's, of B images, before the start token.
-        captions: token ids without start and end, of each of the images, any number of captions per image.
-        count: tokens per position; fewer where the vocabulary has no more.
-        allow_unk: whether the unknown word may be among them.
+        state: the decoder's state of B images before the start token.
+        captions: token ids without start and end, any number of captions per image.
+        count: tokens per position, at most the number that may be generated.
+        allow_unk: include the unknown token.
 
     Returns:
-        Per image and caption, for each of its T tokens and then for its end, the most probable tokens.
+        Per image and caption, the most probable tokens at each of its T positions and then at its end.
     """
     rows = max(map(len, captions))
     length = 1 + max(len(tokens) for found in captions for tokens in found)

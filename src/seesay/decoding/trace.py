@@ -1,4 +1,4 @@
-"""The search as a tree: every candidate of every step."""
+"""The search tree: every candidate of every step."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +20,13 @@ class Candidate:
     """One continuation that a search considered.
 
     Attributes:
-        parent: number of the candidate it continues, in the image's list; -1 = the start.
-        step: number of words before it.
-        token: the word, or the end.
-        log_prob: the model's natural log-probability of the word.
-        total: penalised log-probabilities added up, this word's included.
-        kept: whether the search continued it, or stored it as finished.
-        forced: an end that the maximum length brought about.
+        parent: index of the candidate it continues in the image's list; -1 for the start.
+        step: number of tokens before it.
+        token: the token, or the end token.
+        log_prob: the model's natural log-probability of the token.
+        total: sum of penalised log-probabilities, this token's included.
+        kept: whether the search continued it or stored it as finished.
+        forced: the maximum length forced this end token.
     """
 
     parent: int
@@ -39,22 +39,22 @@ class Candidate:
 
     @property
     def ended(self) -> bool:
-        """Whether it is an end."""
+        """Whether the token is the end token."""
         return self.token == END_ID
 
 
 class SearchTrace:
-    """Collects the candidates of a search, a list per image; pass it in a `GenerationRequest`.
+    """Records the candidates of a search; pass it in a `GenerationRequest`.
 
     Attributes:
-        images: number of the image in the batch -> its candidates, parents before children.
+        images: the candidates of each image by its index in the batch, parents before children.
     """
 
     def __init__(self) -> None:
         self.images: dict[int, list[Candidate]] = {}
 
     def note(self, beam: "BeamState", scores: "StepScores", chosen: "Selection", options: DecodingOptions) -> Ints:
-        """Add a step's candidates; return the numbers, (b, K), of those that were kept, -1 for empty places."""
+        """Add a step's candidates; return the numbers (b, K) of those kept, -1 for empty slots."""
         assert beam.nodes is not None
         width = options.beam_size if options.strategy == "beam" else max(3, options.num_return_sequences)
         values, places = stable_topk(scores.choice, width)
@@ -85,7 +85,7 @@ class SearchTrace:
         return np.array(numbers)
 
     def note_end(self, beam: "BeamState", scores: "StepScores", sums: Floats) -> None:
-        """Add the ends that the maximum length brought about; sums (b, R), -inf = none."""
+        """Add the end tokens that the maximum length forced; sums (b, R), -inf for none."""
         assert beam.nodes is not None
         rows = zip(
             beam.images.tolist(), beam.nodes.tolist(), sums.tolist(), scores.end_log_probs().tolist(), strict=True

@@ -1,4 +1,4 @@
-"""The networks: image encoders, attention, decoders, and the captioner made of them.
+"""Networks: image encoders, attention, decoders, and the caption model composed of them.
 
-Everything here knows tensors only, no files and no words; `encoders` with its `networks` alone loads named weights.
+The modules work on tensors only, not on files or words; only `encoders` and `networks` load named weights.
 """

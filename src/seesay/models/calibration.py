@@ -1,4 +1,4 @@
-"""Batch-norm statistics for networks whose weights are random."""
+"""Batch-norm statistics for networks with random weights."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,14 @@ _SIDES = (2, 4, 8, 16, 32, 64)
 
 @torch.no_grad()
 def calibrate(network: nn.Module, forward: Callable[[Tensor], object], size: int) -> None:
-    """Set the batch norms' stored statistics to those of synthetic images, so that activations keep their scale.
+    """Set the running statistics of batch norms from synthetic images, so that activations keep their scale.
 
-    A new network stores mean 0 and variance 1, which normalise nothing: the features of a deep one grow to 1e12.
+    A new network has mean 0 and variance 1, which normalise nothing: the features of a deep one grow to 1e12.
 
     Args:
         network: the network, in evaluation mode.
-        forward: runs it on normalised images (B, 3, size, size), as far as its features are used.
-        size: side of its images, in pixels.
+        forward: computes its features from normalised images (B, 3, size, size).
+        size: height and width of its images, in pixels.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -26,7 +26,7 @@ def calibrate(network: nn.Module, forward: Callable[[Tensor], object], size: int
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain average, which is that of the one batch
+        norm.momentum = None  # cumulative average: the statistics of the single batch
         norm.train()
     forward(_mosaics(size))
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -35,9 +35,9 @@ def calibrate(network: nn.Module, forward: Callable[[Tensor], object], size: int
 
 
 def _mosaics(size: int) -> Tensor:
-    """Return images (6, 3, size, size) in -1..1, each of squares of random colours of another scale.
+    """Return images (6, 3, size, size) in -1..1, mosaics of random colours at different scales.
 
-    Edges at every scale matter: with smooth images or noise the features of photographs come out 50 times as large.
+    Edges at every scale are needed: calibrated on smooth images or noise, features of photographs are 50 times larger.
     """
     generator = torch.Generator().manual_seed(0)
     tiles = (torch.rand(1, 3, side, side, generator=generator) for side in _SIDES)

@@ -1,4 +1,4 @@
-"""The captioner's network: an encoder (where it is in the loop), a projection, and a decoder."""
+"""`CaptionModel`: an encoder (if it is in the loop), a projection, and a decoder."""
 
 from typing import cast
 
@@ -20,10 +20,10 @@ _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity}
 
 
 class CaptionModel(nn.Module):
-    """Features in, word scores out.
+    """Maps features to logits of tokens.
 
     Attributes:
-        encoder: the image network where images pass through the model; None on cached features.
+        encoder: the image encoder if the model takes images; None with cached features.
         projection: features (..., F) -> memory (..., D).
         decoder: any `TrainableDecoder`.
     """
@@ -43,11 +43,11 @@ class CaptionModel(nn.Module):
 
     @property
     def search(self) -> Decoder:
-        """The decoder as `seesay.decoding` sees it."""
+        """The decoder, typed for `seesay.decoding`."""
         return cast("Decoder", self.decoder)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Returns features (B, N, F) of uint8 pixels (B, height, width, 3).
+        """Return features (B, N, F) of uint8 pixels (B, height, width, 3).
 
         Raises:
             ConfigError: the model works on cached features and has no encoder.
@@ -57,38 +57,40 @@ class CaptionModel(nn.Module):
         return cast("Tensor", self.encoder(pixels))
 
     def project(self, features: Tensor) -> Tensor:
-        """Returns the decoder's memory (B, N, D) of features (B, N, F)."""
+        """Return the decoder's memory (B, N, D) of features (B, N, F)."""
         weight = next(self.projection.parameters())
         return cast("Tensor", self.projection(self.feature_dropout(features.to(weight.dtype))))
 
     def forward(self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> Tensor:
-        """Returns the logits (M, V) of every real token under teacher forcing.
+        """Return the logits (M, V) of every real token under teacher forcing.
 
         Args:
             features: (B, N, F).
-            memory_mask: (B, N), True = may attend; None = all.
-            captions: all captions of the B images, packed.
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            captions: the packed captions of the B images.
         """
-        return self.teach(features, memory_mask, captions).logits
+        return self.forward_with_penalty(features, memory_mask, captions).logits
 
-    def teach(self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
-        """Returns the same with what the decoder's own training adds to the loss; see `DecoderOutput`."""
+    def forward_with_penalty(
+        self, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions
+    ) -> DecoderOutput:
+        """Return the logits of `forward` with the decoder's penalty; see `DecoderOutput`."""
         return cast("DecoderOutput", self.decoder(self.project(features), memory_mask, captions))
 
 
 def build_model(
     config: ModelConfig, vocabulary_size: int, feature_size: int, encoder: Encoder | None = None
 ) -> CaptionModel:
-    """Returns a freshly initialised captioner.
+    """Return a newly initialised model.
 
     Args:
-        config: the network's sizes.
+        config: sizes and options of the network.
         vocabulary_size: V, special tokens included.
         feature_size: width F of the encoder's features.
-        encoder: the image network, if images are to pass through the model.
+        encoder: the image encoder, if the model takes images.
 
     Raises:
-        ConfigError: there is no such decoder, or the settings contradict each other.
+        ConfigError: the decoder is unknown, or settings contradict each other.
     """
     validate_model_config(config)
     activation = _ACTIVATIONS[config.projection_activation]()
@@ -101,15 +103,15 @@ def build_model(
 
 
 def check_model(config: ModelConfig) -> None:
-    """Refuses a network that cannot be built, before anything is spent on its data.
+    """Check that a network can be built, before its data is loaded.
 
     Raises:
-        ConfigError: there is no such decoder, or the settings contradict each other.
+        ConfigError: the decoder is unknown, or settings contradict each other.
     """
-    with torch.device("meta"):  # sizes only: no memory, no time, no random numbers
+    with torch.device("meta"):  # allocates no memory and draws no random numbers
         build_model(config, vocabulary_size=5, feature_size=1)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Returns how many numbers training may change."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

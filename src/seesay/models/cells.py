@@ -1,4 +1,4 @@
-"""Recurrent updates with their gates already summed, so that a decoder decides when each part is computed."""
+"""GRU and LSTM updates from precomputed gates, so that a decoder can compute their parts outside the time loop."""
 
 import functools
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from seesay.models.loop import DeferredLinear
 
 
 class LSTMGates(DeferredLinear):
-    """A linear layer to the four gates of an LSTM, (..., I) -> (..., 4H), that holds their bias.
+    """A linear layer to the four gates of an LSTM, (..., I) -> (..., 4H), with their bias.
 
-    Its type tells `initialise_like_keras` where the forget gate's bias is.
+    `initialise_like_keras` recognises the forget gate's bias by this type.
     """
 
 
 def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tensor:
-    """Returns the next hidden state (..., H) of a GRU whose reset comes after the recurrent product.
+    """Return the next hidden state (..., H) of a GRU whose reset gate is applied after the recurrent product.
 
     Cho et al. 2014 in the form of cuDNN, torch.nn.GRU and Keras' `reset_after=True`:
     r, z = sigmoid(x_rz + h_rz), n = tanh(x_n + r * h_n), h' = n + z * (h - n).
 
     Args:
-        input_gates: the input's side of reset, update and candidate, (..., 3H).
-        state_gates: the state's side of the same, (..., 3H).
+        input_gates: the input's part of reset, update and candidate, (..., 3H).
+        state_gates: the state's part of the same, (..., 3H).
         hidden: previous state, (..., H).
     """
     size = hidden.shape[-1]
@@ -45,7 +45,7 @@ def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tens
 
 
 class _GRUUpdate(torch.autograd.Function):
-    """The same in C, in one pass each way."""
+    """The update as a native kernel, one pass each forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, input_gates: Tensor, state_gates: Tensor, hidden: Tensor, kernels: Kernels) -> Tensor:
@@ -61,15 +61,14 @@ class _GRUUpdate(torch.autograd.Function):
 
 
 def lstm_update(parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the next hidden state and cell (..., H) of an LSTM.
+    """Return the next hidden state and cell (..., H) of an LSTM.
 
     Hochreiter and Schmidhuber 1997 with forget gates, in torch's order: i, f, o = sigmoid, g = tanh;
     c' = f * c + i * g, h' = o * tanh(c').
 
     Args:
-        parts: whose sum is input, forget, candidate and output before their activations, (..., 4H) each, or what
-            broadcasts to that.
-        cell: previous cell, (..., H); its precision is kept.
+        parts: their sum is input, forget, candidate and output gates before activation; each broadcasts to (..., 4H).
+        cell: previous cell, (..., H); the result has its dtype.
     """
     kernels = kernels_for(cell) and kernels_for(*parts, half=True)
     if kernels is not None and any(part.shape != parts[0].shape for part in parts):
@@ -85,7 +84,7 @@ def lstm_update(parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _LSTMUpdate(torch.autograd.Function):
-    """The same in C, in one pass each way."""
+    """The update as a native kernel, one pass each forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, cell: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +102,7 @@ class _LSTMUpdate(torch.autograd.Function):
 
 
 def masked_mean(memory: Tensor, memory_mask: Tensor | None) -> Tensor:
-    """Returns the mean (B, D) of the regions of memory (B, N, D) that the mask (B, N) lets through."""
+    """Return the mean (B, D) over the regions of memory (B, N, D) where the mask (B, N) is True."""
     if memory_mask is None:
         return memory.mean(1)
     weights = memory_mask.to(memory.dtype)

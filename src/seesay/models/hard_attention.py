@@ -1,33 +1,33 @@
-"""Hard attention: regions drawn at random, and the loss by which the attention learns from what came of it."""
+"""Hard attention: sampled regions, and the score-function loss that trains the attention."""
 
 import torch
 from torch import Tensor, nn
 
 from seesay.models.recurrent import SequenceOutput
 
-_KEPT = 0.9
-"""Share of the baseline that is kept at each batch (Xu et al. 2015, section 4.1)."""
+_BASELINE_DECAY = 0.9
+"""Decay of the baseline per batch (Xu et al. 2015, section 4.1)."""
 
 
-def draw_regions(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns one region a row, drawn with the probabilities `weights` (..., N).
+def sample_regions(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample one region per row with the probabilities `weights` (..., N).
 
     Returns:
-        one-hot (..., N), which no gradient passes, and the log-probability (...,) of the draw, which it does.
+        one-hot (..., N) without gradient, and the log-probability (...,) of the sample with gradient.
     """
-    flat = _exact(weights.detach().flatten(0, -2))
+    flat = _at_least_float32(weights.detach().flatten(0, -2))
     chosen = torch.multinomial(flat, 1).reshape(*weights.shape[:-1], 1)
     log_probs = _log(weights).gather(-1, chosen).squeeze(-1)
     return torch.zeros_like(weights).scatter(-1, chosen, 1.0), log_probs
 
 
 class HardAttentionLoss(nn.Module):
-    """The variance-reduced estimator of Xu et al. 2015, section 4.1, as a loss to be added to the cross-entropy.
+    """The variance-reduced estimator of Xu et al. 2015, section 4.1, as a loss added to the cross-entropy.
 
-    The gradient of the likelihood through the draws is estimated by the score function: a caption whose draws led
-    to a likelihood above a moving average makes these draws likelier. An entropy term keeps the attention from
-    settling early. With `reward` 1 and `entropy` 0 the gradient of cross-entropy plus this is, over the draws'
-    chances, that of the expected cross-entropy, whatever the baseline.
+    The score function estimates the gradient through the sampled regions: samples that led to a likelihood above a
+    moving average become more probable. An entropy term prevents early collapse of the attention. With `reward` 1 and
+    `entropy` 0, the expected gradient of cross-entropy plus this loss is that of the expected cross-entropy, for any
+    baseline.
 
     Args:
         reward: lambda_r of the paper.
@@ -40,44 +40,46 @@ class HardAttentionLoss(nn.Module):
         super().__init__()
         self.reward = reward
         self.entropy = entropy
-        # Decayed sum of the batches' mean likelihoods, and of their weights: their quotient is the moving average,
-        # from the first batch on. A buffer, so that a resumed run goes on with it.
+        # Decayed sums of the batches' mean likelihoods and of their weights; the quotient is the moving average from
+        # the first batch on. A buffer, so that a resumed run restores it.
         self.register_buffer("baseline", torch.zeros(2))
 
-    def forward(self, lesson: SequenceOutput) -> Tensor:
-        """Returns the loss in nats a token, and moves the baseline on.
+    def forward(self, sequence: SequenceOutput) -> Tensor:
+        """Return the loss in nats per token, and update the baseline.
 
         Args:
-            lesson: with `draws`, and `is_drawn` (R,) in `fixed`: which captions' regions were drawn.
+            sequence: with `draws`, and `is_sampled` (R,) in `fixed`: captions whose regions were sampled.
         """
-        rows = lesson.captions.row_of_token()
-        words = torch.log_softmax(_exact(lesson.logits.detach()), dim=-1)
-        words = words.gather(-1, lesson.captions.targets[:, None])[:, 0]
-        zeros = words.new_zeros(lesson.captions.rows)
+        rows = sequence.captions.row_of_token()
+        words = torch.log_softmax(_at_least_float32(sequence.logits.detach()), dim=-1)
+        words = words.gather(-1, sequence.captions.targets[:, None])[:, 0]
+        zeros = words.new_zeros(sequence.captions.rows)
         likelihood = zeros.index_add(0, rows, words)  # of each caption, (R,)
-        is_drawn = lesson.fixed["is_drawn"].to(words.dtype)
-        draws = zeros.index_add(0, rows, lesson.draws.to(words.dtype))
-        advantage = (likelihood - self._move_on(likelihood)) * is_drawn
-        attention = lesson.attention
-        entropy = -(attention * _log(attention)).sum(-1) * is_drawn[rows]
+        is_sampled = sequence.fixed["is_sampled"].to(words.dtype)
+        draws = zeros.index_add(0, rows, sequence.draws.to(words.dtype))
+        advantage = (likelihood - self._update_baseline(likelihood)) * is_sampled
+        attention = sequence.attention
+        entropy = -(attention * _log(attention)).sum(-1) * is_sampled[rows]
         gain = self.reward * (advantage * draws).sum() + self.entropy * entropy.sum()
         return -gain / len(rows)
 
-    def _move_on(self, likelihood: Tensor) -> Tensor:
-        """Returns the mean of the batches before this one (of this one if it is the first), then takes it in."""
+    def _update_baseline(self, likelihood: Tensor) -> Tensor:
+        """Return the moving average of the previous batches (the mean of the first batch), then update it."""
         total, weight = self.baseline
         mean = likelihood.mean()
         before = torch.where(weight > 0, total / weight.clamp(min=1e-12), mean)
-        self.baseline.mul_(_KEPT).add_((1 - _KEPT) * torch.stack([mean, torch.ones_like(mean)]).to(self.baseline))
+        self.baseline.mul_(_BASELINE_DECAY).add_(
+            (1 - _BASELINE_DECAY) * torch.stack([mean, torch.ones_like(mean)]).to(self.baseline)
+        )
         return before
 
 
 def _log(weights: Tensor) -> Tensor:
-    """Returns log weights, with no infinity for regions that are masked away."""
-    weights = _exact(weights)
+    """Return log weights, finite for masked regions."""
+    weights = _at_least_float32(weights)
     return weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
 
 
-def _exact(tensor: Tensor) -> Tensor:
-    """Returns a tensor in float32, or as it is where that is wider."""
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in at least float32."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

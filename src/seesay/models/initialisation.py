@@ -1,4 +1,4 @@
-"""First weights."""
+"""Initial weights."""
 
 from torch import nn
 
@@ -6,10 +6,10 @@ from seesay.models.cells import LSTMGates
 
 
 def initialise_like_keras(module: nn.Module) -> None:
-    """Sets every weight as Keras would: Glorot uniform matrices, zero biases, embeddings in +-0.05.
+    """Initialise every weight as Keras does: Glorot uniform matrices, zero biases, embeddings in +-0.05.
 
-    The tutorials' models start from these, their recurrent matrices included. An LSTM's forget gate starts open
-    (bias 1), and layer norms stay as torch makes them, at one and zero, which is Keras' way too.
+    The tutorials' models use this for their recurrent matrices too. The forget gate's bias of an LSTM is 1. Layer norms
+    keep torch's weight 1 and bias 0, which are Keras' too.
     """
     norms = {id(p) for part in module.modules() if isinstance(part, nn.LayerNorm) for p in part.parameters()}
     for name, parameter in module.named_parameters():

@@ -1,4 +1,4 @@
-"""Networks of the timm library by name, with weights from its hub or from a safetensors file."""
+"""timm networks by name, with weights from the hub or a safetensors file."""
 
 import ast
 import difflib
@@ -20,27 +20,27 @@ from seesay.files import check_readable
 from seesay.images import Preprocessing
 from seesay.models.hub import hub_answers
 
-_OF_RUN = "encoder.network."
+_RUN_PREFIX = "encoder.network."
 
 
 def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
-    """Returns a network without its classifier, and what its weights were made to be shown.
+    """Return a network without its classifier, and the preprocessing of its weights.
 
     Args:
-        config: name, weights, and size of the images.
+        config: name, weights and image size.
 
     Raises:
-        EncoderError: an unknown network, or weights that are missing or do not fit.
+        EncoderError: the network is unknown, or its weights are missing or do not fit.
     """
-    fixed, source = _takes_one_size(config.encoder), config.encoder_weights
+    fixed, source = _has_fixed_size(config.encoder), config.encoder_weights
     from_file = source not in ("pretrained", "none")
-    weights, said = _read(Path(source)) if from_file else ({}, {})
-    size = config.image_size or int(said.get("input_size", (0,))[-1])
+    weights, stated = _read(Path(source)) if from_file else ({}, {})
+    size = config.image_size or int(stated.get("input_size", (0,))[-1])
     network = _create(config.encoder, source == "pretrained", {"img_size": size} if fixed and size else {})
     given = dict(cast("Any", network).pretrained_cfg)
     if from_file:
         _load(network, weights, Path(source), given["classifier"])
-    settings = {**given, **said}
+    settings = {**given, **stated}
     return network, Preprocessing(
         size=int(settings["input_size"][-1]),
         resize=config.resize,
@@ -50,22 +50,22 @@ def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
     )
 
 
-def _takes_one_size(name: str) -> bool:
-    """Tells whether a network, by its position embeddings or such, is built for images of one size.
+def _has_fixed_size(name: str) -> bool:
+    """Return whether a network accepts images of one size only, for example due to its position embeddings.
 
     Raises:
-        EncoderError: timm knows no network, or no weights, of this name.
+        EncoderError: timm has no network or no weights of this name.
     """
     import timm
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3) or ["inception_v3", "resnet50"]
-        raise EncoderError(f"timm knows no network {name!r}; near are {', '.join(near)}")
+        similar = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3) or ["inception_v3", "resnet50"]
+        raise EncoderError(f"timm has no network {name!r}; similar names: {', '.join(similar)}")
     try:
         shipped = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         known = timm.list_pretrained(f"{name.split('.')[0]}.*")
-        raise EncoderError(f"timm knows no weights {name!r}; it has {', '.join(known) or 'none'}") from error
+        raise EncoderError(f"timm has no weights {name!r}; it has {', '.join(known) or 'none'}") from error
     return shipped is not None and bool(shipped.fixed_input_size)
 
 
@@ -87,10 +87,10 @@ def _create(name: str, hub: bool, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _without_hub(name: str) -> dict[str, Any]:
-    """Return the options by which timm loads weights from the hub's cache where the hub does not answer.
+    """Return the options with which timm loads weights from the hub's cache if the hub does not respond.
 
     Raises:
-        EncoderError: it does not answer, and the cache does not hold them.
+        EncoderError: the hub does not respond, and the cache does not contain the weights.
     """
     import timm
     from huggingface_hub import constants, try_to_load_from_cache
@@ -110,25 +110,27 @@ def _without_hub(name: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns tensors and preprocessing settings of a safetensors file, or of the encoder that a run has trained."""
+    """Return tensors and preprocessing settings of a safetensors file, or of a run's trained encoder."""
     if not path.is_dir():
         return _read_file(path)
     if not (path / "model.safetensors").is_file():
-        raise EncoderError(f"{path} is not a whole safetensors file: it is a folder, and that of no run")
+        raise EncoderError(f"{path} is not a complete safetensors file: it is a folder, and not that of a run")
     stored, _ = _read_file(path / "model.safetensors")
-    weights = {name.removeprefix(_OF_RUN): tensor for name, tensor in stored.items() if name.startswith(_OF_RUN)}
+    weights = {
+        name.removeprefix(_RUN_PREFIX): tensor for name, tensor in stored.items() if name.startswith(_RUN_PREFIX)
+    }
     if not weights:
-        raise EncoderError(f"the run {path} holds no encoder's weights; those of --encoder-training full do")
+        raise EncoderError(f"the run {path} contains no encoder weights; runs with --encoder-training full do")
     try:
         shown = json.loads((path / "captioner.json").read_text(encoding="utf-8"))["features"]["preprocessing"]
-        said = {name: shown[name] for name in ("mean", "std", "interpolation")}
-        return weights, {**said, "input_size": (3, shown["size"], shown["size"])}
+        stated = {name: shown[name] for name in ("mean", "std", "interpolation")}
+        return weights, {**stated, "input_size": (3, shown["size"], shown["size"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EncoderError(f"{path} is no whole run folder: its captioner.json does not tell the encoder") from error
+        raise EncoderError(f"{path} is not a complete run folder: its captioner.json lacks the encoder") from error
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors of a safetensors file, and those preprocessing settings that its metadata holds."""
+    """Return the tensors of a safetensors file and the preprocessing settings of its metadata."""
     try:
         check_readable(path)
         weights = safetensors.torch.load_file(path)
@@ -139,13 +141,13 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except PermissionError as error:
         raise EncoderError(f"{path} cannot be read ({error.strerror}); allow this user to read it") from error
     except (safetensors.SafetensorError, OSError) as error:
-        raise EncoderError(f"{path} is not a whole safetensors file: {error}") from error
-    said: dict[str, Any] = {
+        raise EncoderError(f"{path} is not a complete safetensors file: {error}") from error
+    stated: dict[str, Any] = {
         key: _three_numbers(path, key, metadata[key]) for key in ("mean", "std", "input_size") if key in metadata
     }
     if "interpolation" in metadata:
-        said["interpolation"] = metadata["interpolation"]
-    return weights, said
+        stated["interpolation"] = metadata["interpolation"]
+    return weights, stated
 
 
 def _three_numbers(path: Path, key: str, text: str) -> tuple[float, ...]:
@@ -155,14 +157,14 @@ def _three_numbers(path: Path, key: str, text: str) -> tuple[float, ...]:
             return tuple(float(number) for number in numbers)
     except (ValueError, TypeError, SyntaxError):
         pass
-    raise EncoderError(f"the metadata of {path} says {key} = {text!r}; it must be three numbers")
+    raise EncoderError(f"the metadata of {path} has {key} = {text!r}; it must be three numbers")
 
 
 def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, classifier: str | tuple[str, ...] | None) -> None:
-    """Loads weights strictly, the classifier aside, which `network` goes without.
+    """Load weights strictly, except those of the classifier, which `network` lacks.
 
     Raises:
-        EncoderError: tensors are missing, unknown, or of another shape.
+        EncoderError: tensors are missing, unexpected, or of another shape.
     """
     heads = (classifier,) if isinstance(classifier, str) else classifier or ()
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(f"{x}." for x in heads))}
@@ -174,7 +176,7 @@ def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, classifier
     result = network.load_state_dict(weights, strict=False)
     faults = {
         "missing": [name for name in result.missing_keys if name not in misfits],
-        "not wanted": result.unexpected_keys,
+        "unexpected": result.unexpected_keys,
         "of another shape": misfits,
     }
     found = [f"{len(names)} tensors {fault} (such as {names[0]})" for fault, names in faults.items() if names]
@@ -183,7 +185,7 @@ def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, classifier
 
 
 def _resample_positions(network: nn.Module, own: Mapping[str, Tensor], weights: dict[str, Tensor]) -> None:
-    """Makes a transformer's position embeddings fit the size of its images, as timm does with hub weights."""
+    """Resample a transformer's position embeddings to its image size, as timm does with hub weights."""
     from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
     given, wanted = weights.get("pos_embed"), own.get("pos_embed")
@@ -192,7 +194,7 @@ def _resample_positions(network: nn.Module, own: Mapping[str, Tensor], weights: 
     prefix = 0 if getattr(network, "no_embed_class", False) else int(getattr(network, "num_prefix_tokens", 1))
     regions = given.shape[1] - prefix
     if regions < 1 or math.isqrt(regions) ** 2 != regions:
-        return  # of another network; it will not fit
+        return  # of another network; `_load` reports it
     side = math.isqrt(wanted.shape[1] - prefix)
     weights["pos_embed"] = resample_abs_pos_embed(given.float(), [side, side], num_prefix_tokens=prefix)
 

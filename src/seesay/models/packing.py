@@ -1,4 +1,4 @@
-"""Captions of different lengths laid end to end, so that no step and no layer sees padding."""
+"""Packing of captions of different lengths, so that no step and no layer computes padding."""
 
 from dataclasses import dataclass, replace
 
@@ -11,17 +11,17 @@ PAD_ID = 0
 
 @dataclass(frozen=True)
 class PackedCaptions:
-    """The real tokens of a batch, time step after time step, longest caption first.
+    """The real tokens of a batch, ordered by time step, then by caption, longest first.
 
-    At step t only the first `sizes[t]` rows are still running, so a decoder's time loop works on a shrinking
-    prefix and what it stacks up is real tokens only (the order of torch's PackedSequence). M = sum(sizes).
+    At step t only the first `sizes[t]` rows are still running, so that a decoder's time loop computes a shrinking
+    prefix and outputs real tokens only (the order of torch's PackedSequence). M = sum(sizes).
 
     Attributes:
-        inputs: ids fed to the decoder, (M,) int64, the first of each row being the start token.
-        targets: ids to be predicted, (M,) int64, the last of each row being the end token.
-        sizes: rows running at each step, non-increasing, a list of T numbers.
-        image_of_row: the image each row describes, (R,) int64.
-        caption_of_row: the place of the row's caption in the unpacked (B, C) grid, flattened, (R,) int64.
+        inputs: input tokens of the decoder, (M,) int64; the first of each row is the start token.
+        targets: target tokens, (M,) int64; the last of each row is the end token.
+        sizes: number of running rows per step, non-increasing, a list of T numbers.
+        image_of_row: image of each row, (R,) int64.
+        caption_of_row: index of each row's caption in the flattened (B, C) grid, (R,) int64.
     """
 
     inputs: Tensor
@@ -31,7 +31,7 @@ class PackedCaptions:
     caption_of_row: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "PackedCaptions":
-        """Returns the same captions with their tensors on `device`."""
+        """Return the same captions with their tensors on `device`."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
             for name in ("inputs", "targets", "image_of_row", "caption_of_row")
@@ -40,32 +40,32 @@ class PackedCaptions:
 
     @property
     def rows(self) -> int:
-        """Captions in the batch, R."""
+        """Number of captions in the batch, R."""
         return self.sizes[0] if self.sizes else 0
 
     @property
     def real(self) -> Tensor | None:
-        """Which tokens are real, (M,) bool; None = all, as everywhere but in `PaddedCaptions`."""
+        """Whether tokens are real, (M,) bool; None: all are, except in `PaddedCaptions`."""
         return None
 
     def row_of_token(self) -> Tensor:
-        """Returns for every packed token the row it belongs to, (M,) int64."""
+        """Return the row of every packed token, (M,) int64."""
         running = torch.arange(self.rows)[None] < torch.tensor(self.sizes, dtype=torch.int64)[:, None]
         return running.nonzero()[:, 1].to(self.inputs.device)
 
     def step_of_token(self) -> Tensor:
-        """Returns for every packed token its place in its caption, (M,) int64."""
+        """Return the position of every packed token in its caption, (M,) int64."""
         return torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.int64)).to(self.inputs.device)
 
     def by_caption(self) -> "PackingIndex":
-        """Returns the way to (R, T, ...), a row a caption with its tokens in order, and back."""
+        """Return the index to and from (R, T, ...): one row per caption with its tokens in order."""
         return PackingIndex(self.row_of_token(), self.step_of_token(), self.rows, len(self.sizes))
 
     def by_image(self, images: int) -> "PackingIndex":
-        """Returns the way to (B, S, ...), a row an image with the tokens of all its captions, and back.
+        """Return the index to and from (B, S, ...): one row per image with the tokens of all its captions.
 
         Args:
-            images: images B of the batch, those without a caption too.
+            images: number of images B of the batch, including those without a caption.
         """
         image = self.image_of_row.index_select(0, self.row_of_token())
         counts = torch.bincount(image, minlength=images)
@@ -77,27 +77,27 @@ class PackedCaptions:
 
 
 class PaddedCaptions(PackedCaptions):
-    """Captions that all take as many steps as the longest, padding included, so that shapes hang on nothing else.
+    """Captions padded to the longest, so that shapes depend on the batch's shape only.
 
-    What follows a caption's end takes part in the loop, and must not in the loss: see `real`. Nothing here waits
-    for a device, so that a step over such captions can be written down as a CUDA graph.
+    Padding is part of the loop and must be excluded from the loss; see `real`. No method synchronises with a device, so
+    that a CUDA graph can capture a step.
     """
 
     @property
     def real(self) -> Tensor:
-        """Which tokens are real, (M,) bool."""
+        """Whether tokens are real, (M,) bool."""
         return self.targets != PAD_ID
 
     def row_of_token(self) -> Tensor:
-        """Returns for every token the row it belongs to, (M,) int64."""
+        """Return the row of every token, (M,) int64."""
         return self._index(self.rows).repeat(len(self.sizes))
 
     def step_of_token(self) -> Tensor:
-        """Returns for every token its place in its row, (M,) int64."""
+        """Return the position of every token in its row, (M,) int64."""
         return self._index(len(self.sizes)).repeat_interleave(self.rows)
 
     def by_image(self, images: int) -> "PackingIndex":
-        """Returns the way to (B, S, ...), a row an image with the tokens of all its captions, and back."""
+        """Return the index to and from (B, S, ...): one row per image with the tokens of all its captions."""
         captions, row = self.rows // max(1, images), self.row_of_token()
         place = self.step_of_token() * captions + row % max(1, captions)
         return PackingIndex(row // max(1, captions), place, images, captions * len(self.sizes))
@@ -108,13 +108,13 @@ class PaddedCaptions(PackedCaptions):
 
 @dataclass(frozen=True)
 class PackingIndex:
-    """The way of packed tokens into a padded tensor, for layers that work on rows, and back.
+    """Index between packed tokens and a padded tensor, for layers that act on rows.
 
     Attributes:
-        row: the row of each token, (M,) int64.
-        place: its place there, (M,) int64; the places of a row are 0, 1, 2, ...
-        rows: how many rows there are.
-        places: how long they are.
+        row: row of each token, (M,) int64.
+        place: position of each token in its row, (M,) int64, from 0.
+        rows: number of rows.
+        places: length of the rows.
     """
 
     row: Tensor
@@ -123,25 +123,25 @@ class PackingIndex:
     places: int
 
     def pad(self, packed: Tensor) -> Tensor:
-        """Returns (M, ...) as (rows, places, ...), zero where there is no token."""
+        """Return (M, ...) as (rows, places, ...), zero at padding."""
         padded = packed.new_zeros(self.rows, self.places, *packed.shape[1:])
         return padded.index_put((self.row, self.place), packed)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Returns the tokens (M, ...) of (rows, places, ...)."""
+        """Return the tokens (M, ...) of (rows, places, ...)."""
         return padded[self.row, self.place]
 
 
 def pack_captions(tokens: Tensor) -> PackedCaptions:
-    """Returns the captions of a batch packed for teacher forcing.
+    """Return the captions of a batch packed for teacher forcing.
 
     Args:
-        tokens: (B, C, T) int64 with the start and end tokens, padded at the end with `PAD_ID`; a caption
-            that an image does not have is a row of padding.
+        tokens: (B, C, T) int64 with start and end tokens, padded at the end with `PAD_ID`; missing captions of an image
+            are rows of padding.
     """
     captions = tokens.shape[1]
     flat = tokens.flatten(0, 1)
-    lengths = (flat != PAD_ID).sum(1) - 1  # steps of a caption: every token but the last is fed
+    lengths = (flat != PAD_ID).sum(1) - 1  # steps of a caption: every token but the last is an input
     lengths, order = torch.sort(lengths, descending=True, stable=True)
     order = order[: int((lengths > 0).sum())]
     lengths = lengths[: len(order)]
@@ -158,10 +158,10 @@ def pack_captions(tokens: Tensor) -> PackedCaptions:
 
 
 def pad_to_longest(tokens: Tensor) -> PaddedCaptions:
-    """Returns the captions of a batch, every one as long as the tensor is.
+    """Return the captions of a batch, each with the length of the tensor.
 
     Args:
-        tokens: as `pack_captions` takes them, (B, C, T) int64.
+        tokens: (B, C, T) int64, as for `pack_captions`.
     """
     images, captions, length = tokens.shape
     by_time = tokens.flatten(0, 1).T

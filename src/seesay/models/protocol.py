@@ -1,4 +1,4 @@
-"""What a caption decoder is to the code that drives it: two calls and an opaque state."""
+"""The interface of caption decoders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from seesay.models.packing import PackedCaptions
 
 @dataclass(frozen=True)
 class DecoderState:
-    """A decoder's state between two words; only the decoder knows what the tensors mean.
+    """A decoder's state between two tokens; the meaning of its tensors is private to the decoder.
 
-    What depends on the image alone (memory, attention keys) is kept once an image, so that the beams of a
-    image share it and reordering them moves none of it.
+    Tensors that depend on the image only (memory, attention keys) are stored once per image: the hypotheses of an image
+    share them, and reordering hypotheses does not copy them.
 
     Attributes:
         per_image: tensors (B, ...).
-        per_row: tensors (B, K, ...), one row a hypothesis.
+        per_row: tensors (B, K, ...), one row per hypothesis.
     """
 
     per_image: dict[str, Tensor]
     per_row: dict[str, Tensor]
 
     def keep(self, images: Tensor) -> "DecoderState":
-        """Returns the state of the images at positions `images` (B',) int64, in that order."""
+        """Return the state of the images at positions `images` (B',) int64, in that order."""
         return DecoderState(
             {name: tensor.index_select(0, images) for name, tensor in self.per_image.items()},
             {name: tensor.index_select(0, images) for name, tensor in self.per_row.items()},
         )
 
     def pick(self, parents: Tensor) -> "DecoderState":
-        """Returns the state in which row k of image b continues its row `parents[b, k]` (B, K') int64."""
-        if len(parents) == 1:  # in a third of the time
+        """Return the state in which row k of image b continues its row `parents[b, k]` (B, K') int64."""
+        if len(parents) == 1:  # three times as fast
             return DecoderState(
                 self.per_image, {name: tensor.index_select(1, parents[0]) for name, tensor in self.per_row.items()}
             )
@@ -43,12 +43,12 @@ class DecoderState:
 
 
 class StepOutput(NamedTuple):
-    """What one decoding step gives.
+    """The output of a decoding step.
 
     Attributes:
-        logits: scores of the next word, (B, K, V); the caller may overwrite them.
-        state: the state after the words that were fed.
-        attention: where each row looked, (B, K, N), rows summing to 1; None of a decoder without attention.
+        logits: logits of the next token, (B, K, V); the caller may overwrite them.
+        state: the state after the input tokens.
+        attention: attention weights, (B, K, N), rows sum to 1; None if the decoder has no attention.
     """
 
     logits: Tensor
@@ -56,51 +56,51 @@ class StepOutput(NamedTuple):
     attention: Tensor | None
 
 
-def nothing_more() -> float:
-    """Returns what most decoders' training adds to the loss."""
+def no_penalty() -> float:
+    """Return the penalty of decoders without one."""
     return 0.0
 
 
 class DecoderOutput(NamedTuple):
-    """What a decoder gives under teacher forcing.
+    """The output of a decoder under teacher forcing.
 
     Attributes:
-        logits: scores of the word that follows every real token, (M, V).
-        penalty: returns what training adds to the mean surprise of a token, in the same unit (nats a token): of
-            attention that must be kept in bounds, or that is drawn and learns by reward. 0 in evaluation. To be
-            called once, by who adds it to a loss: what is learnt by reward goes on with its baseline then.
+        logits: logits of the token after every real token, (M, V).
+        penalty: returns the term that training adds to the cross-entropy, in nats per token, for example to regularise
+            attention or to train hard attention; 0 in evaluation. Call it once per batch: it may update the baseline of
+            hard attention.
     """
 
     logits: Tensor
-    penalty: Callable[[], Tensor | float] = nothing_more
+    penalty: Callable[[], Tensor | float] = no_penalty
 
 
 class Decoder(Protocol):
-    """What `seesay.decoding` needs of a decoder."""
+    """The interface of a decoder that `seesay.decoding` needs."""
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the state before the start token, with one row an image.
+        """Return the state before the start token, with one row per image.
 
         Args:
             memory: projected features (B, N, D).
-            memory_mask: (B, N), True = may attend; None = all of them.
+            memory_mask: (B, N), True = attend; None: attend to all regions.
         """
         ...
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns the scores of the words that may follow `tokens` (B, K) int64."""
+        """Return the logits of the token after `tokens` (B, K) int64."""
         ...
 
 
 class TrainableDecoder(Decoder, Protocol):
-    """What training needs of a decoder beyond that; a decoder is a `torch.nn.Module` whose `forward` is this."""
+    """The interface that training needs in addition; a decoder is a `torch.nn.Module` with this `forward`."""
 
     def __call__(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
-        """Returns the scores of the words that follow every real token under teacher forcing.
+        """Return the logits (M, V) of the token after every real token under teacher forcing.
 
         Args:
             memory: (B, N, D).
-            memory_mask: (B, N), True = may attend; None = all.
-            captions: the batch's captions, packed.
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            captions: the packed captions of the batch.
         """
         ...

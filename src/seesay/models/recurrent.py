@@ -1,4 +1,4 @@
-"""What decoders that attend at every word share: their state, one step, and the training loop around it."""
+"""`RecurrentDecoder`, the base of recurrent decoders with attention: state, step, and training loop."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ Tensors = dict[str, Tensor]
 
 
 class CellOutput(NamedTuple):
-    """One word further.
+    """The output of one step of the recurrent cell.
 
     Attributes:
         state: the decoder's next state by name, each (..., H).
-        output: what `compute_logits` turns into scores, (..., O).
-        attention: where it looked, (..., N).
-        draw: log-probability of the region drawn, (...,); None where attention is soft.
+        output: input of `compute_logits`, (..., O).
+        attention: attention weights, (..., N).
+        draw: log-probability of the sampled region, (...,); None with soft attention.
     """
 
     state: Tensors
@@ -40,13 +40,13 @@ class CellOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class SequenceOutput:
-    """A batch as it went through the training loop, M tokens in the order of `captions`.
+    """The outputs of the training loop for a batch, M tokens in the order of `captions`.
 
     Attributes:
         captions: the batch.
         logits: (M, V).
-        steps: what each turn of the loop gave.
-        fixed: what stayed the same in the loop, a row a caption: memory, mask, chances.
+        steps: output of each step of the loop.
+        fixed: tensors constant over the loop, one row per caption: `memory_mask`, dropout masks.
     """
 
     captions: PackedCaptions
@@ -56,12 +56,12 @@ class SequenceOutput:
 
     @property
     def attention(self) -> Tensor:
-        """Where each word looked, (M, N)."""
+        """Attention weights per token, (M, N)."""
         return torch.cat([step.attention for step in self.steps])
 
     @property
     def draws(self) -> Tensor:
-        """Log-probabilities of the regions drawn, (M,); of hard attention only."""
+        """Log-probabilities of the sampled regions, (M,); hard attention only."""
         return torch.cat([step.draw for step in self.steps if step.draw is not None])
 
 
@@ -75,16 +75,15 @@ OPTIONS = frozenset(
 
 
 class RecurrentDecoder(nn.Module):
-    """The frame of a recurrent decoder that attends to regions at every word.
+    """Base class of recurrent decoders that attend to regions at every step.
 
-    A decoder has the layers `word_gates` and `output`, and implements `start` and `advance`, and `words` and
-    `compute_logits` where there is more to them than these layers. The frame builds `init_state`, `step` and
-    `forward` from them, and keeps their costs where they belong: what depends on the image alone is computed once an
-    image, what depends on the words alone before the time loop, and the vocabulary layer after it, on real tokens
-    only; captions that have ended leave the loop.
+    A subclass has the layers `word_gates` and `output`, implements `start` and `advance`, and overrides `words` and
+    `compute_logits` if these layers do not suffice. This class implements `init_state`, `step` and `forward`: terms
+    that depend on the image only are computed once per image, those that depend on the words only before the time
+    loop, and the vocabulary layer after it, on real tokens only; finished captions are removed from the loop.
 
     Args:
-        config: the network's sizes; `model.projection_size` is the width D of the memory.
+        config: sizes of the network; `model.projection_size` is the width D of the memory.
         vocabulary_size: V.
     """
 
@@ -102,17 +101,17 @@ class RecurrentDecoder(nn.Module):
         self.output_dropout = Dropout(config.output_dropout)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns the state before the first word by name, (B, H) each."""
+        """Return the state before the first word by name, (B, H) each."""
         raise NotImplementedError
 
     def image(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns what else each step needs of the image by name, (B, ...) each; nothing unless overridden."""
+        """Return further tensors of the image that each step needs, by name, (B, ...) each; none by default."""
         return {}
 
     def dropout_masks(self, rows: int) -> Tensors:
-        """Returns what is drawn once a caption in training, by name, (R, ...) each: the mask of the dropped state.
+        """Return the random tensors sampled once per caption in training, by name, (R, ...) each: the state's dropout.
 
-        One mask for all words of a caption: Gal and Ghahramani 2016, "A Theoretically Grounded Application of
+        One mask per caption for all its steps: Gal and Ghahramani 2016, "A Theoretically Grounded Application of
         Dropout in Recurrent Neural Networks".
         """
         if not self.training or self.state_dropout.p == 0:
@@ -120,49 +119,50 @@ class RecurrentDecoder(nn.Module):
         return {"state_mask": self.state_dropout(self.zeros(rows) + 1)}
 
     def words(self, embedded: Tensor) -> Tensor:
-        """Returns the words' part of the gates (..., G) of embedded words (..., E)."""
+        """Return the word part of the gates (..., G) from embedded words (..., E)."""
         gates: Tensor = self.word_gates(embedded)
         return gates
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Returns the decoder one word further.
+        """Return the next state and output.
 
         Args:
             words: from `words`, (..., G).
-            state: from `start` or the step before, (..., H) each.
-            fixed: `memory_mask` (..., N) if there is one, what `image` and `dropout_masks` gave, and what `look` needs.
+            state: from `start` or the previous step, (..., H) each.
+            fixed: `memory_mask` (..., N) if there is one, the outputs of `image` and `dropout_masks`, and the inputs of
+                `attend`.
         """
         raise NotImplementedError
 
     def compute_logits(self, output: Tensor, embedded: Tensor) -> Tensor:
-        """Returns the logits (..., V) of outputs (..., O) and the embedded words (..., E) that led to them."""
+        """Return the logits (..., V) of outputs (..., O) and their embedded input words (..., E)."""
         logits: Tensor = self.output(self.output_dropout(output))
         return logits
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the state before the start token over memory (B, N, D), one row an image."""
+        """Return the state before the start token over memory (B, N, D), one row per image."""
         keys = {"search_keys": self.attention.search_keys(memory), "memory": memory}
-        fixed, state = keys | self._seen(memory, memory_mask), self.start(memory, memory_mask)
+        fixed, state = keys | self._image_tensors(memory, memory_mask), self.start(memory, memory_mask)
         return DecoderState(*({name: tensor[:, None] for name, tensor in part.items()} for part in (fixed, state)))
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
+        """Return logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
         embedded = self.embedding(tokens)
         new = self.advance(self.words(embedded), state.per_row, state.per_image)
         logits = self.compute_logits(new.output, embedded)
         return StepOutput(logits, DecoderState(state.per_image, new.state), new.attention)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
-        """Returns the logits (M, V) of every real token under teacher forcing, and the penalty of the attention.
+        """Return the logits (M, V) of every real token under teacher forcing, and the penalty of the attention.
 
         Args:
             memory: (B, N, D).
-            memory_mask: (B, N), True = may attend; None = all.
-            captions: the batch's captions, packed.
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            captions: the packed captions of the batch.
         """
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
         words = self.words(embedded)
-        fixed = rows_of(self._seen(memory, memory_mask), captions) | self.dropout_masks(captions.rows)
+        fixed = rows_of(self._image_tensors(memory, memory_mask), captions) | self.dropout_masks(captions.rows)
         state = rows_of(self.start(memory, memory_mask), captions)
         loop = DeferredGradients(captions, len(memory), memory.device.type)
         self.attention.enter(memory, loop)
@@ -176,16 +176,15 @@ class RecurrentDecoder(nn.Module):
         return DecoderOutput(logits, partial(self.penalty, SequenceOutput(captions, logits, steps, fixed)))
 
     def fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
-        """Tells whether nothing is dropped or masked in the loop, of tensors such as fused loops are there for."""
+        """Return whether a fused loop supports the tensors: no mask, and no dropout inside the loop."""
         dropout = self.attention.dropout
         dropped = (self.training and self.state_dropout.p > 0) or (dropout.training and dropout.p > 0)
         return memory_mask is None and not dropped and captions.rows > 0 and can_fuse(memory, self.word_gates.weight)
 
     def consists_of_ours(self, kind: type["RecurrentDecoder"]) -> bool:
-        """Tells whether this is a decoder of a kind with additive attention, all of whose parts are this package's own.
+        """Return whether this is a decoder of class `kind` with additive attention and unmodified parts.
 
-        A subclass's, what was put in the place of one, or what has hooks may do something else than what was written
-        for these.
+        Subclasses, replaced parts and parts with hooks may compute something else than the fused loops.
         """
         ours = (
             AdditiveAttention,
@@ -201,56 +200,56 @@ class RecurrentDecoder(nn.Module):
             return False
         return all((part is self or type(part) in ours) and not _is_altered(part) for part in self.modules())
 
-    def penalty(self, lesson: SequenceOutput) -> Tensor | float:
-        """Returns what training adds to the mean surprise of a token, in nats a token."""
+    def penalty(self, sequence: SequenceOutput) -> Tensor | float:
+        """Return the term that training adds to the cross-entropy, in nats per token."""
         if self.doubly_stochastic == 0 or not self.training:
             return 0.0
-        mask = lesson.fixed.get("memory_mask")
-        return self.doubly_stochastic * doubly_stochastic_penalty(lesson.attention, lesson.captions, mask)
+        mask = sequence.fixed.get("memory_mask")
+        return self.doubly_stochastic * doubly_stochastic_penalty(sequence.attention, sequence.captions, mask)
 
     def zeros(self, rows: int) -> Tensor:
-        """Returns zeros (rows, H) in the weights' precision, which bfloat16 training keeps for the state."""
+        """Return zeros (rows, H) in the precision of the weights, which the state keeps in bfloat16 training."""
         return self.embedding.weight.new_zeros(rows, self.hidden_size)
 
     def recurrent(self, hidden: Tensor, fixed: Mapping[str, Tensor]) -> Tensor:
-        """Returns the state (..., H) as gates and query see it: with the caption's dropout mask, if any.
+        """Return the state (..., H) for gates and query: with the caption's dropout mask, if any.
 
-        In the precision of the loop's products, which else would each round it for themselves.
+        It is cast once to the precision of the loop's products instead of in each of them.
         """
         hidden = hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
         return hidden if self.attention.loop is None else self.attention.loop.cast(hidden)
 
-    def look(self, query: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""
+    def attend(self, query: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the context (..., D) and the weights (..., N) of a query (..., H)."""
         mask = fixed.get("memory_mask")
         if self.attention.loop is not None:
             return self.attention.loop_attend(query, mask)
-        # What the hypotheses of an image share stands once, (B, 1, ...).
+        # Tensors shared by the hypotheses of an image are (B, 1, ...).
         shared = None if mask is None else mask[:, 0]
         return self.attention.search(query, fixed["search_keys"][:, 0], fixed["memory"][:, 0], shared)
 
-    def _seen(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns what of the image, memory and keys aside, does not change from word to word, (B, ...) each."""
+    def _image_tensors(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Return the image's tensors that are constant over the steps, except memory and keys, (B, ...) each."""
         fixed = self.image(memory, memory_mask)
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
 
 
 def _is_altered(part: nn.Module) -> bool:
-    """Tells whether an instance does something else than its class: it has hooks, or methods of its own."""
+    """Return whether an instance differs from its class: it has hooks, or methods set on the instance."""
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
     return any(hooks) or any(callable(getattr(type(part), name, None)) for name in vars(part))
 
 
 def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memory_mask: Tensor | None) -> Tensor:
-    """Returns sum_i (1 - sum_t attention_ti)^2 of all captions, divided by their tokens.
+    """Return sum_i (1 - sum_t attention_ti)^2 over all captions, divided by the number of tokens.
 
-    Xu et al. 2015, "Show, Attend and Tell", eq. 14, where it is added to a caption's summed surprise; ours is a
-    mean over tokens, and so is this.
+    Xu et al. 2015, "Show, Attend and Tell", eq. 14, adds it to the summed cross-entropy of a caption; here both are
+    means over tokens.
 
     Args:
         attention: (M, N), in the order of `captions`.
         captions: the batch.
-        memory_mask: (R, N), True = a real region, which alone counts; None = all.
+        memory_mask: (R, N), True = a real region; the others are ignored. None: all are real.
     """
     rows, real = captions.row_of_token(), captions.real
     total = attention.new_zeros(captions.rows, attention.shape[1])
@@ -266,11 +265,11 @@ def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memor
 
 
 def rows_of(tensors: Tensors, captions: PackedCaptions) -> Tensors:
-    """Returns tensors (B, ...), one an image, as (R, ...), one a caption."""
+    """Return per-image tensors (B, ...) as per-caption tensors (R, ...)."""
     return {name: tensor.index_select(0, captions.image_of_row) for name, tensor in tensors.items()}
 
 
 def _first(tensors: Tensors, rows: int) -> Tensors:
-    """Returns the first rows of each tensor: the captions that are still running."""
-    # Of a slice autograd makes zeros as large as the whole; most steps need none.
+    """Return the first rows of each tensor: the captions that are still running."""
+    # Slicing makes autograd allocate zeros of the full size; most steps need no slice.
     return {name: tensor if len(tensor) == rows else tensor[:rows] for name, tensor in tensors.items()}

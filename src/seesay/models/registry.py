@@ -1,4 +1,4 @@
-"""The decoders by name: a class with `@register_decoder(name, options)` is what `model.decoder: name` builds."""
+"""Registry of decoders: `model.decoder: name` builds the class decorated with `@register_decoder(name, options)`."""
 
 import importlib
 import pkgutil
@@ -13,14 +13,14 @@ from seesay.config.section import suggest
 from seesay.errors import ConfigError
 
 DecoderBuilder = Callable[[ModelConfig, int], nn.Module]
-"""Makes a decoder of the network's sizes and the size V of the vocabulary."""
+"""Builds a decoder from the model configuration and the vocabulary size V."""
 
 Builder = TypeVar("Builder", bound=DecoderBuilder)
 
 _SHARED = frozenset(
     ("decoder", "projection_size", "projection_activation", "initialisation", "log_frequency_bias", "feature_dropout")
 )
-"""The fields of `ModelConfig` that are read whatever the decoder."""
+"""The fields of `ModelConfig` used with every decoder."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def register_decoder(name: str, options: Collection[str]) -> Callable[[Builder],
     The class is called with a `ModelConfig` and the size V of the vocabulary, and is a `TrainableDecoder`.
 
     Args:
-        name: of the decoder.
-        options: the fields of `ModelConfig` that it reads, beside those of every captioner. Others are refused where
-            they are set, and not searched by `seesay tune`.
+        name: name of the decoder.
+        options: the fields of `ModelConfig` that it reads, besides the shared ones. Setting other fields raises
+            ConfigError, and `seesay tune` does not search them.
 
     Raises:
-        ConfigError: the name is another decoder's already, or an option is no field of `ModelConfig`.
+        ConfigError: the name is already registered, or an option is not a field of `ModelConfig`.
     """
     for option in options:
         if option not in ModelConfig.model_fields:
@@ -51,7 +51,7 @@ def register_decoder(name: str, options: Collection[str]) -> Callable[[Builder],
 
     def register(builder: Builder) -> Builder:
         if name in _DECODERS:
-            raise ConfigError(f"there is a decoder {name!r} already ({_DECODERS[name].build.__module__})")
+            raise ConfigError(f"decoder {name!r} is already registered ({_DECODERS[name].build.__module__})")
         _DECODERS[name] = _Decoder(builder, _SHARED | frozenset(options))
         return builder
 
@@ -59,7 +59,7 @@ def register_decoder(name: str, options: Collection[str]) -> Callable[[Builder],
 
 
 def decoder_names() -> list[str]:
-    """Return the names of all decoders, sorted; those of `seesay.models.decoders` are loaded first."""
+    """Load `seesay.models.decoders` and return the names of all decoders, sorted."""
     from seesay.models import decoders
 
     for module in pkgutil.iter_modules(decoders.__path__, f"{decoders.__name__}."):
@@ -68,19 +68,19 @@ def decoder_names() -> list[str]:
 
 
 def decoder_builder(name: str) -> DecoderBuilder:
-    """Return what makes the decoder of that name.
+    """Return the builder of a decoder.
 
     Raises:
-        ConfigError: there is none; the message names the nearest.
+        ConfigError: the name is unknown; the message suggests a similar one.
     """
     return _find(name).build
 
 
 def decoder_options(name: str) -> frozenset[str]:
-    """Return the fields of `ModelConfig` that a captioner with this decoder reads.
+    """Return the fields of `ModelConfig` that a model with this decoder reads.
 
     Raises:
-        ConfigError: there is no such decoder; the message names the nearest.
+        ConfigError: the name is unknown; the message suggests a similar one.
     """
     return _find(name).options
 
@@ -88,5 +88,5 @@ def decoder_options(name: str) -> frozenset[str]:
 def _find(name: str) -> _Decoder:
     known = decoder_names()
     if name not in known:
-        raise ConfigError(f"model.decoder is {name!r}, which is no decoder; {suggest(name, known)}")
+        raise ConfigError(f"model.decoder is {name!r}, which is not a decoder; {suggest(name, known)}")
     return _DECODERS[name]

@@ -1,4 +1,4 @@
-"""One layer of the Transformer decoder: over the words so far, over the regions, and a feed-forward part."""
+"""A layer of the Transformer decoder: self-attention, cross-attention and a feed-forward block."""
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,10 @@ from seesay.models.products import Linear
 
 
 class TransformerLayer(nn.Module):
-    """x + words(norm x), then x + regions(norm x), then x + feed-forward(norm x).
+    """x + self_attention(norm x), then x + cross_attention(norm x), then x + feed_forward(norm x).
 
     Args:
-        config: the width of the layer is `model.hidden_size`, that of a region `model.projection_size`.
+        config: `model.hidden_size` is the width of the layer, `model.projection_size` that of a region.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -34,71 +34,73 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(config.state_dropout)
 
     def memory_keys(self, memory: Tensor) -> Tensor:
-        """Returns keys, then values, of the regions, (B, N, 2 width), from memory (B, N, D); once an image."""
+        """Return the keys and values (B, N, 2 width) of memory (B, N, D), computed once per image."""
         projected: Tensor = self.cross_keys(memory)
         return projected
 
     def forward(
         self, hidden: Tensor, keys: Tensor, memory_mask: Tensor | None, by_caption: PackingIndex, by_image: PackingIndex
     ) -> Tensor:
-        """Returns the layer's output (M, width) for every packed token.
+        """Return the layer's output (M, width) for every packed token.
 
         Args:
             hidden: (M, width).
             keys: from `memory_keys`, (B, N, 2 width).
-            memory_mask: (B, N), True = may attend; None = all.
-            by_caption: the tokens' way to rows of captions.
-            by_image: the tokens' way to rows of images.
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            by_caption: index of the tokens in rows of captions.
+            by_image: index of the tokens in rows of images.
         """
-        asked, key, value = self._heads(by_caption.pad(self.self_input(self.self_norm(hidden))), 3)
-        # Padding follows the real tokens of a row, so that looking back never meets it.
-        seen = self._look(asked, key, value, None, only_back=True)
-        hidden = hidden + self.dropout(self.self_output(by_caption.pack(_merge(seen))))
-        (asked,) = self._heads(by_image.pad(self.cross_query(self.cross_norm(hidden))), 1)
+        query, key, value = self._heads(by_caption.pad(self.self_input(self.self_norm(hidden))), 3)
+        # Padding follows the real tokens of a row, so that causal attention never includes it.
+        attended = self._attend_values(query, key, value, None, causal=True)
+        hidden = hidden + self.dropout(self.self_output(by_caption.pack(_merge(attended))))
+        (query,) = self._heads(by_image.pad(self.cross_query(self.cross_norm(hidden))), 1)
         key, value = self._heads(keys, 2)
         mask = None if memory_mask is None else memory_mask[:, None, None]
-        seen = self._look(asked, key, value, mask, only_back=False)
-        hidden = hidden + self.dropout(self.cross_output(by_image.pack(_merge(seen))))
+        attended = self._attend_values(query, key, value, mask, causal=False)
+        hidden = hidden + self.dropout(self.cross_output(by_image.pack(_merge(attended))))
         return self._feed(hidden)
 
     def step(
         self, hidden: Tensor, cache: Tensor, keys: Tensor, memory_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the layer's output for one word a hypothesis, the cache with it, and where it looked.
+        """Return the layer's output for one token per hypothesis, the extended cache, and the attention.
 
         Args:
             hidden: (B, K, width).
-            cache: keys, then values, of the words so far, (B, K, T, 2 width).
+            cache: keys, then values, of the previous tokens, (B, K, T, 2 width).
             keys: from `memory_keys`, (B, N, 2 width).
-            memory_mask: (B, N), True = may attend; None = all.
+            memory_mask: (B, N), True = attend; None: attend to all regions.
 
         Returns:
-            hidden (B, K, width), cache (B, K, T + 1, 2 width) and attention (B, K, N), the mean of the heads.
+            hidden (B, K, width), cache (B, K, T + 1, 2 width) and attention (B, K, N), averaged over the heads.
         """
         joined = self.self_input(self.self_norm(hidden))
         width = hidden.shape[-1]
         cache = torch.cat([cache.to(joined.dtype), joined[:, :, None, width:]], dim=2)
         key, value = self._heads(cache, 2)  # (B, K, H, T + 1, width / H)
-        seen, _ = _attend(split_heads(joined[:, :, None, :width], self.heads), key, value, None)
-        hidden = hidden + self.dropout(self.self_output(_merge(seen)[:, :, 0]))
-        # The hypotheses of an image are to its regions what the places of a caption are in training.
-        (asked,) = self._heads(self.cross_query(self.cross_norm(hidden)), 1)
+        attended, _ = _attend_with_weights(split_heads(joined[:, :, None, :width], self.heads), key, value, None)
+        hidden = hidden + self.dropout(self.self_output(_merge(attended)[:, :, 0]))
+        # In cross-attention, the hypotheses of an image take the place of a caption's positions in training.
+        (query,) = self._heads(self.cross_query(self.cross_norm(hidden)), 1)
         key, value = self._heads(keys, 2)
-        seen, weights = _attend(asked, key, value, None if memory_mask is None else memory_mask[:, None, None])
-        hidden = hidden + self.dropout(self.cross_output(_merge(seen)))
+        attended, weights = _attend_with_weights(
+            query, key, value, None if memory_mask is None else memory_mask[:, None, None]
+        )
+        hidden = hidden + self.dropout(self.cross_output(_merge(attended)))
         return self._feed(hidden), cache, weights.mean(1)
 
-    def _look(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, only_back: bool) -> Tensor:
-        """Returns what was seen, (..., H, T, d); `only_back`: by no place after its own."""
+    def _attend_values(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Return the attended values (..., H, T, d); `causal`: no position attends to later ones."""
         rate = self.attention_dropout.p if self.training else 0.0
         if rate == 0.0 or query.device.type != "cpu":
-            return F.scaled_dot_product_attention(query, key, value, mask, rate, only_back)
-        # With dropout torch's has no quick way on a processor, and draws the chances one after the other.
-        if only_back:
-            places = query.shape[-2]
-            mask = torch.ones(places, places, dtype=torch.bool).tril()
+            return F.scaled_dot_product_attention(query, key, value, mask, rate, causal)
+        # With dropout, torch's kernel is slow on a CPU and samples the mask sequentially.
+        if causal:
+            positions = query.shape[-2]
+            mask = torch.ones(positions, positions, dtype=torch.bool).tril()
         wide = torch.promote_types(query.dtype, torch.float32)
-        with torch.autocast("cpu", enabled=False):  # as torch's does: scores in half precision are a per cent off
+        with torch.autocast("cpu", enabled=False):  # as torch's kernel: half-precision scores have 1 % error
             weights = _weigh(query.to(wide), key.to(wide), mask)
         return torch.matmul(self.attention_dropout(weights.to(value.dtype)), value)
 
@@ -108,21 +110,21 @@ class TransformerLayer(nn.Module):
         return fed
 
     def _heads(self, joined: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Returns (..., T, parts * width) as so many (..., H, T, width / H)."""
+        """Split (..., T, parts * width) into `parts` tensors (..., H, T, width / H)."""
         return tuple(split_heads(part, self.heads) for part in joined.chunk(parts, dim=-1))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns what was seen (..., H, T, d) and the weights (..., H, T, N); `mask` (..., N), True = may attend."""
+def _attend_with_weights(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the attended values (..., H, T, d) and the weights (..., H, T, N); `mask` (..., N), True = attend."""
     weights = _weigh(query, key, mask)
     return torch.matmul(weights.to(value.dtype), value), weights
 
 
 def _weigh(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """Returns the weights alone."""
+    """Return the attention weights."""
     return masked_softmax(torch.matmul(query, key.transpose(-1, -2)) / key.shape[-1] ** 0.5, mask)
 
 
-def _merge(seen: Tensor) -> Tensor:
-    """Returns (..., H, T, d) as (..., T, H * d)."""
-    return seen.transpose(-2, -3).flatten(-2)
+def _merge(attended: Tensor) -> Tensor:
+    """Return (..., H, T, d) as (..., T, H * d)."""
+    return attended.transpose(-2, -3).flatten(-2)

@@ -1,4 +1,4 @@
-"""Settings of the network that contradict each other: all rules in one place, each refused by one line."""
+"""Validation of the model configuration: rules against contradictory settings, each with a one-line error."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ Rule = Callable[[ModelConfig], str | None]
 
 
 def validate_model_config(config: ModelConfig) -> None:
-    """Raise a ConfigError of one line at the first contradiction.
+    """Raise ConfigError for the first contradiction.
 
     Raises:
         ConfigError: what contradicts what, and what to set instead.
@@ -21,10 +21,10 @@ def validate_model_config(config: ModelConfig) -> None:
 
 
 def fields_read(config: ModelConfig) -> frozenset[str]:
-    """Return the fields that make a difference to the network: its decoder's, as far as the others enable them.
+    """Return the fields that affect the network: those of its decoder that other settings do not disable.
 
     Raises:
-        ConfigError: there is no such decoder.
+        ConfigError: the decoder is unknown.
     """
     unread = set()
     if config.attention == "soft":
@@ -38,7 +38,7 @@ def fields_read(config: ModelConfig) -> frozenset[str]:
 
 
 def equal_widths(config: ModelConfig) -> dict[str, tuple[str, str]]:
-    """Return the widths that have to equal another -> (that other, what demands it)."""
+    """Return the widths that must equal another: name -> (other name, reason)."""
     pairs = {}
     if config.attention_score == "dot":
         pairs["projection_size"] = ("hidden_size", "with model.attention_score=dot (general has no such need)")

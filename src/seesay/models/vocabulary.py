@@ -1,4 +1,4 @@
-"""The layer that scores every word of the vocabulary: tied to the embeddings, or started from word frequencies."""
+"""The vocabulary layer: tied to the embeddings, or initialised from word frequencies."""
 
 import torch
 from torch import Tensor, nn
@@ -9,49 +9,49 @@ from seesay.models.products import Linear
 
 
 class VocabularyLayer(Linear):
-    """A linear layer to the vocabulary, whose matrix may be the word embeddings'.
+    """A linear layer to the vocabulary, optionally tied to the word embeddings.
 
-    Tied, it owns nothing but a bias: the matrix is looked up in the embedding at each call, so that it is one
-    parameter to the optimizer and one tensor on disk. Press and Wolf 2017, "Using the Output Embedding to
-    Improve Language Models".
+    A tied layer owns only its bias and reads the embedding's matrix at each call, so that the matrix is one parameter
+    of the optimizer and one tensor on disk. Press and Wolf 2017, "Using the Output Embedding to Improve Language
+    Models".
 
     Args:
-        width: of what is scored.
+        width: width of the input.
         vocabulary_size: V.
-        tied: the embedding (V, width) whose matrix is used, if any.
+        tied: the embedding (V, width) to share, if any.
     """
 
     def __init__(self, width: int, vocabulary_size: int, tied: nn.Embedding | None = None) -> None:
         super().__init__(width, vocabulary_size)
-        self._tied = () if tied is None else (tied,)  # in a tuple, which hides the module from torch's lists
+        self._tied = () if tied is None else (tied,)  # a tuple, so that torch does not register the module
         if tied is not None:
             self.register_parameter("weight", None)
 
     @property
     def matrix(self) -> Tensor:
-        """What hidden states (..., width) are scored by, (V, width)."""
+        """The weight matrix, (V, width)."""
         return self._tied[0].weight if self._tied else self.weight
 
 
 def vocabulary_layer(config: ModelConfig, width: int, embedding: nn.Embedding) -> VocabularyLayer:
-    """Returns the last layer of a decoder, tied to its embedding if the configuration says so.
+    """Return the last layer of a decoder, tied to its embedding with `model.tie_weights`.
 
     Raises:
-        ConfigError: it is to be tied, but the sizes differ.
+        ConfigError: `model.tie_weights` is set, but the sizes differ.
     """
     words, size = embedding.weight.shape
     if config.tie_weights and width != size:
         raise ConfigError(
-            f"model.tie_weights shares the embeddings' matrix with the vocabulary layer, but model.embedding_size is "
-            f"{size} and that layer reads {width} values (model.output_size, or model.hidden_size where there is none)"
+            f"model.tie_weights needs equal widths, but model.embedding_size is {size} and the vocabulary layer has "
+            f"{width} inputs (model.output_size, or model.hidden_size if that is 0)"
         )
     return VocabularyLayer(width, words, embedding if config.tie_weights else None)
 
 
 def output_layers(config: ModelConfig, embedding: nn.Embedding) -> nn.Module:
-    """Returns the vocabulary layer over a hidden state, after a dense layer unless `model.output_size` is 0.
+    """Return the vocabulary layer, preceded by a dense layer unless `model.output_size` is 0.
 
-    There is nothing between the two, as in the tutorials' models.
+    There is no activation between the two, as in the tutorials' models.
     """
     if config.output_size == 0:
         return vocabulary_layer(config, config.hidden_size, embedding)
@@ -60,22 +60,21 @@ def output_layers(config: ModelConfig, embedding: nn.Embedding) -> nn.Module:
 
 
 @torch.no_grad()
-def start_from_frequencies(decoder: nn.Module, counts: Tensor) -> None:
-    """Sets the bias of a decoder's vocabulary layer to the log frequencies of the words.
+def init_bias_from_frequencies(decoder: nn.Module, counts: Tensor) -> None:
+    """Set the bias of a decoder's vocabulary layer to the log frequencies of the words.
 
-    The softmax then starts at the words' unigram distribution instead of having to learn it first. Every word
-    counts once more than it was seen, so that none starts at minus infinity.
+    The softmax then starts at the unigram distribution. Counts are increased by 1, so that the bias is finite.
 
     Args:
-        decoder: has one `VocabularyLayer` somewhere.
-        counts: how often each word is to be predicted, (V,).
+        decoder: contains a `VocabularyLayer`.
+        counts: number of occurrences of each token as a target, (V,).
 
     Raises:
-        ConfigError: the decoder has no `VocabularyLayer` whose bias could be set.
+        ConfigError: the decoder has no `VocabularyLayer`.
     """
     layers = [module for module in decoder.modules() if isinstance(module, VocabularyLayer)]
     if not layers:
-        raise ConfigError("model.log_frequency_bias needs a decoder that ends in a VocabularyLayer")
+        raise ConfigError("model.log_frequency_bias needs a decoder with a VocabularyLayer")
     smoothed = counts.to(layers[0].bias) + 1
     for layer in layers:
         layer.bias.copy_(torch.log(smoothed / smoothed.sum()))

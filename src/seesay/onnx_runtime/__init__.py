@@ -1,8 +1,7 @@
-"""Captions from a folder that `seesay export` wrote, by NumPy and onnxruntime: where torch is not installed.
+"""Captioning with an exported folder, with NumPy and onnxruntime and without torch.
 
-By role: `captioner` (the class to use), `manifest` (what is in the folder), `graphs` (the networks), `search` (the
-loop, as in `seesay.decoding.search`), `scoring` (what may be said), `choosing` (the best of the scores), `finished`
-(ranking). What does not compute on tensors is shared with the engine on torch.
+`captioner` has the public class, `manifest` the contents of the folder, `graphs` the networks. The search is that of
+`seesay.decoding`.
 """
 
 from seesay.onnx_runtime.captioner import OnnxCaptioner

@@ -1,4 +1,4 @@
-"""`OnnxCaptioner`: an exported captioner, from file to sentence, without torch."""
+"""`OnnxCaptioner`: an exported captioner, without torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from seesay.tokenizer import Tokenizer
 
 
 class OnnxCaptioner(Captioner):
-    """An exported captioner.
+    """A captioner loaded from an exported folder.
 
     Attributes:
-        folder: where it is.
-        manifest: what it says of itself.
+        folder: the folder.
+        manifest: its metadata.
         graphs: its encoder and decoder.
     """
 
@@ -28,14 +28,14 @@ class OnnxCaptioner(Captioner):
 
     @classmethod
     def load(cls, folder: str | Path, threads: int = 0) -> "OnnxCaptioner":
-        """Returns the captioner of an exported folder.
+        """Return the captioner of an exported folder.
 
         Args:
-            folder: what `seesay export` wrote.
-            threads: of onnxruntime; 0 = as many as it chooses.
+            folder: written by `seesay export`.
+            threads: threads of onnxruntime; 0: its default.
 
         Raises:
-            CheckpointError: no exported captioner there, or one that is damaged or put together from several.
+            CheckpointError: the folder has no exported captioner, or it is damaged or mixes several exports.
             MissingDependencyError: onnxruntime is not installed.
         """
         folder = Path(folder)
@@ -44,7 +44,7 @@ class OnnxCaptioner(Captioner):
         graphs = Graphs(folder, threads)
         sizes = {len(tokenizer), manifest.vocabulary_size, graphs.vocabulary_size}
         if len(sizes) > 1 or graphs.image_size != manifest.preprocessing.size:
-            raise CheckpointError(f"the files in {folder} are not of one export; export the run again")
+            raise CheckpointError(f"the files in {folder} are from different exports; export the run again")
         return cls(folder, manifest, tokenizer, graphs)
 
     @property
@@ -53,7 +53,7 @@ class OnnxCaptioner(Captioner):
         return (self.folder,)
 
     def preprocessing(self) -> Preprocessing:
-        """Returns how an image becomes what the encoder is shown."""
+        """Return the preprocessing that the encoder needs."""
         return self.manifest.preprocessing
 
     @property

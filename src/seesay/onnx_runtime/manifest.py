@@ -1,10 +1,10 @@
-"""What an exported folder holds and says of itself.
+"""Contents and metadata of an exported folder.
 
-encoder.onnx        images -> what the decoder keeps of them
-decoder.onnx        one more word
-tokenizer.json      the vocabulary and the cleaning rules
-export.json         preprocessing, decoding options, where it comes from
-README.txt          how to use it
+encoder.onnx        images -> initial decoder state
+decoder.onnx        one decoding step
+tokenizer.json      vocabulary and cleaning rules
+export.json         preprocessing, decoding options, source
+README.txt          usage
 """
 
 import json
@@ -33,16 +33,16 @@ EXPORT = FolderKind(
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an exported captioner knows beside its graphs and its vocabulary.
+    """Metadata of an exported captioner.
 
     Attributes:
         vocabulary_size: V.
-        grid: (rows, columns) of the regions, None where they form no grid.
-        max_length: words of a caption, at most, where no option says.
-        preprocessing: how an image becomes the encoder's input.
+        grid: (rows, columns) of the regions; None if they form no grid.
+        max_length: default maximum number of words per caption.
+        preprocessing: preprocessing of the encoder's input.
         decoding: the run's decoding options by name.
         decoder: name of the decoder.
-        encoder: what made the features (`Encoder.identity`).
+        encoder: identity of the encoder (`Encoder.identity`).
         encoder_precision: float32 or int8.
         source: name of the run that was exported.
     """
@@ -59,15 +59,15 @@ class Manifest:
 
     @property
     def config(self) -> Config:
-        """The configuration, of which only the decoding options are the run's.
+        """The default configuration with the run's decoding options.
 
         Raises:
-            ConfigError: an unknown option or an unfit value.
+            ConfigError: an unknown option or an invalid value.
         """
         return resolve_config(overrides=self._overrides())
 
     def to_json(self) -> str:
-        """Returns the content of `export.json`."""
+        """Return the content of `export.json`."""
         from seesay import __version__
 
         content = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
@@ -75,14 +75,14 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """Returns what a folder says of itself.
+        """Return the manifest of an exported folder.
 
         Raises:
-            CheckpointError: it is no exported folder, or its manifest is damaged or of another version.
+            CheckpointError: the folder has no manifest, or it is damaged or of another version.
         """
         path = folder / MANIFEST_FILE
         if not path.is_file():
-            raise CheckpointError(f"{folder} is no exported captioner: it has no {MANIFEST_FILE}")
+            raise CheckpointError(f"{folder} is not an exported captioner: it has no {MANIFEST_FILE}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
@@ -103,5 +103,5 @@ class Manifest:
 
 
 def is_export(folder: str | Path) -> bool:
-    """Tells whether a folder holds an exported captioner."""
+    """Return whether a folder holds an exported captioner."""
     return (Path(folder) / MANIFEST_FILE).is_file()

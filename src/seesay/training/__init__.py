@@ -1,1 +1,1 @@
-"""Training: objectives, the Lightning module, and `train(config)` that puts a run together."""
+"""Training: losses, the Lightning module, and `train`, which produces a run folder."""

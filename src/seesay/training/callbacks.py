@@ -1,4 +1,4 @@
-"""What happens around the steps of training: state that survives a kill, log lines, and the run's files."""
+"""Callbacks of training: checkpoints and resuming, logs and metrics, and the run's files."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ from seesay.training.stopping import StopRequest, StopRequestedError, describe_p
 log = logging.getLogger("seesay")
 
 StepProgress = Callable[[str, int, int], None]
-"""Called with what is being done, the steps of it that are done, and their number."""
+"""Called with a description of the stage, the steps completed and the total number of steps."""
 
 COLUMNS = (
     "step",
@@ -49,13 +49,13 @@ COLUMNS = (
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and that execute nothing when they are read."""
+    """Writes checkpoints atomically and loads them without executing code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes to a temporary file, then renames.
+        """Write to a temporary file, then rename it.
 
         Raises:
-            CheckpointError: the disk is full or cannot be written; the checkpoint before this one stays.
+            CheckpointError: the disk is full or not writable; the previous checkpoint is kept.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,36 +65,36 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
             temporary.unlink(missing_ok=True)
             raise unwritable(target, error) from error
         temporary.replace(target)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Returns the checkpoint at `path`.
+        """Return the checkpoint at `path`.
 
         Raises:
-            CheckpointError: the file is missing, cut short or holds more than plain data.
+            CheckpointError: the file is missing or truncated, or contains more than plain data.
         """
         try:
             loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except FileNotFoundError as error:
             raise CheckpointError(f"no checkpoint at {path}") from error
         except Exception as error:
-            raise CheckpointError(f"checkpoint {path} is damaged or cut short; delete it to start again") from error
+            raise CheckpointError(f"checkpoint {path} is damaged or truncated; delete it to start again") from error
         return loaded
 
 
 class ResumePoint(Checkpoint):
-    """Saves the whole state every few steps, at the end of each epoch and before a requested stop.
+    """Saves the training state every `every` steps, at the end of each epoch and before a requested stop.
 
-    Not after the last step of an epoch: Lightning would skip that epoch's validation on resuming. What is due then
-    is done at the end of the epoch, after the validation.
+    It does not save after the last step of an epoch, since Lightning would then skip that epoch's validation on
+    resuming; it saves after the validation instead.
 
     Args:
-        path: of the state.
+        path: file of the state.
         every: steps between two saves.
-        stop: the request; its place is kept at the state that was saved last.
+        stop: the stop request; its `place` is kept at the last saved state.
     """
 
     def __init__(self, path: Path, every: int, stop: StopRequest) -> None:
@@ -102,10 +102,10 @@ class ResumePoint(Checkpoint):
         self.every = every
         self.stop = stop
         self._saved = 0
-        self._told = False
+        self._stop_logged = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts from the step that training starts or resumes at, and waits for signals."""
+        """Count from the step at which training starts or resumes, and handle signals."""
         self._mark_saved(trainer)
         if self._saved:
             log.info("resuming at %s", self.stop.place)
@@ -114,7 +114,7 @@ class ResumePoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is due, and stops if that was requested."""
+        """Save if it is due, and stop if requested."""
         if trainer.is_last_batch:
             return
         assert isinstance(pl_module, CaptioningModule)
@@ -126,13 +126,13 @@ class ResumePoint(Checkpoint):
             raise requested
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Tells who waits for a stop why it takes so long."""
-        if self.stop.signal == signal.SIGINT and not self._told:
-            self._told = True
+        """Log once that a requested stop waits for the validation."""
+        if self.stop.signal == signal.SIGINT and not self._stop_logged:
+            self._stop_logged = True
             log.info("stopping after this validation; Ctrl-C again stops at once and resumes at %s", self.stop.place)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves and stops if that was requested; not where training ends, which the state would not tell."""
+        """Save, and stop if requested, except at the end of training, which the state does not record."""
         assert isinstance(pl_module, CaptioningModule)
         if trainer.should_stop:
             return
@@ -153,7 +153,7 @@ class ResumePoint(Checkpoint):
         self.stop.place = describe_place(self._saved, int(trainer.num_training_batches), trainer.max_epochs or 0)
 
     def _requested(self, trainer: pl.Trainer, module: CaptioningModule) -> Exception | None:
-        """Returns why training stops here; several processes agree on it with every log line, as all must save."""
+        """Return why training stops here, or None; with several processes they agree every `log_every` steps."""
         if trainer.world_size == 1:
             return self.stop.reason
         if trainer.global_step % module.config.training.log_every and not trainer.is_last_batch:
@@ -164,7 +164,7 @@ class ResumePoint(Checkpoint):
 
 
 class MetricsLog(Callback):
-    """Writes metrics.csv and the log lines, and feeds every logger."""
+    """Writes metrics.csv, log lines and the metrics of every logger."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path = path
@@ -173,7 +173,7 @@ class MetricsLog(Callback):
         self._captions = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins the file, or cuts off what comes after the step that training resumes from."""
+        """Create metrics.csv, or remove its rows after the step from which training resumes."""
         assert isinstance(pl_module, CaptioningModule)
         self._captions, self._since = 0, (0, pl_module.seconds)
         if not trainer.is_global_zero:
@@ -191,7 +191,7 @@ class MetricsLog(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs a step if it is time."""
+        """Log a step if it is due."""
         assert isinstance(pl_module, CaptioningModule)
         self._captions += batch.totals.captions
         if trainer.global_step % self.every:
@@ -202,7 +202,7 @@ class MetricsLog(Callback):
         self._since = (captions, seconds)
         loss = _mean_loss(pl_module.last_loss)
         steps = trainer.num_training_batches
-        _refuse_divergence(loss, trainer.global_step)
+        _check_divergence(loss, trainer.global_step)
         left = (
             pl_module.seconds
             / max(1, trainer.global_step)
@@ -215,34 +215,34 @@ class MetricsLog(Callback):
             batch_idx + 1,
             steps,
             loss,
-            _readable_rewards(rewards),
+            _format_rewards(rewards),
             rate,
             format_duration(left),
         )
         self._write(trainer, pl_module, train_loss=loss, captions_per_second=rate, **rewards)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs an epoch."""
+        """Log an epoch."""
         assert isinstance(pl_module, CaptioningModule)
         values = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_cider")}
         mean = _mean_loss(pl_module.epoch_loss)
-        _refuse_divergence(mean, trainer.global_step)
-        _refuse_divergence(values["val_loss"], trainer.global_step)
+        _check_divergence(mean, trainer.global_step)
+        _check_divergence(values["val_loss"], trainer.global_step)
         rewards = _rewards(pl_module, epoch=True)
         log.info(
             "epoch %d done  loss %.3f%s  val loss %.3f  val CIDEr %.1f  %s of training",
             trainer.current_epoch + 1,
             mean,
-            _readable_rewards(rewards),
+            _format_rewards(rewards),
             values["val_loss"],
             values["val_cider"],
             format_duration(pl_module.seconds),
         )
         self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
-        self._show_samples(trainer, pl_module)
+        self._log_samples(trainer, pl_module)
 
-    def _show_samples(self, trainer: pl.Trainer, module: CaptioningModule) -> None:
-        """Logs the captions of a few validation images."""
+    def _log_samples(self, trainer: pl.Trainer, module: CaptioningModule) -> None:
+        """Log the captions of a few validation images."""
         for name, caption, reference in module.samples:
             log.info("  %s: %s (reference: %s)", name, caption or "(empty)", reference)
         rows = [
@@ -266,10 +266,10 @@ class MetricsLog(Callback):
 
 
 class StepReport(Callback):
-    """Reports each step, so that a progress bar moves between two log lines.
+    """Reports every step to a progress bar.
 
     Args:
-        report: called with the epoch in words, the steps that are done in it, and their number.
+        report: called with a description of the epoch, the steps completed in it, and their total.
     """
 
     def __init__(self, report: StepProgress) -> None:
@@ -278,7 +278,7 @@ class StepReport(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Reports a training step."""
+        """Report a training step."""
         self._report(trainer, "step", batch_idx, trainer.num_training_batches)
 
     def on_validation_batch_end(
@@ -290,7 +290,7 @@ class StepReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Reports a validation step."""
+        """Report a validation step."""
         batches = trainer.num_val_batches
         self._report(trainer, "validation step", batch_idx, batches if isinstance(batches, int) else batches[0])
 
@@ -300,11 +300,11 @@ class StepReport(Callback):
 
 
 class BestCheckpoints(ModelCheckpoint):
-    """Keeps the best checkpoints, in whose names epochs count from 1.
+    """Keeps the best checkpoints; their names count epochs from 1.
 
     Args:
-        folder: of the checkpoints.
-        training: what is monitored, and how many are kept.
+        folder: folder of the checkpoints.
+        training: the monitored metric and the number of checkpoints.
     """
 
     def __init__(self, folder: Path, training: TrainingConfig) -> None:
@@ -321,13 +321,13 @@ class BestCheckpoints(ModelCheckpoint):
         )
 
     def format_checkpoint_name(self, metrics: dict[str, Tensor], *arguments: Any, **options: Any) -> str:
-        """Returns the path of a checkpoint."""
+        """Return the path of a checkpoint."""
         metrics = {**metrics, "epoch": metrics["epoch"] + 1}
         return super().format_checkpoint_name(metrics, *arguments, **options)
 
 
 class BestModel(Checkpoint):
-    """Keeps `model.safetensors` at the weights of the best validation so far."""
+    """Keeps the weights of the best validation so far in `model.safetensors`."""
 
     def __init__(self, folder: Path, info: RunInfo, encoder: Encoder | None, monitor: str) -> None:
         self.folder = folder
@@ -338,7 +338,7 @@ class BestModel(Checkpoint):
         self.best_epoch = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the weights if they are the best, and how far training is."""
+        """Write the weights if they are the best, and the progress of training."""
         assert isinstance(pl_module, CaptioningModule)
         value = float(trainer.callback_metrics[self.monitor])
         better = self.best is None or (value < self.best if self.monitor == "val_loss" else value > self.best)
@@ -358,49 +358,49 @@ class BestModel(Checkpoint):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what must survive a kill."""
+        """Return the state needed to resume."""
         return {"best": self.best, "best_epoch": self.best_epoch, "progress": self.info.progress}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Restore the state."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.info = replace(self.info, progress=state["progress"])
 
 
 class ShareBatches(Callback):
-    """Gives each process its share of every batch.
+    """Splits every batch among the processes.
 
     Args:
-        batches: those of training and of validation.
+        batches: the training and validation batches.
     """
 
     def __init__(self, batches: Sequence[CaptionBatches]) -> None:
         self.batches = batches
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tells them which process this is, and of how many."""
+        """Set the rank and the number of processes."""
         for batches in self.batches:
             batches.share(trainer.global_rank, trainer.world_size)
 
 
 def _mean_loss(counted: torch.Tensor) -> float:
-    """Returns the mean of the nats and words (2,) that every process has counted; all of them must ask."""
+    """Return the mean loss from the summed nats and tokens (2,) of all processes; every process must call it."""
     total, tokens = sum_over_ranks(counted).tolist()
     return float(total / max(1.0, tokens))
 
 
 def _rewards(module: CaptioningModule, epoch: bool) -> dict[str, float]:
-    """Returns the columns that a second stage adds: CIDEr-D of the samples and of their baseline, times 100."""
+    """Return the metrics of SCST: CIDEr-D of the samples and of their baseline, times 100."""
     if module.critic is None:
         return {}
     return {name: 100 * value for name, value in zip(("reward", "baseline"), module.rewards(epoch), strict=True)}
 
 
-def _readable_rewards(rewards: dict[str, float]) -> str:
-    return "  reward {reward:.1f} against {baseline:.1f}".format(**rewards) if rewards else ""
+def _format_rewards(rewards: dict[str, float]) -> str:
+    return "  reward {reward:.1f} (baseline {baseline:.1f})".format(**rewards) if rewards else ""
 
 
-def _refuse_divergence(loss: float, step: int) -> None:
+def _check_divergence(loss: float, step: int) -> None:
     if not math.isfinite(loss):
         raise ConfigError(
             f"the loss is {loss} at step {step}: training has diverged; start again (--overwrite) with a lower "
@@ -409,7 +409,7 @@ def _refuse_divergence(loss: float, step: int) -> None:
 
 
 def run_weights(module: CaptioningModule, encoder: Encoder | None) -> dict[str, torch.Tensor]:
-    """Returns what model.safetensors holds: the captioner, and an encoder that is not part of it but stored."""
+    """Return the content of model.safetensors: the model, and an encoder that is stored but not part of it."""
     weights = module.model.state_dict()
     if encoder is not None and module.model.encoder is None:
         weights |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}

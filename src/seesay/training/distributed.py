@@ -1,7 +1,7 @@
-"""The processes of one training: how many there are, who goes first, and what they bring together.
+"""Distributed training: ranks, rank-zero-first preparation, and reductions over ranks.
 
-They are started by torchrun or SLURM's srun, which run the same command in every process; or by Lightning, which
-starts the others (`training.devices`) when the first one has prepared everything.
+The processes are started by torchrun or SLURM's srun, which run the same command in each; or by Lightning
+(`training.devices`), after the first process has prepared the inputs.
 """
 
 import atexit
@@ -25,52 +25,52 @@ from seesay.metrics import CaptionMetrics
 
 
 def rank() -> int:
-    """Returns which of the processes this is; 0 is the leader, which alone writes files."""
+    """Return the global rank of this process; only rank 0 writes files."""
     launched = _launcher()
     return launched.global_rank() if launched else int(os.environ.get("LOCAL_RANK", 0))
 
 
 def process_counts(training: TrainingConfig) -> tuple[int, int]:
-    """Returns the processes on each machine, and how many machines there are: as launched, else as configured."""
+    """Return the number of processes per machine and the number of machines, as launched or else as configured."""
     launched = _launcher()
     if launched is None:
         return training.devices, 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
-    return here, launched.world_size() // here
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
+    return per_machine, launched.world_size() // per_machine
 
 
 @contextlib.contextmanager
 def rank_zero_first(training: TrainingConfig) -> Iterator[None]:
-    """Lets the leader through alone, and the others when it is done; what they would log it has logged.
+    """Run the block in rank 0, then in the other ranks, which log errors only.
 
     Raises:
-        SeesayError: in the others, where the leader has failed.
+        SeesayError: in the other ranks, if rank 0 failed.
     """
     if rank() > 0:
         logging.getLogger("seesay").setLevel(logging.ERROR)
     launched = _launcher()
     if launched is None or launched.world_size() == 1:
-        yield  # processes that Lightning starts come when the leader is through
+        yield  # Lightning starts the other processes after rank 0 has finished the block
         return
     _join(launched, training)
     if rank() > 0:
-        if not _agreed(True):
-            raise SeesayError("the first process has failed; its message says why")
+        if not _all_succeeded(True):
+            raise SeesayError("the first process failed; see its message")
         yield
         return
     try:
         yield
     except BaseException:
-        _agreed(False)
+        _all_succeeded(False)
         raise
-    _agreed(True)
+    _all_succeeded(True)
 
 
 def _launcher() -> ClusterEnvironment | None:
-    """Returns what has started the processes from outside, None where nothing has.
+    """Return the environment of an external launcher, or None.
 
     Raises:
-        ConfigError: SLURM was told how many tasks there are, but not how many on each machine.
+        ConfigError: SLURM has the number of tasks, but not of tasks per machine.
     """
     try:
         for environment in (TorchElasticEnvironment, SLURMEnvironment):
@@ -82,7 +82,7 @@ def _launcher() -> ClusterEnvironment | None:
 
 
 def _join(launched: ClusterEnvironment, training: TrainingConfig) -> None:
-    """Joins the processes' group, which Lightning then finds made."""
+    """Join the process group, which Lightning then reuses."""
     if dist.is_initialized():
         return
     on_gpu = choose_device(training.device).startswith("cuda")
@@ -100,35 +100,34 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _agreed(mine: bool) -> bool:
-    """Waits for all processes; returns whether all have said yes."""
-    no = torch.tensor(int(not mine))
-    dist.all_reduce(no)
-    return int(no) == 0
+def _all_succeeded(succeeded: bool) -> bool:
+    """Wait for all processes; return whether `succeeded` is True in all."""
+    failures = torch.tensor(int(not succeeded))
+    dist.all_reduce(failures)
+    return int(failures) == 0
 
 
 def gather_captions(metrics: CaptionMetrics) -> CaptionMetrics:
-    """Returns the captions of all ranks in the order of the ranks; in one process, what was given.
+    """Return the captions of all ranks in rank order; in a single process, `metrics` itself.
 
-    Samplers fill up the last batch with images of the first, so that an image may come from several ranks: it
-    counts once.
+    Samplers pad the last batch with images of the first, so that an image may occur in several ranks; it counts once.
     """
     if _ranks() == 1:
         return metrics
-    mine = (metrics.hypotheses, metrics.references, metrics.ids)
-    theirs: list[Any] = [None] * _ranks()
-    dist.all_gather_object(theirs, mine)
-    whole = CaptionMetrics(metrics.tokenization, metrics.metrics)
+    local = (metrics.hypotheses, metrics.references, metrics.ids)
+    gathered: list[Any] = [None] * _ranks()
+    dist.all_gather_object(gathered, local)
+    merged = CaptionMetrics(metrics.tokenization, metrics.metrics)
     seen: set[str] = set()
-    for hypotheses, references, ids in theirs:
-        fresh = [place for place, name in enumerate(ids) if name not in seen]
+    for hypotheses, references, ids in gathered:
+        new = [place for place, name in enumerate(ids) if name not in seen]
         seen.update(ids)
-        whole.update([hypotheses[p] for p in fresh], [references[p] for p in fresh], [ids[p] for p in fresh])
-    return whole
+        merged.update([hypotheses[p] for p in new], [references[p] for p in new], [ids[p] for p in new])
+    return merged
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Returns the sum over all ranks of a tensor of any shape; in one process, what was given."""
+    """Return the sum of a tensor of any shape over all ranks; in a single process, the tensor itself."""
     if _ranks() == 1:
         return values
     total = values.clone()

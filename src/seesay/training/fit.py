@@ -1,4 +1,4 @@
-"""`train`: data, features, model and Lightning's trainer put together into a run folder."""
+"""`train`: trains a captioner from a configuration and writes its run folder."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from seesay.features.extraction import Progress
 from seesay.formatting import format_duration
 from seesay.models.captioning import build_model, count_parameters
 from seesay.models.encoders import SMALL_CNN
-from seesay.models.vocabulary import start_from_frequencies
+from seesay.models.vocabulary import init_bias_from_frequencies
 from seesay.outputs import check_folder, only_writer_of
 from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches, StepProgress, StepReport
@@ -47,18 +47,19 @@ from seesay.visualise import training_curves
 log = logging.getLogger("seesay")
 
 VALIDATION_CAPTIONS = 320
-"""Captions of a validation batch."""
+"""Captions per validation batch."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended.
+    """The result of a training run.
 
     Attributes:
-        folder: the run.
-        epochs: epochs done.
-        best: the monitor's best value (CIDEr times 100, as in published tables), and `best_epoch` when, from 1.
-        stopped_by: "epochs", "patience", or "nothing to do" where the run was finished already.
+        folder: the run folder.
+        epochs: number of epochs trained.
+        best: best value of the monitored metric (CIDEr times 100, as in published tables).
+        best_epoch: its epoch, from 1.
+        stopped_by: "epochs", "patience", or "nothing to do" if the run was already finished.
         seconds: time spent in training steps.
     """
 
@@ -81,24 +82,24 @@ def train(
     progress: Progress | None = None,
     step_progress: StepProgress | None = None,
 ) -> TrainingResult:
-    """Trains a captioner and returns how it went; the run folder holds everything else.
+    """Train a captioner and write its run folder.
 
-    An unfinished run in `out` with the same configuration and the same captions is resumed exactly where its state was
-    last saved: every `training.checkpoint_every` steps, at the end of each epoch, and on SIGINT or SIGTERM.
+    An unfinished run in `out` with the same configuration and captions resumes exactly from its last saved state,
+    which is saved every `training.checkpoint_every` steps, at the end of each epoch, and on SIGINT or SIGTERM.
 
     Args:
-        config: the whole configuration.
-        data: anything `load_annotations` reads.
+        config: the configuration.
+        data: any data set that `load_annotations` reads.
         out: the run folder.
-        features: folder of feature stores; those for this data and encoder are made if they are absent.
-        stores: given stores to use instead, joined along F, those of mirrored images among them.
-        overwrite: throw away a run that is there.
-        progress: told of images encoded, if any have to be.
+        features: folder of feature stores; missing stores of this data and encoder are extracted.
+        stores: feature stores to use instead, concatenated along F; may include stores of mirrored images.
+        overwrite: delete an existing run.
+        progress: called with the number of images encoded.
         step_progress: called after each step of training and validation.
 
     Raises:
-        SeesayError: bad data, a configuration that cannot work, a store of another encoder, a full disk; a folder `out`
-            that contains the data, holds foreign files under a run's names, or that another process writes to.
+        SeesayError: invalid data or configuration, a store of another encoder, a full disk; or `out` contains the data,
+            has foreign files under a run's names, or is in use by another process.
     """
     inputs = LazyInputs(
         lambda: read_captions(config, data),
@@ -118,18 +119,19 @@ def train_on(
     callbacks: Sequence[Callback] = (),
     stop: StopRequest | None = None,
 ) -> TrainingResult:
-    """Trains like `train`, on data and features that the caller opens, so that several trainings can share them.
+    """Train like `train` on inputs that the caller opens, so that several runs can share them.
 
     Args:
-        config: the whole configuration.
-        inputs: the captions, and the features, which are not opened where there is nothing to train.
+        config: the configuration.
+        inputs: the captions and features; the features are opened only if there is something to train.
         out: the run folder.
-        overwrite: throw away a run that is there.
-        callbacks: of Lightning; called after a validation is written to metrics.csv, before its weights are kept.
-        stop: request by which the caller may end training when its state is saved.
+        overwrite: delete an existing run.
+        callbacks: Lightning callbacks, called after a validation is written to metrics.csv and before its weights are
+            saved.
+        stop: request by which the caller can stop training once its state is saved.
 
     Raises:
-        SeesayError: as by `train`.
+        SeesayError: see `train`.
     """
     check_config(config)
     out = Path(out)
@@ -149,7 +151,7 @@ def train_on(
 
 
 class _Prepared(NamedTuple):
-    """What training starts or resumes from."""
+    """The inputs and metadata with which training starts or resumes."""
 
     info: RunInfo
     tokenizer: Tokenizer
@@ -157,7 +159,7 @@ class _Prepared(NamedTuple):
 
 
 def _prepare(config: Config, source: LazyInputs, out: Path, overwrite: bool) -> _Prepared | None:
-    """Returns what training starts or resumes from, after making the run folder and features; None if it is done."""
+    """Create or open the run folder and the features; return None if the run is finished."""
     run = existing_run(out, config, overwrite)
     annotations = source.annotations()
     captions = describe_captions(annotations)
@@ -165,18 +167,18 @@ def _prepare(config: Config, source: LazyInputs, out: Path, overwrite: bool) -> 
     if run is not None and run.info.progress.get("finished"):
         log.log(
             logging.WARNING if changes else logging.INFO,
-            "%s is finished already%s; --overwrite trains it anew",
+            "%s is already finished%s; --overwrite trains it again",
             out,
             f", on other data ({changes})" if changes else "",
         )
         return None
     resumed = _resumed(run, out, changes)
-    material = source.material(annotations)
+    training_data = source.training_data(annotations)
     tokenizer = resumed.tokenizer if resumed else build_tokenizer(annotations, config)
-    inputs = make_inputs(material, tokenizer)
+    inputs = make_inputs(training_data, tokenizer)
     if resumed is None:
-        info = replace(_describe_run(config, material.data, tokenizer, inputs), captions=captions)
-        (out / LAST_FILE).unlink(missing_ok=True)  # a remnant of a run that was not wholly deleted
+        info = replace(_describe_run(config, training_data.data, tokenizer, inputs), captions=captions)
+        (out / LAST_FILE).unlink(missing_ok=True)  # left by an interrupted deletion
         save_run(out, config, info, tokenizer)
     else:
         info = resumed.info
@@ -186,19 +188,19 @@ def _prepare(config: Config, source: LazyInputs, out: Path, overwrite: bool) -> 
 
 
 def _changes(run: Run | None, captions: dict[str, str]) -> str:
-    """Returns how the captions differ from those that a run was started on; empty if they do not."""
+    """Return how the captions differ from those of a run; empty if they do not."""
     if run is None or not run.info.captions:
         return ""
     return "; ".join(differences({"data": run.info.captions}, {"data": captions}))
 
 
 def _resumed(run: Run | None, out: Path, changes: str) -> Run | None:
-    """Returns the unfinished run that training resumes; None where it starts, as one does that has saved no state.
+    """Return the unfinished run to resume, or None if training starts, as in a run without a saved state.
 
     Raises:
-        DataError: a state was saved, and the captions have changed since.
+        DataError: the captions have changed since the state was saved.
     """
-    if run is None or rank() > 0:  # the first process has decided
+    if run is None or rank() > 0:  # rank 0 has checked it
         return run
     if not (out / LAST_FILE).is_file():
         if changes:
@@ -239,18 +241,18 @@ def _fit(
     with quiet_lightning(), interruptible(trainer, stop, out):
         trainer.fit(module, module.batches, validation, ckpt_path=last if last.is_file() else None)
     result = _conclude(config, out, best, module.seconds, trainer.is_global_zero)
-    if stop.signal is not None:  # it came during the last validation
+    if stop.signal is not None:  # received during the last validation
         stop.end(out, trainer.is_global_zero)
     return result
 
 
-def _conclude(config: Config, out: Path, best: BestModel, seconds: float, leads: bool) -> TrainingResult:
-    """Draws the curves of a finished training, and marks its run as finished."""
+def _conclude(config: Config, out: Path, best: BestModel, seconds: float, is_rank_zero: bool) -> TrainingResult:
+    """Plot the training curves and mark the run as finished."""
     epochs = int(best.info.progress["epochs"])
     stopped_by = "epochs" if epochs >= config.training.epochs else "patience"
-    if leads:
+    if is_rank_zero:
         training_curves(out / "metrics.csv", out / "curves.png")
-    final = update_progress(out if leads else None, best.info, finished=True, stopped_by=stopped_by)
+    final = update_progress(out if is_rank_zero else None, best.info, finished=True, stopped_by=stopped_by)
     log.info(
         "best %s %.*f at epoch %d; stopped by %s after %s of training",
         config.training.monitor,
@@ -290,8 +292,8 @@ def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: I
     in_loop = inputs.store is None
     model = build_model(config.model, info.vocabulary_size, info.feature_size, inputs.encoder if in_loop else None)
     if config.model.log_frequency_bias:
-        start_from_frequencies(model.decoder, count_words(inputs.train, info.vocabulary_size))
-    model.train()  # Lightning keeps the modes it finds, and an encoder comes in evaluation mode
+        init_bias_from_frequencies(model.decoder, count_words(inputs.train, info.vocabulary_size))
+    model.train()  # Lightning keeps the modes of modules, and an encoder is in evaluation mode
     batches = CaptionBatches(
         inputs.train,
         inputs.store,

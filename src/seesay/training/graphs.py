@@ -1,8 +1,8 @@
-"""Training steps on a GPU as CUDA graphs: the thousand small kernels of a step are launched at once.
+"""Training steps as CUDA graphs: the thousand small kernels of a step are launched together.
 
-One after the other, Python takes longer to launch them than the device to run them. A graph holds for one shape: so
-captions are filled up to steps of four words, and run to the end of the batch's longest (`PaddedCaptions`), padding
-included, which does not count. That is more arithmetic and much less time.
+Launching them one by one from Python takes longer than running them. A graph is valid for one shape; captions are
+therefore padded to a multiple of `_LENGTH_MULTIPLE` tokens and all run as long as the longest of the batch
+(`PaddedCaptions`); the loss ignores padding. The extra arithmetic costs less than the launches.
 """
 
 import contextlib
@@ -31,28 +31,28 @@ from seesay.training.distributed import process_counts
 from seesay.training.losses import padded_cross_entropy
 from seesay.training.self_critical import Samples, SelfCritic, sampled_loss, without_dropout
 
-_STEPS = 4
-"""Captions are filled up to a multiple of so many words."""
+_LENGTH_MULTIPLE = 4
+"""Captions are padded to a multiple of this number of tokens."""
 
-_DRAWN = 8
-"""Words that a graph draws before it is looked whether all samples have ended."""
+_TOKENS_PER_GRAPH = 8
+"""Tokens that a graph samples before the host checks whether all samples have finished."""
 
-_MOST_GRAPHS = 64
-"""Graphs of a function; batches of still other shapes are computed without."""
+_MAX_GRAPHS = 64
+"""Maximum number of graphs per function; batches of further shapes run without a graph."""
 
 Tensors = tuple[Tensor, ...]
 
 
 class Graph:
-    """A function of tensors as a CUDA graph, for inputs of one shape; elsewhere than on a GPU it is simply called.
+    """A function of tensors as a CUDA graph, for inputs of one shape; without a GPU the function is called.
 
-    What it gives is overwritten when any graph runs again: take what is needed first.
+    Any later run of any graph overwrites the outputs.
 
     Args:
-        function: tensors in, tensors out. It must not wait for the device, and all else that it reads (weights, above
-            all) must stay where it is in memory.
-        inputs: the first of them.
-        device: where it runs.
+        function: maps tensors to tensors. It must not synchronise with the device, and the other tensors it reads, such
+            as weights, must keep their addresses.
+        inputs: the first inputs.
+        device: device of the inputs.
     """
 
     def __init__(self, function: Callable[..., Any], *inputs: Tensor, device: torch.device) -> None:
@@ -63,9 +63,9 @@ class Graph:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Returns what the function gives."""
-        for held, given in zip(self.inputs, inputs, strict=True):
-            held.copy_(given, non_blocking=True)
+        """Return the function's outputs."""
+        for static, tensor in zip(self.inputs, inputs, strict=True):
+            static.copy_(tensor, non_blocking=True)
         if self.device.type != "cuda":
             self.outputs = self.function(*self.inputs)
             return self.outputs
@@ -74,34 +74,34 @@ class Graph:
         return self.outputs
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Returns the function's kernels, written down. The generators' state stays: a first call is as any other."""
-        chance = torch.cuda.get_rng_state()
-        torch.clear_autocast_cache()  # else the graph would read weights that were rounded for this one step
-        aside = _aside()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        """Capture the function. It keeps the state of the random generators, so that the first call is no exception."""
+        rng_state = torch.cuda.get_rng_state()
+        torch.clear_autocast_cache()  # otherwise the graph would read weights that were cast for this step only
+        warmup = _warmup_stream()
+        warmup.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warmup):
             self.function(*self.inputs)
             torch.clear_autocast_cache()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(warmup)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=_first_graph()[0].pool()):
                 self.outputs = self.function(*self.inputs)
-        except torch.OutOfMemoryError:  # a RuntimeError, which no other setting of graphs would mend
+        except torch.OutOfMemoryError:  # a RuntimeError that --no-cuda-graphs would not fix
             raise
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"this network cannot be captured ({reason}); add --no-cuda-graphs") from error
         torch.clear_autocast_cache()
-        torch.cuda.set_rng_state(chance)
+        torch.cuda.set_rng_state(rng_state)
         return graph
 
 
 class Graphs:
-    """The same for inputs of many shapes, a graph each; beyond `_MOST_GRAPHS` the function is called.
+    """A `Graph` per shape of the inputs; beyond `_MAX_GRAPHS` shapes the function is called.
 
     Args:
-        function: as of `Graph`.
+        function: see `Graph`.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -109,40 +109,39 @@ class Graphs:
         self._graphs: dict[tuple[torch.Size, ...], Graph] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Returns what the function gives."""
+        """Return the function's outputs."""
         shapes = tuple(tensor.shape for tensor in inputs)
         if shapes not in self._graphs:
-            if len(self._graphs) >= _MOST_GRAPHS:
+            if len(self._graphs) >= _MAX_GRAPHS:
                 return self.function(*inputs)
             self._graphs[shapes] = Graph(self.function, *inputs, device=inputs[0].device)
         return self._graphs[shapes](*inputs)
 
 
 @cache
-def _aside() -> Any:
-    """Returns the stream that functions are first called on, one and the same: cuBLAS keeps memory for each stream."""
+def _warmup_stream() -> Any:
+    """Return the stream of warm-up calls; a single one, since cuBLAS allocates a workspace per stream."""
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 @cache
 def _first_graph() -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """Returns a graph that does next to nothing and is never freed.
+    """Return a trivial graph that is never freed.
 
-    All others work in its memory: what one gives is good until the next one runs. Memory that graphs share goes with
-    the last of them, and could not be shared again.
+    All other graphs share its memory pool, which would be lost with the last graph that uses it.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        held = torch.zeros(1, device="cuda")
-    return graph, held
+        tensor = torch.zeros(1, device="cuda")
+    return graph, tensor
 
 
 class _WithGradients(torch.autograd.Function):
-    """A loss whose gradients are there already."""
+    """A loss with precomputed gradients."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor | None], *weights: Tensor) -> Tensor:
-        # The next graph writes over both; what autograd keeps until the backward pass must be its own.
+        # Cloned, since the next graph overwrites them before the backward pass.
         ctx.gradients = [None if gradient is None else gradient.clone() for gradient in gradients]
         return loss.clone()
 
@@ -154,25 +153,25 @@ class _WithGradients(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Loss:
-    """A loss of a model with its gradients, in graphs.
+    """A loss of a model with its gradients, as graphs.
 
     Attributes:
-        graphs: give the loss, what else is to be told, and the gradients.
-        weights: of which gradients are wanted.
+        graphs: return the loss, further outputs, and the gradients.
+        weights: the trainable parameters.
     """
 
     graphs: Graphs
     weights: Sequence[Tensor]
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensors]:
-        """Returns the loss, whose backward pass gives the gradients that the graph has worked out, and the rest."""
-        loss, told, gradients = self.graphs(*inputs)
+        """Return the loss, whose backward pass returns the gradients of the graph, and the further outputs."""
+        loss, others, gradients = self.graphs(*inputs)
         found: Tensor = _WithGradients.apply(loss, gradients, *self.weights)
-        return found, tuple(tensor.clone() for tensor in told)
+        return found, tuple(tensor.clone() for tensor in others)
 
 
 class _Called(nn.Module):
-    """A function of a model, as a module, whose parameters can be exchanged for a call."""
+    """A function of a model as a module, for `functional_call`."""
 
     def __init__(self, model: nn.Module, function: Callable[..., tuple[Tensor, Tensors]]) -> None:
         super().__init__()
@@ -187,63 +186,63 @@ def _loss(model: nn.Module, function: Callable[..., tuple[Tensor, Tensors]]) -> 
     called = _Called(model, function)
     named = {name: weight for name, weight in called.named_parameters() if weight.requires_grad}
 
-    def both(*inputs: Tensor) -> tuple[Tensor, Tensors, Tensors]:
-        # The same memory under other names: autograd's node of a parameter belongs to the stream that met it first,
-        # which a graph must have nothing to do with.
+    def loss_and_gradients(*inputs: Tensor) -> tuple[Tensor, Tensors, Tensors]:
+        # Views of the parameters: autograd binds a parameter's node to the stream that used it first, which a capture
+        # must not touch.
         own = {name: weight.detach().requires_grad_() for name, weight in named.items()}
         with torch.enable_grad():
-            loss, told = functional_call(called, own, inputs)
-            # Autocast is for the way there: by itself it would round what plain code of a backward pass computes, too.
+            loss, others = functional_call(called, own, inputs)
+            # Autocast is for the forward pass only; it would also round hand-written backward passes.
             with torch.autocast(loss.device.type, enabled=False):
                 gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
-        return loss.detach(), tuple(tensor.detach() for tensor in told), gradients
+        return loss.detach(), tuple(tensor.detach() for tensor in others), gradients
 
-    return _Loss(Graphs(both), list(named.values()))
+    return _Loss(Graphs(loss_and_gradients), list(named.values()))
 
 
 def uses_graphs(training: TrainingConfig, model: CaptionModel) -> bool:
-    """Tells whether a training's steps can be captured: on one GPU, of a network whose kernels are always the same.
+    """Return whether training steps can be captured: on one GPU, for a network with a fixed sequence of kernels.
 
-    cuDNN's recurrent layers are few kernels as they are; hard attention asks the device whether its chances are sound.
+    cuDNN's recurrent layers already use few kernels; hard attention synchronises to check its probabilities.
     """
     if not training.cuda_graphs or not choose_device(training.device).startswith("cuda"):
         return False
-    apart = (nn.RNNBase, HardAttentionLoss)
-    return process_counts(training) == (1, 1) and not any(isinstance(part, apart) for part in model.modules())
+    excluded = (nn.RNNBase, HardAttentionLoss)
+    return process_counts(training) == (1, 1) and not any(isinstance(part, excluded) for part in model.modules())
 
 
 class GraphedTrainStep:
-    """The first stage's step in graphs.
+    """The cross-entropy training step as CUDA graphs.
 
     Args:
-        model: the captioner; its weights stay where they are in memory.
-        label_smoothing: of the cross-entropy.
+        model: the model; its weights must keep their addresses.
+        label_smoothing: see `cross_entropy`.
     """
 
     def __init__(self, model: CaptionModel, label_smoothing: float) -> None:
-        def taught(features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensors]:
+        def step_loss(features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensors]:
             captions = pad_to_longest(tokens)
-            logits, adds = model.teach(features, None, captions)
-            penalty = torch.zeros((), device=features.device) + adds()
+            logits, penalty_of = model.forward_with_penalty(features, None, captions)
+            penalty = torch.zeros((), device=features.device) + penalty_of()
             cross_entropy_rows = padded_cross_entropy(logits, captions.targets, label_smoothing)
             return cross_entropy_rows + penalty, (penalty,)
 
-        self._loss = _loss(model, taught)
+        self._loss = _loss(model, step_loss)
 
     def __call__(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the cross-entropy and the decoder's penalty, nats a token; the gradient of both passes the first.
+        """Return the cross-entropy, with the gradient of both, and the decoder's penalty, in nats per token.
 
         Args:
             features: (B, N, F).
             tokens: (B, C, T).
         """
-        loss, (penalty,) = self._loss(features, _filled_up(tokens))
+        loss, (penalty,) = self._loss(features, _pad_length(tokens))
         return loss - penalty, penalty
 
 
 @dataclass(frozen=True)
 class GraphedCritic(SelfCritic):
-    """The second stage's loss with its samples and their gradients in graphs, of one and the same model."""
+    """The SCST loss with sampling and gradients as CUDA graphs, for a single model."""
 
     @cached_property
     def _rollouts(self) -> dict[torch.Size, "Rollout"]:
@@ -254,8 +253,8 @@ class GraphedCritic(SelfCritic):
         return {}
 
     def sample(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> Samples:
-        """Returns K independent samples of every image, from torch's global generator: those of `SelfCritic`."""
-        if memory_mask is not None or (features.shape not in self._rollouts and len(self._rollouts) >= _MOST_GRAPHS):
+        """Return K independent samples per image, equal to those of `SelfCritic`."""
+        if memory_mask is not None or (features.shape not in self._rollouts and len(self._rollouts) >= _MAX_GRAPHS):
             return super().sample(model, features, memory_mask)
         if features.shape not in self._rollouts:
             self._rollouts[features.shape] = Rollout(model, self.sampling)
@@ -264,17 +263,17 @@ class GraphedCritic(SelfCritic):
     def loss(
         self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None, samples: Samples, advantages: Tensor
     ) -> Tensor:
-        """Returns the loss of samples that are worth so much more than the baseline, (B, K).
+        """Return the loss of samples with the given advantages, (B, K).
 
-        Not in a graph where features are an encoder's that learns: a graph's gradients are those of the model alone.
+        It runs without a graph if the encoder is trained, since a graph computes no gradient of the features.
         """
         if memory_mask is not None or features.requires_grad:
             return super().loss(model, features, memory_mask, samples, advantages)
         if model not in self._losses:
             self._losses[model] = _loss(model, partial(self._padded_loss, model))
         device = features.device
-        given = (_filled_up(samples.tokens), samples.cut, advantages.float())
-        loss, _ = self._losses[model](features, *(tensor.to(device) for tensor in given))
+        inputs = (_pad_length(samples.tokens), samples.cut, advantages.float())
+        loss, _ = self._losses[model](features, *(tensor.to(device) for tensor in inputs))
         return loss
 
     def _padded_loss(
@@ -287,42 +286,42 @@ class GraphedCritic(SelfCritic):
 
 
 class Rollout:
-    """Samples of a batch of images, a few words a graph, as `sample_captions` draws them.
+    """Samples captions like `sample_captions`, with `_TOKENS_PER_GRAPH` tokens per graph.
 
     Args:
-        model: the captioner.
-        options: `max_length`, whether the unknown word may be said, and how words are drawn.
+        model: the model.
+        options: `max_length`, `allow_unk` and the sampling options.
     """
 
     def __init__(self, model: CaptionModel, options: DecodingOptions) -> None:
         self.model, self.options = model, options
-        self._pieces: list[Graph] = []
-        self._given: Tensors = ()
+        self._graphs: list[Graph] = []
+        self._inputs: Tensors = ()
 
     def __call__(self, features: Tensor, draws: Tensor) -> Samples:
-        """Returns the samples.
+        """Return the samples.
 
         Args:
-            features: (B, N, F), always of the same shape.
-            draws: uniform numbers in 0..1, (B, K, max_length + 1).
+            features: (B, N, F), of the same shape in every call.
+            draws: uniform numbers in [0, 1), (B, K, max_length + 1).
         """
-        self._given = self._given or (features.clone(), draws.clone())
-        for held, given in zip(self._given, (features, draws), strict=True):
-            held.copy_(given)
-        drawn: list[Tensor] = []
-        for number in range(-(-draws.shape[2] // _DRAWN)):
-            if number == len(self._pieces):
-                self._pieces.append(Graph(partial(self._draw, number), device=features.device))
-            words, _ = self._pieces[number]()
-            drawn.append(words.cpu())
-            if (torch.cat(drawn, -1) == END_ID).any(-1).all():
+        self._inputs = self._inputs or (features.clone(), draws.clone())
+        for static, tensor in zip(self._inputs, (features, draws), strict=True):
+            static.copy_(tensor)
+        tokens: list[Tensor] = []
+        for number in range(-(-draws.shape[2] // _TOKENS_PER_GRAPH)):
+            if number == len(self._graphs):
+                self._graphs.append(Graph(partial(self._sample_tokens, number), device=features.device))
+            words, _ = self._graphs[number]()
+            tokens.append(words.cpu())
+            if (torch.cat(tokens, -1) == END_ID).any(-1).all():
                 break
-        return samples_of(torch.cat(drawn, -1), self.options.max_length)
+        return samples_of(torch.cat(tokens, -1), self.options.max_length)
 
     @torch.no_grad()
-    def _draw(self, number: int) -> tuple[Tensor, DecoderState]:
-        """Returns the next words, (B, K, at most 8), and the state after them; goes on from the piece before."""
-        features, draws = self._given
+    def _sample_tokens(self, number: int) -> tuple[Tensor, DecoderState]:
+        """Return the tokens of graph `number`, (B, K, at most 8), and the state after them."""
+        features, draws = self._inputs
         with without_dropout(self.model):
             decoder = self.model.search
             if number == 0:
@@ -330,10 +329,10 @@ class Rollout:
                 state = decoder.init_state(self.model.project(features), None).pick(rows)
                 words = torch.full_like(rows, START_ID)
             else:
-                before, state = self._pieces[number - 1].outputs
+                before, state = self._graphs[number - 1].outputs
                 words = before[..., -1]
             found = []
-            for draw in draws[..., number * _DRAWN : (number + 1) * _DRAWN].unbind(-1):
+            for draw in draws[..., number * _TOKENS_PER_GRAPH : (number + 1) * _TOKENS_PER_GRAPH].unbind(-1):
                 output = decoder.step(words, state)
                 state = output.state
                 words = sample(mask_special_tokens(output.logits, self.options.allow_unk), draw, self.options)
@@ -341,23 +340,24 @@ class Rollout:
         return torch.stack(found, -1), state
 
 
-def samples_of(drawn: Tensor, longest: int) -> Samples:
-    """Returns samples of what was drawn, (B, K, T) int64, word after word, whatever follows the first end.
+def samples_of(sampled: Tensor, max_length: int) -> Samples:
+    """Return the captions of sampled tokens.
 
     Args:
-        drawn: until all have ended, or one word more than the longest.
-        longest: words of a caption; where the word after these is not the end, the caption was cut.
+        sampled: (B, K, T) int64, up to the end of all captions or `max_length` + 1 tokens; tokens after a caption's end
+            are ignored.
+        max_length: maximum number of words; a caption whose next token is not the end is truncated.
     """
-    over = (drawn == END_ID).cumsum(-1) > 0
+    over = (sampled == END_ID).cumsum(-1) > 0
     cut = ~over.any(-1)
-    said = drawn.masked_fill(over, PAD_ID)[..., :longest]
-    tokens = F.pad(said, (1, 1), value=PAD_ID)
+    words = sampled.masked_fill(over, PAD_ID)[..., :max_length]
+    tokens = F.pad(words, (1, 1), value=PAD_ID)
     tokens[..., 0] = START_ID
-    lengths = (said != PAD_ID).sum(-1, keepdim=True)
+    lengths = (words != PAD_ID).sum(-1, keepdim=True)
     tokens = tokens.scatter(-1, 1 + lengths, END_ID)
     return Samples(tokens[..., : 2 + int(lengths.max())].contiguous(), cut)
 
 
-def _filled_up(tokens: Tensor) -> Tensor:
-    """Returns captions (B, C, T) padded to a number of words of which there are few."""
-    return F.pad(tokens, (0, -(tokens.shape[-1] - 1) % _STEPS), value=PAD_ID)
+def _pad_length(tokens: Tensor) -> Tensor:
+    """Return captions (B, C, T) padded to a multiple of `_LENGTH_MULTIPLE` words, so that few shapes occur."""
+    return F.pad(tokens, (0, -(tokens.shape[-1] - 1) % _LENGTH_MULTIPLE), value=PAD_ID)

@@ -1,4 +1,4 @@
-"""What a training reads: its vocabulary, its features and its examples."""
+"""The inputs of training: vocabulary, features and examples."""
 
 import hashlib
 import json
@@ -28,14 +28,14 @@ log = logging.getLogger("seesay")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What trainings on the same data with the same encoder share, whatever their words and network are.
+    """The data that runs with the same data set and encoder share, whatever their vocabulary and network.
 
     Attributes:
         annotations: the captions.
-        encoder: None where given stores stand for it.
+        encoder: None if the user passed feature stores.
         store: the features; None if the encoder is in the loop.
-        data: the data set, as it was named.
-        mirrored: features of mirrored training images, where there are any.
+        data: path or name of the data set.
+        mirrored: features of mirrored training images, if any.
     """
 
     annotations: Annotations
@@ -47,7 +47,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What training reads: examples of both splits and where their features come from."""
+    """Examples of both splits and the source of their features."""
 
     train: list[Example]
     val: list[Example]
@@ -59,26 +59,26 @@ class Inputs:
 
 @dataclass(frozen=True)
 class LazyInputs:
-    """What a training reads, in two steps: a run that is finished needs the captions only.
+    """Loads the inputs of training in two steps: a finished run needs the captions only.
 
     Attributes:
         annotations: returns the captions.
-        material: returns what `open_training_data` returns for them.
+        training_data: returns the result of `open_training_data` for them.
     """
 
     annotations: Callable[[], Annotations]
-    material: Callable[[Annotations], TrainingData]
+    training_data: Callable[[Annotations], TrainingData]
 
 
 def read_captions(config: Config, data: str | Path) -> Annotations:
-    """Returns the captions to train on; what is wrong with them is logged.
+    """Return the captions to train on, and log their problems.
 
     Args:
-        config: the whole configuration.
-        data: anything `load_annotations` reads.
+        config: the configuration.
+        data: any data set that `load_annotations` reads.
 
     Raises:
-        SeesayError: bad data.
+        SeesayError: invalid data.
     """
     annotations = load_dataset(data, config.data)
     for problem in annotations.problems:
@@ -90,7 +90,7 @@ def read_captions(config: Config, data: str | Path) -> Annotations:
 
 
 def describe_captions(annotations: Annotations) -> dict[str, str]:
-    """Returns the size and a digest of the ids and captions of both splits, in order, by which runs notice a change."""
+    """Return the size and a digest of the ids and captions of both splits; a run detects changed data by them."""
     described = {}
     for split in ("train", "val"):
         items = annotations.split(split)
@@ -109,18 +109,18 @@ def open_training_data(
     stores: Sequence[str | Path],
     progress: Progress | None,
 ) -> TrainingData:
-    """Returns the captions with their features, or with the encoder in the loop; encodes images without features.
+    """Return the captions with their features or with the encoder in the loop; extract missing features.
 
     Args:
-        config: the whole configuration.
+        config: the configuration.
         annotations: the captions.
-        data: the data set, as it was named.
-        features: folder of feature stores; those for this data and encoder are made if they are absent.
-        stores: given stores to use instead, joined along F, those of mirrored images among them.
-        progress: told of images encoded, if any have to be.
+        data: path or name of the data set.
+        features: folder of feature stores; missing stores of this data and encoder are extracted.
+        stores: feature stores to use instead, concatenated along F; may include stores of mirrored images.
+        progress: called with the number of images encoded.
 
     Raises:
-        SeesayError: data that cannot be trained on, an encoder that cannot be had, a store of another encoder.
+        SeesayError: unsuitable data, an encoder that is not available, or a store of another encoder.
     """
     require_trainable(annotations, config.text, (lambda image: True) if stores else is_readable)
     sources = open_sources(config, annotations, data, features, stores, progress)
@@ -128,7 +128,7 @@ def open_training_data(
 
 
 def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
-    """Returns the vocabulary of the training captions.
+    """Return the tokenizer of the training captions.
 
     Raises:
         DataError: there are none.
@@ -144,28 +144,28 @@ def build_tokenizer(annotations: Annotations, config: Config) -> Tokenizer:
 
 
 def count_words(examples: Sequence[Example], vocabulary_size: int) -> torch.Tensor:
-    """Returns how often each word, the end token too, is to be predicted in the examples, (V,) int64."""
+    """Return how often each token, end included, is a target in the examples, (V,) int64."""
     words = [word for example in examples for caption in example.tokens for word in caption[1:]]
     return torch.bincount(torch.tensor(words, dtype=torch.int64), minlength=vocabulary_size)
 
 
-def make_inputs(material: TrainingData, tokenizer: Tokenizer) -> Inputs:
-    """Returns the examples of both splits; images without features are left out, with a warning.
+def make_inputs(training_data: TrainingData, tokenizer: Tokenizer) -> Inputs:
+    """Return the examples of both splits; skip images without features with a warning.
 
     Raises:
         DataError: a split has no usable image.
     """
-    annotations, store = material.annotations, material.store
+    annotations, store = training_data.annotations, training_data.store
     examples = {}
     for split in ("train", "val"):
         annotated = annotations.split(split)
         items = [item for item in annotated if store is None or item.id in store]
         if len(items) < len(annotated):
-            log.warning("%d %s images have no features and are left out", len(annotated) - len(items), split)
+            log.warning("skipped %d %s images without features", len(annotated) - len(items), split)
         examples[split] = make_examples(items, tokenizer.encode)
         if not examples[split]:
             raise DataError(f"{annotations.source} has no {split} image with features and a caption of words")
-    train, mirrored = examples["train"], material.mirrored
+    train, mirrored = examples["train"], training_data.mirrored
     if mirrored is not None:
         train = [replace(example, flippable=example.flippable and example.id in mirrored) for example in train]
-    return Inputs(train, examples["val"], annotations, store, material.encoder, mirrored)
+    return Inputs(train, examples["val"], annotations, store, training_data.encoder, mirrored)

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Losses of training: cross-entropy and policy gradient."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from seesay.tokenizer import PAD_ID
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Returns the mean negative log-likelihood, in nats, over real tokens only.
+    """Return the mean negative log-likelihood per token, in nats.
 
     Args:
-        logits: scores of every real token, (M, V); padding is not among them.
-        targets: the words that follow, (M,) int64.
-        label_smoothing: probability spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+        logits: logits of the real tokens, without padding, (M, V).
+        targets: target tokens, (M,) int64.
+        label_smoothing: probability spread uniformly over the vocabulary (Szegedy et al. 2016, section 7).
     """
     kernels = _kernels(logits, targets)
     if kernels is None:
@@ -28,7 +28,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
 
 
 def _kernels(logits: Tensor, targets: Tensor) -> Kernels | None:
-    """Returns what computes cross-entropies in C, unless a target is no word, which torch refuses."""
+    """Return the native kernels of cross-entropy; None if unavailable or if a target is invalid (torch raises)."""
     kernels = kernels_for(logits, half=True)
     if kernels is None or targets.dtype != torch.int64 or targets.shape != logits.shape[:1]:
         return None
@@ -38,7 +38,7 @@ def _kernels(logits: Tensor, targets: Tensor) -> Kernels | None:
 
 
 class _CrossEntropies(torch.autograd.Function):
-    """In C, which makes nothing as large as the logits but their gradient, in their own precision."""
+    """Native cross-entropy per token; it allocates no array of the logits' size except their gradient."""
 
     @staticmethod
     def forward(
@@ -63,21 +63,20 @@ class _CrossEntropies(torch.autograd.Function):
 
 
 def padded_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Returns the same where padding is among the tokens, which does not count."""
+    """Return the cross-entropy of tokens that include padding, which is ignored."""
     return F.cross_entropy(logits.float(), targets, ignore_index=PAD_ID, label_smoothing=label_smoothing)
 
 
 def policy(logits: Tensor, allow_unk: bool) -> Tensor:
-    """Returns the log-probabilities (..., V) that samples are drawn by and learn by, in float32 or better.
+    """Return the log-probabilities (..., V) of the sampling policy, at least float32.
 
-    Of logits (..., V) without padding and the start token, which are never said, and without the unknown word
-    unless it may be.
+    They exclude padding and the start token, and the unknown token unless `allow_unk`.
     """
     return torch.log_softmax(mask_special_tokens(logits, allow_unk), dim=-1)
 
 
-def drawn_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
-    """Returns the log-probabilities (M,) by `policy` of the words (M,) that were drawn of logits (M, V)."""
+def sampled_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
+    """Return the `policy` log-probabilities (M,) of sampled tokens (M,) from logits (M, V)."""
     kernels = _kernels(logits, words)
     if kernels is None:
         return policy(logits, allow_unk).gather(1, words[:, None])[:, 0]
@@ -87,24 +86,24 @@ def drawn_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
 
 
 def sequence_log_probs(log_probs: Tensor, cut: Tensor) -> Tensor:
-    """Returns the log-chances (M,) of what was drawn, of the log-probabilities (M,) of its words.
+    """Return the log-probabilities (M,) of the sampling events, from the log-probabilities (M,) of their tokens.
 
-    A caption that was cut at the longest drew one more time, and anything but the end: where `cut` (M,) is True,
-    log(1 - p) instead of the end's log p.
+    A truncated caption sampled a further token other than the end: where `cut` (M,) is True, the event has
+    log(1 - p) instead of log p of the end token.
     """
-    safe = torch.where(cut, log_probs.clamp(max=-1e-7), -1.0)  # what is not taken must have a slope, too
+    safe = torch.where(cut, log_probs.clamp(max=-1e-7), -1.0)  # keeps the gradient of the unused branch finite
     return torch.where(cut, torch.log(-torch.expm1(safe)), log_probs)
 
 
 def policy_gradient(log_probs: Tensor, advantages: Tensor, samples: int) -> Tensor:
-    """Returns the loss whose gradient estimates that of minus the expected reward of a sample.
+    """Return a loss whose gradient estimates the negative gradient of the expected reward of a sample.
 
     Williams 1992: the gradient of E[r] is E[(r - b) grad log p], with log p the sum over the sample's tokens,
     for any baseline b that does not depend on the sample.
 
     Args:
-        log_probs: of every token of the samples, the end token among them, (M,).
-        advantages: r - b of the sample that each token belongs to, (M,), without gradient.
-        samples: over how many samples the mean is taken.
+        log_probs: log-probabilities of all tokens of the samples, end tokens included, (M,).
+        advantages: r - b of each token's sample, (M,), without gradient.
+        samples: number of samples of the mean.
     """
     return -(advantages * log_probs).sum() / samples

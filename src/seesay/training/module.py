@@ -1,4 +1,4 @@
-"""One training step and one validation, as Lightning calls them."""
+"""`CaptioningModule`: the training and validation steps for Lightning."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from seesay.training.distributed import gather_captions, sum_over_ranks
 from seesay.training.graphs import GraphedTrainStep
 from seesay.training.losses import cross_entropy
 from seesay.training.schedule import build_optimizer, rate_factor
-from seesay.training.scheduled_sampling import guess_probability, mix_in_guesses
+from seesay.training.scheduled_sampling import mix_in_samples, sampling_probability
 from seesay.training.self_critical import SelfCritic
 
 SAMPLES = 3
@@ -29,28 +29,28 @@ _SEED_STRIDE, _RANK_STRIDE = 1_000_003, 0x9E3779B1
 
 
 class CaptioningModule(pl.LightningModule):
-    """A captioner under training.
+    """A captioner in training.
 
-    The randomness of a step (dropout) depends on the seed and the step's number only, so a run that is
-    killed and resumed goes exactly the way of an unbroken one.
+    The random numbers of a step (dropout) depend only on the seed and the step number, so that a resumed run equals an
+    uninterrupted one.
 
     Args:
-        model: the captioner.
-        config: the run's configuration.
-        tokenizer: turns decoded ids into words for validation.
-        batches: the training batches; their place is saved with the run's state.
-        references: the human captions of validation images, by id.
-        max_length: words a decoded caption may have.
-        critic: the second stage's loss; None in the first stage.
-        steps: the first stage's in CUDA graphs; None = not in graphs.
+        model: the model.
+        config: the configuration of the run.
+        tokenizer: decodes the captions of validation.
+        batches: the training batches; their position is saved with the run's state.
+        references: reference captions of the validation images, by id.
+        max_length: maximum number of words of a decoded caption.
+        critic: the SCST loss; None for cross-entropy only.
+        steps: the cross-entropy step as CUDA graphs; None: without graphs.
 
     Attributes:
-        learning_rate: the last step's, of the captioner.
-        last_loss: what the last step minimised, in nats, and over how many words, (2,); of this process.
+        learning_rate: learning rate of the last step (the decoder's).
+        last_loss: summed loss of the last step, in nats, and its number of tokens, (2,); of this process.
         epoch_loss: the same of the epoch so far.
-        last_rewards: reward of the last step's images, that of their baseline, and how many images, (3,).
+        last_rewards: summed rewards of the last step's images, of their baselines, and the number of images, (3,).
         seconds: time spent in training steps.
-        samples: (id, caption, reference) of a few images of the last validation, the same ones each time.
+        samples: (id, caption, reference) of a few validation images, the same in each epoch.
     """
 
     def __init__(
@@ -85,45 +85,45 @@ class CaptioningModule(pl.LightningModule):
         self._clock = 0.0
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimizer and its step-wise schedule."""
+        """Return the optimizer and its step-wise schedule."""
         training = self.config.training
         optimizer = build_optimizer(training, self.model)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(training, len(self.batches)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves a batch to the device."""
+        """Move a batch to the device."""
         return batch.to(device, non_blocking=True)
 
     def on_train_start(self) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self.restart_clock()
 
     def on_train_epoch_start(self) -> None:
-        """Starts the epoch's order of batches."""
+        """Start the epoch's order of batches."""
         self.batches.set_epoch(self.current_epoch)
         self.epoch_loss = torch.zeros(2, device=self.device)
         self._epoch_rewards = torch.zeros(3, dtype=torch.float64)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Ties the step's randomness to its number, and to the process where there are several."""
+        """Seed the random numbers of the step from its number and the rank."""
         torch.manual_seed(step_seed(self.config.training.seed, self.global_step, self.global_rank))
         self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if batch_idx == 0:
             self.restart_clock()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch: nats a real token, and the decoder's penalty, which the log leaves out.
+        """Return the loss of a batch: nats per token plus the decoder's penalty, which is not logged.
 
-        Of several processes, each one's share of it: their mean, which is what their gradients are averaged to, is
-        the loss of the whole batch over its tokens, wherever these are.
+        With several processes the losses are weighted so that the mean over ranks, and thus of the averaged gradients,
+        is the loss per token of the global batch.
         """
         features = self._features(batch)
         captions = batch.captions
-        guesses = guess_probability(self.config.training, self.current_epoch)
-        if guesses:
-            captions = mix_in_guesses(self.model, features, batch.memory_mask, captions, guesses)
-        loss, penalty = self._teach(features, batch, captions)
+        probability = sampling_probability(self.config.training, self.current_epoch)
+        if probability:
+            captions = mix_in_samples(self.model, features, batch.memory_mask, captions, probability)
+        loss, penalty = self._cross_entropy(features, batch, captions)
         if self.critic is not None:
             share = self.config.training.scst_weight
             loss = (1 - share) * loss + share * self._scst_loss(self.critic, features, batch)
@@ -133,12 +133,12 @@ class CaptioningModule(pl.LightningModule):
         self.epoch_loss += self.last_loss
         return (loss + penalty) * (batch.tokens * self.batches.ranks / batch.totals.tokens)
 
-    def _teach(self, features: Tensor, batch: Batch, captions: PackedCaptions) -> tuple[Tensor, Tensor | float]:
-        """Returns the cross-entropy and the decoder's penalty."""
+    def _cross_entropy(self, features: Tensor, batch: Batch, captions: PackedCaptions) -> tuple[Tensor, Tensor | float]:
+        """Return the cross-entropy and the decoder's penalty."""
         changed = captions is not batch.captions or features.requires_grad or batch.memory_mask is not None
         if self.steps is not None and batch.padded is not None and not changed:
             return self.steps(features, batch.padded)
-        logits, penalty = self.model.teach(features, batch.memory_mask, captions)
+        logits, penalty = self.model.forward_with_penalty(features, batch.memory_mask, captions)
         return cross_entropy(logits, captions.targets, self.config.training.label_smoothing), penalty()
 
     def _scst_loss(self, critic: SelfCritic, features: Tensor, batch: Batch) -> Tensor:
@@ -147,42 +147,42 @@ class CaptioningModule(pl.LightningModule):
         counted = torch.tensor([found.reward * images, found.baseline * images, images], dtype=torch.float64)
         self.last_rewards = counted
         self._epoch_rewards += counted
-        # It is a mean over images, not tokens: undo what the share of the batch's tokens will make of it.
-        whole, captions = batch.totals, batch.captions
-        by_caption = (whole.captions / whole.images) / (captions.rows / len(batch.ids))
+        # A mean over images, not tokens: cancels the weight by tokens that `training_step` applies.
+        totals, captions = batch.totals, batch.captions
+        by_caption = (totals.captions / totals.images) / (captions.rows / len(batch.ids))
         return found.loss * by_caption
 
     def rewards(self, epoch: bool) -> tuple[float, float]:
-        """Returns the mean reward per sample of all processes and that of its baseline; all of them must ask.
+        """Return the mean reward per sample over all processes and that of its baseline; every process must call it.
 
         Args:
-            epoch: of the whole epoch so far, else of the last step.
+            epoch: of the epoch so far instead of the last step.
         """
         counted = self._epoch_rewards if epoch else self.last_rewards
         reward, baseline, images = sum_over_ranks(counted).tolist()
         return reward / max(1.0, images), baseline / max(1.0, images)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Counts the time of the step."""
+        """Count the time of the step."""
         self.count_time()
 
     def count_time(self) -> None:
-        """Adds the time since the clock was read or restarted to `seconds`: training, all else aside."""
+        """Add the time since the last call or `restart_clock` to `seconds`."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
 
     def restart_clock(self) -> None:
-        """Leaves the time since the clock was read out of the count."""
+        """Exclude the time since the last `count_time` from `seconds`."""
         self._clock = time.perf_counter()
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last validation."""
+        """Reset the validation metrics."""
         self.metrics.reset()
         self._validation_loss = torch.zeros(2)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the loss (nats a token, unsmoothed) and decodes its captions."""
+        """Add a batch to the validation loss (nats per token, without label smoothing) and decode its captions."""
         if batch.idle:
             return
         features = self._features(batch)
@@ -197,19 +197,21 @@ class CaptioningModule(pl.LightningModule):
         self.metrics.update(captions, [self.references[image_id] for image_id in batch.ids], batch.ids)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs val_loss and val_cider, the latter times 100 as papers print it."""
-        whole = gather_captions(self.metrics)
-        scores = whole.compute()
-        shown = {name: self.references[name][0] for name in sorted(whole.ids)[:: max(1, len(whole.ids) // SAMPLES)]}
-        texts = dict(zip(whole.ids, whole.hypotheses, strict=True))
+        """Log val_loss and val_cider, the latter times 100 as papers print it."""
+        gathered = gather_captions(self.metrics)
+        scores = gathered.compute()
+        shown = {
+            name: self.references[name][0] for name in sorted(gathered.ids)[:: max(1, len(gathered.ids) // SAMPLES)]
+        }
+        texts = dict(zip(gathered.ids, gathered.hypotheses, strict=True))
         self.samples = [(name, texts[name], reference) for name, reference in list(shown.items())[:SAMPLES]]
         total, tokens = sum_over_ranks(self._validation_loss).tolist()
-        # Not to the loggers, to which `MetricsLog` gives them.
+        # `MetricsLog` passes them to the loggers.
         self.log("val_loss", total / tokens, logger=False)
         self.log("val_cider", 100 * scores.corpus["CIDEr"], logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what an exact resume needs beyond Lightning's own state; of several processes, the sums of all."""
+        """Add the state that an exact resume needs beyond Lightning's: sums over all processes."""
         checkpoint["seesay"] = {
             "epoch_loss": sum_over_ranks(self.epoch_loss).clone(),
             "epoch_rewards": sum_over_ranks(self._epoch_rewards).clone(),
@@ -217,7 +219,7 @@ class CaptioningModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back; the sums go to the first process."""
+        """Restore the state; rank 0 gets the sums."""
         saved = checkpoint["seesay"]
         own = float(self.global_rank == 0)
         self.epoch_loss = saved["epoch_loss"].to(self.device) * own
@@ -235,14 +237,13 @@ class CaptioningModule(pl.LightningModule):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Returns the seed of what is drawn in a step.
+    """Return the seed of the random numbers of a step.
 
-    Another one for each of many processes and steps in its last 32 bits, too, which are all of it that torch's
-    generator on a processor reads.
+    Seeds differ between ranks and steps in their low 32 bits too, the only ones that torch's CPU generator uses.
     """
     return seed * _SEED_STRIDE + step + _RANK_STRIDE * rank
 
 
 def validation_options(config: Config, max_length: int) -> DecodingOptions:
-    """Returns how validation decodes: greedily, which is quick, and without the run's other wishes."""
+    """Return the decoding options of validation: greedy, for speed, without the run's other options."""
     return DecodingOptions(max_length=config.decoding.max_length or max_length, allow_unk=config.decoding.allow_unk)

@@ -1,4 +1,4 @@
-"""What a sampled caption is worth: its CIDEr-D against the human captions of its image, on word ids."""
+"""The reward of a sampled caption: its CIDEr-D against the image's reference captions, on token ids."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,11 @@ from seesay.models.packing import PAD_ID
 
 
 class CaptionReward:
-    """CIDEr-D of captions as word ids, with the end token counted as a word.
+    """CIDEr-D of captions as token ids, with the end token counted as a word.
 
-    Without the end token a caption that breaks off ("a man on a") costs nothing but its missing words, and
-    training by reward learns just that; with it the n-grams of a sound ending ("a field <end>") earn their
-    part. Hypotheses and references are what the model can say: words outside the vocabulary are the one
-    unknown word in the references, which lengthens them and may be matched by nothing but itself, and
-    document frequencies are counted over the training images given.
+    Without the end token, captions that break off ("a man on a") lose little reward, and SCST learns to produce them;
+    with it the n-grams of a complete ending ("a field <end>") are rewarded. References contain the unknown token for
+    words outside the vocabulary, which only the unknown token matches. Document frequencies are those of `examples`.
 
     Args:
         examples: the training images with their captions as ids, start and end included.
@@ -28,12 +26,12 @@ class CaptionReward:
         self._cider = Cider([[caption[1:] for caption in example.tokens] for example in examples])
 
     def __call__(self, ids: Sequence[str], captions: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Returns the reward of each caption, (B, K), on CIDEr-D's scale of 0 to 10.
+        """Return the reward of each caption, (B, K), on CIDEr-D's scale of 0 to 10.
 
         Args:
-            ids: the images, B of them.
-            captions: K captions an image as ids, (B, K, T), without the start token, the end token where it
-                was reached, padded at the end.
+            ids: ids of B images.
+            captions: token ids of K captions per image, (B, K, T), without the start token, with the end token if it
+                was generated, padded at the end.
         """
         rows = captions.reshape(-1, captions.shape[-1])
         lengths = (rows != PAD_ID).sum(1).tolist()

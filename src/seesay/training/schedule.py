@@ -1,4 +1,4 @@
-"""The optimizer of a run and the course of its learning rate."""
+"""The optimizer and the learning-rate schedule of a run."""
 
 import logging
 import math
@@ -14,18 +14,18 @@ from seesay.training.rmsprop import RMSprop
 log = logging.getLogger("seesay")
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    # AdamW without decay is Adam. The smoothing constants are Keras', which the tutorials' results rest on.
+    # AdamW without decay is Adam. The constants are those of Keras, used by the tutorials.
     "adam": partial(torch.optim.AdamW, eps=1e-7, fused=True),
     "rmsprop": partial(RMSprop, alpha=0.9, eps=1e-7),
 }
 
 
 def build_optimizer(training: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Returns the optimizer of the weights that may change, those of an `encoder` in a group of their own.
+    """Return the optimizer of the trainable parameters, with a separate group for the encoder's.
 
     Args:
-        training: rule, learning rates and decay.
-        model: its parameters are named; those of the encoder begin with "encoder.".
+        training: optimizer, learning rates and decay.
+        model: the model; names of the encoder's parameters start with "encoder.".
     """
     groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
@@ -33,18 +33,18 @@ def build_optimizer(training: TrainingConfig, model: nn.Module) -> torch.optim.O
             groups[name.startswith("encoder.")].append(parameter)
     rates = {False: training.learning_rate, True: training.encoder_learning_rate or training.learning_rate}
     listed = [{"params": groups[own], "lr": rates[own]} for own in (False, True) if groups[own]]
-    made = _OPTIMIZERS[training.optimizer](listed, lr=training.learning_rate, weight_decay=training.weight_decay)
-    # Lightning clips no gradients of an optimizer that says it unscales them, as fused ones do. Ours are never scaled.
-    made._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    return made
+    optimizer = _OPTIMIZERS[training.optimizer](listed, lr=training.learning_rate, weight_decay=training.weight_decay)
+    # Lightning does not clip gradients of optimizers that unscale them, as fused ones do; these are never scaled.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 def warn_of_warmup(training: TrainingConfig, steps: int) -> None:
-    """Logs a warning if the learning rate is still rising when training ends.
+    """Log a warning if the learning rate is still rising when training ends.
 
     Args:
         training: the settings.
-        steps: of all epochs.
+        steps: steps of all epochs.
     """
     if training.warmup_steps >= steps:
         log.warning(
@@ -58,15 +58,15 @@ def warn_of_warmup(training: TrainingConfig, steps: int) -> None:
 
 
 def rate_factor(training: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Returns the factor of the learning rate at each step, counted from 0.
+    """Return the function that maps a step, counted from 0, to the factor of the learning rate.
 
-    It rises linearly over `warmup_steps` (Goyal et al. 2017, section 2.2). Then it is 1, times `lr_drop` for
-    each of `lr_drop_epochs` that is over; or, if `lr_schedule` is cosine, it falls to 0 at the last step along
-    half a cosine (Loshchilov and Hutter 2017, equation 5, without restarts), and nothing is dropped.
+    The factor rises linearly over `warmup_steps` (Goyal et al. 2017, section 2.2). Then it is 1, multiplied by
+    `lr_drop` after each epoch of `lr_drop_epochs`; with `lr_schedule` cosine it decays to 0 at the last step along a
+    half cosine (Loshchilov and Hutter 2017, equation 5, without restarts), and `lr_drop` is not applied.
 
     Args:
         training: the settings.
-        steps_per_epoch: steps of an epoch.
+        steps_per_epoch: steps per epoch.
     """
     total = training.epochs * steps_per_epoch
 
@@ -74,9 +74,9 @@ def rate_factor(training: TrainingConfig, steps_per_epoch: int) -> Callable[[int
         if training.lr_schedule == "cosine":
             after = max(1, total - training.warmup_steps)
             done = min(1.0, max(0, step - training.warmup_steps) / after)
-            course = 0.5 * (1 + math.cos(math.pi * done))
+            decay = 0.5 * (1 + math.cos(math.pi * done))
         else:
-            course = training.lr_drop ** sum(step >= epoch * steps_per_epoch for epoch in training.lr_drop_epochs)
-        return course * min(1.0, (step + 1) / max(1, training.warmup_steps))
+            decay = training.lr_drop ** sum(step >= epoch * steps_per_epoch for epoch in training.lr_drop_epochs)
+        return decay * min(1.0, (step + 1) / max(1, training.warmup_steps))
 
     return factor

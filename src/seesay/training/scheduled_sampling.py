@@ -1,4 +1,4 @@
-"""Scheduled sampling: now and then a decoder under training is fed its own guess instead of the true word."""
+"""Scheduled sampling: some inputs of teacher forcing are replaced by the model's own predictions."""
 
 from dataclasses import replace
 
@@ -11,52 +11,51 @@ from seesay.models.packing import PackedCaptions
 from seesay.tokenizer import SPECIALS
 
 
-def guess_probability(training: TrainingConfig, epoch: int) -> float:
-    """Returns how probable a guess is in an epoch, counted from 0: 0 in the first, then rising to the maximum.
+def sampling_probability(training: TrainingConfig, epoch: int) -> float:
+    """Return the probability of a replacement in an epoch, counted from 0: 0 in the first, then rising linearly.
 
-    Bengio et al. 2015 ("Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks"), their
-    linear decay of the true words' share, epoch by epoch.
+    The linear schedule of Bengio et al. 2015 ("Scheduled Sampling for Sequence Prediction with Recurrent Neural
+    Networks"), per epoch.
     """
     return training.scheduled_sampling * min(1.0, epoch / training.scheduled_sampling_epochs)
 
 
 @torch.no_grad()
-def mix_in_guesses(
+def mix_in_samples(
     model: CaptionModel, features: Tensor, memory_mask: Tensor | None, captions: PackedCaptions, probability: float
 ) -> PackedCaptions:
-    """Returns the captions with some input words replaced by words the model would say there itself.
+    """Return the captions with some input tokens replaced by samples of the model's predictions.
 
-    In the form of Mihaylova and Martins 2019 ("Scheduled Sampling for Transformers"): a first pass over the
-    true words gives every position's distribution, from which a word is drawn; the second pass, by the
-    caller, trains on the mixture. It costs one forward pass, works for any decoder, and differs from Bengio's in
-    that a guess does not follow from the guesses before it. The start token stays, and so do all targets;
-    guesses are words, never one of the special tokens.
+    As in Mihaylova and Martins 2019 ("Scheduled Sampling for Transformers"): a first pass over the true tokens gives
+    the distribution at every position, from which tokens are sampled; the caller trains on the mixture in a second
+    pass. It costs one forward pass and works for any decoder. Unlike in Bengio et al., a sample does not depend on
+    earlier samples. The start token and the targets are unchanged; samples exclude the special tokens.
 
     Args:
-        model: the captioner.
+        model: the model.
         features: (B, N, F).
-        memory_mask: (B, N), True = may attend; None = all.
-        captions: the batch's captions, packed.
-        probability: of a guess, at each position by itself.
+        memory_mask: (B, N), True = attend; None: attend to all regions.
+        captions: the packed captions of the batch.
+        probability: probability of a replacement, independent per position.
     """
     logits = model(features, memory_mask, captions).float()
     logits[:, : len(SPECIALS)] = float("-inf")
-    guesses = draw(logits)
+    samples = draw(logits)
     inputs = captions.inputs.clone()
     begin = captions.sizes[0] if captions.sizes else 0
-    # Packed step after step: the guess at a row's position before lies as many places back as rows ran then.
+    # Tokens are packed by step: a row's previous position is sizes[t - 1] entries back.
     back = torch.repeat_interleave(torch.tensor(captions.sizes[:-1]), torch.tensor(captions.sizes[1:]))
     before = torch.arange(begin, len(inputs), device=inputs.device) - back.to(inputs.device)
     taken = torch.rand(len(before), device=inputs.device) < probability
-    inputs[begin:] = torch.where(taken, guesses[before], inputs[begin:])
+    inputs[begin:] = torch.where(taken, samples[before], inputs[begin:])
     return replace(captions, inputs=inputs)
 
 
 def draw(log_probs: Tensor) -> Tensor:
-    """Returns words (...) drawn with the probabilities of log_probs (..., V), which need not be normalised.
+    """Return tokens (...) sampled from log_probs (..., V), which need not be normalised.
 
-    Of exponential waiting times with the rates p the shortest is the word's with probability p, and a word of
-    probability 0 never comes first.
+    Of exponential variables with rates p, the smallest is that of a token with probability p; a token of probability 0
+    is never sampled.
     """
-    waiting = torch.empty_like(log_probs, memory_format=torch.contiguous_format).exponential_()
-    return (log_probs - waiting.log()).argmax(-1)
+    exponentials = torch.empty_like(log_probs, memory_format=torch.contiguous_format).exponential_()
+    return (log_probs - exponentials.log()).argmax(-1)

@@ -1,4 +1,4 @@
-"""Self-critical sequence training: captions are sampled, scored, and made likelier the better they score."""
+"""Self-critical sequence training (SCST): policy-gradient training with CIDEr-D as the reward."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ from seesay.decoding import GenerationRequest, Hypothesis, generate, init_state,
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PAD_ID, PackedCaptions, pack_captions
 from seesay.tokenizer import END_ID, START_ID
-from seesay.training.losses import drawn_log_probs, policy_gradient, sequence_log_probs
+from seesay.training.losses import policy_gradient, sampled_log_probs, sequence_log_probs
 from seesay.training.rewards import CaptionReward
 
 
 class ScstOutput(NamedTuple):
-    """What a batch of samples teaches.
+    """The loss and the rewards of a batch.
 
     Attributes:
-        loss: to be minimised, on the scale of nats a word.
+        loss: the loss, on the scale of nats per token.
         reward: mean reward of the samples.
-        baseline: mean of what they were held against.
+        baseline: mean reward of the baseline.
     """
 
     loss: Tensor
@@ -38,8 +38,8 @@ class Samples(NamedTuple):
     """Sampled captions, on the CPU.
 
     Attributes:
-        tokens: with start and end, padded at the end, (B, K, T) int64.
-        cut: True = it did not end by itself, but was cut at the longest, (B, K) bool.
+        tokens: with start and end tokens, padded at the end, (B, K, T) int64.
+        cut: True if the caption was truncated at the maximum length, (B, K) bool.
     """
 
     tokens: Tensor
@@ -47,26 +47,25 @@ class Samples(NamedTuple):
 
     @property
     def rewarded(self) -> NDArray[np.int64]:
-        """The captions as the reward takes them, (B, K, T - 1): without start, the end only where it was reached."""
-        said: Tensor = self.tokens[..., 1:]
-        return said.masked_fill(self.cut[..., None] & (said == END_ID), PAD_ID).numpy()
+        """The captions for the reward, (B, K, T - 1): without start, with the end only if it was sampled."""
+        tokens: Tensor = self.tokens[..., 1:]
+        return tokens.masked_fill(self.cut[..., None] & (tokens == END_ID), PAD_ID).numpy()
 
 
 @dataclass(frozen=True)
 class SelfCritic:
-    """The second stage's loss (Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning").
+    """The SCST loss (Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning").
 
-    The network is taken as it is used, dropout off, where it samples; and, unless `dropout` is True, where its
-    samples are scored under gradient, so that the gradient is that of its expected reward and of nothing else.
+    The model samples without dropout; unless `dropout` is True, it also computes the log-probabilities of the samples
+    without dropout, so that the gradient is that of its expected reward.
 
     Attributes:
-        reward: the worth of captions.
-        samples: captions sampled an image, K.
+        reward: the reward of captions.
+        samples: samples per image, K.
         baseline: "others", the mean reward of the K - 1 other samples of the image (Luo 2020, "A Better
-            Variant of Self-Critical Sequence Training"), or "greedy", that of the greedy caption.
-        options: the longest caption, and whether the unknown word may be said.
-        dropout: the samples are scored under gradient with dropout on. The gradient is then that of networks
-            near the one that sampled, which learn the training images less by heart.
+            Variant of Self-Critical Sequence Training"), or "greedy", the reward of the greedy caption.
+        options: maximum length and `allow_unk`.
+        dropout: keep dropout active when computing the log-probabilities of samples, which reduces overfitting.
     """
 
     reward: CaptionReward
@@ -76,12 +75,12 @@ class SelfCritic:
     dropout: bool = False
 
     def __call__(self, model: CaptionModel, features: Tensor, batch: Batch) -> ScstOutput:
-        """Returns the loss of a batch, whose random samples come from torch's global generator.
+        """Return the loss of a batch; samples use torch's global generator.
 
         Args:
-            model: the captioner.
+            model: the model.
             features: (B, N, F).
-            batch: the images' ids, mask and human captions, whose mean length only sets the loss's scale.
+            batch: the images' ids, mask and reference captions; their mean length only scales the loss.
         """
         samples = self.sample(model, features, batch.memory_mask)
         rewards = self.reward(batch.ids, samples.rewarded)
@@ -92,64 +91,64 @@ class SelfCritic:
         return ScstOutput(loss, float(rewards.mean()), float(baselines.mean()))
 
     def sample(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> Samples:
-        """Returns K independent samples of every image."""
+        """Return K independent samples per image."""
         draws = self.draws(len(features), features.device)
         with without_dropout(model), torch.no_grad():
             state = init_state(model.search, model.project(features), memory_mask)
-            drawn = sample_captions(model.search, state, self.sampling, draws)
-        tokens = [[[START_ID, *one.tokens, END_ID] for one in of_image] for of_image in drawn]
-        cut = torch.tensor([[not one.finished for one in of_image] for of_image in drawn])
+            samples = sample_captions(model.search, state, self.sampling, draws)
+        tokens = [[[START_ID, *one.tokens, END_ID] for one in of_image] for of_image in samples]
+        cut = torch.tensor([[not one.finished for one in of_image] for of_image in samples])
         return Samples(pad_captions(tokens), cut)
 
     def loss(
         self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None, samples: Samples, advantages: Tensor
     ) -> Tensor:
-        """Returns the loss of samples that are worth so much more than the baseline, (B, K), float64 on the CPU."""
+        """Return the loss of samples with the given advantages, (B, K), float64 on the CPU."""
         captions = pack_captions(samples.tokens).to(features.device)
         with contextlib.nullcontext() if self.dropout else without_dropout(model):
             logits = model(features, memory_mask, captions)
         return sampled_loss(logits, captions, samples.cut, advantages, self.options.allow_unk)
 
     def draws(self, images: int, device: torch.device) -> Tensor:
-        """Returns the uniform numbers that decide the samples, (B, K, max_length + 1), from torch's generator."""
-        kind = torch.float32 if device.type == "mps" else torch.float64  # Apple's devices have no float64
-        return torch.rand((images, self.samples, self.options.max_length + 1), dtype=kind).to(device)
+        """Return the uniform numbers of the samples, (B, K, max_length + 1), from torch's generator."""
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS devices have no float64
+        return torch.rand((images, self.samples, self.options.max_length + 1), dtype=dtype).to(device)
 
     @property
     def sampling(self) -> DecodingOptions:
-        """How samples are searched for."""
+        """Decoding options of the samples."""
         return self.options.with_strategy("sample").replace(num_return_sequences=self.samples)
 
     def _baselines(
         self, model: CaptionModel, features: Tensor, batch: Batch, rewards: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Returns what each sample's reward (B, K) is held against; it does not depend on the sample itself."""
+        """Return the baseline of each sample's reward (B, K); it does not depend on the sample."""
         if self.baseline == "others":
             others: NDArray[np.float64] = rewards.sum(1, keepdims=True) - rewards
             return others / (self.samples - 1)
         with without_dropout(model), torch.no_grad():
             state = init_state(model.search, model.project(features), batch.memory_mask)
             best = generate(model.search, state, GenerationRequest(self.options))
-        earned: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
-        return earned.repeat(self.samples, axis=1)
+        greedy_rewards: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
+        return greedy_rewards.repeat(self.samples, axis=1)
 
 
 def sampled_loss(logits: Tensor, captions: PackedCaptions, cut: Tensor, advantages: Tensor, allow_unk: bool) -> Tensor:
-    """Returns the loss of samples, a sample on average.
+    """Return the mean loss per sample.
 
     Args:
         logits: (M, V).
-        captions: the samples.
-        cut: whether they were cut, (B, K).
-        advantages: what they are worth above the baseline, (B, K).
-        allow_unk: whether the unknown word could be drawn.
+        captions: the packed samples.
+        cut: whether they were truncated, (B, K).
+        advantages: rewards minus baselines, (B, K).
+        allow_unk: whether the unknown token could be sampled.
     """
-    log_probs = drawn_log_probs(logits, captions.targets, allow_unk)
-    place = captions.caption_of_row[captions.row_of_token()]  # of every token's sample among the B * K
+    log_probs = sampled_log_probs(logits, captions.targets, allow_unk)
+    place = captions.caption_of_row[captions.row_of_token()]  # index of each token's sample among the B * K
     cut, advantages = cut.to(place.device).flatten(), advantages.to(log_probs.device, log_probs.dtype).flatten()
     log_probs = sequence_log_probs(log_probs, cut[place] & (captions.targets == END_ID))
     if captions.real is not None:
-        log_probs = torch.where(captions.real, log_probs, 0.0)  # of padding -inf, which times nothing is no number
+        log_probs = torch.where(captions.real, log_probs, 0.0)  # padding has -inf, and 0 * -inf is NaN
     return policy_gradient(log_probs, advantages[place], captions.rows)
 
 
@@ -160,14 +159,14 @@ def make_critic(
     examples: Sequence[Example],
     kind: type[SelfCritic] = SelfCritic,
 ) -> SelfCritic:
-    """Returns the loss that a configuration describes.
+    """Return the SCST loss of a configuration.
 
     Args:
-        training: samples, baseline and dropout.
-        options: whose longest caption and unknown word hold for samples too; the rest does not.
-        max_length: of the longest training caption in words, which bounds samples where `options` does not.
+        training: number of samples, baseline and dropout.
+        options: decoding options; samples use `max_length` and `allow_unk` only.
+        max_length: maximum length of samples if `options` sets none, in words.
         examples: the training images.
-        kind: how it is computed.
+        kind: class of the loss.
     """
     options = DecodingOptions(max_length=options.max_length or max_length, allow_unk=options.allow_unk)
     reward = CaptionReward(examples)
@@ -175,7 +174,7 @@ def make_critic(
 
 
 def _rewarded(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:
-    """Returns captions (B, K) as the reward takes them, (B, K, T): with the end where they reached it."""
+    """Return the token ids (B, K, T) of captions (B, K) for the reward, with the end token if they are finished."""
     return pad_captions(
         [[[*one.tokens, *([END_ID] if one.finished else [])] for one in of_image] for of_image in captions]
     ).numpy()
@@ -183,10 +182,10 @@ def _rewarded(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:
 
 @contextlib.contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Holds the model as it is used, not as it is trained; gradients still pass.
+    """Run the model in evaluation mode with gradients.
 
-    Recurrent layers of torch stay in training mode, in which alone cuDNN computes their gradients, with the
-    dropout between them set to 0.
+    torch's recurrent layers stay in training mode with their dropout set to 0, since cuDNN computes their gradients
+    in no other mode.
     """
     modes = {module: module.training for module in model.modules()}
     between = {module: module.dropout for module in modes if isinstance(module, nn.RNNBase)}

@@ -1,4 +1,4 @@
-"""Stopping a training on SIGINT or SIGTERM, or by its caller, after its state has been saved."""
+"""Stops training on SIGINT, SIGTERM or its caller's request, after saving its state."""
 
 import contextlib
 import logging
@@ -13,20 +13,20 @@ import lightning.pytorch as pl
 log = logging.getLogger("seesay")
 
 TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a process that SIGTERM has ended."""
+"""Exit code of a process terminated by SIGTERM."""
 
 
 class StopRequestedError(Exception):
-    """Training has saved its state and ends, as a signal asked it to."""
+    """Training has saved its state and stops on request."""
 
 
 class StopRequest:
-    """A request to stop, which training obeys as soon as it has saved its state.
+    """A request to stop training once its state is saved.
 
     Attributes:
-        reason: the exception that ends training then; None = no request.
-        signal: the signal that made the request; None = no signal did.
-        place: where a training that is started again resumes, in words; None before its first step.
+        reason: the exception that stops training; None: no request.
+        signal: the signal that made the request, if any.
+        place: description of the step at which training would resume; None before the first step.
     """
 
     def __init__(self) -> None:
@@ -35,35 +35,35 @@ class StopRequest:
         self.place: str | None = None
 
     def ask(self, reason: Exception) -> None:
-        """Asks training to stop; the first reason counts."""
+        """Request a stop; the first reason counts."""
         self.reason = self.reason or reason
 
     def listen(self) -> None:
-        """Makes SIGINT and SIGTERM requests, until Lightning restores the handlers at the end of training."""
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        """Treat SIGINT and SIGTERM as requests until Lightning restores the handlers at the end of training."""
+        if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
             signal.signal(signal.SIGINT, self._receive)
             signal.signal(signal.SIGTERM, self._receive)
 
     def _receive(self, number: int, _: Any) -> None:
         if number == signal.SIGINT == self.signal:
-            raise KeyboardInterrupt  # the second Ctrl-C: the user does not want to wait
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once
         self.signal = self.signal or number
         self.ask(StopRequestedError())
 
-    def end(self, out: Path, leads: bool) -> None:
-        """Ends the process's work as its signal demands, with a message that names the place to resume at.
+    def end(self, out: Path, is_rank_zero: bool) -> None:
+        """Exit according to the signal, with a message that names the step at which training resumes.
 
         Args:
             out: the run folder.
-            leads: False = silently, in the processes beside the first.
+            is_rank_zero: False: exit without a message.
 
         Raises:
             KeyboardInterrupt: on SIGINT, with the message.
-            SystemExit: on SIGTERM, after the message was logged.
+            SystemExit: on SIGTERM, after logging the message; and in other ranks.
         """
         place = self.place or "the beginning"
         message = f"stopped; {out} resumes at {place}: run the same command again, without --overwrite"
-        if not leads:
+        if not is_rank_zero:
             raise SystemExit(TERMINATED) from None
         if self.signal == signal.SIGTERM:
             log.warning("%s", message)
@@ -72,12 +72,12 @@ class StopRequest:
 
 
 def describe_place(step: int, steps_per_epoch: int, epochs: int) -> str:
-    """Returns in words which step follows so many steps.
+    """Return a description of the step that follows `step` completed steps.
 
     Args:
-        step: steps that are done.
-        steps_per_epoch: steps of an epoch.
-        epochs: of the training.
+        step: number of completed steps.
+        steps_per_epoch: steps per epoch.
+        epochs: number of epochs.
     """
     epoch, done = divmod(step, steps_per_epoch)
     if step == 0:
@@ -89,13 +89,13 @@ def describe_place(step: int, steps_per_epoch: int, epochs: int) -> str:
 
 @contextlib.contextmanager
 def interruptible(trainer: pl.Trainer, stop: StopRequest, out: Path) -> Iterator[None]:
-    """Ends a training that was stopped as `StopRequest.end` does.
+    """Run training in the block and exit with `StopRequest.end` if it was stopped.
 
-    Lightning answers a KeyboardInterrupt with the end of the process instead, and ignores any further SIGINT.
+    Lightning itself would exit the process on KeyboardInterrupt and ignore further SIGINTs.
 
     Args:
-        trainer: at work in the block.
-        stop: its request.
+        trainer: the trainer that runs in the block.
+        stop: its stop request.
         out: the run folder.
     """
     handler = signal.getsignal(signal.SIGINT)

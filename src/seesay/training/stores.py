@@ -1,4 +1,4 @@
-"""Where a training's features come from: stores that the user names, or those that are made of the images."""
+"""The features of training: stores passed by the user, or stores extracted from the images."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ log = logging.getLogger("seesay")
 
 
 class Sources(NamedTuple):
-    """What gives features.
+    """The sources of features.
 
     Attributes:
-        encoder: None where given stores stand for it.
-        plain: features of the images as they are; None if the encoder is in the loop.
-        mirrored: those of mirrored training images, where `training.hflip_prob` asks for them.
+        encoder: None if the user passed feature stores.
+        plain: features of the original images; None if the encoder is in the loop.
+        mirrored: features of the mirrored training images, if `training.hflip_prob` needs them.
     """
 
     encoder: Encoder | None
@@ -43,25 +43,25 @@ def open_sources(
     given: Sequence[str | Path],
     progress: Progress | None,
 ) -> Sources:
-    """Returns the encoder and the stores of features, which are filled where images are lacking.
+    """Return the encoder and the feature stores, after extracting missing features.
 
     Args:
-        config: the whole configuration.
+        config: the configuration.
         annotations: the images.
-        data: the data set, as it was named.
-        folder: of feature stores.
-        given: stores to use instead; those of mirrored images are told from the others by their mark.
-        progress: told of images encoded, if any have to be.
+        data: path or name of the data set.
+        folder: folder of feature stores.
+        given: feature stores to use instead; their metadata marks those of mirrored images.
+        progress: called with the number of images encoded.
 
     Raises:
-        SeesayError: an encoder that cannot be had, a store of another encoder, stores that do not go together.
+        SeesayError: an encoder that is not available, a store of another encoder, or incompatible stores.
     """
-    torch.manual_seed(config.training.seed)  # for the weights of encoders that start from nothing
+    torch.manual_seed(config.training.seed)  # for encoders with random weights
     to_mirror = flippable_images(annotations) if config.training.hflip_prob else {}
     if given:
         stores = [FeatureStore(path) for path in given]
         require_unchanged(stores, {item.id: item.image for item in annotations if item.split is not None})
-        return _given_sources(config, stores, to_mirror, _Extraction(config, data, folder, progress))
+        return _sources_of_stores(config, stores, to_mirror, _Extraction(config, data, folder, progress))
     encoder = build_encoder(config.encoder)
     if config.encoder.encoder_training != "cached":
         encoder.requires_grad_(config.encoder.encoder_training == "full")
@@ -73,17 +73,17 @@ def open_sources(
     return Sources(encoder, plain, mirrored)
 
 
-def _given_sources(
+def _sources_of_stores(
     config: Config, stores: Sequence[FeatureStore], to_mirror: Mapping[str, str], extraction: "_Extraction"
 ) -> Sources:
-    """Returns stores named by the user; a single one made by an encoder must be the configuration's."""
+    """Return the sources of stores passed by the user; a single store must match the configured encoder."""
     plain, mirrored = split_stores(stores)
     if config.training.crop_fraction:
-        raise ConfigError("training.crop_fraction cuts images, which given stores have no more; leave one of them")
+        raise ConfigError("training.crop_fraction needs images, but feature stores were passed; drop one of them")
     if mirrored and not to_mirror:
         raise ConfigError(
-            f"{mirrored[0].path} holds features of mirrored images, which training.hflip_prob=0 never shows; "
-            "set that to 0.5, or leave the store"
+            f"{mirrored[0].path} contains features of mirrored images, which training.hflip_prob=0 never uses; "
+            "set it to 0.5, or drop the store"
         )
     joined, encoder = JoinedStores(plain), None
     if len(plain) == 1 and "encoder" in joined.identity:
@@ -94,13 +94,13 @@ def _given_sources(
     if encoder is not None and not mirrored:
         return Sources(encoder, joined, extraction.mirrored_store(to_mirror, encoder, joined))
     matched = match_mirrored(plain, mirrored)
-    _tell_lacking(matched, [name for name in to_mirror if name in joined])
+    _check_mirrored(matched, [name for name in to_mirror if name in joined])
     return Sources(encoder, joined, matched)
 
 
 @dataclass(frozen=True)
 class _Extraction:
-    """Stores of our own, in a folder."""
+    """Extracts feature stores into a folder."""
 
     config: Config
     data: str | Path
@@ -108,13 +108,13 @@ class _Extraction:
     progress: Progress | None
 
     def store(self, images: Mapping[str, str], encoder: Encoder, *, mirrored: bool = False) -> JoinedStores:
-        """Returns the store of the data's images, after encoding those that it lacks."""
+        """Return the store of the images, after extracting missing features."""
         path = store_path(self.folder, self.data, encoder, mirrored=mirrored)
         device = choose_device(self.config.training.device)
         report = extract_features(images, encoder, path, device=device, progress=self.progress, mirrored=mirrored)
         if report.extracted:
             log.info(
-                "%d%s images encoded into %s: %.0f images/s (%.0f of the encoder alone)",
+                "%d%s images encoded into %s: %.0f images/s (encoder alone: %.0f)",
                 report.extracted,
                 " mirrored" if mirrored else "",
                 path,
@@ -122,30 +122,30 @@ class _Extraction:
                 report.encoder_rate,
             )
         if report.pooled:
-            log.info("%d images pooled into %s from the store of their grids", report.pooled, path)
+            log.info("%d images pooled into %s from their grid features", report.pooled, path)
         for line in report.unreadable:
             log.warning("left out: %s", line)
         return JoinedStores([FeatureStore(path)])
 
     def mirrored_store(self, images: Mapping[str, str], encoder: Encoder, plain: JoinedStores) -> JoinedStores:
-        """Returns the store of mirrored images, of those that the plain one has."""
+        """Return the store of mirrored images, for the images in `plain`."""
         wanted = {name: image for name, image in images.items() if name in plain}
         made = self.store(wanted, encoder, mirrored=True)
-        _tell_lacking(made, list(wanted))
+        _check_mirrored(made, list(wanted))
         return made
 
 
-def _tell_lacking(mirrored: JoinedStores, wanted: Sequence[str]) -> None:
-    """Warns of images that could be shown mirrored, but whose features so are not there.
+def _check_mirrored(mirrored: JoinedStores, wanted: Sequence[str]) -> None:
+    """Log the number of images without mirrored features.
 
     Raises:
-        FeatureStoreError: that is all of them.
+        FeatureStoreError: no image has them.
     """
-    lacking = sum(name not in mirrored for name in wanted)
-    if lacking == len(wanted):
+    missing = sum(name not in mirrored for name in wanted)
+    if missing == len(wanted):
         raise FeatureStoreError(
-            f"{mirrored.stores[0].path} holds none of the training images that could be mirrored; "
+            f"{mirrored.stores[0].path} contains none of the training images that can be mirrored; "
             "leave training.hflip_prob at 0"
         )
-    if lacking:
-        log.warning("%d training images have no features of them mirrored and stay as they are", lacking)
+    if missing:
+        log.warning("%d training images have no mirrored features and are not mirrored", missing)

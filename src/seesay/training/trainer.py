@@ -1,4 +1,4 @@
-"""Lightning's trainer, set up for a run and quiet."""
+"""Builds Lightning's trainer for a run."""
 
 import contextlib
 import logging
@@ -22,16 +22,16 @@ from seesay.training.stopping import StopRequest
 
 
 def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: StopRequest | None = None) -> pl.Trainer:
-    """Returns the trainer of a run, which keeps its states, best checkpoints and curves in the folder `out`.
+    """Return the trainer of a run, which saves its states, best checkpoints and curves in the folder `out`.
 
     Args:
-        config: the whole configuration.
+        config: the configuration.
         out: the run folder.
-        callbacks: called first; patience, the best checkpoints and the resumable state come after them.
-        stop: request that ends training when its state is saved.
+        callbacks: called before those of early stopping, the best checkpoints and the resumable state.
+        stop: request that stops training once its state is saved.
 
     Raises:
-        ConfigError: a logger that cannot be made, or a device that is not there.
+        ConfigError: a logger or a device is not available.
     """
     training = config.training
     devices, nodes = process_counts(training)
@@ -50,7 +50,7 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: St
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if several else "auto",
-        # The batches share themselves out; normalisation layers of an encoder that learns see the whole batch.
+        # `CaptionBatches` splits batches among ranks; batch norms of a trained encoder use the global batch.
         use_distributed_sampler=False,
         sync_batchnorm=several and device.startswith("cuda"),
         precision=_precision(config),  # type: ignore[arg-type]
@@ -71,18 +71,18 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: St
 
 
 def _require_devices(device: str, wanted: int) -> None:
-    """Refuses more processes than there are devices for.
+    """Check that there is a GPU per process.
 
     Raises:
-        ConfigError: each process needs a GPU, and there are fewer.
+        ConfigError: there are fewer.
     """
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.partition(":")[0], wanted)
-    if wanted > there:
-        raise ConfigError(f"training.devices is {wanted}, but there are only {there} of {device}; lower it")
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.partition(":")[0], wanted)
+    if wanted > available:
+        raise ConfigError(f"training.devices is {wanted}, but only {available} of {device} are available; lower it")
 
 
 def _more_loggers(names: Sequence[str], out: Path) -> list[Logger]:
-    """Returns further Lightning loggers by class name.
+    """Return further Lightning loggers by class name.
 
     Raises:
         ConfigError: Lightning has no such logger, or its library is not installed.
@@ -107,7 +107,7 @@ def _accelerator(device: str) -> str:
 
 
 def _precision(config: Config) -> str:
-    """Returns Lightning's name of the arithmetic: bfloat16 where the processor computes in it, or as told."""
+    """Return Lightning's name of the configured precision; auto is bfloat16 if the device supports it natively."""
     wanted = config.training.precision
     if wanted == "auto":
         wanted = "bfloat16" if supports_bfloat16(choose_device(config.training.device)) else "float32"
@@ -116,7 +116,7 @@ def _precision(config: Config) -> str:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keeps Lightning's notes on its own machinery out of the user's log."""
+    """Suppress Lightning's own log messages and warnings."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What a training is refused for before anything is read: its settings, or those of the run in its folder."""
+"""Validation of a training configuration, and its comparison with an existing run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,65 +13,65 @@ from seesay.outputs import MARKER, delete_own
 
 
 def check_config(config: Config) -> None:
-    """Refuses, before anything is read, a network that cannot be built and settings that would do nothing.
+    """Check that the network can be built and that no setting is without effect, before reading data.
 
     Raises:
-        ConfigError: what contradicts what, and what to set instead.
+        ConfigError: the message names the contradiction and a fix.
     """
     check_model(config.model)
     training, mode = config.training, config.encoder.encoder_training
     if training.second_stage and not training.init_from:
-        raise ConfigError("training.scst_weight makes a second stage; name the run of the first with --init-from RUN")
+        raise ConfigError("training.scst_weight starts from a trained run; pass --init-from RUN")
     if mode == "cached" and training.crop_fraction:
         raise ConfigError(
-            "training.crop_fraction cuts images anew each time, which cached features cannot follow; "
+            "training.crop_fraction crops images at random in each epoch, which needs uncached features; "
             "set encoder.encoder_training to frozen or full"
         )
     if mode != "cached" and config.encoder.feature_dtype != "float16":
         raise ConfigError(
-            f"encoder.feature_dtype is {config.encoder.feature_dtype}, but with encoder.encoder_training={mode} no "
-            "features are kept; set that to cached"
+            f"encoder.feature_dtype is {config.encoder.feature_dtype}, but encoder.encoder_training={mode} stores no "
+            "features; set it to cached"
         )
     if mode != "full" and training.encoder_learning_rate:
         raise ConfigError(
-            f"training.encoder_learning_rate is given, but with encoder.encoder_training={mode} the encoder does not "
-            "learn; set that to full"
+            f"training.encoder_learning_rate is set, but encoder.encoder_training={mode} does not train the encoder; "
+            "set it to full"
         )
 
 
 def existing_run(out: Path, config: Config, overwrite: bool) -> Run | None:
-    """Returns the run in `out` that this training goes on with, if any.
+    """Return the run in `out` to resume, if any.
 
     Args:
         out: the run folder.
-        config: of the training.
-        overwrite: delete the run that is there, and start with nothing; files that seesay did not write stay.
+        config: the configuration of the training.
+        overwrite: delete an existing run; files that seesay did not write are kept.
 
     Raises:
-        ConfigError: the run there has another configuration.
+        ConfigError: the run has another configuration.
     """
     if overwrite and is_run(out):
-        delete_own(out, RUN, keep=(MARKER,))  # whose lock this process holds
+        delete_own(out, RUN, keep=(MARKER,))  # this process holds the marker's lock
     if not is_run(out):
         return None
     run = load_run(out)
     there, here = configuration.to_dict(run.config), configuration.to_dict(config)
-    there["training"]["devices"] = here["training"]["devices"]  # a run may go on with another number of processes
+    there["training"]["devices"] = here["training"]["devices"]  # a run may resume with another number of processes
     differing = differences(there, here)
     if differing:
         raise ConfigError(
-            f"{out} holds a run with other settings ({'; '.join(differing[:3])}); "
-            "go on with it by --resume, choose another --out, or throw it away with --overwrite"
+            f"{out} contains a run with other settings ({'; '.join(differing[:3])}); "
+            "resume it with --resume, choose another --out, or discard it with --overwrite"
         )
     return run
 
 
 def differences(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns a phrase for each setting that has another value there than here; what is absent counts as None.
+    """Return a phrase for each setting whose values differ; missing settings count as None.
 
     Args:
-        there: sections of named values, such as `config.to_dict` gives.
-        here: the same.
+        there: sections of named values of a run, as from `config.to_dict`.
+        here: those of this training.
     """
     pairs = [
         (f"{section}.{name}", there.get(section, {}).get(name), here.get(section, {}).get(name))

@@ -1,4 +1,4 @@
-"""A training that starts from the weights of another run, whose vocabulary may be another."""
+"""Warm start: initialises a model with the weights of another run, whose vocabulary may differ."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ log = logging.getLogger("seesay")
 
 
 def warm_start(model: CaptionModel, config: Config, info: RunInfo, tokenizer: Tokenizer) -> int:
-    """Gives the model the best weights of the run `training.init_from` and returns how many words it knew.
+    """Load the best weights of the run `training.init_from` into the model; return the number of words shared.
 
-    Rows that stand for words are taken over word by word, and the projection's columns encoder by encoder, in
-    whatever order stores were joined; those of words and encoders that the run did not have stay as they are.
-    Everything else must fit. The encoder's weights come along where it is trained.
+    Rows of words are copied by word, and columns of the projection by encoder, whatever the order of the joined stores.
+    Rows and columns of new words and encoders keep their initial values. All other tensors must have equal shapes. The
+    encoder's weights are loaded if it is trained.
 
     Args:
-        model: freshly initialised.
-        config: the new run's.
-        info: the new run's, for what its features are.
-        tokenizer: the new run's words.
+        model: the initialised model.
+        config: configuration of the new run.
+        info: metadata of the new run; describes its features.
+        tokenizer: tokenizer of the new run.
 
     Raises:
-        CheckpointError: no run there, or a damaged one.
-        ConfigError: its weights are of another network; or a second stage on other features than the first.
+        CheckpointError: the run is missing or damaged.
+        ConfigError: the run has another network; or SCST would use other features than the run.
     """
     run = load_run(config.training.init_from)
     _compare_features(run, config, info)
@@ -47,67 +47,67 @@ def warm_start(model: CaptionModel, config: Config, info: RunInfo, tokenizer: To
     layout = _layout(config.model, info.feature_size)
     for name, (word_axis, feature_axis) in layout.items():
         axis, matched = (feature_axis, columns) if word_axis is None else (word_axis, words)
-        taken = _take_over(own[name], weights[name], axis, matched) if name in weights else None
-        if taken is None:
+        copied = _copy_matching(own[name], weights[name], axis, matched) if name in weights else None
+        if copied is None:
             misfits.append(name)
         else:
-            own[name] = taken
+            own[name] = copied
     if misfits:
         raise ConfigError(
-            f"the run {run.folder} cannot be started from: {len(misfits)} of {len(layout)} tensors do not fit, such as "
-            f"{misfits[0]}; give the model settings of its config.yaml"
+            f"cannot start from the run {run.folder}: {len(misfits)} of {len(layout)} tensors do not fit, such as "
+            f"{misfits[0]}; use the model settings of its config.yaml"
         )
     if config.encoder.encoder_training == "full":
         own |= {name: weights[name] for name in own if name.startswith("encoder.") and _fits(own[name], weights, name)}
     model.load_state_dict(own)
-    log.info("started from %s: %d of %d words were known there", run.folder, len(rows), len(tokenizer))
+    log.info("started from %s: %d of %d words copied", run.folder, len(rows), len(tokenizer))
     if len(columns.here) < info.feature_size:
-        log.info("%d of %d columns of features were known there", len(columns.here), info.feature_size)
+        log.info("%d of %d feature columns copied", len(columns.here), info.feature_size)
     return len(rows)
 
 
 class _Matched(NamedTuple):
-    """Places along an axis of a new tensor, and those along the given one that they are filled from."""
+    """Indices along an axis of a new tensor, and those of the old tensor that they are copied from."""
 
     here: Sequence[int]
     there: Sequence[int]
 
 
 def _compare_features(run: Run, config: Config, info: RunInfo) -> None:
-    """Names what made the features where that is not what made the run's.
+    """Log a warning if the sources of the features differ from those of the run.
 
     Raises:
-        ConfigError: they differ in a second stage.
+        ConfigError: they differ in SCST.
     """
     if run.info.features == info.features:
         return
     here, there = describe_identity(info.features), describe_identity(run.info.features)
-    said = f"{run.folder} was trained on features of {there}, not of {here}"
+    message = f"{run.folder} was trained on features of {there}, not of {here}"
     if config.training.second_stage:
-        raise ConfigError(f"{said}; a second stage needs the first's: give the same encoder settings and stores")
-    log.warning("%s", said)
+        raise ConfigError(f"{message}; SCST needs the same features: pass the same encoder settings and stores")
+    log.warning("%s", message)
 
 
 def _match_columns(run: RunInfo, info: RunInfo) -> _Matched:
-    """Returns which columns of the features are of an encoder and layer that gave columns to the run's too.
+    """Return the feature columns of encoders and layers that the run used too.
 
-    Images may be of another size and weights may have been trained since: a channel still says much the same.
+    Image sizes and encoder weights may differ; the meaning of a channel is assumed to be similar.
     """
     if (run.features, run.feature_size) == (info.features, info.feature_size):
         return _Matched(range(info.feature_size), range(run.feature_size))
-    given = _columns_of_sources(run)
+    old = _columns_of_sources(run)
     here: list[int] = []
     there: list[int] = []
     for source, columns in _columns_of_sources(info):
-        place = next((i for i, (other, _) in enumerate(given) if other == source), None)
+        place = next((i for i, (other, _) in enumerate(old) if other == source), None)
         if place is not None:
             here += columns
-            there += given.pop(place)[1]
+            there += old.pop(place)[1]
     return _Matched(here, there)
 
 
 def _columns_of_sources(info: RunInfo) -> list[tuple[object, range]]:
-    """Returns what gave features, with its width, and its columns, in order; nothing where a run does not tell."""
+    """Return the sources of the features with their widths and columns, in order; empty if a run lacks them."""
     parts = info.features.get("joined", [info.features])
     sizes = info.source_sizes or [info.feature_size]
     if len(sizes) != len(parts):
@@ -119,31 +119,32 @@ def _columns_of_sources(info: RunInfo) -> list[tuple[object, range]]:
 
 
 def _layout(config: ModelConfig, feature_size: int) -> dict[str, tuple[int | None, int | None]]:
-    """Returns every tensor of the captioner without its encoder -> the axes that count words and features, or None.
+    """Return, per tensor of the model without its encoder, its axes of words and of features, or None.
 
-    Found by building the network, without its memory, for two vocabularies and two widths: so it holds for any decoder.
+    Found by building the network on the meta device with two vocabulary sizes and two feature widths, which works for
+    any decoder.
     """
     with torch.device("meta"):
-        usual, wordier, wider = (
+        base, more_words, more_features = (
             build_model(config, *sizes).state_dict()
             for sizes in ((100, feature_size), (101, feature_size), (100, feature_size + 1))
         )
 
     def changed(name: str, other: Mapping[str, Tensor]) -> int | None:
-        axes = [axis for axis, size in enumerate(usual[name].shape) if other[name].shape[axis] != size]
+        axes = [axis for axis, size in enumerate(base[name].shape) if other[name].shape[axis] != size]
         return axes[0] if axes else None
 
-    return {name: (changed(name, wordier), changed(name, wider)) for name in usual}
+    return {name: (changed(name, more_words), changed(name, more_features)) for name in base}
 
 
-def _take_over(own: Tensor, given: Tensor, axis: int | None, matched: _Matched) -> Tensor | None:
-    """Returns `own` with the given run's values, along `axis` only where they match; None if the shapes do not fit."""
+def _copy_matching(own: Tensor, old: Tensor, axis: int | None, matched: _Matched) -> Tensor | None:
+    """Return `own` with the values of `old` at the matched indices of `axis`; None if the shapes do not fit."""
     if axis is None:
-        return given.to(own) if given.shape == own.shape else None
-    if given.ndim != own.ndim or any(given.shape[i] != size for i, size in enumerate(own.shape) if i != axis):
+        return old.to(own) if old.shape == own.shape else None
+    if old.ndim != own.ndim or any(old.shape[i] != size for i, size in enumerate(own.shape) if i != axis):
         return None
-    here, there = (torch.tensor(places, dtype=torch.int64) for places in matched)
-    return own.index_copy(axis, here, given.index_select(axis, there).to(own))
+    here, there = (torch.tensor(indices, dtype=torch.int64) for indices in matched)
+    return own.index_copy(axis, here, old.index_select(axis, there).to(own))
 
 
 def _fits(own: Tensor, weights: Mapping[str, Tensor], name: str) -> bool:

@@ -1,1 +1,1 @@
-"""The decoders that ship, one a file; every module of this package is loaded by `seesay.models.registry`."""
+"""The built-in decoders, one per module; `seesay.models.registry` loads every module of this package."""

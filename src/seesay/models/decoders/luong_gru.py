@@ -1,4 +1,4 @@
-"""Luong's order of things: first the GRU, then attention, and what was attended is fed to the next step."""
+"""Luong's decoder: the GRU first, then attention, whose result is fed to the next step."""
 
 from collections.abc import Mapping
 
@@ -16,13 +16,12 @@ from seesay.models.vocabulary import vocabulary_layer
 
 @register_decoder("luong", OPTIONS.union(("output_size",)))
 class LuongGRUDecoder(RecurrentDecoder):
-    """A GRU whose current state, not its last, asks where to look.
+    """A GRU whose current state, instead of the previous one, queries the attention.
 
-    Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation": the context is that of
-    the current state (section 3.1), both make the attentional state tanh(W_c [context; state]) (eq. 5), which alone
-    is scored against the vocabulary (eq. 6) and goes into the next step beside the word (input feeding, section
-    3.3). Theirs is an LSTM over words; here a GRU, which starts from the mean region as theirs does from the
-    source. The attentional state is `model.output_size` wide.
+    Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation": the current state queries
+    the context (section 3.1); the attentional state tanh(W_c [context; state]) (eq. 5) is the input of the vocabulary
+    layer (eq. 6) and, with the word, of the next step (input feeding, section 3.3). The paper has an LSTM over words;
+    here a GRU starts from the mean region. The width of the attentional state is `model.output_size`.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
@@ -38,15 +37,15 @@ class LuongGRUDecoder(RecurrentDecoder):
         self.output = vocabulary_layer(config, wide, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns the first state from the mean region, with nothing attended yet."""
+        """Return the first state from the mean region, with a zero attentional state."""
         hidden = torch.tanh(self.first_hidden(masked_mean(memory, memory_mask)))
-        nothing = self.embedding.weight.new_zeros(memory.shape[0], self.wide)
-        return {"hidden": hidden.to(nothing.dtype), "fed": nothing}
+        zeros = self.embedding.weight.new_zeros(memory.shape[0], self.wide)
+        return {"hidden": hidden.to(zeros.dtype), "fed": zeros}
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Returns the next state: update it, then look with it."""
+        """Return the next state: update it, then attend with it."""
         gates = words + self.fed_gates(state["fed"])
         hidden = gru_update(gates, self.state_gates(self.recurrent(state["hidden"], fixed)), state["hidden"])
-        context, weights = self.look(hidden, fixed)
+        context, weights = self.attend(hidden, fixed)
         attentional = torch.tanh(self.context_part(context) + self.state_part(hidden)).to(hidden.dtype)
         return CellOutput({"hidden": hidden, "fed": attentional}, attentional, weights)

@@ -1,4 +1,4 @@
-"""Stacked GRUs that start from one vector."""
+"""Stacked GRUs over a pooled image vector."""
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ _OPTIONS = (
 
 @register_decoder("pooled", _OPTIONS)
 class PooledGRUDecoder(nn.Module):
-    """Stacked GRUs that see the image as one vector: their first state, or added to every word.
+    """Stacked GRUs with the image as one vector: their initial state, or added to every word.
 
-    With `model.merge=state` every layer starts from the image's vector (`model.projection_size` must equal
+    With `model.merge=state` the vector is the initial state of every layer (`model.projection_size` must equal
     `model.hidden_size`); with `add` it is added to each embedded word (and must equal `model.embedding_size`).
-    `model.output_dropout` acts between the layers too.
+    `model.output_dropout` also applies between the layers.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
@@ -44,7 +44,7 @@ class PooledGRUDecoder(nn.Module):
         self.output_dropout = Dropout(config.output_dropout)
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the first state from memory (B, N, D), whose regions are averaged to one vector."""
+        """Return the initial state from the mean over the regions of memory (B, N, D)."""
         vector = masked_mean(memory, memory_mask)
         if self.merge == "state":
             first = vector[:, None, None].expand(-1, 1, self.layers, -1)  # (B, 1, L, H)
@@ -53,7 +53,7 @@ class PooledGRUDecoder(nn.Module):
         return DecoderState({"vector": vector[:, None]}, {"hidden": zeros})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns logits (B, K, V) after the words `tokens` (B, K); this decoder has no attention."""
+        """Return logits (B, K, V) after the words `tokens` (B, K); this decoder has no attention."""
         images, beams = tokens.shape
         words = self.embedding(tokens)
         if self.merge == "add":
@@ -65,12 +65,12 @@ class PooledGRUDecoder(nn.Module):
         return StepOutput(logits, DecoderState(state.per_image, rows), None)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
-        """Returns the logits (M, V) of every real token under teacher forcing.
+        """Return the logits (M, V) of every real token under teacher forcing.
 
         Args:
             memory: (B, N, D).
-            memory_mask: (B, N), True = counts in the average; None = all.
-            captions: the batch's captions, packed.
+            memory_mask: (B, N), True = part of the mean; None: all regions.
+            captions: the packed captions of the batch.
         """
         state = self.init_state(memory, memory_mask)
         rows = captions.image_of_row
@@ -86,12 +86,12 @@ class PooledGRUDecoder(nn.Module):
         return DecoderOutput(self.output(self.output_dropout(output.data)))
 
     def _fused(self, words: Tensor, first: Tensor, sizes: list[int]) -> Tensor:
-        """Returns what `self.gru` does of words (M, E) from the states (L, R, H), (M, H), in less time."""
+        """Return the output (M, H) of `self.gru` for words (M, E) and initial states (L, R, H), with fused kernels."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else words.dtype
         found = words
         for layer, start in enumerate(first):
             of_input, of_state, input_bias, state_bias = self.gru.all_weights[layer]
-            seen = found if layer == 0 else self.dropout_between(found)
-            gates = linear(seen.to(dtype), of_input.to(dtype), input_bias.to(dtype))
+            layer_input = found if layer == 0 else self.dropout_between(found)
+            gates = linear(layer_input.to(dtype), of_input.to(dtype), input_bias.to(dtype))
             found = fused_gru(gates, start, of_state, state_bias, sizes)
         return found

@@ -1,4 +1,4 @@
-"""Show, Attend and Tell: an LSTM with a gated context and a deep output, its attention soft or hard."""
+"""Show, Attend and Tell: an LSTM with a gated context, a deep output, and soft or hard attention."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,7 +10,7 @@ from seesay.config import ModelConfig
 from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
 from seesay.models.fused_lstm_loop import LSTMLoopWeights, fused_lstm_loop
-from seesay.models.hard_attention import HardAttentionLoss, draw_regions
+from seesay.models.hard_attention import HardAttentionLoss, sample_regions
 from seesay.models.loop import DeferredLinear
 from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
@@ -24,13 +24,12 @@ from seesay.models.vocabulary import vocabulary_layer
 class ShowAttendTellDecoder(RecurrentDecoder):
     """The decoder of Xu et al. 2015, "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention".
 
-    Its equations: the LSTM 1-3, whose first state and cell come from the mean region through a layer each; the
-    context gated by beta (section 4.2.1); the deep output 7; the doubly stochastic penalty 14
-    (`model.doubly_stochastic`). With `model.attention=hard`, training draws one region a word (section 4.1), in
-    `model.hard_share` of the captions: the others see the weighted mean, as the paper has it for half of them.
-    Outside training hard attention uses the weighted mean as well: it is what the same weights were trained to
-    work with in those other captions, it approximates the sum over all draws (section 4.2), and a caption then
-    does not depend on chance, as it would by drawing, nor on ties, as by the likeliest region alone.
+    It implements the LSTM of eq. 1-3, with initial state and cell from the mean region through a layer each; the
+    context gated by beta (section 4.2.1); the deep output of eq. 7; the doubly stochastic penalty of eq. 14
+    (`model.doubly_stochastic`). With `model.attention=hard`, training samples one region per word (section 4.1) in
+    `model.hard_share` of the captions; the others use the weighted mean, in the paper half of them. Outside training
+    hard attention uses the weighted mean too: the weights were trained with it on the other captions, it approximates
+    the expectation over the samples (section 4.2), and it is deterministic.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
@@ -50,7 +49,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.output = vocabulary_layer(config, words, self.embedding)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
-        """Returns the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
+        """Return the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
         attention = self.attention
         fusible = self.consists_of_ours(ShowAttendTellDecoder) and self.fusible(memory, memory_mask, captions)
         if not fusible or not isinstance(attention, AdditiveAttention):
@@ -66,50 +65,53 @@ class ShowAttendTellDecoder(RecurrentDecoder):
             self.state_gates.weight,
         )
         words, keys = self.words(embedded), attention.keys(memory)
-        output, looked = fused_lstm_loop(words, memory, keys, (first["hidden"], first["cell"]), weights, captions)
+        output, attention_weights = fused_lstm_loop(
+            words, memory, keys, (first["hidden"], first["cell"]), weights, captions
+        )
         logits = self.compute_logits(output, embedded)
         return DecoderOutput(
-            logits, partial(self.penalty, SequenceOutput(captions, logits, [CellOutput({}, output, looked)], {}))
+            logits,
+            partial(self.penalty, SequenceOutput(captions, logits, [CellOutput({}, output, attention_weights)], {})),
         )
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns the first state and cell from the mean region."""
+        """Return the initial state and cell from the mean region."""
         mean = masked_mean(memory, memory_mask)
         hidden, cell = torch.tanh(self.first_hidden(mean)), torch.tanh(self.first_cell(mean))
-        exact = self.embedding.weight.dtype  # bfloat16 training keeps the state as exact as the weights
-        return {"hidden": hidden.to(exact), "cell": cell.to(exact)}
+        dtype = self.embedding.weight.dtype  # bfloat16 training keeps the state in the precision of the weights
+        return {"hidden": hidden.to(dtype), "cell": cell.to(dtype)}
 
     def dropout_masks(self, rows: int) -> Tensors:
-        """Adds which captions have their regions drawn, (R,) bool."""
-        drawn = super().dropout_masks(rows)
+        """Return the masks, with `is_sampled` (R,) bool: captions whose regions are sampled."""
+        masks = super().dropout_masks(rows)
         if self.hard and self.training:
-            drawn["is_drawn"] = torch.rand(rows, device=self.embedding.weight.device) < self.hard_share
-        return drawn
+            masks["is_sampled"] = torch.rand(rows, device=self.embedding.weight.device) < self.hard_share
+        return masks
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Returns the next state: look with the previous one, gate what was seen, then update."""
+        """Return the next state: attend with the previous one, gate the context, then update."""
         hidden = self.recurrent(state["hidden"], fixed)
         draw = None
-        if "is_drawn" in fixed:
+        if "is_sampled" in fixed:
             weights = self.attention.loop_weigh(hidden, fixed.get("memory_mask"))
-            region, draw = draw_regions(weights)
-            seen = torch.where(fixed["is_drawn"][..., None], region, self.attention.dropout(weights))
-            context = self.attention.loop_context(seen)
+            region, draw = sample_regions(weights)
+            attended = torch.where(fixed["is_sampled"][..., None], region, self.attention.dropout(weights))
+            context = self.attention.loop_context(attended)
         else:
-            context, weights = self.look(hidden, fixed)
+            context, weights = self.attend(hidden, fixed)
         context = torch.sigmoid(self.beta(hidden)) * context
         gates = [words, self.context_gates(context), self.state_gates(hidden)]
         new, cell = lstm_update(gates, state["cell"])
         return CellOutput({"hidden": new, "cell": cell}, torch.cat([new, context.to(new.dtype)], -1), weights, draw)
 
     def compute_logits(self, output: Tensor, embedded: Tensor) -> Tensor:
-        """Returns the logits (..., V): L_o (E y + L_h h + L_z z), eq. 7."""
+        """Return the logits (..., V): L_o (E y + L_h h + L_z z), eq. 7."""
         hidden, context = output[..., : self.hidden_size], output[..., self.hidden_size :]
         deep = embedded + self.hidden_output(self.output_dropout(hidden)) + self.context_output(context)
         logits: Tensor = self.output(self.output_dropout(deep))
         return logits
 
-    def penalty(self, lesson: SequenceOutput) -> Tensor | float:
-        """Returns the doubly stochastic penalty, and with hard attention the loss that teaches the draws."""
-        penalty = super().penalty(lesson)
-        return penalty + self.hard_loss(lesson) if self.hard_loss is not None and self.training else penalty
+    def penalty(self, sequence: SequenceOutput) -> Tensor | float:
+        """Return the doubly stochastic penalty plus, with hard attention, the loss of the sampled regions."""
+        penalty = super().penalty(sequence)
+        return penalty + self.hard_loss(sequence) if self.hard_loss is not None and self.training else penalty

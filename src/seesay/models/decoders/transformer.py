@@ -1,4 +1,4 @@
-"""A pre-norm Transformer decoder: packed in training, with a cache of keys and values in decoding."""
+"""A pre-norm Transformer decoder: packed captions in training, a cache of keys and values in decoding."""
 
 import math
 
@@ -21,13 +21,12 @@ _OPTIONS = (
 
 @register_decoder("transformer", _OPTIONS)
 class TransformerDecoder(nn.Module):
-    """The decoder of Vaswani et al. 2017, "Attention Is All You Need", normalised before each part.
+    """The decoder of Vaswani et al. 2017, "Attention Is All You Need", with pre-norm.
 
     Pre-norm (Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture") trains without a long
-    warm-up. Positions are sinusoids (section 3.5): they have no length to outgrow, so that a run may decode longer
-    captions than it was trained on. `model.hidden_size` is the width of everything; regions may have another
-    (`model.projection_size`). The attention that a step returns is the last layer's over the regions, the mean of
-    its heads.
+    warm-up. Sinusoidal positions (section 3.5) have no maximum, so that a run may decode longer captions than it was
+    trained on. `model.hidden_size` is the width of the layers, `model.projection_size` that of the regions. The
+    attention that a step returns is that of the last layer over the regions, averaged over its heads.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
@@ -41,7 +40,7 @@ class TransformerDecoder(nn.Module):
         self.output_dropout = Dropout(config.output_dropout)
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the state before the start token: each layer's keys of the memory (B, N, D), and no words yet."""
+        """Return the state before the start token: each layer's keys of the memory (B, N, D), and empty caches."""
         per_image = {f"keys_{place}": layer.memory_keys(memory) for place, layer in enumerate(self._layers())}
         if memory_mask is not None:
             per_image["memory_mask"] = memory_mask
@@ -49,10 +48,10 @@ class TransformerDecoder(nn.Module):
         return DecoderState(per_image, {f"cache_{place}": empty for place in range(len(self.layers))})
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K).
+        """Return logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K).
 
-        The cache (B, K, T, 2 width) of each layer holds the keys and values of the words so far, so that a step
-        works on one word a hypothesis.
+        The cache (B, K, T, 2 width) of each layer holds the keys and values of the previous words, so that a step
+        computes one word per hypothesis.
         """
         caches: dict[str, Tensor] = {}
         length = state.per_row["cache_0"].shape[2]
@@ -66,16 +65,15 @@ class TransformerDecoder(nn.Module):
         return StepOutput(self._score(hidden), DecoderState(state.per_image, caches), weights)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
-        """Returns the logits (M, V) of every real token under teacher forcing.
+        """Return the logits (M, V) of every real token under teacher forcing.
 
-        Tokens stay packed in everything that works on one of them; they are padded only where they look at each
-        other, a row a caption, and at the regions, a row an image, so that an image's keys serve all of its
-        captions without a copy.
+        Tokens are packed in layers that act on single tokens. They are padded for self-attention, one row per caption,
+        and for cross-attention, one row per image, so that an image's keys are shared by its captions.
 
         Args:
             memory: (B, N, D).
-            memory_mask: (B, N), True = may attend; None = all.
-            captions: the batch's captions, packed.
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            captions: the packed captions of the batch.
         """
         by_caption, by_image = captions.by_caption(), captions.by_image(len(memory))
         hidden = self.embedding_dropout(self._embed(captions.inputs, by_caption.place))
@@ -86,22 +84,22 @@ class TransformerDecoder(nn.Module):
     def _layers(self) -> list[TransformerLayer]:
         return [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
 
-    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Returns words (...) int64 at their places (...) in the caption as vectors (..., width)."""
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Return the embeddings (..., width) of tokens (...) at their positions (...) in the caption."""
         words: Tensor = self.embedding(tokens) * math.sqrt(self.width)
-        return words + sinusoids(places, self.width).to(words.dtype)
+        return words + sinusoids(positions, self.width).to(words.dtype)
 
     def _score(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.output(self.output_dropout(self.norm(hidden)))
         return logits
 
 
-def sinusoids(places: Tensor, width: int) -> Tensor:
-    """Returns the position encodings (..., width) of places (...) counted from 0 (Vaswani et al. 2017, section 3.5).
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """Return the position encodings (..., width) of positions (...), from 0 (Vaswani et al. 2017, section 3.5).
 
-    Sines come first, then cosines, of wavelengths from 2 pi to 10,000 * 2 pi; an odd width lacks the last cosine.
+    Sines come first, then cosines, with wavelengths from 2 pi to 10,000 * 2 pi; an odd width omits the last cosine.
     """
     count = (width + 1) // 2
-    rates = torch.exp(torch.arange(count, device=places.device) * (-math.log(10000.0) * 2 / width))
-    angles = places[..., None] * rates
+    rates = torch.exp(torch.arange(count, device=positions.device) * (-math.log(10000.0) * 2 / width))
+    angles = positions[..., None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :width]

@@ -1,4 +1,4 @@
-"""The top-down decoder of two LSTMs: one to attend with, one to speak with."""
+"""The top-down decoder with an attention LSTM and a language LSTM."""
 
 from collections.abc import Mapping
 
@@ -17,15 +17,15 @@ from seesay.models.vocabulary import output_layers
 class UpDownDecoder(RecurrentDecoder):
     """The captioning model of Anderson et al. 2018, "Bottom-Up and Top-Down Attention", section 3.2, over any regions.
 
-    The top-down attention LSTM reads the language LSTM's last output, the mean region and the word (eq. 2); its
-    output asks where to look (eq. 3-5); the language LSTM reads what was seen and that output (eq. 6), and its
-    own output is scored against the vocabulary (eq. 7).
+    The input of the attention LSTM is the language LSTM's previous output, the mean region and the word (eq. 2). Its
+    output queries the attention (eq. 3-5). The input of the language LSTM is the context and that output (eq. 6); its
+    output is the input of the vocabulary layer (eq. 7).
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__(config, vocabulary_size)
         memory, hidden, gates = config.projection_size, config.hidden_size, 4 * config.hidden_size
-        # Each LSTM's matrices in parts, so that what does not change in the loop is multiplied outside of it.
+        # Each LSTM's matrices in parts, so that the products of constant inputs are computed outside the loop.
         self.word_gates = LSTMGates(config.embedding_size, gates)
         self.mean_gates = Linear(memory, gates, bias=False)
         self.language_gates = DeferredLinear(hidden, gates, bias=False)
@@ -36,27 +36,27 @@ class UpDownDecoder(RecurrentDecoder):
         self.output = output_layers(config, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns zeros for both LSTMs."""
+        """Return zeros for both LSTMs."""
         zeros = self.zeros(memory.shape[0])
         return dict.fromkeys(("attention_hidden", "attention_cell", "language_hidden", "language_cell"), zeros)
 
     def image(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns the mean region's part of the attention LSTM's gates, (B, 4H)."""
+        """Return the mean region's part of the attention LSTM's gates, (B, 4H)."""
         return {"mean_gates": self.mean_gates(masked_mean(memory, memory_mask))}
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Returns both LSTMs one word further."""
-        spoken = self.recurrent(state["language_hidden"], fixed)
-        heard = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
-        gates = [words, fixed["mean_gates"], self.language_gates(spoken), heard]
-        asking, attention_cell = lstm_update(gates, state["attention_cell"])
-        context, weights = self.look(asking, fixed)
-        gates = [self.context_gates(context), self.attended_gates(asking), self.language_state_gates(spoken)]
-        speaking, language_cell = lstm_update(gates, state["language_cell"])
+        """Return the next states of both LSTMs."""
+        language = self.recurrent(state["language_hidden"], fixed)
+        recurrent_gates = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
+        gates = [words, fixed["mean_gates"], self.language_gates(language), recurrent_gates]
+        query, attention_cell = lstm_update(gates, state["attention_cell"])
+        context, weights = self.attend(query, fixed)
+        gates = [self.context_gates(context), self.attended_gates(query), self.language_state_gates(language)]
+        new_language, language_cell = lstm_update(gates, state["language_cell"])
         new = {
-            "attention_hidden": asking,
+            "attention_hidden": query,
             "attention_cell": attention_cell,
-            "language_hidden": speaking,
+            "language_hidden": new_language,
             "language_cell": language_cell,
         }
-        return CellOutput(new, speaking, weights)
+        return CellOutput(new, new_language, weights)
