@@ -67,13 +67,15 @@ class PackedCaptions:
         Args:
             images: images B of the batch, those without a caption too.
         """
-        image = self.image_of_row.index_select(0, self.row_of_token())
-        counts = torch.bincount(image, minlength=images)
-        order = torch.argsort(image, stable=True)
-        place = torch.empty_like(order)
-        before = counts.cumsum(0) - counts
-        place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
-        return PackingIndex(image, place, images, int(counts.max()) if len(order) else 0)
+        return _by_image(self.image_of_row.index_select(0, self.row_of_token()), images)
+
+    def rows_by_image(self, images: int) -> "PackingIndex":
+        """Return the places of the rows R in (B, C, ...), a row per image with one value per caption.
+
+        Args:
+            images: images B of the batch, those without a caption too.
+        """
+        return _by_image(self.image_of_row, images)
 
 
 class PaddedCaptions(PackedCaptions):
@@ -101,6 +103,10 @@ class PaddedCaptions(PackedCaptions):
         captions, row = self.rows // max(1, images), self.row_of_token()
         place = self.step_of_token() * captions + row % max(1, captions)
         return PackingIndex(row // max(1, captions), place, images, captions * len(self.sizes))
+
+    def rows_by_image(self, images: int) -> "PackingIndex":
+        """Return the places of the rows R in (B, C, ...)."""
+        return RegularIndex.of(images, self.rows // max(1, images), self.inputs.device)
 
     def _index(self, count: int) -> Tensor:
         return torch.arange(count, device=self.inputs.device)
@@ -130,6 +136,40 @@ class PackingIndex:
     def pack(self, padded: Tensor) -> Tensor:
         """Returns the tokens (M, ...) of (rows, places, ...)."""
         return padded[self.row, self.place]
+
+    def first(self, count: int) -> "PackingIndex":
+        """Return the places of the first `count` of what is packed."""
+        if count == len(self.row):
+            return self
+        return PackingIndex(self.row[:count], self.place[:count], self.rows, self.places)
+
+
+class RegularIndex(PackingIndex):
+    """The index of as many values for each row, in order: nothing is moved."""
+
+    @classmethod
+    def of(cls, rows: int, places: int, device: torch.device) -> "RegularIndex":
+        """Return the index of `rows` rows of `places` values."""
+        order = torch.arange(rows * places, device=device)
+        return cls(order // max(1, places), order % max(1, places), rows, places)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """Return (M, ...) as (rows, places, ...)."""
+        return packed.unflatten(0, (self.rows, self.places))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Return (rows, places, ...) as (M, ...)."""
+        return padded.flatten(0, 1)
+
+
+def _by_image(image: Tensor, images: int) -> PackingIndex:
+    """Return the places of values (M, ...) of images `image` (M,) in (B, S, ...), in their order."""
+    counts = torch.bincount(image, minlength=images)
+    order = torch.argsort(image, stable=True)
+    place = torch.empty_like(order)
+    before = counts.cumsum(0) - counts
+    place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
+    return PackingIndex(image, place, images, int(counts.max()) if len(order) else 0)
 
 
 def pack_captions(tokens: Tensor) -> PackedCaptions:
