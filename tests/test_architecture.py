@@ -30,10 +30,9 @@ TIERS = (
         "languages",
         "allocation",
         "openmp",
-        "compiled",
         "image_metadata",
     ),
-    ("data", "features", "models", "metrics"),
+    ("data", "features", "kernels", "models", "metrics"),
     ("decoding", "checkpoint"),
     (
         "training.losses",

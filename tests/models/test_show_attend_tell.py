@@ -141,13 +141,13 @@ def test_entropy_term_is_the_entropy_of_the_drawn_captions() -> None:
     packed = pack_captions(TOKENS)
     made = decoder("show-attend-tell-hard", hard_reward=0.0, hard_entropy=0.5, hard_share=1.0).train()
     seen: list[Tensor] = []
-    weigh = made.attention.loop_weigh
+    weigh = made.attention.weigh
 
     def remembering(*arguments: Any) -> Tensor:
         seen.append(weigh(*arguments))
         return seen[-1]
 
-    made.attention.loop_weigh = remembering
+    made.attention.weigh = remembering
     penalty = made(memories(), None, packed).penalty()
     weights = torch.cat(seen)
     torch.testing.assert_close(penalty, 0.5 * (weights * weights.log()).sum() / len(weights))

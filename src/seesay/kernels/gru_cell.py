@@ -22,7 +22,9 @@ def gru_cell(inputs: Tensor, recurrent: Tensor, hidden: Tensor) -> Tensor:
     fits = inputs.shape == recurrent.shape == (*hidden.shape[:-1], 3 * hidden.shape[-1])
     if not fits or native(inputs, recurrent, hidden) is None or torch.compiler.is_compiling():
         return reference(inputs, recurrent, hidden)
-    return _cell(inputs, recurrent, hidden)[0]
+    new, _ = _cell(inputs, recurrent, hidden)
+    assert isinstance(new, Tensor)
+    return new
 
 
 def reference(inputs: Tensor, recurrent: Tensor, hidden: Tensor) -> Tensor:

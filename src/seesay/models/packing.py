@@ -67,7 +67,7 @@ class PackedCaptions:
         Args:
             images: images B of the batch, those without a caption too.
         """
-        return _by_image(self.image_of_row.index_select(0, self.row_of_token()), images)
+        return PackingIndex.of(self.image_of_row.index_select(0, self.row_of_token()), images)
 
     def rows_by_image(self, images: int) -> "PackingIndex":
         """Return the places of the rows R in (B, C, ...), a row per image with one value per caption.
@@ -75,7 +75,7 @@ class PackedCaptions:
         Args:
             images: images B of the batch, those without a caption too.
         """
-        return _by_image(self.image_of_row, images)
+        return PackingIndex.of(self.image_of_row, images)
 
 
 class PaddedCaptions(PackedCaptions):
@@ -106,7 +106,7 @@ class PaddedCaptions(PackedCaptions):
 
     def rows_by_image(self, images: int) -> "PackingIndex":
         """Return the places of the rows R in (B, C, ...)."""
-        return RegularIndex.of(images, self.rows // max(1, images), self.inputs.device)
+        return RegularIndex.regular(images, self.rows // max(1, images), self.inputs.device)
 
     def _index(self, count: int) -> Tensor:
         return torch.arange(count, device=self.inputs.device)
@@ -128,6 +128,21 @@ class PackingIndex:
     rows: int
     places: int
 
+    @classmethod
+    def of(cls, row: Tensor, rows: int) -> "PackingIndex":
+        """Return the index of values (M,) of rows `row` (M,) int64, which keep their order in a row.
+
+        Args:
+            row: the row of each value.
+            rows: rows, those without a value too.
+        """
+        counts = torch.bincount(row, minlength=rows)
+        order = torch.argsort(row, stable=True)
+        place = torch.empty_like(order)
+        before = counts.cumsum(0) - counts
+        place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
+        return cls(row, place, rows, int(counts.max()) if len(order) else 0)
+
     def pad(self, packed: Tensor) -> Tensor:
         """Returns (M, ...) as (rows, places, ...), zero where there is no token."""
         padded = packed.new_zeros(self.rows, self.places, *packed.shape[1:])
@@ -144,32 +159,23 @@ class PackingIndex:
         return PackingIndex(self.row[:count], self.place[:count], self.rows, self.places)
 
 
+@dataclass(frozen=True)
 class RegularIndex(PackingIndex):
     """The index of as many values for each row, in order: nothing is moved."""
 
     @classmethod
-    def of(cls, rows: int, places: int, device: torch.device) -> "RegularIndex":
+    def regular(cls, rows: int, places: int, device: torch.device) -> "RegularIndex":
         """Return the index of `rows` rows of `places` values."""
         order = torch.arange(rows * places, device=device)
         return cls(order // max(1, places), order % max(1, places), rows, places)
 
     def pad(self, packed: Tensor) -> Tensor:
         """Return (M, ...) as (rows, places, ...)."""
-        return packed.unflatten(0, (self.rows, self.places))
+        return torch.unflatten(packed, 0, (self.rows, self.places))
 
     def pack(self, padded: Tensor) -> Tensor:
         """Return (rows, places, ...) as (M, ...)."""
         return padded.flatten(0, 1)
-
-
-def _by_image(image: Tensor, images: int) -> PackingIndex:
-    """Return the places of values (M, ...) of images `image` (M,) in (B, S, ...), in their order."""
-    counts = torch.bincount(image, minlength=images)
-    order = torch.argsort(image, stable=True)
-    place = torch.empty_like(order)
-    before = counts.cumsum(0) - counts
-    place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
-    return PackingIndex(image, place, images, int(counts.max()) if len(order) else 0)
 
 
 def pack_captions(tokens: Tensor) -> PackedCaptions:

@@ -147,7 +147,8 @@ class RecurrentDecoder(nn.Module):
         """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
         embedded, image = self.embedding(tokens), state.per_image
         mask = image["memory_mask"][:, 0] if "memory_mask" in image else None
-        rows = RegularIndex.of(*tokens.shape, tokens.device)
+        images, beams = tokens.shape
+        rows = RegularIndex.regular(images, beams, tokens.device)
         regions = Regions(image["keys"][:, 0], image["memory"][:, 0], mask, rows)
         new = self.advance(self.words(embedded), state.per_row, image, regions)
         logits = self.compute_logits(new.output, embedded)

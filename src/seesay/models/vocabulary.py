@@ -74,7 +74,8 @@ def aligned_rows(rows: int, columns: int, like: Tensor) -> Tensor:
         columns: values of a row.
         like: gives data type and device.
     """
-    return like.new_empty(rows, columns + -columns % 16)[:, :columns]
+    # Not a part of a larger tensor, which no one could change in place.
+    return torch.empty_strided((rows, columns), (columns + -columns % 16, 1), dtype=like.dtype, device=like.device)
 
 
 def vocabulary_layer(config: ModelConfig, width: int, embedding: nn.Embedding) -> VocabularyLayer:

@@ -39,10 +39,11 @@ class _CrossEntropies(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         log_probs, targets = ctx.saved_tensors
-        found = torch.exp(log_probs, out=aligned_rows(*log_probs.shape, log_probs))
+        rows, words = log_probs.shape
+        found = torch.exp(log_probs, out=aligned_rows(rows, words, log_probs))
         if ctx.label_smoothing:
-            found -= ctx.label_smoothing / found.shape[1]
-        found.scatter_add_(1, targets[:, None], found.new_full((len(found), 1), ctx.label_smoothing - 1))
+            found -= ctx.label_smoothing / words
+        found.scatter_add_(1, targets[:, None], found.new_full((rows, 1), ctx.label_smoothing - 1))
         return found.mul_(grad[:, None]).to(ctx.dtype), None, None
 
 
