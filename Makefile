@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Number of test processes; each file runs in one of them.
 JOBS ?= 2
 
-.PHONY: help install demo test lint types tests format oracle slow soak bench clean
+.PHONY: help install native demo test lint types tests tests-reference format oracle slow soak bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -15,13 +15,18 @@ help:
 install: $(READY)
 
 # The marker file is renewed when the dependencies change; an interrupted install leaves none and starts again.
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "seesay needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(READY)
+
+# Rebuilds the native CPU operations in place, after a change of the C code.
+native: $(READY)
+	$(BIN)/python -m pip install --quiet 'setuptools>=77'
+	$(BIN)/python setup.py --quiet build_ext --inplace
 
 demo: $(READY)
 	$(BIN)/seesay demo
@@ -37,6 +42,10 @@ types: $(READY)
 
 tests: $(READY)
 	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not oracle and not slow and not soak'
+
+# The same tests without the native library.
+tests-reference: $(READY)
+	SEESAY_NATIVE=0 $(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not oracle and not slow and not soak'
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -58,4 +67,4 @@ bench: $(READY)
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info src/seesay/kernels/*.so

@@ -170,7 +170,9 @@ class Bench:
             rows = {name: value[0] for name, value in state.per_row.items()}
             constant = state.per_image
             if not ours:
-                constant = {"memory": memory[0], "keys": self.layers.attention.keys(memory)[0]}
+                attention = self.layers.attention
+                assert isinstance(attention, AdditiveAttention)
+                constant = {"memory": memory[0], "keys": attention.key(memory)[0]}
                 constant |= {} if mask is None else {"mask": mask[0]}
             found.append(plain_beam(step, DecoderState(constant, rows), beam))
         return found

@@ -30,11 +30,9 @@ TIERS = (
         "languages",
         "allocation",
         "openmp",
-        "onnx_sessions",
-        "compiled",
         "image_metadata",
     ),
-    ("data", "features", "models", "metrics"),
+    ("data", "features", "kernels", "models", "metrics"),
     ("decoding", "checkpoint"),
     (
         "training.losses",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from seesay.openmp import limit_spinning
 
 if TYPE_CHECKING:
-    from seesay.allocation import keep_freed_memory
     from seesay.caption import Caption
     from seesay.captioner import TrainedCaptioner
     from seesay.config import Config, DecodingOptions, resolve_config
@@ -50,7 +49,6 @@ _HOMES = {
     "evaluate": "seesay.evaluation",
     "explain": "seesay.explanation",
     "extract_features": "seesay.features",
-    "keep_freed_memory": "seesay.allocation",
     "load_annotations": "seesay.data",
     "make_scenes": "seesay.data",
     "paired_bootstrap": "seesay.metrics",
@@ -82,7 +80,6 @@ __all__ = [
     "evaluate",
     "explain",
     "extract_features",
-    "keep_freed_memory",
     "load_annotations",
     "make_scenes",
     "paired_bootstrap",

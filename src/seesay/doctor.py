@@ -2,6 +2,7 @@
 
 import platform
 from importlib import metadata, util
+from pathlib import Path
 
 _EXTRAS = {
     "pycocoevalcap": "coco",
@@ -31,16 +32,19 @@ def diagnose() -> list[tuple[str, str]]:
 
     from seesay import __version__
     from seesay.devices import choose_device, supports_bfloat16
-    from seesay.models.kernels import kernels_for
+    from seesay.kernels.native import SWITCH, library
 
-    device = choose_device()
+    device, native = choose_device(), library()
     rows = [("seesay", __version__), ("python", platform.python_version())]
     rows += [(name, metadata.version(name)) for name in _LIBRARIES]
     rows += [
         ("device", device),
         ("bfloat16", "native" if supports_bfloat16(device) else "emulated; float32 is used"),
         ("threads", str(torch.get_num_threads())),
-        ("kernels", "compiled" if kernels_for(torch.zeros(1)) else "torch's: no working C compiler (cc)"),
+        (
+            "native library",
+            Path(native._name).name if native else f"absent: not built, or {SWITCH}=0; training is slower",
+        ),
     ]
     for name, extra in _EXTRAS.items():
         missing = f"not installed: pip install 'seesay[{extra}]'"

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from seesay.decoding import DecodingOptions
+from seesay.decoding.sampling import sample
 from seesay.tokenizer import END_ID
 from tests.decoding.oracles import ConstantDecoder, TableDecoder, decode, numbered, same
 
@@ -105,3 +107,18 @@ def test_top_k_keeps_at_most_k_words_when_scores_tie() -> None:
     options = DecodingOptions(strategy="sample", max_length=1, top_k=2)
     found = decode(ConstantDecoder([0.0] * 12), numbered([0] * 200), None, options)
     assert len({h.tokens for (h,) in found}) == 2
+
+
+def test_the_least_and_the_greatest_draw_give_tokens_that_may_be_generated() -> None:
+    logits = torch.full((2, 600), float("-inf"))
+    logits[:, 7], logits[:, 530] = 1.0, 2.0
+    draws = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert sample(logits, draws, DecodingOptions("sample")).tolist() == [7, 530]
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40])
+def test_no_temperature_is_too_low(temperature: float) -> None:
+    torch.manual_seed(2)
+    logits = 3 * torch.randn(20, 300)
+    options = DecodingOptions("sample", temperature=temperature)
+    assert torch.equal(sample(logits, torch.rand(20, dtype=torch.float64), options), logits.argmax(-1))

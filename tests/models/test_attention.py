@@ -13,9 +13,10 @@ from seesay.models.attention import (
     Attention,
     GeneralAttention,
     MultiHeadAttention,
+    Regions,
     build_attention,
 )
-from seesay.models.packing import pack_captions
+from seesay.models.packing import PackingIndex, RegularIndex, pack_captions
 from seesay.models.recurrent import doubly_stochastic_penalty
 
 D, Q, A, N = 6, 6, 4, 5
@@ -71,14 +72,22 @@ def reference_multihead(attention: MultiHeadAttention, query: Tensor, memory: Te
     return attention.merge.weight @ torch.cat(heads) + attention.merge.bias, torch.stack(all_weights).mean(0)
 
 
+MASK = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
+
+
+def regions_of(attention: Attention, memory: Tensor, mask: Tensor | None = None, queries: int = 1) -> Regions:
+    """The regions (B, N, D) of images with as many queries each."""
+    return Regions(*attention.prepare(memory), mask, RegularIndex.regular(len(memory), queries, memory.device))
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_attention_equals_the_formula_with_and_without_a_mask(score: str) -> None:
     attention = build(score)
     query, memory = torch.randn(3, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
-    mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
-    for memory_mask in (None, mask):
-        context, weights = attention(query, attention.keys(memory), memory, memory_mask)
-        torch.testing.assert_close(weights, attention.weigh(query, attention.keys(memory), memory_mask))
+    for given in (None, MASK):
+        regions = regions_of(attention, memory, given)
+        context, weights = attention(query, regions)
+        torch.testing.assert_close(weights, attention.weigh(query, regions))
         for row in range(3):
             real = torch.ones(N, dtype=torch.bool) if memory_mask is None else memory_mask[row]
             wanted, share = reference(attention, query[row], memory[row][real])
@@ -88,29 +97,23 @@ def test_attention_equals_the_formula_with_and_without_a_mask(score: str) -> Non
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_hypotheses_share_the_keys_of_their_image(score: str) -> None:
+def test_queries_of_an_image_are_attended_as_one_alone(score: str) -> None:
+    """As many for each image, as in decoding, or another number for each, as in training."""
     attention = build(score)
-    query, memory = torch.randn(2, 3, Q, dtype=torch.float64), torch.randn(2, N, D, dtype=torch.float64)
-    mask = torch.tensor([[True] * 5, [True, False, True, True, False]])
-    context, weights = attention(query, attention.keys(memory)[:, None], memory[:, None], mask[:, None])
-    assert (context.shape, weights.shape) == ((2, 3, D), (2, 3, N))
-    for beam in range(3):
-        alone = attention(query[:, beam], attention.keys(memory), memory, mask)
-        torch.testing.assert_close(context[:, beam], alone[0])
-        torch.testing.assert_close(weights[:, beam], alone[1])
-
-
-@pytest.mark.parametrize("score", SCORES)
-def test_search_equals_forward_for_all_hypotheses_of_an_image(score: str) -> None:
-    attention = build(score)
-    query, memory = torch.randn(3, 7, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
-    mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
-    for memory_mask in (None, mask):
-        found = attention.search(query, attention.search_keys(memory), memory, memory_mask)
-        for beam in range(7):
-            context, weights = attention(query[:, beam], attention.keys(memory), memory, memory_mask)
-            torch.testing.assert_close(found[0][:, beam], context, rtol=1e-10, atol=1e-12)
-            torch.testing.assert_close(found[1][:, beam], weights, rtol=1e-10, atol=1e-12)
+    memory = torch.randn(3, N, D, dtype=torch.float64)
+    image = torch.tensor([2, 0, 2, 1, 2, 0])
+    for given in (None, MASK):
+        packed = pack_captions(torch.tensor([[[1, 2, 0], [1, 4, 2]], [[1, 2, 0], [0, 0, 0]], [[1, 5, 2], [1, 5, 2]]]))
+        for index in (RegularIndex.regular(3, 7, memory.device), packed.rows_by_image(3), PackingIndex.of(image, 3)):
+            query = torch.randn(len(index.row), Q, dtype=torch.float64)
+            regions = Regions(*attention.prepare(memory), given, index)
+            for count in (len(query), 2):
+                found = attention(query[:count], regions.first(count))
+                for row in range(count):
+                    place = index.row[row : row + 1]
+                    alone = regions_of(attention, memory[place], None if given is None else given[place])
+                    for left, right in zip(found, attention(query[row : row + 1], alone), strict=True):
+                        torch.testing.assert_close(left[row], right[0], rtol=1e-10, atol=1e-12)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -141,28 +144,14 @@ def test_search_copies_neither_keys_nor_memory_for_each_hypothesis(score: str) -
     attention = build_attention(config, width).eval()
     query, memory = torch.randn(images, beams, width), torch.randn(images, regions, width)
     mask = torch.ones(images, regions, dtype=torch.bool)
-    copied = 4 * images * beams * regions * width
-    with torch.no_grad():  # inference mode would hide the operations inside matmul
-        keys = attention.search_keys(memory)
+    with torch.no_grad():  # inference mode would hide what matmul does inside
+        shared = regions_of(attention, memory, mask, beams)
         with Largest() as broadcast:
-            attention(query, attention.keys(memory)[:, None], memory[:, None], mask[:, None])
+            torch.matmul(query[:, :, None], memory[:, None].transpose(-1, -2))
         with Largest() as search:
-            attention.search(query, keys, memory, mask)
-    assert broadcast.bytes >= copied  # the recorder notices such a copy
-    assert search.bytes <= max(keys.untyped_storage().nbytes(), memory.untyped_storage().nbytes())
-
-
-def test_additive_search_is_exact_up_to_its_bound_and_where_tanh_is_flat() -> None:
-    # It is not exact near opposite bounds.
-    attention = AdditiveAttention(1, 1, 1).eval()
-    for parameter in attention.parameters():
-        nn.init.ones_(parameter)
-    nn.init.zeros_(attention.key.bias)
-    for keys, query in (([-43.0, -40.0, 0.0], 42.0), ([-9.0, 43.0, 8.5], 0.5), ([-80.0, 90.0, -9.5], 10.0)):
-        memory, asked = torch.tensor(keys)[None, :, None], torch.tensor([[[query]]])
-        weights = attention.search(asked, attention.search_keys(memory), memory, None)[1]
-        exact = torch.tanh(torch.tensor(keys, dtype=torch.float64) + query).softmax(0)
-        torch.testing.assert_close(weights[0, 0].double(), exact, rtol=1e-5, atol=1e-6)
+            attention(query.flatten(0, 1), shared)
+    assert broadcast.bytes >= 4 * images * beams * regions * width  # so that the measure would see it
+    assert search.bytes <= max(shared.keys.untyped_storage().nbytes(), memory.untyped_storage().nbytes())
 
 
 def test_multihead_equals_torch() -> None:
@@ -181,7 +170,7 @@ def test_multihead_equals_torch() -> None:
         torchs.out_proj.bias.zero_()
     query, memory = torch.randn(3, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
     mask = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, False, False]])
-    context, weights = attention(query, attention.keys(memory), memory, mask)
+    context, weights = attention(query, regions_of(attention, memory, mask))
     wanted, share = torchs(attention.query(query)[:, None], memory, memory, key_padding_mask=~mask)
     torch.testing.assert_close(context, attention.merge(wanted[:, 0]))
     torch.testing.assert_close(weights, share[:, 0])
@@ -191,12 +180,12 @@ def test_multihead_equals_torch() -> None:
 def test_dropped_weights_change_the_context_in_training_only(score: str) -> None:
     attention = build(score, dropout=0.5)
     query, memory = torch.randn(4, Q, dtype=torch.float64), torch.randn(4, N, D, dtype=torch.float64)
-    full = attention(query, attention.keys(memory), memory, None)
-    torch.testing.assert_close(full[0], build(score)(query, attention.keys(memory), memory, None)[0])
+    whole = attention(query, regions_of(attention, memory))
+    torch.testing.assert_close(whole[0], build(score)(query, regions_of(attention, memory))[0])
     attention.train()
-    dropped = attention(query, attention.keys(memory), memory, None)
-    assert not torch.allclose(dropped[0], full[0])
-    torch.testing.assert_close(dropped[1], full[1])  # the returned weights are without dropout
+    dropped = attention(query, regions_of(attention, memory))
+    assert not torch.allclose(dropped[0], whole[0])
+    torch.testing.assert_close(dropped[1], whole[1])  # what is shown and penalised is whole
 
 
 def test_doubly_stochastic_penalty_equals_the_formula_per_token() -> None:

@@ -140,14 +140,14 @@ def test_the_entropy_term_is_the_entropy_of_the_sampled_captions() -> None:
     torch.manual_seed(3)
     packed = pack_captions(TOKENS)
     made = decoder("show-attend-tell-hard", hard_reward=0.0, hard_entropy=0.5, hard_share=1.0).train()
-    recorded: list[Tensor] = []
-    weigh = made.attention.loop_weigh
+    seen: list[Tensor] = []
+    weigh = made.attention.weigh
 
     def recording(*arguments: Any) -> Tensor:
         recorded.append(weigh(*arguments))
         return recorded[-1]
 
-    made.attention.loop_weigh = recording
+    made.attention.weigh = remembering
     penalty = made(memories(), None, packed).penalty()
     weights = torch.cat(recorded)
     torch.testing.assert_close(penalty, 0.5 * (weights * weights.log()).sum() / len(weights))

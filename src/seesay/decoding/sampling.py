@@ -2,15 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from seesay.config import DecodingOptions
-from seesay.decoding.arrays import NEG_INF, Array, Floats, cast, is_numpy, namespace, put_along, stable_topk
+from seesay.decoding.arrays import NEG_INF, Array, Floats, cast, namespace, put_along, stable_topk
 from seesay.files import text_bytes
-
-_SOURCE = Path(__file__).with_name("sampling.c")
 
 
 @np.errstate(invalid="ignore")  # rows in which no token is left
@@ -21,10 +18,6 @@ def sample(logits: Array, draws: Array, options: DecodingOptions) -> Array:
     smallest set whose probability reaches `top_p` (Holtzman et al. 2020, eq. 2), then to the tokens at least `min_p`
     times as probable as the most probable one (Nguyen et al. 2024, eq. 1); renormalised after each.
     """
-    if options.top_k == 0 and options.top_p >= 1 and options.min_p == 0:
-        tokens = sample_natively(logits, draws, options.temperature)
-        if tokens is not None:
-            return tokens
     xp = namespace(logits)
     scaled = cast(logits - xp.amax(logits, -1, keepdims=True), draws)
     scaled = scaled / options.temperature  # the maximum is 0, so that a low temperature does not overflow
@@ -54,33 +47,6 @@ def _softmax(scores: Array) -> Array:
     xp = namespace(scores)
     weights = xp.exp(scores - xp.amax(scores, -1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
-
-
-def sample_natively(logits: Array, draws: Array, temperature: float) -> Array | None:
-    """Return tokens (...) sampled from softmax(logits / temperature) in C, or None if C cannot handle the arrays.
-
-    torch's operations read the scores about ten times, half of them in float64. A draw within float32 rounding of the
-    boundary of two tokens may select the other one.
-
-    Args:
-        logits: scores (..., V), -inf for tokens that are never generated.
-        draws: uniform numbers in [0, 1), (...).
-        temperature: above 0.
-    """
-    if is_numpy(logits) or logits.device.type != "cpu":
-        return None
-    torch = namespace(logits)
-    if (logits.dtype, draws.dtype) != (torch.float32, torch.float64):
-        return None
-    from seesay.compiled import compiled  # imports torch, which a search over NumPy arrays does not need
-
-    library = compiled(_SOURCE) if logits.numel() else None
-    if library is None:
-        return None
-    logits, draws = logits.contiguous(), draws.contiguous()
-    tokens, weights = torch.empty(draws.shape, dtype=torch.int64), torch.empty_like(logits)
-    library.sample_tokens(logits, draws, temperature, draws.numel(), logits.shape[-1], weights, tokens)
-    return tokens
 
 
 def uniform_draws(names: Sequence[str], options: DecodingOptions) -> Floats:

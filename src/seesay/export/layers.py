@@ -5,7 +5,6 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from seesay.models.attention import AdditiveAttention
 from seesay.models.cells import gru_update
 
 
@@ -39,6 +38,4 @@ def exportable(decoder: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.GRU):
                 setattr(parent, name, OneStepGRU(child))
-            if isinstance(child, AdditiveAttention):
-                child.in_parts = False
     return decoder

@@ -67,13 +67,15 @@ class PackedCaptions:
         Args:
             images: number of images B of the batch, including those without a caption.
         """
-        image = self.image_of_row.index_select(0, self.row_of_token())
-        counts = torch.bincount(image, minlength=images)
-        order = torch.argsort(image, stable=True)
-        place = torch.empty_like(order)
-        before = counts.cumsum(0) - counts
-        place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
-        return PackingIndex(image, place, images, int(counts.max()) if len(order) else 0)
+        return PackingIndex.of(self.image_of_row.index_select(0, self.row_of_token()), images)
+
+    def rows_by_image(self, images: int) -> "PackingIndex":
+        """Return the places of the rows R in (B, C, ...), a row per image with one value per caption.
+
+        Args:
+            images: images B of the batch, those without a caption too.
+        """
+        return PackingIndex.of(self.image_of_row, images)
 
 
 class PaddedCaptions(PackedCaptions):
@@ -102,6 +104,10 @@ class PaddedCaptions(PackedCaptions):
         place = self.step_of_token() * captions + row % max(1, captions)
         return PackingIndex(row // max(1, captions), place, images, captions * len(self.sizes))
 
+    def rows_by_image(self, images: int) -> "PackingIndex":
+        """Return the places of the rows R in (B, C, ...)."""
+        return RegularIndex.regular(images, self.rows // max(1, images), self.inputs.device)
+
     def _index(self, count: int) -> Tensor:
         return torch.arange(count, device=self.inputs.device)
 
@@ -122,6 +128,21 @@ class PackingIndex:
     rows: int
     places: int
 
+    @classmethod
+    def of(cls, row: Tensor, rows: int) -> "PackingIndex":
+        """Return the index of values (M,) of rows `row` (M,) int64, which keep their order in a row.
+
+        Args:
+            row: the row of each value.
+            rows: rows, those without a value too.
+        """
+        counts = torch.bincount(row, minlength=rows)
+        order = torch.argsort(row, stable=True)
+        place = torch.empty_like(order)
+        before = counts.cumsum(0) - counts
+        place[order] = torch.arange(len(order), device=order.device) - before.repeat_interleave(counts)
+        return cls(row, place, rows, int(counts.max()) if len(order) else 0)
+
     def pad(self, packed: Tensor) -> Tensor:
         """Return (M, ...) as (rows, places, ...), zero at padding."""
         padded = packed.new_zeros(self.rows, self.places, *packed.shape[1:])
@@ -130,6 +151,31 @@ class PackingIndex:
     def pack(self, padded: Tensor) -> Tensor:
         """Return the tokens (M, ...) of (rows, places, ...)."""
         return padded[self.row, self.place]
+
+    def first(self, count: int) -> "PackingIndex":
+        """Return the places of the first `count` of what is packed."""
+        if count == len(self.row):
+            return self
+        return PackingIndex(self.row[:count], self.place[:count], self.rows, self.places)
+
+
+@dataclass(frozen=True)
+class RegularIndex(PackingIndex):
+    """The index of as many values for each row, in order: nothing is moved."""
+
+    @classmethod
+    def regular(cls, rows: int, places: int, device: torch.device) -> "RegularIndex":
+        """Return the index of `rows` rows of `places` values."""
+        order = torch.arange(rows * places, device=device)
+        return cls(order // max(1, places), order % max(1, places), rows, places)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """Return (M, ...) as (rows, places, ...)."""
+        return torch.unflatten(packed, 0, (self.rows, self.places))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Return (rows, places, ...) as (M, ...)."""
+        return padded.flatten(0, 1)
 
 
 def pack_captions(tokens: Tensor) -> PackedCaptions:

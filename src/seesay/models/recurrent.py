@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import ModelConfig
-from seesay.models.attention import AdditiveAttention, build_attention
-from seesay.models.cells import LSTMGates
+from seesay.models.attention import Regions, build_attention
 from seesay.models.dropout import Dropout
-from seesay.models.fused_attention import can_fuse
-from seesay.models.loop import DeferredGradients, DeferredLinear, deferring_gradients
-from seesay.models.packing import PackedCaptions
-from seesay.models.products import Linear
+from seesay.models.loop import shared_gradients
+from seesay.models.packing import PackedCaptions, RegularIndex
 from seesay.models.protocol import DecoderOutput, DecoderState, StepOutput
-from seesay.models.vocabulary import VocabularyLayer
 
 Tensors = dict[str, Tensor]
 
@@ -123,14 +119,14 @@ class RecurrentDecoder(nn.Module):
         gates: Tensor = self.word_gates(embedded)
         return gates
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Return the next state and output.
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
+        """Returns the decoder one word further.
 
         Args:
             words: from `words`, (..., G).
-            state: from `start` or the previous step, (..., H) each.
-            fixed: `memory_mask` (..., N) if there is one, the outputs of `image` and `dropout_masks`, and the inputs of
-                `attend`.
+            state: from `start` or the step before, (..., H) each.
+            fixed: what `image` and `dropout_masks` returned, (..., ...) each.
+            regions: what `attend` takes.
         """
         raise NotImplementedError
 
@@ -140,17 +136,22 @@ class RecurrentDecoder(nn.Module):
         return logits
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Return the state before the start token over memory (B, N, D), one row per image."""
-        keys = {"search_keys": self.attention.search_keys(memory), "memory": memory}
-        fixed, state = keys | self._image_tensors(memory, memory_mask), self.start(memory, memory_mask)
+        """Returns the state before the start token over memory (B, N, D), one row an image."""
+        keys, regions = self.attention.prepare(memory)
+        fixed = {"keys": keys, "memory": regions, **self._image(memory, memory_mask)}
+        state = self.start(memory, memory_mask)
         return DecoderState(*({name: tensor[:, None] for name, tensor in part.items()} for part in (fixed, state)))
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Return logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
-        embedded = self.embedding(tokens)
-        new = self.advance(self.words(embedded), state.per_row, state.per_image)
+        """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
+        embedded, image = self.embedding(tokens), state.per_image
+        mask = image["memory_mask"][:, 0] if "memory_mask" in image else None
+        images, beams = tokens.shape
+        rows = RegularIndex.regular(images, beams, tokens.device)
+        regions = Regions(image["keys"][:, 0], image["memory"][:, 0], mask, rows)
+        new = self.advance(self.words(embedded), state.per_row, image, regions)
         logits = self.compute_logits(new.output, embedded)
-        return StepOutput(logits, DecoderState(state.per_image, new.state), new.attention)
+        return StepOutput(logits, DecoderState(image, new.state), new.attention)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
         """Return the logits (M, V) of every real token under teacher forcing, and the penalty of the attention.
@@ -162,46 +163,20 @@ class RecurrentDecoder(nn.Module):
         """
         embedded = self.embedding_dropout(self.embedding(captions.inputs))
         words = self.words(embedded)
-        fixed = rows_of(self._image_tensors(memory, memory_mask), captions) | self.dropout_masks(captions.rows)
+        fixed = rows_of(self._image(memory, memory_mask), captions) | self.dropout_masks(captions.rows)
         state = rows_of(self.start(memory, memory_mask), captions)
-        loop = DeferredGradients(captions, len(memory), memory.device.type)
-        self.attention.enter(memory, loop)
+        regions = Regions(*self.attention.prepare(memory), memory_mask, captions.rows_by_image(len(memory)))
         steps = []
-        with deferring_gradients(self, loop):
+        with shared_gradients(self):
             for size, word in zip(captions.sizes, torch.split(words, captions.sizes), strict=True):
-                new = self.advance(word, _first(state, size), _first(fixed, size))
+                new = self.advance(word, _first(state, size), _first(fixed, size), regions.first(size))
                 state = new.state
                 steps.append(new)
         logits = self.compute_logits(torch.cat([new.output for new in steps]), embedded)
         return DecoderOutput(logits, partial(self.penalty, SequenceOutput(captions, logits, steps, fixed)))
 
-    def fusible(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> bool:
-        """Return whether a fused loop supports the tensors: no mask, and no dropout inside the loop."""
-        dropout = self.attention.dropout
-        dropped = (self.training and self.state_dropout.p > 0) or (dropout.training and dropout.p > 0)
-        return memory_mask is None and not dropped and captions.rows > 0 and can_fuse(memory, self.word_gates.weight)
-
-    def consists_of_ours(self, kind: type["RecurrentDecoder"]) -> bool:
-        """Return whether this is a decoder of class `kind` with additive attention and unmodified parts.
-
-        Subclasses, replaced parts and parts with hooks may compute something else than the fused loops.
-        """
-        ours = (
-            AdditiveAttention,
-            Linear,
-            DeferredLinear,
-            LSTMGates,
-            VocabularyLayer,
-            Dropout,
-            nn.Sequential,
-            nn.Embedding,
-        )
-        if type(self) is not kind or type(self.attention) is not AdditiveAttention:
-            return False
-        return all((part is self or type(part) in ours) and not _is_altered(part) for part in self.modules())
-
-    def penalty(self, sequence: SequenceOutput) -> Tensor | float:
-        """Return the term that training adds to the cross-entropy, in nats per token."""
+    def penalty(self, lesson: SequenceOutput) -> Tensor | float:
+        """Returns what training adds to the mean surprise of a token, in nats a token."""
         if self.doubly_stochastic == 0 or not self.training:
             return 0.0
         mask = sequence.fixed.get("memory_mask")
@@ -212,32 +187,18 @@ class RecurrentDecoder(nn.Module):
         return self.embedding.weight.new_zeros(rows, self.hidden_size)
 
     def recurrent(self, hidden: Tensor, fixed: Mapping[str, Tensor]) -> Tensor:
-        """Return the state (..., H) for gates and query: with the caption's dropout mask, if any.
+        """Returns the state (..., H) as gates and query see it: with the caption's dropout mask, if any."""
+        return hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
 
-        It is cast once to the precision of the loop's products instead of in each of them.
-        """
-        hidden = hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
-        return hidden if self.attention.loop is None else self.attention.loop.cast(hidden)
+    def attend(self, query: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""
+        context, weights = self.attention(query.flatten(0, -2), regions)
+        return context.unflatten(0, query.shape[:-1]), weights.unflatten(0, query.shape[:-1])
 
-    def attend(self, query: Tensor, fixed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the context (..., D) and the weights (..., N) of a query (..., H)."""
-        mask = fixed.get("memory_mask")
-        if self.attention.loop is not None:
-            return self.attention.loop_attend(query, mask)
-        # Tensors shared by the hypotheses of an image are (B, 1, ...).
-        shared = None if mask is None else mask[:, 0]
-        return self.attention.search(query, fixed["search_keys"][:, 0], fixed["memory"][:, 0], shared)
-
-    def _image_tensors(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Return the image's tensors that are constant over the steps, except memory and keys, (B, ...) each."""
+    def _image(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
+        """Returns what else of the image stays the same for all words, with its mask if it has one, (B, ...) each."""
         fixed = self.image(memory, memory_mask)
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
-
-
-def _is_altered(part: nn.Module) -> bool:
-    """Return whether an instance differs from its class: it has hooks, or methods set on the instance."""
-    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-    return any(hooks) or any(callable(getattr(type(part), name, None)) for name in vars(part))
 
 
 def doubly_stochastic_penalty(attention: Tensor, captions: PackedCaptions, memory_mask: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seesay.decoding.logits_processing import mask_special_tokens
-from seesay.models.kernels import Kernels, kernels_for
+from seesay.models.vocabulary import aligned_rows
 from seesay.tokenizer import PAD_ID
 
 
@@ -20,46 +20,31 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
         targets: target tokens, (M,) int64.
         label_smoothing: probability spread uniformly over the vocabulary (Szegedy et al. 2016, section 7).
     """
-    kernels = _kernels(logits, targets)
-    if kernels is None:
-        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-    losses: Tensor = _CrossEntropies.apply(logits, targets, label_smoothing, None, kernels)
+    losses: Tensor = _CrossEntropies.apply(logits, targets, label_smoothing)
     return losses.mean()
 
 
-def _kernels(logits: Tensor, targets: Tensor) -> Kernels | None:
-    """Return the native kernels of cross-entropy; None if unavailable or if a target is invalid (torch raises)."""
-    kernels = kernels_for(logits, half=True)
-    if kernels is None or targets.dtype != torch.int64 or targets.shape != logits.shape[:1]:
-        return None
-    if int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
-        return None
-    return kernels
-
-
 class _CrossEntropies(torch.autograd.Function):
-    """Native cross-entropy per token; it allocates no array of the logits' size except their gradient."""
+    """`F.cross_entropy` without reduction, whose backward pass makes one tensor of the logits' size instead of four."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, offsets: Tensor | None, kernels: Kernels
-    ) -> Tensor:
-        targets = targets.contiguous()
-        losses, log_sums = kernels.cross_entropy_rows(logits, targets, label_smoothing, offsets)
-        ctx.save_for_backward(logits, targets, log_sums)
-        ctx.more, ctx.kernels = (label_smoothing, offsets), kernels
-        return losses
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        log_probs = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        ctx.save_for_backward(log_probs, targets)
+        ctx.label_smoothing, ctx.dtype = label_smoothing, logits.dtype
+        losses = (label_smoothing - 1) * log_probs.gather(1, targets[:, None])[:, 0]
+        return losses - label_smoothing * log_probs.mean(1) if label_smoothing else losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (
-            ctx.kernels.cross_entropy_rows_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.more),
-            None,
-            None,
-            None,
-            None,
-        )
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        log_probs, targets = ctx.saved_tensors
+        rows, words = log_probs.shape
+        found = torch.exp(log_probs, out=aligned_rows(rows, words, log_probs))
+        if ctx.label_smoothing:
+            found -= ctx.label_smoothing / words
+        found.scatter_add_(1, targets[:, None], found.new_full((rows, 1), ctx.label_smoothing - 1))
+        return found.mul_(grad[:, None]).to(ctx.dtype), None, None
 
 
 def padded_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -75,14 +60,9 @@ def policy(logits: Tensor, allow_unk: bool) -> Tensor:
     return torch.log_softmax(mask_special_tokens(logits, allow_unk), dim=-1)
 
 
-def sampled_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
-    """Return the `policy` log-probabilities (M,) of sampled tokens (M,) from logits (M, V)."""
-    kernels = _kernels(logits, words)
-    if kernels is None:
-        return policy(logits, allow_unk).gather(1, words[:, None])[:, 0]
-    offsets = mask_special_tokens(torch.zeros(logits.shape[1], dtype=torch.float32), allow_unk)
-    losses: Tensor = _CrossEntropies.apply(logits, words, 0.0, offsets, kernels)
-    return -losses
+def drawn_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
+    """Returns the log-probabilities (M,) by `policy` of the words (M,) that were drawn of logits (M, V)."""
+    return policy(logits, allow_unk).gather(1, words[:, None])[:, 0]
 
 
 def sequence_log_probs(log_probs: Tensor, cut: Tensor) -> Tensor:

@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from seesay.config import TrainingConfig
-from seesay.training.rmsprop import RMSprop
 
 log = logging.getLogger("seesay")
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # AdamW without decay is Adam. The constants are those of Keras, used by the tutorials.
     "adam": partial(torch.optim.AdamW, eps=1e-7, fused=True),
-    "rmsprop": partial(RMSprop, alpha=0.9, eps=1e-7),
+    "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
 }
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
+from seesay.models.attention import Regions
 from seesay.models.cells import gru_update, masked_mean
-from seesay.models.loop import DeferredLinear
+from seesay.models.loop import StepLinear
 from seesay.models.products import Linear
 from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
@@ -30,10 +31,10 @@ class LuongGRUDecoder(RecurrentDecoder):
         self.wide = wide
         self.first_hidden = Linear(config.projection_size, config.hidden_size)
         self.word_gates = Linear(config.embedding_size, gates)
-        self.fed_gates = DeferredLinear(wide, gates, bias=False)
-        self.state_gates = DeferredLinear(config.hidden_size, gates)
-        self.context_part = DeferredLinear(config.projection_size, wide, bias=False)
-        self.state_part = DeferredLinear(config.hidden_size, wide)
+        self.fed_gates = StepLinear(wide, gates, bias=False)
+        self.state_gates = StepLinear(config.hidden_size, gates)
+        self.context_part = StepLinear(config.projection_size, wide, bias=False)
+        self.state_part = StepLinear(config.hidden_size, wide)
         self.output = vocabulary_layer(config, wide, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
@@ -42,10 +43,10 @@ class LuongGRUDecoder(RecurrentDecoder):
         zeros = self.embedding.weight.new_zeros(memory.shape[0], self.wide)
         return {"hidden": hidden.to(zeros.dtype), "fed": zeros}
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Return the next state: update it, then attend with it."""
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
+        """Returns the next state: update it, then look with it."""
         gates = words + self.fed_gates(state["fed"])
         hidden = gru_update(gates, self.state_gates(self.recurrent(state["hidden"], fixed)), state["hidden"])
-        context, weights = self.attend(hidden, fixed)
+        context, weights = self.attend(hidden, regions)
         attentional = torch.tanh(self.context_part(context) + self.state_part(hidden)).to(hidden.dtype)
         return CellOutput({"hidden": hidden, "fed": attentional}, attentional, weights)

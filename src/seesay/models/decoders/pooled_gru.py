@@ -6,10 +6,7 @@ from torch import Tensor, nn
 from seesay.config import ModelConfig
 from seesay.models.cells import masked_mean
 from seesay.models.dropout import Dropout
-from seesay.models.fused_attention import can_fuse
-from seesay.models.fused_gru import fused_gru
 from seesay.models.packing import PackedCaptions
-from seesay.models.products import linear
 from seesay.models.protocol import DecoderOutput, DecoderState, StepOutput
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
@@ -79,19 +76,6 @@ class PooledGRUDecoder(nn.Module):
             vectors = state.per_image["vector"][:, 0].index_select(0, rows)
             words = words + torch.cat([vectors[:size] for size in captions.sizes])
         first = state.per_row["hidden"][:, 0].index_select(0, rows).transpose(0, 1).contiguous()
-        if captions.rows and can_fuse(memory, self.embedding.weight):
-            return DecoderOutput(self.output(self.output_dropout(self._fused(words, first, captions.sizes))))
         packed = nn.utils.rnn.PackedSequence(words, torch.tensor(captions.sizes, dtype=torch.int64))
         output, _ = self.gru(packed, first.to(words.dtype))
         return DecoderOutput(self.output(self.output_dropout(output.data)))
-
-    def _fused(self, words: Tensor, first: Tensor, sizes: list[int]) -> Tensor:
-        """Return the output (M, H) of `self.gru` for words (M, E) and initial states (L, R, H), with fused kernels."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else words.dtype
-        found = words
-        for layer, start in enumerate(first):
-            of_input, of_state, input_bias, state_bias = self.gru.all_weights[layer]
-            layer_input = found if layer == 0 else self.dropout_between(found)
-            gates = linear(layer_input.to(dtype), of_input.to(dtype), input_bias.to(dtype))
-            found = fused_gru(gates, start, of_state, state_bias, sizes)
-        return found

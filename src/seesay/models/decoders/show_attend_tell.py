@@ -1,21 +1,17 @@
 """Show, Attend and Tell: an LSTM with a gated context, a deep output, and soft or hard attention."""
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
-from seesay.models.attention import AdditiveAttention
+from seesay.models.attention import Regions
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
-from seesay.models.fused_lstm_loop import LSTMLoopWeights, fused_lstm_loop
-from seesay.models.hard_attention import HardAttentionLoss, sample_regions
-from seesay.models.loop import DeferredLinear
-from seesay.models.packing import PackedCaptions
+from seesay.models.hard_attention import HardAttentionLoss, draw_regions
+from seesay.models.loop import StepLinear
 from seesay.models.products import Linear
-from seesay.models.protocol import DecoderOutput
-from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, SequenceOutput, Tensors, rows_of
+from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, SequenceOutput, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import vocabulary_layer
 
@@ -41,38 +37,12 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         self.first_hidden = Linear(memory, hidden)
         self.first_cell = Linear(memory, hidden)
         self.word_gates = LSTMGates(words, 4 * hidden)
-        self.context_gates = DeferredLinear(memory, 4 * hidden, bias=False)
-        self.state_gates = DeferredLinear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
-        self.beta = DeferredLinear(hidden, 1)
+        self.context_gates = StepLinear(memory, 4 * hidden, bias=False)
+        self.state_gates = StepLinear(hidden, 4 * hidden, bias=False)  # its bias would add to the words'
+        self.beta = StepLinear(hidden, 1)
         self.hidden_output = Linear(hidden, words)
         self.context_output = Linear(memory, words, bias=False)
         self.output = vocabulary_layer(config, words, self.embedding)
-
-    def forward(self, memory: Tensor, memory_mask: Tensor | None, captions: PackedCaptions) -> DecoderOutput:
-        """Return the logits (M, V) of every real token under teacher forcing; see `RecurrentDecoder.forward`."""
-        attention = self.attention
-        fusible = self.consists_of_ours(ShowAttendTellDecoder) and self.fusible(memory, memory_mask, captions)
-        if not fusible or not isinstance(attention, AdditiveAttention):
-            return super().forward(memory, memory_mask, captions)
-        embedded = self.embedding_dropout(self.embedding(captions.inputs))
-        first = rows_of(self.start(memory, memory_mask), captions)
-        weights = LSTMLoopWeights(
-            attention.score.weight,
-            attention.query.weight,
-            self.beta.weight,
-            self.beta.bias,
-            self.context_gates.weight,
-            self.state_gates.weight,
-        )
-        words, keys = self.words(embedded), attention.keys(memory)
-        output, attention_weights = fused_lstm_loop(
-            words, memory, keys, (first["hidden"], first["cell"]), weights, captions
-        )
-        logits = self.compute_logits(output, embedded)
-        return DecoderOutput(
-            logits,
-            partial(self.penalty, SequenceOutput(captions, logits, [CellOutput({}, output, attention_weights)], {})),
-        )
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Return the initial state and cell from the mean region."""
@@ -88,17 +58,17 @@ class ShowAttendTellDecoder(RecurrentDecoder):
             masks["is_sampled"] = torch.rand(rows, device=self.embedding.weight.device) < self.hard_share
         return masks
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Return the next state: attend with the previous one, gate the context, then update."""
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
+        """Returns the next state: look with the previous one, gate what was seen, then update."""
         hidden = self.recurrent(state["hidden"], fixed)
         draw = None
-        if "is_sampled" in fixed:
-            weights = self.attention.loop_weigh(hidden, fixed.get("memory_mask"))
-            region, draw = sample_regions(weights)
-            attended = torch.where(fixed["is_sampled"][..., None], region, self.attention.dropout(weights))
-            context = self.attention.loop_context(attended)
+        if "is_drawn" in fixed:
+            weights = self.attention.weigh(hidden, regions)
+            region, draw = draw_regions(weights)
+            seen = torch.where(fixed["is_drawn"][..., None], region, self.attention.dropout(weights))
+            context = self.attention.context(seen, regions)
         else:
-            context, weights = self.attend(hidden, fixed)
+            context, weights = self.attend(hidden, regions)
         context = torch.sigmoid(self.beta(hidden)) * context
         gates = [words, self.context_gates(context), self.state_gates(hidden)]
         new, cell = lstm_update(gates, state["cell"])

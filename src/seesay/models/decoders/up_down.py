@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from seesay.config import ModelConfig
+from seesay.models.attention import Regions
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
-from seesay.models.loop import DeferredLinear
+from seesay.models.loop import StepLinear
 from seesay.models.products import Linear
 from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
@@ -28,11 +29,11 @@ class UpDownDecoder(RecurrentDecoder):
         # Each LSTM's matrices in parts, so that the products of constant inputs are computed outside the loop.
         self.word_gates = LSTMGates(config.embedding_size, gates)
         self.mean_gates = Linear(memory, gates, bias=False)
-        self.language_gates = DeferredLinear(hidden, gates, bias=False)
-        self.attention_state_gates = DeferredLinear(hidden, gates, bias=False)
+        self.language_gates = StepLinear(hidden, gates, bias=False)
+        self.attention_state_gates = StepLinear(hidden, gates, bias=False)
         self.context_gates = LSTMGates(memory, gates)
-        self.attended_gates = DeferredLinear(hidden, gates, bias=False)
-        self.language_state_gates = DeferredLinear(hidden, gates, bias=False)
+        self.attended_gates = StepLinear(hidden, gates, bias=False)
+        self.language_state_gates = StepLinear(hidden, gates, bias=False)
         self.output = output_layers(config, self.embedding)
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
@@ -44,15 +45,15 @@ class UpDownDecoder(RecurrentDecoder):
         """Return the mean region's part of the attention LSTM's gates, (B, 4H)."""
         return {"mean_gates": self.mean_gates(masked_mean(memory, memory_mask))}
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor]) -> CellOutput:
-        """Return the next states of both LSTMs."""
-        language = self.recurrent(state["language_hidden"], fixed)
-        recurrent_gates = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
-        gates = [words, fixed["mean_gates"], self.language_gates(language), recurrent_gates]
-        query, attention_cell = lstm_update(gates, state["attention_cell"])
-        context, weights = self.attend(query, fixed)
-        gates = [self.context_gates(context), self.attended_gates(query), self.language_state_gates(language)]
-        new_language, language_cell = lstm_update(gates, state["language_cell"])
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
+        """Returns both LSTMs one word further."""
+        spoken = self.recurrent(state["language_hidden"], fixed)
+        heard = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
+        gates = [words, fixed["mean_gates"], self.language_gates(spoken), heard]
+        asking, attention_cell = lstm_update(gates, state["attention_cell"])
+        context, weights = self.attend(asking, regions)
+        gates = [self.context_gates(context), self.attended_gates(asking), self.language_state_gates(spoken)]
+        speaking, language_cell = lstm_update(gates, state["language_cell"])
         new = {
             "attention_hidden": query,
             "attention_cell": attention_cell,
