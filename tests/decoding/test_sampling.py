@@ -113,12 +113,12 @@ def test_the_least_and_the_greatest_draw_give_tokens_that_may_be_generated() -> 
     logits = torch.full((2, 600), float("-inf"))
     logits[:, 7], logits[:, 530] = 1.0, 2.0
     draws = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    assert sample(logits, draws, DecodingOptions("sample")).tolist() == [7, 530]
+    assert sample(logits, draws, DecodingOptions(strategy="sample")).tolist() == [7, 530]
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-40])
 def test_no_temperature_is_too_low(temperature: float) -> None:
     torch.manual_seed(2)
     logits = 3 * torch.randn(20, 300)
-    options = DecodingOptions("sample", temperature=temperature)
+    options = DecodingOptions(strategy="sample", temperature=temperature)
     assert torch.equal(sample(logits, torch.rand(20, dtype=torch.float64), options), logits.argmax(-1))

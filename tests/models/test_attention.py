@@ -84,8 +84,8 @@ def regions_of(attention: Attention, memory: Tensor, mask: Tensor | None = None,
 def test_attention_equals_the_formula_with_and_without_a_mask(score: str) -> None:
     attention = build(score)
     query, memory = torch.randn(3, Q, dtype=torch.float64), torch.randn(3, N, D, dtype=torch.float64)
-    for given in (None, MASK):
-        regions = regions_of(attention, memory, given)
+    for memory_mask in (None, MASK):
+        regions = regions_of(attention, memory, memory_mask)
         context, weights = attention(query, regions)
         torch.testing.assert_close(weights, attention.weigh(query, regions))
         for row in range(3):

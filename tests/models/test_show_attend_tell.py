@@ -140,14 +140,14 @@ def test_the_entropy_term_is_the_entropy_of_the_sampled_captions() -> None:
     torch.manual_seed(3)
     packed = pack_captions(TOKENS)
     made = decoder("show-attend-tell-hard", hard_reward=0.0, hard_entropy=0.5, hard_share=1.0).train()
-    seen: list[Tensor] = []
+    recorded: list[Tensor] = []
     weigh = made.attention.weigh
 
     def recording(*arguments: Any) -> Tensor:
         recorded.append(weigh(*arguments))
         return recorded[-1]
 
-    made.attention.weigh = remembering
+    made.attention.weigh = recording
     penalty = made(memories(), None, packed).penalty()
     weights = torch.cat(recorded)
     torch.testing.assert_close(penalty, 0.5 * (weights * weights.log()).sum() / len(weights))

@@ -175,8 +175,8 @@ class RecurrentDecoder(nn.Module):
         logits = self.compute_logits(torch.cat([new.output for new in steps]), embedded)
         return DecoderOutput(logits, partial(self.penalty, SequenceOutput(captions, logits, steps, fixed)))
 
-    def penalty(self, lesson: SequenceOutput) -> Tensor | float:
-        """Returns what training adds to the mean surprise of a token, in nats a token."""
+    def penalty(self, sequence: SequenceOutput) -> Tensor | float:
+        """Return the term that training adds to the mean cross-entropy, in nats per token."""
         if self.doubly_stochastic == 0 or not self.training:
             return 0.0
         mask = sequence.fixed.get("memory_mask")

@@ -8,7 +8,7 @@ from torch import Tensor
 from seesay.config import ModelConfig
 from seesay.models.attention import Regions
 from seesay.models.cells import LSTMGates, lstm_update, masked_mean
-from seesay.models.hard_attention import HardAttentionLoss, draw_regions
+from seesay.models.hard_attention import HardAttentionLoss, sample_regions
 from seesay.models.loop import StepLinear
 from seesay.models.products import Linear
 from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, SequenceOutput, Tensors
@@ -64,7 +64,7 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         draw = None
         if "is_drawn" in fixed:
             weights = self.attention.weigh(hidden, regions)
-            region, draw = draw_regions(weights)
+            region, draw = sample_regions(weights)
             seen = torch.where(fixed["is_drawn"][..., None], region, self.attention.dropout(weights))
             context = self.attention.context(seen, regions)
         else:

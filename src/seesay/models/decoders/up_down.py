@@ -46,14 +46,14 @@ class UpDownDecoder(RecurrentDecoder):
         return {"mean_gates": self.mean_gates(masked_mean(memory, memory_mask))}
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
-        """Returns both LSTMs one word further."""
-        spoken = self.recurrent(state["language_hidden"], fixed)
-        heard = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
-        gates = [words, fixed["mean_gates"], self.language_gates(spoken), heard]
-        asking, attention_cell = lstm_update(gates, state["attention_cell"])
-        context, weights = self.attend(asking, regions)
-        gates = [self.context_gates(context), self.attended_gates(asking), self.language_state_gates(spoken)]
-        speaking, language_cell = lstm_update(gates, state["language_cell"])
+        """Return the next states of both LSTMs."""
+        language = self.recurrent(state["language_hidden"], fixed)
+        recurrent_gates = self.attention_state_gates(self.recurrent(state["attention_hidden"], fixed))
+        gates = [words, fixed["mean_gates"], self.language_gates(language), recurrent_gates]
+        query, attention_cell = lstm_update(gates, state["attention_cell"])
+        context, weights = self.attend(query, regions)
+        gates = [self.context_gates(context), self.attended_gates(query), self.language_state_gates(language)]
+        new_language, language_cell = lstm_update(gates, state["language_cell"])
         new = {
             "attention_hidden": query,
             "attention_cell": attention_cell,
