@@ -31,16 +31,16 @@ from rich.table import Table
 from bench.measuring import Work, alternate, median_ratio, seconds
 from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection, find_images
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import resolve_config
 from seesay.data.readers.images import list_image_paths
-from seesay.data.scenes import make_scenes
+from seesay.data.synthetic.scenes import make_scenes
 from seesay.errors import ImageError
-from seesay.images import read_image
+from seesay.images.loading import read_image
+from seesay.images.prefetch import usable_cores
 from seesay.models.captioning import build_model
 from seesay.models.encoders import build_encoder
-from seesay.prefetch import usable_cores
 from seesay.tokenizer import Tokenizer
 
 BATCH_SIZE = 32
@@ -104,7 +104,7 @@ def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Na
 
 def _command(model: Path, links: Path, out: Path) -> list[str]:
     arguments: Sequence[object] = ("caption", links, "--model", model, "--out", out, "--batch-size", BATCH_SIZE)
-    return [sys.executable, "-m", "seesay.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "seesay.cli.main", *map(str, arguments)]
 
 
 @dataclass(frozen=True)

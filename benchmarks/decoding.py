@@ -247,7 +247,7 @@ def random_bench(images: int) -> Bench:
 
 def trained_bench(run: Path, store: Sequence[Path], data: Path | None, images: int) -> Bench:
     """Return a trained captioner with stored features, of the test images if a data set is given."""
-    from seesay.captioner import TrainedCaptioner
+    from seesay.captioners.trained import TrainedCaptioner
     from seesay.data.annotations import load_dataset
     from seesay.features import FeatureStore, JoinedStores
 

@@ -21,18 +21,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from seesay.caption import Captioner
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.base import Captioner
+from seesay.captioners.onnx import OnnxCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import DecodingOptions, resolve_config
 from seesay.data.annotations import load_dataset
 from seesay.errors import ImageError
 from seesay.export import export_onnx
 from seesay.export.graphs import EncoderGraph
-from seesay.images import resize_image
+from seesay.images.loading import resize_image
 from seesay.models.captioning import build_model
 from seesay.models.encoders import build_encoder
-from seesay.onnx_runtime import OnnxCaptioner
 from seesay.tokenizer import Tokenizer
 
 SEARCHES = {"greedy": DecodingOptions(), "beam 5": DecodingOptions(strategy="beam", beam_size=5)}

@@ -21,8 +21,8 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-import seesay.caption
-import seesay.images
+import seesay.captioners.base
+import seesay.images.loading
 from bench.ending import LENGTH, EndingDecoder
 from bench.images import (
     COCO,
@@ -46,7 +46,7 @@ from bench.measuring import (
 from bench.training_data import VOCABULARY, synthetic_tokenizer
 from seesay.allocation import keep_freed_memory
 from seesay.bulk import Destination, caption_collection
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import Run, RunInfo
 from seesay.config import DecodingOptions, EncoderConfig, resolve_config
 from seesay.models.captioning import build_model
@@ -181,11 +181,11 @@ def one_by_one(captioner: TrainedCaptioner, files: Sequence[str]) -> dict[str, A
 def stages_timed(captioner: TrainedCaptioner, spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds of each stage of a caption, measured inside its functions."""
     functions = {
-        "read and decode": (seesay.images, "_read"),
-        "resize": (seesay.images, "resize_image"),
+        "read and decode": (seesay.images.loading, "_read"),
+        "resize": (seesay.images.loading, "resize_image"),
         "encode": (encoder_of(captioner), "forward"),
         "project": (captioner.model, "project"),
-        "search": (seesay.caption, "generate"),
+        "search": (seesay.captioners.base, "generate"),
     }
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:

@@ -101,11 +101,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     # Imported here, so that the help is fast and the imports are timed.
     from seesay.allocation import keep_freed_memory
     from seesay.config import resolve_config
-    from seesay.data.scenes import make_scenes
+    from seesay.data.synthetic.scenes import make_scenes
     from seesay.decoding import DecodingOptions
     from seesay.errors import SeesayError
     from seesay.evaluation import evaluate
-    from seesay.training.fit import train
+    from seesay.training.train import train
 
     keep_freed_memory()  # as the command line does
     curve = Curve()

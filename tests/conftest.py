@@ -22,7 +22,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-CURVES = "seesay.training.fit.training_curves"
+CURVES = "seesay.training.train.training_curves"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,7 +36,7 @@ def no_curves() -> Iterator[None]:
 @pytest.fixture
 def curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw training curves."""
-    from seesay.visualise import training_curves
+    from seesay.explanation import training_curves
 
     monkeypatch.setattr(CURVES, training_curves)
 
@@ -78,8 +78,8 @@ def features(cached_run: Path) -> Path:
 @pytest.fixture(scope="session")
 def cached_run(tmp_path_factory: pytest.TempPathFactory, colours: Path, weights: Path) -> Path:
     """A finished run on cached features, trained until it distinguishes images."""
-    from seesay.training.fit import train
-    from seesay.visualise import training_curves
+    from seesay.explanation import training_curves
+    from seesay.training.train import train
 
     folder = tmp_path_factory.mktemp("cached")
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,7 @@ def store(colours: Path, weights: Path, features: Path) -> JoinedStores:
 @pytest.fixture(scope="session")
 def loop_run(tmp_path_factory: pytest.TempPathFactory, colours: Path) -> Path:
     """A finished run with a trained encoder."""
-    from seesay.training.fit import train
+    from seesay.training.train import train
 
     folder = tmp_path_factory.mktemp("loop")
     train(tiny.in_loop(epochs=6, keep_best=2), colours, folder / "run")
@@ -113,7 +113,7 @@ def images(annotations: Annotations) -> list[str]:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an exported run with random weights, `onnx` in the run folder."""
-    from seesay.cli import app
+    from seesay.cli.main import app
 
     run = tiny.random_run(tmp_path_factory.mktemp("exported") / "run", tiny.untrained())
     app(["export", str(run)], result_action="return_value")  # not `main`, which configures logging permanently

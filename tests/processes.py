@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-_PRELOADED = ["seesay.training.fit", "seesay.cli", "tests.tiny", "timm"]
+_PRELOADED = ["seesay.training.train", "seesay.cli.main", "tests.tiny", "timm"]
 
 TIMEOUT = 300.0
 """Timeout of a process in seconds."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import seesay
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 
 SOURCE = Path(seesay.__file__).parent

@@ -23,10 +23,10 @@ from cyclopts import MissingArgumentError
 from PIL import Image
 
 import seesay
-from seesay import cli
+from seesay.cli import main as cli
 from seesay.config import Config, changed_decoding, resolve_config
 from seesay.config.flags import given_flags
-from seesay.training.fit import TrainingResult, train
+from seesay.training.train import TrainingResult, train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,11 +34,11 @@ BASH = shutil.which("bash")
 
 PARSED_ONLY = {
     "train": "trains for minutes or hours, with weights of the hub; tests/training",
-    "tune": "trains many times; tests/training/test_tune.py",
+    "tune": "trains many times; tests/training/tuning/test_tune.py",
     "extract": "needs weights of the hub; tests/features",
     "serve": "runs until it is stopped; tests/serving",
     "export": "the fixture `exported` runs it",
-    "data scenes": "draws 3,400 images; tests/data/test_scenes.py",
+    "data scenes": "draws 3,400 images; tests/data/synthetic/test_scenes.py",
     "data download": "needs the network; tests/data/test_download.py",
 }
 """Commands that are only parsed, with the reason."""
@@ -46,7 +46,7 @@ PARSED_ONLY = {
 PARSED_FLAGS = {
     "--engine": "starts a Ray cluster; tests/bulk/test_ray.py",
     "--force-words": "its words are not in the tests' vocabulary",
-    "--human": "needs several captions of each image; tests/test_cli.py",
+    "--human": "needs several captions of each image; tests/cli/test_main.py",
     "--store": "needs stores of encoders with weights of the hub",
 }
 """Flags with which a command is only parsed, with the reason."""
@@ -103,7 +103,7 @@ def _seesay(words: list[str]) -> list[str] | None:
         words = words[1:]
     if words[0] == "torchrun":
         words = words[words.index("-m") + 1 :]
-    return words[1:] if words[0] in ("seesay", "seesay.cli") else None
+    return words[1:] if words[0] in ("seesay", "seesay.cli.main") else None
 
 
 def parse(arguments: list[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:

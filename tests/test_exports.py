@@ -33,6 +33,6 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 
 def test_explain_is_the_function_even_after_importing_its_module() -> None:
-    code = "import seesay.explanation, seesay; from seesay import explain; print(callable(explain))"
+    code = "import seesay.explanation.explain, seesay; from seesay import explain; print(callable(explain))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "True"

@@ -15,7 +15,7 @@ from seesay.data.annotations import load_annotations
 from seesay.data.objects import read_instances
 from seesay.evaluation.predictions import match_predictions
 from seesay.features.imports import import_features
-from seesay.images import read_image
+from seesay.images.loading import read_image
 
 Form = Literal["NFC", "NFD"]
 Forms = tuple[Form, Form]

@@ -13,17 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seesay import cli
 from seesay.checkpoint import RUN, load_run, read_weights, save_weights
+from seesay.cli import main as cli
 from seesay.data.annotations import Annotations, write_annotations
-from seesay.data.scenes import make_scenes
+from seesay.data.synthetic.scenes import make_scenes
 from seesay.errors import CheckpointError, DataError
 from seesay.evaluation import evaluate, save_evaluation
+from seesay.explanation import write_report
 from seesay.export.folder import atomic_folder, check_target
 from seesay.outputs import HTML_PAGE, MARKER, check_file, check_inputs, check_name, delete_own, only_writer_of
-from seesay.training.fit import train
-from seesay.training.tune import tune
-from seesay.visualise import write_report
+from seesay.training.train import train
+from seesay.training.tuning.tune import tune
 from tests import processes, tiny
 
 Run = Callable[..., str]

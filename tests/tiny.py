@@ -14,7 +14,7 @@ from PIL import Image
 from seesay.checkpoint import RunInfo, save_run, save_weights
 from seesay.config import Config, ModelConfig, resolve_config
 from seesay.data.annotations import Annotation, Annotations, write_annotations
-from seesay.images import resize_image
+from seesay.images.loading import resize_image
 from seesay.models.captioning import build_model
 from seesay.models.encoders import Encoder, build_encoder
 from seesay.models.registry import decoder_options

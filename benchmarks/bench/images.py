@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.measuring import seconds
 from seesay.bulk import find_images
 from seesay.config import EncoderConfig
-from seesay.images import load_pixels
+from seesay.images.loading import load_pixels
 from seesay.models.encoders import Encoder, build_encoder
 from seesay.models.products import prepack_weights
 

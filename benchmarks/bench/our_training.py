@@ -16,8 +16,8 @@ from seesay.config import resolve_config
 from seesay.data.batches import CaptionBatches
 from seesay.models.captioning import build_model
 from seesay.training.callbacks import MetricsLog
+from seesay.training.cuda_graphs import GraphedTrainStep, uses_graphs
 from seesay.training.ema import EmaWeights
-from seesay.training.graphs import GraphedTrainStep, uses_graphs
 from seesay.training.module import CaptioningModule
 from seesay.training.trainer import build_trainer, quiet_lightning
 

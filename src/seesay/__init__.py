@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 from seesay.openmp import limit_spinning
 
 if TYPE_CHECKING:
-    from seesay.caption import Caption
-    from seesay.captioner import TrainedCaptioner
+    from seesay.captioners.base import Caption
+    from seesay.captioners.trained import TrainedCaptioner
     from seesay.config import Config, DecodingOptions, resolve_config
     from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
     from seesay.errors import SeesayError
     from seesay.evaluation import Comparison, Evaluation, compare, evaluate
-    from seesay.explanation import Explanation, explain
+    from seesay.explanation.explain import Explanation, explain
     from seesay.features import FeatureStore, extract_features
     from seesay.metrics import Scores, bootstrap_intervals, compute_metrics, paired_bootstrap
     from seesay.tokenizer import Tokenizer
-    from seesay.training.fit import TrainingResult, train
-    from seesay.training.tune import TuningResult, tune
+    from seesay.training.train import TrainingResult, train
+    from seesay.training.tuning.tune import TuningResult, tune
 
 __version__ = "0.1.0"
 
@@ -29,32 +29,32 @@ limit_spinning()  # here, because torch reads it as it is loaded
 _HOMES = {
     "Annotation": "seesay.data",
     "Annotations": "seesay.data",
-    "Caption": "seesay.caption",
-    "TrainedCaptioner": "seesay.captioner",
+    "Caption": "seesay.captioners.base",
+    "TrainedCaptioner": "seesay.captioners.trained",
     "Comparison": "seesay.evaluation",
     "Config": "seesay.config",
     "DecodingOptions": "seesay.config",
     "Evaluation": "seesay.evaluation",
-    "Explanation": "seesay.explanation",
+    "Explanation": "seesay.explanation.explain",
     "FeatureStore": "seesay.features",
     "Scores": "seesay.metrics",
     "SeesayError": "seesay.errors",
     "Tokenizer": "seesay.tokenizer",
-    "TrainingResult": "seesay.training.fit",
-    "TuningResult": "seesay.training.tune",
+    "TrainingResult": "seesay.training.train",
+    "TuningResult": "seesay.training.tuning.tune",
     "bootstrap_intervals": "seesay.metrics",
     "check_data": "seesay.data",
     "compare": "seesay.evaluation",
     "compute_metrics": "seesay.metrics",
     "evaluate": "seesay.evaluation",
-    "explain": "seesay.explanation",
+    "explain": "seesay.explanation.explain",
     "extract_features": "seesay.features",
     "load_annotations": "seesay.data",
     "make_scenes": "seesay.data",
     "paired_bootstrap": "seesay.metrics",
     "resolve_config": "seesay.config",
-    "train": "seesay.training.fit",
-    "tune": "seesay.training.tune",
+    "train": "seesay.training.train",
+    "tune": "seesay.training.tuning.tune",
 }
 
 __all__ = [
@@ -93,7 +93,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'seesay' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # a module of the same name (seesay.explanation) would else take its place
+    globals()[name] = value  # a module of the same name (seesay.explanation.explain) would else take its place
     return value
 
 

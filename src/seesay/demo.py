@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seesay.captioner import Caption, TrainedCaptioner
+from seesay.captioners.trained import Caption, TrainedCaptioner
 from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation
-from seesay.data.scenes import make_scenes
+from seesay.data.synthetic.scenes import make_scenes
 from seesay.evaluation import Evaluation, caption_split, evaluate_captions, save_evaluation
-from seesay.explanation import Explanation
-from seesay.formatting import format_duration
-from seesay.grounding import GroundingScores, measure_grounding
-from seesay.images import read_image
-from seesay.outputs import HTML_PAGE, check_file, check_name
-from seesay.training.fit import TrainingResult, train
-from seesay.visualise import (
+from seesay.explanation import (
     Card,
     Figure,
     Gallery,
@@ -28,6 +22,12 @@ from seesay.visualise import (
     draw_training_curves,
     write_report,
 )
+from seesay.explanation.explain import Explanation
+from seesay.explanation.grounding import GroundingScores, measure_grounding
+from seesay.formatting import format_duration
+from seesay.images.loading import read_image
+from seesay.outputs import HTML_PAGE, check_file, check_name
+from seesay.training.train import TrainingResult, train
 
 log = logging.getLogger("seesay")
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from seesay import images
 from seesay.bulk import find_images
 from seesay.errors import DataError, ImageError
-from seesay.images import read_image
+from seesay.images import loading as images
+from seesay.images.loading import read_image
 from tests import tiny
 
 

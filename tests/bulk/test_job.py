@@ -15,11 +15,11 @@ import pytest
 from seesay import files
 from seesay.bulk import BulkReport, Destination, caption_collection, find_images, job, json_line, writers
 from seesay.bulk.sinks import Existing, Sidecars, merge_text
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_annotations
 from seesay.errors import ConfigError, DataError
-from seesay.image_metadata import read_description
+from seesay.images.metadata import read_description
 from tests import processes, tiny
 from tests.bulk import outputs
 

@@ -13,7 +13,7 @@ import pytest
 
 from seesay.bulk import Destination, caption_collection, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.errors import ConfigError, MissingDependencyError
 from tests import tiny
 from tests.bulk import outputs

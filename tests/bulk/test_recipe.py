@@ -10,7 +10,7 @@ import pytest
 from seesay.bulk import Destination, caption_collection, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray
 from seesay.bulk.recipe import model_digest
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
 from tests import tiny

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from seesay import config as configuration
-from seesay.cli import COMMANDS, app
+from seesay.cli.main import COMMANDS, app
 from seesay.config import Config, DecodingOptions, field_paths, preset_names, resolve_config
 from seesay.config.flags import FlagError, given_flags, make_flags
 from seesay.config.section import bounds_of

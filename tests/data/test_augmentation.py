@@ -7,7 +7,7 @@ from PIL import Image
 
 from seesay.data.augmentation import Augmentation, is_flippable
 from seesay.data.batches import CaptionBatches, Example
-from seesay.images import Preprocessing, load_pixels
+from seesay.images.loading import Preprocessing, load_pixels
 
 PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3)
 

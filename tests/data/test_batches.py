@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seesay.data.annotations import Annotation
 from seesay.data.batches import Batch, CaptionBatches, Example, make_examples, pad_captions
 from seesay.errors import DataError, FeatureStoreError, ImageError
-from seesay.images import Preprocessing, load_pixels
+from seesay.images.loading import Preprocessing, load_pixels
 from tests import tiny
 
 counts_and_lengths = st.lists(st.lists(st.integers(3, 30), min_size=1, max_size=9), min_size=1, max_size=60)

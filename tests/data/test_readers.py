@@ -19,7 +19,7 @@ from seesay.data.annotations import Annotations, Box, load_annotations
 from seesay.data.readers.columns import find_columns
 from seesay.data.records import split_in_name, split_name, split_of_folder
 from seesay.errors import DataError
-from seesay.images import read_image
+from seesay.images.loading import read_image
 
 Captions = dict[str, tuple[str | None, tuple[str, ...]]]
 

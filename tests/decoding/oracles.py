@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seesay.captioners.onnx.graphs import State
 from seesay.decoding import DecodingOptions, GenerationRequest, Hypothesis, TokenConstraints, generate, init_state
 from seesay.models.protocol import DecoderState, StepOutput
-from seesay.onnx_runtime.graphs import State
 from seesay.tokenizer import END_ID, START_ID, UNK_ID
 
 ROWS = 1009

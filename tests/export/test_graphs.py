@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seesay.captioners.onnx.graphs import Graphs, State
 from seesay.config import DecodingOptions, EncoderConfig, ModelConfig
 from seesay.decoding import GenerationRequest, generate
 from seesay.errors import ConfigError
@@ -16,7 +17,6 @@ from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import Encoder, build_encoder
 from seesay.models.protocol import DecoderState, StepOutput
-from seesay.onnx_runtime.graphs import Graphs, State
 from tests.decoding.oracles import decode
 from tests.models.decoders import CONFIGS, sized
 

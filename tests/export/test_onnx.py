@@ -11,14 +11,14 @@ import onnx
 import pytest
 
 import seesay.export.onnx
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.onnx import Manifest, OnnxCaptioner
+from seesay.captioners.onnx.manifest import MANIFEST_FILE
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import load_run, save_run, save_weights
 from seesay.errors import ConfigError, DataError, MissingDependencyError, SeesayError
 from seesay.export import export_onnx
 from seesay.export.folder import atomic_folder
 from seesay.export.quantise import calibration_pixels, quantise_encoder
-from seesay.onnx_runtime import Manifest, OnnxCaptioner
-from seesay.onnx_runtime.manifest import MANIFEST_FILE
 from tests import tiny
 
 FILES = {"encoder.onnx", "decoder.onnx", "tokenizer.json", "export.json", "README.txt"}

@@ -12,7 +12,7 @@ from seesay.features.conversion import convert_store
 from seesay.features.extraction import extract_features, round_features, store_path
 from seesay.features.layout import FeatureDtype
 from seesay.features.store import DONE, FeatureStore
-from seesay.images import load_pixels
+from seesay.images.loading import load_pixels
 from seesay.models.encoders import Encoder, build_encoder
 from tests import processes, tiny
 from tests.features.stores import DTYPES

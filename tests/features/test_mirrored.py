@@ -11,7 +11,7 @@ from seesay.features import FeatureStore, JoinedStores, extract_features, match_
 from seesay.features.creation import create_store
 from seesay.features.mirrored import mirrored_identity
 from seesay.features.store import describe_identity
-from seesay.images import load_pixels
+from seesay.images.loading import load_pixels
 from seesay.models.encoders import Encoder
 from tests import tiny
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seesay import sources as sources_module
 from seesay.errors import FeatureStoreError
 from seesay.features import convert_store, extract_features, import_features
 from seesay.features.extraction import ExtractionReport
 from seesay.features.layout import FeatureDtype
 from seesay.features.stamps import changed_images, require_unchanged
 from seesay.features.store import FeatureStore
+from seesay.images import sources as sources_module
 from seesay.models.encoders import Encoder, build_encoder
 from tests import tiny
 from tests.features.stores import DTYPES, write_unstamped

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seesay.config import EncoderConfig
 from seesay.errors import ConfigError, EncoderError
 from seesay.features.extraction import round_features
-from seesay.images import Preprocessing
+from seesay.images.loading import Preprocessing
 from seesay.models import networks
 from seesay.models.encoders import SMALL_CNN, Encoder, SmallCNN, build_encoder
 from seesay.models.networks import weights_digest

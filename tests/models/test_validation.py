@@ -14,7 +14,7 @@ from seesay.models.captioning import build_model, check_model
 from seesay.models.packing import pack_captions
 from seesay.models.registry import decoder_builder, decoder_names, decoder_options, register_decoder
 from seesay.models.validation import fields_read
-from seesay.training.fit import train
+from seesay.training.train import train
 
 LUONG = {"decoder": "luong"}
 TRANSFORMER = {"decoder": "transformer", "embedding_size": 512}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.serving.app import create_app
 from seesay.serving.limits import Limits
 from tests.serving.servers import PATIENCE, PATIENT, Running, running

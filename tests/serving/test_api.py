@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seesay.captioner import Caption, TrainedCaptioner
+from seesay.captioners.trained import Caption, TrainedCaptioner
 from seesay.config import DecodingOptions
+from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.app import create_app
 from seesay.serving.limits import Limits
-from seesay.sources import ImageBytes
 from tests.serving.conftest import Start
 from tests.serving.servers import Running, encoded, running, upload
 
@@ -297,7 +297,7 @@ def test_security_headers_are_on_every_response(shared: Running) -> None:
 
 
 def test_an_ensemble_can_be_served(captioner: TrainedCaptioner) -> None:
-    from seesay.ensemble_captioner import EnsembleCaptioner
+    from seesay.captioners.ensemble import EnsembleCaptioner
 
     both = EnsembleCaptioner([captioner, captioner])
     with running(create_app(both), Limits()) as server, server.client() as client:

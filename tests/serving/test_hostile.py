@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.serving import limits
 from seesay.serving.limits import Limits
 from seesay.serving.uploads import display_name

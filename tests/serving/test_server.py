@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from seesay import cli
+from seesay.cli import main as cli
 from seesay.errors import SeesayError
 from seesay.serving.server import address, listen
 from tests import processes

@@ -9,8 +9,8 @@ import torch
 
 from seesay.checkpoint import load_run
 from seesay.config import Config
-from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
+from seesay.training.train import train
 
 EXACT = ("step", "epoch", "train_loss", "val_loss", "val_cider", "learning_rate", "reward", "baseline")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seesay.training.ema import EmaWeights
-from seesay.training.fit import train
+from seesay.training.train import train
 from tests import tiny
 from tests.training.outcomes import epochs
 

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import EncoderConfig, resolve_config
-from seesay.data.scenes import make_scenes
+from seesay.data.synthetic.scenes import make_scenes
 from seesay.errors import EncoderError
 from seesay.models.encoders import build_encoder
-from seesay.training.fit import train
+from seesay.training.train import train
 from tests import tiny
 from tests.tiny import SIZE
 

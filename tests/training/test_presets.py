@@ -7,17 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import Config, DecodingOptions, preset_names, resolve_config
 from seesay.errors import ConfigError
-from seesay.explanation import explain
+from seesay.explanation.explain import explain
 from seesay.models.captioning import build_model
 from seesay.models.packing import pack_captions
 from seesay.models.vocabulary import VocabularyLayer
 from seesay.tokenizer import END_ID, Tokenizer
-from seesay.training.fit import train
 from seesay.training.inputs import count_words
 from seesay.training.module import CaptioningModule
+from seesay.training.train import train
 from tests import tiny
 from tests.decoding.oracles import decode
 from tests.training.outcomes import outcome

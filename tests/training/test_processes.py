@@ -20,8 +20,8 @@ from seesay.features import JoinedStores
 from seesay.models.captioning import CaptionModel
 from seesay.tokenizer import Tokenizer
 from seesay.training.distributed import process_counts, rank, rank_zero_first
-from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
+from seesay.training.train import train
 from seesay.training.trainer import _require_devices
 from seesay.training.validation import existing_run
 from tests import processes, tiny

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from seesay import cli
 from seesay.checkpoint import load_run
+from seesay.cli import main as cli
 from seesay.config import Config, replace, save_config
 from seesay.data.annotations import load_annotations, write_annotations
 from seesay.errors import CheckpointError, DataError, FeatureStoreError
 from seesay.features import FeatureStore, extract_features
-from seesay.training import fit
+from seesay.training import train as fit
 from seesay.training.callbacks import AtomicCheckpointIO, BestModel, MetricsLog, ResumePoint
-from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
+from seesay.training.train import train
 from tests import processes, tiny
 from tests.training.outcomes import epochs, outcome, rows, step
 
@@ -488,7 +488,7 @@ def test_resuming_after_four_kills_equals_uninterrupted_training(
 
 
 def seesay(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "seesay.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "seesay.cli.main", *map(str, arguments)]
 
 
 def kill_five_times(command: list[str], reached: Callable[[], int], moments: list[int], log: Path) -> None:

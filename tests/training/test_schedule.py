@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from seesay.config import TrainingConfig
-from seesay.training.fit import train
 from seesay.training.schedule import build_optimizer, rate_factor
+from seesay.training.train import train
 from tests import tiny
 from tests.training.outcomes import rows
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from seesay.config import TrainingConfig
 from seesay.models.packing import PackedCaptions, pack_captions
-from seesay.training.fit import train
 from seesay.training.scheduled_sampling import mix_in_samples, sampling_probability
+from seesay.training.train import train
 from tests import tiny
 from tests.training.outcomes import epochs
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import Config, replace
 from seesay.data.annotations import write_annotations
@@ -20,10 +20,10 @@ from seesay.errors import ConfigError, DataError, FeatureStoreError
 from seesay.evaluation.captioning import feature_source
 from seesay.features import FeatureStore, extract_features, import_features, store_path
 from seesay.models.encoders import Encoder
-from seesay.training.fit import train
 from seesay.training.module import CaptioningModule
 from seesay.training.stores import open_sources
-from seesay.training.tune import tune
+from seesay.training.train import train
+from seesay.training.tuning.tune import tune
 from tests import tiny
 from tests.training.outcomes import epochs, outcome
 from tests.training.test_resume import KillError, fail_at

@@ -14,7 +14,7 @@ from seesay.errors import CheckpointError, ConfigError
 from seesay.features import extract_features, import_features
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.tokenizer import Tokenizer
-from seesay.training.fit import train
+from seesay.training.train import train
 from seesay.training.warm_start import warm_start
 from tests import tiny
 

@@ -1,6 +1,6 @@
 """Find the images of a collection: folders, globs, lists, tables and archives, as one list of names.
 
-`seesay.sources` opens every such name, so that nothing is unpacked: `photos/a.jpg`, a URL, `shard.tar::a.jpg`,
+`seesay.images.sources` opens every such name, so that nothing is unpacked: `photos/a.jpg`, a URL, `shard.tar::a.jpg`,
 `table.parquet::COLUMN::ROW`.
 """
 

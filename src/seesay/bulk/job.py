@@ -19,11 +19,11 @@ from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import Row, plain, texts
 from seesay.bulk.sinks import Sink
 from seesay.bulk.writers import Writer
-from seesay.caption import Caption, Captioner
+from seesay.captioners.base import Caption, Captioner
 from seesay.config import DecodingOptions
 from seesay.errors import ImageError, SeesayError
 from seesay.files import only_writer, write_atomically
-from seesay.prefetch import usable_cores
+from seesay.images.prefetch import usable_cores
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of finished images and of all images after every batch."""

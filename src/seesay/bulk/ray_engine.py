@@ -30,12 +30,12 @@ from seesay.bulk.job import BATCH_SIZE, BulkReport, ErrorCallback, ProgressCallb
 from seesay.bulk.parquet_writer import ParquetWriter, read_part_metadata, write_part
 from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError, MissingDependencyError, SeesayError
 from seesay.files import only_writer
-from seesay.prefetch import usable_cores
+from seesay.images.prefetch import usable_cores
 
 TASK_BATCHES = 8
 """Batches per task, and so per part."""

@@ -8,7 +8,7 @@ from seesay.data.readers.images import SidecarNames, is_url
 from seesay.data.readers.text import EditableText
 from seesay.errors import DataError, SeesayError
 from seesay.files import exists, write_atomically
-from seesay.image_metadata import DescriptionError, Field, read_description, with_description
+from seesay.images.metadata import DescriptionError, Field, read_description, with_description
 
 Existing = Literal["skip", "overwrite", "append", "prefix", "suffix"]
 """What to do with an existing text: keep it, replace it, add a line, or add the caption before or after it."""

@@ -14,10 +14,10 @@ from seesay.data.annotations import (
     split_annotations,
     write_annotations,
 )
-from seesay.data.check import DataReport, check_data
 from seesay.data.download import download_dataset
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
-from seesay.data.scenes import make_scenes
+from seesay.data.synthetic.scenes import make_scenes
+from seesay.data.validation.check import DataReport, check_data
 
 __all__ = [
     "USUAL_NAMES",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from seesay.data.records import Annotations
 from seesay.errors import DataError
-from seesay.images import Preprocessing, read_image, resize_image
+from seesay.images.loading import Preprocessing, read_image, resize_image
 
 SIDES = re.compile(r"\b(left|right)\w*", re.IGNORECASE)
 """English words that make a caption wrong for the mirrored image."""

@@ -13,9 +13,9 @@ from seesay.data.augmentation import Augmentation, is_flippable
 from seesay.data.reading import FeatureReader, read_partly_mirrored
 from seesay.data.records import Annotation
 from seesay.errors import DataError
-from seesay.images import Preprocessing, load_pixels
+from seesay.images.loading import Preprocessing, load_pixels
+from seesay.images.prefetch import prefetch
 from seesay.models.packing import PAD_ID, PackedCaptions, pack_captions
-from seesay.prefetch import prefetch
 
 _AHEAD = 3
 _BUCKET_BATCHES = 24

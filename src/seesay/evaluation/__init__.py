@@ -2,10 +2,10 @@
 
 from seesay.evaluation.captioning import caption_split
 from seesay.evaluation.comparison import Comparison, compare, save_comparison
+from seesay.evaluation.evaluators import evaluate, evaluate_captions, evaluate_human
 from seesay.evaluation.predictions import read_predictions
 from seesay.evaluation.result import Evaluation, save_evaluation
 from seesay.evaluation.scoring import ALL_SCORES, DEFAULT_SCORES, score_captions
-from seesay.evaluation.systems import evaluate, evaluate_captions, evaluate_human
 
 __all__ = [
     "ALL_SCORES",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from seesay.captioner import Caption, TrainedCaptioner
+from seesay.captioners.trained import Caption, TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError, ImageError

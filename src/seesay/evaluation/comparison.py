@@ -11,16 +11,16 @@ import numpy as np
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
 from seesay.errors import DataError
+from seesay.evaluation.evaluators import evaluate
 from seesay.evaluation.predictions import has_predictions
 from seesay.evaluation.report import open_or_blank, ranking_score
 from seesay.evaluation.result import PER_IMAGE_FILE, is_per_image, read_per_image
 from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
-from seesay.evaluation.systems import evaluate
+from seesay.explanation import Card, Gallery, Section, Table, Text, write_report
 from seesay.files import text_bytes, write_atomically
 from seesay.metrics import Difference, Scores, paired_bootstrap
 from seesay.metrics.bootstrap import DRAWS, SEED, bootstrap_recipe
 from seesay.outputs import FolderKind, check_folder
-from seesay.visualise import Card, Gallery, Section, Table, Text, write_report
 
 COMPARISON = FolderKind(
     "comparison", ("comparison.html", "comparison.json"), signature=("comparison.json", b'"against_the_first": ')

@@ -9,9 +9,7 @@ from PIL import Image
 from seesay.data.records import Annotation
 from seesay.errors import DataError, ImageError
 from seesay.evaluation.result import Evaluation
-from seesay.images import read_image
-from seesay.metrics import Scores
-from seesay.visualise import (
+from seesay.explanation import (
     Card,
     Figure,
     Gallery,
@@ -22,6 +20,8 @@ from seesay.visualise import (
     draw_training_curves,
     write_report,
 )
+from seesay.images.loading import read_image
+from seesay.metrics import Scores
 
 MAX_SHOWN = 6
 """Number of images per gallery."""

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from seesay.clipscore import CLIP_SCORE, DEFAULT_CLIP, REF_CLIP_SCORE, ClipScorer
 from seesay.data.records import Annotation
 from seesay.errors import ConfigError, DataError, SeesayError
+from seesay.evaluation.clipscore import CLIP_SCORE, DEFAULT_CLIP, REF_CLIP_SCORE, ClipScorer
 from seesay.metrics import Scores, compute_metrics, tokenize
 from seesay.metrics.bootstrap import DRAWS, check_draws
 from seesay.metrics.java import METEOR_JAR, SPICE, jar_scores

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seesay.captioners.onnx.manifest import EXPORT
 from seesay.data.records import name_some
 from seesay.errors import DataError, SeesayError
-from seesay.onnx_runtime.manifest import EXPORT
 from seesay.outputs import check_folder
 
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from seesay.captioners.onnx.graphs import ATTENTION, IMAGE, LOGITS, NEXT, PIXELS, ROW, TOKENS
 from seesay.errors import ConfigError
 from seesay.export.layers import exportable
 from seesay.models.captioning import CaptionModel
 from seesay.models.protocol import Decoder, DecoderState
-from seesay.onnx_runtime.graphs import ATTENTION, IMAGE, LOGITS, NEXT, PIXELS, ROW, TOKENS
 
 _IMAGES, _ROWS, _STEPS = 3, 2, 2  # of the example; the exporter would treat a size of 1 as constant
 

@@ -7,15 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seesay.captioner import TrainedCaptioner
-from seesay.errors import ConfigError, MissingDependencyError, SeesayError
-from seesay.export.folder import atomic_folder, check_target
-from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
-from seesay.export.quantise import calibration_pixels, quantise_encoder
-from seesay.files import write_atomically
-from seesay.models.encoders import Encoder
-from seesay.onnx_runtime.graphs import Graphs
-from seesay.onnx_runtime.manifest import (
+from seesay.captioners.onnx.graphs import Graphs
+from seesay.captioners.onnx.manifest import (
     DECODER_FILE,
     ENCODER_FILE,
     MANIFEST_FILE,
@@ -23,6 +16,13 @@ from seesay.onnx_runtime.manifest import (
     TOKENIZER_FILE,
     Manifest,
 )
+from seesay.captioners.trained import TrainedCaptioner
+from seesay.errors import ConfigError, MissingDependencyError, SeesayError
+from seesay.export.folder import atomic_folder, check_target
+from seesay.export.graphs import EncoderGraph, write_decoder, write_encoder
+from seesay.export.quantise import calibration_pixels, quantise_encoder
+from seesay.files import write_atomically
+from seesay.models.encoders import Encoder
 from seesay.onnx_sessions import load_onnxruntime
 from seesay.tokenizer import START_ID
 
@@ -35,7 +35,7 @@ torch (docs/export.md describes the installation):
 
     seesay caption --model {folder} photo.jpg
 
-    from seesay.onnx_runtime import OnnxCaptioner
+    from seesay.captioners.onnx import OnnxCaptioner
     print(OnnxCaptioner.load("{folder}").caption("photo.jpg").text)
 
 encoder.onnx    inputs: pixels uint8 (B, {size}, {size}, 3), RGB; outputs: the decoder's constant inputs per image
@@ -65,7 +65,7 @@ class ExportReport:
 
 
 def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Sequence[str] = ()) -> ExportReport:
-    """Export a run to a folder for `seesay.onnx_runtime`.
+    """Export a run to a folder for `seesay.captioners.onnx`.
 
     Args:
         run: the run folder.

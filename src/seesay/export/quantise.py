@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seesay.bulk import find_images
-from seesay.images import Preprocessing, load_pixels
-from seesay.onnx_runtime.graphs import PIXELS
+from seesay.captioners.onnx.graphs import PIXELS
+from seesay.images.loading import Preprocessing, load_pixels
 from seesay.onnx_sessions import load_onnxruntime
 
 _MAX_IMAGES = 128  # for calibration; scales hardly change beyond a hundred

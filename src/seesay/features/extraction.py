@@ -23,10 +23,10 @@ from seesay.features.pooled import fill_pooled
 from seesay.features.stamps import Stamp, changed_images, stamped
 from seesay.features.store import FeatureStore
 from seesay.files import text_bytes
-from seesay.images import load_pixels
+from seesay.images.loading import load_pixels
+from seesay.images.prefetch import prefetch
 from seesay.models.encoders import Encoder
 from seesay.models.products import prepack_weights
-from seesay.prefetch import prefetch
 
 log = logging.getLogger("seesay")
 

@@ -21,8 +21,8 @@ from seesay.errors import FeatureStoreError, ImageError
 from seesay.features.layout import STAMP_BYTES
 from seesay.features.store import FeatureStore
 from seesay.files import text_bytes
-from seesay.prefetch import prefetch, usable_cores
-from seesay.sources import ImageBytes, Source, open_source, source_state
+from seesay.images.prefetch import prefetch, usable_cores
+from seesay.images.sources import ImageBytes, Source, open_source, source_state
 
 log = logging.getLogger("seesay")
 

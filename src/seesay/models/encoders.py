@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
-from seesay.images import Preprocessing, normalise
+from seesay.images.loading import Preprocessing, normalise
 from seesay.models.calibration import calibrate
 from seesay.models.networks import timm_network, weights_digest
 from seesay.models.onnx_encoder import EncoderParts, OnnxEncoder

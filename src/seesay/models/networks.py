@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
 from seesay.files import check_readable
-from seesay.images import Preprocessing
+from seesay.images.loading import Preprocessing
 from seesay.models.hub import hub_answers
 
 _RUN_PREFIX = "encoder.network."

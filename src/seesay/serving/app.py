@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from seesay import __version__
-from seesay.captioner import TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.serving import limits
 from seesay.serving.errors import ApiError, ClientDisconnectedError, Code, error_response
 from seesay.serving.limits import Limits

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from seesay.captioner import Caption, TrainedCaptioner
+from seesay.captioners.batching import CaptionRequest, generate_batch
+from seesay.captioners.trained import Caption, TrainedCaptioner
 from seesay.errors import ConfigError, ImageError, SeesayError
-from seesay.images import Preprocessing
-from seesay.request_batching import CaptionRequest, generate_batch
+from seesay.images.loading import Preprocessing
+from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.batching import Batcher
 from seesay.serving.errors import ApiError
@@ -20,7 +21,6 @@ from seesay.serving.limits import Limits
 from seesay.serving.requests import Request
 from seesay.serving.telemetry import Metrics
 from seesay.serving.uploads import check_header
-from seesay.sources import ImageBytes
 
 log = logging.getLogger("seesay.serving")
 

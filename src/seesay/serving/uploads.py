@@ -8,10 +8,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from seesay.errors import ImageError
-from seesay.images import image_size
+from seesay.images.loading import image_size
+from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.errors import ApiError, ClientDisconnectedError
-from seesay.sources import ImageBytes
 
 IMAGES = "images"
 """Name of the form field for files."""

@@ -12,10 +12,10 @@ import torch
 from seesay.config import Config
 from seesay.data.annotations import load_dataset
 from seesay.data.batches import Example, make_examples
-from seesay.data.caption_statistics import level_advice
-from seesay.data.inspection import is_readable
 from seesay.data.records import Annotations
-from seesay.data.trainability import require_trainable
+from seesay.data.validation.inspection import is_readable
+from seesay.data.validation.statistics import level_advice
+from seesay.data.validation.trainability import require_trainable
 from seesay.errors import DataError
 from seesay.features import JoinedStores
 from seesay.features.extraction import Progress

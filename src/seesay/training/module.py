@@ -15,12 +15,12 @@ from seesay.metrics import CaptionMetrics
 from seesay.models.captioning import CaptionModel
 from seesay.models.packing import PackedCaptions
 from seesay.tokenizer import Tokenizer
+from seesay.training.cuda_graphs import GraphedTrainStep
 from seesay.training.distributed import gather_captions, sum_over_ranks
-from seesay.training.graphs import GraphedTrainStep
 from seesay.training.losses import cross_entropy
 from seesay.training.schedule import build_optimizer, rate_factor
 from seesay.training.scheduled_sampling import mix_in_samples, sampling_probability
-from seesay.training.self_critical import SelfCritic
+from seesay.training.scst import SelfCritic
 
 SAMPLES = 3
 """Validation images whose captions are logged after each epoch."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seesay.data.records import count, name_some
-from seesay.images import FORMAT_SUFFIXES
+from seesay.images.loading import FORMAT_SUFFIXES
 from seesay.names import Folders, to_nfc
 
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)

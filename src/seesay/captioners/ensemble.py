@@ -1,0 +1,93 @@
+"""An ensemble of captioners that share a vocabulary."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from seesay.captioners.trained import ImageInput, ModelInputs, TrainedCaptioner
+from seesay.decoding import EnsembleDecoder, init_state
+from seesay.decoding.ensemble import Mean, join_memories
+from seesay.errors import ConfigError, ImageError
+from seesay.models.protocol import Decoder, DecoderState
+
+
+class EnsembleCaptioner(TrainedCaptioner):
+    """Captioners whose distributions over the vocabulary are averaged at every step.
+
+    Each member encodes the image with its own encoder. Decoding options, maximum length and grid are the first
+    member's.
+
+    Args:
+        members: at least one captioner.
+        mean: average the members' probabilities or their log-probabilities.
+
+    Attributes:
+        members: the captioners.
+
+    Raises:
+        ConfigError: the vocabularies differ; the message names both runs and the first different word.
+    """
+
+    def __init__(self, members: Sequence[TrainedCaptioner], mean: Mean = "probabilities") -> None:
+        if not members:
+            raise ConfigError("an ensemble needs at least one captioner")
+        first = members[0]
+        super().__init__(first.run, first.model, first.device)
+        self.members = list(members)
+        for other in members[1:]:
+            _check_vocabulary(first, other)
+        sizes = [member.run.config.model.projection_size for member in members]
+        self._decoder = EnsembleDecoder([member.model.search for member in members], sizes, mean)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The members' run folders."""
+        return tuple(member.run.folder for member in self.members)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The members' decoders as one."""
+        return self._decoder
+
+    def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        first = self.members[0].run
+        for other in (member.run for member in self.members[1:]):
+            if other.info.features != first.info.features:
+                raise ConfigError(
+                    f"{first.folder} and {other.folder} were trained on features of different encoders; "
+                    "pass images instead of features"
+                )
+        memories = [member.model.project(features) for member in self.members]
+        return join_memories(memories, [mask] * len(memories))
+
+    @torch.inference_mode()
+    def encode(self, pixels: Sequence[ModelInputs]) -> DecoderState:
+        """Return the members' decoder states, as one, before the start token, of B images."""
+        memories = [
+            member.model.project(member._features([views[place] for views in pixels]))
+            for place, member in enumerate(self.members)
+        ]
+        return init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
+
+    def _load(self, image: ImageInput) -> tuple[ImageInput, ModelInputs | ImageError]:
+        model_inputs: ModelInputs = ()
+        for member in self.members:
+            _, found = member._load(image)
+            if isinstance(found, ImageError):
+                return image, found
+            model_inputs += found
+        return image, model_inputs
+
+
+def _check_vocabulary(first: TrainedCaptioner, other: TrainedCaptioner) -> None:
+    ours, theirs = first.run.tokenizer.vocabulary, other.run.tokenizer.vocabulary
+    if ours == theirs:
+        return
+    names = f"{first.run.folder} and {other.run.folder} have different vocabularies"
+    if len(ours) != len(theirs):
+        raise ConfigError(f"{names}, of {len(ours)} and {len(theirs)} words; an ensemble needs equal vocabularies")
+    place = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    raise ConfigError(
+        f"{names}: word {place} is {ours[place]!r} and {theirs[place]!r}; an ensemble needs equal vocabularies"
+    )

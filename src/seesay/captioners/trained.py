@@ -1,0 +1,174 @@
+"""`TrainedCaptioner`: a trained model with its encoder, preprocessing and tokenizer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seesay.captioners.base import Caption, Captioner, ModelInputs
+from seesay.checkpoint import Run, load_run, load_weights
+from seesay.config import DecodingOptions
+from seesay.decoding import SearchTrace, init_state
+from seesay.devices import choose_device
+from seesay.errors import CheckpointError, ConfigError
+from seesay.features.extraction import round_features
+from seesay.images.loading import ImageInput, Preprocessing
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.encoders import build_encoder
+from seesay.models.products import prepack_weights
+from seesay.models.protocol import Decoder, DecoderState
+
+__all__ = ["Caption", "ImageInput", "ModelInputs", "TrainedCaptioner"]
+
+_CPU_ENCODER_BATCH = 8
+"""Images per encoder batch on a CPU: larger batches are not faster and need more memory."""
+
+
+class TrainedCaptioner(Captioner):
+    """A captioner loaded from a run folder.
+
+    Attributes:
+        run: configuration, tokenizer and metadata of the run.
+        model: the network, in evaluation mode.
+    """
+
+    def __init__(self, run: Run, model: CaptionModel, device: torch.device) -> None:
+        super().__init__(run.config, run.tokenizer, run.info.max_length, run.info.grid)
+        self.run = run
+        self.model = model
+        self.device = device
+
+    @classmethod
+    def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "TrainedCaptioner":
+        """Return the captioner of a run folder, or the ensemble of several.
+
+        Args:
+            model: the run folder, or several with the same vocabulary for an `EnsembleCaptioner`.
+            device: auto, cpu, cuda or mps.
+
+        Raises:
+            ConfigError: the runs have different vocabularies.
+            CheckpointError: the folder has no run, or the run is damaged or its encoder has changed.
+            EncoderError: the encoder's weights are not available.
+        """
+        if not isinstance(model, (str, Path)):
+            from seesay.captioners.ensemble import EnsembleCaptioner
+
+            members = [cls.load(each, device) for each in model]
+            return members[0] if len(members) == 1 else EnsembleCaptioner(members)
+        run = load_run(model)
+        encoder = None
+        if "encoder" in run.info.features:
+            stored = run.info.encoder_stored  # then the run has the weights, and its metadata the rest
+            encoder = build_encoder(run.config.encoder, identity=run.info.features if stored else None)
+            if not run.info.encoder_stored and encoder.identity != run.info.features:
+                raise CheckpointError(
+                    f"{run.folder} was trained on another version of {run.config.encoder.encoder}: "
+                    f"weights {run.info.features['digest']} then, {encoder.identity['digest']} now"
+                )
+        network = build_model(run.config.model, run.info.vocabulary_size, run.info.feature_size)
+        if run.info.encoder_stored:  # then the run's file has its weights too
+            network.encoder = encoder
+        load_weights(run, network)
+        network.encoder = encoder
+        chosen = torch.device(choose_device(device))
+        network = network.to(chosen).eval()
+        prepack_weights(network)
+        return cls(run, network, chosen)
+
+    @torch.inference_mode()
+    def caption_features(
+        self,
+        features: torch.Tensor,
+        memory_mask: torch.Tensor | None = None,
+        options: DecodingOptions | None = None,
+        *,
+        keys: Sequence[str] | None = None,
+        attention: bool = False,
+    ) -> list[Caption]:
+        """Return the captions of images from their features.
+
+        Args:
+            features: encoder output, (B, N, F).
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            options: decoding options; None: the run's.
+            keys: a name per image for messages and the seeds of sampling.
+            attention: return attention weights.
+
+        Raises:
+            ConfigError: the number of keys differs from that of images; or the members of an ensemble have different
+                encoders.
+            DataError: an image has no region.
+        """
+        mask = None if memory_mask is None else memory_mask.to(self.device)
+        memory, mask = self._project(features.to(self.device), mask)
+        return self.generate(init_state(self.decoder, memory, mask, keys), keys, options, attention=attention)
+
+    def trace(self, image: ImageInput, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
+        """Return an image's caption and every candidate of its search.
+
+        Args:
+            image: an image as in `caption`.
+            options: decoding options; None: the run's.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        model_inputs, name = self.prepare(image)
+        trace = SearchTrace()
+        return self.generate(self.encode([model_inputs]), [name], options, trace=trace)[0], trace
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The run folder."""
+        return (self.run.folder,)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder that generates tokens."""
+        return self.model.search
+
+    def preprocessing(self) -> Preprocessing:
+        """Return the preprocessing that the encoder needs.
+
+        Raises:
+            ConfigError: the model has no encoder.
+        """
+        if self.model.encoder is None:
+            raise ConfigError(
+                f"{self.run.folder} was trained on imported or joined features and has no encoder: "
+                "it can be evaluated with those features, but cannot caption images"
+            )
+        return self.model.encoder.preprocessing
+
+    @torch.inference_mode()
+    def encode(self, pixels: Sequence[ModelInputs]) -> DecoderState:
+        """Return the decoder's state before the start token, of B images."""
+        return init_state(self.decoder, *self._project(self._features([view for (view,) in pixels]), None))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        state: DecoderState,
+        names: Sequence[str] | None,
+        options: DecodingOptions | None = None,
+        *,
+        attention: bool = False,
+        top_tokens: int = 0,
+        trace: SearchTrace | None = None,
+    ) -> list[Caption]:
+        """Return the captions of encoded images; see `Captioner.generate`."""
+        return super().generate(state, names, options, attention=attention, top_tokens=top_tokens, trace=trace)
+
+    def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the memory (B, N, D) of features (B, N, F), and its mask."""
+        return self.model.project(features), mask
+
+    def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        count = _CPU_ENCODER_BATCH if self.device.type == "cpu" else len(pixels)
+        parts = [torch.from_numpy(np.stack(pixels[at : at + count])) for at in range(0, len(pixels), count)]
+        features = torch.cat([self.model.encode(part.to(self.device)) for part in parts])
+        # Rounded as by the feature store in training.
+        return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features

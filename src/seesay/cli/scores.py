@@ -1,0 +1,186 @@
+"""`seesay evaluate` and `seesay compare`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from seesay.cli.console import print_error, print_line, progress, show_table
+from seesay.cli.parameters import (
+    CaptionColumn,
+    DecodingFlags,
+    Features,
+    Flat,
+    ImageColumn,
+    Metrics,
+    Stores,
+    decoding_options,
+)
+from seesay.config.flags import given_flags
+from seesay.errors import ConfigError, DataError
+from seesay.outputs import check_folder
+
+if TYPE_CHECKING:
+    from seesay.evaluation import Evaluation
+
+
+def evaluate(
+    model: str,
+    data: Path | None = None,
+    *,
+    split: str = "",
+    out: Path | None = None,
+    human: bool = False,
+    human_caption: str = "",
+    metrics: Metrics = None,
+    tokenization: Literal["ptb", "whitespace", "characters"] | None = None,
+    clip_model: str = "",
+    draws: int = 10_000,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+    features: Features = Path("features"),
+    store: Stores = None,
+    flags: Annotated[DecodingFlags | None, Flat] = None,
+) -> int:
+    """Score a run, a file of predictions, or human captions (--human DATA) on a split of a data set.
+
+    Args:
+        model: run folder, or predictions: COCO results JSON, or the output of `seesay caption --out` (JSONL, CSV, TSV,
+            Parquet).
+        data: captions and images.
+        split: split to score, or all [default: test, or the only split, or all images if there are no splits].
+        out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
+        human: score one reference caption per image against the others; pass only DATA.
+        human_caption: number of that caption, from 1, or longest [default: 1].
+        metrics: any of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
+            three and METEOR]. METEOR and SPICE are for English.
+        tokenization: tokenization of captions for scoring [default: characters for runs with a character vocabulary,
+            else ptb].
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap samples for the confidence intervals.
+    """
+    from seesay.checkpoint import is_run, load_run
+    from seesay.data import ColumnNames
+    from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
+    from seesay.evaluation import evaluate as score
+    from seesay.evaluation.clipscore import DEFAULT_CLIP
+    from seesay.evaluation.report import write_evaluation_report
+    from seesay.evaluation.result import EVALUATION, REPORT_FILE
+
+    common: dict[str, Any] = {
+        "split": split or None,
+        "tokenization": tokenization,
+        "metrics": tuple(metrics or DEFAULT_SCORES),
+        "clip_model": clip_model or DEFAULT_CLIP,
+        "draws": draws,
+        "columns": ColumnNames(image_column, caption_column),
+    }
+    run = not human and is_run(model)
+    unused = [] if run else [*given_flags(flags), *(["store"] if store else [])]
+    _check_unused(human, data is not None, human_caption, unused)
+    if out is not None:
+        check_folder(out, EVALUATION, inputs=[model, data])
+    if human:
+        result = evaluate_human(model, which=human_caption or "1", **common)
+    elif data is None:
+        raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
+    else:
+        options = decoding_options(load_run(model).config, flags) if run else None
+        with progress("encoding", "images") as advance:
+            result = score(
+                model, data, options=options, features=features, stores=store or (), progress=advance, **common
+            )
+    _print_scores(result)
+    target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split, run)
+    save_evaluation(result, target)
+    write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
+    print_line(f"saved in {target}")
+    return 0 if result.complete and not (metrics and result.missing_scores) else 1
+
+
+def _check_unused(human: bool, data: bool, human_caption: str, unused: list[str]) -> None:
+    """Check that no flag would be ignored; `unused` are flags for runs that were passed with something else."""
+    if human and data:
+        raise ConfigError("--human scores the captions of the data; pass only DATA")
+    if human_caption and not human:
+        raise ConfigError("--human-caption selects the human caption to score; add --human or drop it")
+    if unused:
+        raise ConfigError(f"--{unused[0].replace('_', '-')} is for runs, not for existing captions; drop it")
+
+
+def _default_folder(model: str, human: str, split: str, run: bool) -> Path:
+    split = split.partition("(")[0]
+    return Path(model) / "predictions" / split if run else Path("evaluations") / f"{human or Path(model).stem}-{split}"
+
+
+def _print_scores(result: "Evaluation") -> None:
+    """Print the scores, before writing files, so that a full disk does not lose them."""
+    from seesay.evaluation.report import diversity_rows, score_rows
+
+    for problem in result.problems:
+        print_error(problem)
+    title = f"{result.system} on {result.split}: {len(result.predictions)} images"
+    show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
+    show_table("", ("statistic", "value"), diversity_rows(result))
+    if result.diagnosis:
+        print_error(result.diagnosis)
+    print_line(result.signature)
+
+
+def compare(
+    *systems: str,
+    data: Path | None = None,
+    split: str = "",
+    tokenization: Literal["ptb", "whitespace", "characters"] | None = None,
+    metrics: Metrics = None,
+    draws: int = 10_000,
+    out: Path | None = None,
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+) -> int:
+    """Compare systems with the first one on the same images: significance and largest differences.
+
+    Args:
+        systems: evaluated runs, evaluation folders, or files of predictions (with --data).
+        data: reference captions for files of predictions.
+        split: split to compare [default: the evaluated one].
+        tokenization: tokenization of files of predictions [default: that of the evaluation in their folder, else ptb].
+        metrics: see `seesay evaluate`.
+        draws: number of bootstrap samples for confidence intervals and p-values.
+        out: folder for comparison.json and comparison.html.
+    """
+    from seesay.data import ColumnNames
+    from seesay.evaluation import DEFAULT_SCORES
+    from seesay.evaluation.comparison import COMPARISON, difference_rows, save_comparison
+    from seesay.evaluation.comparison import compare as compare_systems
+
+    if out is not None:
+        check_folder(out, COMPARISON, inputs=[*systems, data])
+    wanted = tuple(metrics or DEFAULT_SCORES)
+    found = compare_systems(
+        systems,
+        data=data,
+        split=split or None,
+        tokenization=tokenization,
+        metrics=wanted,
+        draws=draws,
+        columns=ColumnNames(image_column, caption_column),
+    )
+    for reason in (*found.warnings, *found.missing.values()):
+        print_error(reason)
+    first, *others = found.systems
+    header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "significant")
+    for system, each, (gains, losses) in zip(others, found.differences, found.extremes, strict=True):
+        show_table(f"first {first.name}, second {system.name}", header, difference_rows(each))
+        for kind, ids in (("gains", gains), ("loses", losses)):
+            print_line(f"{system.name} {kind} most in {found.ranked_by} on:")
+            for image_id in ids:
+                print_line(f"  {image_id}")
+                for one in (first, system):
+                    line = f"    {one.name}: {one.predictions[image_id]}"
+                    print_line(line)
+    for system in found.systems:
+        print_line(f"{system.name}: {system.signature}")
+    print_line(found.recipe)
+    if out is not None:
+        save_comparison(found, out)
+        print_line(f"written {out / 'comparison.html'} and comparison.json")
+    return 1 if metrics and found.missing else 0

@@ -1,0 +1,65 @@
+"""`seesay serve`."""
+
+import os
+from pathlib import Path
+
+from seesay.cli.console import choose_run
+from seesay.errors import ConfigError, MissingDependencyError
+
+API_KEY_VARIABLE = "SEESAY_API_KEY"
+
+
+def serve(
+    *models: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    max_batch: int = 32,
+    max_wait: float = 0.01,
+    max_pending: int = 256,
+    api_key_file: Path | None = None,
+) -> None:
+    """Serve a captioner over HTTP, with a web UI that shows attention maps.
+
+    On Ctrl-C or SIGTERM the server finishes accepted requests and exits.
+
+    Args:
+        models: run folder; several that share a vocabulary are ensembled [default: the latest in runs/].
+        host: address to listen on; 0.0.0.0 listens on all interfaces.
+        port: port to listen on; 0: any free port.
+        device: auto, cpu, cuda or mps.
+        max_batch: maximum number of images per batch.
+        max_wait: maximum time that a batch waits for more images, in seconds.
+        max_pending: maximum number of pending images; further requests get status 503.
+        api_key_file: file with the API key that requests must send [default: SEESAY_API_KEY, or no key].
+    """
+    if min(max_batch, max_pending) < 1 or not 0 <= max_wait <= 10:
+        raise ConfigError("--max-batch and --max-pending must be at least 1, --max-wait from 0 to 10 seconds")
+    try:
+        from seesay.serving.app import create_app
+        from seesay.serving.server import address, listen
+        from seesay.serving.server import serve as run
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "FastAPI", "serve", "seesay serve") from error
+    from seesay.captioners.trained import TrainedCaptioner
+    from seesay.serving.limits import Limits
+
+    key = _read_key(api_key_file)
+    with listen(host, port) as listener:  # first, so that a taken port is reported before the model is loaded
+        captioner = TrainedCaptioner.load([choose_run(name) for name in models or [""]], device)
+        bounds = Limits(max_batch, max_wait, max_pending)
+        app = create_app(captioner, bounds, key)
+        url = address(listener)
+        run(app, listener, bounds, lambda: print(f"seesay serves at {url}", flush=True))
+
+
+def _read_key(path: Path | None) -> str:
+    if path is None:
+        return os.environ.get(API_KEY_VARIABLE, "")
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file {path} cannot be read ({error}); write the key into it") from error
+    if not key:
+        raise ConfigError(f"--api-key-file {path} is empty; write the key into it")
+    return key

@@ -1,0 +1,1 @@
+"""Synthetic data: drawn scenes with captions, boxes and splits."""

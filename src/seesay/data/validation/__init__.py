@@ -1,0 +1,1 @@
+"""Checks of a data set: damage, duplicates, leaks between splits, statistics, and fitness for training."""

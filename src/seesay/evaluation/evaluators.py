@@ -1,0 +1,241 @@
+"""Evaluation of a split: of a run, of a prediction file, or of one human caption against the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.checkpoint import is_run
+from seesay.config import DecodingOptions
+from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
+from seesay.data.records import Annotation
+from seesay.data.synthetic.scenes import names_only_scenes, unfounded_mentions
+from seesay.errors import DataError
+from seesay.evaluation.captioning import caption_split, feature_source
+from seesay.evaluation.clipscore import DEFAULT_CLIP
+from seesay.evaluation.eval_split import read_eval_split
+from seesay.evaluation.predictions import has_predictions, match_predictions, read_predictions, refuse_references
+from seesay.evaluation.result import Evaluation
+from seesay.evaluation.scoring import DEFAULT_SCORES, check_scores, score_captions
+from seesay.features.extraction import Progress
+from seesay.metrics import absent_objects, bootstrap_intervals, measure_diversity, tokenize
+from seesay.metrics.bootstrap import DRAWS
+from seesay.metrics.java import SPICE
+from seesay.metrics.tokenize import DEFAULT_TOKENIZATION
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    options: DecodingOptions | None = None,
+    tokenization: str | None = None,
+    metrics: Sequence[str] = DEFAULT_SCORES,
+    clip_model: str = DEFAULT_CLIP,
+    draws: int = DRAWS,
+    columns: ColumnNames = USUAL_NAMES,
+    features: str | Path = "features",
+    stores: Sequence[str | Path] = (),
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Returns the evaluation of a run or a prediction file on a split of a data set.
+
+    Args:
+        model: run folder, or prediction file; see `read_predictions`.
+        data: anything `load_annotations` reads.
+        split: see `read_eval_split`.
+        options: decoding options of a run; None: those of its configuration.
+        tokenization: ptb, whitespace or characters; None: characters for a run with a character vocabulary, else ptb.
+        metrics: see `score_captions`.
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap draws of the intervals.
+        columns: table columns to use instead of the common names.
+        features: folder of feature stores; missing images are added to the store of the encoder and data.
+        stores: imported feature stores to use instead.
+        device: device of a run.
+        progress: called with the number of encoded images, if any are encoded.
+
+    Raises:
+        DataError: the split is empty, or predictions are missing, duplicate, or equal to the references.
+        CheckpointError: the run cannot be loaded.
+        ConfigError: unknown score or tokenization.
+    """
+    check_scores(metrics, draws)
+    captions: Mapping[str, Caption] = {}
+    path = Path(model)
+    if is_run(model) or (path.is_dir() and not has_predictions(path)):
+        captioner = TrainedCaptioner.load(model, device)
+        eval_split = read_eval_split(data, split, captioner.run.config.data, columns)
+        items, options = eval_split.items, captioner.options(options)
+        tokenization = tokenization or captioner.run.config.text.tokenization
+        source = feature_source(captioner, items, data, features, stores, progress)
+        usable = [item for item in items if item.id in source] if source else items
+        captions, problems = caption_split(captioner, usable, source, options)
+        predictions = {image_id: caption.text for image_id, caption in captions.items()}
+    else:
+        eval_split, options = read_eval_split(data, split, columns=columns), None
+        predictions, problems = match_predictions(read_predictions(path), eval_split.items, path)
+        problems += refuse_references(path, Path(data), predictions, eval_split.items)
+    return evaluate_captions(
+        [item for item in eval_split.items if item.id in predictions],
+        predictions,
+        system=str(model),
+        split=eval_split.split,
+        training=eval_split.training,
+        tokenization=tokenization or DEFAULT_TOKENIZATION,
+        metrics=metrics,
+        clip_model=clip_model,
+        draws=draws,
+        decoding=options,
+        captions=captions,
+        problems=[*eval_split.problems, *problems],
+        unscored=[*eval_split.uncaptioned, *(item.id for item in eval_split.items if item.id not in predictions)],
+    )
+
+
+def evaluate_human(
+    data: str | Path,
+    *,
+    split: str | None = None,
+    which: str = "1",
+    tokenization: str | None = None,
+    metrics: Sequence[str] = DEFAULT_SCORES,
+    clip_model: str = DEFAULT_CLIP,
+    draws: int = DRAWS,
+    columns: ColumnNames = USUAL_NAMES,
+) -> Evaluation:
+    """Returns the evaluation of one human caption of each image against the others.
+
+    Args:
+        data: anything `load_annotations` reads.
+        split: see `read_eval_split`.
+        which: the caption to score: its number from 1, or `longest` (most characters after tokenization).
+        tokenization: ptb, whitespace or characters; None: ptb.
+        metrics: see `score_captions`.
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap draws of the intervals.
+        columns: table columns to use instead of the common names.
+
+    Raises:
+        DataError: an image has no such caption, or no other caption.
+        ConfigError: unknown score or tokenization.
+    """
+    check_scores(metrics, draws)
+    tokenization = tokenization or DEFAULT_TOKENIZATION
+    eval_split = read_eval_split(data, split, columns=columns)
+    items, predictions = [], {}
+    for item in eval_split.items:
+        index = _caption_index(item, which, tokenization)
+        predictions[item.id] = item.captions[index]
+        items.append(replace(item, captions=item.captions[:index] + item.captions[index + 1 :]))
+    return evaluate_captions(
+        items,
+        predictions,
+        system=f"human caption ({which})",
+        split=eval_split.split,
+        training=eval_split.training,
+        tokenization=tokenization,
+        metrics=metrics,
+        clip_model=clip_model,
+        draws=draws,
+        origin=f"human({which})",
+        problems=eval_split.problems,
+        unscored=eval_split.uncaptioned,
+    )
+
+
+def evaluate_captions(
+    items: Sequence[Annotation],
+    predictions: Mapping[str, str],
+    *,
+    system: str,
+    split: str,
+    training: Sequence[str] | None = None,
+    tokenization: str = "ptb",
+    metrics: Sequence[str] = DEFAULT_SCORES,
+    clip_model: str = DEFAULT_CLIP,
+    draws: int = DRAWS,
+    decoding: DecodingOptions | None = None,
+    origin: str = "file",
+    captions: Mapping[str, Caption] | None = None,
+    problems: Sequence[str] = (),
+    unscored: Sequence[str] = (),
+) -> Evaluation:
+    """Returns the evaluation of existing captions.
+
+    Args:
+        items: images with their references.
+        predictions: caption by image id.
+        system: source of the captions.
+        split: name of the split.
+        training: training captions of the system, if known.
+        tokenization: ptb, whitespace or characters.
+        metrics: see `score_captions`.
+        clip_model: hub name or folder of the CLIPScore model.
+        draws: number of bootstrap draws of the intervals.
+        decoding: decoding options of generated captions.
+        origin: source of other captions.
+        captions: generated captions with scores and log-probabilities.
+        problems: problems so far.
+        unscored: images of the split that are not in `items`.
+    """
+    texts = [predictions[item.id] for item in items]
+    scores, missing = score_captions(items, texts, tokenization=tokenization, metrics=metrics, clip_model=clip_model)
+    messages = [*problems, *scores.warnings]
+    if unscored:
+        messages.append(f"{len(unscored)} images of the split are not scored: {', '.join(unscored[:5])}")
+    if scores.empty:
+        messages.append(f"{len(scores.empty)} captions are empty and score 0: {', '.join(scores.empty[:5])}")
+    if SPICE in scores.corpus:
+        messages.append("SPICE is computed by its jar and has not been compared with published values")
+    if scores.wordless:
+        names = ", ".join(scores.wordless[:5])
+        messages.append(f"{len(scores.wordless)} images have references without words: {names}")
+    return Evaluation(
+        system=system,
+        items=tuple(items),
+        predictions={item.id: text for item, text in zip(items, texts, strict=True)},
+        scores=scores,
+        intervals=bootstrap_intervals(scores, draws=draws),
+        draws=draws,
+        diversity=measure_diversity(
+            texts,
+            training,
+            tokenization=tokenization,
+            finished=[captions[item.id].finished for item in items] if captions else None,
+        ),
+        split=split,
+        decoding=decoding,
+        origin=origin,
+        captions=captions or {},
+        absent_objects=_absent_share(items, texts),
+        problems=(*messages, *missing.values()),
+        unscored=tuple(unscored),
+        missing_scores=missing,
+    )
+
+
+def _caption_index(item: Annotation, which: str, tokenization: str) -> int:
+    """Returns the index of the human caption to score."""
+    if len(item.captions) < 2:
+        raise DataError(f"image {item.id} has only one caption and cannot be scored; remove it")
+    if which == "longest":
+        lengths = [len(text) for text in tokenize(item.captions, tokenization)]
+        return lengths.index(max(lengths))
+    if not which.isdecimal() or not 1 <= int(which) <= len(item.captions):
+        raise DataError(f"image {item.id} has no caption {which!r}; choose 1 to {len(item.captions)}, or longest")
+    return int(which) - 1
+
+
+def _absent_share(items: Sequence[Annotation], texts: Sequence[str]) -> float | None:
+    """Returns the fraction of captions that mention an absent object; None if an image has no boxes."""
+    if not all(item.boxes for item in items):
+        return None
+    if names_only_scenes(items):
+        wrong = [bool(unfounded_mentions(text, item)) for item, text in zip(items, texts, strict=True)]
+    else:
+        labels = [{box.label for box in item.boxes} for item in items]
+        wrong = [bool(names) for names in absent_objects(texts, labels)]
+    return sum(wrong) / len(wrong)

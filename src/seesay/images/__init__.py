@@ -1,0 +1,1 @@
+"""Images: sources, safe loading, orientation, preprocessing, prefetching and metadata."""

@@ -1,0 +1,73 @@
+"""Image descriptions in XMP or EXIF metadata, as used by photo software, for JPEG, PNG, WebP and TIFF.
+
+Only the metadata block changes; the compressed image and all other blocks are copied byte for byte. EXIF: the tag
+ImageDescription (0x010E), as UTF-8, as is common practice. XMP: dc:description in the language x-default.
+"""
+
+from types import ModuleType
+from typing import Literal
+
+from seesay.images.metadata import jpeg, png, tiff, webp, xmp
+from seesay.images.metadata.errors import DescriptionError
+
+Field = Literal["xmp", "exif"]
+
+__all__ = ["DescriptionError", "Field", "read_description", "with_description"]
+
+_IMAGE_DESCRIPTION = 0x010E
+
+
+def read_description(data: bytes, field: Field) -> str:
+    """Returns the description in a file; empty if there is none.
+
+    Args:
+        data: content of the file.
+        field: metadata to read.
+
+    Raises:
+        DescriptionError: the format is not supported, or the file is damaged.
+    """
+    block = _container(data).read_block(data, field)
+    if block is None:
+        return ""
+    if field == "xmp":
+        return xmp.description(block)
+    value = tiff.read_tag(block, _IMAGE_DESCRIPTION) or b""
+    return _text(value.split(b"\0")[0]).strip()
+
+
+def with_description(data: bytes, text: str, field: Field) -> bytes:
+    """Returns the file with a new description.
+
+    Args:
+        data: content of the file.
+        text: the description.
+        field: metadata to write.
+
+    Raises:
+        DescriptionError: as `read_description`; or the description is too long, or existing metadata is damaged.
+    """
+    container = _container(data)
+    block = container.read_block(data, field)
+    clean = "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
+    if field == "xmp":
+        block = xmp.with_description(block, clean)
+    else:
+        value = clean.encode("utf-8", "replace") + b"\0"
+        block = tiff.with_tag(block or tiff.EMPTY, _IMAGE_DESCRIPTION, tiff.ASCII, value)
+    written: bytes = container.with_block(data, field, block)
+    return written
+
+
+def _container(data: bytes) -> ModuleType:
+    for module in (jpeg, png, webp, tiff):
+        if module.matches(data):
+            return module
+    raise DescriptionError("descriptions are supported only in JPEG, PNG, WebP and TIFF files")
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

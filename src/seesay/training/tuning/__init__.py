@@ -1,0 +1,1 @@
+"""Hyperparameter search: the space of a preset, the study, and its trials."""
