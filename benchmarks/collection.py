@@ -104,7 +104,7 @@ def _measure(folder: Path, model: Path, broken: set[str], arguments: argparse.Na
 
 def _command(model: Path, links: Path, out: Path) -> list[str]:
     arguments: Sequence[object] = ("caption", links, "--model", model, "--out", out, "--batch-size", BATCH_SIZE)
-    return [sys.executable, "-m", "seesay.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "seesay", *map(str, arguments)]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Load:
 @contextlib.contextmanager
 def serving(run: Path, max_batch: int) -> Iterator[str]:
     """Yield the URL of a server in its own process."""
-    command = [sys.executable, "-m", "seesay.cli.main", "serve", str(run), "--port", "0", "--max-batch", str(max_batch)]
+    command = [sys.executable, "-m", "seesay", "serve", str(run), "--port", "0", "--max-batch", str(max_batch)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=log, text=True)
         try:

@@ -103,7 +103,7 @@ def _seesay(words: list[str]) -> list[str] | None:
         words = words[1:]
     if words[0] == "torchrun":
         words = words[words.index("-m") + 1 :]
-    return words[1:] if words[0] in ("seesay", "seesay.cli.main") else None
+    return words[1:] if words[0] in ("seesay",) else None
 
 
 def parse(arguments: list[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from seesay.openmp import limit_spinning
 
 if TYPE_CHECKING:
-    from seesay.captioners.base import Caption
+    from seesay.captioners import load_captioner
+    from seesay.captioners.base import Caption, Captioner
     from seesay.captioners.trained import TrainedCaptioner
     from seesay.config import Config, DecodingOptions, resolve_config
     from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
@@ -30,6 +31,7 @@ _HOMES = {
     "Annotation": "seesay.data",
     "Annotations": "seesay.data",
     "Caption": "seesay.captioners.base",
+    "Captioner": "seesay.captioners.base",
     "TrainedCaptioner": "seesay.captioners.trained",
     "Comparison": "seesay.evaluation",
     "Config": "seesay.config",
@@ -50,6 +52,7 @@ _HOMES = {
     "explain": "seesay.explanation.explain",
     "extract_features": "seesay.features",
     "load_annotations": "seesay.data",
+    "load_captioner": "seesay.captioners",
     "make_scenes": "seesay.data",
     "paired_bootstrap": "seesay.metrics",
     "resolve_config": "seesay.config",
@@ -61,6 +64,7 @@ __all__ = [
     "Annotation",
     "Annotations",
     "Caption",
+    "Captioner",
     "Comparison",
     "Config",
     "DecodingOptions",
@@ -81,6 +85,7 @@ __all__ = [
     "explain",
     "extract_features",
     "load_annotations",
+    "load_captioner",
     "make_scenes",
     "paired_bootstrap",
     "resolve_config",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from seesay.captioners.ensemble import EnsembleCaptioner
+from seesay.captioners.ensemble import EnsembleCaptioner, load_runs
 from seesay.captioners.trained import Caption, TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
@@ -269,15 +269,13 @@ class TestSeveralCaptions:
 
 class TestEnsemble:
     def test_an_ensemble_of_equal_runs_equals_one_run(self, cached_run: Path, images: list[str]) -> None:
-        both = TrainedCaptioner.load([cached_run, cached_run], "cpu")
+        both = load_runs([cached_run, cached_run], "cpu")
         assert isinstance(both, EnsembleCaptioner)
-        assert_same(
-            both.caption(images[:5], BEAM), TrainedCaptioner.load([cached_run], "cpu").caption(images[:5], BEAM)
-        )
+        assert_same(both.caption(images[:5], BEAM), load_runs([cached_run], "cpu").caption(images[:5], BEAM))
 
     def test_members_use_their_own_encoders(self, cached_run: Path, loop_run: Path, images: list[str]) -> None:
-        both = TrainedCaptioner.load([cached_run, loop_run], "cpu")
-        other = TrainedCaptioner.load([loop_run, cached_run], "cpu")
+        both = load_runs([cached_run, loop_run], "cpu")
+        other = load_runs([loop_run, cached_run], "cpu")
         captions = both.caption(images)
         assert [caption.text for caption in captions] == [caption.text for caption in other.caption(images)]
         alone = [TrainedCaptioner.load(run, "cpu").caption(images) for run in (cached_run, loop_run)]
@@ -292,8 +290,8 @@ class TestEnsemble:
         # Bug: all members received the same features, whatever their encoders.
         features = torch.from_numpy(store.read([annotations.items[0].id])[0])
         with pytest.raises(ConfigError, match=r"run and .*run were trained on features of different encoders"):
-            TrainedCaptioner.load([cached_run, loop_run], "cpu").caption_features(features)
-        twice = TrainedCaptioner.load([cached_run, cached_run], "cpu").caption_features(features)
+            load_runs([cached_run, loop_run], "cpu").caption_features(features)
+        twice = load_runs([cached_run, cached_run], "cpu").caption_features(features)
         assert_same(twice, TrainedCaptioner.load(cached_run, "cpu").caption_features(features))
 
     def test_different_vocabularies_are_named(
@@ -301,7 +299,7 @@ class TestEnsemble:
     ) -> None:
         train(tiny.cached(weights, epochs=1, vocabulary_size=5), colours, tmp_path / "small", features=features)
         with pytest.raises(ConfigError, match=r"run and .*small have different vocabularies, of \d+ and 9 words"):
-            TrainedCaptioner.load([cached_run, tmp_path / "small"], "cpu")
+            load_runs([cached_run, tmp_path / "small"], "cpu")
 
     def test_encoding_keeps_no_graph(self, cached_run: Path, images: list[Path]) -> None:
         both = EnsembleCaptioner([TrainedCaptioner.load(cached_run, "cpu")] * 2)

@@ -53,7 +53,7 @@ class ServerProcess:
 
 @pytest.fixture
 def server(cached_run: Path, tmp_path: Path) -> Iterator[ServerProcess]:
-    command = [sys.executable, "-m", "seesay.cli.main", "serve", str(cached_run), "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "seesay", "serve", str(cached_run), "--port", "0", "--device", "cpu"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:

@@ -488,7 +488,7 @@ def test_resuming_after_four_kills_equals_uninterrupted_training(
 
 
 def seesay(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "seesay.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "seesay", *map(str, arguments)]
 
 
 def kill_five_times(command: list[str], reached: Callable[[], int], moments: list[int], log: Path) -> None:

@@ -30,7 +30,7 @@ from seesay.bulk.job import BATCH_SIZE, BulkReport, ErrorCallback, ProgressCallb
 from seesay.bulk.parquet_writer import ParquetWriter, read_part_metadata, write_part
 from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
-from seesay.captioners.trained import TrainedCaptioner
+from seesay.captioners.ensemble import load_runs
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError, MissingDependencyError, SeesayError
@@ -154,7 +154,7 @@ class _Worker:
         keep_freed_memory()
         torch.set_num_threads(config.threads)
         self.config = config
-        self.captioner = TrainedCaptioner.load(config.models, config.device)
+        self.captioner = load_runs(config.models, config.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Caption the images of a task, write their part and return the counts.

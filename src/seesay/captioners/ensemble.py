@@ -80,6 +80,17 @@ class EnsembleCaptioner(TrainedCaptioner):
         return image, model_inputs
 
 
+def load_runs(models: Sequence[str | Path], device: str = "auto") -> TrainedCaptioner:
+    """Return the captioner of a run folder, or the ensemble of several.
+
+    Raises:
+        ConfigError: there is none, or their vocabularies differ.
+        CheckpointError: a folder has no run, or its run is damaged.
+    """
+    members = [TrainedCaptioner.load(model, device) for model in models]
+    return members[0] if len(members) == 1 else EnsembleCaptioner(members)
+
+
 def _check_vocabulary(first: TrainedCaptioner, other: TrainedCaptioner) -> None:
     ours, theirs = first.run.tokenizer.vocabulary, other.run.tokenizer.vocabulary
     if ours == theirs:

@@ -41,23 +41,17 @@ class TrainedCaptioner(Captioner):
         self.device = device
 
     @classmethod
-    def load(cls, model: str | Path | Sequence[str | Path], device: str = "auto") -> "TrainedCaptioner":
-        """Return the captioner of a run folder, or the ensemble of several.
+    def load(cls, model: str | Path, device: str = "auto") -> "TrainedCaptioner":
+        """Return the captioner of a run folder.
 
         Args:
-            model: the run folder, or several with the same vocabulary for an `EnsembleCaptioner`.
+            model: the run folder.
             device: auto, cpu, cuda or mps.
 
         Raises:
-            ConfigError: the runs have different vocabularies.
             CheckpointError: the folder has no run, or the run is damaged or its encoder has changed.
             EncoderError: the encoder's weights are not available.
         """
-        if not isinstance(model, (str, Path)):
-            from seesay.captioners.ensemble import EnsembleCaptioner
-
-            members = [cls.load(each, device) for each in model]
-            return members[0] if len(members) == 1 else EnsembleCaptioner(members)
         run = load_run(model)
         encoder = None
         if "encoder" in run.info.features:

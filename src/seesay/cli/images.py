@@ -1,12 +1,12 @@
 """`seesay caption` and `seesay explain`."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token, UnknownOptionError
 
+from seesay.captioners import load_captioner
 from seesay.cli.console import choose_run, limit_calls, print_error, print_line, progress
 from seesay.cli.parameters import (
     CaptionColumn,
@@ -110,7 +110,7 @@ def caption(
         )
     runs = [choose_run(name) for name in model or [""]]
     if destination is None:
-        captioner = _load_captioner(runs, device)
+        captioner = load_captioner(runs, device)
         options = decoding_options(captioner.config, flags)
         return _print_captions(captioner, found, options, format, batch_size, threads)
     print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
@@ -125,7 +125,7 @@ def caption(
             cluster = Cluster(ray_address, ray_workers)
             done = caption_on_ray(runs, found.images, destination, options, cluster, device=device, **shared)
         else:
-            captioner = _load_captioner(runs, device)
+            captioner = load_captioner(runs, device)
             options = decoding_options(captioner.config, flags)
             done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
     return _summarise(done, destination)
@@ -173,25 +173,6 @@ def _summarise(done: "BulkReport", destination: "Destination") -> int:
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
         print_line(rate + tasks)
     return 1 if done.failed else 0
-
-
-def _load_captioner(folders: Sequence[Path], device: str) -> "Captioner":
-    """Return the captioner of run folders, or of an exported folder, which needs no torch.
-
-    Raises:
-        ConfigError: several models include an export, or an export should run on another device than the CPU.
-    """
-    from seesay.captioners.onnx import OnnxCaptioner, is_export
-
-    if not any(map(is_export, folders)):
-        from seesay.captioners.trained import TrainedCaptioner
-
-        return TrainedCaptioner.load(folders, device)
-    if len(folders) > 1:
-        raise ConfigError("an exported captioner cannot be ensembled; pass one --model, or the runs themselves")
-    if device not in ("auto", "cpu"):
-        raise ConfigError(f"an exported captioner runs on the CPU; drop --device {device}, or pass the run")
-    return OnnxCaptioner.load(folders[0])
 
 
 def explain(

@@ -128,10 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _entry() -> None:
+def run_process() -> None:
+    """Run the command line; the entry point of the `seesay` script and of `python -m seesay`."""
     keep_freed_memory()  # the process is ours alone here
     sys.exit(main())
-
-
-if __name__ == "__main__":
-    _entry()

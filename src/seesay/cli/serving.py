@@ -41,12 +41,12 @@ def serve(
         from seesay.serving.server import serve as run
     except ImportError as error:
         raise MissingDependencyError(error.name or "FastAPI", "serve", "seesay serve") from error
-    from seesay.captioners.trained import TrainedCaptioner
+    from seesay.captioners.ensemble import load_runs
     from seesay.serving.limits import Limits
 
     key = _read_key(api_key_file)
     with listen(host, port) as listener:  # first, so that a taken port is reported before the model is loaded
-        captioner = TrainedCaptioner.load([choose_run(name) for name in models or [""]], device)
+        captioner = load_runs([choose_run(name) for name in models or [""]], device)
         bounds = Limits(max_batch, max_wait, max_pending)
         app = create_app(captioner, bounds, key)
         url = address(listener)
