@@ -14,7 +14,7 @@ from seesay.errors import CheckpointError, ConfigError
 
 
 def test_a_folder_gives_the_captioner_of_its_kind(cached_run: Path, exported: Path, images: list[str]) -> None:
-    run, ensemble, export = (load_captioner(each, "cpu") for each in (cached_run, [cached_run] * 2, str(exported)))
+    run, ensemble, export = (load_captioner(each, "cpu") for each in (exported.parent, [cached_run] * 2, str(exported)))
     assert type(run) is TrainedCaptioner
     assert type(ensemble) is EnsembleCaptioner
     assert type(export) is OnnxCaptioner
