@@ -652,10 +652,6 @@ def test_preprocessing_survives_json(preprocessing: Preprocessing) -> None:
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 
-def test_preprocessing_describes_itself() -> None:
-    assert PLAIN.describe() == "squash to 16 x 16, bilinear, mean 0.5 0.5 0.5, std 0.5 0.5 0.5"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

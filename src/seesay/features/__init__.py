@@ -3,7 +3,7 @@
 from seesay.features.conversion import convert_store
 from seesay.features.extraction import ExtractionReport, extract_features, store_name, store_path
 from seesay.features.imports import import_features
-from seesay.features.joined import FeatureSource, JoinedStores
+from seesay.features.joined import JoinedStores
 from seesay.features.layout import FeatureDtype
 from seesay.features.mirrored import match_mirrored, split_stores
 from seesay.features.store import FeatureStore
@@ -11,7 +11,6 @@ from seesay.features.store import FeatureStore
 __all__ = [
     "ExtractionReport",
     "FeatureDtype",
-    "FeatureSource",
     "FeatureStore",
     "JoinedStores",
     "convert_store",

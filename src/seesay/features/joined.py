@@ -1,7 +1,7 @@
 """Sources of features: one store, or several concatenated."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,26 +10,6 @@ from numpy.typing import NDArray
 
 from seesay.errors import FeatureStoreError
 from seesay.features.store import FeatureStore, describe_identity
-
-
-class FeatureSource(Protocol):
-    """Provides features by image id."""
-
-    @property
-    def feature_size(self) -> int:
-        """Feature width F."""
-        ...
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of the regions, or None without a grid."""
-        ...
-
-    def __contains__(self, image_id: object) -> bool: ...
-
-    def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N); None: all regions are real."""
-        ...
 
 
 class JoinedStores:

@@ -116,11 +116,6 @@ class Preprocessing:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"invalid preprocessing: {error}") from error
 
-    def describe(self) -> str:
-        """Returns a description for messages and reports."""
-        mean, std = (" ".join(f"{x:.4g}" for x in values) for values in (self.mean, self.std))
-        return f"{self.resize} to {self.size} x {self.size}, {self.interpolation}, mean {mean}, std {std}"
-
 
 def read_image(source: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Returns an image as 8-bit RGB with EXIF orientation applied: the first frame, transparency on white.

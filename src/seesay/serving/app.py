@@ -31,7 +31,7 @@ from seesay.serving.requests import Request as FormRequest
 from seesay.serving.requests import read_request
 from seesay.serving.schemas import CaptionResponse, HealthResponse, ModelList, image_result
 from seesay.serving.service import CaptionedImage, CaptionService
-from seesay.serving.static import MEDIA_TYPES, PageFiles, SecurityHeadersMiddleware
+from seesay.serving.static import PageFiles, SecurityHeadersMiddleware
 from seesay.serving.telemetry import Metrics, MetricsMiddleware
 from seesay.serving.uploads import Form, read_form
 
@@ -152,13 +152,11 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
-        return page.respond(request, "index.html")
+        return await page.respond(request, "index.html")
 
     @app.get("/{name}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
-        if name not in MEDIA_TYPES:
-            raise ApiError("not_found", "not found; see /openapi.json")
-        return page.respond(request, name)
+        return await page.respond(request, name)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

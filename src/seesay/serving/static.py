@@ -1,21 +1,10 @@
 """Files of the web UI, which load nothing from other hosts, and the security headers that enforce this."""
 
-import hashlib
-from importlib import resources
-
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-MEDIA_TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "attention.js": "text/javascript; charset=utf-8",
-    "results.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -29,20 +18,21 @@ _HEADERS = {
 }
 
 
-class PageFiles:
-    """Files of the web UI, read once."""
+class PageFiles(StaticFiles):
+    """Files of the web UI, which browsers revalidate at each use."""
 
     def __init__(self) -> None:
-        folder = resources.files("seesay.serving") / "web"
-        self._files = {name: (folder / name).read_bytes() for name in MEDIA_TYPES}
-        self._etags = {name: f'"{hashlib.sha256(content).hexdigest()[:16]}"' for name, content in self._files.items()}
+        super().__init__(packages=[("seesay.serving", "web")])
 
-    def respond(self, request: Request, name: str) -> Response:
-        """Return a file, or status 304 if the client's copy is current."""
-        headers = {"ETag": self._etags[name], "Cache-Control": "no-cache"}
-        if request.headers.get("if-none-match") == self._etags[name]:
-            return Response(status_code=304, headers=headers)
-        return Response(self._files[name], media_type=MEDIA_TYPES[name], headers=headers)
+    async def respond(self, request: Request, name: str) -> Response:
+        """Return a file, or status 304 if the client's copy is current.
+
+        Raises:
+            HTTPException: status 404; there is no such file.
+        """
+        response = await self.get_response(name, request.scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 class SecurityHeadersMiddleware:

@@ -232,17 +232,12 @@ def _range(low: float, high: float, step: float | None = None, log: bool = False
     from optuna.distributions import FloatDistribution, IntDistribution
 
     is_whole = isinstance(low, int)
-    if (
-        isinstance(low, (bool, str))
-        or step == 0
-        or not isinstance(log, bool)
-        or not isinstance(step, type(low) | int | None)
-    ):
+    if isinstance(low, (bool, str)) or not isinstance(log, bool) or not isinstance(step, type(low) | int | None):
         raise TypeError(f"low, high and step are {'whole ' * is_whole}numbers, log is true or false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of steps that do not divide the range
         if is_whole:
-            return IntDistribution(int(low), int(high), log, int(step or 1))
+            return IntDistribution(int(low), int(high), log, 1 if step is None else int(step))
         return FloatDistribution(low, high, log, step)
 
 
