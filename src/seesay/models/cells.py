@@ -19,18 +19,18 @@ class LSTMGates(StepLinear):
 
 
 def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tensor:
-    """Returns the next hidden state (..., H) of a GRU; see `seesay.kernels.gru_cell`.
+    """Return the next hidden state (..., H) of a GRU; see `seesay.kernels.gru_cell`.
 
     Args:
-        input_gates: the input's side of reset, update and candidate, (..., 3H).
-        state_gates: the state's side of the same, (..., 3H).
+        input_gates: the input's part of reset, update and candidate, (..., 3H).
+        state_gates: the state's part of the same, (..., 3H).
         hidden: previous state, (..., H); its precision is kept.
     """
     return gru_cell(input_gates.to(hidden.dtype), state_gates.to(hidden.dtype), hidden)
 
 
 def lstm_update(parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the next hidden state and cell (..., H) of an LSTM; see `seesay.kernels.lstm_cell`.
+    """Return the next hidden state and cell (..., H) of an LSTM; see `seesay.kernels.lstm_cell`.
 
     Args:
         parts: their sum is input, forget, candidate and output gates before activation; each broadcasts to (..., 4H).

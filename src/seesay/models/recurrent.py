@@ -120,7 +120,7 @@ class RecurrentDecoder(nn.Module):
         return gates
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
-        """Returns the decoder one word further.
+        """Return the decoder one word further.
 
         Args:
             words: from `words`, (..., G).
@@ -136,14 +136,14 @@ class RecurrentDecoder(nn.Module):
         return logits
 
     def init_state(self, memory: Tensor, memory_mask: Tensor | None) -> DecoderState:
-        """Returns the state before the start token over memory (B, N, D), one row an image."""
+        """Return the state before the start token over memory (B, N, D), one row per image."""
         keys, regions = self.attention.prepare(memory)
         fixed = {"keys": keys, "memory": regions, **self._image(memory, memory_mask)}
         state = self.start(memory, memory_mask)
         return DecoderState(*({name: tensor[:, None] for name, tensor in part.items()} for part in (fixed, state)))
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Returns logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
+        """Return logits (B, K, V) and attention (B, K, N) after the words `tokens` (B, K)."""
         embedded, image = self.embedding(tokens), state.per_image
         mask = image["memory_mask"][:, 0] if "memory_mask" in image else None
         images, beams = tokens.shape
@@ -187,16 +187,16 @@ class RecurrentDecoder(nn.Module):
         return self.embedding.weight.new_zeros(rows, self.hidden_size)
 
     def recurrent(self, hidden: Tensor, fixed: Mapping[str, Tensor]) -> Tensor:
-        """Returns the state (..., H) as gates and query see it: with the caption's dropout mask, if any."""
+        """Return the state (..., H) as gates and query see it: with the caption's dropout mask, if any."""
         return hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
 
     def attend(self, query: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
-        """Returns the context (..., D) and the weights (..., N) of a query (..., H)."""
+        """Return the context (..., D) and the weights (..., N) of a query (..., H)."""
         context, weights = self.attention(query.flatten(0, -2), regions)
         return context.unflatten(0, query.shape[:-1]), weights.unflatten(0, query.shape[:-1])
 
     def _image(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Returns what else of the image stays the same for all words, with its mask if it has one, (B, ...) each."""
+        """Return what else of the image stays the same for all words, with its mask if it has one, (B, ...) each."""
         fixed = self.image(memory, memory_mask)
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
 

@@ -36,7 +36,7 @@ class VocabularyLayer(Linear):
         return self._tied[0].weight if self._tied else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns logits (..., V) of hidden states (..., width)."""
+        """Return logits (..., V) of hidden states (..., width)."""
         plain = x.ndim == 2 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if not plain or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
@@ -65,7 +65,7 @@ class _Logits(torch.autograd.Function):
 
 
 def aligned_rows(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Returns an uninitialised tensor (rows, columns) whose rows are 64 bytes or a multiple of them apart.
+    """Return an uninitialised tensor (rows, columns) whose rows are 64 bytes or a multiple of them apart.
 
     Matrix products with rows of an odd number of values, as vocabularies often have, take up to twice the time.
 

@@ -38,7 +38,7 @@ class AttentionGRUDecoder(RecurrentDecoder):
         return {"hidden": self.zeros(memory.shape[0])}
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
-        """Returns the next state: look with the previous one, then update it."""
+        """Return the next state: attend with the previous one, then update it."""
         hidden = self.recurrent(state["hidden"], fixed)
         context, weights = self.attend(hidden, regions)
         new = gru_update(words + self.context_gates(context), self.state_gates(hidden), state["hidden"])

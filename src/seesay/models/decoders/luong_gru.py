@@ -44,7 +44,7 @@ class LuongGRUDecoder(RecurrentDecoder):
         return {"hidden": hidden.to(zeros.dtype), "fed": zeros}
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
-        """Returns the next state: update it, then look with it."""
+        """Return the next state: update it, then attend with it."""
         gates = words + self.fed_gates(state["fed"])
         hidden = gru_update(gates, self.state_gates(self.recurrent(state["hidden"], fixed)), state["hidden"])
         context, weights = self.attend(hidden, regions)

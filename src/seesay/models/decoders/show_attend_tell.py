@@ -59,14 +59,14 @@ class ShowAttendTellDecoder(RecurrentDecoder):
         return masks
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
-        """Returns the next state: look with the previous one, gate what was seen, then update."""
+        """Return the next state: attend with the previous one, gate the context, then update."""
         hidden = self.recurrent(state["hidden"], fixed)
         draw = None
-        if "is_drawn" in fixed:
+        if "is_sampled" in fixed:
             weights = self.attention.weigh(hidden, regions)
             region, draw = sample_regions(weights)
-            seen = torch.where(fixed["is_drawn"][..., None], region, self.attention.dropout(weights))
-            context = self.attention.context(seen, regions)
+            attended = torch.where(fixed["is_sampled"][..., None], region, self.attention.dropout(weights))
+            context = self.attention.context(attended, regions)
         else:
             context, weights = self.attend(hidden, regions)
         context = torch.sigmoid(self.beta(hidden)) * context
