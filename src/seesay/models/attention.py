@@ -1,4 +1,4 @@
-"""Attention of a decoder's queries over the regions of an image: one interface, four ways to score a region."""
+"""Attention of a decoder's queries over the regions of an image: one interface, four score functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,13 +16,13 @@ from seesay.models.products import Linear
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of a batch of images, and which image each query attends to.
+    """The regions of a batch of images, and the image of each query.
 
     Attributes:
         keys: from `Attention.prepare`, (B, ...).
-        memory: from the same, (B, N, D).
-        mask: (B, N), True = attend; None = all.
-        rows: places of the queries R by image.
+        memory: from `Attention.prepare`, (B, N, D).
+        mask: (B, N), True = attend; None: attend to all regions.
+        rows: index of the R queries by image.
     """
 
     keys: Tensor
@@ -31,15 +31,16 @@ class Regions:
     rows: PackingIndex
 
     def first(self, count: int) -> "Regions":
-        """Return the same for the first `count` queries."""
+        """Return the regions for the first `count` queries."""
         return replace(self, rows=self.rows.first(count))
 
 
 class Attention(nn.Module):
-    """Attention of queries (R, Q) over regions, from which recurrent decoders take a context per word.
+    """Base class of the attention of recurrent decoders: maps queries (R, Q) and regions to contexts.
 
     Args:
-        dropout: share of the weights dropped in training when the context is formed; the returned weights are whole.
+        dropout: dropout probability of the weights when training computes the context; the returned weights are
+            without dropout.
     """
 
     def __init__(self, dropout: float = 0.0) -> None:
@@ -69,7 +70,7 @@ class AdditiveAttention(Attention):
     """Additive attention: score = v . tanh(W_m memory + W_q query).
 
     Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and Translate", eq. 6 and
-    appendix A.1.2. The bias of the score is left out, as the softmax cancels it.
+    appendix A.1.2. The score has no bias, which would have no effect on the softmax.
 
     Args:
         memory_size: width D of a region.
@@ -144,7 +145,7 @@ class GeneralAttention(DotAttention):
 
 
 class MultiHeadAttention(Attention):
-    """Scaled dot-product attention in H heads, each with projections of its own of regions and query.
+    """Scaled dot-product attention with H heads.
 
     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.2. The returned weights are the mean over the heads.
 
@@ -166,7 +167,7 @@ class MultiHeadAttention(Attention):
         self.merge = StepLinear(attention_size, memory_size)
 
     def prepare(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keys beside the values of each head, (B, H, N, 2A / H), and the memory."""
+        """Return the concatenated keys and values of each head, (B, H, N, 2A / H), and the memory."""
         halves = self.key_value(memory).chunk(2, dim=-1)
         return torch.cat([split_heads(half, self.heads) for half in halves], dim=-1), memory
 

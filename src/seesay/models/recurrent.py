@@ -120,13 +120,13 @@ class RecurrentDecoder(nn.Module):
         return gates
 
     def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
-        """Return the decoder one word further.
+        """Return the next state and output.
 
         Args:
             words: from `words`, (..., G).
-            state: from `start` or the step before, (..., H) each.
-            fixed: what `image` and `dropout_masks` returned, (..., ...) each.
-            regions: what `attend` takes.
+            state: from `start` or the previous step, (..., H) each.
+            fixed: from `image` and `dropout_masks`, by name.
+            regions: regions to `attend` to.
         """
         raise NotImplementedError
 
@@ -187,7 +187,7 @@ class RecurrentDecoder(nn.Module):
         return self.embedding.weight.new_zeros(rows, self.hidden_size)
 
     def recurrent(self, hidden: Tensor, fixed: Mapping[str, Tensor]) -> Tensor:
-        """Return the state (..., H) as gates and query see it: with the caption's dropout mask, if any."""
+        """Return the state (..., H) for gates and query: with the caption's dropout mask, if any."""
         return hidden * fixed["state_mask"] if "state_mask" in fixed else hidden
 
     def attend(self, query: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ class RecurrentDecoder(nn.Module):
         return context.unflatten(0, query.shape[:-1]), weights.unflatten(0, query.shape[:-1])
 
     def _image(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
-        """Return what else of the image stays the same for all words, with its mask if it has one, (B, ...) each."""
+        """Return the image's tensors that are constant over the steps, and its mask if any, (B, ...) each."""
         fixed = self.image(memory, memory_mask)
         return fixed if memory_mask is None else {**fixed, "memory_mask": memory_mask}
 

@@ -61,7 +61,7 @@ def policy(logits: Tensor, allow_unk: bool) -> Tensor:
 
 
 def sampled_log_probs(logits: Tensor, words: Tensor, allow_unk: bool) -> Tensor:
-    """Return the log-probabilities (M,) by `policy` of the words (M,) that were drawn of logits (M, V)."""
+    """Return the `policy` log-probabilities (M,) of sampled tokens (M,) from logits (M, V)."""
     return policy(logits, allow_unk).gather(1, words[:, None])[:, 0]
 
 
