@@ -1,7 +1,7 @@
 """Linear layers that lay their weight out once for inference."""
 
 import platform
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,19 +49,21 @@ class Linear(Prepackable, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b, (..., O), of x (..., I)."""
-        if self.packed is not None and x.device.type == "cpu" and x.dtype == torch.float32 and not _is_followed():
-            return packed_linear(x, self.packed, self.bias, self.out_features)
+        if self.fixed and x.device.type == "cpu" and x.dtype == torch.float32 and not _is_followed():
+            if self.packed is None:
+                self.packed = pack_linear(self.matrix)
+            if self.packed is not None:
+                return packed_linear(x, self.packed, self.bias, self.out_features)
         return nn.functional.linear(x, self.matrix, self.bias)
-
-    def fix(self) -> None:
-        """Packs the weight, where there is a native library for it."""
-        super().fix()
-        self.packed = pack_linear(self.matrix)
 
     def unpack(self) -> None:
         """Lets go of the packed weight."""
         super().unpack()
         self.packed = None
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.packed = None  # of the weights that are replaced
+        super()._load_from_state_dict(*arguments)
 
 
 def prepack_weights(network: nn.Module) -> None:
