@@ -203,6 +203,6 @@ def test_the_default_of_a_field_is_written_once() -> None:
 def test_the_help_of_a_command_begins_with_its_docstring() -> None:
     """The help is kept apart from the functions, so that `seesay --help` loads none of their modules."""
     for name, (module, text) in COMMANDS.items():
-        command = getattr(importlib.import_module(f"seesay.commands.{module}"), name)
+        command = getattr(importlib.import_module(f"seesay.cli.{module}"), name)
         summary = command.help if isinstance(command, App) else str(command.__doc__).partition("\n")[0]
         assert text.partition("\n")[0] == summary, name

@@ -77,7 +77,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` prints how to resume
 )
 for name, (module, help) in COMMANDS.items():
-    app.command(f"seesay.commands.{module}:{name}", name=name, help=help)
+    app.command(f"seesay.cli.{module}:{name}", name=name, help=help)
 for command in (export, serve, presets):
     app.command(command)
 
