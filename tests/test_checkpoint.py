@@ -75,7 +75,7 @@ def test_an_unknown_setting_of_another_version_is_reported(run: Path) -> None:
     values = yaml.safe_load((run / "config.yaml").read_text())
     values["training"]["warp"] = 9
     (run / "config.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(CheckpointError, match=r"cannot be used: .*unknown configuration key training\.warp"):
+    with pytest.raises(CheckpointError, match=r"cannot be used: .*unknown configuration key 'training\.warp'"):
         load_run(run)
 
 

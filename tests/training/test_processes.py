@@ -171,7 +171,7 @@ class TestLaunching:
     def test_a_failure_of_rank_zero_stops_the_other_ranks(self, colours: Path, tmp_path: Path) -> None:
         assert processes.run_together(_fail, launched(2), tmp_path) == [0, 0]
         assert (tmp_path / "leader").read_text() == "the leader's own error"
-        assert "the first process has failed" in (tmp_path / "other").read_text()
+        assert "the first process failed" in (tmp_path / "other").read_text()
 
 
 def _fail(folder: Path) -> None:

@@ -435,8 +435,8 @@ def test_a_finished_run_on_other_data_logs_a_warning(
     """The features are missing; a finished run does not need them."""
     config, before = load_run(cached_run).config, outcome(cached_run)
     for data, part in (
-        (colours, "finished already; --overwrite"),
-        (corrected, "already, on other data (data.train is"),
+        (colours, "is already finished; --overwrite"),
+        (corrected, "already finished, on other data (data.train is"),
     ):
         log_capture.clear()
         assert train(config, data, cached_run, features=Path("nowhere")).stopped_by == "nothing to do"

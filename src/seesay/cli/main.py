@@ -25,7 +25,7 @@ COMMANDS = {
     ),
     "explain": (
         "images",
-        "Plot the attention per word of an image's caption: an interactive page and a strip of images.",
+        "Plot the attention over the image for each word of its caption: an interactive page and a strip of images.",
     ),
     "train": (
         "training",
@@ -33,8 +33,8 @@ COMMANDS = {
     ),
     "tune": (
         "tuning",
-        "Search for better settings of a preset by the validation score; the first trial has the preset's.\n\n"
-        "A setting passed as a flag applies to all trials. Run the same command to resume a search.",
+        "Search for better settings of a preset by the validation score; the first trial uses the preset's settings."
+        "\n\nA setting passed as a flag applies to all trials. Run the same command to resume a search.",
     ),
     "extract": ("training", "Encode every image once and store its features."),
     "evaluate": (
