@@ -72,9 +72,9 @@ def test_it_trains_and_generates(model: CaptionModel) -> None:
 
 
 def test_the_page_names_every_decoder_and_preset_and_no_unknown_flag() -> None:
-    shown = set(re.findall(r"^\| `([a-z-]+)` \| `([a-z-]+)` \|", PAGE, re.MULTILINE))
+    shown = set(re.findall(r"^\| `([a-z0-9-]+)` \| `([a-z0-9-]+)` \|", PAGE, re.MULTILINE))
     systems = {name for name in preset_names() if name != "scenes" and not name.endswith("-tutorial")}
     assert shown == {(name, resolve_config(name).model.decoder) for name in systems}
     assert {decoder for _, decoder in shown} == set(registry.decoder_names()) - {"bag-of-words"}
-    flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)", PAGE)}
+    flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z0-9-]+)", PAGE)}
     assert flags <= set(field_paths())

@@ -130,5 +130,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_process() -> None:
     """Run the command line; the entry point of the `seesay` script and of `python -m seesay`."""
-    keep_freed_memory()  # the process is ours alone here
+    keep_freed_memory()  # not in `main`, which other programs may call
     sys.exit(main())

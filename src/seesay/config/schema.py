@@ -206,7 +206,7 @@ class DecodingFields(Section):
     length_penalty: Number = option(0.7, "beam scores are divided by length to this power (0: no penalty)", ge=0, le=10)
     temperature: Number = option(1.0, "sampling: above 1 flattens, below 1 sharpens", gt=0)
     top_k: int = option(0, "sampling: only this many of the most probable words (0: all)", ge=0)
-    sampling_seed: int = option(0, "sampling: seed, combined with the image's position")
+    sampling_seed: int = option(0, "sampling: seed, combined with the image's name")
     allow_unk: bool = option(False, "allow the unknown word in captions")
     top_p: Number = option(1.0, "sampling: only the most probable words up to this total", gt=0, le=1)
     min_p: Number = option(0.0, "sampling: only words of this probability relative to the most probable", ge=0, le=1)

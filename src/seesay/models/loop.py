@@ -44,9 +44,9 @@ def shared_gradients(module: nn.Module) -> Iterator[None]:
 
 
 class _Steps:
-    """The steps of a layer: how many there are, and inputs and gradients (R, ...) of those whose backward pass is over.
+    """The steps of a layer: their count, and the inputs and gradients (R, ...) of those whose backward pass has run.
 
-    By number, so that a second backward pass takes the place of the first one.
+    Steps are keyed by number, so that a second backward pass replaces the first.
     """
 
     def __init__(self) -> None:

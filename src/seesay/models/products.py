@@ -1,6 +1,5 @@
-"""Linear layers that lay their weight out once for inference."""
+"""Linear layers that pack their weight once for inference."""
 
-import platform
 from typing import Any, Self
 
 import torch
@@ -10,24 +9,24 @@ from seesay.kernels.packed_linear import pack_linear, packed_linear
 
 
 class Prepackable(nn.Module):
-    """A module that can prepare itself for being used, not trained.
+    """A module with a form for inference with constant weights.
 
     Attributes:
-        fixed: its weights do not change any more.
+        fixed: the weights are constant.
     """
 
     fixed = False
 
-    def fix(self) -> None:
-        """Takes the weights for what they will be from now on, until the module is put in training."""
+    def prepack(self) -> None:
+        """Treat the weights as constant until the module is put into training mode."""
         self.fixed = True
 
     def unpack(self) -> None:
-        """Lets go of what was made of the weights, which are going to change."""
+        """Discard what was derived from the weights, which may change from now on."""
         self.fixed = False
 
     def train(self, mode: bool = True) -> Self:
-        """Puts the module in training or evaluation; in training its weights are no longer fixed."""
+        """Set training or evaluation mode; training mode unpacks the weights."""
         if mode:
             self.unpack()
         return super().train(mode)
@@ -48,8 +47,8 @@ class Linear(Prepackable, nn.Linear):
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns W x + b, (..., O), of x (..., I)."""
-        if self.fixed and x.device.type == "cpu" and x.dtype == torch.float32 and not _is_followed():
+        """Return W x + b, (..., O), of x (..., I)."""
+        if self.fixed and x.device.type == "cpu" and x.dtype == torch.float32 and not _is_traced():
             if self.packed is None:
                 self.packed = pack_linear(self.matrix)
             if self.packed is not None:
@@ -57,36 +56,25 @@ class Linear(Prepackable, nn.Linear):
         return nn.functional.linear(x, self.matrix, self.bias)
 
     def unpack(self) -> None:
-        """Lets go of the packed weight."""
+        """Discard the packed weight."""
         super().unpack()
         self.packed = None
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        self.packed = None  # of the weights that are replaced
+        self.packed = None  # belongs to the replaced weights
         super()._load_from_state_dict(*arguments)
 
 
 def prepack_weights(network: nn.Module) -> None:
-    """Prepares a network that is only used from now on, not trained: its weights must not change any more.
+    """Prepare a network for inference; its weights must not change afterwards.
 
-    It must be in evaluation mode, on the device where it is to be used, and not in use meanwhile.
+    It must be in evaluation mode and on its final device, and must not be used concurrently.
     """
     for module in network.modules():
         if isinstance(module, Prepackable):
-            module.fix()
+            module.prepack()
 
 
-def _is_followed() -> bool:
-    """Tells whether what is computed is differentiated, rounded by autocast or exported."""
+def _is_traced() -> bool:
+    """Return whether the computation is differentiated, autocast or exported."""
     return torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-
-
-def quick(x: Tensor, dtype: torch.dtype) -> bool:
-    """Tells whether oneDNN's fused convolutions work on x in a precision."""
-    return x.device.type == "cpu" and dtype == torch.float32 and not torch.compiler.is_compiling()
-
-
-def library_has(*operations: str) -> bool:
-    """Tells whether torch's library for processors is there with some operations, on one that it is quick on."""
-    here = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
-    return here and all(hasattr(torch.ops.mkldnn, name) for name in operations)
