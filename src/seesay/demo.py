@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.captioners.base import Caption
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation
 from seesay.data.synthetic.scenes import make_scenes

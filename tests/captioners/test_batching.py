@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from seesay.captioners.base import Caption
 from seesay.captioners.batching import CaptionRequest, generate_batch
 from seesay.captioners.ensemble import EnsembleCaptioner
-from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError, SeesayError
 from seesay.images.sources import ImageBytes

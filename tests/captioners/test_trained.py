@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from seesay.captioners.base import Caption
 from seesay.captioners.ensemble import EnsembleCaptioner, load_runs
-from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.data.annotations import Annotations

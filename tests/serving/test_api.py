@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.captioners.base import Caption
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.images.sources import ImageBytes
 from seesay.serving import limits

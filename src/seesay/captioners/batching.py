@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from seesay.captioners.trained import Caption, ModelInputs, TrainedCaptioner
+from seesay.captioners.base import Caption, ModelInputs
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import SeesayError
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 
-from seesay.captioners.trained import ImageInput, ModelInputs, TrainedCaptioner
+from seesay.captioners.base import ModelInputs
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.decoding import EnsembleDecoder, init_state
 from seesay.decoding.ensemble import Mean, join_memories
 from seesay.errors import ConfigError, ImageError
+from seesay.images.loading import ImageInput
 from seesay.models.protocol import Decoder, DecoderState
 
 

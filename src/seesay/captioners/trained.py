@@ -20,8 +20,6 @@ from seesay.models.encoders import build_encoder
 from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder, DecoderState
 
-__all__ = ["Caption", "ImageInput", "ModelInputs", "TrainedCaptioner"]
-
 _CPU_ENCODER_BATCH = 8
 """Images per encoder batch on a CPU: larger batches are not faster and need more memory."""
 

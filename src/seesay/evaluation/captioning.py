@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.captioners.base import Caption
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError, ImageError

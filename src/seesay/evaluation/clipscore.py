@@ -21,7 +21,7 @@ from seesay.images.loading import read_image
 from seesay.models.hub import hub_answers
 
 if TYPE_CHECKING:
-    from seesay.captioners.trained import ImageInput
+    from seesay.images.loading import ImageInput
 
 CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.captioners.base import Caption
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import is_run
 from seesay.config import DecodingOptions
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from seesay.captioners.trained import Caption, ImageInput, TrainedCaptioner
+from seesay.captioners.base import Caption
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
@@ -31,7 +32,7 @@ from seesay.explanation.beam_tree import draw_beam_tree
 from seesay.explanation.grounding import GroundingHit, find_grounding_hits
 from seesay.explanation.report import Cell
 from seesay.files import write_atomically
-from seesay.images.loading import read_image, resize_image
+from seesay.images.loading import ImageInput, read_image, resize_image
 from seesay.outputs import ARRAYS, HTML_PAGE, PNG_IMAGE, FileKind, check_file, check_name
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seesay.kernels.native import call, native
+from seesay.kernels.native import call, native, rows_of
 
 
 def gru_cell(inputs: Tensor, recurrent: Tensor, hidden: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def _cell(inputs: Tensor, recurrent: Tensor, hidden: Tensor) -> tuple[Tensor, Te
     library = native(inputs, recurrent, hidden)
     assert library is not None
     new, gates = torch.empty_like(hidden), torch.empty_like(recurrent)
-    call(library.gru_cell, inputs, recurrent, hidden, *_rows(hidden), new, gates)
+    call(library.gru_cell, inputs, recurrent, hidden, *rows_of(hidden), new, gates)
     return new, gates
 
 
@@ -56,18 +56,13 @@ def _cell_backward(grad: Tensor, recurrent: Tensor, hidden: Tensor, gates: Tenso
     library = native(grad, recurrent, hidden, gates)
     assert library is not None
     grads = torch.empty_like(gates), torch.empty_like(gates), torch.empty_like(hidden)
-    call(library.gru_cell_backward, grad, recurrent, hidden, gates, *_rows(hidden), *grads)
+    call(library.gru_cell_backward, grad, recurrent, hidden, gates, *rows_of(hidden), *grads)
     return grads
 
 
 @_cell_backward.register_fake
 def _(grad: Tensor, recurrent: Tensor, hidden: Tensor, gates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(gates), torch.empty_like(gates), torch.empty_like(hidden)
-
-
-def _rows(state: Tensor) -> tuple[int, int]:
-    """Return how many states there are, and their width H."""
-    return state.numel() // state.shape[-1], state.shape[-1]
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:

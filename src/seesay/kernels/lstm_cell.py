@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seesay.kernels.native import call, native
+from seesay.kernels.native import call, native, rows_of
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     library = native(gates, cell)
     assert library is not None
     hidden, new, active = torch.empty_like(cell), torch.empty_like(cell), gates.clone()
-    call(library.lstm_cell, active, cell, *_rows(cell), hidden, new)
+    call(library.lstm_cell, active, cell, *rows_of(cell), hidden, new)
     return hidden, new, active
 
 
@@ -54,18 +54,13 @@ def _cell_backward(
     library = native(grad_hidden, grad_new, active, cell, new)
     assert library is not None
     grads = torch.empty_like(active), torch.empty_like(cell)
-    call(library.lstm_cell_backward, grad_hidden, grad_new, active, cell, new, *_rows(cell), *grads)
+    call(library.lstm_cell_backward, grad_hidden, grad_new, active, cell, new, *rows_of(cell), *grads)
     return grads
 
 
 @_cell_backward.register_fake
 def _(grad_hidden: Tensor, grad_new: Tensor, active: Tensor, cell: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(active), torch.empty_like(cell)
-
-
-def _rows(state: Tensor) -> tuple[int, int]:
-    """Return how many states there are, and their width H."""
-    return state.numel() // state.shape[-1], state.shape[-1]
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:

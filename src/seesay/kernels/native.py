@@ -59,3 +59,8 @@ def _for_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_longlong
     if argument is None:
         return None
     return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else ctypes.c_longlong(argument)
+
+
+def rows_of(state: Tensor) -> tuple[int, int]:
+    """Return the number of rows of a state (..., H), and H."""
+    return state.numel() // state.shape[-1], state.shape[-1]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from seesay.captioners.base import Caption
 from seesay.captioners.batching import CaptionRequest, generate_batch
-from seesay.captioners.trained import Caption, TrainedCaptioner
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.errors import ConfigError, ImageError, SeesayError
 from seesay.images.loading import Preprocessing
 from seesay.images.sources import ImageBytes
@@ -101,8 +102,7 @@ class CaptionService:
     @property
     def name(self) -> str:
         """Name of the run's folder; of an ensemble, the joined names."""
-        members: Sequence[TrainedCaptioner] = getattr(self.captioner, "members", [self.captioner])
-        return "+".join(member.run.folder.resolve().name for member in members)
+        return "+".join(folder.resolve().name for folder in self.captioner.folders)
 
     @property
     def preprocessing(self) -> Preprocessing:

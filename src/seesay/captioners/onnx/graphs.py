@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +46,6 @@ class StepOutput(NamedTuple):
     logits: Array
     state: State
     attention: Array | None
-
-
-class Decoder(Protocol):
-    """The interface of a decoder that a search needs."""
-
-    def step(self, tokens: NDArray[np.int64], state: State) -> StepOutput:
-        """Return the logits of the token after `tokens` (B, K)."""
-        ...
 
 
 class Graphs:
