@@ -63,7 +63,9 @@ def test_the_command_serves_until_a_signal_and_exits_cleanly(
     assert text
     assert Path(f"{results}.out").read_text() == f"seesay serves at http://127.0.0.1:{port}\n"
     lines = [json.loads(line) for line in Path(f"{results}.err").read_text().splitlines()]
-    assert [line["event"] for line in lines if line["event"] != "request"] == ["stopped"]
+    *others, last = [line["event"] for line in lines if line["event"] != "request"]
+    assert last == "stopped"
+    assert all("native library" in event for event in others)  # reported where it was not built
     requests = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/caption"]
     assert [line["status"] for line in requests] == [401, 200]
     assert "sesame" not in Path(f"{results}.err").read_text()

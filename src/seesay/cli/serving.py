@@ -37,7 +37,7 @@ def serve(
         raise ConfigError("--max-batch and --max-pending must be at least 1, --max-wait from 0 to 10 seconds")
     try:
         from seesay.serving.app import create_app
-        from seesay.serving.server import address, listen
+        from seesay.serving.server import address, listen, logging_json
         from seesay.serving.server import serve as run
     except ImportError as error:
         raise MissingDependencyError(error.name or "FastAPI", "serve", "seesay serve") from error
@@ -45,7 +45,8 @@ def serve(
     from seesay.serving.limits import Limits
 
     key = _read_key(api_key_file)
-    with listen(host, port) as listener:  # first, so that a taken port is reported before the model is loaded
+    # First, so that a taken port is reported before the model is loaded, whose messages are JSON too.
+    with listen(host, port) as listener, logging_json():
         captioner = load_runs([choose_run(name) for name in models or [""]], device)
         bounds = Limits(max_batch, max_wait, max_pending)
         app = create_app(captioner, bounds, key)

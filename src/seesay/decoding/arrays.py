@@ -82,7 +82,9 @@ def put_along(array: Array, indices: Array, values: Array | float) -> None:
 def logsumexp(scores: Array) -> Floats:
     """Return log(sum(exp(scores))) over the last axis, on the host."""
     if not is_numpy(scores):
-        return to_host(scores.logsumexp(-1)).astype(np.float64)
+        from seesay.kernels.vocabulary_scores import logsumexp as torch_logsumexp  # imports torch
+
+        return to_host(torch_logsumexp(scores)).astype(np.float64)
     peak = scores.max(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         peak = np.where(np.isfinite(peak), peak, 0)
@@ -99,17 +101,9 @@ def stable_topk(scores: Array, count: int) -> tuple[Array, Array]:
     count = min(count, size)
     if is_numpy(scores):
         return _numpy_topk(scores, count)
-    torch = sys.modules["torch"]
-    found, indices = scores.topk(min(count + 1, size), dim=-1)  # one more, to detect a tie at the boundary
-    if not bool(((found[..., 1:] == found[..., :-1]) & torch.isfinite(found[..., 1:])).any()):
-        return found[..., :count], indices[..., :count]
-    least = found[..., count - 1 : count]
-    above, equal = scores > least, scores == least
-    kept = above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
-    order_key = torch.arange(size, 0, -1, device=scores.device)
-    indices = torch.where(kept, order_key, 0).topk(count, dim=-1).indices
-    found, order = scores.gather(-1, indices).sort(dim=-1, descending=True, stable=True)
-    return found, indices.gather(-1, order)
+    from seesay.kernels.vocabulary_scores import stable_topk as torch_topk  # imports torch
+
+    return torch_topk(scores, count)
 
 
 def _numpy_topk(scores: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -131,4 +125,7 @@ def _numpy_topk(scores: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray
 def fill_tokens(scores: Array, tokens: Sequence[int], value: float = NEG_INF) -> None:
     """Set the scores of some tokens in all rows of (..., V)."""
     if len(tokens):
-        scores[..., list(tokens)] = value
+        if is_numpy(scores):
+            scores[..., list(tokens)] = value
+        else:
+            scores.index_fill_(-1, to_device_of(np.array(tokens, np.int64), scores), value)

@@ -58,9 +58,9 @@ class StepScores:
 
     def log_probs(self, tokens: Ints, parents: Ints) -> Floats:
         """Return the model's log-probability (b, K) of `tokens` after the hypotheses `parents`, (b, K) each."""
-        batch = np.arange(len(tokens))[:, None]
-        places = (to_device_of(each, self.model) for each in np.broadcast_arrays(batch, parents, tokens))
-        return to_host(self.model[tuple(places)]).astype(np.float64) - self.total[batch, parents]
+        rows = np.arange(len(tokens))[:, None] * self.total.shape[1] + parents
+        values = self.model.take(to_device_of(rows * self.model.shape[-1] + tokens, self.model))
+        return to_host(values).astype(np.float64) - self.total.take(rows)
 
     def end_log_probs(self) -> Floats:
         """Return the model's log-probability of the end token after each hypothesis, (b, R)."""

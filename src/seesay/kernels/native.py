@@ -50,15 +50,20 @@ def _is_readable(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not wide and tensor.is_contiguous() and tensor.numel() > 0
 
 
-def call(function: Callable[..., Any], *arguments: Tensor | int | None) -> None:
-    """Call a function of the library with tensors as pointers, None as a null pointer, and 64-bit integers."""
-    function(*[_for_c(each) for each in arguments])
+def call(function: Callable[..., int], *arguments: Any) -> int:
+    """Call a function of the library and return its result, undefined for void.
+
+    Args:
+        function: the function.
+        arguments: tensors are passed as pointers, integers in 64 bits, anything else as ctypes does.
+    """
+    return function(*[_for_c(each) for each in arguments])
 
 
-def _for_c(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_longlong | None:
-    if argument is None:
-        return None
-    return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else ctypes.c_longlong(argument)
+def _for_c(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_longlong(argument) if isinstance(argument, int) else argument
 
 
 def rows_of(state: Tensor) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Linear layers of a few rows, as in decoding, with a weight that is laid out once for all calls."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,17 +36,7 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) 
     """
     if x.shape[-1] != packed.shape[1]:
         raise RuntimeError(f"x has {x.shape[-1]} inputs, the packed weight {packed.shape[1]}")
-    found: Tensor = _linear(x.contiguous(), packed, bias, outputs)
-    return found
-
-
-def reference(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
-    """Compute `packed_linear` in plain torch."""
-    return F.linear(x, packed.transpose(1, 2).flatten(0, 1)[:outputs], bias)
-
-
-@torch.library.custom_op("seesay::packed_linear", mutates_args=())
-def _linear(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    x = x.contiguous()
     library = native(x, packed, bias)
     if library is None:
         return reference(x, packed, bias, outputs)
@@ -57,6 +46,6 @@ def _linear(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Ten
     return found
 
 
-@_linear.register_fake
-def _(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
-    return x.new_empty(*x.shape[:-1], outputs)
+def reference(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """Compute `packed_linear` in plain torch."""
+    return F.linear(x, packed.transpose(1, 2).flatten(0, 1)[:outputs], bias)

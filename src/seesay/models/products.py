@@ -48,12 +48,17 @@ class Linear(Prepackable, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return W x + b, (..., O), of x (..., I)."""
-        if self.fixed and x.device.type == "cpu" and x.dtype == torch.float32 and not _is_traced():
-            if self.packed is None:
-                self.packed = pack_linear(self.matrix)
-            if self.packed is not None:
-                return packed_linear(x, self.packed, self.bias, self.out_features)
+        if self.fixed and x.device.type == "cpu" and x.dtype == torch.float32 and not is_traced():
+            packed = self.pack()
+            if packed is not None:
+                return packed_linear(x, packed, self.bias, self.out_features)
         return nn.functional.linear(x, self.matrix, self.bias)
+
+    def pack(self) -> Tensor | None:
+        """Return the packed weight; None where the native library does not work on it."""
+        if self.packed is None:
+            self.packed = pack_linear(self.matrix)
+        return self.packed
 
     def unpack(self) -> None:
         """Discard the packed weight."""
@@ -75,6 +80,6 @@ def prepack_weights(network: nn.Module) -> None:
             module.prepack()
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Return whether the computation is differentiated, autocast or exported."""
     return torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()

@@ -88,9 +88,8 @@ def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callab
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
 
-    with logging_json():
-        asyncio.run(run())
-        log_event("stopped")
+    asyncio.run(run())
+    log_event("stopped")
 
 
 @contextlib.contextmanager

@@ -2,20 +2,24 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from seesay.config import ModelConfig
-from seesay.models.attention import Regions
+from seesay.kernels.attention_gru_step import AttentionGRUStep, AttentionGRUWeights
+from seesay.kernels.native import native
+from seesay.models.attention import AdditiveAttention, Regions
 from seesay.models.cells import gru_update
 from seesay.models.loop import StepLinear
-from seesay.models.products import Linear
+from seesay.models.products import Linear, Prepackable, is_traced
+from seesay.models.protocol import DecoderState, StepOutput
 from seesay.models.recurrent import OPTIONS, CellOutput, RecurrentDecoder, Tensors
 from seesay.models.registry import register_decoder
 from seesay.models.vocabulary import output_layers
 
 
 @register_decoder("attention", OPTIONS.union(("output_size",)))
-class AttentionGRUDecoder(RecurrentDecoder):
+class AttentionGRUDecoder(Prepackable, RecurrentDecoder):
     """A GRU whose input at each step is the attended context and the word's embedding.
 
     The system of Xu et al. 2015 ("Show, Attend and Tell") in the form of the well-known tutorial, but with the state
@@ -32,6 +36,7 @@ class AttentionGRUDecoder(RecurrentDecoder):
         self.context_gates = StepLinear(config.projection_size, gates, bias=False)
         self.state_gates = StepLinear(config.hidden_size, gates)
         self.output = output_layers(config, self.embedding)
+        self._native_step: AttentionGRUStep | None = None
 
     def start(self, memory: Tensor, memory_mask: Tensor | None) -> Tensors:
         """Return the zero state."""
@@ -43,3 +48,46 @@ class AttentionGRUDecoder(RecurrentDecoder):
         context, weights = self.attend(hidden, regions)
         new = gru_update(words + self.context_gates(context), self.state_gates(hidden), state["hidden"])
         return CellOutput({"hidden": new}, new, weights)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
+        """Return logits (B, K, V) and attention (B, K, N) after `tokens` (B, K); in one native call if it can be."""
+        hidden, image = state.per_row["hidden"], state.per_image
+        if not self.fixed or is_traced() or hidden.dtype != torch.float32:
+            return super().step(tokens, state)
+        keys, memory = image["keys"][:, 0], image["memory"][:, 0]
+        mask = image["memory_mask"][:, 0] if "memory_mask" in image else None
+        inputs = (tokens, hidden, keys, memory, mask)
+        step = self._pack_step() if native(*inputs) else None
+        if step is None:
+            return super().step(tokens, state)
+        following, attention, logits = step(*inputs)
+        return StepOutput(logits, DecoderState(image, {"hidden": following}), attention)
+
+    def unpack(self) -> None:
+        """Discard the packed weights."""
+        super().unpack()
+        self._native_step = None
+
+    def _pack_step(self) -> AttentionGRUStep | None:
+        """Return the step of the packed weights; None where it cannot be computed natively."""
+        if self._native_step is None and isinstance(self.attention, AdditiveAttention):
+            *dense, vocabulary = self.output if isinstance(self.output, nn.Sequential) else [self.output]
+            layers = (self.attention.query, self.context_gates, self.state_gates, vocabulary, *dense)
+            packed = [layer.pack() for layer in layers]
+            if all(each is not None for each in packed):
+                query, context, gates, words, *rest = packed
+                self._native_step = AttentionGRUStep(
+                    AttentionGRUWeights(
+                        word_gates=self.words(self.embedding.weight),
+                        query=query,
+                        score=self.attention.score.weight.flatten(),
+                        context_gates=context,
+                        state_gates=gates,
+                        state_bias=self.state_gates.bias,
+                        dense=rest[0] if rest else None,
+                        dense_bias=dense[0].bias if dense else None,
+                        vocabulary=words,
+                        vocabulary_bias=vocabulary.bias,
+                    )
+                )
+        return self._native_step
