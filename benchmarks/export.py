@@ -71,7 +71,11 @@ class Parts:
 
     def variants(self) -> dict[str, tuple[Work, Work]]:
         """Return each part with torch and with onnxruntime."""
-        step, pixels, words = self.run.model.search.step, torch.from_numpy(self.pixels), torch.from_numpy(self.words)
+        step, pixels, words = (
+            self.run.model.step_decoder.step,
+            torch.from_numpy(self.pixels),
+            torch.from_numpy(self.words),
+        )
         variants: dict[str, tuple[Work, Work]] = {
             "encoder": (lambda: self.graph.state(pixels), lambda: self.export.graphs.encode(self.pixels)),
             "step of 5": (

@@ -102,7 +102,7 @@ class RandomCaptioner(TrainedCaptioner):
         size = encoder.preprocessing.size
         with torch.inference_mode():
             noise = torch.randint(0, 256, (16, size, size, 3), dtype=torch.uint8)
-            self._ending = EndingDecoder(model.search, VOCABULARY, model.project(model.encode(noise)))
+            self._ending = EndingDecoder(model.step_decoder, VOCABULARY, model.project(model.encode(noise)))
 
     @property
     def decoder(self) -> Decoder:

@@ -29,7 +29,7 @@ from bench.training_data import (
 )
 from seesay.config import resolve_config
 from seesay.data.batches import CaptionBatches, Example
-from seesay.data.reading import FeatureReader
+from seesay.data.feature_reader import FeatureReader
 from seesay.features import FeatureDtype, FeatureStore
 from seesay.features.creation import create_store
 from seesay.models.captioning import CaptionModel, build_model

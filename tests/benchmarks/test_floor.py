@@ -67,7 +67,7 @@ def captioner(preset: str) -> tuple[CaptionModel, ModelConfig, int]:
 
 def step_by_step(model: CaptionModel, regions: int) -> Tensor:
     """Return the sum of log-normalisers over captions of one image with `WORDS` words, one step per word."""
-    decoder = model.search
+    decoder = model.step_decoder
     state = decoder.init_state(model.project(torch.randn(1, regions, F)), None)
     state = state.pick(torch.zeros(1, ROWS, dtype=torch.int64))
     # Otherwise autograd omits the gradients of an initial state of zeros.

@@ -18,7 +18,7 @@ from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import Encoder, build_encoder
 from seesay.models.protocol import DecoderState, StepOutput
 from tests.decoding.oracles import decode
-from tests.models.decoders import CONFIGS, sized
+from tests.models.decoder_cases import CONFIGS, sized
 
 SIZE, WORDS = 8, 23
 POOLED = ModelConfig(decoder="pooled", projection_size=8, embedding_size=8, hidden_size=8, num_layers=2, output_size=0)
@@ -83,7 +83,7 @@ def images(seed: int, count: int, size: int = SIZE) -> Any:
 
 @torch.no_grad()
 def start(model: CaptionModel, pixels: Any) -> DecoderState:
-    return model.search.init_state(model.project(model.encode(torch.from_numpy(pixels))), None)
+    return model.step_decoder.init_state(model.project(model.encode(torch.from_numpy(pixels))), None)
 
 
 def assert_close(actual: State, expected: DecoderState) -> None:
@@ -106,7 +106,7 @@ def test_each_step_equals_the_decoders(exported: tuple[CaptionModel, Graphs]) ->
         for _ in range(4):
             words, parents = random.integers(0, WORDS, (2, count, beam)) % np.array([[[WORDS]], [[beam]]])
             output = graphs.step(words, state)
-            expected = model.search.step(torch.from_numpy(words), torch_state)
+            expected = model.step_decoder.step(torch.from_numpy(words), torch_state)
             np.testing.assert_allclose(output.logits, expected.logits.numpy(), rtol=1e-4, atol=1e-4)
             assert (output.attention is None) == (expected.attention is None)
             if output.attention is not None and expected.attention is not None:
@@ -123,7 +123,7 @@ def test_captions_of_many_images_are_equal(exported: tuple[CaptionModel, Graphs]
     )
     pixels = images(9, 60)
     with torch.no_grad():
-        wanted = decode(model.search, model.project(model.encode(torch.from_numpy(pixels))), None, options)
+        wanted = decode(model.step_decoder, model.project(model.encode(torch.from_numpy(pixels))), None, options)
     found = generate(graphs, graphs.encode(pixels), GenerationRequest(options, keep_attention=True))
     for (actual, *_), (expected, *_) in zip(found, wanted, strict=True):
         assert actual.tokens == expected.tokens

@@ -53,7 +53,7 @@ def test_the_network_is_projection_then_decoder(config: ModelConfig) -> None:
     logits = model(features, mask, CAPTIONS)
     assert logits.shape == (len(CAPTIONS.targets), V)
     torch.testing.assert_close(logits, model.decoder(memory, mask, CAPTIONS).logits)
-    assert id(model.search) == id(model.decoder)
+    assert id(model.step_decoder) == id(model.decoder)
 
 
 def test_sizes_equal_the_configuration() -> None:

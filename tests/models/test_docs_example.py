@@ -15,7 +15,7 @@ from seesay.models import registry
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import pack_captions
 from tests.decoding.oracles import decode
-from tests.models.decoders import MASK, TOKENS, V, spread
+from tests.models.decoder_cases import MASK, TOKENS, V, spread
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 
@@ -44,9 +44,9 @@ def test_steps_equal_forward(model: CaptionModel) -> None:
     features = torch.randn(3, 4, 10, dtype=torch.float64)
     model.eval()
     found = spread(model(features, MASK, pack_captions(TOKENS)), TOKENS)
-    state = model.search.init_state(model.project(features), MASK).pick(torch.zeros(3, 2, dtype=torch.int64))
+    state = model.step_decoder.init_state(model.project(features), MASK).pick(torch.zeros(3, 2, dtype=torch.int64))
     for t in range(5):
-        output = model.search.step(TOKENS[:, :, t], state)
+        output = model.step_decoder.step(TOKENS[:, :, t], state)
         state = output.state
         for (image, caption), logits in found.items():
             if t < len(logits):
@@ -67,7 +67,7 @@ def test_it_trains_and_generates(model: CaptionModel) -> None:
     model.eval()
     for strategy in ("greedy", "beam"):
         options: Any = DecodingOptions(strategy=strategy)
-        generated = [found[0].tokens for found in decode(model.search, model.project(features), None, options)]
+        generated = [found[0].tokens for found in decode(model.step_decoder, model.project(features), None, options)]
         assert generated == [(4, 5), (6,), (7, 8)]
 
 

@@ -13,7 +13,7 @@ from seesay.models.cells import gru_update, masked_mean
 from seesay.models.decoders.attention_gru import AttentionGRUDecoder
 from seesay.models.decoders.pooled_gru import PooledGRUDecoder
 from seesay.models.packing import pack_captions
-from tests.models.decoders import MASK, TOKENS, D, V, memories, spread
+from tests.models.decoder_cases import MASK, TOKENS, D, V, memories, spread
 
 SIZES = ModelConfig(projection_size=D, embedding_size=5, hidden_size=7, attention_size=4, output_size=8)
 

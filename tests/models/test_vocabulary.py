@@ -16,7 +16,7 @@ from seesay.models.captioning import build_model, count_parameters
 from seesay.models.packing import pack_captions
 from seesay.models.vocabulary import VocabularyLayer, init_bias_from_frequencies
 from seesay.training.inputs import count_words
-from tests.models.decoders import CONFIGS, TOKENS, V, sized
+from tests.models.decoder_cases import CONFIGS, TOKENS, V, sized
 
 TIED: dict[str, dict[str, Any]] = {
     "attention": {"embedding_size": 8, "output_size": 8},

@@ -15,7 +15,7 @@ from seesay.training import cuda_graphs as graphs
 from seesay.training.cuda_graphs import Graph, GraphedCritic, GraphedTrainStep, Graphs, samples_of, uses_graphs
 from seesay.training.losses import cross_entropy
 from seesay.training.scst import SelfCritic, make_critic
-from tests.models.decoders import CONFIGS, TOKENS, V, sized
+from tests.models.decoder_cases import CONFIGS, TOKENS, V, sized
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 DEVICES = ["cpu", GPU]

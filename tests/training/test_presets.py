@@ -61,7 +61,7 @@ def test_overfits_four_images(preset: str, changes: dict[str, Any], weights: Pat
         optimizer.step()
     model.eval()
     for options in (DecodingOptions(), DecodingOptions(strategy="beam")):
-        found = decode(model.search, model.project(features), None, options)
+        found = decode(model.step_decoder, model.project(features), None, options)
         generated = [[1, *hypotheses[0].tokens, 2] for hypotheses in found]
         assert generated == [[word for word in caption[0] if word] for caption in tokens.tolist()]
 

@@ -70,16 +70,16 @@ def caption_probabilities(model: CaptionModel, features: Tensor, captions: list[
     found = []
     for caption in captions:
         state, probability, last = (
-            model.search.init_state(model.project(features), None),
+            model.step_decoder.init_state(model.project(features), None),
             torch.ones(()).double(),
             START_ID,
         )
         for word in caption:
-            logits, state, _ = model.search.step(torch.tensor([[last]]), state)
+            logits, state, _ = model.step_decoder.step(torch.tensor([[last]]), state)
             probability = probability * torch.softmax(logits[0, 0, ALLOWED], 0)[ALLOWED.index(word)]
             last = word
         if END_ID not in caption:  # truncated: any further word
-            logits, state, _ = model.search.step(torch.tensor([[last]]), state)
+            logits, state, _ = model.step_decoder.step(torch.tensor([[last]]), state)
             probability = probability * (1 - torch.softmax(logits[0, 0, ALLOWED], 0)[ALLOWED.index(END_ID)])
         found.append(probability)
     return torch.stack(found)
@@ -167,9 +167,9 @@ def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption() -> None:
     model.eval()
     captions = every_caption()
     walked: list[int] = []
-    state, last = model.search.init_state(model.project(features), None), START_ID
+    state, last = model.step_decoder.init_state(model.project(features), None), START_ID
     while last != END_ID and len(walked) <= LONGEST:
-        logits, state, _ = model.search.step(torch.tensor([[last]]), state)
+        logits, state, _ = model.step_decoder.step(torch.tensor([[last]]), state)
         last = ALLOWED[int(logits[0, 0, ALLOWED].argmax())]
         walked.append(last)
     walked = walked if walked[-1] == END_ID else walked[:LONGEST]

@@ -33,7 +33,7 @@ from tests.training.outcomes import epochs, first_loss, outcome, rows
 def mean_loss(run: Path, annotations: Annotations, store: JoinedStores) -> float:
     """Return the mean loss per token, in nats, computed one caption at a time with the decoder's steps."""
     captioner = TrainedCaptioner.load(run, "cpu")
-    decoder, losses = captioner.model.search, []
+    decoder, losses = captioner.model.step_decoder, []
     with torch.inference_mode():
         for item in annotations:
             memory = captioner.model.project(torch.from_numpy(store.read([item.id])[0]))

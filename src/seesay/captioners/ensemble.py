@@ -40,7 +40,7 @@ class EnsembleCaptioner(TrainedCaptioner):
         for other in members[1:]:
             _check_vocabulary(first, other)
         sizes = [member.run.config.model.projection_size for member in members]
-        self._decoder = EnsembleDecoder([member.model.search for member in members], sizes, mean)
+        self._decoder = EnsembleDecoder([member.model.step_decoder for member in members], sizes, mean)
 
     @property
     def folders(self) -> tuple[Path, ...]:

@@ -120,7 +120,7 @@ class TrainedCaptioner(Captioner):
     @property
     def decoder(self) -> Decoder:
         """The decoder that generates tokens."""
-        return self.model.search
+        return self.model.step_decoder
 
     def preprocessing(self) -> Preprocessing:
         """Return the preprocessing that the encoder needs.

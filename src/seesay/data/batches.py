@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seesay.data.augmentation import Augmentation, is_flippable
-from seesay.data.reading import FeatureReader, read_partly_mirrored
+from seesay.data.feature_reader import FeatureReader, read_partly_mirrored
 from seesay.data.records import Annotation
 from seesay.errors import DataError
 from seesay.images.loading import Preprocessing, load_pixels

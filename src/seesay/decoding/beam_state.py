@@ -52,7 +52,7 @@ class BeamState:
         sums: sum of penalised log-probabilities, (b, R); -inf for a row without an open hypothesis.
         slots: number of hypotheses that each group may still finish, (b, G).
         history: tokens, log-probabilities and attention so far.
-        phrases: state of the phrase automaton, (b, R); None without one.
+        automaton_states: state of the phrase automaton, (b, R); None without one.
         nodes: number in the trace, (b, R); None without one.
         samples: number of the sample that each row is, (b, R).
     """
@@ -63,7 +63,7 @@ class BeamState:
     sums: Floats
     slots: Ints
     history: TokenHistory
-    phrases: Ints | None
+    automaton_states: Ints | None
     nodes: Ints | None
     samples: Ints
 
@@ -82,7 +82,7 @@ class BeamState:
             sums=self.sums[at],
             slots=self.slots[images],
             history=self.history.pick(at),
-            phrases=None if self.phrases is None else self.phrases[at],
+            automaton_states=None if self.automaton_states is None else self.automaton_states[at],
             nodes=None if self.nodes is None else self.nodes[at],
             samples=self.samples[at],
         )

@@ -45,7 +45,7 @@ class FinishedHypotheses:
         """Return whether images (b,) have no finished hypothesis yet, (b,)."""
         return np.array([not self._best[image] for image in images], bool)
 
-    def bar(self, images: Ints, count: int) -> Floats:
+    def kth_best_rank(self, images: Ints, count: int) -> Floats:
         """Return the rank of the `count`-th best hypothesis of each image, (b,); -inf if there are fewer."""
         found = [self._best[image][count - 1].rank if len(self._best[image]) >= count else NEG_INF for image in images]
         return np.array(found, np.float64)

@@ -19,7 +19,7 @@ from seesay.decoding.beam_state import BeamState, TokenHistory
 from seesay.decoding.constraints import TokenConstraints, check_repeats
 from seesay.decoding.deduplicate import merge_distinct, warn_of_shortcomings, widen
 from seesay.decoding.finished import FinishedHypotheses, RankedHypothesis
-from seesay.decoding.hypothesis import FAILED, Hypothesis, Result
+from seesay.decoding.hypothesis import BEST_RANK, FAILED, Hypothesis, Result
 from seesay.decoding.logits_processing import LogitsProcessor, StepScores
 from seesay.decoding.request import GenerationRequest
 from seesay.decoding.sampling import uniform_draws
@@ -202,7 +202,7 @@ class _Running:
             sums=np.zeros((images, rows)),
             slots=np.full((images, groups), self.strategy.size // groups),
             history=TokenHistory(empty.astype(np.int64), empty, None),
-            phrases=None,
+            automaton_states=None,
             nodes=None if self.trace is None else np.zeros((images, rows), np.int64),
             samples=np.broadcast_to(np.arange(rows), (images, rows)),
         )
@@ -225,9 +225,9 @@ class _Running:
         nodes = beam.nodes
         if self.trace is not None:
             nodes = self.trace.note(beam, scores, chosen, self.options)
-        phrases = beam.phrases
-        if phrases is not None and self.processor is not None and self.processor.automaton is not None:
-            phrases = self.processor.automaton.advance(phrases[parents], chosen.tokens)
+        automaton_states = beam.automaton_states
+        if automaton_states is not None and self.processor is not None and self.processor.automaton is not None:
+            automaton_states = self.processor.automaton.advance(automaton_states[parents], chosen.tokens)
         sums = np.where(ended, NEG_INF, chosen.sums)
         following = replace(
             beam,
@@ -235,7 +235,7 @@ class _Running:
             sums=np.where(self._prunable(beam.images, sums), NEG_INF, sums),
             slots=beam.slots - ended.reshape(len(ended), self.strategy.groups, -1).sum(-1),
             history=history.append(chosen.tokens),
-            phrases=phrases,
+            automaton_states=automaton_states,
             nodes=nodes,
             samples=samples,
         )
@@ -246,13 +246,13 @@ class _Running:
             self.processor = LogitsProcessor(self.options, self.constraints, output.logits.shape[-1])
             automaton = self.processor.automaton
             if automaton is not None:
-                beam = replace(beam, phrases=np.zeros_like(beam.tokens))
+                beam = replace(beam, automaton_states=np.zeros_like(beam.tokens))
                 if automaton.banks > 1 and type(self.strategy) is Beam:
                     self.strategy = ConstrainedBeam(self.options, automaton)
         attention = None
         if self.keep_attention and output.attention is not None:
             attention = to_host(output.attention).astype(np.float32)
-        return beam, self.processor(output.logits, beam.history.tokens, beam.phrases, attention)
+        return beam, self.processor(output.logits, beam.history.tokens, beam.automaton_states, attention)
 
     def _compact(self, beam: BeamState, parents: Ints, state: Any, rows_before: int) -> BeamState | None:
         """Remove finished images and rows; return the open hypotheses with the decoder's state of `parents`."""
@@ -277,7 +277,7 @@ class _Running:
         """End all hypotheses at the maximum length."""
         assert self.processor is not None
         log_probs = scores.end_log_probs()
-        sums = np.where(self.processor.may_end(beam.phrases), finite(beam.sums + log_probs), NEG_INF)
+        sums = np.where(self.processor.may_end(beam.automaton_states), finite(beam.sums + log_probs), NEG_INF)
         history = beam.history.score(log_probs, scores.attention)
         self._finish(beam.images, sums, history, self.strategy.ends_freely(scores, beam), beam.samples)
         self._keep_failed(beam, scores, Selection(_rows(sums), beam.tokens, sums))
@@ -290,8 +290,7 @@ class _Running:
         """Store finished hypotheses (b, k), those with finite sums."""
         for place, row in np.argwhere(np.isfinite(sums)).tolist():
             score = float(sums[place, row]) / history.log_probs.shape[-1] ** self.penalty
-            # The greedy caption stays first, whatever the others score.
-            rank = -FAILED if self.options.strategy == "greedy" and row == 0 else score
+            rank = BEST_RANK if self.options.strategy == "greedy" and row == 0 else score
             hypothesis = _hypothesis(history, place, row, score, bool(finished[place, row]))
             self.finished.add(int(images[place]), RankedHypothesis(rank, int(rows[place, row]), hypothesis))
 
@@ -318,7 +317,9 @@ class _Running:
         if self.options.strategy != "beam":
             return np.zeros(sums.shape, bool)
         reachable = sums / (self.options.max_length + 1) ** self.penalty
-        prunable: NDArray[np.bool_] = reachable <= self.finished.bar(images, self.options.num_return_sequences)[:, None]
+        prunable: NDArray[np.bool_] = (
+            reachable <= self.finished.kth_best_rank(images, self.options.num_return_sequences)[:, None]
+        )
         # The tokens of a group affect later groups: prune none while any of the image's hypotheses may still win.
         return prunable if self.strategy.groups == 1 else np.broadcast_to(prunable.all(1, keepdims=True), sums.shape)
 

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 FAILED = -1e30
 """Rank of a hypothesis that the constraints allow neither to continue nor to end: below every other."""
+BEST_RANK = -FAILED
+"""Rank above every other: of the greedy caption, which stays first."""
 
 
 @dataclass(frozen=True)

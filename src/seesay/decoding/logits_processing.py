@@ -95,14 +95,14 @@ class LogitsProcessor:
             )
 
     def __call__(
-        self, logits: Array, tokens: Ints, phrases: Ints | None, attention: NDArray[np.float32] | None
+        self, logits: Array, tokens: Ints, automaton_states: Ints | None, attention: NDArray[np.float32] | None
     ) -> StepScores:
         """Return the scores of the next token.
 
         Args:
             logits: the decoder's, (b, R, V); overwritten.
             tokens: the hypotheses so far, (b, R, t).
-            phrases: states of the automaton, (b, R); None without one.
+            automaton_states: states of the automaton, (b, R); None without one.
             attention: attention weights of this step, (b, R, N).
         """
         model = upcast(logits)
@@ -120,22 +120,22 @@ class LogitsProcessor:
         fill_tokens(choice, self.banned)
         if blocks:
             _block(choice, tokens, options.no_repeat_ngram_size)
-        if self.automaton is not None and phrases is not None:
-            self._follow_phrases(choice, phrases, options.max_length - step - 1)
+        if self.automaton is not None and automaton_states is not None:
+            self._follow_phrases(choice, automaton_states, options.max_length - step - 1)
         if step < options.min_length:
             choice[..., END_ID] = NEG_INF
         return StepScores(model, total, choice, attention)
 
-    def may_end(self, phrases: Ints | None) -> NDArray[np.bool_] | bool:
+    def may_end(self, automaton_states: Ints | None) -> NDArray[np.bool_] | bool:
         """Return whether hypotheses of the maximum length may end, (b, R)."""
-        return True if self.automaton is None or phrases is None else self.automaton.may_end[phrases]
+        return True if self.automaton is None or automaton_states is None else self.automaton.may_end[automaton_states]
 
-    def _follow_phrases(self, choice: Array, phrases: Ints, left: int) -> None:
+    def _follow_phrases(self, choice: Array, automaton_states: Ints, left: int) -> None:
         """Mask tokens after which a caption cannot end within `left` more, and the end token where it is forbidden."""
         automaton = self.automaton
         assert automaton is not None
-        forbidden = (automaton.needed[phrases] > max(left, 0))[..., automaton.symbol_of]  # (b, R, V)
-        forbidden[..., END_ID] = ~automaton.may_end[phrases]
+        forbidden = (automaton.needed[automaton_states] > max(left, 0))[..., automaton.symbol_of]  # (b, R, V)
+        forbidden[..., END_ID] = ~automaton.may_end[automaton_states]
         choice[to_device_of(forbidden, choice)] = NEG_INF
 
 

@@ -178,14 +178,14 @@ class ConstrainedBeam(Beam):
     def select(self, scores: StepScores, beam: BeamState) -> Selection:
         """Return the best continuations of every bank."""
         automaton, width = self.automaton, self.size
-        assert beam.phrases is not None
+        assert beam.automaton_states is not None
         own = np.broadcast_to(automaton.phrase_tokens, (*beam.sums.shape, len(automaton.phrase_tokens)))
         # Candidates are the phrase tokens and the best other tokens of each hypothesis.
         best, values = scores.topk(width + own.shape[-1])
         values = np.where(np.isin(best, automaton.phrase_tokens), NEG_INF, values)
         tokens = np.concatenate([best, own], -1)
         totals = finite(beam.sums[..., None] + np.concatenate([values, scores.choice_log_probs(own)], -1))
-        reached = automaton.bank[automaton.advance(beam.phrases[..., None], tokens)]
+        reached = automaton.bank[automaton.advance(beam.automaton_states[..., None], tokens)]
         reached = np.where(tokens == END_ID, automaton.banks - 1, reached).reshape(len(tokens), -1)
         each, flat_totals, parts = tokens.shape[2], totals.reshape(len(tokens), -1), []
         for bank in range(automaton.banks):

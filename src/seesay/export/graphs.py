@@ -38,7 +38,9 @@ class EncoderGraph(nn.Module):
     def state(self, pixels: Tensor) -> DecoderState:
         """Return the state for uint8 pixels (B, height, width, 3), with one row per image."""
         features = self.model.encode(pixels)
-        return self.model.search.init_state(self.model.project(features.half() if self.rounded else features), None)
+        return self.model.step_decoder.init_state(
+            self.model.project(features.half() if self.rounded else features), None
+        )
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors of that state, `per_image` first."""

@@ -160,7 +160,7 @@ def _difference(graph: EncoderGraph, encoder: Encoder, folder: Path) -> float:
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     tokens = np.full((2, 1), START_ID)
     state = graph.state(torch.from_numpy(pixels))
-    expected = graph.model.search.step(torch.from_numpy(tokens), state).logits.log_softmax(-1)
+    expected = graph.model.step_decoder.step(torch.from_numpy(tokens), state).logits.log_softmax(-1)
     graphs = Graphs(folder)
     actual = torch.from_numpy(graphs.step(tokens, graphs.encode(pixels)).logits).log_softmax(-1)
     return float((actual - expected).abs().max())

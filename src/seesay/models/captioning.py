@@ -42,7 +42,7 @@ class CaptionModel(nn.Module):
         self.decoder = decoder
 
     @property
-    def search(self) -> Decoder:
+    def step_decoder(self) -> Decoder:
         """The decoder, typed for `seesay.decoding`."""
         return cast("Decoder", self.decoder)
 

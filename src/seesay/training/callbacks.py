@@ -27,7 +27,7 @@ from seesay.formatting import format_duration
 from seesay.models.encoders import Encoder
 from seesay.training.distributed import sum_over_ranks
 from seesay.training.module import CaptioningModule
-from seesay.training.stopping import StopRequest, StopRequestedError, describe_place
+from seesay.training.interruption import StopRequest, StopRequestedError, describe_place
 
 log = logging.getLogger("seesay")
 

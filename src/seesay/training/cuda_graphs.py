@@ -323,7 +323,7 @@ class Rollout:
         """Return the tokens of graph `number`, (B, K, at most 8), and the state after them."""
         features, draws = self._inputs
         with without_dropout(self.model):
-            decoder = self.model.search
+            decoder = self.model.step_decoder
             if number == 0:
                 rows = torch.zeros(draws.shape[:2], dtype=torch.int64, device=draws.device)
                 state = decoder.init_state(self.model.project(features), None).pick(rows)

@@ -190,7 +190,7 @@ class CaptioningModule(pl.LightningModule):
         tokens = len(batch.captions.targets)
         loss = float(cross_entropy(logits, batch.captions.targets))
         self._validation_loss += torch.tensor([loss * tokens, tokens])
-        decoder, options = self.model.search, validation_options(self.config, self.max_length)
+        decoder, options = self.model.step_decoder, validation_options(self.config, self.max_length)
         state = init_state(decoder, self.model.project(features), batch.memory_mask, batch.ids)
         found = generate(decoder, state, GenerationRequest(options, keys=batch.ids))
         captions = [self.tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]

@@ -94,8 +94,8 @@ class SelfCritic:
         """Return K independent samples per image."""
         draws = self.draws(len(features), features.device)
         with without_dropout(model), torch.no_grad():
-            state = init_state(model.search, model.project(features), memory_mask)
-            samples = sample_captions(model.search, state, self.sampling, draws)
+            state = init_state(model.step_decoder, model.project(features), memory_mask)
+            samples = sample_captions(model.step_decoder, state, self.sampling, draws)
         tokens = [[[START_ID, *one.tokens, END_ID] for one in of_image] for of_image in samples]
         cut = torch.tensor([[not one.finished for one in of_image] for of_image in samples])
         return Samples(pad_captions(tokens), cut)
@@ -127,8 +127,8 @@ class SelfCritic:
             others: NDArray[np.float64] = rewards.sum(1, keepdims=True) - rewards
             return others / (self.samples - 1)
         with without_dropout(model), torch.no_grad():
-            state = init_state(model.search, model.project(features), batch.memory_mask)
-            best = generate(model.search, state, GenerationRequest(self.options))
+            state = init_state(model.step_decoder, model.project(features), batch.memory_mask)
+            best = generate(model.step_decoder, state, GenerationRequest(self.options))
         greedy_rewards: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
         return greedy_rewards.repeat(self.samples, axis=1)
 

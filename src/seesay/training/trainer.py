@@ -18,7 +18,7 @@ from seesay.errors import ConfigError
 from seesay.training.callbacks import AtomicCheckpointIO, BestCheckpoints, ResumePoint
 from seesay.training.distributed import process_counts
 from seesay.training.ema import EmaWeights
-from seesay.training.stopping import StopRequest
+from seesay.training.interruption import StopRequest
 
 
 def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: StopRequest | None = None) -> pl.Trainer:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seesay.models.decoders.transformer import sinusoids
 from seesay.models.packing import pack_captions
-from tests.models.decoders import MASK, TOKENS, N, decoder, fed, memories, spread
+from tests.models.decoder_cases import MASK, TOKENS, N, decoder, fed, memories, spread
 
 WIDTH = 8
 

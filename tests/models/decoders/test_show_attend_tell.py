@@ -15,7 +15,7 @@ from seesay.models.hard_attention import sample_regions
 from seesay.models.packing import pack_captions
 from seesay.models.recurrent import doubly_stochastic_penalty
 from seesay.training.scheduled_sampling import mix_in_samples
-from tests.models.decoders import MASK, TOKENS, D, V, decoder, fed, memories, spread
+from tests.models.decoder_cases import MASK, TOKENS, D, V, decoder, fed, memories, spread
 
 
 def cell_of(made: Any) -> nn.LSTMCell:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seesay.models.packing import pack_captions
-from tests.models.decoders import MASK, TOKENS, decoder, fed, memories, spread
+from tests.models.decoder_cases import MASK, TOKENS, decoder, fed, memories, spread
 
 
 def reference(made: Any, memory: Tensor, words: list[int]) -> Tensor:

@@ -12,7 +12,7 @@ from seesay.models.captioning import build_model
 from seesay.models.packing import pack_captions
 from tests import tiny
 from tests.decoding.oracles import decode
-from tests.models.decoders import CONFIGS, MASK, TOKENS, V, decoder, memories, sized, spread
+from tests.models.decoder_cases import CONFIGS, MASK, TOKENS, V, decoder, memories, sized, spread
 
 every = pytest.mark.parametrize("name", CONFIGS)
 
@@ -157,7 +157,7 @@ def test_bfloat16_keeps_the_state_in_float32(name: str) -> None:
     model = build_model(sized(name), V, 10)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.train()(torch.randn(3, 4, 10), MASK, pack_captions(TOKENS))
-        decoder = model.eval().search
+        decoder = model.eval().step_decoder
         state = decoder.init_state(model.project(torch.randn(3, 4, 10)), MASK)
         output = decoder.step(TOKENS[:, :1, 0], state)
     assert torch.isfinite(logits).all()

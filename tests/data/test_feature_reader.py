@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import Batch, CaptionBatches, Example
-from seesay.data.reading import read_partly_mirrored
+from seesay.data.feature_reader import read_partly_mirrored
 from seesay.errors import DataError
 from tests import tiny
 

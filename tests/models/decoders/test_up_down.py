@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seesay.models.packing import pack_captions
-from tests.models.decoders import MASK, TOKENS, decoder, fed, memories, spread
+from tests.models.decoder_cases import MASK, TOKENS, decoder, fed, memories, spread
 
 
 def cell_of(inputs: list[nn.Linear], bias: Tensor, state: nn.Linear) -> nn.LSTMCell:
