@@ -26,8 +26,8 @@ from seesay.files import write_atomically
 from seesay.formatting import format_duration
 from seesay.models.encoders import Encoder
 from seesay.training.distributed import sum_over_ranks
-from seesay.training.module import CaptioningModule
 from seesay.training.interruption import StopRequest, StopRequestedError, describe_place
+from seesay.training.module import CaptioningModule
 
 log = logging.getLogger("seesay")
 

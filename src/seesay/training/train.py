@@ -36,10 +36,10 @@ from seesay.training.inputs import (
     open_training_data,
     read_captions,
 )
+from seesay.training.interruption import StopRequest, interruptible
 from seesay.training.module import CaptioningModule
 from seesay.training.schedule import warn_of_warmup
 from seesay.training.scst import SelfCritic, make_critic
-from seesay.training.interruption import StopRequest, interruptible
 from seesay.training.trainer import build_trainer, quiet_lightning
 from seesay.training.validation import check_config, differences, existing_run
 from seesay.training.warm_start import warm_start

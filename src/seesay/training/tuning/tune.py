@@ -25,8 +25,8 @@ from seesay.files import write_atomically
 from seesay.outputs import MARKER, FolderKind, check_folder, delete_own, only_writer_of
 from seesay.training.callbacks import StepProgress, StepReport
 from seesay.training.inputs import LazyInputs, TrainingData, describe_captions, open_training_data, read_captions
-from seesay.training.module import CaptioningModule
 from seesay.training.interruption import StopRequest
+from seesay.training.module import CaptioningModule
 from seesay.training.train import train_on
 from seesay.training.tuning.space import Space, default_space, read_space, samples
 from seesay.training.tuning.study import (
