@@ -24,7 +24,7 @@ from PIL import Image
 
 import seesay
 from seesay.cli import main as cli
-from seesay.config import Config, changed_decoding, resolve_config
+from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import given_flags
 from seesay.training.train import TrainingResult, train
 
@@ -119,7 +119,7 @@ def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -
         overlay = "scst" if bound.arguments.get("scst") else ""
         resolve_config(bound.arguments.get("preset", "attention-gru"), None, flags, overlay=overlay)
     elif command.__name__ in ("caption", "evaluate", "explain"):
-        changed_decoding(Config(), flags, str)
+        changed_decoding(DecodingOptions(), flags, str)
 
 
 def _reason(block: Block, arguments: list[str]) -> str | None:
@@ -164,7 +164,7 @@ def _check_other(words: list[str]) -> None:
         from seesay.serving.requests import read_request
 
         fields = [(name, value) for name, mark, value in (word.partition("=") for word in rest) if mark]
-        read_request([field for field in fields if field[0] != "images"], Config())
+        read_request([field for field in fields if field[0] != "images"], DecodingOptions())
         assert rest[-1].endswith("/v1/caption")
     elif program == "docker":
         assert (ROOT / "Dockerfile").is_file()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from seesay.bulk import Destination, caption_collection, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray
-from seesay.bulk.recipe import model_digest
+from seesay.captioners.identity import identify_folder
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
@@ -57,7 +58,7 @@ def test_output_records_its_model_and_options_and_warns_about_others(
     assert log.messages == []
     (recorded,) = recipes(out)
     folder = captioner.run.folder
-    assert recorded["models"] == [{"name": str(folder), "digest": model_digest(folder)}]
+    assert recorded["models"] == [asdict(identify_folder(folder))]
     assert recorded["decoding"]["strategy"] == "greedy"
     assert recorded["decoding"]["max_length"] == captioner.run.info.max_length
     with pytest.raises(DataError, match=r"another model or other options \(model .*, now .*; choose another --out"):

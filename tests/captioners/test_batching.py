@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seesay.captioners.base import Caption
+from seesay.captioners.base import Caption, CaptionSettings
 from seesay.captioners.batching import CaptionRequest, generate_batch
 from seesay.captioners.ensemble import EnsembleCaptioner
 from seesay.captioners.trained import TrainedCaptioner
@@ -38,7 +38,8 @@ def requests(captioner: TrainedCaptioner, images: list[str]) -> list[CaptionRequ
     found = []
     for number, path in enumerate(images):
         options = OPTIONS[number % len(OPTIONS)]
-        found.append(CaptionRequest(*captioner.prepare(in_memory(path)), options, number % 2 == 0, number % 3))
+        settings = CaptionSettings(options, number % 2 == 0, number % 3)
+        found.append(CaptionRequest(*captioner.prepare(in_memory(path)), settings))
     return found
 
 
@@ -101,7 +102,10 @@ def test_images_are_encoded_together_and_decoded_per_set_of_options(
     ]
     caption_together(
         captioner,
-        [CaptionRequest(*captioner.prepare(in_memory(path)), options[n % 4]) for n, path in enumerate(images[:12])],
+        [
+            CaptionRequest(*captioner.prepare(in_memory(path)), CaptionSettings(options[n % 4]))
+            for n, path in enumerate(images[:12])
+        ],
     )
     assert calls["encode"] == 2  # batches of up to eight images
     assert calls["step"] <= 4 * 9  # at most eight words and the end
@@ -114,9 +118,9 @@ def test_invalid_options_fail_alone(captioner: TrainedCaptioner, images: list[st
     found = caption_together(
         captioner,
         [
-            CaptionRequest(*model_inputs[0], good),
-            CaptionRequest(*model_inputs[1], bad),
-            CaptionRequest(*model_inputs[2], good),
+            CaptionRequest(*model_inputs[0], CaptionSettings(good)),
+            CaptionRequest(*model_inputs[1], CaptionSettings(bad)),
+            CaptionRequest(*model_inputs[2], CaptionSettings(good)),
         ],
     )
     assert isinstance(found[1], ConfigError)

@@ -53,7 +53,7 @@ def test_large_queries_are_clamped() -> None:
     plain, packed = decoder(), decoder()
     for each in (plain, packed):
         with torch.no_grad():
-            each.attention.get_submodule("query").weight.mul_(1000)
+            each.attention.get_submodule("query").get_parameter("weight").mul_(1000)
     prepack_weights(packed)
     memory = torch.randn(2, 9, SIZES["projection_size"])
     with torch.inference_mode():

@@ -92,7 +92,7 @@ def caption_collection(
         SeesayError: the disk is full.
     """
     started = time.perf_counter()
-    recipe = Recipe(captioner.folders, captioner.options(options))
+    recipe = Recipe(captioner.identities(), captioner.options(options))
     with ExitStack() as stack:
         job = _Job(destination, images, recipe, print_error)
         todo = job.start(stack)

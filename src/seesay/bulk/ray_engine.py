@@ -31,6 +31,7 @@ from seesay.bulk.parquet_writer import ParquetWriter, read_part_metadata, write_
 from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
 from seesay.captioners.ensemble import load_runs
+from seesay.captioners.identity import identify_folder
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError, MissingDependencyError, SeesayError
@@ -107,7 +108,7 @@ def caption_on_ray(
         done = output.open()
         run = load_run(models[0])
         length = options.max_length or run.config.decoding.max_length or run.info.max_length
-        recipe = Recipe(tuple(map(Path, models)), options.replace(max_length=length))
+        recipe = Recipe(tuple(identify_folder(Path(model)) for model in models), options.replace(max_length=length))
         todo = [image for image in images if plain(image) not in done]
         record_recipe(out, recipe, len(done), len(todo), strict=destination.strict)
         output.close()  # finish a part of the local engine

@@ -6,14 +6,14 @@
 If jobs with different recipes wrote to an output, all are listed in order.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from seesay.captioners.identity import ModelIdentity
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
 from seesay.files import text_bytes, write_atomically
@@ -22,7 +22,6 @@ log = logging.getLogger("seesay")
 
 _KEY = "seesay_recipes"
 _UNKNOWN: dict[str, Any] = {"models": [], "decoding": {}}
-_WEIGHTS = ("model.safetensors", "encoder.onnx", "decoder.onnx", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -30,32 +29,18 @@ class Recipe:
     """What determines the captions of a job.
 
     Attributes:
-        folders: run folders, or the export folder.
+        models: the models.
         options: decoding options, with the maximum length filled in.
     """
 
-    folders: tuple[Path, ...]
+    models: tuple[ModelIdentity, ...]
     options: DecodingOptions
 
     def to_json(self) -> dict[str, Any]:
         """Return the names of the models with the digests of their weights, and the options."""
-        models = [{"name": str(folder), "digest": model_digest(folder)} for folder in self.folders]
+        models = [asdict(model) for model in self.models]
         content: dict[str, Any] = json.loads(json.dumps({"models": models, "decoding": self.options.model_dump()}))
         return content
-
-
-def model_digest(folder: Path) -> str:
-    """Return 16 hex digits over the weights, the vocabulary and the encoder's identity of a run or an export."""
-    digest = hashlib.sha256()
-    for path in (folder / name for name in _WEIGHTS):
-        if path.is_file():
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    info = folder / "captioner.json"
-    if info.is_file():  # the weights of an encoder from the hub are not in the folder
-        features = json.loads(info.read_text(encoding="utf-8")).get("features")
-        digest.update(json.dumps(features, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
 
 
 def recipe_path(output: Path) -> Path:

@@ -1,34 +1,23 @@
-"""`Captioner`, the base of all captioners, and `Caption`, its result. Does not need torch."""
+"""`Captioner`, the interface of all captioners, and `Caption`, its result. Does not need torch."""
 
-import functools
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from seesay.config import Config, DecodingOptions
-from seesay.decoding import GenerationRequest, generate
-from seesay.decoding.constraints import token_constraints
-from seesay.decoding.generate import StepDecoder
-from seesay.decoding.hypothesis import Hypothesis
-from seesay.decoding.top_tokens import TopTokens, find_top_tokens
-from seesay.decoding.trace import SearchTrace
+from seesay.captioners.identity import ModelIdentity, identify_folder
+from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError
-from seesay.images.loading import ImageInput, Preprocessing, load_pixels
+from seesay.images.loading import ImageInput, Preprocessing
 from seesay.images.prefetch import prefetch
 from seesay.images.sources import ImageBytes
-from seesay.tokenizer import END_ID, Tokenizer
-
-ModelInputs = tuple[NDArray[np.uint8], ...]
-"""The preprocessed pixels of an image, (height, width, 3) per encoder of a captioner."""
-
-_CACHED_CONSTRAINTS = 64  # sets of options whose words and phrases are cached as token ids
 
 
 @dataclass(frozen=True)
@@ -68,42 +57,64 @@ class Caption:
         return float(np.exp(sum(self.log_probs)))
 
 
-class Captioner:
-    """Base class of captioners; a subclass provides `preprocessing`, `decoder` and `encode`.
+@dataclass(frozen=True)
+class CaptionSettings:
+    """What to generate for the images of a batch.
 
-    Args:
-        config: the training configuration; its decoding options are the defaults.
-        tokenizer: the tokenizer.
-        longest: default maximum number of words per caption.
-        grid: (rows, columns) of the regions; None if they form no grid.
+    Attributes:
+        options: decoding options; None: the captioner's defaults.
+        attention: return attention weights.
+        top_tokens: most probable words to return per position; 0: none.
     """
 
-    def __init__(self, config: Config, tokenizer: Tokenizer, longest: int, grid: tuple[int, int] | None) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        self._longest, self._grid = longest, grid
-        # Cached so that warnings about the options' words are logged once, not in every batch.
-        self._constraints = functools.lru_cache(maxsize=_CACHED_CONSTRAINTS)(
-            lambda options: token_constraints(options, tokenizer)
-        )
+    options: DecodingOptions | None = None
+    attention: bool = False
+    top_tokens: int = 0
+
+
+DEFAULT_SETTINGS = CaptionSettings()
+
+
+class Captioner(ABC):
+    """Interface of captioners, with the pipeline that loads, encodes and captions images.
+
+    A subclass provides `load_inputs`, `encode`, `generate` and `take`. They run in different threads at the same time,
+    each on another batch.
+    """
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of the models; empty if unknown."""
+        """Folders of the models; empty if they are not in folders of this machine."""
         return ()
 
-    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
-        """Return `options`, by default the run's, with `max_length` set."""
-        chosen = options or self.config.decoding
-        length = chosen.max_length or self.config.decoding.max_length or self._longest
-        return chosen.replace(max_length=length)
+    @property
+    def name(self) -> str:
+        """Name of the model, for people: of a folder its name, of an ensemble the joined names."""
+        return "+".join(folder.resolve().name for folder in self.folders)
 
-    def check(self, options: DecodingOptions) -> None:
-        """Check the words of the options against the vocabulary before a search.
+    def identities(self) -> tuple[ModelIdentity, ...]:
+        """Return what identifies the models; recorded beside an output."""
+        return tuple(map(identify_folder, self.folders))
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts about the model for people and programs: names of parts, sizes."""
+        return {}
+
+    @property
+    @abstractmethod
+    def defaults(self) -> DecodingOptions:
+        """The decoding options that are used without others."""
+
+    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
+        """Return `options`, by default the captioner's, with all values that depend on the captioner set."""
+        return options or self.defaults
+
+    def check(self, options: DecodingOptions) -> None:  # noqa: B027
+        """Check the options before a search.
 
         Raises:
-            ConfigError: for example, a required word is not in the vocabulary.
+            ConfigError: the captioner cannot satisfy them, for example a required word is not in the vocabulary.
         """
-        self._constraints(self.options(options))
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
@@ -138,22 +149,21 @@ class Captioner:
         Args:
             images: a path, URL, bytes of a file, opened image or NumPy array of uint8 (height, width, 3) (see
                 `seesay.images.loading.ImageInput`), or a sequence of these.
-            options: decoding options; None: the run's. With `num_return_sequences` above 1 the other captions are
-                `alternatives` of the first.
+            options: decoding options; None: the captioner's defaults. With `num_return_sequences` above 1 the other
+                captions are `alternatives` of the first.
             attention: return attention weights.
             top_tokens: most probable words to return per position; 0: none.
 
         Raises:
             ImageError: an image cannot be read; the message has its name and the reason.
-            ConfigError: the model was trained on imported or joined features and has no encoder; or the options cannot
-                be satisfied, for example a required word outside the vocabulary.
+            ConfigError: the captioner cannot caption images; or the options cannot be satisfied, for example a required
+                word outside the vocabulary.
         """
         if isinstance(images, (str, Path, bytes, ImageBytes, Image.Image, np.ndarray)):
             # In this thread: there is nothing to overlap, and the thread pools of two threads would contend.
             model_inputs, name = self.prepare(images)
-            return self.generate(
-                self.encode([model_inputs]), [name], options, attention=attention, top_tokens=top_tokens
-            )[0]
+            settings = CaptionSettings(options, attention, top_tokens)
+            return self.generate(self.encode([model_inputs]), [name], settings)[0]
         results = []
         for _, found in self.caption_each(images, options, attention=attention, top_tokens=top_tokens):
             if isinstance(found, ImageError):
@@ -194,7 +204,7 @@ class Captioner:
 
         Args:
             images: the images.
-            options: decoding options; None: the run's.
+            options: decoding options; None: the captioner's defaults.
             attention: return attention weights.
             top_tokens: most probable words to return per position; 0: none.
             batch_size: images per batch.
@@ -205,122 +215,77 @@ class Captioner:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        settings = CaptionSettings(options, attention, top_tokens)
         loaded = prefetch(self._load, images, workers, ahead=2 * batch_size)
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
         for batch, state in prefetch(self._encode_batch, batches, workers=1, ahead=1):
             names = [image_name(image, found) for image, found in batch if not isinstance(found, ImageError)]
-            captions: Iterator[Caption] = iter(())
-            if names:
-                captions = iter(self.generate(state, names, options, attention=attention, top_tokens=top_tokens))
+            captions = iter(self.generate(state, names, settings) if names else ())
             yield [(image, found if isinstance(found, ImageError) else next(captions)) for image, found in batch]
 
-    def prepare(self, image: ImageInput) -> tuple[ModelInputs, str]:
-        """Return the preprocessed pixels of an image and the name that seeds its samples.
+    def prepare(self, image: ImageInput) -> tuple[Any, str]:
+        """Return the model inputs of an image and the name that seeds its samples.
 
         Raises:
             ImageError: the image cannot be read.
-            ConfigError: the model has no encoder.
+            ConfigError: the captioner cannot caption images.
         """
-        _, model_inputs = self._load(image)
-        if isinstance(model_inputs, ImageError):
-            raise model_inputs
+        model_inputs = self.load_inputs(image)
         return model_inputs, image_name(image, model_inputs)
 
-    def preprocessing(self) -> Preprocessing:
-        """Return the preprocessing that the encoder needs."""
-        raise NotImplementedError
+    def preprocessing(self) -> Preprocessing | None:
+        """Return how an image becomes the pixels that regions of attention divide; None: there is no such map."""
+        return None
 
-    @property
-    def decoder(self) -> StepDecoder:
-        """The decoder that generates tokens."""
-        raise NotImplementedError
+    @abstractmethod
+    def load_inputs(self, image: ImageInput) -> Any:
+        """Return the model inputs of an image: a tuple whose first element is an array of pixels.
 
-    def encode(self, pixels: Sequence[ModelInputs]) -> Any:
-        """Return the decoder's state before the start token, of B images."""
-        raise NotImplementedError
+        Raises:
+            ImageError: the image cannot be read.
+            ConfigError: the captioner cannot caption images.
+        """
 
-    def generate(
-        self,
-        state: Any,
-        names: Sequence[str] | None,
-        options: DecodingOptions | None = None,
-        *,
-        attention: bool = False,
-        top_tokens: int = 0,
-        trace: SearchTrace | None = None,
-    ) -> list[Caption]:
-        """Return the captions of encoded images.
+    @abstractmethod
+    def encode(self, inputs: Sequence[Any]) -> Any:
+        """Return the encoded batch of B images from their model inputs."""
+
+    @abstractmethod
+    def generate(self, encoded: Any, names: Sequence[str] | None, settings: CaptionSettings) -> list[Caption]:
+        """Return the captions of an encoded batch.
 
         Args:
-            state: from `encode`.
+            encoded: from `encode`.
             names: a name per image for messages and the seeds of sampling; None: their positions.
-            options: decoding options; None: the run's.
-            attention: return attention weights.
-            top_tokens: most probable words to return per position; 0: none.
-            trace: records every candidate of the search.
+            settings: what to generate.
         """
-        options = self.options(options)
-        found = generate(
-            self.decoder, state, GenerationRequest(options, self._constraints(options), names, attention, trace)
-        )
-        captions = self._captions(found)
-        if not top_tokens:
-            return captions
-        tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
-        words = find_top_tokens(self.decoder, state, tokens, top_tokens, allow_unk=options.allow_unk)
-        return [self._with_top_tokens(caption, rows) for caption, rows in zip(captions, words, strict=True)]
 
-    def _with_top_tokens(self, caption: Caption, rows: Sequence[list[TopTokens]]) -> Caption:
-        """Return a caption and its alternatives with the most probable words per position."""
-        best, *others = (self._top_words(places) for places in rows)
-        alternatives = (
-            replace(other, top_tokens=places) for other, places in zip(caption.alternatives, others, strict=True)
-        )
-        return replace(caption, top_tokens=best, alternatives=tuple(alternatives))
+    @abstractmethod
+    def take(self, encoded: Any, places: Sequence[int]) -> Any:
+        """Return the encoded images at some positions of a batch."""
 
-    def _top_words(self, places: list[TopTokens]) -> tuple[tuple[tuple[str | None, float], ...], ...]:
-        words = self.tokenizer.vocabulary
-        return tuple(
-            tuple((None if token == END_ID else words[token], value) for token, value in place) for place in places
-        )
+    def close(self) -> None:  # noqa: B027
+        """Free the memory of the models; the captioner cannot be used afterwards."""
 
-    def _encode_batch(
-        self, batch: list[tuple[ImageInput, ModelInputs | ImageError]]
-    ) -> tuple[list[tuple[ImageInput, ModelInputs | ImageError]], Any]:
-        """Return a batch with the decoder state of its readable images; None if there are none."""
-        pixels = [found for _, found in batch if not isinstance(found, ImageError)]
-        return batch, self.encode(pixels) if pixels else None
+    def __enter__(self) -> Self:
+        return self
 
-    def _load(self, image: ImageInput) -> tuple[ImageInput, ModelInputs | ImageError]:
-        preprocessing = self.preprocessing()
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self, image: ImageInput) -> tuple[ImageInput, Any]:
+        """Return an image with its model inputs or its `ImageError`."""
         try:
-            return image, (load_pixels(image, preprocessing),)
+            return image, self.load_inputs(image)
         except ImageError as error:
             return image, error
 
-    def _captions(self, found: Sequence[Sequence[Hypothesis]]) -> list[Caption]:
-        """Return the first hypothesis of each image as its caption, the others as alternatives."""
-        captions = []
-        for hypotheses in found:
-            best, *others = map(self._describe, hypotheses)
-            captions.append(replace(best, alternatives=tuple(others)))
-        return captions
-
-    def _describe(self, hypothesis: Hypothesis) -> Caption:
-        tokenizer, words = self.tokenizer, len(hypothesis.tokens)
-        maps = hypothesis.attention
-        return Caption(
-            text=tokenizer.decode(hypothesis.tokens),
-            words=tuple(tokenizer.words(hypothesis.tokens)),
-            log_probs=hypothesis.log_probs[:words],
-            end_log_prob=hypothesis.log_probs[words],
-            score=hypothesis.score,
-            finished=hypothesis.finished,
-            attention=None if maps is None else maps[:words],
-            grid=self._grid,
-        )
+    def _encode_batch(self, batch: list[tuple[ImageInput, Any]]) -> tuple[list[tuple[ImageInput, Any]], Any]:
+        """Return a batch with its encoded readable images; None if there are none."""
+        inputs = [found for _, found in batch if not isinstance(found, ImageError)]
+        return batch, self.encode(inputs) if inputs else None
 
 
-def image_name(image: ImageInput, model_inputs: ModelInputs) -> str:
+def image_name(image: ImageInput, model_inputs: tuple[NDArray[np.uint8], ...]) -> str:
     """Return the name that seeds the samples of an image: its path, or a digest of its pixels."""
     return str(image) if isinstance(image, (str, Path)) else hashlib.sha256(model_inputs[0].data).hexdigest()

@@ -1,61 +1,51 @@
-"""Captions of images with different options: one pass of the encoder, one search per set of equal options."""
+"""Captions of images with different settings: encoded together, and decoded together where settings are equal."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-
-from seesay.captioners.base import Caption, ModelInputs
-from seesay.captioners.trained import TrainedCaptioner
-from seesay.config import DecodingOptions
+from seesay.captioners.base import Caption, Captioner, CaptionSettings
 from seesay.errors import SeesayError
 
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """An image to caption, with its options.
+    """An image to caption, with its settings.
 
     Attributes:
-        model_inputs: the preprocessed pixels, from `Captioner.prepare`.
+        model_inputs: from `Captioner.prepare`.
         name: seeds the image's samples, from `Captioner.prepare`.
-        options: decoding options.
-        attention: return attention weights.
-        top_tokens: most probable words to return per position; 0: none.
+        settings: what to generate.
     """
 
-    model_inputs: ModelInputs
+    model_inputs: Any
     name: str
-    options: DecodingOptions
-    attention: bool = False
-    top_tokens: int = 0
+    settings: CaptionSettings
 
 
-@torch.inference_mode()
 def generate_batch(
-    captioner: TrainedCaptioner,
+    captioner: Captioner,
     requests: Sequence[CaptionRequest],
     deliver: Callable[[int, Caption | SeesayError], None],
 ) -> None:
-    """Caption images whose options differ; a caption depends on its batch only by rounding.
-
-    All images are encoded together; requests with equal options are decoded together.
+    """Caption images whose settings differ; a caption depends on its batch only by rounding.
 
     Args:
-        captioner: a captioner or an ensemble.
-        requests: the images with their options.
+        captioner: the captioner.
+        requests: the images with their settings.
         deliver: called after each search with the number of a request and its caption or error.
     """
-    state = captioner.encode([request.model_inputs for request in requests])
-    groups: dict[tuple[DecodingOptions, bool, int], list[int]] = {}
+    encoded = captioner.encode([request.model_inputs for request in requests])
+    groups: dict[CaptionSettings, list[int]] = {}
     for number, request in enumerate(requests):
-        key = (captioner.options(request.options), request.attention, request.top_tokens)
-        groups.setdefault(key, []).append(number)
-    for (options, attention, top_tokens), numbers in groups.items():
-        part = state if len(groups) == 1 else state.keep(torch.tensor(numbers, device=captioner.device))
+        settings = replace(request.settings, options=captioner.options(request.settings.options))
+        groups.setdefault(settings, []).append(number)
+    for settings, numbers in groups.items():
+        part = encoded if len(groups) == 1 else captioner.take(encoded, numbers)
         names = [requests[number].name for number in numbers]
         found: Sequence[Caption | SeesayError]
         try:
-            found = captioner.generate(part, names, options, attention=attention, top_tokens=top_tokens)
+            found = captioner.generate(part, names, settings)
         except SeesayError as error:
             found = [error] * len(numbers)
         for number, caption in zip(numbers, found, strict=True):

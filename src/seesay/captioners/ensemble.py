@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from seesay.captioners.base import ModelInputs
+from seesay.captioners.search import ModelInputs
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.decoding import EnsembleDecoder, init_state
 from seesay.decoding.ensemble import Mean, join_memories
-from seesay.errors import ConfigError, ImageError
+from seesay.errors import ConfigError
 from seesay.images.loading import ImageInput
 from seesay.models.protocol import Decoder, DecoderState
 
@@ -64,22 +64,23 @@ class EnsembleCaptioner(TrainedCaptioner):
         return join_memories(memories, [mask] * len(memories))
 
     @torch.inference_mode()
-    def encode(self, pixels: Sequence[ModelInputs]) -> DecoderState:
+    def encode(self, inputs: Sequence[ModelInputs]) -> DecoderState:
         """Return the members' decoder states, as one, before the start token, of B images."""
         memories = [
-            member.model.project(member._features([views[place] for views in pixels]))
+            member.model.project(member._features([views[place] for views in inputs]))
             for place, member in enumerate(self.members)
         ]
         return init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
 
-    def _load(self, image: ImageInput) -> tuple[ImageInput, ModelInputs | ImageError]:
-        model_inputs: ModelInputs = ()
+    def load_inputs(self, image: ImageInput) -> ModelInputs:
+        """Return the pixels that each member's encoder needs."""
+        return tuple(pixels for member in self.members for pixels in member.load_inputs(image))
+
+    def close(self) -> None:
+        """Free the memory of the networks."""
         for member in self.members:
-            _, found = member._load(image)
-            if isinstance(found, ImageError):
-                return image, found
-            model_inputs += found
-        return image, model_inputs
+            member.close()
+        super().close()
 
 
 def load_runs(models: Sequence[str | Path], device: str = "auto") -> TrainedCaptioner:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seesay.captioners.base import Caption, Captioner, ModelInputs
+from seesay.captioners.base import DEFAULT_SETTINGS, Caption, CaptionSettings
+from seesay.captioners.search import ModelInputs, SearchCaptioner
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
 from seesay.decoding import SearchTrace, init_state
@@ -24,7 +26,7 @@ _CPU_ENCODER_BATCH = 8
 """Images per encoder batch on a CPU: larger batches are not faster and need more memory."""
 
 
-class TrainedCaptioner(Captioner):
+class TrainedCaptioner(SearchCaptioner):
     """A captioner loaded from a run folder.
 
     Attributes:
@@ -96,7 +98,8 @@ class TrainedCaptioner(Captioner):
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
         memory, mask = self._project(features.to(self.device), mask)
-        return self.generate(init_state(self.decoder, memory, mask, keys), keys, options, attention=attention)
+        settings = CaptionSettings(options, attention)
+        return self.generate(init_state(self.decoder, memory, mask, keys), keys, settings)
 
     def trace(self, image: ImageInput, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
         """Return an image's caption and every candidate of its search.
@@ -110,7 +113,7 @@ class TrainedCaptioner(Captioner):
         """
         model_inputs, name = self.prepare(image)
         trace = SearchTrace()
-        return self.generate(self.encode([model_inputs]), [name], options, trace=trace)[0], trace
+        return self.generate(self.encode([model_inputs]), [name], CaptionSettings(options), trace=trace)[0], trace
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -136,23 +139,32 @@ class TrainedCaptioner(Captioner):
         return self.model.encoder.preprocessing
 
     @torch.inference_mode()
-    def encode(self, pixels: Sequence[ModelInputs]) -> DecoderState:
+    def encode(self, inputs: Sequence[ModelInputs]) -> DecoderState:
         """Return the decoder's state before the start token, of B images."""
-        return init_state(self.decoder, *self._project(self._features([view for (view,) in pixels]), None))
+        return init_state(self.decoder, *self._project(self._features([view for (view,) in inputs]), None))
 
     @torch.inference_mode()
     def generate(
         self,
-        state: DecoderState,
+        encoded: Any,
         names: Sequence[str] | None,
-        options: DecodingOptions | None = None,
+        settings: CaptionSettings = DEFAULT_SETTINGS,
         *,
-        attention: bool = False,
-        top_tokens: int = 0,
         trace: SearchTrace | None = None,
     ) -> list[Caption]:
-        """Return the captions of encoded images; see `Captioner.generate`."""
-        return super().generate(state, names, options, attention=attention, top_tokens=top_tokens, trace=trace)
+        """Return the captions of encoded images; see `SearchCaptioner.generate`."""
+        return super().generate(encoded, names, settings, trace=trace)
+
+    @torch.inference_mode()
+    def take(self, encoded: Any, places: Sequence[int]) -> Any:
+        """Return the decoder's state of the images at some positions."""
+        return super().take(encoded, places)
+
+    def close(self) -> None:
+        """Free the memory of the network."""
+        self.model = None  # type: ignore[assignment]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the memory (B, N, D) of features (B, N, F), and its mask."""

@@ -111,7 +111,7 @@ def caption(
     runs = [choose_run(name) for name in model or [""]]
     if destination is None:
         captioner = load_captioner(runs, device)
-        options = decoding_options(captioner.config, flags)
+        options = decoding_options(captioner.defaults, flags)
         return _print_captions(captioner, found, options, format, batch_size, threads)
     print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
     with progress("captioning", "images") as advance:
@@ -121,12 +121,12 @@ def caption(
             from seesay.bulk.ray_engine import Cluster, caption_on_ray
             from seesay.checkpoint import load_run
 
-            options = decoding_options(load_run(runs[0]).config, flags)
+            options = decoding_options(load_run(runs[0]).config.decoding, flags)
             cluster = Cluster(ray_address, ray_workers)
             done = caption_on_ray(runs, found.images, destination, options, cluster, device=device, **shared)
         else:
             captioner = load_captioner(runs, device)
-            options = decoding_options(captioner.config, flags)
+            options = decoding_options(captioner.defaults, flags)
             done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
     return _summarise(done, destination)
 
@@ -223,7 +223,7 @@ def explain(
         photo, references, objects = item.image, item.captions, item.boxes
     elif not photo:
         raise DataError("pass an image, or a data set with --held-out DATA")
-    options = decoding_options(captioner.run.config, flags)
+    options = decoding_options(captioner.defaults, flags)
     if boxes is not None:
         objects = read_instances(boxes, photo)
     target = out or Path(f"{Path(photo).stem}.{'tree.png' if beam_tree else 'explain.html'}")

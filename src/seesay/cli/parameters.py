@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from seesay.config import Config, DecodingOptions, changed_decoding, resolve_config
+from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import Flags, flag_name, given_flags, make_flags
 from seesay.config.schema import SECTIONS
 
@@ -44,10 +44,10 @@ Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Flat = Parameter(name="*")
 
 
-def decoding_options(config: Config, flags: Flags | None) -> DecodingOptions:
-    """Return a run's decoding options with flags applied; options that a new strategy does not use are reset.
+def decoding_options(defaults: DecodingOptions, flags: Flags | None) -> DecodingOptions:
+    """Return decoding options with flags applied; options that a new strategy does not use are reset.
 
     Raises:
         ConfigError: the strategy does not use a flag, or a value is invalid.
     """
-    return changed_decoding(config, given_flags(flags), flag_name)
+    return changed_decoding(defaults, given_flags(flags), flag_name)

@@ -83,7 +83,7 @@ def evaluate(
     elif data is None:
         raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
     else:
-        options = decoding_options(load_run(model).config, flags) if run else None
+        options = decoding_options(load_run(model).config.decoding, flags) if run else None
         with progress("encoding", "images") as advance:
             result = score(
                 model, data, options=options, features=features, stores=store or (), progress=advance, **common

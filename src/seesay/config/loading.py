@@ -107,24 +107,26 @@ def locate(key: str) -> tuple[str, str]:
     return fields[name][0], name
 
 
-def changed_decoding(config: Config, values: Mapping[str, Any], written: Callable[[str], str] = str) -> DecodingOptions:
-    """Return a run's decoding options with some changed; options that another strategy does not read are reset.
+def changed_decoding(
+    options: DecodingOptions, values: Mapping[str, Any], written: Callable[[str], str] = str
+) -> DecodingOptions:
+    """Return decoding options with some changed; options that another strategy does not read are reset.
 
     Args:
-        config: of the run.
+        options: for example those of a run.
         values: what is changed, by field.
         written: how the caller's user writes a field, for messages.
 
     Raises:
         ConfigError: a value that the search does not read, or an unsuitable one.
     """
-    strategy = values.get("strategy", config.decoding.strategy)
-    unread = unread_fields(strategy, values.get("num_beam_groups", config.decoding.num_beam_groups))
+    strategy = values.get("strategy", options.strategy)
+    unread = unread_fields(strategy, values.get("num_beam_groups", options.num_beam_groups))
     for name in values:
         if name in unread:
             reader = written(unread[name])
             raise ConfigError(f"{written(name)} is read by {reader} only; the strategy is {strategy}")
-    return replace(config, **{name: DecodingOptions.default_of(name) for name in unread}, **values).decoding
+    return options.replace(**{name: DecodingOptions.default_of(name) for name in unread}, **values)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def generate(decoder: StepDecoder, state: Any, request: GenerationRequest) -> li
         if not short:
             break
         wider = replace(search, options=widen(options, widening), trace=None)
-        part = state.keep(to_device_of(np.array(short), _any_array(state)))
+        part = keep_images(state, short)
         for image, more in zip(short, wider.run(part, [names[image] for image in short]), strict=True):
             if found[image].failed or not more.failed:
                 before = [] if found[image].failed else found[image].hypotheses
@@ -326,6 +326,11 @@ class _Running:
 
 _KEPT_SHARE = 0.8
 """Finished images are removed once at most this share is active: each removal copies the decoder's state."""
+
+
+def keep_images(state: Any, images: Sequence[int]) -> Any:
+    """Return a decoder's state of the images at some positions."""
+    return state.keep(to_device_of(np.array(images, np.int64), _any_array(state)))
 
 
 def _check(options: DecodingOptions, constraints: TokenConstraints) -> None:

@@ -60,7 +60,8 @@ class StepScores:
         """Return the model's log-probability (b, K) of `tokens` after the hypotheses `parents`, (b, K) each."""
         rows = np.arange(len(tokens))[:, None] * self.total.shape[1] + parents
         values = self.model.take(to_device_of(rows * self.model.shape[-1] + tokens, self.model))
-        return to_host(values).astype(np.float64) - self.total.take(rows)
+        totals: Floats = self.total.take(rows)
+        return to_host(values).astype(np.float64) - totals
 
     def end_log_probs(self) -> Floats:
         """Return the model's log-probability of the end token after each hypothesis, (b, R)."""

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from seesay import __version__
-from seesay.captioners.trained import TrainedCaptioner
+from seesay.captioners.base import Captioner
 from seesay.serving import limits
 from seesay.serving.errors import ApiError, ClientDisconnectedError, Code, error_response
 from seesay.serving.limits import Limits
@@ -41,11 +41,11 @@ _DISCONNECTED = Response(status_code=499)  # never read
 _CODES: dict[int, Code] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(captioner: TrainedCaptioner, bounds: Limits | None = None, api_key: str = "") -> FastAPI:
+def create_app(captioner: Captioner, bounds: Limits | None = None, api_key: str = "") -> FastAPI:
     """Return the service as an ASGI application.
 
     Args:
-        captioner: a captioner or an ensemble; captions an empty image to warm up.
+        captioner: any captioner; captions an empty image to warm up.
         bounds: limits of the service.
         api_key: key that requests to /v1 must send; empty = none.
 
@@ -100,7 +100,7 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
         with service.receiving.hold(1):
             form = await read_form(request, service.limits.receive_seconds)
         notes["images"] = len(form.images)
-        caption_request = read_request(form.fields, service.captioner.run.config)
+        caption_request = read_request(form.fields, service.captioner.defaults)
         seconds = service.limits.answer_seconds
         results = await _cancel_on_disconnect(request, service.caption(form.images, caption_request), seconds)
         for each in results:
@@ -120,7 +120,10 @@ def _response(
     Raises:
         ApiError: no image was captioned; with the code of the first error.
     """
-    entries = [image_result(name, each, service.preprocessing) for name, each in zip(form.names, results, strict=True)]
+    entries = [
+        image_result(name, each, service.captioner.preprocessing())
+        for name, each in zip(form.names, results, strict=True)
+    ]
     first = results[0]
     if isinstance(first, ApiError) and all(isinstance(each, ApiError) for each in results):
         others = "" if len(results) == 1 else f" (and {len(results) - 1} more)"

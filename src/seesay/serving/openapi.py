@@ -104,13 +104,9 @@ BODY: dict[str, Any] = {
 def describe_model(service: CaptionService) -> ModelInfo:
     """Return the entry of `/v1/models` for the served model."""
     captioner = service.captioner
-    run = captioner.run
     return ModelInfo(
         id=service.name,
-        decoder=run.config.model.decoder,
-        encoder=run.config.encoder.encoder,
-        vocabulary=len(run.tokenizer),
-        grid=run.info.grid,
+        **captioner.describe(),
         attention=service.has_attention,
         options=captioner.options().model_dump(),
         limits={

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from seesay.config import Config, DecodingOptions, changed_decoding
+from seesay.config import DecodingOptions, changed_decoding
 from seesay.config.section import TextFields, bounds_of
 from seesay.errors import ConfigError
 from seesay.serving import limits
@@ -80,7 +80,7 @@ class Request:
     top_tokens: int
 
 
-def read_request(fields: Iterable[tuple[str, str]], config: Config) -> Request:
+def read_request(fields: Iterable[tuple[str, str]], defaults: DecodingOptions) -> Request:
     """Return the request that the fields of a form make, over a run's own options.
 
     Raises:
@@ -97,7 +97,7 @@ def read_request(fields: Iterable[tuple[str, str]], config: Config) -> Request:
     given = RequestModel.model_validate(values).model_dump(exclude_unset=True)
     attention, top_tokens = given.pop("attention", False), given.pop("top_tokens", 0)
     try:
-        options = changed_decoding(config, given)
+        options = changed_decoding(defaults, given)
     except ConfigError as error:
         raise ApiError("invalid_options", str(error).removeprefix("decoding.")) from error
     words = sum(len(phrase.split()) for phrase in options.force_words)

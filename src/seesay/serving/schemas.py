@@ -77,10 +77,10 @@ class ModelInfo(BaseModel):
     """A served model."""
 
     id: str
-    decoder: str
-    encoder: str
-    vocabulary: int = Field(description="vocabulary size")
-    grid: tuple[int, int] | None = Field(description="rows and columns of the regions")
+    decoder: str | None = None
+    encoder: str | None = None
+    vocabulary: int | None = Field(None, description="vocabulary size")
+    grid: tuple[int, int] | None = Field(None, description="rows and columns of the regions")
     attention: bool = Field(description="whether attention weights are available")
     options: dict[str, Any] = Field(description="default decoding options")
     limits: dict[str, Any] = Field(description="limits of a request")
@@ -98,7 +98,7 @@ class HealthResponse(BaseModel):
     status: str
 
 
-def image_result(name: str, image: CaptionedImage | ApiError, preprocessing: Preprocessing) -> ImageResult:
+def image_result(name: str, image: CaptionedImage | ApiError, preprocessing: Preprocessing | None) -> ImageResult:
     """Return the entry of an image."""
     if isinstance(image, ApiError):
         return ImageResult(name=name, error=image.detail())
@@ -149,10 +149,10 @@ def _number(value: float) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def _frame(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+def _frame(size: tuple[int, int], preprocessing: Preprocessing | None) -> tuple[float, float, float, float]:
     """Return the encoded part of an image: left, top, width, height as fractions of its sides."""
     width, height = size
-    if preprocessing.resize != "crop":
+    if preprocessing is None or preprocessing.resize != "crop":
         return 0.0, 0.0, 1.0, 1.0
     crop_width, crop_height = min(width, height) / width, min(width, height) / height
     return (1 - crop_width) / 2, (1 - crop_height) / 2, crop_width, crop_height

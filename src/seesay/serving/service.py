@@ -9,11 +9,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from seesay.captioners.base import Caption
+from seesay.captioners.base import Caption, Captioner, CaptionSettings
 from seesay.captioners.batching import CaptionRequest, generate_batch
-from seesay.captioners.trained import TrainedCaptioner
 from seesay.errors import ConfigError, ImageError, SeesayError
-from seesay.images.loading import Preprocessing
 from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.batching import Batcher
@@ -70,7 +68,7 @@ class CaptionService:
     slow uploads and slowly read responses occupy none.
 
     Args:
-        captioner: a captioner or an ensemble.
+        captioner: any captioner.
         bounds: limits of the service.
         metrics: updated by the service.
 
@@ -78,7 +76,7 @@ class CaptionService:
         ConfigError: the captioner has no encoder.
     """
 
-    def __init__(self, captioner: TrainedCaptioner, bounds: Limits, metrics: Metrics) -> None:
+    def __init__(self, captioner: Captioner, bounds: Limits, metrics: Metrics) -> None:
         self.captioner, self.limits, self.metrics = captioner, bounds, metrics
         self.pending = CapacityLimiter(
             bounds.max_pending,
@@ -101,16 +99,8 @@ class CaptionService:
 
     @property
     def name(self) -> str:
-        """Name of the run's folder; of an ensemble, the joined names."""
-        return "+".join(folder.resolve().name for folder in self.captioner.folders)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """Preprocessing of the (first) encoder."""
-        encoder = self.captioner.model.encoder
-        if encoder is None:
-            raise ConfigError(f"{self.captioner.run.folder} has no encoder and cannot caption images")
-        return encoder.preprocessing
+        """Name of the model."""
+        return self.captioner.name
 
     @property
     def alive(self) -> bool:
@@ -164,9 +154,8 @@ class CaptionService:
         with self.metrics.seconds.labels("read").time():
             size = check_header(image)
             model_inputs, name = self.captioner.prepare(image)
-        return size, CaptionRequest(
-            model_inputs, name, caption_request.options, caption_request.attention, caption_request.top_tokens
-        )
+        settings = CaptionSettings(caption_request.options, caption_request.attention, caption_request.top_tokens)
+        return size, CaptionRequest(model_inputs, name, settings)
 
     def _work(self, jobs: Sequence[CaptionRequest], deliver: Callable[[int, Caption | Exception], None]) -> None:
         with self.metrics.seconds.labels("caption").time():

@@ -91,7 +91,7 @@ def test_preprocessed_pixels_equal_those_of_the_run(
 ) -> None:
     for photo in photos[:10]:
         for image in (photo, Image.open(photo)):
-            (_, (mine,)), (_, (theirs,)) = captioner._load(image), run._load(image)  # type: ignore[misc]
+            (mine,), (theirs,) = captioner.load_inputs(image), run.load_inputs(image)
             np.testing.assert_array_equal(mine, theirs)
 
 

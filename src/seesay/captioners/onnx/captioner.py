@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from seesay.captioners.base import Captioner, ModelInputs
 from seesay.captioners.onnx.graphs import Graphs, State
 from seesay.captioners.onnx.manifest import TOKENIZER_FILE, Manifest
+from seesay.captioners.search import ModelInputs, SearchCaptioner
 from seesay.errors import CheckpointError
 from seesay.images.loading import Preprocessing
 from seesay.tokenizer import Tokenizer
 
 
-class OnnxCaptioner(Captioner):
+class OnnxCaptioner(SearchCaptioner):
     """A captioner loaded from an exported folder.
 
     Attributes:
@@ -61,6 +61,6 @@ class OnnxCaptioner(Captioner):
         """The decoder that generates tokens."""
         return self.graphs
 
-    def encode(self, pixels: Sequence[ModelInputs]) -> State:
+    def encode(self, inputs: Sequence[ModelInputs]) -> State:
         """Return the decoder's state before the start token, of B images."""
-        return self.graphs.encode(np.stack([view for (view,) in pixels]))
+        return self.graphs.encode(np.stack([view for (view,) in inputs]))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seesay.config import ModelConfig
 from seesay.kernels.attention_gru_step import AttentionGRUStep, AttentionGRUWeights
@@ -71,10 +71,11 @@ class AttentionGRUDecoder(Prepackable, RecurrentDecoder):
     def _pack_step(self) -> AttentionGRUStep | None:
         """Return the step of the packed weights; None where it cannot be computed natively."""
         if self._native_step is None and isinstance(self.attention, AdditiveAttention):
-            *dense, vocabulary = self.output if isinstance(self.output, nn.Sequential) else [self.output]
+            output: list[Linear] = [*self.output.children()] or [self.output]  # type: ignore[list-item]
+            *dense, vocabulary = output
             layers = (self.attention.query, self.context_gates, self.state_gates, vocabulary, *dense)
-            packed = [layer.pack() for layer in layers]
-            if all(each is not None for each in packed):
+            packed = [weight for layer in layers if (weight := layer.pack()) is not None]
+            if len(packed) == len(layers):
                 query, context, gates, words, *rest = packed
                 self._native_step = AttentionGRUStep(
                     AttentionGRUWeights(

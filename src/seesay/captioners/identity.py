@@ -1,0 +1,33 @@
+"""What identifies the model of a captioner."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+_WEIGHTS = ("model.safetensors", "encoder.onnx", "decoder.onnx", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The name of a model, and a digest or revision of what determines its captions."""
+
+    name: str
+    digest: str
+
+
+def identify_folder(folder: Path) -> ModelIdentity:
+    """Return the identity of a run or an export.
+
+    The digest has 16 hex digits and is over the weights, the vocabulary and the encoder's identity.
+    """
+    digest = hashlib.sha256()
+    for path in (folder / name for name in _WEIGHTS):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    info = folder / "captioner.json"
+    if info.is_file():  # the weights of an encoder from the hub are not in the folder
+        features = json.loads(info.read_text(encoding="utf-8")).get("features")
+        digest.update(json.dumps(features, sort_keys=True).encode())
+    return ModelIdentity(str(folder), digest.hexdigest()[:16])
