@@ -16,18 +16,43 @@ class ModelSpec:
     """Everything that is needed to load a captioner, here or in another process.
 
     Attributes:
-        models: a run folder, an exported folder, or several runs that share a vocabulary.
+        models: a run folder, an exported folder, several runs that share a vocabulary, a model of the Hugging Face hub
+            (`name` or `name@revision`) or a local folder in its format; with an endpoint, the server's model name.
         device: auto, cpu, cuda or mps; an exported folder runs on the CPU.
+        precision: of a pretrained model: auto, float32, bfloat16, float16, int8 or int4.
+        endpoint: base URL of an OpenAI-compatible server, such as `http://localhost:8000/v1`; empty: none.
+        prompt: of a pretrained model or a server; empty: the model's default.
+        language: of the captions, for a model with a prompt; empty: the model's.
     """
 
     models: tuple[str, ...]
     device: str = "auto"
+    precision: str = "auto"
+    endpoint: str = ""
+    prompt: str = ""
+    language: str = ""
 
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
         from seesay.captioners.onnx import OnnxCaptioner, is_export
+        from seesay.checkpoint import is_run
 
+        if self.endpoint:
+            from seesay.captioners.endpoint import EndpointCaptioner
+
+            return EndpointCaptioner.connect(self)
         folders = [Path(each) for each in self.models]
+        if (
+            len(folders) == 1
+            and not is_run(folders[0])
+            and not is_export(folders[0])
+            and _is_pretrained(self.models[0])
+        ):
+            from seesay.captioners.pretrained import load_pretrained
+
+            return load_pretrained(self)
+        if self.prompt or self.language:
+            raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
             from seesay.captioners.ensemble import load_runs  # imports torch
 
@@ -39,20 +64,26 @@ class ModelSpec:
         return OnnxCaptioner.load(folders[0])
 
 
-def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto") -> "Captioner":
-    """Return the captioner of a run folder or of an exported folder, or the ensemble of several run folders.
+def _is_pretrained(model: str) -> bool:
+    """Return whether a name is that of a model of the hub or of a folder in its format."""
+    folder = Path(model)
+    return (folder / "config.json").is_file() or (not folder.exists() and "/" in model)
 
-    An exported folder needs neither torch nor a run.
+
+def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: str) -> "Captioner":
+    """Return the captioner of a model.
 
     Args:
-        model: the folder, or several runs that share a vocabulary.
-        device: auto, cpu, cuda or mps; an exported folder runs on the CPU.
+        model: a run folder, an exported folder, several runs that share a vocabulary, a model of the Hugging Face hub
+            or a local folder in its format, or the name of a server's model; see `ModelSpec`.
+        device: auto, cpu, cuda or mps; an exported folder runs on the CPU and needs neither torch nor a run.
+        settings: further fields of `ModelSpec`.
 
     Raises:
         ConfigError: several models include an exported folder, an exported folder should run on another device than
-            the CPU, or the vocabularies differ.
+            the CPU, the vocabularies differ, or the model does not use a setting.
         CheckpointError: a folder has neither a run nor an export, or it is damaged.
         MissingDependencyError: a library that the model needs is not installed.
     """
     models = (model,) if isinstance(model, (str, Path)) else model
-    return ModelSpec(tuple(map(str, models)), device).load()
+    return ModelSpec(tuple(map(str, models)), device, **settings).load()

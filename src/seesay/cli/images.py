@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token, UnknownOptionError
 
-from seesay.captioners import load_captioner
 from seesay.cli.console import choose_run, limit_calls, print_error, print_line, progress
 from seesay.cli.parameters import (
     CaptionColumn,
+    CaptionerFlags,
     DecodingFlags,
     Flat,
     ImageColumn,
@@ -67,7 +67,7 @@ def caption(
     engine: Literal["local", "ray"] = "local",
     ray_address: str = "",
     ray_workers: int = 0,
-    device: str = "auto",
+    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
     """Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some images failed.
@@ -90,7 +90,6 @@ def caption(
         engine: local, or Ray Data on this machine or a cluster (writes a folder of Parquet files).
         ray_address: address of a running Ray cluster [default: start a local one for the job].
         ray_workers: number of workers, each with its own model; 0: one per GPU, or one per four cores.
-        device: auto, cpu, cuda or mps.
     """
     from seesay import bulk
 
@@ -108,9 +107,9 @@ def caption(
         destination = replace(
             destination, errors=bulk.default_failures_path(sources, found.images, column, sidecar, embed)
         )
-    runs = [choose_run(name) for name in model or [""]]
+    runs = [str(choose_run(name)) for name in model or [""]]
     if destination is None:
-        captioner = load_captioner(runs, device)
+        captioner = captioner_flags.spec(runs).load()
         options = decoding_options(captioner.defaults, flags)
         return _print_captions(captioner, found, options, format, batch_size, threads)
     print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
@@ -123,9 +122,11 @@ def caption(
 
             options = decoding_options(load_run(runs[0]).config.decoding, flags)
             cluster = Cluster(ray_address, ray_workers)
-            done = caption_on_ray(runs, found.images, destination, options, cluster, device=device, **shared)
+            done = caption_on_ray(
+                runs, found.images, destination, options, cluster, device=captioner_flags.device, **shared
+            )
         else:
-            captioner = load_captioner(runs, device)
+            captioner = captioner_flags.spec(runs).load()
             options = decoding_options(captioner.defaults, flags)
             done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
     return _summarise(done, destination)

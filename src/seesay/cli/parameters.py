@@ -1,10 +1,13 @@
 """Parameters shared by several commands, and the flags generated from the configuration."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
+from seesay.captioners.spec import ModelSpec
 from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import Flags, flag_name, given_flags, make_flags
 from seesay.config.schema import SECTIONS
@@ -42,6 +45,29 @@ ImageColumn = Annotated[str, Parameter(help="image column of tables [default: th
 CaptionColumn = Annotated[str, Parameter(help="caption column of tables [default: the first column with a usual name]")]
 Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Flat = Parameter(name="*")
+
+
+@dataclass(frozen=True)
+class CaptionerFlags:
+    """Where and how a captioner runs.
+
+    Attributes:
+        device: auto, cpu, cuda or mps.
+        precision: of a pretrained model: auto, float32, bfloat16, float16, int8 or int4.
+        endpoint: URL of an OpenAI-compatible server, such as http://localhost:8000/v1; --model is its model.
+        prompt: prompt of a pretrained model or a server, or the name of a preset.
+        language: language of the captions, for a model with a prompt.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] = "auto"
+    endpoint: str = ""
+    prompt: str = ""
+    language: str = ""
+
+    def spec(self, models: Sequence[str]) -> ModelSpec:
+        """Return the models with these flags."""
+        return ModelSpec(tuple(models), self.device, self.precision, self.endpoint, self.prompt, self.language)
 
 
 def decoding_options(defaults: DecodingOptions, flags: Flags | None) -> DecodingOptions:

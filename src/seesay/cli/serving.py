@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from seesay.cli.console import choose_run
+from seesay.cli.parameters import CaptionerFlags, Flat
 from seesay.errors import ConfigError, MissingDependencyError
 
 API_KEY_VARIABLE = "SEESAY_API_KEY"
@@ -13,7 +15,7 @@ def serve(
     *models: str,
     host: str = "127.0.0.1",
     port: int = 8000,
-    device: str = "auto",
+    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
     max_batch: int = 32,
     max_wait: float = 0.01,
     max_pending: int = 256,
@@ -27,7 +29,6 @@ def serve(
         models: run folder; several that share a vocabulary are ensembled [default: the latest in runs/].
         host: address to listen on; 0.0.0.0 listens on all interfaces.
         port: port to listen on; 0: any free port.
-        device: auto, cpu, cuda or mps.
         max_batch: maximum number of images per batch.
         max_wait: maximum time that a batch waits for more images, in seconds.
         max_pending: maximum number of pending images; further requests get status 503.
@@ -41,13 +42,12 @@ def serve(
         from seesay.serving.server import serve as run
     except ImportError as error:
         raise MissingDependencyError(error.name or "FastAPI", "serve", "seesay serve") from error
-    from seesay.captioners.ensemble import load_runs
     from seesay.serving.limits import Limits
 
     key = _read_key(api_key_file)
     # First, so that a taken port is reported before the model is loaded, whose messages are JSON too.
     with listen(host, port) as listener, logging_json():
-        captioner = load_runs([choose_run(name) for name in models or [""]], device)
+        captioner = captioner_flags.spec([str(choose_run(name)) for name in models or [""]]).load()
         bounds = Limits(max_batch, max_wait, max_pending)
         app = create_app(captioner, bounds, key)
         url = address(listener)
