@@ -222,7 +222,7 @@ def test_a_key_is_required_by_the_api_only(start: Start) -> None:
 
 def test_models_describes_the_served_model(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
-        (model,) = client.get("/v1/models").json()["models"]
+        (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == captioner.run.folder.name
     assert (model["decoder"], model["encoder"], model["grid"]) == ("attention", "test_resnet", [2, 2])
     assert model["attention"] is True

@@ -21,7 +21,7 @@ def schema_of(server: Running) -> Any:
 
 def test_the_schema_contains_all_options_and_limits(shared: Running) -> None:
     paths = schema_of(shared)["paths"]
-    assert {"/v1/caption", "/v1/models", "/healthz", "/readyz", "/metrics"} == set(paths)
+    assert {"/v1/caption", "/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"} == set(paths)
     operation = paths["/v1/caption"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     names = set(DecodingOptions.model_fields)
@@ -49,10 +49,12 @@ def test_the_examples_have_the_structure_of_real_responses(shared: Running) -> N
     assert keys(responses["422"]["content"]["application/json"]["example"]) == keys(error)
 
 
-@pytest.mark.parametrize("path", ["/v1/caption", "/v1/models", "/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize(
+    "path", ["/v1/caption", "/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"]
+)
 def test_fuzzed_requests_get_documented_responses(shared: Running, path: str) -> None:
     """Every response has a documented status and body, and no status is 5xx."""
-    fuzz(shared, path, 40 if path == "/v1/caption" else 3)
+    fuzz(shared, path, 40 if path.startswith("/v1/c") else 3)
 
 
 def fuzz(server: Running, path: str, examples: int) -> None:

@@ -1,32 +1,36 @@
 """Routes of the service.
 
-POST /v1/caption   images in, captions out
-GET  /v1/models    the model, its options and limits
-GET  /healthz      whether the process works
-GET  /readyz       whether it accepts requests
-GET  /metrics      Prometheus metrics
-GET  /openapi.json the API description, with examples
-GET  /             the web UI
+POST /v1/caption           images in, captions out
+POST /v1/chat/completions  the same in OpenAI's protocol
+GET  /v1/models            the model, its options and limits
+GET  /healthz              whether the process works
+GET  /readyz               whether it accepts requests
+GET  /metrics              Prometheus metrics
+GET  /openapi.json         the API description, with examples
+GET  /                     the web UI
 
 If a key is set, requests to /v1 must send `Authorization: Bearer KEY`.
 """
 
 import asyncio
 import hmac
+import time
+import uuid
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from seesay import __version__
 from seesay.captioners.base import Captioner
 from seesay.serving import limits
+from seesay.serving.chat import ChatResponse, chat_request, chat_response, events, image_of, read_chat
 from seesay.serving.errors import ApiError, ClientDisconnectedError, Code, error_response
 from seesay.serving.limits import Limits
-from seesay.serving.openapi import BODY, CAPTION_RESPONSES, ERRORS, describe_model
+from seesay.serving.openapi import BODY, CAPTION_RESPONSES, CHAT_BODY, CHAT_ERRORS, ERRORS, describe_model
 from seesay.serving.requests import Request as FormRequest
 from seesay.serving.requests import read_request
 from seesay.serving.schemas import CaptionResponse, HealthResponse, ModelList, image_result
@@ -107,9 +111,33 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
             service.metrics.images.labels(each.code if isinstance(each, ApiError) else "captioned").inc()
         return _response(service, form, caption_request, results)
 
+    @app.post(
+        "/v1/chat/completions",
+        response_model=ChatResponse,
+        responses=CHAT_ERRORS,
+        openapi_extra=CHAT_BODY,
+        dependencies=requires_key,
+        summary="Caption the image of a message (OpenAI's protocol)",
+    )
+    async def chat(request: Request) -> Response:
+        with service.receiving.hold(1):
+            content = await read_chat(request, service.limits.receive_seconds)
+        caption_request = chat_request(content, service.name, service.captioner.defaults)
+        request.scope["state"]["notes"]["images"] = 1
+        work = service.caption([image_of(content)], caption_request)
+        (result,) = await _cancel_on_disconnect(request, work, service.limits.answer_seconds)
+        service.metrics.images.labels(result.code if isinstance(result, ApiError) else "captioned").inc()
+        if isinstance(result, ApiError):
+            raise result
+        identity = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+        response = chat_response(content, result.caption, identity)
+        if content.stream:
+            return StreamingResponse(events(response), media_type="text/event-stream")
+        return Response(response.model_dump_json(exclude_none=True), media_type="application/json")
+
     @app.get("/v1/models", responses={401: ERRORS[401]}, dependencies=requires_key, summary="The model and its limits")
     async def models() -> ModelList:
-        return ModelList(models=[describe_model(service)])
+        return ModelList(data=[describe_model(service)])
 
 
 def _response(

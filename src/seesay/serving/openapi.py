@@ -3,6 +3,7 @@
 from typing import Any
 
 from seesay.serving import limits
+from seesay.serving.chat import ChatRequest
 from seesay.serving.errors import STATUS, ErrorResponse
 from seesay.serving.requests import RequestModel
 from seesay.serving.schemas import ModelInfo
@@ -100,12 +101,34 @@ BODY: dict[str, Any] = {
     }
 }
 
+_NO_MODEL = "another model is requested than the one that is served"
+CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
+    **{status: entry for status, entry in ERRORS.items() if status != 415},
+    404: {"model": ErrorResponse, "description": _NO_MODEL},
+}
+_IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+CHAT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "example": {
+                    "model": "attention-gru",
+                    "messages": [{"role": "user", "content": [_IMAGE_PART]}],
+                },
+            }
+        },
+    }
+}
+
 
 def describe_model(service: CaptionService) -> ModelInfo:
     """Return the entry of `/v1/models` for the served model."""
     captioner = service.captioner
     return ModelInfo(
         id=service.name,
+        created=service.started,
         **captioner.describe(),
         attention=service.has_attention,
         options=captioner.options().model_dump(),

@@ -1,7 +1,7 @@
 """The fields of a caption request: the decoding options, and which details of each word are returned."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, create_model
@@ -94,6 +94,15 @@ def read_request(fields: Iterable[tuple[str, str]], defaults: DecodingOptions) -
             raise ApiError("invalid_options", f"{name[:50]!r} is given twice; give it once")
         else:
             values[name] = value
+    return make_request(values, defaults)
+
+
+def make_request(values: Mapping[str, Any], defaults: DecodingOptions) -> Request:
+    """Return the request of some fields of `RequestModel`, over a captioner's own options.
+
+    Raises:
+        ApiError: as for `read_request`.
+    """
     given = RequestModel.model_validate(values).model_dump(exclude_unset=True)
     attention, top_tokens = given.pop("attention", False), given.pop("top_tokens", 0)
     try:

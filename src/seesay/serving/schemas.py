@@ -1,7 +1,7 @@
 """JSON schemas of responses."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,9 @@ class ModelInfo(BaseModel):
     """A served model."""
 
     id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="start of the service, seconds since 1970")
+    owned_by: Literal["seesay"] = "seesay"
     decoder: str | None = None
     encoder: str | None = None
     vocabulary: int | None = Field(None, description="vocabulary size")
@@ -89,7 +92,8 @@ class ModelInfo(BaseModel):
 class ModelList(BaseModel):
     """Response to `GET /v1/models`."""
 
-    models: list[ModelInfo]
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
 
 
 class HealthResponse(BaseModel):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ class CaptionService:
 
     def __init__(self, captioner: Captioner, bounds: Limits, metrics: Metrics) -> None:
         self.captioner, self.limits, self.metrics = captioner, bounds, metrics
+        self.started = int(time.time())
         self.pending = CapacityLimiter(
             bounds.max_pending,
             f"the queue is full ({bounds.max_pending} images); try again in {limits.RETRY_SECONDS} s",

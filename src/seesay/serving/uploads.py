@@ -35,7 +35,7 @@ async def read_form(request: Request, seconds: float) -> Form:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise ApiError("wrong_type", f"send multipart/form-data with images in the field {IMAGES!r}")
-    bounded = Request(request.scope, _bounded(request.receive))
+    bounded = Request(request.scope, bounded_receive(request.receive))
     try:
         async with (
             asyncio.timeout(seconds),
@@ -51,7 +51,7 @@ async def read_form(request: Request, seconds: float) -> Form:
                     fields.append((name, value))
                 elif name == IMAGES:
                     names.append(display_name(value.filename or "", len(names)))
-                    images.append(_check_size(names[-1], value.size or 0) or ImageBytes(names[-1], await value.read()))
+                    images.append(check_size(names[-1], value.size or 0) or ImageBytes(names[-1], await value.read()))
                 else:
                     raise ApiError("bad_request", f"the file field {name[:50]!r} is unknown; use {IMAGES!r}")
     except TimeoutError as error:
@@ -84,7 +84,8 @@ def check_header(image: ImageBytes) -> tuple[int, int]:
     return width, height
 
 
-def _check_size(name: str, size: int) -> ApiError | None:
+def check_size(name: str, size: int) -> ApiError | None:
+    """Return the error of a file that is too large; None if it is not."""
     if size <= limits.MAX_FILE_BYTES:
         return None
     return ApiError(
@@ -93,7 +94,7 @@ def _check_size(name: str, size: int) -> ApiError | None:
     )
 
 
-def _bounded(receive: Receive) -> Receive:
+def bounded_receive(receive: Receive) -> Receive:
     """Return a `receive` that rejects a body of more than `MAX_BODY_BYTES`.
 
     The excess is read and discarded first, up to a limit: a client that is still sending would not read the response.

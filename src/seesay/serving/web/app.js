@@ -202,7 +202,7 @@ async function start() {
   try { setTheme(localStorage.getItem("theme") ?? ""); } catch { setTheme(""); }
   try {
     const reply = await send("v1/models");
-    [model] = (await reply.json()).models;
+    [model] = (await reply.json()).data;
     setUp(model);
     listen();
     document.documentElement.dataset.ready = "true";
