@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ import seesay
 from seesay.cli import main as cli
 from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import given_flags
+from seesay.serving.app import create_app
+from seesay.serving.limits import Limits
 from seesay.training.train import TrainingResult, train
+from tests.serving.servers import running
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -261,10 +265,16 @@ def _fake_train(*arguments: Any) -> TrainingResult:
 def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if block.name.startswith("models.md"):
         pytest.skip("tests/models/test_docs_example.py runs it")
-    if "runs/" in block.text:
+    text, served = block.text, "http://127.0.0.1:8000" in block.text
+    if "runs/" in text or served:
         request.getfixturevalue("docs_folder")
     monkeypatch.setattr(seesay, "train", _fake_train, raising=False)  # needs weights from the hub and minutes
-    exec(compile(block.text, block.name, "exec"), {"__name__": "example"})
+    with ExitStack() as stack:
+        if served:
+            app = create_app(seesay.load_captioner("runs/attention-gru"))
+            server = stack.enter_context(running(app, Limits()))
+            text = text.replace("http://127.0.0.1:8000", server.url)
+        exec(compile(text, block.name, "exec"), {"__name__": "example"})
 
 
 @pytest.mark.parametrize("block", OTHERS, ids=lambda block: block.name)
