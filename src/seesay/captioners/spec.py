@@ -67,7 +67,10 @@ class ModelSpec:
 def _is_pretrained(model: str) -> bool:
     """Return whether a name is that of a model of the hub or of a folder in its format."""
     folder = Path(model)
-    return (folder / "config.json").is_file() or (not folder.exists() and "/" in model)
+    if folder.exists():
+        return (folder / "config.json").is_file()
+    # A name of the hub is OWNER/NAME; a path into an existing folder is a mistyped run.
+    return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not folder.parent.is_dir()
 
 
 def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: str) -> "Captioner":
