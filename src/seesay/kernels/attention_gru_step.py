@@ -91,7 +91,7 @@ class AttentionGRUStep:
         """
         rows, regions = tokens.numel(), keys.shape[1]
         size, wide, units, dense, words = self._weights.sizes
-        room = hidden.new_empty(rows * (9 * wide + units + size + dense))
+        room = hidden.new_empty(rows * (6 * wide + units + size + dense))
         image = torch.empty_like(tokens)
         next_hidden = torch.empty_like(hidden)
         attention, logits = (hidden.new_empty(*tokens.shape, count) for count in (regions, words))

@@ -64,8 +64,3 @@ def _for_c(argument: Any) -> Any:
     if isinstance(argument, Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     return ctypes.c_longlong(argument) if isinstance(argument, int) else argument
-
-
-def rows_of(state: Tensor) -> tuple[int, int]:
-    """Return the number of rows of a state (..., H), and H."""
-    return state.numel() // state.shape[-1], state.shape[-1]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seesay.kernels.gru_cell import gru_cell
-from seesay.kernels.lstm_cell import lstm_cell
 from seesay.models.loop import StepLinear
 
 
@@ -19,24 +17,38 @@ class LSTMGates(StepLinear):
 
 
 def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tensor:
-    """Return the next hidden state (..., H) of a GRU; see `seesay.kernels.gru_cell`.
+    """Return the next hidden state (..., H) of a GRU whose reset gate acts after the recurrent product.
+
+    Cho et al. 2014 in the form of cuDNN, torch.nn.GRU and Keras' `reset_after=True`:
+    r, z = sigmoid(x_rz + h_rz), n = tanh(x_n + r * h_n), h' = n + z * (h - n).
 
     Args:
         input_gates: the input's part of reset, update and candidate, (..., 3H).
         state_gates: the state's part of the same, (..., 3H).
         hidden: previous state, (..., H); its precision is kept.
     """
-    return gru_cell(input_gates.to(hidden.dtype), state_gates.to(hidden.dtype), hidden)
+    size = hidden.shape[-1]
+    inputs, recurrent = input_gates.to(hidden.dtype), state_gates.to(hidden.dtype)
+    both = torch.sigmoid(inputs[..., : 2 * size] + recurrent[..., : 2 * size])
+    reset, update = both[..., :size], both[..., size:]
+    candidate = torch.tanh(inputs[..., 2 * size :] + reset * recurrent[..., 2 * size :])
+    return torch.lerp(candidate, hidden, update)
 
 
 def lstm_update(parts: Sequence[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next hidden state and cell (..., H) of an LSTM; see `seesay.kernels.lstm_cell`.
+    """Return the next hidden state and cell (..., H) of an LSTM.
+
+    Hochreiter and Schmidhuber 1997 with forget gates, in torch's order: i, f, o = sigmoid, g = tanh;
+    c' = f * c + i * g, h' = o * tanh(c').
 
     Args:
         parts: their sum is input, forget, candidate and output gates before activation; each broadcasts to (..., 4H).
         cell: previous cell, (..., H); the result has its dtype.
     """
-    return lstm_cell(functools.reduce(torch.add, parts).to(cell.dtype), cell)
+    gates = functools.reduce(torch.add, parts).to(cell.dtype)
+    incoming, forget, candidate, outgoing = gates.chunk(4, dim=-1)
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(incoming) * torch.tanh(candidate)
+    return torch.sigmoid(outgoing) * torch.tanh(cell), cell
 
 
 def masked_mean(memory: Tensor, memory_mask: Tensor | None) -> Tensor:
