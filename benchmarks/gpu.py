@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench.contestants import Entry, Precision
+from bench.entry import Entry, Precision
 from bench.floor import MachineRates, finish, floor_of
 from bench.measuring import alternate, median_ratio, print_result, seconds, show_table
 from bench.our_training import OurSteps, our_module

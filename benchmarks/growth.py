@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.contestants import Entry
+from bench.entry import Entry
 from bench.measuring import alternate, cores, median_ratio, print_result, seconds, show_table
 from bench.our_training import OurSteps, our_module
 from bench.training_data import (

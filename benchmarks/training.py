@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from bench.contestants import Contestant, Entry, Precision, Round, has_tensorflow
+from bench.contestants import Contestant, has_tensorflow
+from bench.entry import Entry, Precision, Round
 from bench.measuring import (
     add_neighbours_option,
     alternate,

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from bench.contestants import Entry, Round
+from bench.entry import Entry, Round
 from bench.floor import Counts, MachineRates, NecessaryWork, floor_of, necessary_work
 from bench.measuring import seconds
 from bench.training_data import VOCABULARY, TrainingData

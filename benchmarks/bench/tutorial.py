@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.contestants import Entry, Round
+from bench.entry import Entry, Round
 from bench.measuring import seconds
 from bench.training_data import VOCABULARY, TrainingData
 from bench.tutorial_tensorflow import TrainStep, load_tensorflow, tensorflow_step

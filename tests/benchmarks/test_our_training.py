@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.contestants import Contestant, Entry
+from bench.contestants import Contestant
+from bench.entry import Entry
 from bench.our_training import OurSteps, our_module, train_in_loop
 from bench.training_data import InMemoryFeatures, TrainingData, random_features, synthetic_examples, synthetic_tokenizer
 from bench.tutorial import tutorial
