@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-import seesay.captioners.base
+import seesay.captioners.search
 import seesay.images.loading
 from bench.ending import LENGTH, EndingDecoder
 from bench.images import (
@@ -185,7 +185,7 @@ def stages_timed(captioner: TrainedCaptioner, spent: dict[str, float]) -> Iterat
         "resize": (seesay.images.loading, "resize_image"),
         "encode": (encoder_of(captioner), "forward"),
         "project": (captioner.model, "project"),
-        "search": (seesay.captioners.base, "generate"),
+        "search": (seesay.captioners.search, "generate"),
     }
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
