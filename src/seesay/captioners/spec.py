@@ -1,7 +1,7 @@
 """`ModelSpec`: which models generate captions, and where they run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from seesay.errors import ConfigError
 
 if TYPE_CHECKING:
     from seesay.captioners.base import Captioner
+    from seesay.captioners.prompts import PromptTemplate
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ModelSpec:
         endpoint: base URL of an OpenAI-compatible server, such as `http://localhost:8000/v1`; empty: none.
         prompt: of a pretrained model or a server; empty: the model's default.
         language: of the captions, for a model with a prompt; empty: the model's.
+        columns: columns of the input table by image name, variables of the prompt.
     """
 
     models: tuple[str, ...]
@@ -31,6 +33,20 @@ class ModelSpec:
     endpoint: str = ""
     prompt: str = ""
     language: str = ""
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
+
+    def template(self, default: str) -> "PromptTemplate":
+        """Return the prompt with its variables.
+
+        Args:
+            default: the prompt of the model's family, used if none was chosen.
+
+        Raises:
+            ConfigError: the prompt is blank or has an unknown variable.
+        """
+        from seesay.captioners.prompts import PromptTemplate
+
+        return PromptTemplate(self.prompt or default, self.language, self.columns)
 
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
