@@ -53,16 +53,13 @@ class ScriptedCaptioner(Captioner):
         if options.strategy in self._refused:
             raise ConfigError(f"no {options.strategy}")
 
-    def prompt(self, image: ImageInput) -> str:
-        return self._prompt
-
     def load_inputs(self, image: ImageInput) -> Any:
         if isinstance(image, str) and image.startswith("missing"):
             raise ImageError(f"{image}: no such file")
-        return np.asarray(read_image(image)), Path(image).stem if isinstance(image, str) else "array"
+        return np.asarray(read_image(image)), self._prompt, Path(image).stem if isinstance(image, str) else "array"
 
     def encode(self, inputs: Sequence[Any]) -> Any:
-        return [name for _, name in inputs]
+        return [name for _, _, name in inputs]
 
     def take(self, encoded: Any, places: Sequence[int]) -> Any:
         return [encoded[place] for place in places]

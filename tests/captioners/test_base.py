@@ -141,6 +141,16 @@ class TestAltText:
         assert found(captioner, photos[4:], style="alt-text") == [""]
         assert "no usable caption: empty" in found(captioner, photos[4:])[0]
 
+    def test_blank_images_are_found_in_encoded_ones(self, photos: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        # The inputs of a model server are the bytes of an encoded image.
+        monkeypatch.setattr(
+            ScriptedCaptioner,
+            "load_inputs",
+            lambda _, image: (np.frombuffer(Path(image).read_bytes(), np.uint8), "", Path(image).stem),
+        )
+        captioner = ScriptedCaptioner({"a": ["a dog"], "e": ["white"]})
+        assert found(captioner, [photos[0], photos[4]], style="alt-text") == ["A dog.", ""]
+
     def test_an_unusable_caption_is_an_error(self, photos: list[str]) -> None:
         captioner = ScriptedCaptioner({"a": [REFUSAL]})
         assert "no usable caption: refusal" in found(captioner, photos[:1], style="alt-text")[0]

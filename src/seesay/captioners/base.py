@@ -18,7 +18,7 @@ from seesay.captioners.guard import clean, rejection_reason, retry_options
 from seesay.captioners.identity import ModelIdentity, identify_folder
 from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ConfigError, ImageError
-from seesay.images.loading import ImageInput, Preprocessing
+from seesay.images.loading import ImageInput, Preprocessing, read_image
 from seesay.images.prefetch import prefetch
 from seesay.images.sources import ImageBytes, source_error
 
@@ -155,10 +155,6 @@ class Captioner(ABC):
         """Whether a caption of maximum length without an end of sentence counts as cut in mid-sentence."""
         return True
 
-    def prompt(self, image: ImageInput) -> str:
-        """Return the instruction from which the caption of an image is generated; empty: none."""
-        return ""
-
     @overload
     def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first form wins
         self,
@@ -212,9 +208,12 @@ class Captioner(ABC):
             # In this thread: there is nothing to overlap, and the thread pools of two threads would contend.
             model_inputs, name = self.prepare(images)
             encoded = self.encode([model_inputs])
-            found = self.generate(encoded, [name], settings)
-            return self._accept(encoded, [_LoadedImage(images, model_inputs)], found, settings)[0]
-        results = []
+            generated = self.generate(encoded, [name], settings)
+            (found,) = self._accept(encoded, [_LoadedImage(images, model_inputs)], generated, settings)
+            if isinstance(found, ImageError):
+                raise found
+            return found
+        results: list[Caption] = []
         for batch in self._caption_batches(images, settings, batch_size=32, workers=2):
             for _, caption in batch:
                 if isinstance(caption, ImageError):
@@ -299,7 +298,10 @@ class Captioner(ABC):
 
     @abstractmethod
     def load_inputs(self, image: ImageInput) -> Any:
-        """Return the model inputs of an image: a tuple whose first element is an array of pixels.
+        """Return the model inputs of an image.
+
+        The first element is an array of uint8: pixels, (height, width, 3), or the bytes of an encoded image. The second
+        element, for a model with a prompt, is the image's prompt.
 
         Raises:
             ImageError: the image cannot be read.
@@ -311,8 +313,10 @@ class Captioner(ABC):
         """Return the encoded batch of B images from their model inputs."""
 
     @abstractmethod
-    def generate(self, encoded: Any, names: Sequence[str] | None, settings: CaptionSettings) -> list[Caption]:
-        """Return the captions of an encoded batch.
+    def generate(
+        self, encoded: Any, names: Sequence[str] | None, settings: CaptionSettings
+    ) -> Sequence[Caption | ImageError]:
+        """Return the captions of an encoded batch, with an `ImageError` for each image that cannot be captioned.
 
         Args:
             encoded: from `encode`.
@@ -340,14 +344,20 @@ class Captioner(ABC):
         load = partial(self._load, find_blank=settings.style == "alt-text")
         loaded = prefetch(load, images, workers, ahead=2 * batch_size)
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
-        for batch, encoded in prefetch(self._encode_batch, batches, workers=1, ahead=1):
-            readable = [each for each in batch if each.readable]
-            found: Iterator[Caption] = iter(())
-            if readable:
-                names = [image_name(each.image, each.inputs) for each in readable]
-                captions = self.generate(encoded, names, settings)
-                found = iter(self._accept(encoded, readable, captions, settings))
-            yield [(each.image, next(found) if each.readable else each.inputs) for each in batch]
+        for batch in prefetch(self._encode_batch, batches, workers=1, ahead=1):
+            yield self._caption_batch(batch, settings)
+
+    def _caption_batch(
+        self, batch: tuple[list[_LoadedImage], Any], settings: CaptionSettings
+    ) -> list[tuple[ImageInput, Caption | ImageError]]:
+        """Return the images of an encoded batch with their captions or `ImageError`s."""
+        images, encoded = batch
+        readable = [each for each in images if each.readable]
+        found: Iterator[Caption | ImageError] = iter(())
+        if readable:
+            names = [image_name(each.image, each.inputs) for each in readable]
+            found = iter(self._accept(encoded, readable, self.generate(encoded, names, settings), settings))
+        return [(each.image, next(found) if each.readable else each.inputs) for each in images]
 
     def _load(self, image: ImageInput, find_blank: bool) -> _LoadedImage:
         """Return an image with its model inputs or its `ImageError`."""
@@ -355,7 +365,7 @@ class Captioner(ABC):
             inputs = self.load_inputs(image)
         except ImageError as error:
             return _LoadedImage(image, error)
-        return _LoadedImage(image, inputs, find_blank and is_blank(inputs[0]))
+        return _LoadedImage(image, inputs, find_blank and is_blank(_pixels(inputs[0])))
 
     def _encode_batch(self, batch: list[_LoadedImage]) -> tuple[list[_LoadedImage], Any]:
         """Return a batch with its encoded readable images; None if there are none."""
@@ -363,38 +373,44 @@ class Captioner(ABC):
         return batch, self.encode(inputs) if inputs else None
 
     def _accept(
-        self, encoded: Any, batch: Sequence[_LoadedImage], captions: Sequence[Caption], settings: CaptionSettings
-    ) -> list[Caption]:
+        self,
+        encoded: Any,
+        batch: Sequence[_LoadedImage],
+        generated: Sequence[Caption | ImageError],
+        settings: CaptionSettings,
+    ) -> list[Caption | ImageError]:
         """Return generated captions after the guard, in the style of the settings.
 
         Args:
             encoded: the encoded batch, from which unusable captions are generated once more.
             batch: its images.
-            captions: what was generated.
+            generated: captions or errors.
             settings: the settings.
         """
-        accepted = list(captions)
+        accepted = list(generated)
         if settings.guard:
-            accepted = [self._checked(caption, each) for caption, each in zip(captions, batch, strict=True)]
+            accepted = [self._checked(found, each) for found, each in zip(accepted, batch, strict=True)]
             self._generate_again(encoded, batch, accepted, settings)
         if settings.style == "alt-text":
-            accepted = [_as_alt_text(caption, each.blank) for caption, each in zip(accepted, batch, strict=True)]
+            accepted = [_as_alt_text(found, each.blank) for found, each in zip(accepted, batch, strict=True)]
         return accepted
 
     def _generate_again(
-        self, encoded: Any, batch: Sequence[_LoadedImage], captions: list[Caption], settings: CaptionSettings
+        self, encoded: Any, batch: Sequence[_LoadedImage], found: list[Caption | ImageError], settings: CaptionSettings
     ) -> None:
         """Replace the rejected captions by those of a second attempt that are usable."""
         groups: dict[DecodingOptions, list[int]] = {}
-        for place, caption in enumerate(captions):
-            if caption.rejected and (options := self._retry_options(settings.options, caption.rejected)):
+        for place, each in enumerate(found):
+            reason = "" if isinstance(each, ImageError) else each.rejected
+            if reason and (options := self._retry_options(settings.options, reason)):
                 groups.setdefault(options, []).append(place)
         for options, places in groups.items():
             names = [image_name(batch[place].image, batch[place].inputs) for place in places]
-            found = self.generate(self.take(encoded, places), names, replace(settings, options=options))
-            for place, caption in zip(places, found, strict=True):
-                checked = self._checked(caption, batch[place])
-                captions[place] = captions[place] if checked.rejected else checked
+            second = self.generate(self.take(encoded, places), names, replace(settings, options=options))
+            for place, generated in zip(places, second, strict=True):
+                checked = self._checked(generated, batch[place])
+                if not isinstance(checked, ImageError) and not checked.rejected:
+                    found[place] = checked
 
     def _retry_options(self, options: DecodingOptions | None, reason: str) -> DecodingOptions | None:
         """Return the first settings of a second attempt that the captioner accepts; None if it refuses all."""
@@ -406,9 +422,11 @@ class Captioner(ABC):
             return candidate
         return None
 
-    def _checked(self, caption: Caption, loaded: _LoadedImage) -> Caption:
+    def _checked(self, caption: Caption | ImageError, loaded: _LoadedImage) -> Caption | ImageError:
         """Return the usable ones of a caption and its alternatives; if there are none, the caption with the reason."""
-        prompt = self.prompt(loaded.image)
+        if isinstance(caption, ImageError):
+            return caption
+        prompt = next((part for part in loaded.inputs[1:] if isinstance(part, str)), "")
         usable = []
         reasons = []
         for each in (caption, *caption.alternatives):
@@ -436,8 +454,15 @@ def _usable(image: ImageInput, found: Caption | ImageError) -> Caption | ImageEr
     return CaptionError(str(source_error(name, problem)), found.rejected)
 
 
-def _as_alt_text(caption: Caption, blank: bool) -> Caption:
+def _pixels(inputs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the pixels of an image, (height, width, 3), from pixels or from the bytes of an encoded image."""
+    return inputs if inputs.ndim == 3 else np.asarray(read_image(inputs.tobytes()))
+
+
+def _as_alt_text(caption: Caption | ImageError, blank: bool) -> Caption | ImageError:
     """Return a caption and its alternatives as alt text; a blank image has an empty one, which is not rejected."""
+    if isinstance(caption, ImageError):
+        return caption
     if blank:
         return replace(caption, text="", alternatives=(), rejected="")
     others = tuple(replace(each, text=alt_text(each.text)) for each in caption.alternatives)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seesay.errors import ConfigError
 
@@ -86,7 +86,7 @@ def _is_pretrained(model: str) -> bool:
     return (folder / "config.json").is_file() or (not folder.exists() and "/" in model)
 
 
-def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: str) -> "Captioner":
+def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: Any) -> "Captioner":
     """Return the captioner of a model.
 
     Args:
