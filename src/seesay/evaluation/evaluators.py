@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seesay.captioners.base import Caption
+from seesay.captioners.guard import count_rejections
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import is_run
 from seesay.config import DecodingOptions
@@ -215,6 +216,7 @@ def evaluate_captions(
         problems=(*messages, *missing.values()),
         unscored=tuple(unscored),
         missing_scores=missing,
+        rejected=count_rejections(texts),
     )
 
 
