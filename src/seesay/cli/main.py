@@ -47,6 +47,10 @@ COMMANDS = {
         "scores",
         "Compare systems with the first one on the same images: significance and largest differences.",
     ),
+    "models": (
+        "models",
+        "List the runs in runs/, the models in the cache of the Hugging Face hub, and recommended ones.",
+    ),
     "data": ("data", "Check, make, download and convert captioned images."),
 }
 """The commands that need the configuration: module and help, so that `seesay --help` does not load it."""
