@@ -38,9 +38,9 @@ def models() -> None:
         else:
             print_line("no image captioning model in the cache of the hub")
     date, recommended = recommended_models()
-    header = ("model", "parameters", "download", "memory", "licence", "use")
-    show_table(f"recommended models ({date})", header, [_row(model) for model in recommended], numbers=False)
-    print_line("memory: estimated, in bfloat16. Larger models run on a server: seesay caption --endpoint URL")
+    print_line(f"recommended models of the hub ({date}); larger ones run on a server: seesay caption --endpoint URL")
+    for model in recommended:  # lines instead of a table, which would be too wide for most terminals
+        print_line(f"  {model.name}: {model.purpose}\n      {_sizes(model)}")
 
 
 def choose_models(names: Sequence[str], *, yes: bool) -> list[str]:
@@ -118,6 +118,8 @@ def _cider(run: Path) -> str:
     return ", ".join(found)
 
 
-def _row(model: RecommendedModel) -> tuple[str, ...]:
-    sizes = (f"{model.parameters:g} B", f"{model.download:g} GB", f"{model.memory:.1f} GB")
-    return (model.name, *sizes, model.license, model.purpose)
+def _sizes(model: RecommendedModel) -> str:
+    return (
+        f"{model.license}, {model.parameters:g} B parameters, {model.download:g} GB to download, "
+        f"about {model.memory:.1f} GB of memory in bfloat16"
+    )
