@@ -51,19 +51,13 @@ class ModelSpec:
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
         from seesay.captioners.onnx import OnnxCaptioner, is_export
-        from seesay.checkpoint import is_run
 
         if self.endpoint:
             from seesay.captioners.endpoint import EndpointCaptioner
 
             return EndpointCaptioner.connect(self)
         folders = [Path(each) for each in self.models]
-        if (
-            len(folders) == 1
-            and not is_run(folders[0])
-            and not is_export(folders[0])
-            and _is_pretrained(self.models[0])
-        ):
+        if len(folders) == 1 and not is_export(folders[0]) and _is_pretrained(self.models[0]):
             from seesay.captioners.pretrained import load_pretrained
 
             return load_pretrained(self)
