@@ -20,6 +20,7 @@ LONG = (
         ("a dog runs on grass", "A dog runs on grass."),
         ("a dog runs on grass .", "A dog runs on grass."),
         ("A dog runs on grass...", "A dog runs on grass."),
+        ("a dog , a cat 's toy ; it does n't move !", "A dog, a cat's toy; it doesn't move!"),
         ("an image of a dog", "A dog."),
         ("A photo of a dog", "A dog."),
         ("a picture showing two cats", "Two cats."),

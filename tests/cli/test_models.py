@@ -14,7 +14,6 @@ from huggingface_hub import constants
 
 from seesay.captioners import ModelSpec
 from seesay.captioners.recommended import cached_models, default_model, is_cached, recommended_models
-from seesay.cli import models as cli_models
 from tests import tiny
 from tests.captioners.scripted import ScriptedCaptioner
 from tests.cli.test_main import Seesay, seesay
@@ -25,9 +24,7 @@ DEFAULT = default_model()
 LINE = f"{DEFAULT.name} (MIT, 0.23 B parameters, 0.46 GB)"
 
 
-def write_cached(
-    hub: Path, name: str, config: dict[str, object], weights: bool = True, commit: str = "c0ffee42"
-) -> None:
+def write_cached(hub: Path, name: str, config: object, weights: bool = True, commit: str = "c0ffee42") -> None:
     """Write a model as the hub's client lays it out in its cache."""
     folder = hub / f"models--{name.replace('/', '--')}"
     snapshot = folder / "snapshots" / commit
@@ -93,7 +90,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Let both streams be a terminal, on which a person types a line."""
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stdin, "readline", lambda: text, raising=False)
-    monkeypatch.setattr(cli_models.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
 
 
 class TestDefault:
@@ -174,7 +171,7 @@ class TestDefault:
         self, seesay: Seesay, hub: Path, online: None, photo: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         find = util.find_spec
-        monkeypatch.setattr(cli_models.util, "find_spec", lambda name: None if name == "transformers" else find(name))
+        monkeypatch.setattr(util, "find_spec", lambda name: None if name == "transformers" else find(name))
         result = seesay("caption", photo, "--yes")
         assert result.code == 2
         assert "pip install 'seesay[hub]'" in result.err[0]
@@ -212,7 +209,7 @@ class TestCache:
             hub, "a/vit-gpt2", {"architectures": ["VisionEncoderDecoderModel"], "model_type": "vision-encoder-decoder"}
         )
         write_cached(hub, "a/git", {"architectures": ["GitForCausalLM"], "vision_config": {}})
-        write_cached(hub, "a/list", [1])  # type: ignore[arg-type]
+        write_cached(hub, "a/list", [1])
         assert [model.name for model in cached_models()] == ["a/florence", "a/git", "a/vit-gpt2"]
         assert cached_models()[0].size == pytest.approx(0.002, rel=0.01)
         assert is_cached("a/git")

@@ -29,6 +29,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _CLOSE_UP = re.compile(rf"^(an? )?close[- ]?up (?:{_KIND}|shot|view) of ", re.IGNORECASE)
+_TOKENIZED = re.compile(r"\s(?=[,;:.!?](?:\s|$)|['’](?:s|re|ve|ll|d|m)\b|n['’]t\b)")  # "a dog , a cat 's toy"
 _MARKUP = "*_`# "
 _QUOTED = re.compile(r"[\"'“‘]([^\"“”]*)[\"'”’]")
 _END = re.compile(r"[.!?…。！？]+[\"'”’)]*$")
@@ -42,7 +43,7 @@ _DANGLING = re.compile(
 
 
 def alt_text(caption: str, limit: int = MAX_CHARACTERS) -> str:
-    """Return a caption as alt text: sentence case, a full stop at the end, no "an image of".
+    """Return a caption as alt text: sentence case, a full stop at the end, no "an image of", no tokenized punctuation.
 
     A caption that is longer than `limit` is cut after its last sentence that fits, else after the last word.
 
@@ -50,7 +51,7 @@ def alt_text(caption: str, limit: int = MAX_CHARACTERS) -> str:
         caption: a caption; an empty one stays empty.
         limit: maximum number of characters.
     """
-    text = " ".join(caption.split()).strip(_MARKUP)
+    text = _TOKENIZED.sub("", " ".join(caption.split())).strip(_MARKUP)
     text = quoted[1].strip() if (quoted := _QUOTED.fullmatch(text)) else text
     while (lead := _LEAD.match(text)) and lead.end() < len(text):
         text = text[lead.end() :]
