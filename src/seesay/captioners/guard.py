@@ -30,9 +30,10 @@ _SHORT_ECHO = 4  # words: the start of a prompt that is no caption
 _LONGEST_CYCLE = 40  # words of a repeated passage
 
 _SPECIAL = (
-    r"(?:<\|[^|<>]{1,40}\|>|</?(?:s|pad|unk|bos|eos|start|end|start_of_turn|end_of_turn)>|\[(?:PAD|CLS|SEP|UNK)\])"
+    r"(?:<\|[^|<>]{1,40}\|>|</?(?:s|pad|bos|eos|start|end|start_of_turn|end_of_turn)>|\[(?:PAD|CLS|SEP)\])"
 )
 _SPECIAL_ENDS = re.compile(rf"^(?:{_SPECIAL}\s*)+|(?:\s*{_SPECIAL})+$")
+_UNKNOWN_WORDS = re.compile(r"(?:(?:<unk>|\[UNK\])\s*)+")  # part of a caption, unless there is nothing else
 # The first alternative of each: models of the Qwen, GLM and DeepSeek families; the second: Kimi-VL.
 _THINK_OPEN = re.compile(r"<(?:think|thinking|reasoning)>|◁think▷", re.IGNORECASE)
 _THINK_CLOSE = re.compile(r"</(?:think|thinking|reasoning)>|◁/think▷", re.IGNORECASE)
@@ -53,10 +54,12 @@ _TASK = (
 )
 _ASSISTANT = r"an? (?:\w+ )?(?:ai|artificial intelligence|(?:large )?language model|text[- ]based)\b"
 _PICTURE = r"(?:image|photo|photograph|picture)s?"
+_SEEMS = r"it (?:seems|looks|appears) (?:(?:like|that|as if|as though) )?"
 _REFUSAL = re.compile(
     "|".join(
         (
-            r"(?:(?:i['’]m|i am|we['’]re) )?(?:(?:very|really|so|terribly) )?sorry\b[,.! ]",
+            r"(?:i['’]m|i am|we['’]re) (?:(?:very|really|so|terribly) )?sorry\b",
+            r"(?:(?:very|so) )?sorry(?:[,.!]|$| (?:but|i|we|for|about|to|that)\b)",
             r"(?:my )?apologies\b[,.! ]|i (?:sincerely |do )?apologi[sz]e\b",
             r"unfortunately,? (?:i|we|as an ai|the image|there is no)\b",
             rf"(?:as|being|i['’]m|i am)(?: just| only)? {_ASSISTANT}",
@@ -64,8 +67,10 @@ _REFUSAL = re.compile(
             rf"(?:there (?:is|was) )?no {_PICTURE} (?:\w+ )?(?:(?:is|was|has been) )?"
             r"(?:provided|attached|uploaded|included|available|to describe)\b",
             rf"please (?:provide|upload|share|attach|send)(?: me)?(?: with)? (?:the|an?|your) (?:\w+ )?{_PICTURE}",
-            rf"it (?:seems|looks|appears) .{{0,40}}\b(?:no|not|\w+n['’]t)\b.{{0,40}}\b{_PICTURE}",
-            rf"it (?:seems|looks|appears) .{{0,40}}\b{_PICTURE}\b.{{0,40}}\b(?:not|missing|fail\w*|\w+n['’]t)\b",
+            rf"{_SEEMS}(?:there (?:is|was) no|no|you (?:forgot|(?:did|have)(?: not|n['’]t))(?: \w+){{0,2}}) "
+            rf"(?:(?:the|any|an?) )?(?:\w+ )?{_PICTURE}\b",
+            rf"{_SEEMS}(?:(?:the|your|an?) )?{_PICTURE}\b.{{0,30}}\b"
+            r"(?:missing|attached|uploaded|provided|included|load|loaded|accessible)\b",
             r"(?:es tut mir leid|leider kann ich|ich kann (?:\w+ ){0,4}nicht)\b",
             r"(?:je suis désolée?|désolée?,|je ne (?:peux|suis) pas)\b",
             r"(?:lo siento|no puedo (?:ver|ayudar|describir|proporcionar))\b",
@@ -88,6 +93,8 @@ def rejection_reason(text: str, *, prompt: str = "", finished: bool = True) -> s
     cleaned = clean(text)
     if not cleaned:
         return _nothing_left(text)
+    if _UNKNOWN_WORDS.fullmatch(cleaned):
+        return SPECIAL_TOKENS
     if _THINK_OPEN.search(cleaned) or _THINK_CLOSE.search(cleaned):
         return REASONING
     if not any(letter.isalnum() for letter in cleaned) or _PUNCTUATION_RUN.search(cleaned):
