@@ -50,6 +50,8 @@ PARSED_ONLY = {
 PARSED_FLAGS = {
     "--engine": "starts a Ray cluster; tests/bulk/test_ray.py",
     "--force-words": "its words are not in the tests' vocabulary",
+    "--prompt": "needs a pretrained model or a server; tests/cli/test_images.py",
+    "--yes": "downloads a model; tests/cli/test_models.py",
     "--human": "needs several captions of each image; tests/cli/test_main.py",
     "--store": "needs stores of encoders with weights of the hub",
 }

@@ -21,6 +21,14 @@ class ImageError(SeesayError, ValueError):
     """An image that is missing, unreadable, truncated or unreasonably large."""
 
 
+class CaptionError(ImageError):
+    """An image whose generated caption is not usable; `reason` is one of `seesay.captioners.guard`."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class FeatureStoreError(SeesayError, ValueError):
     """A feature store that is damaged, incomplete, or was made by another encoder."""
 

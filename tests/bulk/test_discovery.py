@@ -261,3 +261,33 @@ class TestArchives:
             found(folder / "a.tar")
         with pytest.raises(DataError, match=r"b\.tgz is compressed; unpack it"):
             found(folder / "b.tgz")
+
+
+class TestColumns:
+    """Columns of tables that a prompt uses are kept by image."""
+
+    ROWS = ({"file": "b.JPG", "place": "Rome, Italy", "tags": ["cat", "dog"]}, {"file": "deep/a.png", "place": None})
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+    def test_wanted_columns_are_read(self, folder: Path, both: list[str], name: str) -> None:
+        table = folder / name
+        if name == "t.jsonl":
+            table.write_text("\n".join(map(json.dumps, self.ROWS)))
+        elif name == "t.parquet":
+            pq.write_table(pa.Table.from_pylist(list(self.ROWS)), table)
+        else:
+            with table.open("w", newline="") as file:
+                writer = csv.writer(file, delimiter="\t" if name == "t.tsv" else ",")
+                writer.writerows([("file", "place", "tags"), ("b.JPG", "Rome, Italy", "cat, dog"), ("deep/a.png",)])
+        listed = find_images([str(table)], wanted={"place", "tags", "absent"})
+        assert listed.images == both
+        assert listed.columns[both[0]] == {"place": "Rome, Italy", "tags": "cat, dog"}
+        assert listed.columns[both[1]]["place"] == ""
+        assert list(listed.column_names) == ["file", "place", "tags"]
+        assert find_images([str(table)]).columns == {}
+
+    def test_columns_beside_embedded_images_are_read(self, tmp_path: Path, both: list[str]) -> None:
+        content = [Path(image).read_bytes() for image in both]
+        pq.write_table(pa.table({"image": content, "place": ["Rome", "Bern"]}), tmp_path / "t.parquet")
+        listed = find_images([str(tmp_path / "t.parquet")], wanted=["place"])
+        assert [listed.columns[image]["place"] for image in listed.images] == ["Rome", "Bern"]

@@ -6,17 +6,22 @@ import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from seesay.bulk import Destination, caption_collection, ray_engine
+from seesay.bulk.failures import Failures
 from seesay.bulk.ray_engine import Cluster, caption_on_ray
 from seesay.captioners.trained import TrainedCaptioner
+from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, MissingDependencyError
 from tests import tiny
 from tests.bulk import outputs
+from tests.captioners.scripted import ScriptedCaptioner
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of Ray
 
@@ -110,6 +115,25 @@ def test_a_retried_task_returns_the_result_of_its_existing_part(
     worker.captioner = None  # type: ignore[assignment]
     assert worker(task) == first
     assert part.stat().st_mtime_ns == before
+
+
+def test_a_task_counts_rejected_captions_and_blank_images(tmp_path: Path) -> None:
+    for name in "ab":
+        tiny.image(0).save(tmp_path / f"{name}.png")
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "c.png")
+    images = sorted(map(str, tmp_path.glob("*.png")))
+    worker: Any = object.__new__(ray_engine._Worker)
+    worker.captioner = ScriptedCaptioner({"a": ["a photo of a dog"], "b": [""], "c": ["white"]})
+    worker.config = SimpleNamespace(
+        out=str(tmp_path), options=DecodingOptions(), batch_size=2, threads=1, guard=True, style="alt-text"
+    )
+    result = worker({"images": json.dumps(images)})
+    assert json.loads(result["failed"]) == {images[1]: f"{images[1]}: no usable caption: empty"}
+    assert [row["caption"] for row in outputs.parts(tmp_path)] == ["A dog.", ""]
+    tally = ray_engine._Tally(3, 0, Failures(None), None, None)
+    for _ in range(2):
+        tally.add(result)
+    assert (tally.captioned, tally.failed, tally.blank, tally.rejected) == (4, 2, 2, {"empty": 2})
 
 
 def _run_here(tasks: list[list[str]], config: Any, cluster: Cluster) -> Any:

@@ -38,6 +38,7 @@ COMMANDS = [
     ["export"],
     ["demo"],
     ["doctor"],
+    ["models"],
     ["data"],
     ["data", "check"],
     ["data", "scenes"],

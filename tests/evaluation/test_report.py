@@ -53,3 +53,19 @@ def test_absent_objects_have_a_row_only_with_boxes(evaluation: Evaluation) -> No
     assert "mentioning an absent object" not in dict(diversity_rows(evaluation))
     known = replace(evaluation, absent_objects=0.25)
     assert dict(diversity_rows(known))["mentioning an absent object"] == "25.0 %"
+
+
+def test_unusable_captions_are_scored_and_counted(colours: Path, annotations: Annotations, tmp_path: Path) -> None:
+    good = {item.id: item.captions[0] for item in annotations.split("test")}
+    first, second, third, *_ = good
+    bad = {**good, first: "the the the the", second: "red red red red", third: "I'm sorry, but I can't help."}
+    (tmp_path / "p.json").write_text(json.dumps(bad))
+    result = evaluate(tmp_path / "p.json", colours)
+    assert result.predictions == bad
+    assert result.rejected == {"repetition": 2, "refusal": 1}
+    assert result.rejections.endswith("3 rejected (2 repetition, 1 refusal)")
+    assert result.to_dict()["rejected"] == {"repetition": 2, "refusal": 1}
+    write_evaluation_report(result, tmp_path / "report.html")
+    assert "3 rejected (2 repetition, 1 refusal)" in (tmp_path / "report.html").read_text()
+    (tmp_path / "p.json").write_text(json.dumps(good))
+    assert evaluate(tmp_path / "p.json", colours).rejections == ""

@@ -102,8 +102,8 @@ class Destination:
             raise DataError(f"--errors {self.errors} is a folder; choose a file")
 
     def text(self, captions: list[str]) -> str:
-        """Return the text to write beside or inside an image: one line per caption."""
-        return "\n".join(f"{self.before}{caption}{self.after}" for caption in captions)
+        """Return the text to write beside or inside an image: one line per caption that is not empty."""
+        return "\n".join(f"{self.before}{caption}{self.after}" for caption in captions if caption)
 
     def output(self, num_captions: int, in_job: InJob) -> Writer | None:
         """Return the writer of the file or folder for all captions.

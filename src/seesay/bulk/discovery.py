@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,18 +38,30 @@ class ImageList:
         images: names in the order of the sources; the first name of each image.
         broken: partly unreadable sources -> reason.
         unsupported: files of unsupported image formats, which are skipped.
+        wanted: columns of tables to keep.
+        columns: values of these columns by image name; of images from tables only.
+        column_names: names of all columns of the tables.
     """
 
     images: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
     unsupported: list[str] = field(default_factory=list)
+    wanted: frozenset[str] = frozenset()
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    column_names: dict[str, None] = field(default_factory=dict)
+
+    def keep(self, names: Iterable[str]) -> list[str]:
+        """Record the names of a table's columns and return those to keep."""
+        names = list(names)
+        self.column_names |= dict.fromkeys(names)
+        return [name for name in names if name in self.wanted]
 
     def remark(self) -> str | None:
         """Return a line that names the skipped images; None if there are none."""
         return unsupported_images(self.unsupported)
 
 
-def find_images(sources: Sequence[str], column: str = "") -> ImageList:
+def find_images(sources: Sequence[str], column: str = "", wanted: Collection[str] = ()) -> ImageList:
     """Return the images of the sources.
 
     A source is an image; a URL; a folder, searched recursively; a glob; `-`, one name per line on stdin; a `.txt` file
@@ -60,11 +72,12 @@ def find_images(sources: Sequence[str], column: str = "") -> ImageList:
     Args:
         sources: see above.
         column: image column of tables; empty = the first with a common name.
+        wanted: further columns of tables to read.
 
     Raises:
         DataError: a source contains no images, or a table lacks the column.
     """
-    found = ImageList()
+    found = ImageList(wanted=frozenset(wanted))
     identities = Identities()
     files = (path for source in sources for path in _files(source, found))
     names = identities.distinct(name for path in files for name in _images(path, column, found))
@@ -167,12 +180,17 @@ def _csv(path: Path, column: str, found: ImageList) -> Iterator[str]:
     chosen = find_image_column(header, column)
     if chosen is None:
         raise _no_column(path, header, column)
-    index = header.index(chosen)
-    return _named(path, (cells[index] if index < len(cells) else None for cells in rows[1:]), found)
+    index, kept = header.index(chosen), {name: header.index(name) for name in found.keep(header)}
+
+    def cell(cells: list[str], place: int) -> str:
+        return cells[place] if place < len(cells) else ""
+
+    table = ((cell(row, index), {name: cell(row, place) for name, place in kept.items()}) for row in rows[1:])
+    return _named(path, table, found)
 
 
 def _json_lines(path: Path, column: str, found: ImageList) -> Iterator[str]:
-    cells: list[object] = []
+    rows: list[_TableRow] = []
     keys: set[str] = set()
     for number, line in enumerate(text_lines(read_text(path)), start=1):
         if not line.strip():
@@ -184,10 +202,10 @@ def _json_lines(path: Path, column: str, found: ImageList) -> Iterator[str]:
         names = [str(name) for name in row] if isinstance(row, dict) else []
         keys.update(names)
         chosen = find_image_column(names, column)
-        cells.append(None if chosen is None else row[chosen])
-    if not any(cells):
+        rows.append((None, {}) if chosen is None else (row[chosen], {name: row[name] for name in found.keep(names)}))
+    if not any(cell for cell, _ in rows):
         raise _no_column(path, sorted(keys), column)
-    return _named(path, cells, found)
+    return _named(path, rows, found)
 
 
 def _parquet(path: Path, column: str, found: ImageList) -> Iterator[str]:
@@ -197,17 +215,27 @@ def _parquet(path: Path, column: str, found: ImageList) -> Iterator[str]:
     try:
         with pq.ParquetFile(path) as table:
             embedded, _ = embedded_column(table, column)
-            if embedded is not None:
-                return (f"{path}::{embedded}::{row}" for row in range(table.metadata.num_rows))
             names = list(table.schema_arrow.names)
+            kept = found.keep(names)
+            if embedded is not None:
+                images = [f"{path}::{embedded}::{row}" for row in range(table.metadata.num_rows)]
+                if kept:
+                    found.columns |= zip(images, map(_as_texts, _rows(table, kept)), strict=True)
+                return iter(images)
             chosen = find_image_column(names, column)
             if chosen is None:
                 raise _no_column(path, names, column)
-            cells = [cell for batch in table.iter_batches(columns=[chosen]) for cell in batch.column(0).to_pylist()]
+            rows = [(row[chosen], {name: row[name] for name in kept}) for row in _rows(table, [chosen, *kept])]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     # A struct without bytes contains paths.
-    return _named(path, (cell.get("path") if isinstance(cell, dict) else cell for cell in cells), found)
+    cells = ((cell.get("path") if isinstance(cell, dict) else cell, values) for cell, values in rows)
+    return _named(path, cells, found)
+
+
+def _rows(table: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return some columns of a Parquet file by row."""
+    return [row for batch in table.iter_batches(columns=list(dict.fromkeys(columns))) for row in batch.to_pylist()]
 
 
 def _tar(path: Path, column: str, found: ImageList) -> Iterator[str]:
@@ -234,17 +262,32 @@ def _no_images(source: str, listing: ImageListing) -> DataError:
     return DataError("; ".join(filter(None, (f"{source} contains no images", listing.remark()))))
 
 
-def _named(path: Path, cells: Iterable[Any], found: ImageList) -> Iterator[str]:
-    """Yield the images in a table's cells; record rows without one."""
+_TableRow = tuple[Any, Mapping[str, Any]]
+"""The image of a row, and the columns to keep."""
+
+
+def _named(path: Path, rows: Iterable[_TableRow], found: ImageList) -> Iterator[str]:
+    """Yield the images of a table and record their columns; record rows without an image."""
     empty = []
     folders = Folders()
-    for number, cell in enumerate(cells, start=1):
+    for number, (cell, values) in enumerate(rows, start=1):
         if isinstance(cell, str) and cell.strip():
-            yield _located(cell.strip(), path.parent, folders)
+            name = _located(cell.strip(), path.parent, folders)
+            if values:
+                found.columns.setdefault(name, _as_texts(values))
+            yield name
         else:
             empty.append(str(number))
     if empty:
         found.broken[str(path)] = f"{path}: {count(len(empty), 'row')} without an image: {name_some(empty)}"
+
+
+def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of a row as text: none as empty, a list with commas."""
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
+        for name, value in values.items()
+    }
 
 
 def _located(name: str, base: Path, folders: Folders) -> str:

@@ -8,6 +8,7 @@ are not in the output.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,9 +20,10 @@ from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import Row, plain, texts
 from seesay.bulk.sinks import Sink
 from seesay.bulk.writers import Writer
+from seesay.captioners.alt_text import Style
 from seesay.captioners.base import Caption, Captioner
 from seesay.config import DecodingOptions
-from seesay.errors import ImageError, SeesayError
+from seesay.errors import CaptionError, ImageError, SeesayError
 from seesay.files import only_writer, write_atomically
 from seesay.images.prefetch import usable_cores
 
@@ -43,8 +45,10 @@ class BulkReport:
     Attributes:
         captioned: images captioned by this job, with all outputs written.
         skipped: images captioned by an earlier job.
-        failed: unreadable images, images whose caption could not be written beside or inside them, and partly
-            unreadable sources.
+        failed: unreadable images, images without a usable caption, images whose caption could not be written beside or
+            inside them, and partly unreadable sources.
+        rejected: number of images without a usable caption by reason (`seesay.captioners.guard`).
+        blank: captioned images with an empty alt text.
         seconds: wall time of this job.
         workers: number of tasks per worker, with several workers.
     """
@@ -54,6 +58,8 @@ class BulkReport:
     failed: int
     seconds: float = 0.0
     workers: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    blank: int = 0
 
     @property
     def rate(self) -> float:
@@ -67,6 +73,8 @@ def caption_collection(
     destination: Destination,
     options: DecodingOptions | None = None,
     *,
+    guard: bool = True,
+    style: Style = "plain",
     broken: dict[str, str] | None = None,
     batch_size: int = BATCH_SIZE,
     threads: int = 0,
@@ -80,6 +88,8 @@ def caption_collection(
         images: image names from `find_images`.
         destination: outputs.
         options: decoding options; None = those of the run.
+        guard: generate unusable captions once more, then list the image as failed instead of writing its caption.
+        style: plain or alt-text; alt text is written in place of the caption, empty for blank images.
         broken: partly unreadable sources -> reason; added to the list of failures.
         batch_size: images per batch; a kill loses at most one batch.
         threads: number of threads that read images; 0 = number of cores.
@@ -92,7 +102,7 @@ def caption_collection(
         SeesayError: the disk is full.
     """
     started = time.perf_counter()
-    recipe = Recipe(captioner.identities(), captioner.options(options))
+    recipe = Recipe(captioner.identities(), captioner.options(options), style)
     with ExitStack() as stack:
         job = _Job(destination, images, recipe, print_error)
         todo = job.start(stack)
@@ -102,7 +112,7 @@ def caption_collection(
         if progress:
             progress(done, len(images))
         found = captioner.caption_batches(
-            todo, options, batch_size=batch_size, workers=threads or usable_cores(), attention=False
+            todo, options, guard=guard, style=style, batch_size=batch_size, workers=threads or usable_cores()
         )
         for batch in found:
             job.add_batch((str(image), caption) for image, caption in batch)
@@ -111,7 +121,8 @@ def caption_collection(
                 progress(done, len(images))
         job.finish()
     skipped = len(images) - job.captioned - sum(image in job.failed for image in images)
-    return BulkReport(job.captioned, skipped, len(job.failed), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return BulkReport(job.captioned, skipped, len(job.failed), seconds, rejected=job.rejected, blank=job.blank)
 
 
 class _Job:
@@ -126,7 +137,8 @@ class _Job:
         self.destination = destination
         self.images = images
         self.print_error = print_error
-        self.captioned = 0
+        self.captioned = self.blank = 0
+        self.rejected: Counter[str] = Counter()
         self.failed: set[str] = set()
         self._names = frozenset(map(plain, images)) if num_captions > 1 else frozenset()
         self.output: Writer | None = destination.output(num_captions, self._names.__contains__)
@@ -156,6 +168,8 @@ class _Job:
         for image, found in batch:
             if isinstance(found, ImageError):
                 self.fail(image, str(found))
+                if isinstance(found, CaptionError):
+                    self.rejected[found.reason] += 1
             else:
                 rows.append((image, found))
         if not rows:
@@ -166,7 +180,10 @@ class _Job:
             self.output.write(rows)
         for image, text in texts_of.items():
             self._write_sinks(image, text)
-        self.captioned += sum(image not in self.failed for image, _ in rows)
+        written = [caption for image, caption in rows if image not in self.failed]
+        self.captioned += len(written)
+        if self.recipe.style == "alt-text":
+            self.blank += sum(not caption.text for caption in written)
         if pending is not None:
             pending.unlink(missing_ok=True)
 

@@ -30,11 +30,12 @@ from seesay.bulk.job import BATCH_SIZE, BulkReport, ErrorCallback, ProgressCallb
 from seesay.bulk.parquet_writer import ParquetWriter, read_part_metadata, write_part
 from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
+from seesay.captioners.alt_text import Style
 from seesay.captioners.ensemble import load_runs
 from seesay.captioners.identity import identify_folder
 from seesay.checkpoint import load_run
 from seesay.config import DecodingOptions
-from seesay.errors import ConfigError, ImageError, MissingDependencyError, SeesayError
+from seesay.errors import CaptionError, ConfigError, ImageError, MissingDependencyError, SeesayError
 from seesay.files import only_writer
 from seesay.images.prefetch import usable_cores
 
@@ -74,6 +75,8 @@ def caption_on_ray(
     options: DecodingOptions,
     cluster: Cluster,
     *,
+    guard: bool = True,
+    style: Style = "plain",
     broken: Mapping[str, str] | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
@@ -88,6 +91,8 @@ def caption_on_ray(
         destination: a folder of Parquet files, and the list of failures.
         options: complete decoding options; `num_return_sequences` is needed before any model is loaded.
         cluster: the cluster.
+        guard: see `caption_collection`.
+        style: see `caption_collection`.
         broken: partly unreadable sources -> reason.
         batch_size: images per batch.
         device: of the workers: auto, cpu or cuda.
@@ -108,7 +113,9 @@ def caption_on_ray(
         done = output.open()
         run = load_run(models[0])
         length = options.max_length or run.config.decoding.max_length or run.info.max_length
-        recipe = Recipe(tuple(identify_folder(Path(model)) for model in models), options.replace(max_length=length))
+        recipe = Recipe(
+            tuple(identify_folder(Path(model)) for model in models), options.replace(max_length=length), style
+        )
         todo = [image for image in images if plain(image) not in done]
         record_recipe(out, recipe, len(done), len(todo), strict=destination.strict)
         output.close()  # finish a part of the local engine
@@ -119,15 +126,17 @@ def caption_on_ray(
             tally.fail(source, reason)
         size = batch_size * cluster.task_batches
         tasks = [todo[begin : begin + size] for begin in range(0, len(todo), size)]
-        config = _WorkerConfig(
-            tuple(str(Path(m).resolve()) for m in models), str(out.resolve()), options, batch_size, device
-        )
+        paths = tuple(str(Path(model).resolve()) for model in models)
+        config = _WorkerConfig(paths, str(out.resolve()), options, batch_size, device, guard=guard, style=style)
         with contextlib.closing(_run(tasks, config, cluster)) as results:
             for result in results:
                 tally.add(result)
         failures.close()
     skipped = len(images) - len(todo)
-    return BulkReport(tally.captioned, skipped, tally.failed, time.perf_counter() - started, dict(tally.workers))
+    seconds = time.perf_counter() - started
+    return BulkReport(
+        tally.captioned, skipped, tally.failed, seconds, dict(tally.workers), rejected=tally.rejected, blank=tally.blank
+    )
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ class _WorkerConfig:
     device: str
     folder: str = ""
     threads: int = 1
+    guard: bool = True
+    style: Style = "plain"
 
 
 class _Worker:
@@ -169,14 +180,24 @@ class _Worker:
             return dict(json.loads(read_part_metadata(part, "result")))
         config, worker = self.config, f"{socket.gethostname()}:{os.getpid()}"
         lines, failed = [], {}
+        rejected: Counter[str] = Counter()
         for image, found in self.captioner.caption_each(
-            images, config.options, batch_size=config.batch_size, workers=config.threads
+            images,
+            config.options,
+            guard=config.guard,
+            style=config.style,
+            batch_size=config.batch_size,
+            workers=config.threads,
         ):
             if isinstance(found, ImageError):
                 failed[str(image)] = str(found)
+                if isinstance(found, CaptionError):
+                    rejected[found.reason] += 1
             else:
                 lines.append(json.loads(json_line(str(image), found, config.options.num_return_sequences > 1)))
+        blank = sum(not line["caption"] for line in lines) if config.style == "alt-text" else 0
         result = {"images": len(images), "captioned": len(lines), "failed": json.dumps(failed), "worker": worker}
+        result |= {"rejected": json.dumps(rejected), "blank": blank}
         if lines:
             write_part(part, lines, config.options.num_return_sequences, worker=worker, result=json.dumps(result))
         return result
@@ -198,8 +219,9 @@ class _Tally:
         self.failures = failures
         self.progress = progress
         self.print_error = print_error
-        self.captioned = self.failed = 0
+        self.captioned = self.failed = self.blank = 0
         self.workers: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
         if progress:
             progress(done, total)
 
@@ -207,6 +229,8 @@ class _Tally:
         """Add the result of a task."""
         self.workers[str(result["worker"])] += 1
         self.captioned += int(result["captioned"])
+        self.blank += int(result.get("blank", 0))  # a part of an earlier version has neither
+        self.rejected.update(json.loads(result.get("rejected", "{}")))
         self.done += int(result["images"])
         for image, reason in json.loads(result["failed"]).items():
             self.fail(image, reason)

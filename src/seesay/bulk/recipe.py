@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from seesay.captioners.alt_text import Style
 from seesay.captioners.identity import ModelIdentity
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
@@ -31,16 +32,18 @@ class Recipe:
     Attributes:
         models: the models.
         options: decoding options, with the maximum length filled in.
+        style: plain captions or alt text.
     """
 
     models: tuple[ModelIdentity, ...]
     options: DecodingOptions
+    style: Style = "plain"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the names of the models with the digests of their weights, and the options."""
+        """Return the names of the models with the digests of their weights, the options, and the style if not plain."""
         models = [asdict(model) for model in self.models]
         content: dict[str, Any] = json.loads(json.dumps({"models": models, "decoding": self.options.model_dump()}))
-        return content
+        return content if self.style == "plain" else {**content, "style": self.style}
 
 
 def recipe_path(output: Path) -> Path:
@@ -92,7 +95,7 @@ def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     found = []
     if [model["digest"] for model in earlier["models"]] != [model["digest"] for model in now["models"]]:
         found.append(f"model {_named(earlier['models'])}, now {_named(now['models'])}")
-    old, new = earlier["decoding"], now["decoding"]
+    old, new = ({"style": each.get("style", "plain"), **each["decoding"]} for each in (earlier, now))
     names = (name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name))
     found += [f"{name} {old.get(name)}, now {new.get(name)}" for name in names]
     return "; ".join(found)

@@ -117,6 +117,8 @@ def merge_text(current: str, text: str, existing: Existing) -> str:
     """Return the text with a caption added, unless it already contains it."""
     if not current.strip() or existing == "overwrite":
         return text
+    if not text:  # a blank image has an empty alt text, and nothing to add
+        return current
     if existing == "append" and not f"\n{current}".endswith(f"\n{text}"):
         return f"{current}\n{text}"
     if existing == "prefix" and current != text and not current.startswith(f"{text}{SEPARATOR}"):

@@ -54,6 +54,11 @@ class SearchCaptioner(Captioner):
         }
 
     @property
+    def punctuates(self) -> bool:
+        """False: the captions of a run end as its training captions do, mostly without a full stop."""
+        return False
+
+    @property
     def defaults(self) -> DecodingOptions:
         """The decoding options of the configuration."""
         return self.config.decoding

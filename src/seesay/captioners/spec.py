@@ -1,14 +1,15 @@
 """`ModelSpec`: which models generate captions, and where they run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seesay.errors import ConfigError
 
 if TYPE_CHECKING:
     from seesay.captioners.base import Captioner
+    from seesay.captioners.prompts import PromptTemplate
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ModelSpec:
         endpoint: base URL of an OpenAI-compatible server, such as `http://localhost:8000/v1`; empty: none.
         prompt: of a pretrained model or a server; empty: the model's default.
         language: of the captions, for a model with a prompt; empty: the model's.
+        columns: columns of the input table by image name, variables of the prompt.
     """
 
     models: tuple[str, ...]
@@ -31,23 +33,31 @@ class ModelSpec:
     endpoint: str = ""
     prompt: str = ""
     language: str = ""
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
+
+    def template(self, default: str) -> "PromptTemplate":
+        """Return the prompt with its variables.
+
+        Args:
+            default: the prompt of the model's family, used if none was chosen.
+
+        Raises:
+            ConfigError: the prompt is blank or has an unknown variable.
+        """
+        from seesay.captioners.prompts import PromptTemplate
+
+        return PromptTemplate(self.prompt or default, self.language, self.columns)
 
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
         from seesay.captioners.onnx import OnnxCaptioner, is_export
-        from seesay.checkpoint import is_run
 
         if self.endpoint:
             from seesay.captioners.endpoint import EndpointCaptioner
 
             return EndpointCaptioner.connect(self)
         folders = [Path(each) for each in self.models]
-        if (
-            len(folders) == 1
-            and not is_run(folders[0])
-            and not is_export(folders[0])
-            and _is_pretrained(self.models[0])
-        ):
+        if len(folders) == 1 and not is_export(folders[0]) and _is_pretrained(self.models[0]):
             from seesay.captioners.pretrained import load_pretrained
 
             return load_pretrained(self)
@@ -73,7 +83,7 @@ def _is_pretrained(model: str) -> bool:
     return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not folder.parent.is_dir()
 
 
-def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: str) -> "Captioner":
+def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: Any) -> "Captioner":
     """Return the captioner of a model.
 
     Args:

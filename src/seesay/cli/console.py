@@ -188,12 +188,17 @@ def choose_run(name: str) -> Path:
     if name:
         return Path(name)
 
-    from seesay.checkpoint import MODEL_FILE
-
-    runs = sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)
+    runs = trained_runs()
     if not runs:
         raise DataError("no --model, and no trained run under runs/; train one with: seesay train DATA")
-    chosen = runs[-1].parent
+    chosen = runs[-1]
     if len(runs) > 1:
         print_error(f"no --model: using {chosen}, the latest of {len(runs)} runs under runs/")
     return chosen
+
+
+def trained_runs() -> list[Path]:
+    """Return the usable run folders under runs/, the latest last."""
+    from seesay.checkpoint import MODEL_FILE
+
+    return [path.parent for path in sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)]

@@ -1,12 +1,18 @@
 """`seesay caption` and `seesay explain`."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token, UnknownOptionError
 
+from seesay.captioners.alt_text import Style
+from seesay.captioners.guard import summarize_rejections
+from seesay.captioners.prompts import check_variables
 from seesay.cli.console import choose_run, limit_calls, print_error, print_line, progress
+from seesay.cli.models import choose_models
 from seesay.cli.parameters import (
     CaptionColumn,
     CaptionerFlags,
@@ -17,16 +23,17 @@ from seesay.cli.parameters import (
     Models,
     decoding_options,
 )
-from seesay.config import DecodingOptions
 from seesay.config.flags import given_flags
-from seesay.errors import ConfigError, DataError, ImageError
+from seesay.errors import CaptionError, ConfigError, DataError, ImageError
 from seesay.files import exists, require_suffix
 from seesay.formatting import format_duration
+from seesay.images.prefetch import usable_cores
 
 if TYPE_CHECKING:
     from seesay.bulk import BulkReport, Destination, ImageList
-    from seesay.captioners.base import Captioner
+    from seesay.captioners.base import Caption
     from seesay.data.records import Box
+    from seesay.images.loading import ImageInput
 
 SHOWN_FAILURES = 10
 """Maximum number of failures that are printed; a file lists all."""
@@ -62,6 +69,9 @@ def caption(
     strict: bool = False,
     column: str = "",
     format: Literal["text", "jsonl"] = "text",
+    style: Style = "plain",
+    guard: bool = True,
+    yes: Annotated[bool, Parameter(negative="")] = False,
     batch_size: int = 32,
     threads: int = 0,
     engine: Literal["local", "ray"] = "local",
@@ -85,6 +95,9 @@ def caption(
         strict: fail instead of warning if --out was written by another model or with other options.
         column: image column of tables [default: the first column with a usual name].
         format: format of printed captions.
+        style: captions as generated, or as alt text of at most 125 characters, empty for blank images.
+        guard: generate unusable captions (empty, refusals, loops, ...) once more, then list the image as failed.
+        yes: download the default model without asking, if no model is named and there is no run.
         batch_size: images per batch.
         threads: threads that load images; 0: one per CPU core.
         engine: local, or Ray Data on this machine or a cluster (writes a folder of Parquet files).
@@ -100,33 +113,41 @@ def caption(
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors, strict) if written else None
     if destination is not None:
         destination.check_inputs(sources)
-    found = bulk.find_images(sources, column)
+    found = bulk.find_images(sources, column, captioner_flags.prompt_variables())
+    check_variables(captioner_flags.prompt, found.column_names)
     if remark := found.remark():
         print_error(remark)
     if destination is not None and destination.failures is None:
         destination = replace(
             destination, errors=bulk.default_failures_path(sources, found.images, column, sidecar, embed)
         )
-    runs = [str(choose_run(name)) for name in model or [""]]
+    names = list(model or ()) if captioner_flags.endpoint else choose_models(model or (), yes=yes)
+    spec = replace(captioner_flags.spec(names), columns=found.columns)
+    form: dict[str, Any] = {"guard": guard, "style": style, "batch_size": batch_size}
     if destination is None:
-        captioner = captioner_flags.spec(runs).load()
+        captioner = spec.load()
         options = decoding_options(captioner.defaults, flags)
-        return _print_captions(captioner, found, options, format, batch_size, threads)
+        workers = threads or usable_cores()
+        return _print_captions(
+            captioner.caption_each(found.images, options, workers=workers, **form),
+            found,
+            format,
+            several=options.num_return_sequences > 1,
+        )
     print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
     with progress("captioning", "images") as advance:
-        shared: dict[str, Any] = {"broken": found.broken, "progress": advance, "print_error": print_failure}
-        shared["batch_size"] = batch_size
+        shared = {**form, "broken": found.broken, "progress": advance, "print_error": print_failure}
         if engine == "ray":
             from seesay.bulk.ray_engine import Cluster, caption_on_ray
             from seesay.checkpoint import load_run
 
-            options = decoding_options(load_run(runs[0]).config.decoding, flags)
+            options = decoding_options(load_run(names[0]).config.decoding, flags)
             cluster = Cluster(ray_address, ray_workers)
             done = caption_on_ray(
-                runs, found.images, destination, options, cluster, device=captioner_flags.device, **shared
+                names, found.images, destination, options, cluster, device=captioner_flags.device, **shared
             )
         else:
-            captioner = captioner_flags.spec(runs).load()
+            captioner = spec.load()
             options = decoding_options(captioner.defaults, flags)
             done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
     return _summarise(done, destination)
@@ -140,35 +161,39 @@ def _validate_options(batch_size: int, threads: int, engine: str, ray_address: s
 
 
 def _print_captions(
-    captioner: "Captioner", found: "ImageList", options: DecodingOptions, format: str, batch_size: int, threads: int
+    captions: "Iterable[tuple[ImageInput, Caption | ImageError]]", found: "ImageList", format: str, *, several: bool
 ) -> int:
     """Print the captions of images; return the exit code."""
     from seesay import bulk
-    from seesay.images.prefetch import usable_cores
 
     for reason in found.broken.values():
         print_error(reason)
     failed = bool(found.broken)
-    several = len(found.images) > 1
-    workers = threads or usable_cores()
-    for image, result in captioner.caption_each(found.images, options, batch_size=batch_size, workers=workers):
+    rejected: Counter[str] = Counter()
+    for image, result in captions:
         if isinstance(result, ImageError):
             failed = True
             print_error(str(result))
+            if isinstance(result, CaptionError):
+                rejected[result.reason] += 1
         elif format == "jsonl":
-            print(bulk.json_line(str(image), result, options.num_return_sequences > 1), flush=True)
+            print(bulk.json_line(str(image), result, several), flush=True)
         else:
             for each in (result, *result.alternatives):
-                print(f"{image}\t{each.text}" if several else each.text, flush=True)
+                print(f"{image}\t{each.text}" if len(found.images) > 1 else each.text, flush=True)
+    if rejected and len(found.images) > 1:
+        print_error(summarize_rejections(rejected))
     return 1 if failed else 0
 
 
 def _summarise(done: "BulkReport", destination: "Destination") -> int:
     """Print the summary of a job; return the exit code."""
     target = destination.out or "sidecars or image metadata"
+    blank = f" ({done.blank} blank)" if done.blank else ""
+    failed = f"{done.failed - sum(done.rejected.values())} failed"
+    rejected = f", {summarize_rejections(done.rejected)}" if done.rejected else ""
     listed = f" (reasons in {destination.failures})" if done.failed else ""
-    line = f"{done.captioned} captioned, {done.skipped} already there, {done.failed} failed{listed}: {target}"
-    print_line(line)
+    print_line(f"{done.captioned} captioned{blank}, {done.skipped} already there, {failed}{rejected}{listed}: {target}")
     if done.captioned:
         rate = f"{done.rate:.1f} images/s, {format_duration(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))

@@ -51,6 +51,10 @@ COMMANDS = {
         "Serve a captioner over HTTP, with a web UI that shows attention maps.\n\n"
         "On Ctrl-C or SIGTERM the server finishes accepted requests and exits.",
     ),
+    "models": (
+        "models",
+        "List the runs in runs/, the models in the cache of the Hugging Face hub, and recommended ones.",
+    ),
     "data": ("data", "Check, make, download and convert captioned images."),
 }
 """The commands that need the configuration: module and help, so that `seesay --help` does not load it."""

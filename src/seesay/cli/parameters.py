@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
+from seesay.captioners.prompts import prompt_variables
 from seesay.captioners.spec import ModelSpec
 from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import Flags, flag_name, given_flags, make_flags
 from seesay.config.schema import SECTIONS
+from seesay.errors import ConfigError
 
 DEFAULT_PRESET = "attention-gru"
 """The default preset of `train`, `tune` and `extract`."""
@@ -55,7 +57,7 @@ class CaptionerFlags:
         device: auto, cpu, cuda or mps.
         precision: of a pretrained model: auto, float32, bfloat16, float16, int8 or int4.
         endpoint: URL of an OpenAI-compatible server, such as http://localhost:8000/v1; --model is its model.
-        prompt: prompt of a pretrained model or a server, or the name of a preset.
+        prompt: prompt of a pretrained model or a server, or short, detailed, alt-text, tags or training-caption.
         language: language of the captions, for a model with a prompt.
     """
 
@@ -68,6 +70,18 @@ class CaptionerFlags:
     def spec(self, models: Sequence[str]) -> ModelSpec:
         """Return the models with these flags."""
         return ModelSpec(tuple(models), self.device, self.precision, self.endpoint, self.prompt, self.language)
+
+    def prompt_variables(self) -> frozenset[str]:
+        """Return the names of the variables in the prompt.
+
+        Raises:
+            ConfigError: the prompt is blank or has an unmatched brace.
+        """
+        if not self.prompt:
+            return frozenset()
+        if not self.prompt.strip():
+            raise ConfigError("the prompt is blank; write what the caption should contain, or drop --prompt")
+        return prompt_variables(self.prompt)
 
 
 def decoding_options(defaults: DecodingOptions, flags: Flags | None) -> DecodingOptions:

@@ -120,8 +120,8 @@ def _print_scores(result: "Evaluation") -> None:
     title = f"{result.system} on {result.split}: {len(result.predictions)} images"
     show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
     show_table("", ("statistic", "value"), diversity_rows(result))
-    if result.diagnosis:
-        print_error(result.diagnosis)
+    for line in filter(None, (result.diagnosis, result.rejections)):
+        print_error(line)
     print_line(result.signature)
 
 

@@ -25,12 +25,15 @@ def caption_split(
     *,
     attention: bool = False,
 ) -> tuple[dict[str, Caption], list[str]]:
-    """Returns the captions by image id, from stored features or image files, and errors of unreadable images."""
+    """Returns the captions by image id, from stored features or image files, and errors of unreadable images.
+
+    Unusable captions are returned too, since they are scored.
+    """
     captions: dict[str, Caption] = {}
     problems = []
     if source is None:
         names = [item.image for item in items]
-        found = captioner.caption_each(names, options, attention=attention)
+        found = captioner.caption_each(names, options, attention=attention, guard=False)
         for item, (_, caption) in zip(items, found, strict=True):
             if isinstance(caption, ImageError):
                 problems.append(str(caption))

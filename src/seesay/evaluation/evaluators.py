@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seesay.captioners.base import Caption
+from seesay.captioners.guard import clean, count_rejections
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import is_run
 from seesay.config import DecodingOptions
@@ -74,7 +75,7 @@ def evaluate(
         source = feature_source(captioner, items, data, features, stores, progress)
         usable = [item for item in items if item.id in source] if source else items
         captions, problems = caption_split(captioner, usable, source, options)
-        predictions = {image_id: caption.text for image_id, caption in captions.items()}
+        predictions = {image_id: clean(caption.text) for image_id, caption in captions.items()}
     else:
         eval_split, options = read_eval_split(data, split, columns=columns), None
         predictions, problems = match_predictions(read_predictions(path), eval_split.items, path)
@@ -215,6 +216,7 @@ def evaluate_captions(
         problems=(*messages, *missing.values()),
         unscored=tuple(unscored),
         missing_scores=missing,
+        rejected=count_rejections(texts),
     )
 
 

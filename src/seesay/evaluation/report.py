@@ -44,7 +44,7 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
     name = ranking_score(evaluation.scores)
     order = np.argsort(-evaluation.scores.per_image[name], kind="stable")
     middle = max(0, (len(order) - MAX_SHOWN) // 2)
-    messages = [part for part in (evaluation.diagnosis, *evaluation.problems) if part]
+    messages = [part for part in (evaluation.diagnosis, evaluation.rejections, *evaluation.problems) if part]
     sections: list[Section] = [
         *([Text("\n\n".join(messages))] if messages else []),
         Table(("score, times 100", "value", "95 % interval"), score_rows(evaluation), evaluation.signature, "Scores"),

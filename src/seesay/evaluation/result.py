@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seesay.captioners.base import Caption
+from seesay.captioners.guard import summarize_rejections
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
 from seesay.errors import DataError
@@ -53,6 +54,7 @@ class Evaluation:
         missing_scores: reasons why requested scores are missing, by score.
         unscored: images of the split that could not be scored.
         draws: number of bootstrap draws of the intervals.
+        rejected: number of captions by reason that `seesay caption` would reject; they are scored all the same.
     """
 
     system: str
@@ -70,6 +72,7 @@ class Evaluation:
     missing_scores: dict[str, str] = field(default_factory=dict)
     unscored: tuple[str, ...] = ()
     draws: int = DRAWS
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -87,6 +90,13 @@ class Evaluation:
         return diagnose(self.diversity)
 
     @property
+    def rejections(self) -> str:
+        """One line on the captions that are not usable; empty if there are none."""
+        if not self.rejected:
+            return ""
+        return f"`seesay caption` would reject captions that are scored here: {summarize_rejections(self.rejected)}"
+
+    @property
     def signature(self) -> str:
         """Everything the numbers depend on."""
         origin = self.origin if self.decoding is None else f"{_brief(self.decoding)}|torch:{version('torch')}"
@@ -102,6 +112,7 @@ class Evaluation:
             "scores": self.scores.corpus,
             "intervals_95": {name: [interval.low, interval.high] for name, interval in self.intervals.items()},
             "diversity": asdict(self.diversity),
+            "rejected": dict(self.rejected),
             "absent_objects": self.absent_objects,
             "diagnosis": self.diagnosis,
             "signature": self.signature,

@@ -4,15 +4,18 @@ Only the metadata block changes; the compressed image and all other blocks are c
 ImageDescription (0x010E), as UTF-8, as is common practice. XMP: dc:description in the language x-default.
 """
 
+import contextlib
+from dataclasses import replace
 from types import ModuleType
 from typing import Literal
 
 from seesay.images.metadata import jpeg, png, tiff, webp, xmp
 from seesay.images.metadata.errors import DescriptionError
+from seesay.images.metadata.facts import ImageFacts, exif_facts
 
 Field = Literal["xmp", "exif"]
 
-__all__ = ["DescriptionError", "Field", "read_description", "with_description"]
+__all__ = ["DescriptionError", "Field", "ImageFacts", "read_description", "read_facts", "with_description"]
 
 _IMAGE_DESCRIPTION = 0x010E
 
@@ -34,6 +37,22 @@ def read_description(data: bytes, field: Field) -> str:
         return xmp.description(block)
     value = tiff.read_tag(block, _IMAGE_DESCRIPTION) or b""
     return _text(value.split(b"\0")[0]).strip()
+
+
+def read_facts(data: bytes) -> ImageFacts:
+    """Returns date, place and keywords in a file; those that are missing or unreadable are empty.
+
+    Args:
+        data: content of the file, of any format.
+    """
+    facts = ImageFacts()
+    with contextlib.suppress(DescriptionError):
+        if (block := _container(data).read_block(data, "exif")) is not None:
+            facts = exif_facts(block)
+    with contextlib.suppress(DescriptionError):  # even if the EXIF data are damaged
+        if (block := _container(data).read_block(data, "xmp")) is not None:
+            facts = replace(facts, tags=xmp.keywords(block) or facts.tags)
+    return facts
 
 
 def with_description(data: bytes, text: str, field: Field) -> bytes:

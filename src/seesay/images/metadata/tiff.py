@@ -1,6 +1,7 @@
 """TIFF 6.0, also the format of EXIF data: tags are set in a new directory at the end, so that offsets stay valid."""
 
 import struct
+from typing import Literal
 
 from seesay.images.metadata.errors import DescriptionError
 
@@ -28,13 +29,24 @@ def with_block(data: bytes, field: str, block: bytes) -> bytes:
     return block if field == "exif" else with_tag(data, _XMP, BYTE, block)
 
 
-def read_tag(data: bytes, tag: int) -> bytes | None:
-    """Returns the value of a tag in the first directory, or None.
+def read_tag(data: bytes, tag: int, parent: int | None = None) -> bytes | None:
+    """Returns the value of a tag, or None.
+
+    Args:
+        data: the file.
+        tag: the tag.
+        parent: tag of the first directory that points to the directory to read; None: the first directory itself.
 
     Raises:
-        DescriptionError: the directory is damaged.
+        DescriptionError: a directory is damaged.
     """
-    order, entries, _ = _directory(data)
+    begin = None
+    if parent is not None:
+        pointer = read_tag(data, parent)
+        if pointer is None or len(pointer) != 4:
+            return None
+        begin = int.from_bytes(pointer, byte_order(data))
+    order, entries, _ = _directory(data, begin)
     for entry in entries:
         found, kind, count, inline = struct.unpack(f"{order}HHI4s", entry)
         if found == tag:
@@ -42,6 +54,11 @@ def read_tag(data: bytes, tag: int) -> bytes | None:
             (offset,) = struct.unpack(f"{order}I", inline)
             return inline[:size] if size <= 4 else data[offset : offset + size]
     return None
+
+
+def byte_order(data: bytes) -> Literal["little", "big"]:
+    """Returns the byte order of a file."""
+    return "little" if data[:2] == b"II" else "big"
 
 
 def with_tag(data: bytes, tag: int, kind: int, value: bytes) -> bytes:
@@ -72,12 +89,18 @@ def with_tag(data: bytes, tag: int, kind: int, value: bytes) -> bytes:
     return head + directory + (value if len(value) > 4 else b"")
 
 
-def _directory(data: bytes) -> tuple[str, list[bytes], bytes]:
-    """Returns the byte order, the 12 bytes of each entry, and the pointer to the next directory."""
+def _directory(data: bytes, begin: int | None = None) -> tuple[str, list[bytes], bytes]:
+    """Returns the byte order, the 12 bytes of each entry, and the pointer to the next directory; by default the first.
+
+    Args:
+        data: the file.
+        begin: offset of the directory; None: the first one.
+    """
     if not matches(data) or len(data) < 8:
         raise DescriptionError("its EXIF data are damaged")
     order = "<" if data[:2] == b"II" else ">"
-    (begin,) = struct.unpack_from(f"{order}I", data, 4)
+    if begin is None:
+        (begin,) = struct.unpack_from(f"{order}I", data, 4)
     if begin < 8 or begin + 2 > len(data):
         raise DescriptionError("its EXIF data are damaged")
     (count,) = struct.unpack_from(f"{order}H", data, begin)

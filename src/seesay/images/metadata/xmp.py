@@ -1,4 +1,7 @@
-"""XMP packets (RDF in XML): reads and changes only dc:description; other content and prefixes are preserved."""
+"""XMP packets (RDF in XML): reads description and keywords, changes only dc:description.
+
+Other content and prefixes are preserved.
+"""
 
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
@@ -25,6 +28,16 @@ def description(packet: bytes) -> str:
         chosen = next((item for item in items if item.getAttributeNS(_XML, "lang") == _DEFAULT_LANGUAGE), None)
         return _content(chosen or (items[0] if items else element)).strip()
     return ""
+
+
+def keywords(packet: bytes) -> tuple[str, ...]:
+    """Return the keywords (dc:subject) of a packet.
+
+    Raises:
+        DescriptionError: the packet is damaged.
+    """
+    items = (item for element in _parsed(packet).getElementsByTagNameNS(_DC, "subject") for item in _items(element))
+    return tuple(filter(None, (_content(item).strip() for item in items)))
 
 
 def with_description(packet: bytes | None, text: str) -> bytes:
