@@ -1,0 +1,54 @@
+"""Chat models that take images: SmolVLM, Idefics3, Qwen-VL, LLaVA, Gemma 3, InternVL and others."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from seesay.captioners.pretrained.families.base import Family
+from seesay.captioners.spec import ModelSpec
+
+
+class Chat(Family):
+    """Models that are prompted with a chat template; the caption is their answer."""
+
+    model_types = (
+        "smolvlm",
+        "idefics3",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen3_5",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "gemma3",
+        "gemma4",
+        "internvl",
+    )
+    default_prompt = "Describe this image in one sentence. Answer with the description only."
+    default_length = 128
+    takes_languages = True
+    pads_prompts = True
+
+    @classmethod
+    def prompt(cls, spec: ModelSpec) -> str:
+        """Return the prompt; the language is added when it is rendered."""
+        return spec.prompt or cls.default_prompt
+
+    def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
+        """Return the tokens of the conversations with the pixels of their images."""
+        conversations = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        found: Mapping[str, Any] = self.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
+        )
+        return found
