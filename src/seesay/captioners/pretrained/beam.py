@@ -61,9 +61,7 @@ def _returned(options: DecodingOptions) -> int:
     return options.beam_size if options.num_return_sequences > 1 else 1
 
 
-def _search(
-    model: Any, features: Mapping[str, Any], options: DecodingOptions, constraints: TokenConstraints
-) -> _Beams:
+def _search(model: Any, features: Mapping[str, Any], options: DecodingOptions, constraints: TokenConstraints) -> _Beams:
     from transformers import ForcedEOSTokenLogitsProcessor, LogitsProcessorList
 
     begins: list[_Beams] = []

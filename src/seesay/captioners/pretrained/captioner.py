@@ -99,7 +99,7 @@ class PretrainedCaptioner(Captioner):
 
     def __init__(self, loaded: LoadedModel, family: Family, prompt: str, language: str = "") -> None:
         self.model, self.family = loaded.model, family
-        self.tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
+        self.tokenizer = loaded.processor.tokenizer
         self._identity, self._precision = loaded.identity, loaded.precision
         self._prompt = prompt
         self._template = PromptTemplate(prompt, language if family.takes_languages else "") if prompt else None
@@ -161,7 +161,7 @@ class PretrainedCaptioner(Captioner):
 
     def preprocessing(self) -> Preprocessing | None:
         """Return how the image's processor resizes and crops; None: it does not resize to a fixed size."""
-        processor = getattr(self.family.processor, "image_processor", self.family.processor)
+        processor = self.family.processor.image_processor
         crops = bool(getattr(processor, "do_center_crop", False))
         size = dict((processor.crop_size if crops else processor.size) or {})
         if size.get("height") != size.get("width") or "height" not in size:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,12 +37,12 @@ def load_pretrained(spec: ModelSpec) -> PretrainedCaptioner:
     files = find_files(spec.models[0])
     family = _family(files)
     prompt = family.prompt(spec)
-    processor = _load(files, "AutoProcessor", {"padding_side": "left"} if family.pads_prompts else {})
+    processor = _processor(files, family)
     model = _load(files, "AutoModelForImageTextToText", _weight_arguments(precision, device))
     if precision not in _QUANTISED:
         model = model.to(device)
     model.eval()
-    _set_padding(model, getattr(processor, "tokenizer", processor))
+    _set_padding(model, processor.tokenizer)
     loaded = LoadedModel(model, processor, files.identity, precision)
     return PretrainedCaptioner(loaded, family(model, processor), prompt, spec.language)
 
@@ -70,6 +71,24 @@ def _family(files: ModelFiles) -> type[Family]:
         f"{files.identity.name} has the type {model_type!r}, which is not supported; "
         f"choose a model of these types: {supported}"
     )
+
+
+@dataclass(frozen=True)
+class _SeparateProcessors:
+    """A processor of images and a tokenizer, for models without a processor of both."""
+
+    image_processor: Any
+    tokenizer: Any
+
+
+def _processor(files: ModelFiles, family: type[Family]) -> Any:
+    """Return what makes inputs of images and text."""
+    if not family.has_processor:
+        return _SeparateProcessors(_load(files, "AutoImageProcessor", {}), _load(files, "AutoTokenizer", {}))
+    processor = _load(files, "AutoProcessor", {})
+    if family.pads_prompts:
+        processor.tokenizer.padding_side = "left"  # the captions follow the prompts
+    return processor
 
 
 def _weight_arguments(precision: str, device: str) -> dict[str, Any]:
@@ -104,12 +123,13 @@ def _load(files: ModelFiles, kind: str, arguments: dict[str, Any]) -> Any:
             files.folder, trust_remote_code=False, local_files_only=True, **arguments
         )
     except Exception as error:  # transformers raises almost any exception for damaged files
-        if importlib.util.find_spec("torchvision") is None and kind == "AutoProcessor":
+        is_model = kind == "AutoModelForImageTextToText"
+        if importlib.util.find_spec("torchvision") is None and not is_model:
             raise MissingDependencyError("torchvision", "hub", f"the processor of {name}") from error
         if isinstance(error, ImportError):
             missing = error.name or _first_line(error)
             raise MissingDependencyError(missing, "hub", f"the model {name}") from error
-        part = "processor" if kind == "AutoProcessor" else "weights"
+        part = "weights" if is_model else "processor"
         raise CheckpointError(
             f"the {part} of {name} cannot be loaded from {files.folder} ({_first_line(error)}); "
             f"download the model again, or update transformers ({transformers.__version__})"
@@ -118,14 +138,13 @@ def _load(files: ModelFiles, kind: str, arguments: dict[str, Any]) -> Any:
 
 def _set_padding(model: Any, tokenizer: Any) -> None:
     """Set the padding token of models and tokenizers that have none to the end token."""
-    if getattr(tokenizer, "pad_token_id", 0) is None:
+    if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     config = model.generation_config
     if config.eos_token_id is None:
-        config.eos_token_id = getattr(tokenizer, "eos_token_id", None)
+        config.eos_token_id = tokenizer.eos_token_id
     if config.pad_token_id is None:
-        config.pad_token_id = getattr(tokenizer, "pad_token_id", None)
-
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def _first_line(error: BaseException) -> str:

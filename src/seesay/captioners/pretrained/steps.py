@@ -73,10 +73,7 @@ class HubState:
         picked = tokens.reshape(-1, tokens.shape[-1])[flat].view(*rows.shape, -1)
         pending = self.pending and (self.pending[0][flat], _rows(self.pending[1], flat))
         count = tokens.shape[0] * tokens.shape[1]
-        kwargs = {
-            name: value if name == "cache_position" else _select_rows(value, flat, count)
-            for name, value in self.kwargs.items()
-        }
+        kwargs = {name: _select_rows(name, value, flat, count) for name, value in self.kwargs.items()}
         return HubState({"tokens": picked}, kwargs, pending, _rows(self.rope_deltas, flat))
 
 
@@ -218,21 +215,21 @@ def _rows(value: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if value is None else value[rows]
 
 
-def _select_rows(value: Any, rows: Tensor, count: int) -> Any:
-    """Return the rows of a cache, tensor or mapping of tensors with `count` rows; anything else as it is."""
+def _select_rows(argument: str, value: Any, rows: Tensor, count: int) -> Any:
+    """Return the rows of a cache, tensor or mapping of tensors with `count` rows; any other argument as it is."""
     if hasattr(value, "reorder_cache"):
         cache = _copy_cache(value)
         cache.reorder_cache(rows)
         return cache
     if isinstance(value, Tensor):
-        if value.ndim and len(value) == count:
-            return value.index_select(0, rows)
-        # Positions of text, height and width: the rows are the second dimension.
-        return value.index_select(1, rows) if value.ndim == 3 and value.shape[1] == count else value
+        # Positions in time, height and width have the rows as second dimension; cache positions have none.
+        dim = 1 if argument == "position_ids" and value.ndim == 3 else 0
+        has_rows = argument != "cache_position" and value.ndim > dim and value.shape[dim] == count
+        return value.index_select(dim, rows) if has_rows else value
     if isinstance(value, Mapping):  # the output of an encoder
         selected = copy.copy(value)
         for name, part in value.items():
-            selected[name] = _select_rows(part, rows, count)  # type: ignore[index]
+            selected[name] = _select_rows(name, part, rows, count)  # type: ignore[index]
         return selected
     return value
 

@@ -27,7 +27,9 @@ def subword_constraints(options: DecodingOptions, tokenizer: Any) -> TokenConstr
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id + OFFSET in phrase:
             raise ConfigError(f"decoding.force_words: {text!r} is not in the vocabulary of the model")
         if any(_contains(phrase, excluded) for excluded in banned):
-            raise ConfigError(f"decoding.force_words {text!r} contains a phrase of decoding.bad_words; drop one of them")
+            raise ConfigError(
+                f"decoding.force_words {text!r} contains a phrase of decoding.bad_words; drop one of them"
+            )
     ends = frozenset(_function_words(tokenizer)) if options.complete_endings else frozenset()
     return TokenConstraints(banned, required, ends, lambda tokens: _normalised_text(tokens, tokenizer))
 

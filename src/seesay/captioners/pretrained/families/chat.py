@@ -39,16 +39,21 @@ class Chat(Family):
 
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
         """Return the tokens of the conversations with the pixels of their images."""
-        conversations = [
-            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
-            for image, prompt in zip(images, prompts, strict=True)
-        ]
-        found: Mapping[str, Any] = self.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
+        texts = [self._conversation(prompt) for prompt in prompts]
+        # Templates that write the start token themselves would otherwise have it twice.
+        start = self.processor.tokenizer.bos_token
+        has_start = start is not None and texts[0].startswith(start)
+        found: Mapping[str, Any] = self.processor(
+            images=[[image] for image in images],
+            text=texts,
             padding=True,
+            return_tensors="pt",
+            add_special_tokens=not has_start,
         )
         return found
+
+    def _conversation(self, prompt: str) -> str:
+        """Return a conversation of an image with a prompt as the model expects it."""
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+        text: str = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        return text

@@ -18,9 +18,7 @@ class Git(Family):
         """Return pixels and the tokens of the prompts, which the start token precedes."""
         tokenizer = self.processor.tokenizer
         found: dict[str, Any] = dict(self.processor.image_processor(list(images), return_tensors="pt"))
-        rows = [
-            [tokenizer.cls_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids] for prompt in prompts
-        ]
+        rows = [[tokenizer.cls_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids] for prompt in prompts]
         found["input_ids"] = torch.tensor(rows)
         found["attention_mask"] = torch.ones_like(found["input_ids"])
         return found

@@ -15,12 +15,12 @@ class VisionEncoderDecoder(Family):
 
     model_types = ("vision-encoder-decoder",)
     takes_prompts = False
+    has_processor = False
 
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
         """Return pixels."""
-        # AutoProcessor returns an image processor if the files describe no processor of both kinds.
-        processor = getattr(self.processor, "image_processor", self.processor)
-        return {"pixel_values": processor(list(images), return_tensors="pt")["pixel_values"]}
+        found = self.processor.image_processor(list(images), return_tensors="pt")
+        return {"pixel_values": found["pixel_values"]}
 
     def regions(self, features: Mapping[str, Any]) -> Regions | None:
         """Return the patches of the encoder."""
