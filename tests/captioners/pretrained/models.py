@@ -48,8 +48,9 @@ def seeded(build: Callable[[], Any]) -> Any:
     model = build().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim > 1 and "position" not in name:
-                weight.mul_(12.0)
+            if weight.ndim > 1:
+                is_embedding = "patch" not in name and any(part in name for part in ("embed", "query_tokens", "wte"))
+                weight.normal_(0, 0.05 if is_embedding else 0.3)
     return model
 
 
@@ -290,7 +291,7 @@ def qwen2_5_vl(folder: Path) -> None:
         vision_end_token_id=end,
     )
     model = seeded(lambda: Qwen2_5_VLForConditionalGeneration(config))
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     sizes = {"patch_size": 4, "merge_size": 2, "min_pixels": 16 * 16, "max_pixels": 48 * 48}

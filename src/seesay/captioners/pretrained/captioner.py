@@ -119,14 +119,12 @@ class PretrainedCaptioner(Captioner):
         return (self._identity,)
 
     def describe(self) -> dict[str, Any]:
-        """Return the architecture, number of parameters, precision, device and prompt."""
+        """Return the architecture and the size of the vocabulary."""
         return {
-            "family": self.model.config.model_type,
-            "parameters": sum(weight.numel() for weight in self.model.parameters()),
-            "precision": self._precision,
-            "device": str(self._device),
-            "prompt": self._prompt,
+            "decoder": self.model.config.model_type,
+            "encoder": None,
             "vocabulary": len(self.tokenizer),
+            "grid": None,
         }
 
     @property
