@@ -24,9 +24,15 @@ def bert_tokenizer(folder: Path) -> Any:
     return BertTokenizerFast(str(folder / "vocab.txt"), bos_token="[DEC]", eos_token="[SEP]")
 
 
-def byte_tokenizer(*special: str, **named: str) -> Any:
-    """Return a tokenizer of byte pairs with further special tokens; `named` are attributes of the tokenizer."""
-    from transformers import PreTrainedTokenizerFast
+def byte_tokenizer(*special: str, kind: str = "PreTrainedTokenizer", **named: str) -> Any:
+    """Return a tokenizer of byte pairs.
+
+    Args:
+        special: further special tokens.
+        kind: class that processors of transformers 4 require.
+        named: special tokens that are attributes of the tokenizer.
+    """
+    import transformers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,7 +45,15 @@ def byte_tokenizer(*special: str, **named: str) -> Any:
     )
     tokenizer.train_from_iterator([f" {WORDS} {word}" for word in WORDS.split()] * 3, trainer)
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, extra_special_tokens=named)
+    build = transformers.PreTrainedTokenizerFast
+    if transformers.__version__.startswith("4."):
+        build = getattr(transformers, f"{kind}Fast")
+    return build(
+        tokenizer_object=tokenizer,
+        **names,
+        extra_special_tokens=named,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def seeded(build: Callable[[], Any]) -> Any:
@@ -134,7 +148,7 @@ def florence2(folder: Path) -> None:
     from transformers import BartConfig, CLIPImageProcessor, Florence2Config, Florence2ForConditionalGeneration
     from transformers import Florence2Processor
 
-    tokenizer = byte_tokenizer(image_token="<image>")
+    tokenizer = byte_tokenizer(kind="BartTokenizer", image_token="<image>")
     vision = {
         "depths": (1, 1),
         "patch_size": (7, 3),
@@ -221,7 +235,7 @@ def paligemma(folder: Path) -> None:
     from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
     from transformers import SiglipImageProcessor
 
-    tokenizer = byte_tokenizer(image_token="<image>")
+    tokenizer = byte_tokenizer(kind="GemmaTokenizer", image_token="<image>")
     images = SiglipImageProcessor(size={"height": SIDE, "width": SIDE}, **MEANS)
     images.image_seq_length = 16
     processor = PaliGemmaProcessor(images, tokenizer)  # adds tokens of locations
@@ -265,7 +279,7 @@ def qwen2_5_vl(folder: Path) -> None:
     from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     special = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = byte_tokenizer(*special)
+    tokenizer = byte_tokenizer(*special, kind="Qwen2Tokenizer")
     first, end, image, video = tokenizer.convert_tokens_to_ids(list(special))
     rope = {"rope_type": "default", "type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     text = {**text_sizes(tokenizer), "rope_scaling": rope, "rope_parameters": rope, "max_position_embeddings": 256}
@@ -328,7 +342,7 @@ def gemma3(folder: Path) -> None:
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
     named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    tokenizer = byte_tokenizer(**named)
+    tokenizer = byte_tokenizer(kind="GemmaTokenizer", **named)
     text = {**text_sizes(tokenizer), "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
     config = Gemma3Config(
         vision_config={"model_type": "siglip_vision_model", **VISION, "vision_use_head": False},
@@ -356,7 +370,7 @@ def internvl(folder: Path) -> None:
         "end_image_token": "</img>",
         "video_token": "<video>",
     }
-    tokenizer = byte_tokenizer(**named)
+    tokenizer = byte_tokenizer(kind="Qwen2Tokenizer", **named)
     config = InternVLConfig(
         vision_config={**VISION, "image_size": [SIDE, SIDE], "patch_size": [8, 8]},
         text_config={"model_type": "qwen2", **text_sizes(tokenizer)},

@@ -20,8 +20,8 @@ from seesay.errors import ConfigError
 from tests.captioners.pretrained import models
 from tests.captioners.pretrained.conftest import Captioners, Folders, Images
 
-# Of transformers, for its own arrays.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# Warnings of NumPy about what transformers does.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 LENGTH = 9
 GREEDY = DecodingOptions(max_length=LENGTH)

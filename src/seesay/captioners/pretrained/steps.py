@@ -120,7 +120,8 @@ class HubDecoder:
             kwargs = self.model._get_initial_cache_position(ids.shape[1], ids.device, kwargs)
         outputs = self._forward(ids, kwargs, first=True)
         kwargs = self._update(outputs, kwargs)
-        kwargs = {name: value for name, value in kwargs.items() if not name.startswith(_PREFILL_ONLY)}
+        if self.model.config.model_type != "git":  # which encodes the image at every token before transformers 5
+            kwargs = {name: value for name, value in kwargs.items() if not name.startswith(_PREFILL_ONLY)}
         owner = _rope_owner(self.model)
         deltas = None if owner is None else owner.rope_deltas.reshape(len(ids), -1)
         pending = outputs.logits[:, -1].float(), self._attention(outputs)
