@@ -127,8 +127,13 @@ def git(folder: Path) -> None:
 
 
 def vision_encoder_decoder(folder: Path) -> None:
-    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
-    from transformers import ViTImageProcessor
+    from transformers import (
+        GPT2Config,
+        VisionEncoderDecoderConfig,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+        ViTImageProcessor,
+    )
 
     tokenizer = byte_tokenizer()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -145,8 +150,13 @@ def vision_encoder_decoder(folder: Path) -> None:
 
 
 def florence2(folder: Path) -> None:
-    from transformers import BartConfig, CLIPImageProcessor, Florence2Config, Florence2ForConditionalGeneration
-    from transformers import Florence2Processor
+    from transformers import (
+        BartConfig,
+        CLIPImageProcessor,
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+    )
 
     tokenizer = byte_tokenizer(kind="BartTokenizer", image_token="<image>")
     vision = {
@@ -215,8 +225,12 @@ def blip2(folder: Path) -> None:
 
 
 def instructblip(folder: Path) -> None:
-    from transformers import BlipImageProcessor, InstructBlipConfig, InstructBlipForConditionalGeneration
-    from transformers import InstructBlipProcessor
+    from transformers import (
+        BlipImageProcessor,
+        InstructBlipConfig,
+        InstructBlipForConditionalGeneration,
+        InstructBlipProcessor,
+    )
 
     tokenizer, questions = byte_tokenizer("<image>"), bert_tokenizer(folder / "qformer_tokenizer")
     config = InstructBlipConfig(
@@ -232,8 +246,12 @@ def instructblip(folder: Path) -> None:
 
 
 def paligemma(folder: Path) -> None:
-    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
-    from transformers import SiglipImageProcessor
+    from transformers import (
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+    )
 
     tokenizer = byte_tokenizer(kind="GemmaTokenizer", image_token="<image>")
     images = SiglipImageProcessor(size={"height": SIDE, "width": SIDE}, **MEANS)
@@ -275,8 +293,13 @@ def llava(folder: Path) -> None:
 
 
 def qwen2_5_vl(folder: Path) -> None:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
-    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
 
     special = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     tokenizer = byte_tokenizer(*special, kind="Qwen2Tokenizer")
@@ -316,7 +339,7 @@ def qwen2_5_vl(folder: Path) -> None:
 
 
 def smolvlm(folder: Path) -> None:
-    from transformers import Idefics3ForConditionalGeneration, Idefics3Config, Idefics3ImageProcessor, Idefics3Processor
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
 
     named = {
         "image_token": "<image>",
@@ -361,8 +384,13 @@ def gemma3(folder: Path) -> None:
 
 
 def internvl(folder: Path) -> None:
-    from transformers import GotOcr2ImageProcessor, InternVLConfig, InternVLForConditionalGeneration
-    from transformers import InternVLProcessor, InternVLVideoProcessor
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+    )
 
     named = {
         "context_image_token": "<IMG_CONTEXT>",

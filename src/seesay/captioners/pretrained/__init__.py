@@ -1,7 +1,8 @@
-"""Pretrained captioners of transformers (extra `hub`): BLIP, BLIP-2, GIT, ViT-GPT2, Florence-2, PaliGemma, chat models.
+"""Pretrained captioners of transformers (extra `hub`).
 
-`download` finds the files of a model, `loading` loads it, `families` has what differs between architectures, `captioner`
-the interface of all captioners, `steps` and `beam` the two searches: seesay's own and transformers' beam search.
+`download` finds the files of a model and `loading` loads it; `families` has what differs between architectures.
+`captioner` has the interface of all captioners. `steps` runs seesay's own search on a model, `beam` the beam search of
+transformers, and `words` finds the tokens of banned and required words.
 """
 
 from seesay.captioners.pretrained.captioner import PretrainedCaptioner

@@ -17,8 +17,8 @@ _OWN_SEARCH = ("force_words", "complete_endings", "no_repeat_ngram_size", "repet
 def is_plain_beam(options: DecodingOptions) -> bool:
     """Return whether transformers' beam search is used; other options need seesay's own search.
 
-    Transformers counts the tokens of the prompt for `no_repeat_ngram_size` and `repetition_penalty`, and has no required
-    words and no groups without code from the hub.
+    Transformers counts the tokens of the prompt for `no_repeat_ngram_size` and `repetition_penalty`; without code from
+    the hub it has no required words and no groups.
     """
     others = (getattr(options, name) != options.default_of(name) for name in _OWN_SEARCH)
     return options.strategy == "beam" and options.num_beam_groups == 1 and not any(others)

@@ -1,8 +1,7 @@
 """Single decoding steps of a transformers model, so that seesay's own search runs on it.
 
-`generate` of transformers prepares the inputs, the prompt and the key-value cache of any architecture; a callable passed
-as its `custom_generate` takes over there. The names of its keyword arguments differ between versions of transformers,
-which is dealt with in this file only.
+`generate` of transformers prepares the inputs, the prompt and the key-value cache of any architecture; a callable that
+is passed as its `custom_generate` takes over there. Only this file and `beam` depend on the version of transformers.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Families of pretrained captioners, one file each; `FAMILIES` maps the `model_type` of a configuration to its family."""
+"""Families of pretrained captioners, one file each; `FAMILIES` maps the `model_type` of a configuration to one."""
 
 from seesay.captioners.pretrained.families.base import Family, Regions
 from seesay.captioners.pretrained.families.blip import Blip
