@@ -6,10 +6,9 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from seesay.captioners.identity import ModelIdentity
-from seesay.errors import CheckpointError, ConfigError, DownloadError
+from seesay.errors import CheckpointError, ConfigError, DownloadError, SeesayError
 from seesay.models.hub import hub_answers
 
 logger = logging.getLogger(__name__)
@@ -76,32 +75,30 @@ def _snapshot(name: str, revision: str | None) -> Path:
                 "connect once, or pass the path of a folder with the model"
             ) from None
     try:
-        info = HfApi(endpoint=constants.ENDPOINT).model_info(name, revision=revision)
+        info = HfApi().model_info(name, revision=revision)
         files = [file.rfilename for file in info.siblings or ()]
         return Path(
             snapshot_download(
                 name,
-                revision=info.sha,
-                endpoint=constants.ENDPOINT,
+                revision=revision,  # not the commit: the cache stores which commit a revision was, for use offline
                 allow_patterns=[*_TEXT_FILES, _weight_pattern(files)],
                 ignore_patterns=_OTHER_FRAMEWORKS,
             )
         )
-    except HfHubHTTPError as error:
-        raise _hub_error(shown, error) from None
-    except OSError as error:  # includes those of the HTTP libraries
-        raise DownloadError(f"{shown} was not downloaded completely ({_line(error)}); run the command again") from None
+    except Exception as error:  # of the HTTP library, which depends on the version
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            raise _hub_error(shown, error, error.response.status_code) from error
+        raise DownloadError(f"{shown} was not downloaded completely ({_line(error)}); run the command again") from error
 
 
 def _weight_pattern(files: list[str]) -> str:
     return next((f"*{suffix}" for suffix in _WEIGHT_SUFFIXES if any(name.endswith(suffix) for name in files)), "*.bin")
 
 
-def _hub_error(shown: str, error: Any) -> Exception:
-    """Return the error to raise for an answer of the hub, in one line with what to do."""
+def _hub_error(shown: str, error: Exception, status: int) -> SeesayError:
+    """Return the error for an answer of the hub."""
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
-    status = error.response.status_code if error.response is not None else 0
     if isinstance(error, GatedRepoError):
         return DownloadError(f"{shown} is gated: accept its licence on its page of the hub, then run: hf auth login")
     if isinstance(error, RevisionNotFoundError):

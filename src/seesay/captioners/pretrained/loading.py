@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ def load_pretrained(spec: ModelSpec) -> PretrainedCaptioner:
     device, precision = choose_device(spec.device), spec.precision
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") and supports_bfloat16(device) else "float32"
+    if not sys.stderr.isatty():
+        _hide_progress_bars()
     files = find_files(spec.models[0])
     family = _family(files)
     prompt = family.prompt(spec)
@@ -145,6 +148,15 @@ def _set_padding(model: Any, tokenizer: Any) -> None:
         config.eos_token_id = tokenizer.eos_token_id
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
+
+
+def _hide_progress_bars() -> None:
+    """Write no progress bars of downloads and loading, which a file or a pipe would show line by line."""
+    import huggingface_hub.utils
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.disable_progress_bars()
 
 
 def _first_line(error: BaseException) -> str:
