@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +110,8 @@ def forward(captioner: PretrainedCaptioner, image: Any, tokens: Sequence[int]) -
             features["input_ids"] = torch.cat([features["input_ids"], following], 1)
             features["attention_mask"] = torch.ones_like(features["input_ids"])
             logits = model(**features).logits
-    return logits[0, -len(tokens) - 1 :].float()
+    found: torch.Tensor = logits[0, -len(tokens) - 1 :].float()
+    return found
 
 
 @pytest.mark.parametrize("options", [GREEDY, BEAM], ids=["greedy", "beam"])
@@ -148,7 +152,7 @@ def test_attention_is_the_mean_of_the_cross_attention(
         assert caption.grid == (4, 4)
         assert caption.attention.shape == (len(caption.words), 16)
         np.testing.assert_allclose(caption.attention.sum(1), 1, atol=1e-5)
-    assert np.abs(caption.attention - 1 / 16).max() > 1e-4
+        assert np.abs(caption.attention - 1 / 16).max() > 1e-4
 
 
 def test_attention_of_blip_equals_that_of_its_decoder(captioner_of: Captioners, images: Images) -> None:
@@ -246,3 +250,22 @@ def test_the_command_captions_a_folder(
     assert [row["caption"] for row in rows] == [caption.text for caption in expected]
     assert cli.main([*command, "--out", str(out)]) == 1  # resumes: nothing is captioned twice
     assert len(out.read_text(encoding="utf-8").splitlines()) == len(images)
+
+
+@pytest.mark.slow
+def test_an_older_transformers() -> None:
+    """All of these tests with another version: SEESAY_TRANSFORMERS_4 is a folder with transformers 4.57."""
+    older = os.environ.get("SEESAY_TRANSFORMERS_4", "")
+    if not Path(older, "transformers").is_dir():
+        pytest.skip("SEESAY_TRANSFORMERS_4 is not a folder with transformers 4.57")
+    path = os.pathsep.join([older, *sys.path])
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", str(Path(__file__).parent)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    code = "import transformers; print(transformers.__version__)"
+    used = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert used.stdout.startswith("4.")

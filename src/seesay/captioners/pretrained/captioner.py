@@ -131,13 +131,13 @@ class PretrainedCaptioner(Captioner):
     def defaults(self) -> DecodingOptions:
         """Greedy, or the beam search of the model's generation configuration."""
         config = self.model.generation_config
-        beams = getattr(config, "num_beams", 1) or 1
-        search = {"strategy": "beam", "beam_size": beams, "length_penalty": config.length_penalty or 1.0}
-        return DecodingOptions(
+        options = DecodingOptions(
             max_length=self.family.length(self._prompt),
             no_repeat_ngram_size=getattr(config, "no_repeat_ngram_size", 0) or 0,
-            **(search if beams > 1 else {}),
         )
+        if (beams := getattr(config, "num_beams", 1) or 1) == 1:
+            return options
+        return options.replace(strategy="beam", beam_size=beams, length_penalty=config.length_penalty or 1.0)
 
     def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
         """Return `options`, by default the captioner's, with `max_length` set."""
@@ -286,7 +286,7 @@ class PretrainedCaptioner(Captioner):
         constraints = self._constraints(options)
         plain = is_plain_beam(options)
         if not plain or regions is not None or settings.top_tokens:
-            decoder, state = start(self.model, features, regions and regions.positions)
+            decoder, state = start(self.model, features, None if regions is None else regions.positions)
         if plain:
             found = self._distinct_beams(features, options, constraints)
             if regions is not None:
@@ -336,7 +336,7 @@ class PretrainedCaptioner(Captioner):
             score=hypothesis.score,
             finished=hypothesis.finished,
             attention=None if maps is None else maps[kept],
-            grid=regions and regions.grid,
+            grid=None if regions is None else regions.grid,
         )
 
     def _words(self, ids: Sequence[int]) -> list[str]:

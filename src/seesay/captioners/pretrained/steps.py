@@ -8,14 +8,13 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from seesay.decoding.arrays import NEG_INF
 from seesay.decoding.hypothesis import Hypothesis
-from seesay.models.protocol import StepOutput
 from seesay.tokenizer import END_ID, UNK_ID
 
 OFFSET = UNK_ID + 1
@@ -76,6 +75,14 @@ class HubState:
         return HubState({"tokens": picked}, kwargs, pending, _rows(self.rope_deltas, flat))
 
 
+class HubOutput(NamedTuple):
+    """The output of a decoding step; see `seesay.models.protocol.StepOutput`."""
+
+    logits: Tensor
+    state: HubState
+    attention: Tensor | None
+
+
 @dataclass(frozen=True)
 class HubDecoder:
     """The decoder of a transformers model, for `seesay.decoding.generate`.
@@ -91,7 +98,7 @@ class HubDecoder:
     ends: tuple[int, ...]
     regions: slice | None = None
 
-    def step(self, tokens: Tensor, state: HubState) -> StepOutput:
+    def step(self, tokens: Tensor, state: HubState) -> HubOutput:
         """Return the logits (B, K, V) of the token after `tokens` (B, K); ids are those of the search."""
         if state.pending is None:
             state, logits, attention = self.advance(self._to_model(tokens), state)
@@ -99,7 +106,7 @@ class HubDecoder:
             (logits, attention), state = state.pending, replace(state, pending=None)
         shape = tokens.shape
         maps = None if attention is None else attention.reshape(*shape, -1)
-        return StepOutput(self._to_search(logits).reshape(*shape, -1), state, maps)
+        return HubOutput(self._to_search(logits).reshape(*shape, -1), state, maps)
 
     def advance(self, tokens: Tensor, state: HubState) -> tuple[HubState, Tensor, Tensor | None]:
         """Add tokens (B, K) in the tokenizer's ids; return the state, logits (R, V) and attention (R, N) or None."""
@@ -270,7 +277,7 @@ def score_attention(
     maps = []
     for step in range(length):
         output = decoder.step(fed[..., step], state)
-        state = output.state  # type: ignore[assignment]
+        state = output.state
         assert output.attention is not None
         maps.append(output.attention.cpu())
     stacked = torch.stack(maps, 2).numpy()  # (B, K, T + 1, N)
