@@ -11,14 +11,14 @@ import torch
 from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
 from seesay.captioners.pretrained.download import ModelFiles, find_files
 from seesay.captioners.pretrained.families import FAMILIES, Family
-from seesay.captioners.spec import ModelSpec
+from seesay.captioners.pretrained.families.base import PretrainedSpec
 from seesay.devices import choose_device, supports_bfloat16
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 
 _QUANTISED = ("int8", "int4")
 
 
-def load_pretrained(spec: ModelSpec) -> PretrainedCaptioner:
+def load_pretrained(spec: PretrainedSpec) -> PretrainedCaptioner:
     """Return the captioner of a model of the Hugging Face hub or of a local folder in its format.
 
     Raises:

@@ -5,8 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from seesay.captioners.pretrained.families.base import Family
-from seesay.captioners.spec import ModelSpec
+from seesay.captioners.pretrained.families.base import Family, PretrainedSpec
 
 
 class Chat(Family):
@@ -33,7 +32,7 @@ class Chat(Family):
     pads_prompts = True
 
     @classmethod
-    def prompt(cls, spec: ModelSpec) -> str:
+    def prompt(cls, spec: PretrainedSpec) -> str:
         """Return the prompt; the language is added when it is rendered."""
         return spec.prompt or cls.default_prompt
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from seesay.captioners.pretrained.families.base import Family, Regions
-from seesay.captioners.spec import ModelSpec
+from seesay.captioners.pretrained.families.base import Family, PretrainedSpec, Regions
 from seesay.errors import ConfigError
 
 TASKS = {"<CAPTION>": 60, "<DETAILED_CAPTION>": 150, "<MORE_DETAILED_CAPTION>": 300}
@@ -21,7 +20,7 @@ class Florence2(Family):
     default_prompt = "<CAPTION>"
 
     @classmethod
-    def prompt(cls, spec: ModelSpec) -> str:
+    def prompt(cls, spec: PretrainedSpec) -> str:
         """Return the task.
 
         Raises:

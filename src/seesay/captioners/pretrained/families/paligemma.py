@@ -5,8 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from seesay.captioners.pretrained.families.base import Family
-from seesay.captioners.spec import ModelSpec
+from seesay.captioners.pretrained.families.base import Family, PretrainedSpec
 from seesay.errors import ConfigError
 
 _LANGUAGE_LETTERS = 2
@@ -20,7 +19,7 @@ class PaliGemma(Family):
     takes_languages = True
 
     @classmethod
-    def prompt(cls, spec: ModelSpec) -> str:
+    def prompt(cls, spec: PretrainedSpec) -> str:
         """Return the prompt; a language replaces that of the default prompt.
 
         Raises:
