@@ -233,6 +233,7 @@ def explain(
     if not beam_tree and given_flags(flags).get("num_return_sequences", 1) > 1:
         raise ConfigError("explain shows one caption; drop --num-return-sequences, or plot the search with --beam-tree")
 
+    from seesay.captioners import load_captioner
     from seesay.captioners.trained import TrainedCaptioner
     from seesay.data import ColumnNames
     from seesay.data.objects import read_instances
@@ -241,10 +242,13 @@ def explain(
     from seesay.files import write_atomically
     from seesay.outputs import PNG_IMAGE, check_file
 
-    captioner = TrainedCaptioner.load(choose_run(model))
+    captioner = load_captioner(choose_run(model))
+    if (beam_tree or held_out is not None) and not isinstance(captioner, TrainedCaptioner):
+        raise ConfigError(f"--beam-tree and --held-out need a trained run, which {captioner.name} is not; drop them")
     references: tuple[str, ...] = ()
     objects: tuple[Box, ...] = ()
     if held_out is not None:
+        assert isinstance(captioner, TrainedCaptioner)
         item = held_out_image(captioner, held_out, seed, ColumnNames(image_column, caption_column))
         photo, references, objects = item.image, item.captions, item.boxes
     elif not photo:
@@ -256,6 +260,7 @@ def explain(
     inputs = (photo, held_out, boxes)
     if beam_tree:
         check_file(target, PNG_IMAGE, inputs=inputs)
+        assert isinstance(captioner, TrainedCaptioner)
         best, png = explain_search(captioner, photo, options)
         write_atomically(target, png)
         files = [target]

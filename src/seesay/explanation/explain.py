@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from seesay.captioners.base import Caption
+from seesay.captioners.base import Caption, Captioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
@@ -119,7 +119,7 @@ class Explanation:
 
 
 def explain(
-    captioner: TrainedCaptioner,
+    captioner: Captioner,
     image: ImageInput,
     options: DecodingOptions | None = None,
     references: tuple[str, ...] = (),
@@ -129,27 +129,25 @@ def explain(
 
     Args:
         captioner: the model.
-        image: input of `TrainedCaptioner.caption`.
-        options: decoding options; None: those of the run.
+        image: input of `Captioner.caption`.
+        options: decoding options; None: those of the captioner.
         references: human captions.
         boxes: labelled objects in pixels of the image.
 
     Raises:
         ImageError: the image cannot be read.
-        ConfigError: the decoder has no attention, or its regions have no grid.
+        ConfigError: the model has no attention, or its regions have no grid.
     """
     # Pass the file, not the opened image: large JPEGs are decoded at reduced size, and the caption must equal that of
     # `seesay caption`.
     caption = captioner.caption(image, options, attention=True)
     image = read_image(image)
     if caption.attention is None:
-        kind = captioner.run.config.model.decoder
-        raise ConfigError(f"the {kind} decoder of {captioner.run.folder} has no attention")
+        raise ConfigError(f"the {captioner.describe().get('decoder')} decoder of {captioner.name} has no attention")
     if caption.grid is None:
-        raise ConfigError(f"the regions of {captioner.run.folder} have no grid")
-    assert captioner.model.encoder is not None
-    preprocessing = captioner.model.encoder.preprocessing
-    if preprocessing.resize == "crop":
+        raise ConfigError(f"the regions of {captioner.name} have no grid")
+    preprocessing = captioner.preprocessing()
+    if preprocessing is not None and preprocessing.resize == "crop":
         cropped = Image.fromarray(resize_image(image, preprocessing))
         boxes = tuple(_crop_boxes(boxes, image.size, cropped.size))
         image = cropped

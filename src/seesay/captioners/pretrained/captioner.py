@@ -1,0 +1,402 @@
+"""`PretrainedCaptioner`: models of transformers behind the interface of all captioners."""
+
+import functools
+import gc
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from seesay.captioners.base import DEFAULT_SETTINGS, Caption, Captioner, CaptionSettings
+from seesay.captioners.identity import ModelIdentity
+from seesay.captioners.pretrained.beam import beam_search, is_plain_beam
+from seesay.captioners.pretrained.families import Family, Regions
+from seesay.captioners.pretrained.steps import OFFSET, HubDecoder, HubState, score_attention, start
+from seesay.captioners.pretrained.words import subword_constraints
+from seesay.captioners.prompts import PromptTemplate
+from seesay.config import DecodingOptions
+from seesay.decoding import GenerationRequest, generate
+from seesay.decoding.constraints import TokenConstraints
+from seesay.decoding.deduplicate import merge_distinct, widen
+from seesay.decoding.hypothesis import Hypothesis, Result
+from seesay.decoding.top_tokens import find_top_tokens
+from seesay.errors import ConfigError
+from seesay.images.loading import ImageInput, Preprocessing, read_image
+from seesay.tokenizer import END_ID
+
+logger = logging.getLogger(__name__)
+
+HubInputs = tuple[NDArray[np.uint8], str]
+"""The RGB pixels of an image, (height, width, 3), and its prompt."""
+
+MIN_SIDE = 32
+"""Smaller sides are enlarged: processors of transformers fail for images of a few pixels."""
+MAX_SIDE = 2048
+"""Larger images are reduced to at least this side before they are processed, which bounds memory."""
+_MAX_LOGITS = 2**28
+"""Maximum number of logits that a beam search of transformers keeps: 1 GiB."""
+_WIDENINGS = 3
+
+
+@dataclass(frozen=True)
+class HubPart:
+    """Images of a batch that are decoded together.
+
+    Attributes:
+        places: their positions in the batch.
+        features: arguments of the model's `generate`, on the CPU.
+    """
+
+    places: tuple[int, ...]
+    features: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HubBatch:
+    """A batch of images with the inputs of the model."""
+
+    inputs: tuple[HubInputs, ...]
+    parts: tuple[HubPart, ...]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its processor.
+
+    Attributes:
+        model: the model, on its device.
+        processor: its processor.
+        identity: its name, and its commit or a digest of its folder.
+        precision: of its weights.
+    """
+
+    model: Any
+    processor: Any
+    identity: ModelIdentity
+    precision: str
+
+
+class PretrainedCaptioner(Captioner):
+    """A captioner of transformers.
+
+    Args:
+        loaded: the model and its processor.
+        family: what is particular to its architecture.
+        prompt: prompt of every image; empty: none.
+        language: language of the captions; empty: the model's.
+
+    Attributes:
+        model: the model; None after `close`.
+        family: what is particular to its architecture; None after `close`.
+        tokenizer: the tokenizer of transformers.
+    """
+
+    def __init__(self, loaded: LoadedModel, family: Family, prompt: str, language: str = "") -> None:
+        self.model, self.family = loaded.model, family
+        self.tokenizer = loaded.processor.tokenizer
+        self._identity, self._precision = loaded.identity, loaded.precision
+        self._prompt = prompt
+        self._template = PromptTemplate(prompt, language if family.takes_languages else "") if prompt else None
+        self._device = loaded.model.device
+        self._limit = 2**30  # images per search, halved when memory runs out
+        self._constraints = functools.lru_cache(maxsize=64)(
+            lambda options: subword_constraints(options, self.tokenizer)
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self._identity.name
+
+    def identities(self) -> tuple[ModelIdentity, ...]:
+        """Return the name of the model with its commit, or the digest of its folder."""
+        return (self._identity,)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the architecture and the size of the vocabulary."""
+        return {
+            "decoder": self.model.config.model_type,
+            "encoder": None,
+            "vocabulary": len(self.tokenizer),
+            "grid": None,
+        }
+
+    @property
+    def defaults(self) -> DecodingOptions:
+        """Greedy, or the beam search of the model's generation configuration."""
+        config = self.model.generation_config
+        options = DecodingOptions(
+            max_length=self.family.length(self._prompt),
+            no_repeat_ngram_size=getattr(config, "no_repeat_ngram_size", 0) or 0,
+        )
+        if (beams := getattr(config, "num_beams", 1) or 1) == 1:
+            return options
+        return options.replace(strategy="beam", beam_size=beams, length_penalty=config.length_penalty or 1.0)
+
+    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
+        """Return `options`, by default the captioner's, with `max_length` set."""
+        chosen = options or self.defaults
+        length = max(self.family.length(self._prompt), chosen.min_length)
+        return chosen.replace(max_length=chosen.max_length or length)
+
+    def check(self, options: DecodingOptions) -> None:
+        """Check the options before a search.
+
+        Raises:
+            ConfigError: `allow_unk` is set, or words contradict each other or the vocabulary.
+        """
+        if options.allow_unk:
+            raise ConfigError(
+                "decoding.allow_unk: a pretrained captioner has no unknown word to allow; drop --allow-unk"
+            )
+        self._constraints(self.options(options))
+
+    def preprocessing(self) -> Preprocessing | None:
+        """Return how the image's processor resizes and crops; None: it does not resize to a fixed size."""
+        processor = self.family.processor.image_processor
+        crops = bool(getattr(processor, "do_center_crop", False))
+        size = dict((processor.crop_size if crops else processor.size) or {})
+        if size.get("height") != size.get("width") or "height" not in size:
+            return None
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+        return Preprocessing(size["height"], "crop" if crops else "squash", mean, std)
+
+    def load_inputs(self, image: ImageInput) -> HubInputs:
+        """Return the pixels of an image and its prompt."""
+        prompt = self._template.render(image) if self._template else ""
+        return np.asarray(_bounded(read_image(image, min_side=MAX_SIDE))), prompt
+
+    def encode(self, inputs: Sequence[HubInputs]) -> HubBatch:
+        """Return the arguments of the model's `generate`, in parts whose prompts may share a batch."""
+        groups: dict[int, list[int]] = {}
+        for place, (_, prompt) in enumerate(inputs):
+            length = 0 if self.family.pads_prompts else len(self.tokenizer(prompt).input_ids) if prompt else 0
+            groups.setdefault(length, []).append(place)
+        limit = self._limit
+        parts = [group[at : at + limit] for group in groups.values() for at in range(0, len(group), limit)]
+        return HubBatch(tuple(inputs), tuple(self._part(inputs, places) for places in parts))
+
+    def _part(self, inputs: Sequence[HubInputs], places: Sequence[int]) -> HubPart:
+        images = [Image.fromarray(inputs[place][0]) for place in places]
+        return HubPart(tuple(places), self.family.inputs(images, [inputs[place][1] for place in places]))
+
+    def take(self, encoded: HubBatch, places: Sequence[int]) -> HubBatch:
+        """Return the images at some positions of a batch, processed again."""
+        return self.encode([encoded.inputs[place] for place in places])
+
+    @torch.inference_mode()
+    def generate(
+        self, encoded: HubBatch, names: Sequence[str] | None, settings: CaptionSettings = DEFAULT_SETTINGS
+    ) -> list[Caption]:
+        """Return the captions of a batch; see `Captioner.generate`.
+
+        If memory runs out, the batch is halved until it fits.
+
+        Raises:
+            ConfigError: an option or attention is not available, or memory runs out for a single image.
+        """
+        options = self.options(settings.options)
+        self.check(options)
+        settings = replace(settings, options=options)
+        named = names or [str(place) for place in range(len(encoded.inputs))]
+        captions: dict[int, Caption] = {}
+        for part in encoded.parts:
+            found = self._caption_part(encoded, part, [named[place] for place in part.places], settings)
+            captions.update(zip(part.places, found, strict=True))
+        return [captions[place] for place in range(len(encoded.inputs))]
+
+    def close(self) -> None:
+        """Free the memory of the model."""
+        self.model = None
+        self.family = None  # type: ignore[assignment]
+        gc.collect()  # models of transformers contain reference cycles
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _caption_part(
+        self, encoded: HubBatch, part: HubPart, names: Sequence[str], settings: CaptionSettings
+    ) -> list[Caption]:
+        """Return the captions of a part, in smaller batches if it does not fit into memory."""
+        size, limit = len(part.places), self._limit_of(settings)
+        if size <= limit:
+            try:
+                return self._caption_features(part.features, names, settings)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                limit = self._halve(size)
+        # Outside of the handler, whose traceback holds the tensors of the failed search.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        captions: list[Caption] = []
+        for at in range(0, size, limit):
+            places = part.places[at : at + limit]
+            smaller = self._part(encoded.inputs, places)
+            captions += self._caption_part(encoded, smaller, names[at : at + limit], settings)
+        return captions
+
+    def _limit_of(self, settings: CaptionSettings) -> int:
+        """Return the maximum number of images per search."""
+        options = self.options(settings.options)
+        if not is_plain_beam(options):
+            return self._limit
+        logits = options.beam_size * (options.max_length + 2) * len(self.tokenizer)
+        return min(self._limit, max(1, _MAX_LOGITS // logits))
+
+    def _halve(self, size: int) -> int:
+        """Return half of a batch size that does not fit into memory, and remember it.
+
+        Raises:
+            ConfigError: the batch has one image.
+        """
+        if size == 1:
+            raise ConfigError(
+                f"{self.name} does not fit into the memory of {self._device} for one image; "
+                "pass --precision int4, --device cpu or a smaller model"
+            )
+        self._limit = size // 2
+        logger.warning("%s ran out of memory with %d images; continuing with %d", self.name, size, self._limit)
+        return self._limit
+
+    def _caption_features(
+        self, features: Mapping[str, Any], names: Sequence[str], settings: CaptionSettings
+    ) -> list[Caption]:
+        """Return the captions of images from the arguments of the model's `generate`."""
+        features = {name: self._on_device(value) for name, value in features.items()}
+        regions = self.family.regions(features) if settings.attention else None
+        if settings.attention and regions is None:
+            raise ConfigError(
+                f"attention is not available for {self.name}: {self.model.config.model_type} models have no "
+                "cross-attention to regions of the image"
+            )
+        with _eager_attention(self.model, regions is not None):
+            return self._search(features, names, settings, regions)
+
+    def _search(
+        self, features: Mapping[str, Any], names: Sequence[str], settings: CaptionSettings, regions: Regions | None
+    ) -> list[Caption]:
+        options = self.options(settings.options)
+        constraints = self._constraints(options)
+        plain = is_plain_beam(options)
+        if not plain or regions is not None or settings.top_tokens:
+            decoder, state = start(self.model, features, None if regions is None else regions.positions)
+        if plain:
+            found = self._distinct_beams(features, options, constraints)
+            if regions is not None:
+                found = score_attention(decoder, state, found)
+        else:
+            request = GenerationRequest(options, constraints, names, regions is not None)
+            found = generate(decoder, state, request)
+        captions = [[self._caption(each, regions) for each in hypotheses] for hypotheses in found]
+        if settings.top_tokens:
+            captions = self._with_top_tokens(captions, found, (decoder, state), settings.top_tokens)
+        return [replace(best, alternatives=tuple(others)) for best, *others in captions]
+
+    def _distinct_beams(
+        self, features: Mapping[str, Any], options: DecodingOptions, constraints: TokenConstraints
+    ) -> list[list[Hypothesis]]:
+        """Return the distinct captions of transformers' beam search, from wider beams if there are too few."""
+        wanted = options.num_return_sequences
+        found: list[list[Hypothesis]] = []
+        for widening in range(_WIDENINGS + 1):
+            wider = widen(options, widening)
+            beams = beam_search(self.model, features, wider, constraints)
+            before = found or [[] for _ in beams]
+            merged = (
+                merge_distinct(old, Result(new, failed=False), options, constraints).hypotheses
+                for old, new in zip(before, beams, strict=True)
+            )
+            # The best caption stays first: transformers ranks by other lengths than `Hypothesis.score`.
+            found = [
+                [old[0], *(each for each in new if each.tokens != old[0].tokens)]
+                for old, new in zip(found or beams, merged, strict=True)
+            ]
+            if all(len(each) >= wanted for each in found):
+                break
+        return [each[:wanted] for each in found]
+
+    def _caption(self, hypothesis: Hypothesis, regions: Regions | None) -> Caption:
+        special = set(self.tokenizer.all_special_ids)
+        ids = [token - OFFSET for token in hypothesis.tokens]
+        kept = [place for place, token in enumerate(ids) if token not in special]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        maps = hypothesis.attention
+        return Caption(
+            text=text,
+            words=tuple(self._words([ids[place] for place in kept])),
+            log_probs=tuple(hypothesis.log_probs[place] for place in kept),
+            end_log_prob=hypothesis.log_probs[-1],
+            score=hypothesis.score,
+            finished=hypothesis.finished,
+            attention=None if maps is None else maps[kept],
+            grid=None if regions is None else regions.grid,
+        )
+
+    def _words(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token."""
+        return [self.tokenizer.decode([token]).strip().removeprefix("##") for token in ids]
+
+    def _with_top_tokens(
+        self,
+        captions: list[list[Caption]],
+        found: Sequence[Sequence[Hypothesis]],
+        decoding: tuple[HubDecoder, HubState],
+        count: int,
+    ) -> list[list[Caption]]:
+        """Return captions with the most probable tokens per position."""
+        tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
+        tops = find_top_tokens(*decoding, tokens, count, allow_unk=True)
+        return [
+            [replace(caption, top_tokens=self._top_words(places)) for caption, places in zip(each, rows, strict=True)]
+            for each, rows in zip(captions, tops, strict=True)
+        ]
+
+    def _top_words(
+        self, places: Sequence[Sequence[tuple[int, float]]]
+    ) -> tuple[tuple[tuple[str | None, float], ...], ...]:
+        return tuple(
+            tuple(
+                (None if token == END_ID else self._words([token - OFFSET])[0], log_prob) for token, log_prob in place
+            )
+            for place in places
+        )
+
+    def _on_device(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(self._device, self.model.dtype if value.is_floating_point() else None)
+
+
+def _bounded(image: Image.Image) -> Image.Image:
+    """Return an image whose sides are neither too small for processors nor needlessly large."""
+    factor = min(image.size) // MAX_SIDE
+    if factor > 1:
+        image = image.reduce(factor)
+    size = max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).casefold()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+@contextmanager
+def _eager_attention(model: Any, wanted: bool) -> Iterator[None]:
+    """Use the attention implementation that returns weights; the faster ones silently return none."""
+    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")} if wanted else {}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation

@@ -1,0 +1,47 @@
+"""Florence-2 (Xiao et al. 2023)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from seesay.captioners.pretrained.families.base import Family, PretrainedSpec, Regions
+from seesay.errors import ConfigError
+
+TASKS = {"<CAPTION>": 60, "<DETAILED_CAPTION>": 150, "<MORE_DETAILED_CAPTION>": 300}
+"""The prompts that ask for captions, with the maximum number of tokens by default."""
+
+
+class Florence2(Family):
+    """Florence-2 models, whose prompt is exactly one of `TASKS`."""
+
+    model_types = ("florence2",)
+    default_prompt = "<CAPTION>"
+
+    @classmethod
+    def prompt(cls, spec: PretrainedSpec) -> str:
+        """Return the task.
+
+        Raises:
+            ConfigError: the prompt is not a task, or there is a language.
+        """
+        prompt = super().prompt(spec)
+        if prompt not in TASKS:
+            raise ConfigError(f"{spec.models[0]} has no prompt {prompt!r}; choose from {', '.join(TASKS)}")
+        return prompt
+
+    def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
+        """Return pixels and the tokens of the tasks."""
+        found: Mapping[str, Any] = self.processor(images=list(images), text=list(prompts), return_tensors="pt")
+        return found
+
+    def length(self, prompt: str) -> int:
+        """Return the maximum number of tokens of a task."""
+        return TASKS[prompt]
+
+    def regions(self, features: Mapping[str, Any]) -> Regions:
+        """Return the image tokens, which follow one for the whole image."""
+        count = int((features["input_ids"][0] == self.model.config.image_token_id).sum())
+        side = math.isqrt(count - 1)
+        return Regions(slice(1, count), (side, side))

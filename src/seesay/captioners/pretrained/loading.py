@@ -1,0 +1,163 @@
+"""Loading of pretrained captioners."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
+from seesay.captioners.pretrained.download import ModelFiles, find_files
+from seesay.captioners.pretrained.families import FAMILIES, Family
+from seesay.captioners.pretrained.families.base import PretrainedSpec
+from seesay.devices import choose_device, supports_bfloat16
+from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
+
+_QUANTISED = ("int8", "int4")
+
+
+def load_pretrained(spec: PretrainedSpec) -> PretrainedCaptioner:
+    """Return the captioner of a model of the Hugging Face hub or of a local folder in its format.
+
+    Raises:
+        ConfigError: there is no such model, its architecture is not supported or needs remote code, or the device, the
+            precision or the prompt does not fit.
+        CheckpointError: the folder is incomplete or damaged.
+        DownloadError: the hub does not answer, or refuses access.
+        MissingDependencyError: a library that the model needs is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingDependencyError("transformers", "hub", f"the model {spec.models[0]}")
+    if len(spec.models) > 1:
+        raise ConfigError("pretrained captioners cannot be ensembled; pass one --model")
+    device, precision = choose_device(spec.device), spec.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.startswith("cuda") and supports_bfloat16(device) else "float32"
+    if not sys.stderr.isatty():
+        _hide_progress_bars()
+    files = find_files(spec.models[0])
+    family = _family(files)
+    prompt = family.prompt(spec)
+    processor = _processor(files, family)
+    model = _load(files, "AutoModelForImageTextToText", _weight_arguments(precision, device))
+    if precision not in _QUANTISED:
+        model = model.to(device)
+    model.eval()
+    _set_padding(model, processor.tokenizer)
+    loaded = LoadedModel(model, processor, files.identity, precision)
+    return PretrainedCaptioner(loaded, family(model, processor), prompt, spec.language)
+
+
+def _family(files: ModelFiles) -> type[Family]:
+    """Return the family of a model.
+
+    Raises:
+        CheckpointError: its configuration is not readable.
+        ConfigError: its architecture is not supported.
+    """
+    try:
+        config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
+        model_type = config.get("model_type", "")
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{files.folder}/config.json is not readable; download the model again") from None
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    supported = ", ".join(sorted(FAMILIES))
+    if "auto_map" in config:
+        raise ConfigError(
+            f"{files.identity.name} ({model_type}) needs code from the hub, which seesay does not run; "
+            f"choose a model of these types: {supported}, or serve it and pass --endpoint"
+        )
+    raise ConfigError(
+        f"{files.identity.name} has the type {model_type!r}, which is not supported; "
+        f"choose a model of these types: {supported}"
+    )
+
+
+@dataclass(frozen=True)
+class _SeparateProcessors:
+    """A processor of images and a tokenizer, for models without a processor of both."""
+
+    image_processor: Any
+    tokenizer: Any
+
+
+def _processor(files: ModelFiles, family: type[Family]) -> Any:
+    """Return what makes inputs of images and text."""
+    if not family.has_processor:
+        return _SeparateProcessors(_load(files, "AutoImageProcessor", {}), _load(files, "AutoTokenizer", {}))
+    processor = _load(files, "AutoProcessor", {})
+    if family.pads_prompts:
+        processor.tokenizer.padding_side = "left"  # the captions follow the prompts
+    return processor
+
+
+def _weight_arguments(precision: str, device: str) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for a precision."""
+    if precision not in _QUANTISED:
+        return {"dtype": getattr(torch, precision)}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError("bitsandbytes", "quantised", f"precision {precision}")
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if supports_bfloat16(device) else torch.float32
+    config = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if precision == "int8"
+        else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=compute, bnb_4bit_quant_type="nf4")
+    )
+    return {"dtype": compute, "quantization_config": config, "device_map": {"": device}}
+
+
+def _load(files: ModelFiles, kind: str, arguments: dict[str, Any]) -> Any:
+    """Return what an automatic class of transformers loads from a folder.
+
+    Raises:
+        CheckpointError: the files are damaged, or do not describe what is loaded.
+        MissingDependencyError: a library is not installed.
+    """
+    import transformers
+
+    name = files.identity.name
+    try:
+        return getattr(transformers, kind).from_pretrained(
+            files.folder, trust_remote_code=False, local_files_only=True, **arguments
+        )
+    except Exception as error:  # transformers raises almost any exception for damaged files
+        is_model = kind == "AutoModelForImageTextToText"
+        if importlib.util.find_spec("torchvision") is None and not is_model:
+            raise MissingDependencyError("torchvision", "hub", f"the processor of {name}") from error
+        if isinstance(error, ImportError):
+            missing = error.name or _first_line(error)
+            raise MissingDependencyError(missing, "hub", f"the model {name}") from error
+        part = "weights" if is_model else "processor"
+        raise CheckpointError(
+            f"the {part} of {name} cannot be loaded from {files.folder} ({_first_line(error)}); "
+            f"download the model again, or update transformers ({transformers.__version__})"
+        ) from error
+
+
+def _set_padding(model: Any, tokenizer: Any) -> None:
+    """Set the padding token of models and tokenizers that have none to the end token."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config = model.generation_config
+    if config.eos_token_id is None:
+        config.eos_token_id = tokenizer.eos_token_id
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _hide_progress_bars() -> None:
+    """Write no progress bars of downloads and loading, which a file or a pipe would show line by line."""
+    import huggingface_hub.utils
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.disable_progress_bars()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
