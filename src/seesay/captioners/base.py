@@ -465,5 +465,7 @@ def _as_alt_text(caption: Caption | ImageError, blank: bool) -> Caption | ImageE
         return caption
     if blank:
         return replace(caption, text="", alternatives=(), rejected="")
+    if caption.rejected:  # its error quotes what the model generated
+        return caption
     others = tuple(replace(each, text=alt_text(each.text)) for each in caption.alternatives)
     return replace(caption, text=alt_text(caption.text), alternatives=others)

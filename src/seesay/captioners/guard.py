@@ -29,9 +29,7 @@ _LONG_PROMPT = 6  # words: a longer prompt is an instruction, a shorter one may 
 _SHORT_ECHO = 4  # words: the start of a prompt that is no caption
 _LONGEST_CYCLE = 40  # words of a repeated passage
 
-_SPECIAL = (
-    r"(?:<\|[^|<>]{1,40}\|>|</?(?:s|pad|bos|eos|start|end|start_of_turn|end_of_turn)>|\[(?:PAD|CLS|SEP)\])"
-)
+_SPECIAL = r"(?:<\|[^|<>]{1,40}\|>|</?(?:s|pad|bos|eos|start|end|start_of_turn|end_of_turn)>|\[(?:PAD|CLS|SEP)\])"
 _SPECIAL_ENDS = re.compile(rf"^(?:{_SPECIAL}\s*)+|(?:\s*{_SPECIAL})+$")
 _UNKNOWN_WORDS = re.compile(r"(?:(?:<unk>|\[UNK\])\s*)+")  # part of a caption, unless there is nothing else
 # The first alternative of each: models of the Qwen, GLM and DeepSeek families; the second: Kimi-VL.
