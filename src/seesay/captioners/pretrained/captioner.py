@@ -38,7 +38,8 @@ HubInputs = tuple[NDArray[np.uint8], str]
 MIN_SIDE = 32
 """Smaller sides are enlarged: processors of transformers fail for images of a few pixels."""
 MAX_SIDE = 2048
-"""Larger images are reduced to at least this side before they are processed, which bounds memory."""
+"""Images whose shorter side is at least twice as long are reduced before they are processed, which bounds memory. For
+models with a fixed size the limit is twice that size instead, as for seesay's own encoders."""
 _MAX_LOGITS = 2**28
 """Maximum number of logits that a beam search of transformers keeps: 1 GiB."""
 _WIDENINGS = 3
@@ -104,6 +105,8 @@ class PretrainedCaptioner(Captioner):
         self._prompt = prompt
         self._template = PromptTemplate(prompt, language if family.takes_languages else "") if prompt else None
         self._device = loaded.model.device
+        fixed = self.preprocessing() if family.has_fixed_size else None
+        self._min_side = MAX_SIDE if fixed is None else 2 * fixed.size
         self._limit = 2**30  # images per search, halved when memory runs out
         self._constraints = functools.lru_cache(maxsize=64)(
             lambda options: subword_constraints(options, self.tokenizer)
@@ -170,7 +173,7 @@ class PretrainedCaptioner(Captioner):
     def load_inputs(self, image: ImageInput) -> HubInputs:
         """Return the pixels of an image and its prompt."""
         prompt = self._template.render(image) if self._template else ""
-        return np.asarray(_bounded(read_image(image, min_side=MAX_SIDE))), prompt
+        return np.asarray(_bounded(read_image(image, min_side=self._min_side), self._min_side)), prompt
 
     def encode(self, inputs: Sequence[HubInputs]) -> HubBatch:
         """Return the arguments of the model's `generate`, in parts whose prompts may share a batch."""
@@ -374,9 +377,9 @@ class PretrainedCaptioner(Captioner):
         return value.to(self._device, self.model.dtype if value.is_floating_point() else None)
 
 
-def _bounded(image: Image.Image) -> Image.Image:
-    """Return an image whose sides are neither too small for processors nor needlessly large."""
-    factor = min(image.size) // MAX_SIDE
+def _bounded(image: Image.Image, min_side: int) -> Image.Image:
+    """Return an image whose sides are neither too small for processors nor needlessly larger than `min_side`."""
+    factor = min(image.size) // min_side
     if factor > 1:
         image = image.reduce(factor)
     size = max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)

@@ -66,6 +66,7 @@ class Family(ABC):
         takes_prompts: whether the user may pass a prompt.
         takes_languages: whether the prompt can ask for a language.
         pads_prompts: whether prompts of unequal length may share a batch.
+        has_fixed_size: whether every image is resized to the processor's size, whatever its own.
         has_processor: whether its files describe a processor of images and text, not only one of each.
     """
 
@@ -76,6 +77,7 @@ class Family(ABC):
     takes_languages: ClassVar[bool] = False
     pads_prompts: ClassVar[bool] = False
     has_processor: ClassVar[bool] = True
+    has_fixed_size: ClassVar[bool] = True
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor

@@ -30,6 +30,7 @@ class Chat(Family):
     default_length = 128
     takes_languages = True
     pads_prompts = True
+    has_fixed_size = False
 
     @classmethod
     def prompt(cls, spec: PretrainedSpec) -> str:
