@@ -4,6 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, overload
@@ -27,8 +28,8 @@ class Caption:
     Attributes:
         text: the caption.
         words: the words of the caption.
-        log_probs: natural log-probability of each word.
-        end_log_prob: natural log-probability of the end token, which is part of the score.
+        log_probs: natural log-probability of each word; empty if a model server returns none, and `score` is then NaN.
+        end_log_prob: natural log-probability of the end token, which is part of the score; NaN if it is unknown.
         score: the sum of these log-probabilities (those of repeated words times `repetition_penalty`), in beam search
             divided by (words + 1) ** `length_penalty`; the search maximises it.
         finished: False if the caption was truncated at the maximum length.
@@ -53,7 +54,9 @@ class Caption:
 
     @property
     def probability(self) -> float:
-        """Probability (0..1) of the words, without the end token."""
+        """Probability (0..1) of the words, without the end token; NaN if it is unknown."""
+        if len(self.log_probs) < len(self.words):
+            return float("nan")
         return float(np.exp(sum(self.log_probs)))
 
 
@@ -163,8 +166,11 @@ class Captioner(ABC):
             # In this thread: there is nothing to overlap, and the thread pools of two threads would contend.
             model_inputs, name = self.prepare(images)
             settings = CaptionSettings(options, attention, top_tokens)
-            return self.generate(self.encode([model_inputs]), [name], settings)[0]
-        results = []
+            (found,) = self.generate(self.encode([model_inputs]), [name], settings)
+            if isinstance(found, ImageError):
+                raise found
+            return found
+        results: list[Caption] = []
         for _, found in self.caption_each(images, options, attention=attention, top_tokens=top_tokens):
             if isinstance(found, ImageError):
                 raise found
@@ -218,10 +224,34 @@ class Captioner(ABC):
         settings = CaptionSettings(options, attention, top_tokens)
         loaded = prefetch(self._load, images, workers, ahead=2 * batch_size)
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
-        for batch, state in prefetch(self._encode_batch, batches, workers=1, ahead=1):
-            names = [image_name(image, found) for image, found in batch if not isinstance(found, ImageError)]
-            captions = iter(self.generate(state, names, settings) if names else ())
-            yield [(image, found if isinstance(found, ImageError) else next(captions)) for image, found in batch]
+        encoded = prefetch(self._encode_batch, batches, workers=1, ahead=1)
+        caption = partial(self._caption_batch, settings=settings)
+        parallel = self.parallel_batches
+        if parallel > 1:
+            yield from prefetch(caption, encoded, workers=parallel, ahead=parallel, on_abort=self.cancel)
+        else:  # in this thread: there is nothing to overlap
+            yield from map(caption, encoded)
+
+    @property
+    def parallel_batches(self) -> int:
+        """Number of batches of `caption_batches` that are in `generate` at the same time."""
+        return 1
+
+    def cancel(self) -> None:  # noqa: B027
+        """Stop the calls of `generate` that run in other threads; needed if `parallel_batches` is above 1."""
+
+    def warm_up(self) -> bool:
+        """Caption an empty image, because the first one takes longest; return whether attention is available.
+
+        Raises:
+            ConfigError: the captioner cannot caption images.
+        """
+        blank = Image.new("RGB", (64, 64))
+        try:
+            return self.caption(blank, attention=True).attention is not None
+        except ConfigError:  # the model has no attention maps
+            self.caption(blank)
+            return False
 
     def prepare(self, image: ImageInput) -> tuple[Any, str]:
         """Return the model inputs of an image and the name that seeds its samples.
@@ -251,8 +281,10 @@ class Captioner(ABC):
         """Return the encoded batch of B images from their model inputs."""
 
     @abstractmethod
-    def generate(self, encoded: Any, names: Sequence[str] | None, settings: CaptionSettings) -> list[Caption]:
-        """Return the captions of an encoded batch.
+    def generate(
+        self, encoded: Any, names: Sequence[str] | None, settings: CaptionSettings
+    ) -> Sequence[Caption | ImageError]:
+        """Return the captions of an encoded batch, with an `ImageError` for each image that cannot be captioned.
 
         Args:
             encoded: from `encode`.
@@ -263,6 +295,10 @@ class Captioner(ABC):
     @abstractmethod
     def take(self, encoded: Any, places: Sequence[int]) -> Any:
         """Return the encoded images at some positions of a batch."""
+
+    def summary(self) -> str:
+        """Return a line about the resources that were used, such as the tokens of a server; empty if there is none."""
+        return ""
 
     def close(self) -> None:  # noqa: B027
         """Free the memory of the models; the captioner cannot be used afterwards."""
@@ -284,6 +320,15 @@ class Captioner(ABC):
         """Return a batch with its encoded readable images; None if there are none."""
         inputs = [found for _, found in batch if not isinstance(found, ImageError)]
         return batch, self.encode(inputs) if inputs else None
+
+    def _caption_batch(
+        self, batch: tuple[list[tuple[ImageInput, Any]], Any], settings: CaptionSettings
+    ) -> list[tuple[ImageInput, Caption | ImageError]]:
+        """Return the images of an encoded batch with their captions or `ImageError`s."""
+        images, state = batch
+        names = [image_name(image, found) for image, found in images if not isinstance(found, ImageError)]
+        captions = iter(self.generate(state, names, settings) if names else ())
+        return [(image, found if isinstance(found, ImageError) else next(captions)) for image, found in images]
 
 
 def image_name(image: ImageInput, model_inputs: tuple[NDArray[np.uint8], ...]) -> str:

@@ -1,9 +1,9 @@
 """`ModelSpec`: which models generate captions, and where they run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seesay.errors import ConfigError
 
@@ -21,6 +21,10 @@ class ModelSpec:
         device: auto, cpu, cuda or mps; an exported folder runs on the CPU.
         precision: of a pretrained model: auto, float32, bfloat16, float16, int8 or int4.
         endpoint: base URL of an OpenAI-compatible server, such as `http://localhost:8000/v1`; empty: none.
+        endpoint_key_file: file with the server's key; empty: the key is in an environment variable, or there is none.
+        endpoint_price: prices of a million prompt and completion tokens, such as `0.15,0.6`; empty: unknown.
+        endpoint_timeout: seconds that the server may take for one image.
+        endpoint_image_size: longest side of the images that are sent, in pixels.
         prompt: of a pretrained model or a server; empty: the model's default.
         language: of the captions, for a model with a prompt; empty: the model's.
     """
@@ -28,26 +32,24 @@ class ModelSpec:
     models: tuple[str, ...]
     device: str = "auto"
     precision: str = "auto"
-    endpoint: str = ""
+    endpoint: str = field(default="", repr=False)  # may contain a password
     prompt: str = ""
     language: str = ""
+    endpoint_key_file: str = ""
+    endpoint_price: str = ""
+    endpoint_timeout: float = 300.0
+    endpoint_image_size: int = 1024
 
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
         from seesay.captioners.onnx import OnnxCaptioner, is_export
-        from seesay.checkpoint import is_run
 
         if self.endpoint:
             from seesay.captioners.endpoint import EndpointCaptioner
 
             return EndpointCaptioner.connect(self)
         folders = [Path(each) for each in self.models]
-        if (
-            len(folders) == 1
-            and not is_run(folders[0])
-            and not is_export(folders[0])
-            and _is_pretrained(self.models[0])
-        ):
+        if len(folders) == 1 and not is_export(folders[0]) and _is_pretrained(self.models[0]):
             from seesay.captioners.pretrained import load_pretrained
 
             return load_pretrained(self)
@@ -70,7 +72,7 @@ def _is_pretrained(model: str) -> bool:
     return (folder / "config.json").is_file() or (not folder.exists() and "/" in model)
 
 
-def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: str) -> "Captioner":
+def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: Any) -> "Captioner":
     """Return the captioner of a model.
 
     Args:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token, UnknownOptionError
 
-from seesay.cli.console import choose_run, limit_calls, print_error, print_line, progress
+from seesay.cli.console import choose_run, limit_calls, open_captioner, print_error, print_line, progress
 from seesay.cli.parameters import (
     CaptionColumn,
     CaptionerFlags,
@@ -107,28 +107,25 @@ def caption(
         destination = replace(
             destination, errors=bulk.default_failures_path(sources, found.images, column, sidecar, embed)
         )
-    runs = [str(choose_run(name)) for name in model or [""]]
+    spec = captioner_flags.spec(model or [])
     if destination is None:
-        captioner = captioner_flags.spec(runs).load()
-        options = decoding_options(captioner.defaults, flags)
-        return _print_captions(captioner, found, options, format, batch_size, threads)
+        with open_captioner(spec) as captioner:
+            options = decoding_options(captioner.defaults, flags)
+            return _print_captions(captioner, found, options, format, batch_size, threads)
     print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
     with progress("captioning", "images") as advance:
         shared: dict[str, Any] = {"broken": found.broken, "progress": advance, "print_error": print_failure}
         shared["batch_size"] = batch_size
         if engine == "ray":
-            from seesay.bulk.ray_engine import Cluster, caption_on_ray
-            from seesay.checkpoint import load_run
+            from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
 
-            options = decoding_options(load_run(runs[0]).config.decoding, flags)
+            recipe = describe_models(spec, lambda defaults: decoding_options(defaults, flags))
             cluster = Cluster(ray_address, ray_workers)
-            done = caption_on_ray(
-                runs, found.images, destination, options, cluster, device=captioner_flags.device, **shared
-            )
+            done = caption_on_ray(spec, found.images, destination, recipe, cluster, **shared)
         else:
-            captioner = captioner_flags.spec(runs).load()
-            options = decoding_options(captioner.defaults, flags)
-            done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
+            with open_captioner(spec) as captioner:
+                options = decoding_options(captioner.defaults, flags)
+                done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
     return _summarise(done, destination)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from seesay.captioners.base import Caption
+from seesay.captioners.base import Caption, Captioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
@@ -18,17 +18,20 @@ _BATCH = 64
 
 
 def caption_split(
-    captioner: TrainedCaptioner,
+    captioner: Captioner,
     items: Sequence[Annotation],
     source: JoinedStores | None,
     options: DecodingOptions,
     *,
     attention: bool = False,
 ) -> tuple[dict[str, Caption], list[str]]:
-    """Returns the captions by image id, from stored features or image files, and errors of unreadable images."""
+    """Returns the captions by image id, from stored features or image files, and errors of unreadable images.
+
+    Only a trained captioner has stored features.
+    """
     captions: dict[str, Caption] = {}
     problems = []
-    if source is None:
+    if source is None or not isinstance(captioner, TrainedCaptioner):
         names = [item.image for item in items]
         found = captioner.caption_each(names, options, attention=attention)
         for item, (_, caption) in zip(items, found, strict=True):

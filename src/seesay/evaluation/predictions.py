@@ -5,6 +5,7 @@ Formats are COCO results JSON and the outputs of `seesay caption --out`: JSONL, 
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 from seesay.data.readers.images import is_image_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
-from seesay.files import unescape_name
+from seesay.files import exists, unescape_name
 from seesay.names import to_nfc
 
 _ID_NAMES = ("image_id", "id", "image", "file_name", "filename", "name")
 _TEXT_NAMES = ("caption", "prediction", "text", "hypothesis", "caption_1")
 _PARTS = "*.parquet"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\w+)?")
 
 
 def has_predictions(path: Path) -> bool:
@@ -26,6 +28,14 @@ def has_predictions(path: Path) -> bool:
     if path.is_dir():
         return path.suffix.lower() == ".parquet" or any(path.glob(f"part-{_PARTS}"))
     return path.is_file()
+
+
+def is_captioner(model: str) -> bool:
+    """Returns whether a name is that of a model that generates captions, not of a prediction file."""
+    path = Path(model)
+    if path.is_dir():
+        return not has_predictions(path)
+    return not exists(path) and path.suffix.lower() not in _READERS and _HUB_NAME.fullmatch(model) is not None
 
 
 def read_predictions(path: Path) -> dict[str, str]:

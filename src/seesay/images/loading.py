@@ -117,17 +117,18 @@ class Preprocessing:
             raise ConfigError(f"invalid preprocessing: {error}") from error
 
 
-def read_image(source: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: ImageInput, max_pixels: int = MAX_PIXELS, min_side: int = 0) -> Image.Image:
     """Returns an image as 8-bit RGB with EXIF orientation applied: the first frame, transparency on white.
 
     Args:
         source: a path, URL, archive member or bytes (see `seesay.images.sources`), an opened image or an array.
         max_pixels: maximum width x height, checked before decoding.
+        min_side: decode a JPEG at 1/2, 1/4 or 1/8 of its size if no side gets shorter than this; 0: at its full size.
 
     Raises:
         ImageError: missing, not an image, damaged, truncated or too large.
     """
-    image = _read(source, max_pixels)
+    image = _read(source, max_pixels, min_side)
     # The copy has no reference to the closed file.
     return image.copy() if isinstance(image, ImageFile.ImageFile) else image
 

@@ -11,8 +11,22 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def prefetch(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, ahead: int) -> Iterator[Result]:
-    """Yield `work(job)` for each job in order, computed by threads at most `ahead` jobs in advance."""
+def prefetch(
+    work: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    workers: int,
+    ahead: int,
+    on_abort: Callable[[], None] = lambda: None,
+) -> Iterator[Result]:
+    """Yield `work(job)` for each job in order, computed by threads at most `ahead` jobs in advance.
+
+    Args:
+        work: function of a job.
+        jobs: the jobs.
+        workers: number of threads.
+        ahead: maximum number of jobs that are started before their result is requested.
+        on_abort: called if the iteration ends early, by an error or by its consumer, before running jobs are awaited.
+    """
     remaining = iter(jobs)
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -22,6 +36,9 @@ def prefetch(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, a
                 result = waiting.popleft().result()
                 waiting.extend(pool.submit(work, job) for job in islice(remaining, 1))
                 yield result
+        except BaseException:
+            on_abort()
+            raise
         finally:
             for future in waiting:
                 future.cancel()
