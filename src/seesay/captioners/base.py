@@ -222,23 +222,27 @@ class Captioner(ABC):
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         settings = CaptionSettings(options, attention, top_tokens)
+        concurrent = self.concurrent_images
+        batch_size = 1 if concurrent else batch_size
         loaded = prefetch(self._load, images, workers, ahead=2 * batch_size)
         batches = iter(lambda: list(islice(loaded, batch_size)), [])
         encoded = prefetch(self._encode_batch, batches, workers=1, ahead=1)
         caption = partial(self._caption_batch, settings=settings)
-        parallel = self.parallel_batches
-        if parallel > 1:
-            yield from prefetch(caption, encoded, workers=parallel, ahead=parallel, on_abort=self.cancel)
-        else:  # in this thread: there is nothing to overlap
+        if concurrent:
+            yield from prefetch(caption, encoded, workers=concurrent, ahead=concurrent, on_abort=self.cancel)
+        else:
             yield from map(caption, encoded)
 
     @property
-    def parallel_batches(self) -> int:
-        """Number of batches of `caption_batches` that are in `generate` at the same time."""
-        return 1
+    def concurrent_images(self) -> int:
+        """Number of images of `caption_batches` that are in `generate` at the same time, each as a batch of its own.
+
+        0, as for every model of this process: the images of one batch are, in the thread of the caller.
+        """
+        return 0
 
     def cancel(self) -> None:  # noqa: B027
-        """Stop the calls of `generate` that run in other threads; needed if `parallel_batches` is above 1."""
+        """Stop the calls of `generate` that run in other threads; needed with `concurrent_images`."""
 
     def warm_up(self) -> bool:
         """Caption an empty image, because the first one takes longest; return whether attention is available.

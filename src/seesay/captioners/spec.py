@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,10 @@ class ModelSpec:
         from seesay.captioners.onnx import OnnxCaptioner, is_export
 
         if self.endpoint:
-            from seesay.captioners.endpoint import EndpointCaptioner
-
-            return EndpointCaptioner.connect(self)
+            return _call("seesay.captioners.endpoint", "connect", self)
         folders = [Path(each) for each in self.models]
-        if len(folders) == 1 and not is_export(folders[0]) and _is_pretrained(self.models[0]):
-            from seesay.captioners.pretrained import load_pretrained
-
-            return load_pretrained(self)
+        if len(folders) == 1 and not is_export(folders[0]) and is_pretrained(self.models[0]):
+            return _call("seesay.captioners.pretrained", "load_pretrained", self)
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
@@ -66,10 +63,19 @@ class ModelSpec:
         return OnnxCaptioner.load(folders[0])
 
 
-def _is_pretrained(model: str) -> bool:
+def _call(module: str, function: str, spec: ModelSpec) -> "Captioner":
+    """Return the captioner of a module that imports `ModelSpec` itself, and is therefore imported by its name."""
+    captioner: Captioner = getattr(import_module(module), function)(spec)
+    return captioner
+
+
+def is_pretrained(model: str) -> bool:
     """Return whether a name is that of a model of the hub or of a folder in its format."""
     folder = Path(model)
-    return (folder / "config.json").is_file() or (not folder.exists() and "/" in model)
+    if folder.exists():
+        return (folder / "config.json").is_file()
+    # A name of the hub is OWNER/NAME; a path into an existing folder is a mistyped run.
+    return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not folder.parent.is_dir()
 
 
 def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: Any) -> "Captioner":

@@ -5,22 +5,21 @@ Formats are COCO results JSON and the outputs of `seesay caption --out`: JSONL, 
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seesay.captioners.spec import is_pretrained
 from seesay.data.readers.images import is_image_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
-from seesay.files import exists, unescape_name
+from seesay.files import unescape_name
 from seesay.names import to_nfc
 
 _ID_NAMES = ("image_id", "id", "image", "file_name", "filename", "name")
 _TEXT_NAMES = ("caption", "prediction", "text", "hypothesis", "caption_1")
 _PARTS = "*.parquet"
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\w+)?")
 
 
 def has_predictions(path: Path) -> bool:
@@ -35,7 +34,7 @@ def is_captioner(model: str) -> bool:
     path = Path(model)
     if path.is_dir():
         return not has_predictions(path)
-    return not exists(path) and path.suffix.lower() not in _READERS and _HUB_NAME.fullmatch(model) is not None
+    return path.suffix.lower() not in _READERS and is_pretrained(model)
 
 
 def read_predictions(path: Path) -> dict[str, str]:

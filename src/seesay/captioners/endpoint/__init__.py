@@ -6,4 +6,6 @@ retries, `concurrency` chooses how many are in flight, and `address` holds the U
 
 from seesay.captioners.endpoint.captioner import EndpointCaptioner
 
-__all__ = ["EndpointCaptioner"]
+connect = EndpointCaptioner.connect
+
+__all__ = ["EndpointCaptioner", "connect"]

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,26 +141,13 @@ class EndpointCaptioner(Captioner):
         check_options(options)
 
     @property
-    def parallel_batches(self) -> int:
-        """Images of `caption_batches` that are in `generate` at the same time.
+    def concurrent_images(self) -> int:
+        """Images that are in `generate` at the same time.
 
-        Twice the concurrency, so that requests do not wait for the captions of earlier images, which are delivered in
-        order.
+        Twice the largest concurrency, so that requests do not wait for the captions of earlier images, which are
+        delivered in order.
         """
         return 2 * MAX_IN_FLIGHT
-
-    def caption_batches(
-        self,
-        images: Iterable[ImageInput],
-        options: DecodingOptions | None = None,
-        *,
-        batch_size: int = 1,
-        **settings: Any,
-    ) -> Iterator[list[tuple[ImageInput, Caption | ImageError]]]:
-        """Yield every image as a batch of its own, since a request has one image; see `Captioner.caption_batches`."""
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
-        return super().caption_batches(images, options, batch_size=1, **settings)
 
     def load_inputs(self, image: ImageInput) -> ServerInputs:
         """Return an image as JPEG of bounded size, and its prompt."""
@@ -251,11 +238,11 @@ class EndpointCaptioner(Captioner):
 
     async def _post(self, body: dict[str, Any]) -> list[Caption]:
         while True:
+            sent = without_fields(body, self._refused_fields)
             try:
-                sent = without_fields(body, self._refused_fields)
                 return await self._client.post("/chat/completions", sent, self._read)
             except RequestError as error:
-                field = refused_field(error, self._refused_fields)
+                field = refused_field(error, sent)
                 if field is None:
                     raise
                 self._refused_fields.add(field)

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -66,9 +67,9 @@ class Client:
         self.address = address
         self.limit = ConcurrencyLimit()
         self._http = _open(address, timeout)
-        self._in_flight = self._waiting = 0
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._resume_at = 0.0  # no request is sent earlier, because the server asked for a pause
-        self._turn = asyncio.Condition()
         self._calls: set[Future[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="seesay-endpoint", daemon=True)
@@ -130,19 +131,24 @@ class Client:
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """Occupy a place among the concurrent requests, in the order of the calls."""
-        self._waiting += 1
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        self._admit()
         try:
-            async with self._turn:
-                await self._turn.wait_for(lambda: self._in_flight < self.limit.size)
-                self._in_flight += 1
-        finally:
-            self._waiting -= 1
-        try:
+            await turn
             yield
         finally:
-            self._in_flight -= 1
-            async with self._turn:
-                self._turn.notify(max(1, self.limit.size - self._in_flight))
+            if turn.done() and not turn.cancelled():
+                self._in_flight -= 1
+            self._admit()
+
+    def _admit(self) -> None:
+        """Let requests begin while the limit allows it."""
+        while self._waiting and self._in_flight < self.limit.size:
+            turn = self._waiting.popleft()
+            if not turn.done():  # it is, if the request was cancelled
+                turn.set_result(None)
+                self._in_flight += 1
 
     async def _repeat(self, method: str, path: str, content: bytes, read: Callable[[Any], Result]) -> Result:
         for attempt in range(1, ATTEMPTS + 1):
@@ -162,7 +168,7 @@ class Client:
                 await asyncio.sleep(wait)
             else:
                 if method == "POST":
-                    self.limit.finish(time.monotonic(), self._in_flight - 1, self._waiting > 0)
+                    self.limit.finish(time.monotonic(), self._in_flight - 1, bool(self._waiting))
                 return answer
         raise AssertionError("the last attempt returns or raises")
 

@@ -63,12 +63,12 @@ _OTHER_FIELDS = {"max_completion_tokens": "max_tokens", "logprobs": "logprobs"}
 """What the message of a refused request contains -> the field of the body that the server does not take."""
 
 
-def refused_field(error: RequestError, known: Container[str]) -> str | None:
-    """Return the field of a body that made a server refuse it, unless it is known already; None: another reason."""
+def refused_field(error: RequestError, body: Container[str]) -> str | None:
+    """Return the field of a body that made a server refuse it; None if there is another reason."""
     if error.status not in (400, 422):
         return None
     found = next((field for word, field in _OTHER_FIELDS.items() if word in error.message), None)
-    return None if found is None or found in known else found
+    return found if found is not None and found in body else None
 
 
 def without_fields(body: dict[str, Any], refused: Container[str]) -> dict[str, Any]:
