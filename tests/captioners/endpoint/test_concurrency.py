@@ -39,7 +39,7 @@ def jitter(number: int, in_flight: int) -> float:
     return 0.5 + (number * 7919 % 101) / 100  # 0.5 to 1.5 seconds, 1 on average
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 6, 8, 32, 100])
+@pytest.mark.parametrize("capacity", [1, 2, 6, 8, 32, 64, 100])
 @pytest.mark.parametrize("service", [lambda *_: 1.0, jitter], ids=["fixed", "jitter"])
 def test_the_server_is_saturated_after_the_start(capacity: int, service: Service) -> None:
     history = simulate(ConcurrencyLimit(), capacity, service, 4000)
@@ -50,7 +50,7 @@ def test_the_server_is_saturated_after_the_start(capacity: int, service: Service
 
 
 def test_it_starts_at_one_and_soon_reaches_the_bound_if_the_server_can_do_more() -> None:
-    history = simulate(ConcurrencyLimit(), 100, lambda *_: 1.0, 400)
+    history = simulate(ConcurrencyLimit(), 100, lambda *_: 1.0, 800)
     assert [size for _, size in history[:4]] == [1] * 4
     reached = next(time for time, size in history if size == MAX_IN_FLIGHT)
     assert reached <= 20
@@ -70,7 +70,7 @@ def test_it_stays_at_one_if_parallel_requests_are_slower() -> None:
 )
 def test_it_shrinks_if_the_throughput_falls(capacity: int, service: Service, largest: int) -> None:
     limit = ConcurrencyLimit()
-    before = simulate(limit, 32, lambda *_: 1.0, 800)
+    before = simulate(limit, 64, lambda *_: 1.0, 1500)
     assert limit.size == MAX_IN_FLIGHT
     sizes = [size for _, size in simulate(limit, capacity, service, 2000, start=before[-1][0])]
     assert sorted(sizes[1000:])[500] <= largest
@@ -93,13 +93,13 @@ def test_it_does_not_grow_without_waiting_requests() -> None:
 
 def test_busy_responses_to_requests_sent_together_halve_it_once() -> None:
     limit = ConcurrencyLimit()
-    simulate(limit, 100, lambda *_: 1.0, 400)
-    assert limit.size == 32
+    simulate(limit, 100, lambda *_: 1.0, 800)
+    assert limit.size == MAX_IN_FLIGHT
     for moment in range(10):
         limit.reduce(1000.0 + moment, started=999.0)
-    assert limit.size == 16
+    assert limit.size == MAX_IN_FLIGHT // 2
     limit.reduce(1020.0, started=1011.0)
-    assert limit.size == 8
+    assert limit.size == MAX_IN_FLIGHT // 4
     for moment in range(10):
         limit.reduce(2000.0 + 10 * moment, started=2000.0 + 10 * moment)
     assert limit.size == 1

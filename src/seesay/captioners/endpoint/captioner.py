@@ -34,6 +34,7 @@ from seesay.images.loading import ImageInput, read_image
 
 DEFAULT_PROMPT = "Write a caption of this image: one factual sentence. Answer with the caption only."
 
+_AHEAD = 32  # images that may be captioned before an earlier one
 _JPEG_QUALITY = 90
 _SHORTEST_SIDE = 32  # vision models refuse images that are smaller than a patch
 _MAX_FAILURES = 3  # images in a row that the server failed on; then it is regarded as broken
@@ -144,10 +145,10 @@ class EndpointCaptioner(Captioner):
     def concurrent_images(self) -> int:
         """Images that are in `generate` at the same time.
 
-        Twice the largest concurrency, so that requests do not wait for the captions of earlier images, which are
+        More than the largest concurrency, so that requests do not wait for the captions of earlier images, which are
         delivered in order.
         """
-        return 2 * MAX_IN_FLIGHT
+        return MAX_IN_FLIGHT + _AHEAD
 
     def load_inputs(self, image: ImageInput) -> ServerInputs:
         """Return an image as JPEG of bounded size, and its prompt."""
