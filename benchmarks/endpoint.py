@@ -21,7 +21,7 @@ from bench.images import COCO, draw_images
 from seesay.captioners.spec import ModelSpec
 
 CAPACITIES = (1, 8, 32)
-_ROUNDS = 60
+_ROUNDS = 40
 _MODELS = {"data": [{"id": "scripted"}]}
 _ANSWER = {
     "choices": [{"message": {"content": "a photo of a red chair"}, "finish_reason": "stop"}],
@@ -107,9 +107,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer images")
-    parser.add_argument("--seconds", type=float, default=0.5, help="time of the server per request")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time of the server per request")
     options = parser.parse_args()
-    rounds = _ROUNDS // 3 if options.quick else _ROUNDS
+    rounds = _ROUNDS // 2 if options.quick else _ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         photos = draw_images(Path(folder), COCO, 32)
         rows = [measure(capacity, options.seconds, photos, rounds) for capacity in CAPACITIES]

@@ -223,9 +223,8 @@ class Captioner(ABC):
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         settings = CaptionSettings(options, attention, top_tokens)
         concurrent = self.concurrent_images
-        batch_size = 1 if concurrent else batch_size
         loaded = prefetch(self._load, images, workers, ahead=2 * batch_size)
-        batches = iter(lambda: list(islice(loaded, batch_size)), [])
+        batches = iter(lambda: list(islice(loaded, 1 if concurrent else batch_size)), [])
         encoded = prefetch(self._encode_batch, batches, workers=1, ahead=1)
         caption = partial(self._caption_batch, settings=settings)
         if concurrent:
