@@ -12,7 +12,7 @@ from seesay.config import DecodingOptions
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
 from seesay.data.synthetic.scenes import names_only_scenes, unfounded_mentions
-from seesay.errors import DataError
+from seesay.errors import ConfigError, DataError
 from seesay.evaluation.captioning import caption_split, feature_source
 from seesay.evaluation.clipscore import DEFAULT_CLIP
 from seesay.evaluation.eval_split import read_eval_split
@@ -75,6 +75,8 @@ def evaluate(
         source = None
         if type(captioner) is TrainedCaptioner:
             source = feature_source(captioner, items, data, features, stores, progress)
+        elif stores:
+            raise ConfigError("--store has the features of a run; drop it, because this model reads the images")
         usable = [item for item in items if item.id in source] if source else items
         captions, problems = caption_split(captioner, usable, source, options)
         predictions = {image_id: caption.text for image_id, caption in captions.items()}

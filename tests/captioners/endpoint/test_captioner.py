@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -215,8 +216,9 @@ class TestRequests:
                 assert seen[-1] <= captioner._client.limit.size
                 return await send(*arguments)
 
-            captioner._client._send = observe  # type: ignore[method-assign]
-            captioner.caption(photos)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(captioner._client, "_send", observe)
+                captioner.caption(photos)
         assert max(seen) > 1
 
 
@@ -258,16 +260,14 @@ class TestFailures:
 
     @pytest.mark.parametrize("status", [400, 413, 422])
     def test_an_image_that_the_server_refuses_does_not_stop_the_others(self, photos: list[str], status: int) -> None:
-        with connected(
-            lambda number, _: error("image is\n too " + "large " * 999, status) if number == 2 else None
-        ) as (
-            _,
-            captioner,
-        ):
+        def script(number: int, body: dict[str, Any]) -> Reply | None:
+            return error("image is\n too " + "large " * 999, status) if number == 2 else None
+
+        with connected(script) as (_, captioner):
             found = dict(captioner.caption_each(photos[:6]))
             (failed,) = [name for name, each in found.items() if isinstance(each, ImageError)]
             message = str(found[failed])
-            assert message.startswith(f"{failed}: the server returned {status}: image is too large")
+            assert message.startswith(f"{failed!s}: the server returned {status}: image is too large")
             assert len(message) < 500
 
     def test_the_refusal_of_a_single_image_is_raised(self, photos: list[str]) -> None:
@@ -312,6 +312,12 @@ class TestFailures:
             assert "abc" not in str(caught.value)
             assert len(server.bodies) >= requests
             assert len(server.bodies) <= requests + 64
+
+    def test_a_server_that_hangs_is_asked_twice(self, photos: list[str]) -> None:
+        with connected(lambda *_: time.sleep(0.3), endpoint_timeout=0.1) as (server, captioner):
+            with pytest.raises(ImageError, match="no response within the time limit, after 2 attempts"):
+                captioner.caption(photos[0])
+            assert len(server.bodies) == 2
 
     def test_an_empty_caption_is_returned_as_it_is(self, photos: list[str]) -> None:
         with connected(lambda *_: Reply(body=completion(""))) as (_, captioner):
@@ -385,7 +391,7 @@ class TestFolderJobs:
                 os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
             return None
 
-        codes = []
+        codes: list[int] = []
         with serving(script) as server:
             while not codes or codes[-1] != 0:
                 codes.append(processes.run(_child, server.url, photos, tmp_path))

@@ -203,6 +203,12 @@ class TestScores:
         assert main(["compare", "run", str(folder), "--metrics", "BLEU", "--draws", "20"]) == 0
         assert f"first run, second {folder}" in capsys.readouterr().out
 
+    def test_feature_stores_are_refused(
+        self, server: ScriptedServer, colours: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["evaluate", MODEL, str(colours), "--endpoint", server.url, "--store", "x"]) == 2
+        assert "--store has the features of a run; drop it" in capsys.readouterr().err
+
     def test_an_image_that_the_server_refuses_is_not_scored(self, server: ScriptedServer, colours: Path) -> None:
         server.script = lambda number, _: error("too small", 400) if number == 2 else None
         with ModelSpec((), endpoint=server.url).load() as captioner:

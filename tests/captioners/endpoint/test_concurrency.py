@@ -65,7 +65,7 @@ def test_it_stays_at_one_if_parallel_requests_are_slower() -> None:
 
 @pytest.mark.parametrize(
     ("capacity", "service", "largest"),
-    [(4, lambda *_: 1.0, 4), (32, lambda _, in_flight: 1 + in_flight**1.5, 2)],
+    [(4, lambda *_: 1.0, 8), (32, lambda _, in_flight: 1 + in_flight**1.5, 2)],
     ids=["fewer places", "congested"],
 )
 def test_it_shrinks_if_the_throughput_falls(capacity: int, service: Service, largest: int) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from seesay.captioners.base import Caption, Captioner, CaptionSettings
 from seesay.captioners.endpoint.address import KEY_VARIABLES, read_address
-from seesay.captioners.endpoint.client import ATTEMPTS, Client, RequestError
+from seesay.captioners.endpoint.client import Client, RequestError
 from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT
 from seesay.captioners.endpoint.protocol import (
     DEFAULT_MAX_TOKENS,
@@ -276,9 +276,9 @@ class EndpointCaptioner(Captioner):
         record.failed += 1
         if record.failed >= _MAX_FAILURES or not await self._client.reachable():
             raise EndpointError(
-                f"{url} failed after {ATTEMPTS} attempts ({error}); restart it and run the same command to resume"
+                f"{url} failed after {error.attempts} attempts ({error}); restart it and run the same command to resume"
             )
-        return ImageError(f"{name}: {error}, after {ATTEMPTS} attempts")
+        return ImageError(f"{name}: {error}, after {error.attempts} attempts")
 
 
 def _check_spec(spec: ModelSpec) -> None:

@@ -23,6 +23,7 @@ ATTEMPTS = 7
 RETRY_DELAY = 1.0
 """Seconds before the first retry; doubled for each further retry, so that seven attempts take a minute."""
 
+_TIMEOUT_ATTEMPTS = 2  # a server that hangs would else be waited for seven times
 _CONNECT_SECONDS = 10.0
 _SEND_SECONDS = 60.0
 
@@ -37,11 +38,15 @@ class RequestError(Exception):
         message: reason of the server or the network, one line without credentials.
         temporary: whether a retry may succeed.
         retry_after: the Retry-After header; empty: none.
+        attempts: maximum number of attempts.
     """
 
-    def __init__(self, status: int, message: str, *, temporary: bool = False, retry_after: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, *, temporary: bool = False, retry_after: str = "", attempts: int = ATTEMPTS
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.temporary, self.retry_after = status, message, temporary, retry_after
+        self.status, self.message = status, message
+        self.temporary, self.retry_after, self.attempts = temporary, retry_after, attempts
 
     def __str__(self) -> str:
         return f"the server returned {self.status}: {self.message}" if self.status else self.message
@@ -158,7 +163,7 @@ class Client:
                 answer = read(await self._send(method, path, content))
             except RequestError as error:
                 unreachable = method == "GET" and not error.status
-                if not error.temporary or unreachable or attempt == ATTEMPTS:
+                if not error.temporary or unreachable or attempt >= error.attempts:
                     raise
                 wait = backoff_seconds(attempt, RETRY_DELAY, error.retry_after)
                 now = time.monotonic()
@@ -181,7 +186,8 @@ class Client:
             response = await self._http.request(method, url, content=content)
         except httpx.TimeoutException as error:
             what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no response"
-            raise RequestError(0, f"{what} within the time limit", temporary=True) from None
+            limit = f"{what} within the time limit"
+            raise RequestError(0, limit, temporary=True, attempts=_TIMEOUT_ATTEMPTS) from None
         except (httpx.HTTPError, OSError) as error:
             reason = self.address.scrub(str(error)) or type(error).__name__
             raise RequestError(0, f"the connection failed ({reason})", temporary=True) from None

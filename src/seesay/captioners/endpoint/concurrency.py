@@ -6,9 +6,7 @@ MAX_IN_FLIGHT = 64
 """Maximum number of concurrent requests."""
 
 _MIN_WINDOW = 4  # completed requests per measurement; at a higher concurrency as many, or twice at a steady one
-# A doubled concurrency is kept if the throughput grows by this factor. It is low, because with as many requests as the
-# server processes at once a place is empty between a response and the next request.
-_GAIN = 1.05
+_GAIN = 1.05  # doubling goes on while the throughput grows by this factor
 _DROP = 0.7  # a lower concurrency is tried if the throughput falls by this factor
 _KEEP = 0.95  # it is kept if the throughput is at least this fraction of the previous one
 _FIRST_HOLD = 4  # measurements after a failed attempt to grow, before the next one; doubled per attempt
@@ -28,8 +26,10 @@ class ConcurrencyLimit:
     """Limit that starts at 1 and doubles as long as the throughput grows.
 
     A server on a CPU may be slower with two requests than with one, and a server with many GPUs needs dozens: only the
-    throughput shows which it is. If doubling does not help, the previous limit is restored, and doubling is tried again
-    later. If the throughput falls, half the limit is tried. A busy response halves the limit at once.
+    throughput shows which it is. One doubling that is not slower is kept as a reserve: with exactly as many requests as
+    the server processes at once, a place is empty between a response and the next request. Any other doubling that does
+    not help is undone. Doubling is tried again later. If the throughput falls, half the limit is tried. A busy response
+    halves the limit at once.
 
     The object does no input or output and reads no clock, so that it can be tested with simulated times.
 
@@ -45,6 +45,7 @@ class ConcurrencyLimit:
         self.size = 1
         self._before: _Measurement | None = None  # the measurement before a change that is being tried
         self._rate = 0.0  # throughput at a steady limit; 0: unknown
+        self._reserve = False  # whether the last doubling did not raise the throughput
         self._hold, self._next_hold = 0, _FIRST_HOLD
         self._reduced_at = float("-inf")
         self._skip = 1  # the first request may load the model
@@ -80,7 +81,7 @@ class ConcurrencyLimit:
             return
         self._reduced_at = now
         self.size = max(1, self.size // 2)
-        self._before, self._rate, self._hold = None, 0.0, _FIRST_HOLD
+        self._before, self._rate, self._hold, self._reserve = None, 0.0, _FIRST_HOLD, False
         self._restart(now, skip=0)
 
     def _adjust(self, rate: float, now: float, in_flight: int) -> None:
@@ -89,14 +90,19 @@ class ConcurrencyLimit:
         if before is None:
             size = self._steady(rate)
         elif size > before.size and rate >= _GAIN * before.rate:
-            self._next_hold = _FIRST_HOLD
+            self._next_hold, self._reserve = _FIRST_HOLD, False
             size *= 2
         elif size < before.size and rate >= _KEEP * before.rate:
+            self._reserve = False
             size //= 2
         else:  # the change did not help
-            self._rate, self._hold = before.rate, self._next_hold
-            self._next_hold = min(2 * self._next_hold, _LONGEST_HOLD)
-            self._resize(before.size, now, in_flight)
+            self._hold, self._next_hold = self._next_hold, min(2 * self._next_hold, _LONGEST_HOLD)
+            if size > before.size and rate >= before.rate and not self._reserve:
+                self._reserve = True
+            else:
+                size, rate = before.size, before.rate
+            self._rate = rate
+            self._resize(size, now, in_flight)
             return
         self._rate = rate if self._rate == 0 else (1 - _SMOOTHING) * self._rate + _SMOOTHING * rate
         size = min(max(size, 1), self.bound)
