@@ -4,7 +4,7 @@ import asyncio
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.captioners.base import Caption, Captioner, CaptionSettings
-from seesay.captioners.endpoint.address import KEY_VARIABLES, read_address
+from seesay.captioners.endpoint.address import read_address
 from seesay.captioners.endpoint.client import Client, RequestError
 from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT
+from seesay.captioners.endpoint.faults import Faults
+from seesay.captioners.endpoint.models import choose_model, list_models
 from seesay.captioners.endpoint.protocol import (
     DEFAULT_MAX_TOKENS,
     check_options,
@@ -28,8 +30,7 @@ from seesay.captioners.identity import ModelIdentity
 from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.spec import ModelSpec
 from seesay.config import DecodingOptions
-from seesay.config.section import suggest
-from seesay.errors import ConfigError, EndpointError, ImageError
+from seesay.errors import ConfigError, ImageError
 from seesay.images.loading import ImageInput, read_image
 
 DEFAULT_PROMPT = "Write a caption of this image: one factual sentence. Answer with the caption only."
@@ -37,31 +38,9 @@ DEFAULT_PROMPT = "Write a caption of this image: one factual sentence. Answer wi
 _AHEAD = 32  # images that may be captioned before an earlier one
 _JPEG_QUALITY = 90
 _SHORTEST_SIDE = 32  # vision models refuse images that are smaller than a patch
-_MAX_FAILURES = 3  # images in a row that the server failed on; then it is regarded as broken
-_MAX_REFUSALS = 10  # images that the server refused before it captioned any
-_MESSAGE = 300  # characters of a list in a message
-_NO_ACCESS = (401, 403)
-_GONE = (404, 410)
-_UNAVAILABLE = (402, 429, 503)  # no credit, too many requests, busy
-_REFUSED = (400, 403, 413, 415, 422)
 
 ServerInputs = tuple[NDArray[np.uint8], str]
 """The bytes of a JPEG file, and the prompt."""
-
-
-@dataclass
-class _Record:
-    """What has happened so far, which decides whether an image or the server is at fault.
-
-    Attributes:
-        captioned: images with captions.
-        failed: images in a row that the server failed on.
-        refused: images that the server refused.
-    """
-
-    captioned: int = 0
-    failed: int = 0
-    refused: int = 0
 
 
 class EndpointCaptioner(Captioner):
@@ -83,7 +62,7 @@ class EndpointCaptioner(Captioner):
         self._client = client
         self._prompt = PromptTemplate(spec.prompt or DEFAULT_PROMPT, spec.language)
         self._longest_side = spec.endpoint_image_size
-        self._record = _Record()
+        self._faults = Faults(client, self._model)
         self._refused_fields: set[str] = set()
         self.usage = Usage(read_price(spec.endpoint_price))
 
@@ -102,8 +81,8 @@ class EndpointCaptioner(Captioner):
         _check_spec(spec)
         client = Client(read_address(spec.endpoint, spec.endpoint_key_file), spec.endpoint_timeout)
         try:
-            listed = client.run(_list_models(client))
-            model = _choose_model(client.address.url, "".join(spec.models), listed)
+            listed = client.run(list_models(client))
+            model = choose_model(client.address.url, "".join(spec.models), listed)
             return cls(client, replace(spec, models=(model,)))
         except BaseException:
             client.close()
@@ -218,9 +197,8 @@ class EndpointCaptioner(Captioner):
         try:
             caption = await self._request(body, options.num_return_sequences)
         except RequestError as error:
-            return await self._blame(name, error)
-        self._record.captioned += 1
-        self._record.failed = 0
+            return await self._faults.judge(name, error)
+        self._faults.count_caption()
         return caption
 
     async def _request(self, body: dict[str, Any], count: int) -> Caption:
@@ -252,34 +230,6 @@ class EndpointCaptioner(Captioner):
         self.usage.add(answer)
         return read_captions(answer)
 
-    async def _blame(self, name: str, error: RequestError) -> ImageError:
-        """Return the error of an image whose request failed.
-
-        Raises:
-            EndpointError: not the image is the reason, but the server.
-        """
-        record, status, url = self._record, error.status, self._client.address.url
-        if status == 401 or (status == 403 and not record.captioned):
-            raise _no_access(url, status)
-        if status in _GONE:
-            raise EndpointError(
-                f"{url} does not have the model {self._model} ({error}); "
-                "check --model, and --endpoint, which usually ends in /v1"
-            )
-        if status in _UNAVAILABLE or 300 <= status < 400:
-            raise EndpointError(f"{url} captions no more images ({error}); run the same command later to resume")
-        if status in _REFUSED:
-            record.refused += 1
-            if not record.captioned and record.refused >= _MAX_REFUSALS:
-                raise EndpointError(f"{url} refused the first {record.refused} images ({error}); check --model")
-            return ImageError(f"{name}: {error}")
-        record.failed += 1
-        if record.failed >= _MAX_FAILURES or not await self._client.reachable():
-            raise EndpointError(
-                f"{url} failed after {error.attempts} attempts ({error}); restart it and run the same command to resume"
-            )
-        return ImageError(f"{name}: {error}, after {error.attempts} attempts")
-
 
 def _check_spec(spec: ModelSpec) -> None:
     if len(spec.models) > 1:
@@ -290,54 +240,3 @@ def _check_spec(spec: ModelSpec) -> None:
         raise ConfigError(f"--endpoint-timeout is {spec.endpoint_timeout:g}; it must be above 0")
     if spec.endpoint_image_size < _SHORTEST_SIDE:
         raise ConfigError(f"--endpoint-image-size is {spec.endpoint_image_size}; it must be at least {_SHORTEST_SIDE}")
-
-
-async def _list_models(client: Client) -> list[str]:
-    """Return the names of the server's models; empty if it does not list them.
-
-    Raises:
-        EndpointError: the server cannot be used.
-    """
-    url = client.address.url
-    try:
-        return await client.get("/models", _read_models)
-    except RequestError as error:
-        if error.status in (*_GONE, 405, 501):
-            return []
-        if error.status in _NO_ACCESS:
-            raise _no_access(url, error.status) from None
-        if error.status:
-            raise EndpointError(f"{url}/models: {error}; check --endpoint, which usually ends in /v1") from None
-        raise EndpointError(f"{url} cannot be used: {error}; start the server, or check --endpoint") from None
-
-
-def _read_models(answer: dict[str, Any]) -> list[str]:
-    entries = next((answer[key] for key in ("data", "models") if isinstance(answer.get(key), list)), None)
-    if entries is None:
-        raise RequestError(0, "its response is no list of models")
-    names = (entry.get("id") or entry.get("name") for entry in entries if isinstance(entry, dict))
-    return [str(name) for name in names if name]
-
-
-def _choose_model(url: str, name: str, listed: Sequence[str]) -> str:
-    """Return the model to use.
-
-    Raises:
-        ConfigError: the server does not have it, or no name is given and there is a choice.
-    """
-    if name and (not listed or name in listed or f"{name}:latest" in listed):
-        return name
-    if name:
-        raise ConfigError(f"{url} has no model {name!r}; {suggest(name, listed)[:_MESSAGE]}")
-    if len(listed) == 1:
-        return listed[0]
-    if not listed:
-        raise ConfigError(f"{url} does not list its models; name one with --model")
-    raise ConfigError(f"{url} has several models; choose one with --model: {', '.join(listed)[:_MESSAGE]}")
-
-
-def _no_access(url: str, status: int) -> EndpointError:
-    # Without the server's reason, which may repeat a part of the key.
-    return EndpointError(
-        f"{url} refuses the key ({status}); set {KEY_VARIABLES[0]}, or pass a file with it as --endpoint-key-file"
-    )
