@@ -15,7 +15,6 @@ from seesay.allocation import keep_freed_memory
 from seesay.cli.console import accept_every_name, log_handler, print_error, print_line, show_table
 from seesay.cli.export import export
 from seesay.cli.presets import presets
-from seesay.cli.serving import serve
 from seesay.errors import SeesayError
 
 COMMANDS = {
@@ -46,6 +45,15 @@ COMMANDS = {
     "compare": (
         "scores",
         "Compare systems with the first one on the same images: significance and largest differences.",
+    ),
+    "serve": (
+        "serving",
+        "Serve a captioner over HTTP, with a web UI that shows attention maps.\n\n"
+        "On Ctrl-C or SIGTERM the server finishes accepted requests and exits.",
+    ),
+    "models": (
+        "models",
+        "List the runs in runs/, the models in the cache of the Hugging Face hub, and recommended ones.",
     ),
     "data": ("data", "Check, make, download and convert captioned images."),
 }
@@ -78,7 +86,7 @@ app = App(
 )
 for name, (module, help) in COMMANDS.items():
     app.command(f"seesay.cli.{module}:{name}", name=name, help=help)
-for command in (export, serve, presets):
+for command in (export, presets):
     app.command(command)
 
 
