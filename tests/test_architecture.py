@@ -182,6 +182,7 @@ def test_models_know_neither_words_nor_stores() -> None:
         ("seesay", ("torch", "lightning", "numpy")),
         ("seesay.metrics", ("torch", "lightning")),
         ("seesay.captioners.base", ("torch", "lightning", "safetensors")),
+        ("seesay.captioners.endpoint", ("torch", "lightning", "httpx")),
         ("seesay.bulk", ("torch", "lightning")),
         ("seesay.cli.main", ("torch", "lightning", "timm", "matplotlib", "pydantic")),
     ],

@@ -48,6 +48,7 @@ PARSED_ONLY = {
 """Commands that are only parsed, with the reason."""
 
 PARSED_FLAGS = {
+    "--endpoint": "needs a model server; tests/captioners/endpoint",
     "--engine": "starts a Ray cluster; tests/bulk/test_ray.py",
     "--force-words": "its words are not in the tests' vocabulary",
     "--prompt": "needs a pretrained model or a server; tests/cli/test_images.py",

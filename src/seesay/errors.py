@@ -45,6 +45,10 @@ class DownloadError(SeesayError, OSError):
     """A file that could not be fetched whole from where it is published."""
 
 
+class EndpointError(SeesayError):
+    """A model server that cannot be reached, refuses the key, lacks the model, or keeps failing."""
+
+
 class MissingDependencyError(SeesayError, ImportError):
     """An optional library is absent; the message names the extra that installs it."""
 

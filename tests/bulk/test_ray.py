@@ -15,7 +15,9 @@ from PIL import Image
 
 from seesay.bulk import Destination, caption_collection, ray_engine
 from seesay.bulk.failures import Failures
-from seesay.bulk.ray_engine import Cluster, caption_on_ray
+from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
+from seesay.bulk.recipe import Recipe
+from seesay.captioners.spec import ModelSpec
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, MissingDependencyError
@@ -45,7 +47,7 @@ def test_two_workers_share_the_tasks_and_a_killed_one_loses_nothing(
     cached_run: Path, links: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'seesay[ray]'")
-    captioner = TrainedCaptioner.load(cached_run, "cpu")
+    captioner, spec = TrainedCaptioner.load(cached_run, "cpu"), ModelSpec((str(cached_run),), "cpu")
     local, out = Destination(tmp_path / "local.parquet"), Destination(tmp_path / "ray.parquet")
     caption_collection(captioner, links, local, batch_size=4)
     assert local.out is not None
@@ -63,13 +65,12 @@ def test_two_workers_share_the_tasks_and_a_killed_one_loses_nothing(
     on_termination = signal.getsignal(signal.SIGTERM)
     counts: list[int] = []
     report = caption_on_ray(
-        [cached_run],
+        spec,
         links[:72],
         out,
-        captioner.options(),
+        describe_models(spec, lambda defaults: defaults),
         Cluster(workers=2, task_batches=2),
         batch_size=4,
-        device="cpu",
         progress=lambda done, _: counts.append(done),
     )
     assert (report.captioned, report.skipped, report.failed) == (65, 0, 7)
@@ -91,7 +92,8 @@ def test_two_workers_share_the_tasks_and_a_killed_one_loses_nothing(
 
     monkeypatch.setattr(ray_engine._Tally, "add", add)
     monkeypatch.setattr(ray_engine, "_run", _run_here)  # one task is left: needs no second cluster
-    again = caption_on_ray([cached_run], links, out, captioner.options(), Cluster(workers=2), batch_size=4)
+    recipe = describe_models(spec, lambda defaults: defaults)
+    again = caption_on_ray(spec, links, out, recipe, Cluster(workers=2), batch_size=4)
     assert (again.captioned, again.skipped, again.failed) == (7, 65, 8)
     assert {row["image"]: row["caption"] for row in outputs.parts(out.out)} == expected
     assert len(outputs.parts(out.out)) == 72
@@ -104,7 +106,7 @@ def test_a_retried_task_returns_the_result_of_its_existing_part(
     # Bug: if a worker died after writing its part, another one captioned the task again and rewrote the part.
     options = TrainedCaptioner.load(cached_run, "cpu").options()
     worker = ray_engine._Worker(
-        ray_engine._WorkerConfig((str(cached_run),), str(tmp_path), options, 4, "cpu", str(Path.cwd()))
+        ray_engine._WorkerConfig(ModelSpec((str(cached_run),), "cpu"), str(tmp_path), options, 4, str(Path.cwd()))
     )
     task = {"images": json.dumps(links[:8])}
     first = worker(task)
@@ -136,6 +138,11 @@ def test_a_task_counts_rejected_captions_and_blank_images(tmp_path: Path) -> Non
     assert (tally.captioned, tally.failed, tally.blank, tally.rejected) == (4, 2, 2, {"empty": 2})
 
 
+def job(run: Path, destination: Destination) -> tuple[ModelSpec, list[str], Destination, Recipe]:
+    spec = ModelSpec((str(run),))
+    return spec, ["a.jpg"], destination, describe_models(spec, lambda defaults: defaults)
+
+
 def _run_here(tasks: list[list[str]], config: Any, cluster: Cluster) -> Any:
     worker = ray_engine._Worker(config)
     return (row for row in (worker({"images": json.dumps(task)}) for task in tasks))
@@ -146,14 +153,13 @@ def _run_here(tasks: list[list[str]], config: Any, cluster: Cluster) -> Any:
 )
 def test_other_outputs_are_an_error(cached_run: Path, destination: Destination) -> None:
     with pytest.raises(ConfigError, match=r"--engine ray writes only a folder of Parquet files"):
-        caption_on_ray([cached_run], ["a.jpg"], destination, TrainedCaptioner.load(cached_run).options(), Cluster())
+        caption_on_ray(*job(cached_run, destination), Cluster())
 
 
 def test_missing_ray_names_its_extra(cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    options = TrainedCaptioner.load(cached_run).options()
     with pytest.raises(MissingDependencyError, match=r"needs ray, which is not installed; run: .*seesay\[ray\]"):
-        caption_on_ray([cached_run], ["a.jpg"], Destination(tmp_path / "c.parquet"), options, Cluster())
+        caption_on_ray(*job(cached_run, Destination(tmp_path / "c.parquet")), Cluster())
 
 
 @pytest.mark.parametrize(

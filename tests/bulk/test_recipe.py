@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from seesay.bulk import Destination, caption_collection, ray_engine
-from seesay.bulk.ray_engine import Cluster, caption_on_ray
+from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
 from seesay.captioners.identity import identify_folder
+from seesay.captioners.spec import ModelSpec
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
@@ -100,10 +101,10 @@ def test_another_file_in_place_of_the_recipe_is_not_replaced(
 def test_ray_records_the_same_recipe_as_the_local_engine(
     captioner: TrainedCaptioner, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, options = tmp_path / "c.parquet", captioner.config.decoding
+    out, spec = tmp_path / "c.parquet", ModelSpec((str(captioner.run.folder),))
     caption_collection(captioner, images[:2], Destination(out))
     monkeypatch.setattr(ray_engine, "_run", lambda *_: (_ for _ in list[object]()))  # no worker is started
-    folder = captioner.run.folder
-    caption_on_ray([folder], images[:4], Destination(out, strict=True), options, Cluster())
+    same, beam = describe_models(spec, lambda defaults: defaults), describe_models(spec, lambda _: BEAM)
+    caption_on_ray(spec, images[:4], Destination(out, strict=True), same, Cluster())
     with pytest.raises(DataError, match="strategy greedy, now beam"):
-        caption_on_ray([folder], images[:4], Destination(out, strict=True), BEAM, Cluster())
+        caption_on_ray(spec, images[:4], Destination(out, strict=True), beam, Cluster())

@@ -574,7 +574,10 @@ class TestTraining:
             (["evaluate", colours, colours, "--human"], "--human scores the captions of the data; pass only DATA"),
             (["evaluate", "runs/x"], "pass the data set to score runs/x on"),
             (["evaluate", colours, "--human", "--metrics", "BLUE"], "unknown metric 'BLUE'; choose from BLEU"),
-            (["evaluate", "p.json", colours, "--beam-size", "5"], "--beam-size is for runs, not for existing captions"),
+            (
+                ["evaluate", "p.json", colours, "--beam-size", "5"],
+                "--beam-size is for models, not for existing",
+            ),
             (["evaluate", "p.json", colours, "--human-caption", "2"], "--human-caption selects the human caption"),
             (["compare", "a"], "pass at least two systems to compare"),
             (["compare", "a.json", "b.json"], "a.json does not exist"),

@@ -2,7 +2,7 @@
 
 A task's part is named after its images and written atomically. If a worker dies, it is restarted and its task is
 retried, which writes the same part; a killed job leaves complete parts, and the next job captions the rest.
-Every machine must see the images, the run and the output under the same paths, and have seesay installed.
+Every machine must see the images, the models and the output under the same paths, and have seesay installed.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,12 @@ from seesay.bulk.parquet_writer import ParquetWriter, read_part_metadata, write_
 from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
 from seesay.captioners.alt_text import Style
-from seesay.captioners.ensemble import load_runs
 from seesay.captioners.identity import identify_folder
-from seesay.checkpoint import load_run
+from seesay.captioners.spec import ModelSpec
+from seesay.checkpoint import is_run, load_run
 from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ConfigError, ImageError, MissingDependencyError, SeesayError
-from seesay.files import only_writer
+from seesay.files import exists, only_writer
 from seesay.images.prefetch import usable_cores
 
 TASK_BATCHES = 8
@@ -69,33 +69,31 @@ class Cluster:
 
 
 def caption_on_ray(
-    models: Sequence[str | Path],
+    spec: ModelSpec,
     images: Sequence[str],
     destination: Destination,
-    options: DecodingOptions,
+    recipe: Recipe,
     cluster: Cluster,
     *,
     guard: bool = True,
     style: Style = "plain",
     broken: Mapping[str, str] | None = None,
     batch_size: int = BATCH_SIZE,
-    device: str = "auto",
     progress: ProgressCallback | None = None,
     print_error: ErrorCallback | None = None,
 ) -> BulkReport:
     """Caption the images that have no caption yet.
 
     Args:
-        models: run folder, or run folders of an ensemble.
+        spec: the models, which every worker loads.
         images: image names from `find_images`.
         destination: a folder of Parquet files, and the list of failures.
-        options: complete decoding options; `num_return_sequences` is needed before any model is loaded.
+        recipe: of `describe_models`.
         cluster: the cluster.
         guard: see `caption_collection`.
         style: see `caption_collection`.
         broken: partly unreadable sources -> reason.
         batch_size: images per batch.
-        device: of the workers: auto, cpu or cuda.
         progress: called after every task.
         print_error: called for each image without a caption.
 
@@ -107,15 +105,11 @@ def caption_on_ray(
     started = time.perf_counter()
     out = _parquet_folder(destination)
     destination.check_inputs(images)
-    output = ParquetWriter(out, options.num_return_sequences, frozenset(map(plain, images)).__contains__)
+    output = ParquetWriter(out, recipe.options.num_return_sequences, frozenset(map(plain, images)).__contains__)
     output.create()
     with only_writer(out):
         done = output.open()
-        run = load_run(models[0])
-        length = options.max_length or run.config.decoding.max_length or run.info.max_length
-        recipe = Recipe(
-            tuple(identify_folder(Path(model)) for model in models), options.replace(max_length=length), style
-        )
+        recipe = replace(recipe, style=style)
         todo = [image for image in images if plain(image) not in done]
         record_recipe(out, recipe, len(done), len(todo), strict=destination.strict)
         output.close()  # finish a part of the local engine
@@ -126,8 +120,8 @@ def caption_on_ray(
             tally.fail(source, reason)
         size = batch_size * cluster.task_batches
         tasks = [todo[begin : begin + size] for begin in range(0, len(todo), size)]
-        paths = tuple(str(Path(model).resolve()) for model in models)
-        config = _WorkerConfig(paths, str(out.resolve()), options, batch_size, device, guard=guard, style=style)
+        spec = _with_absolute_paths(spec)
+        config = _WorkerConfig(spec, str(out.resolve()), recipe.options, batch_size, guard=guard, style=style)
         with contextlib.closing(_run(tasks, config, cluster)) as results:
             for result in results:
                 tally.add(result)
@@ -139,15 +133,38 @@ def caption_on_ray(
     )
 
 
+def describe_models(spec: ModelSpec, choose: Callable[[DecodingOptions], DecodingOptions]) -> Recipe:
+    """Return the recipe of a job, without loading the weights of runs.
+
+    Args:
+        spec: the models.
+        choose: returns the decoding options, with the models' defaults as its argument.
+    """
+    folders = tuple(map(Path, spec.models))
+    if spec.endpoint or not all(map(is_run, folders)):
+        with spec.load() as captioner:
+            return Recipe(captioner.identities(), captioner.options(choose(captioner.defaults)))
+    run = load_run(folders[0])
+    options = choose(run.config.decoding)
+    length = options.max_length or run.config.decoding.max_length or run.info.max_length
+    return Recipe(tuple(map(identify_folder, folders)), options.replace(max_length=length))
+
+
+def _with_absolute_paths(spec: ModelSpec) -> ModelSpec:
+    """Return a specification that is valid in another folder; names that are not paths stay as they are."""
+    models = (str(Path(model).resolve()) if not spec.endpoint and exists(model) else model for model in spec.models)
+    key_file = spec.endpoint_key_file and str(Path(spec.endpoint_key_file).resolve())
+    return replace(spec, models=tuple(models), endpoint_key_file=key_file)
+
+
 @dataclass(frozen=True)
 class _WorkerConfig:
     """Settings of a worker."""
 
-    models: tuple[str, ...]
+    spec: ModelSpec
     out: str
     options: DecodingOptions
     batch_size: int
-    device: str
     folder: str = ""
     threads: int = 1
     guard: bool = True
@@ -166,7 +183,7 @@ class _Worker:
         keep_freed_memory()
         torch.set_num_threads(config.threads)
         self.config = config
-        self.captioner = load_runs(config.models, config.device)
+        self.captioner = config.spec.load()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Caption the images of a task, write their part and return the counts.

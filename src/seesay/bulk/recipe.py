@@ -102,4 +102,8 @@ def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _named(models: Sequence[dict[str, str]]) -> str:
-    return " + ".join(f"{model['name']} ({model['digest'][:8]})" for model in models) or "unknown"
+    return " + ".join(f"{model['name']} ({_brief(model['digest'])})" for model in models) or "unknown"
+
+
+def _brief(digest: str) -> str:
+    return digest if "/" in digest else digest[:8]  # the address of a server's model is shown whole

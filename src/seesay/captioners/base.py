@@ -32,8 +32,8 @@ class Caption:
     Attributes:
         text: the caption.
         words: the words of the caption.
-        log_probs: natural log-probability of each word.
-        end_log_prob: natural log-probability of the end token, which is part of the score.
+        log_probs: natural log-probability of each word; empty if a model server returns none, and `score` is then NaN.
+        end_log_prob: natural log-probability of the end token, which is part of the score; NaN if it is unknown.
         score: the sum of these log-probabilities (those of repeated words times `repetition_penalty`), in beam search
             divided by (words + 1) ** `length_penalty`; the search maximises it.
         finished: False if the caption was truncated at the maximum length.
@@ -61,7 +61,9 @@ class Caption:
 
     @property
     def probability(self) -> float:
-        """Probability (0..1) of the words, without the end token."""
+        """Probability (0..1) of the words, without the end token; NaN if it is unknown."""
+        if len(self.log_probs) < len(self.words):
+            return float("nan")
         return float(np.exp(sum(self.log_probs)))
 
 
@@ -282,6 +284,30 @@ class Captioner(ABC):
         for batch in self._caption_batches(images, settings, batch_size, workers):
             yield [(image, _usable(image, found)) for image, found in batch]
 
+    @property
+    def concurrent_images(self) -> int:
+        """Number of images of `caption_batches` that are in `generate` at the same time, each as a batch of its own.
+
+        0, as for every model of this process: the images of one batch are, in the thread of the caller.
+        """
+        return 0
+
+    def cancel(self) -> None:  # noqa: B027
+        """Stop the calls of `generate` that run in other threads; needed with `concurrent_images`."""
+
+    def warm_up(self) -> bool:
+        """Caption an empty image, because the first one takes longest; return whether attention is available.
+
+        Raises:
+            ConfigError: the captioner cannot caption images.
+        """
+        blank = Image.new("RGB", (64, 64))
+        try:
+            return self.caption(blank, attention=True).attention is not None
+        except ConfigError:  # the model has no attention maps
+            self.caption(blank)
+            return False
+
     def prepare(self, image: ImageInput) -> tuple[Any, str]:
         """Return the model inputs of an image and the name that seeds its samples.
 
@@ -328,6 +354,10 @@ class Captioner(ABC):
     def take(self, encoded: Any, places: Sequence[int]) -> Any:
         """Return the encoded images at some positions of a batch."""
 
+    def summary(self) -> str:
+        """Return a line about the resources that were used, such as the tokens of a server; empty if there is none."""
+        return ""
+
     def close(self) -> None:  # noqa: B027
         """Free the memory of the models; the captioner cannot be used afterwards."""
 
@@ -343,9 +373,14 @@ class Captioner(ABC):
         """Yield batches as `caption_batches`, with unusable captions, whose `rejected` is set."""
         load = partial(self._load, find_blank=settings.style == "alt-text")
         loaded = prefetch(load, images, workers, ahead=2 * batch_size)
-        batches = iter(lambda: list(islice(loaded, batch_size)), [])
-        for batch in prefetch(self._encode_batch, batches, workers=1, ahead=1):
-            yield self._caption_batch(batch, settings)
+        concurrent = self.concurrent_images
+        batches = iter(lambda: list(islice(loaded, 1 if concurrent else batch_size)), [])
+        encoded = prefetch(self._encode_batch, batches, workers=1, ahead=1)
+        caption = partial(self._caption_batch, settings=settings)
+        if concurrent:
+            yield from prefetch(caption, encoded, workers=concurrent, ahead=concurrent, on_abort=self.cancel)
+        else:
+            yield from map(caption, encoded)
 
     def _caption_batch(
         self, batch: tuple[list[_LoadedImage], Any], settings: CaptionSettings

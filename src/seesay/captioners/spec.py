@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ class ModelSpec:
         device: auto, cpu, cuda or mps; an exported folder runs on the CPU.
         precision: of a pretrained model: auto, float32, bfloat16, float16, int8 or int4.
         endpoint: base URL of an OpenAI-compatible server, such as `http://localhost:8000/v1`; empty: none.
+        endpoint_key_file: file with the server's key; empty: the key is in an environment variable, or there is none.
+        endpoint_price: prices of a million prompt and completion tokens, such as `0.15,0.6`; empty: unknown.
+        endpoint_timeout: seconds that the server may take for one image.
+        endpoint_image_size: longest side of the images that are sent, in pixels.
         prompt: of a pretrained model or a server; empty: the model's default.
         language: of the captions, for a model with a prompt; empty: the model's.
         columns: columns of the input table by image name, variables of the prompt.
@@ -30,9 +35,13 @@ class ModelSpec:
     models: tuple[str, ...]
     device: str = "auto"
     precision: str = "auto"
-    endpoint: str = ""
+    endpoint: str = field(default="", repr=False)  # may contain a password
     prompt: str = ""
     language: str = ""
+    endpoint_key_file: str = ""
+    endpoint_price: str = ""
+    endpoint_timeout: float = 300.0
+    endpoint_image_size: int = 1024
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def template(self, default: str) -> "PromptTemplate":
@@ -53,14 +62,10 @@ class ModelSpec:
         from seesay.captioners.onnx import OnnxCaptioner, is_export
 
         if self.endpoint:
-            from seesay.captioners.endpoint import EndpointCaptioner
-
-            return EndpointCaptioner.connect(self)
+            return _call("seesay.captioners.endpoint", "connect", self)
         folders = [Path(each) for each in self.models]
-        if len(folders) == 1 and not is_export(folders[0]) and _is_pretrained(self.models[0]):
-            from seesay.captioners.pretrained import load_pretrained
-
-            return load_pretrained(self)
+        if len(folders) == 1 and not is_export(folders[0]) and is_pretrained(self.models[0]):
+            return _call("seesay.captioners.pretrained", "load_pretrained", self)
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
@@ -74,7 +79,13 @@ class ModelSpec:
         return OnnxCaptioner.load(folders[0])
 
 
-def _is_pretrained(model: str) -> bool:
+def _call(module: str, function: str, spec: ModelSpec) -> "Captioner":
+    """Return the captioner of a module that imports `ModelSpec` itself, and is therefore imported by its name."""
+    captioner: Captioner = getattr(import_module(module), function)(spec)
+    return captioner
+
+
+def is_pretrained(model: str) -> bool:
     """Return whether a name is that of a model of the hub or of a folder in its format."""
     folder = Path(model)
     if folder.exists():

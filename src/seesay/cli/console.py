@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -18,6 +18,10 @@ from rich.table import Table
 
 from seesay.errors import DataError
 from seesay.formatting import format_duration
+
+if TYPE_CHECKING:
+    from seesay.captioners.base import Captioner
+    from seesay.captioners.spec import ModelSpec
 
 console = Console()
 errors = Console(stderr=True)
@@ -181,6 +185,17 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
             bar.update(tasks[name], completed=done, total=total)
 
         yield advance
+
+
+@contextmanager
+def open_captioner(spec: "ModelSpec") -> "Iterator[Captioner]":
+    """Yield the captioner of a specification; at the end, also after an error, print its summary and close it."""
+    with spec.load() as captioner:
+        try:
+            yield captioner
+        finally:
+            if line := captioner.summary():
+                print_error(line)
 
 
 def choose_run(name: str) -> Path:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter, Token, UnknownOptionError
 from seesay.captioners.alt_text import Style
 from seesay.captioners.guard import summarize_rejections
 from seesay.captioners.prompts import check_variables
-from seesay.cli.console import choose_run, limit_calls, print_error, print_line, progress
+from seesay.cli.console import choose_run, limit_calls, open_captioner, print_error, print_line, progress
 from seesay.cli.models import choose_models
 from seesay.cli.parameters import (
     CaptionColumn,
@@ -125,31 +125,23 @@ def caption(
     spec = replace(captioner_flags.spec(names), columns=found.columns)
     form: dict[str, Any] = {"guard": guard, "style": style, "batch_size": batch_size}
     if destination is None:
-        captioner = spec.load()
-        options = decoding_options(captioner.defaults, flags)
-        workers = threads or usable_cores()
-        return _print_captions(
-            captioner.caption_each(found.images, options, workers=workers, **form),
-            found,
-            format,
-            several=options.num_return_sequences > 1,
-        )
+        with open_captioner(spec) as captioner:
+            options = decoding_options(captioner.defaults, flags)
+            captions = captioner.caption_each(found.images, options, workers=threads or usable_cores(), **form)
+            return _print_captions(captions, found, format, several=options.num_return_sequences > 1)
     print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
     with progress("captioning", "images") as advance:
         shared = {**form, "broken": found.broken, "progress": advance, "print_error": print_failure}
         if engine == "ray":
-            from seesay.bulk.ray_engine import Cluster, caption_on_ray
-            from seesay.checkpoint import load_run
+            from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
 
-            options = decoding_options(load_run(names[0]).config.decoding, flags)
+            recipe = describe_models(spec, lambda defaults: decoding_options(defaults, flags))
             cluster = Cluster(ray_address, ray_workers)
-            done = caption_on_ray(
-                names, found.images, destination, options, cluster, device=captioner_flags.device, **shared
-            )
+            done = caption_on_ray(spec, found.images, destination, recipe, cluster, **shared)
         else:
-            captioner = spec.load()
-            options = decoding_options(captioner.defaults, flags)
-            done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
+            with open_captioner(spec) as captioner:
+                options = decoding_options(captioner.defaults, flags)
+                done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
     return _summarise(done, destination)
 
 

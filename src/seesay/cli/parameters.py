@@ -1,7 +1,7 @@
 """Parameters shared by several commands, and the flags generated from the configuration."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from seesay.captioners.prompts import prompt_variables
 from seesay.captioners.spec import ModelSpec
+from seesay.cli.console import choose_run
 from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import Flags, flag_name, given_flags, make_flags
 from seesay.config.schema import SECTIONS
@@ -59,6 +60,10 @@ class CaptionerFlags:
         endpoint: URL of an OpenAI-compatible server, such as http://localhost:8000/v1; --model is its model.
         prompt: prompt of a pretrained model or a server, or short, detailed, alt-text, tags or training-caption.
         language: language of the captions, for a model with a prompt.
+        endpoint_key_file: file with the server's key [default: SEESAY_ENDPOINT_KEY, OPENAI_API_KEY, or no key].
+        endpoint_price: prices of a million prompt and completion tokens, such as 0.15,0.6, to print the cost.
+        endpoint_timeout: seconds that the server may take for one image.
+        endpoint_image_size: longest side of the images that are sent to the server, in pixels.
     """
 
     device: str = "auto"
@@ -66,10 +71,26 @@ class CaptionerFlags:
     endpoint: str = ""
     prompt: str = ""
     language: str = ""
+    endpoint_key_file: str = ""
+    endpoint_price: str = ""
+    endpoint_timeout: float = 300.0
+    endpoint_image_size: int = 1024
 
     def spec(self, models: Sequence[str]) -> ModelSpec:
-        """Return the models with these flags."""
-        return ModelSpec(tuple(models), self.device, self.precision, self.endpoint, self.prompt, self.language)
+        """Return the named models with these flags; without a name, the latest run or the server's only model.
+
+        Raises:
+            ConfigError: a flag is for model servers, but there is no --endpoint.
+            DataError: no name, no endpoint and no run.
+        """
+        if not self.endpoint and (given := [name for name in self.given() if name.startswith("endpoint_")]):
+            raise ConfigError(f"{flag_name(given[0])} is for model servers; add --endpoint URL or drop it")
+        chosen = models if self.endpoint else [str(choose_run(name)) for name in models or [""]]
+        return ModelSpec(tuple(chosen), **asdict(self))
+
+    def given(self) -> list[str]:
+        """Return the names of the flags that differ from their defaults."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
     def prompt_variables(self) -> frozenset[str]:
         """Return the names of the variables in the prompt.

@@ -1,11 +1,13 @@
 """`seesay evaluate` and `seesay compare`."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from seesay.cli.console import print_error, print_line, progress, show_table
+from seesay.cli.console import open_captioner, print_error, print_line, progress, show_table
 from seesay.cli.parameters import (
     CaptionColumn,
+    CaptionerFlags,
     DecodingFlags,
     Features,
     Flat,
@@ -14,8 +16,9 @@ from seesay.cli.parameters import (
     Stores,
     decoding_options,
 )
-from seesay.config.flags import given_flags
+from seesay.config.flags import flag_name, given_flags
 from seesay.errors import ConfigError, DataError
+from seesay.files import exists
 from seesay.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -38,13 +41,14 @@ def evaluate(
     caption_column: CaptionColumn = "",
     features: Features = Path("features"),
     store: Stores = None,
+    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
-    """Score a run, a file of predictions, or human captions (--human DATA) on a split of a data set.
+    """Score a model, a file of predictions, or human captions (--human DATA) on a split of a data set.
 
     Args:
-        model: run folder, or predictions: COCO results JSON, or the output of `seesay caption --out` (JSONL, CSV, TSV,
-            Parquet).
+        model: run folder, exported folder, model of the hub, model of the server at --endpoint, or predictions: COCO
+            results JSON, or the output of `seesay caption --out` (JSONL, CSV, TSV, Parquet).
         data: captions and images.
         split: split to score, or all [default: test, or the only split, or all images if there are no splits].
         out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
@@ -57,11 +61,11 @@ def evaluate(
         clip_model: hub name or folder of the CLIPScore model.
         draws: number of bootstrap samples for the confidence intervals.
     """
-    from seesay.checkpoint import is_run, load_run
     from seesay.data import ColumnNames
     from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
     from seesay.evaluation import evaluate as score
     from seesay.evaluation.clipscore import DEFAULT_CLIP
+    from seesay.evaluation.predictions import is_captioner
     from seesay.evaluation.report import write_evaluation_report
     from seesay.evaluation.result import EVALUATION, REPORT_FILE
 
@@ -73,8 +77,8 @@ def evaluate(
         "draws": draws,
         "columns": ColumnNames(image_column, caption_column),
     }
-    run = not human and is_run(model)
-    unused = [] if run else [*given_flags(flags), *(["store"] if store else [])]
+    generates = not human and (bool(captioner_flags.endpoint) or is_captioner(model))
+    unused = [] if generates else [*given_flags(flags), *(["store"] if store else []), *captioner_flags.given()]
     _check_unused(human, data is not None, human_caption, unused)
     if out is not None:
         check_folder(out, EVALUATION, inputs=[model, data])
@@ -82,14 +86,15 @@ def evaluate(
         result = evaluate_human(model, which=human_caption or "1", **common)
     elif data is None:
         raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
+    elif generates:
+        with open_captioner(captioner_flags.spec([model])) as captioner, progress("encoding", "images") as advance:
+            options = decoding_options(captioner.defaults, flags)
+            common |= {"options": options, "features": features, "stores": store or (), "progress": advance}
+            result = score(captioner, data, **common)
     else:
-        options = decoding_options(load_run(model).config.decoding, flags) if run else None
-        with progress("encoding", "images") as advance:
-            result = score(
-                model, data, options=options, features=features, stores=store or (), progress=advance, **common
-            )
+        result = score(model, data, **common)
     _print_scores(result)
-    target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split, run)
+    target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split)
     save_evaluation(result, target)
     write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
     print_line(f"saved in {target}")
@@ -103,12 +108,18 @@ def _check_unused(human: bool, data: bool, human_caption: str, unused: list[str]
     if human_caption and not human:
         raise ConfigError("--human-caption selects the human caption to score; add --human or drop it")
     if unused:
-        raise ConfigError(f"--{unused[0].replace('_', '-')} is for runs, not for existing captions; drop it")
+        raise ConfigError(f"{flag_name(unused[0])} is for models, not for existing captions; drop it")
 
 
-def _default_folder(model: str, human: str, split: str, run: bool) -> Path:
+def _default_folder(model: str, human: str, split: str) -> Path:
+    from seesay.checkpoint import is_run
+
     split = split.partition("(")[0]
-    return Path(model) / "predictions" / split if run else Path("evaluations") / f"{human or Path(model).stem}-{split}"
+    if not human and is_run(model):
+        return Path(model) / "predictions" / split
+    # The name of a model may contain slashes and dots.
+    name = human or (Path(model).stem if exists(model) else re.sub(r"[^\w.-]+", "-", model))
+    return Path("evaluations") / f"{name}-{split}"
 
 
 def _print_scores(result: "Evaluation") -> None:

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from seesay.cli.console import choose_run
 from seesay.cli.parameters import CaptionerFlags, Flat
 from seesay.errors import ConfigError, MissingDependencyError
 
@@ -47,11 +46,11 @@ def serve(
     key = _read_key(api_key_file)
     # First, so that a taken port is reported before the model is loaded, whose messages are JSON too.
     with listen(host, port) as listener, logging_json():
-        captioner = captioner_flags.spec([str(choose_run(name)) for name in models or [""]]).load()
         bounds = Limits(max_batch, max_wait, max_pending)
-        app = create_app(captioner, bounds, key)
-        url = address(listener)
-        run(app, listener, bounds, lambda: print(f"seesay serves at {url}", flush=True))
+        with captioner_flags.spec(models).load() as captioner:
+            app = create_app(captioner, bounds, key)
+            url = address(listener)
+            run(app, listener, bounds, lambda: print(f"seesay serves at {url}", flush=True))
 
 
 def _read_key(path: Path | None) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from seesay.captioners.base import Caption
+from seesay.captioners.base import Caption, Captioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation
@@ -18,7 +18,7 @@ _BATCH = 64
 
 
 def caption_split(
-    captioner: TrainedCaptioner,
+    captioner: Captioner,
     items: Sequence[Annotation],
     source: JoinedStores | None,
     options: DecodingOptions,
@@ -28,10 +28,11 @@ def caption_split(
     """Returns the captions by image id, from stored features or image files, and errors of unreadable images.
 
     Unusable captions are returned too, since they are scored.
+    Only a trained captioner has stored features.
     """
     captions: dict[str, Caption] = {}
     problems = []
-    if source is None:
+    if source is None or not isinstance(captioner, TrainedCaptioner):
         names = [item.image for item in items]
         found = captioner.caption_each(names, options, attention=attention, guard=False)
         for item, (_, caption) in zip(items, found, strict=True):

@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from seesay.captioners.base import Caption
+from seesay.captioners.base import Caption, Captioner
 from seesay.captioners.guard import clean, count_rejections
+from seesay.captioners.search import SearchCaptioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import is_run
 from seesay.config import DecodingOptions
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
 from seesay.data.synthetic.scenes import names_only_scenes, unfounded_mentions
-from seesay.errors import DataError
+from seesay.errors import ConfigError, DataError
 from seesay.evaluation.captioning import caption_split, feature_source
 from seesay.evaluation.clipscore import DEFAULT_CLIP
 from seesay.evaluation.eval_split import read_eval_split
@@ -27,7 +28,7 @@ from seesay.metrics.tokenize import DEFAULT_TOKENIZATION
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | Captioner,
     data: str | Path,
     *,
     split: str | None = None,
@@ -42,13 +43,13 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Returns the evaluation of a run or a prediction file on a split of a data set.
+    """Returns the evaluation of a captioner, a run or a prediction file on a split of a data set.
 
     Args:
-        model: run folder, or prediction file; see `read_predictions`.
+        model: a captioner, a run folder, or a prediction file; see `read_predictions`.
         data: anything `load_annotations` reads.
         split: see `read_eval_split`.
-        options: decoding options of a run; None: those of its configuration.
+        options: decoding options of a captioner; None: its defaults.
         tokenization: ptb, whitespace or characters; None: characters for a run with a character vocabulary, else ptb.
         metrics: see `score_captions`.
         clip_model: hub name or folder of the CLIPScore model.
@@ -66,24 +67,30 @@ def evaluate(
     """
     check_scores(metrics, draws)
     captions: Mapping[str, Caption] = {}
-    path = Path(model)
-    if is_run(model) or (path.is_dir() and not has_predictions(path)):
-        captioner = TrainedCaptioner.load(model, device)
-        eval_split = read_eval_split(data, split, captioner.run.config.data, columns)
+    captioner = model if isinstance(model, Captioner) else _load(Path(model), device)
+    if captioner is not None:
+        config = captioner.config if isinstance(captioner, SearchCaptioner) else None
+        eval_split = read_eval_split(data, split, config.data if config else None, columns)
         items, options = eval_split.items, captioner.options(options)
-        tokenization = tokenization or captioner.run.config.text.tokenization
-        source = feature_source(captioner, items, data, features, stores, progress)
+        tokenization = tokenization or (config.text.tokenization if config else None)
+        source = None
+        if type(captioner) is TrainedCaptioner:
+            source = feature_source(captioner, items, data, features, stores, progress)
+        elif stores:
+            raise ConfigError("--store has the features of a run; drop it, because this model reads the images")
         usable = [item for item in items if item.id in source] if source else items
         captions, problems = caption_split(captioner, usable, source, options)
         predictions = {image_id: clean(caption.text) for image_id, caption in captions.items()}
+        system = str(captioner.folders[0]) if len(captioner.folders) == 1 else captioner.name
     else:
-        eval_split, options = read_eval_split(data, split, columns=columns), None
+        path = Path(str(model))
+        eval_split, options, system = read_eval_split(data, split, columns=columns), None, str(path)
         predictions, problems = match_predictions(read_predictions(path), eval_split.items, path)
         problems += refuse_references(path, Path(data), predictions, eval_split.items)
     return evaluate_captions(
         [item for item in eval_split.items if item.id in predictions],
         predictions,
-        system=str(model),
+        system=system,
         split=eval_split.split,
         training=eval_split.training,
         tokenization=tokenization or DEFAULT_TOKENIZATION,
@@ -95,6 +102,13 @@ def evaluate(
         problems=[*eval_split.problems, *problems],
         unscored=[*eval_split.uncaptioned, *(item.id for item in eval_split.items if item.id not in predictions)],
     )
+
+
+def _load(path: Path, device: str) -> Captioner | None:
+    """Returns the captioner of a run; None for a prediction file."""
+    if is_run(path) or (path.is_dir() and not has_predictions(path)):
+        return TrainedCaptioner.load(path, device)
+    return None
 
 
 def evaluate_human(

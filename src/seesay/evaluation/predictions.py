@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seesay.captioners.spec import is_pretrained
 from seesay.data.readers.images import is_image_name
 from seesay.data.records import Annotation
 from seesay.errors import DataError
@@ -26,6 +27,14 @@ def has_predictions(path: Path) -> bool:
     if path.is_dir():
         return path.suffix.lower() == ".parquet" or any(path.glob(f"part-{_PARTS}"))
     return path.is_file()
+
+
+def is_captioner(model: str) -> bool:
+    """Returns whether a name is that of a model that generates captions, not of a prediction file."""
+    path = Path(model)
+    if path.is_dir():
+        return not has_predictions(path)
+    return path.suffix.lower() not in _READERS and is_pretrained(model)
 
 
 def read_predictions(path: Path) -> dict[str, str]:

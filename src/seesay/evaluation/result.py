@@ -185,7 +185,7 @@ def _per_image(evaluation: Evaluation) -> bytes:
         **evaluation.scores.per_image,
     }
     if any(captions):
-        columns["log_prob"] = [None if caption is None else sum(caption.log_probs) for caption in captions]
+        columns["log_prob"] = [None if caption is None else _log_prob(caption) for caption in captions]
         columns["finished"] = [None if caption is None else caption.finished for caption in captions]
     metadata = {
         "system": evaluation.system,
@@ -197,6 +197,11 @@ def _per_image(evaluation: Evaluation) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
+
+
+def _log_prob(caption: Caption) -> float | None:
+    """Returns the log-probability of a caption's words; None if it is unknown."""
+    return sum(caption.log_probs) if len(caption.log_probs) == len(caption.words) else None
 
 
 def _brief(options: DecodingOptions) -> str:

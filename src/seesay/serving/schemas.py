@@ -1,6 +1,7 @@
 """JSON schemas of responses."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -131,7 +132,7 @@ def _caption(caption: Caption) -> CaptionResult:
             else None,
         )
         for position, (text, log_prob) in enumerate(
-            zip((*caption.words, None), (*caption.log_probs, caption.end_log_prob), strict=True)
+            zip((*caption.words, None), (*_log_probs(caption), caption.end_log_prob), strict=True)
         )
     ]
     return CaptionResult(
@@ -142,6 +143,11 @@ def _caption(caption: Caption) -> CaptionResult:
         words=words,
         end=end,
     )
+
+
+def _log_probs(caption: Caption) -> Sequence[float]:
+    """Return the log-probability of each word; NaN if a model server returned none."""
+    return caption.log_probs or [math.nan] * len(caption.words)
 
 
 def _probability(log_prob: float) -> float | None:

@@ -8,11 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from PIL import Image
-
 from seesay.captioners.base import Caption, Captioner, CaptionSettings
 from seesay.captioners.batching import CaptionRequest, generate_batch
-from seesay.errors import ConfigError, ImageError, SeesayError
+from seesay.errors import ConfigError, EndpointError, ImageError, SeesayError
 from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.batching import Batcher
@@ -90,8 +88,7 @@ class CaptionService:
         self.receiving = CapacityLimiter(
             bounds.max_receiving, f"too many requests are being received; try again in {limits.RETRY_SECONDS} s"
         )
-        # Warm up with an empty image: the first one takes longer than all others.
-        self.has_attention = captioner.caption(Image.new("RGB", (64, 64)), attention=True).attention is not None
+        self.has_attention = captioner.warm_up()
         self._readers = ThreadPoolExecutor(limits.READERS, "seesay-images")
         self._batcher: Batcher[CaptionRequest, Caption] = Batcher(
             self._work, bounds.max_batch, bounds.max_wait, metrics.batch_size.observe
@@ -148,6 +145,13 @@ class CaptionService:
             return ApiError("unreadable_image", str(error)[:300])
         try:
             caption = await asyncio.wrap_future(self._batcher.submit(job))
+        except ImageError as error:
+            return ApiError("unreadable_image", str(error)[:300])
+        except EndpointError as error:
+            log.error("%s", error)
+            return ApiError(
+                "busy", "the model server cannot be used; try again later", {"Retry-After": str(limits.RETRY_SECONDS)}
+            )
         except SeesayError as error:
             return ApiError("invalid_options", str(error).removeprefix("decoding."))
         return CaptionedImage(width, height, caption)

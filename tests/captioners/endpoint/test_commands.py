@@ -1,0 +1,262 @@
+"""Every command that captions, with a model server."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from seesay.bulk import Destination, ray_engine
+from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
+from seesay.captioners.spec import ModelSpec
+from seesay.cli.main import main
+from seesay.evaluation import evaluate
+from seesay.serving.app import create_app
+from tests.bulk import outputs
+from tests.captioners.endpoint.scripted_server import MODEL, Reply, ScriptedServer, completion, describe, error, serving
+
+KEY = "sk-Secret-0123456789abcdef"
+PASSWORD = "pa55-Secret-w0rd"
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def logger() -> Iterator[None]:
+    """Restore the logging that `main` configures."""
+    found = logging.getLogger("seesay")
+    before = found.handlers[:], found.level, found.propagate
+    yield
+    found.handlers[:], found.level, found.propagate = before
+
+
+class TestCaption:
+    def test_a_folder_is_captioned_with_a_summary_of_tokens_and_cost(
+        self, server: ScriptedServer, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out, folder = tmp_path / "c.jsonl", str(Path(photos[0]).parent)
+        command = ["caption", folder, "--endpoint", server.url, "--endpoint-price", "1,10", "--out", str(out)]
+        assert main(command) == 0
+        printed = capsys.readouterr()
+        assert f"{len(photos)} captioned, 0 already there, 0 failed" in printed.out
+        assert "24 requests, 2,400 prompt tokens, 168 completion tokens, cost 0.0041" in printed.err
+        rows = outputs.lines(out)
+        assert [row["image"] for row in rows] == photos
+        assert {row["caption"] for row in rows} == {describe(body) for body in server.bodies}
+        (recipe,) = json.loads((tmp_path / "c.jsonl.recipe.json").read_text())["seesay_recipes"]
+        assert recipe["models"] == [{"name": MODEL, "digest": f"{server.url}/models/{MODEL}"}]
+        assert recipe["decoding"]["max_length"] == 512
+        assert main([*command, "--strategy", "sample"]) == 0
+        warned = capsys.readouterr()
+        assert "0 captioned, 24 already there" in warned.out
+        assert "strategy greedy, now sample" in warned.err
+
+    def test_one_image_is_printed(
+        self, server: ScriptedServer, photos: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["caption", photos[0], "--endpoint", server.url, "--model", MODEL, "--prompt", "Say {stem}"]) == 0
+        assert capsys.readouterr().out == f"{describe(server.bodies[0])}\n"
+        assert server.bodies[0]["messages"][0]["content"][1]["text"] == "Say 00"
+
+    @pytest.mark.parametrize("name", ["c.csv", "c.parquet"])
+    def test_other_outputs_have_no_score(
+        self, server: ScriptedServer, photos: list[str], tmp_path: Path, name: str
+    ) -> None:
+        assert main(["caption", *photos[:3], "--endpoint", server.url, "--out", str(tmp_path / name)]) == 0
+        if name == "c.csv":
+            line = (tmp_path / name).read_text().splitlines()[1]
+            assert line.endswith(",,true")
+        else:
+            assert [row["score"] for row in outputs.parts(tmp_path / name)] == [None] * 3
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--beam-size", "3", "--strategy", "beam"], "decoding.strategy is beam, which model servers lack"),
+            (["--bad-words", "cat"], "decoding.bad_words is ('cat',), which model servers lack; drop --bad-words"),
+            (["--model", "tiny"], "has no model 'tiny'; did you mean 'tiny-vl'?"),
+            (["--precision", "int8"], "drop --device and --precision"),
+        ],
+    )
+    def test_unsuitable_flags_are_one_line_before_any_request(
+        self,
+        server: ScriptedServer,
+        photos: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        flags: list[str],
+        message: str,
+    ) -> None:
+        out = tmp_path / "c.jsonl"
+        assert main(["caption", photos[0], "--endpoint", server.url, "--out", str(out), *flags]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+        assert server.bodies == []
+        assert not out.exists()
+
+    def test_flags_of_servers_need_one(self, photos: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["caption", photos[0], "--endpoint-price", "1,2"]) == 2
+        assert "--endpoint-price is for model servers; add --endpoint URL or drop it" in capsys.readouterr().err
+
+    def test_a_server_that_stops_is_one_line_and_the_job_resumes(
+        self, server: ScriptedServer, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = ["caption", *photos, "--endpoint", server.url, "--out", str(tmp_path / "c.jsonl")]
+        server.script = lambda number, _: error("model was retired", 410) if number >= 5 else None
+        assert main(command) == 2
+        error_line, usage = capsys.readouterr().err.splitlines()[::-1]
+        assert error_line.startswith(f"seesay: error: {server.url} does not have the model {MODEL} ")
+        assert "5 requests" in usage
+        server.script = lambda *_: None
+        assert main(command) == 0
+        assert sorted(row["image"] for row in outputs.lines(tmp_path / "c.jsonl")) == photos
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("source", ["SEESAY_ENDPOINT_KEY", "OPENAI_API_KEY", "file", "url"])
+    def test_the_key_is_sent_and_appears_nowhere(
+        self,
+        server: ScriptedServer,
+        photos: list[str],
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        source: str,
+    ) -> None:
+        def echo(number: int, body: dict[str, Any]) -> Reply | None:
+            sent = f"your key {server.headers[-1]['Authorization']} {KEY} {PASSWORD} is not allowed"
+            return error(sent, 400) if number == 3 else error(sent, 410) if number == 8 else None
+
+        server.script = echo
+        url, flags = server.url, []
+        if source == "url":
+            url = url.replace("http://", f"http://me:{PASSWORD}@")
+        elif source == "file":
+            (tmp_path / "key").write_text(f"{KEY}\n")
+            flags = ["--endpoint-key-file", str(tmp_path / "key")]
+        else:
+            monkeypatch.setenv(source, KEY)
+        out = tmp_path / "out"
+        out.mkdir()
+        with caplog.at_level(logging.DEBUG):
+            code = main(["caption", *photos, "--endpoint", url, *flags, "--out", str(out / "c.jsonl")])
+        assert code == 2
+        used = server.headers[-1]["Authorization"]
+        assert used == f"Bearer {KEY}" if source != "url" else used.startswith("Basic ")
+        printed = capfd.readouterr()
+        files = "".join(path.read_text() for path in out.iterdir())
+        assert "is not allowed" in files  # the reason without the key
+        assert (out / "c.jsonl.recipe.json").exists()
+        spec = ModelSpec((), endpoint=url)
+        secrets = [used.split()[1], PASSWORD] if source == "url" else [KEY]
+        for text in (printed.out, printed.err, caplog.text, files, repr(spec)):
+            assert not [secret for secret in secrets if secret in text]
+
+    @pytest.mark.parametrize("content", ["", "two words", "line\nbreak", "schlüssel"])
+    def test_an_unsuitable_key_is_refused_without_showing_it(
+        self,
+        server: ScriptedServer,
+        photos: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        content: str,
+    ) -> None:
+        (tmp_path / "key").write_text(content)
+        flags = ["--endpoint-key-file", str(tmp_path / "key")]
+        assert main(["caption", "photo.jpg", "--endpoint", server.url, *flags]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "key" in line
+        assert not content or content not in line
+
+
+class TestScores:
+    def test_a_server_is_evaluated_and_compared_with_a_run(
+        self,
+        server: ScriptedServer,
+        cached_run: Path,
+        colours: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        server.script = lambda number, _: Reply(body=completion("red beside blue"))
+        command = ["evaluate", MODEL, str(colours), "--endpoint", server.url, "--metrics", "BLEU", "--draws", "20"]
+        assert main(command) == 0
+        folder = tmp_path / "evaluations" / f"{MODEL}-test"
+        printed = capsys.readouterr()
+        assert "6 requests, 600 prompt tokens" in printed.err
+        assert f"{MODEL} on test: 6 images" in printed.out
+        assert [row["caption"] for row in outputs.lines(folder / "predictions.jsonl")] == ["red beside blue"] * 6
+        scores = json.loads((folder / "scores.json").read_text())
+        assert (scores["system"], scores["decoding"]["max_length"]) == (MODEL, 512)
+        other = ["evaluate", str(cached_run), str(colours), "--metrics", "BLEU", "--draws", "20", "--out", "run"]
+        assert main([*other, "--features", str(cached_run.parent / "features")]) == 0
+        assert main(["compare", "run", str(folder), "--metrics", "BLEU", "--draws", "20"]) == 0
+        assert f"first run, second {folder}" in capsys.readouterr().out
+
+    def test_feature_stores_are_refused(
+        self, server: ScriptedServer, colours: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["evaluate", MODEL, str(colours), "--endpoint", server.url, "--store", "x"]) == 2
+        assert "--store has the features of a run; drop it" in capsys.readouterr().err
+
+    def test_an_image_that_the_server_refuses_is_not_scored(self, server: ScriptedServer, colours: Path) -> None:
+        server.script = lambda number, _: error("too small", 400) if number == 2 else None
+        with ModelSpec((), endpoint=server.url).load() as captioner:
+            result = evaluate(captioner, colours, metrics=("BLEU",), draws=20)
+        assert len(result.predictions) == 5
+        assert len(result.unscored) == 1
+        assert any("too small" in problem for problem in result.problems)
+
+
+class TestService:
+    def test_the_service_is_a_proxy(self, server: ScriptedServer, photos: list[str]) -> None:
+        server.script = lambda number, _: error("too small", 400) if number == 2 else None
+        with (
+            ModelSpec((), endpoint=server.url).load() as captioner,
+            TestClient(create_app(captioner), raise_server_exceptions=False) as http,
+        ):
+            assert server.bodies == []  # no request to warm up
+            files = [("images", Path(photo).read_bytes()) for photo in photos[:4]]
+            found = [http.post("/v1/caption", files=[file]) for file in files]
+            assert [each.status_code for each in found] == [200, 200, 422, 200]
+            (caption,) = found[0].json()["results"][0]["captions"]
+            assert caption["text"] == describe(server.bodies[0])
+            assert caption["words"][0] == {"text": "an", "probability": None, "attention": None, "top_tokens": None}
+            assert (caption["score"], caption["probability"], caption["end"]["probability"]) == (None, None, None)
+            assert "too small" in found[2].json()["error"]["message"]
+            refused = http.post("/v1/caption", files=files[:1], data={"attention": "true"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_options")
+            server.script = lambda *_: error(f"key {KEY}", 401)
+            down = http.post("/v1/caption", files=files[:1])
+            assert (down.status_code, down.json()["error"]["code"]) == (503, "busy")
+            assert KEY not in down.text
+
+
+class TestRay:
+    def test_workers_caption_with_the_server(
+        self, server: ScriptedServer, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run_here(tasks: list[list[str]], config: Any, cluster: Cluster) -> Iterator[dict[str, Any]]:
+            worker = ray_engine._Worker(config)
+            yield from (worker({"images": json.dumps(task)}) for task in tasks)
+            worker.captioner.close()
+
+        monkeypatch.setattr(ray_engine, "_run", run_here)  # tests/bulk/test_ray.py starts a cluster
+        spec, out = ModelSpec((), endpoint=server.url), tmp_path / "c.parquet"
+        recipe = describe_models(spec, lambda defaults: defaults)
+        cluster = Cluster(task_batches=2)
+        report = caption_on_ray(spec, photos[:10], Destination(out), recipe, cluster, batch_size=4)
+        assert (report.captioned, report.skipped, report.failed) == (10, 0, 0)
+        again = caption_on_ray(spec, photos, Destination(out, strict=True), recipe, cluster, batch_size=4)
+        assert (again.captioned, again.skipped) == (14, 10)
+        assert sorted(row["image"] for row in outputs.parts(out)) == photos

@@ -1,0 +1,105 @@
+"""The limit of concurrency against simulated servers; no test waits for real time."""
+
+import heapq
+from collections.abc import Callable
+
+import pytest
+
+from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT, ConcurrencyLimit
+
+Service = Callable[[int, int], float]
+"""Seconds of a request, from its number and the number of requests in flight."""
+
+
+def simulate(
+    limit: ConcurrencyLimit, capacity: int, service: Service, requests: int, start: float = 0.0
+) -> list[tuple[float, int]]:
+    """Send requests to a server that processes `capacity` of them at once, the others after that.
+
+    Returns:
+        Time of each completed request, and the limit after it.
+    """
+    now, sent = start, 0
+    running: list[float] = []
+    places = [0.0] * capacity  # when each place of the server is free
+    history: list[tuple[float, int]] = []
+    while len(history) < requests:
+        while len(running) < limit.size and sent < requests:
+            end = max(now, heapq.heappop(places)) + service(sent, len(running) + 1)
+            heapq.heappush(places, end)
+            heapq.heappush(running, end)
+            sent += 1
+        now = heapq.heappop(running)
+        limit.finish(now, len(running), sent < requests)
+        history.append((now, limit.size))
+    return history
+
+
+def jitter(number: int, in_flight: int) -> float:
+    return 0.5 + (number * 7919 % 101) / 100  # 0.5 to 1.5 seconds, 1 on average
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 6, 8, 32, 64, 100])
+@pytest.mark.parametrize("service", [lambda *_: 1.0, jitter], ids=["fixed", "jitter"])
+def test_the_server_is_saturated_after_the_start(capacity: int, service: Service) -> None:
+    history = simulate(ConcurrencyLimit(), capacity, service, 4000)
+    (begin, _), (end, _) = history[2000], history[-100]
+    possible = min(capacity, MAX_IN_FLIGHT)
+    assert 1900 / (end - begin) >= 0.95 * possible
+    assert max(size for _, size in history) <= MAX_IN_FLIGHT
+
+
+def test_it_starts_at_one_and_soon_reaches_the_bound_if_the_server_can_do_more() -> None:
+    history = simulate(ConcurrencyLimit(), 100, lambda *_: 1.0, 800)
+    assert [size for _, size in history[:4]] == [1] * 4
+    reached = next(time for time, size in history if size == MAX_IN_FLIGHT)
+    assert reached <= 20
+
+
+def test_it_stays_at_one_if_parallel_requests_are_slower() -> None:
+    history = simulate(ConcurrencyLimit(), 1, lambda _, in_flight: 1 + 0.5 * (in_flight - 1), 1000)
+    sizes = [size for _, size in history]
+    assert max(sizes) == 2  # it was tried
+    assert sizes.count(1) > 0.9 * len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "service", "largest"),
+    [(4, lambda *_: 1.0, 8), (32, lambda _, in_flight: 1 + in_flight**1.5, 2)],
+    ids=["fewer places", "congested"],
+)
+def test_it_shrinks_if_the_throughput_falls(capacity: int, service: Service, largest: int) -> None:
+    limit = ConcurrencyLimit()
+    before = simulate(limit, 64, lambda *_: 1.0, 1500)
+    assert limit.size == MAX_IN_FLIGHT
+    sizes = [size for _, size in simulate(limit, capacity, service, 2000, start=before[-1][0])]
+    assert sorted(sizes[1000:])[500] <= largest
+
+
+def test_it_grows_again_if_the_server_becomes_faster() -> None:
+    limit = ConcurrencyLimit()
+    before = simulate(limit, 1, lambda *_: 1.0, 100)
+    assert limit.size <= 2
+    simulate(limit, 16, lambda *_: 1.0, 1500, start=before[-1][0])
+    assert limit.size >= 16
+
+
+def test_it_does_not_grow_without_waiting_requests() -> None:
+    limit = ConcurrencyLimit()
+    for second in range(100):
+        limit.finish(float(second), 0, False)
+    assert limit.size == 1
+
+
+def test_busy_responses_to_requests_sent_together_halve_it_once() -> None:
+    limit = ConcurrencyLimit()
+    simulate(limit, 100, lambda *_: 1.0, 800)
+    assert limit.size == MAX_IN_FLIGHT
+    for moment in range(10):
+        limit.reduce(1000.0 + moment, started=999.0)
+    assert limit.size == MAX_IN_FLIGHT // 2
+    limit.reduce(1020.0, started=1011.0)
+    assert limit.size == MAX_IN_FLIGHT // 4
+    for moment in range(10):
+        limit.reduce(2000.0 + 10 * moment, started=2000.0 + 10 * moment)
+    assert limit.size == 1
