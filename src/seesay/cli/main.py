@@ -23,6 +23,11 @@ COMMANDS = {
         "images",
         "Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some images failed.",
     ),
+    "review": (
+        "review",
+        "Check and correct captions on a local web page.\n\n"
+        "On Ctrl-C or SIGTERM unsaved changes are written and the program ends.",
+    ),
     "explain": (
         "images",
         "Plot the attention over the image for each word of its caption: an interactive page and a strip of images.",
