@@ -108,7 +108,14 @@ def create_app(session: ReviewSession, token: str, regenerator: Regenerator | No
         yield
         await asyncio.get_running_loop().run_in_executor(None, page.close)
 
-    app = FastAPI(title="seesay review", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="seesay review",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
     router = APIRouter(prefix="/{token}", dependencies=[Depends(page.check)])
     _add_reading(router, page)
     _add_actions(router, page)
