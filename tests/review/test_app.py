@@ -3,8 +3,8 @@
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +12,13 @@ import httpx
 import pytest
 from PIL import Image
 
-from seesay.captioners.base import Caption, Captioner, CaptionSettings
-from seesay.captioners.spec import ModelSpec
-from seesay.config import DecodingOptions
 from seesay.data.annotations import load_annotations
-from seesay.errors import ConfigError
-from seesay.images.loading import ImageInput, read_image
 from seesay.review import limits
 from seesay.review.regeneration import Regenerator
 from seesay.review.session import ReviewSession
 from seesay.serving.static import CONTENT_SECURITY_POLICY
-from tests.review.conftest import TOKEN, Host, Open, generated, read_rows
-
-
-class ScriptedCaptioner(Captioner):
-    """A captioner whose captions state the prompt, the strategy and the image's width."""
-
-    def __init__(self, prompt: str) -> None:
-        self.prompt, self.closed = prompt, False
-
-    @property
-    def name(self) -> str:
-        return "scripted"
-
-    @property
-    def defaults(self) -> DecodingOptions:
-        return DecodingOptions(strategy="beam", beam_size=3)
-
-    def check(self, options: DecodingOptions) -> None:
-        if options.top_k:
-            raise ConfigError("decoding.top_k is not supported by scripted")
-
-    def load_inputs(self, image: ImageInput) -> Any:
-        return (read_image(image),)
-
-    def encode(self, inputs: Sequence[Any]) -> Any:
-        return [image.width for (image,) in inputs]
-
-    def generate(self, encoded: Any, names: Sequence[str] | None, settings: CaptionSettings) -> list[Caption]:
-        options = settings.options or self.defaults
-        return [generated(f"{self.prompt} {options.strategy} {options.beam_size} {width}") for width in encoded]
-
-    def take(self, encoded: Any, places: Sequence[int]) -> Any:
-        return [encoded[place] for place in places]
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@dataclass(frozen=True)
-class ScriptedSpec(ModelSpec):
-    loaded: list[ScriptedCaptioner] = field(default_factory=list)
-
-    def load(self) -> Captioner:
-        self.loaded.append(ScriptedCaptioner(self.prompt or "default"))
-        return self.loaded[-1]
-
-
-SPEC = ScriptedSpec(("scripted",), endpoint="http://localhost:1/v1")
+from tests.review.conftest import TOKEN, Host, Open, read_rows
+from tests.review.scripted import SPEC
 
 
 @pytest.fixture
@@ -175,7 +124,7 @@ def test_actions_return_what_changed(client: httpx.Client, session: ReviewSessio
     assert [(row["row"], row["caption"], row["review"]) for row in reply["rows"]] == [(1, "a person's", "accepted")]
     assert (reply["unsaved"], reply["undo"], reply["redo"]) == (1, "edit and accept", "")
     reply = act(client, "replace", rows=[0, 2], find="dog", replacement="cat", preview=True)
-    assert reply["message"] == "found 2 times in 2 captions"
+    assert reply["message"] == "found at 2 places in 2 captions"
     assert session.revision == 1
     act(client, "replace", rows=[0, 2], find="dog", replacement="cat")
     assert session.entries[2].state.caption == "a cat and a cat"
@@ -244,7 +193,7 @@ def test_captions_are_generated_again_with_options_and_prompt(
     reply = act(client, "regenerate", rows=[2, 3], options={"strategy": "greedy"}, prompt="describe")
     assert session.entries[3].state.caption.startswith("describe greedy")
     assert session.entries[2].state.caption == "a dog and a cat"
-    assert reply["message"].startswith("1 captions generated; failed: ")
+    assert reply["message"].startswith("1 caption generated; failed: ")
     assert "no such file" in reply["message"]
     act(client, "undo")
     assert session.entries[3].state.caption == "two red dogs"

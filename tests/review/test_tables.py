@@ -158,7 +158,7 @@ def test_a_change_by_another_program_is_not_overwritten(folder: Path, review: Op
     assert path.read_bytes() == theirs
     assert session.unsaved == 1
     problem = session.save_finally()
-    assert "1 unsaved captions are in" in problem
+    assert "1 unsaved changes are in" in problem
     assert read_rows(folder / "captions.unsaved.jsonl")[0]["review"] == "accepted"
     path.rename(folder / "theirs.jsonl")
     assert session.save() == 1

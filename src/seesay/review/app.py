@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from seesay.data.records import count
 from seesay.errors import ConfigError, DataError, ImageError, SeesayError
 from seesay.review import limits
 from seesay.review.entries import ConflictError
@@ -192,7 +193,7 @@ def _add_actions(router: APIRouter, page: _Page) -> None:
         if not command.preview:
             session.replace(command.rows, command.rule())
         verb = "found" if command.preview else "replaced"
-        return page.summary(command, f"{verb} {places} times in {captions} captions")
+        return page.summary(command, f"{verb} at {count(places, 'place')} in {count(captions, 'caption')}")
 
     @router.post("/api/undo")
     async def undo(request: Request) -> Response:
@@ -210,7 +211,7 @@ def _add_actions(router: APIRouter, page: _Page) -> None:
     async def save(request: Request) -> Response:
         command = await _read(request, Command)
         saved = session.save()
-        return page.summary(command, f"saved {saved} captions" if saved else "everything is saved")
+        return page.summary(command, f"saved {count(saved, 'caption')}" if saved else "everything is saved")
 
 
 def _add_regeneration(router: APIRouter, page: _Page) -> None:
@@ -230,7 +231,7 @@ def _add_regeneration(router: APIRouter, page: _Page) -> None:
         failed = [str(each) for _, each in pairs if isinstance(each, ImageError)]
         page.session.regenerate({row: each for row, each in pairs if not isinstance(each, ImageError)})
         message = f"; failed: {failed[0]}" + (f" (and {len(failed) - 1} more)" if failed[1:] else "") if failed else ""
-        return page.summary(command, f"{len(pairs) - len(failed)} captions generated{message}")
+        return page.summary(command, f"{count(len(pairs) - len(failed), 'caption')} generated{message}")
 
 
 def _add_files(router: APIRouter) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from seesay.captioners.base import Caption
+from seesay.data.records import count
 from seesay.errors import DataError, SeesayError
 from seesay.files import append, text_bytes
 from seesay.review import limits
@@ -201,7 +202,7 @@ class ReviewSession:
             ]
             path = self.file.rescue_path
             append(path, text_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)))
-            return f"{error}; the {len(rows)} unsaved captions are in {path}"
+            return f"{error}; the {len(rows)} unsaved changes are in {path}"
         return ""
 
     def _change(self, label: str, indices: Iterable[int], change: Callable[[State], State]) -> None:
@@ -216,7 +217,7 @@ class ReviewSession:
         )
         if not changes:
             return
-        several = f" ({len(changes)} captions)" if len(changes) > 1 else ""
+        several = f" ({count(len(changes), 'caption')})" if len(changes) > 1 else ""
         self._done.append(_Action(label + several, changes))
         del self._done[: -limits.MAX_UNDO]
         self._undone.clear()

@@ -29,7 +29,7 @@ async function count() {
   let text, ready = false;
   try {
     text = (await preview(values)).message;
-    ready = !text.startsWith("found 0 ");
+    ready = !text.startsWith("found at 0 ");
   } catch (error) {
     text = error.message;
   }
