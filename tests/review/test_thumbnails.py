@@ -38,8 +38,13 @@ def test_a_rotated_jpeg_is_upright_and_close_to_full_decoding(tmp_path: Path) ->
 
 
 def test_the_cache_is_bounded_and_notices_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr(thumbnails, "read_thumbnail", lambda *a: calls.append(a[0]) or read_thumbnail(*a))
+    calls: list[str] = []
+
+    def record(source: str, side: int) -> Image.Image:
+        calls.append(source)
+        return read_thumbnail(source, side)
+
+    monkeypatch.setattr(thumbnails, "read_thumbnail", record)
     paths = [str(tmp_path / f"{number}.png") for number in range(4)]
     for number, path in enumerate(paths):
         tiny.image(number).save(path)

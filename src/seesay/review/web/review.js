@@ -289,14 +289,13 @@ const KEYS = new Map(SHORTCUTS.flatMap(([, , keys, run]) => keys.map((key) => [k
 function onKey(event) {
   const { target } = event;
   if (event.isComposing || event.altKey || document.querySelector("dialog[open]")) return;
-  if (target.matches("input, select, textarea")) {
-    if (event.key === "Escape" || (event.key === "Enter" && target.id === "text")) {
-      event.preventDefault();
-      find("more").open = false;
-      if (single) find("single").focus(); else focusCurrent();
-    }
+  if (target.closest("#filters") && (event.key === "Escape" || (event.key === "Enter" && target.id === "text"))) {
+    event.preventDefault();
+    find("more").open = false;
+    if (single) find("single").focus(); else focusCurrent();
     return;
   }
+  if (target.matches("input, select, textarea")) return;
   const activates = [" ", "Enter"].includes(event.key) && target.closest("button, a, summary");
   const run = KEYS.get(`${event.ctrlKey || event.metaKey ? "Ctrl+" : ""}${event.key}`);
   if (!run || activates) return;
