@@ -108,7 +108,8 @@ def measure_page(address: str) -> dict[str, list[float]]:
 
 def measure_thumbnails(sources: list[Path]) -> dict[str, list[float]]:
     """Return milliseconds per thumbnail in one thread: made, and from the cache."""
-    thumbnails, found = Thumbnails(), {}
+    thumbnails = Thumbnails()
+    found: dict[str, list[float]] = {}
     for name in ("thumbnail", "thumbnail in the cache"):
         found[name] = []
         for source in sources:

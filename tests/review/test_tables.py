@@ -281,3 +281,11 @@ def test_images_are_found_beside_the_file_in_the_current_folder_and_below(
     sources = [entry.source for entry in review(Path("sub/captions.jsonl")).entries]
     assert Path(sources[0]) == Path("images/image-000.png")
     assert Path(sources[3]) == Path("sub/elsewhere/image-003.png")
+
+
+def test_urls_members_of_archives_and_missing_images_keep_their_names(folder: Path, review: Open) -> None:
+    (folder / "shard.tar").write_bytes(b"")
+    names = ["https://example.org/a.jpg", "shard.tar::a.jpg", "missing.png", str(folder / "images/image-000.png")]
+    path = write_captions(folder / "names.jsonl", dict.fromkeys(names, "a dog"))
+    sources = [entry.source for entry in review(path).entries]
+    assert sources == [names[0], str(folder / names[1]), str(folder / names[2]), names[3]]

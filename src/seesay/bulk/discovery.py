@@ -155,7 +155,7 @@ def _list(path: Path, column: str, found: ImageList) -> Iterator[str]:
     if not names:
         raise DataError(f"{path} lists no images")
     folders = Folders()
-    return (locate(name, path.parent, folders) for name in names)
+    return (_located(name, path.parent, folders) for name in names)
 
 
 def _csv(path: Path, column: str, found: ImageList) -> Iterator[str]:
@@ -240,14 +240,14 @@ def _named(path: Path, cells: Iterable[Any], found: ImageList) -> Iterator[str]:
     folders = Folders()
     for number, cell in enumerate(cells, start=1):
         if isinstance(cell, str) and cell.strip():
-            yield locate(cell.strip(), path.parent, folders)
+            yield _located(cell.strip(), path.parent, folders)
         else:
             empty.append(str(number))
     if empty:
         found.broken[str(path)] = f"{path}: {count(len(empty), 'row')} without an image: {name_some(empty)}"
 
 
-def locate(name: str, base: Path, folders: Folders) -> str:
+def _located(name: str, base: Path, folders: Folders) -> str:
     """Resolve a name in a file relative to the file's folder or the current one."""
     if is_url(name):
         return name

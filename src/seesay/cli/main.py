@@ -15,7 +15,6 @@ from seesay.allocation import keep_freed_memory
 from seesay.cli.console import accept_every_name, log_handler, print_error, print_line, show_table
 from seesay.cli.export import export
 from seesay.cli.presets import presets
-from seesay.cli.serving import serve
 from seesay.errors import SeesayError
 
 COMMANDS = {
@@ -27,6 +26,11 @@ COMMANDS = {
         "review",
         "Check and correct captions on a local web page.\n\n"
         "On Ctrl-C or SIGTERM unsaved changes are written and the program ends.",
+    ),
+    "serve": (
+        "serving",
+        "Serve a captioner over HTTP, with a web UI that shows attention maps.\n\n"
+        "On Ctrl-C or SIGTERM the server finishes accepted requests and exits.",
     ),
     "explain": (
         "images",
@@ -83,7 +87,7 @@ app = App(
 )
 for name, (module, help) in COMMANDS.items():
     app.command(f"seesay.cli.{module}:{name}", name=name, help=help)
-for command in (export, serve, presets):
+for command in (export, presets):
     app.command(command)
 
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from seesay.cli.console import print_error, print_line
 from seesay.cli.parameters import CaptionerFlags, Flat
-from seesay.errors import ConfigError, MissingDependencyError
+from seesay.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from seesay.captioners.spec import ModelSpec
@@ -41,15 +41,14 @@ def review(
         host: address to listen on.
         port: port to listen on; 0: any free port.
     """
-    if captioner_flags.endpoint and not model:
-        raise ConfigError(f"--endpoint {captioner_flags.endpoint} needs --model, the name of the server's model")
     from seesay.review.files import caption_file
     from seesay.review.session import ReviewSession
 
     with ReviewSession(caption_file(captions, sidecar)) as session:
         if export is not None:
             return _export(session, export, captions)
-        return _serve(session, captioner_flags.spec(model) if model else None, host, port)
+        spec = captioner_flags.spec(model or ()) if model or captioner_flags.endpoint else None
+        return _serve(session, spec, host, port)
 
 
 def _export(session: "ReviewSession", path: Path, captions: Path) -> int:

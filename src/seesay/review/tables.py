@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seesay.bulk.discovery import locate
 from seesay.bulk.rows import csv_line, plain
 from seesay.bulk.writers import LINE_START, complete_lines, csv_rows
 from seesay.data.readers.columns import find_columns
 from seesay.data.readers.images import ImageFinder, is_url
 from seesay.errors import DataError
-from seesay.files import exists, text_bytes
+from seesay.files import text_bytes
 from seesay.names import Folders
 from seesay.review.entries import GENERATED, REVIEWS, Entry, State
 from seesay.review.locked import LockedFile
@@ -44,10 +43,14 @@ class ImageLocator:
 
     def find(self, name: str) -> str:
         """Return the source of an image; one that does not exist if it cannot be found."""
-        source = locate(name, self._folder, self._folders)
-        if is_url(source) or exists(source.partition("::")[0]):
-            return source
-        return self._finder.find(name, self._folder) or source
+        if is_url(name):
+            return name
+        file, mark, member = name.partition("::")  # a member of an archive
+        for folder in (self._folder, Path()):
+            for path, rest in ((name, ""), (file, mark + member)):
+                if (found := self._folders.find(str(folder / path))) is not None:
+                    return found + rest
+        return self._finder.find(name, self._folder) or str(self._folder / name)
 
 
 @dataclass
