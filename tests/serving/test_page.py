@@ -393,7 +393,7 @@ def test_captions_have_the_direction_of_their_script(visit: Open) -> None:
     page = visit()
     page.evaluate(
         """async ([text]) => {
-            const { ImageCard } = await import("/results.js");
+            const { ImageCard } = await import("/dom.js");
             const image = new ImageCard(new File([], "كلب.png"), { announce() {}, remove() {} });
             const words = text.split(" ").map((word) => ({ text: word, probability: 0.5 }));
             const end = { probability: 0.5, top_tokens: [] };
@@ -410,7 +410,7 @@ def test_captions_have_the_direction_of_their_script(visit: Open) -> None:
     expect(words.locator("button").nth(1)).to_be_focused()
     languages = page.evaluate(
         """async (texts) => {
-            const { textAttributes } = await import("/results.js");
+            const { textAttributes } = await import("/dom.js");
             return texts.map((text) => textAttributes(text).lang ?? "");
         }""",
         [CAPTIONS[language][0][0] for language in ("zh", "ja", "th", "ar", "de", "en")],
