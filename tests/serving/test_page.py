@@ -393,7 +393,7 @@ def test_captions_have_the_direction_of_their_script(visit: Open) -> None:
     page = visit()
     page.evaluate(
         """async ([text]) => {
-            const { ImageCard } = await import("/dom.js");
+            const { ImageCard } = await import("/results.js");
             const image = new ImageCard(new File([], "كلب.png"), { announce() {}, remove() {} });
             const words = text.split(" ").map((word) => ({ text: word, probability: 0.5 }));
             const end = { probability: 0.5, top_tokens: [] };
