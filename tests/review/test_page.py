@@ -99,6 +99,7 @@ def test_everything_is_done_with_the_keyboard_alone(visit: Visit, folder: Path) 
     expect(card(page, 3)).to_be_focused()
     press("z")
     expect(card(page, 2).locator(".words-of")).to_have_text("a dog and a cat")
+    expect(card(page, 2)).to_be_focused()  # what was undone
     press("Control+y")
     expect(card(page, 2)).to_have_attribute("data-review", "accepted")
     press("s")

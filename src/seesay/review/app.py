@@ -119,7 +119,8 @@ def create_app(session: ReviewSession, token: str, regenerator: Regenerator | No
     )
     router = APIRouter(prefix="/{token}", dependencies=[Depends(page.check)])
     _add_reading(router, page)
-    _add_actions(router, page)
+    _add_editing(router, page)
+    _add_history(router, page)
     _add_regeneration(router, page)
     _add_files(router)
     app.include_router(router)
@@ -159,7 +160,7 @@ def _add_reading(router: APIRouter, page: _Page) -> None:
         return Response(found, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
 
 
-def _add_actions(router: APIRouter, page: _Page) -> None:
+def _add_editing(router: APIRouter, page: _Page) -> None:
     session = page.session
 
     @router.post("/api/edit")
@@ -194,6 +195,10 @@ def _add_actions(router: APIRouter, page: _Page) -> None:
             session.replace(command.rows, command.rule())
         verb = "found" if command.preview else "replaced"
         return page.summary(command, f"{verb} at {count(places, 'place')} in {count(captions, 'caption')}")
+
+
+def _add_history(router: APIRouter, page: _Page) -> None:
+    session = page.session
 
     @router.post("/api/undo")
     async def undo(request: Request) -> Response:

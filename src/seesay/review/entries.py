@@ -71,6 +71,11 @@ class Entry:
     alternatives: tuple[str, ...] = ()
     revision: int = 0
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether the state differs from that in the file."""
+        return self.state is not self.saved and self.state != self.saved
+
 
 class CaptionFile(Protocol):
     """The file or folder whose captions are reviewed."""

@@ -1,6 +1,6 @@
 """All limits of the review page."""
 
-MAX_ROWS = 200_000  # the page holds the texts of all rows
+MAX_ROWS = 100_000  # the page holds the texts of all rows
 MAX_CAPTION_CHARACTERS = 10_000
 MAX_FIND_CHARACTERS = 1_000
 MAX_UNDO = 10_000  # actions

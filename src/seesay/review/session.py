@@ -83,7 +83,7 @@ class ReviewSession:
     @property
     def unsaved(self) -> int:
         """Number of entries that differ from the file."""
-        return sum(entry.state != entry.saved for entry in self.entries)
+        return sum(entry.unsaved for entry in self.entries)
 
     @property
     def next_undo(self) -> str:
@@ -176,7 +176,7 @@ class ReviewSession:
             ConflictError: the file has changed since it was read; nothing is written.
             SeesayError: it cannot be written.
         """
-        changed = [entry for entry in self.entries if entry.state != entry.saved]
+        changed = [entry for entry in self.entries if entry.unsaved]
         if changed:
             self.file.save(self.entries)
             for entry in changed:
@@ -195,7 +195,7 @@ class ReviewSession:
         try:
             self.save()
         except (SeesayError, OSError) as error:
-            changed = [entry for entry in self.entries if entry.state != entry.saved]
+            changed = [entry for entry in self.entries if entry.unsaved]
             rows = [
                 {"image": entry.image, "caption": entry.state.caption, "review": entry.state.review}
                 for entry in changed

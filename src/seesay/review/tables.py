@@ -126,7 +126,7 @@ class TableFile(ABC):
     def _bytes(self, row: _Row, entry: Entry) -> bytes:
         if row.failed and not entry.state.caption:
             return b""  # a row would tell the job that the image is done
-        return row.raw if entry.state == entry.saved else self._encode(row, entry.state)
+        return self._encode(row, entry.state) if entry.unsaved else row.raw
 
     def _failed(self) -> Iterator[_Row]:
         """Yield a row without caption for each image in the job's list of failures."""

@@ -207,6 +207,18 @@ function edit(row) {
   });
 }
 
+/** Undoes or redoes, and shows the first row that changed. */
+async function goBack(action) {
+  const reply = await act(action);
+  const position = reply?.rows.length ? rows.shown.indexOf(rows.all[reply.rows[0].row]) : -1;
+  if (position < 0) return;
+  if (single || find("list").contains(document.activeElement)) goTo(position);
+  else { // the focus stays on the button
+    choose(rows.shown[position]);
+    list.reveal(position);
+  }
+}
+
 const numbers = (chosen) => chosen.map((row) => row.row);
 
 function acceptShown() {
@@ -278,8 +290,8 @@ const SHORTCUTS = [
   ["c", "clear the filters", ["c"], clearFilters],
   ["h", "find and replace in the shown captions", ["h"], replaceShown],
   ["Shift+A", "accept all shown captions", ["A"], acceptShown],
-  ["z, Ctrl+Z", "undo", ["z", "Ctrl+z"], () => act("undo")],
-  ["y, Ctrl+Y", "redo", ["y", "Ctrl+y", "Ctrl+Z"], () => act("redo")],
+  ["z, Ctrl+Z", "undo", ["z", "Ctrl+z"], () => goBack("undo")],
+  ["y, Ctrl+Y", "redo", ["y", "Ctrl+y", "Ctrl+Z"], () => goBack("redo")],
   ["s, Ctrl+S", "save now", ["s", "Ctrl+s"], saveNow],
   ["e", "export the accepted captions", ["e"], exportAccepted],
   ["?", "these shortcuts", ["?"], () => find("help-dialog").showModal()],
@@ -321,7 +333,7 @@ function setUpFilters() {
 
 function listen() {
   const clicks = {
-    undo: () => act("undo"), redo: () => act("redo"), save: saveNow, help: () => find("help-dialog").showModal(),
+    undo: () => goBack("undo"), redo: () => goBack("redo"), save: saveNow, help: () => find("help-dialog").showModal(),
     view: () => showSingle(!single), replace: replaceShown, "accept-shown": acceptShown,
   };
   for (const [id, run] of Object.entries(clicks)) find(id).addEventListener("click", run);
