@@ -15,7 +15,7 @@ import pytest
 from seesay.cli.main import main
 from seesay.data.annotations import load_annotations
 from tests.review.conftest import folder as folder  # a fixture
-from tests.review.conftest import read_rows
+from tests.review.conftest import read_rows, write_captions
 from tests.serving.servers import PATIENCE
 
 
@@ -91,3 +91,17 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
         assert code == 2
         assert message in " ".join(err.split())
         assert "Traceback" not in err
+
+
+def test_only_the_page_needs_the_extra(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "captions.jsonl"
+    write_captions(path, {"images/image-000.png": "a dog"}, review="accepted")
+    for name in ("fastapi", "starlette", "uvicorn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in [name for name in sys.modules if name.startswith(("seesay.review", "seesay.serving"))]:
+        monkeypatch.delitem(sys.modules, name)
+    assert run(capsys, path, "--export", folder / "data.jsonl")[0] == 0
+    code, _, err = run(capsys, path)
+    assert (code, "pip install 'seesay[serve]'" in " ".join(err.split())) == (2, True)
