@@ -23,6 +23,7 @@ export class Rows {
     for (const { row: number, ...fields } of rows) {
       const row = Object.assign(this.all[number] ?? { row: number }, fields);
       row.words = words(row.caption);
+      row.kind = row.reason.replace(/\s*\(.*\)/su, ""); // without the details, such as the refused text
       row.searched = `${row.caption}\n${row.image}\n${row.caption === row.model_caption ? "" : row.model_caption}`.toLowerCase();
       this.all[number] = row;
     }
@@ -43,7 +44,7 @@ export class Rows {
       && (maxScore === null || (row.score !== null && row.score <= maxScore))
       && (minWords === null || row.words >= minWords)
       && (maxWords === null || row.words <= maxWords)
-      && (reason === null || (reason === "*" ? row.reason !== "" : row.reason === reason));
+      && (reason === null || (reason === "*" ? row.kind !== "" : row.kind === reason));
   }
 
   /** Returns the number of rows per status. */
@@ -53,10 +54,10 @@ export class Rows {
     return counts;
   }
 
-  /** Returns the reasons of all rows, most frequent first. */
+  /** Returns the kinds of reasons of all rows with their numbers, most frequent first. */
   reasons() {
     const counts = new Map();
-    for (const { reason } of this.all) if (reason) counts.set(reason, (counts.get(reason) ?? 0) + 1);
+    for (const { kind } of this.all) if (kind) counts.set(kind, (counts.get(kind) ?? 0) + 1);
     return [...counts].sort((a, b) => b[1] - a[1]);
   }
 }
