@@ -33,7 +33,7 @@ TIERS = (
     ("data", "features", "kernels", "metrics", "models"),
     ("checkpoint", "decoding"),
     ("captioners",),
-    ("bulk", "demo", "evaluation", "explanation", "export", "serving", "training"),
+    ("bulk", "demo", "evaluation", "explanation", "export", "review", "serving", "training"),
     ("__main__", "cli"),
 )
 

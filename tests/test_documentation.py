@@ -41,6 +41,7 @@ PARSED_ONLY = {
     "tune": "trains many times; tests/training/tuning/test_tune.py",
     "extract": "needs weights of the hub; tests/features",
     "serve": "runs until it is stopped; tests/serving",
+    "review": "runs until it is stopped; tests/review and tests/cli/test_review.py",
     "export": "the fixture `exported` runs it",
     "data scenes": "draws 3,400 images; tests/data/synthetic/test_scenes.py",
     "data download": "needs the network; tests/data/test_download.py",

@@ -35,6 +35,7 @@ COMMANDS = [
     ["evaluate"],
     ["compare"],
     ["serve"],
+    ["review"],
     ["export"],
     ["demo"],
     ["doctor"],

@@ -16,7 +16,6 @@ from PIL import Image
 
 from seesay.serving.limits import Limits
 from seesay.serving.server import Server, address, listen, make_server
-from seesay.serving.service import CaptionService
 from tests import tiny
 
 PATIENCE = 300.0
@@ -32,7 +31,7 @@ class Running:
 
     url: str
     server: Server
-    service: CaptionService
+    service: Any  # the `CaptionService` of `seesay serve`, None of other apps
     thread: threading.Thread
 
     def client(self, **options: Any) -> httpx.Client:
@@ -53,7 +52,7 @@ def running(app: FastAPI, bounds: Limits) -> Iterator[Running]:
     thread.start()
     try:
         wait_until(lambda: server.started)
-        yield Running(url, server, app.state.service, thread)
+        yield Running(url, server, getattr(app.state, "service", None), thread)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

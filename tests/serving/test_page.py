@@ -4,9 +4,8 @@ import base64
 import importlib.util
 import io
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +13,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browsers import NEEDS_CHROMIUM, Open, chromium, visits
 from tests.foreign import CAPTIONS
 from tests.serving.conftest import Start
-from tests.serving.servers import PATIENCE, Running, blank, encoded, upload
+from tests.serving.servers import Running, blank, encoded, upload
 
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}; install Debian's chromium"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 if importlib.util.find_spec("playwright") is not None:
-    from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Locator, Page, expect, sync_playwright
-
-Open = Callable[..., "Page"]
+    from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"], timeout=1000 * PATIENCE
-        )
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
 def visit(browser: "Browser", shared: Running) -> Iterator[Open]:
-    """Opens the page; checks that it sends no request to another host and logs no error."""
-    expect.set_options(timeout=1000 * PATIENCE)
-    contexts = []
-    requested: list[str] = []
-    errors: list[str] = []
-
-    def record(message: "ConsoleMessage") -> None:
-        if "status of 4" not in message.text:  # Chromium's message for a rejected upload
-            errors.append(message.text)
-
-    def open_page(url: str = shared.url, ready: str = "html[data-ready]", **options: Any) -> "Page":
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(1000 * PATIENCE)
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("console", record)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
-        page.wait_for_selector(ready)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert [url for url in requested if not re.match(r"(http://127\.0\.0\.1:|blob:http://127\.0\.0\.1:)", url)] == []
-    assert errors == []
+    """Opens the page, by default that of the shared server."""
+    with visits(browser) as open_page:
+        yield lambda url=shared.url, **options: open_page(url, **options)
 
 
 def choose(page: "Page", *contents: bytes) -> "Locator":
@@ -444,7 +410,7 @@ def test_captions_have_the_direction_of_their_script(visit: Open) -> None:
     expect(words.locator("button").nth(1)).to_be_focused()
     languages = page.evaluate(
         """async (texts) => {
-            const { textAttributes } = await import("/results.js");
+            const { textAttributes } = await import("/dom.js");
             return texts.map((text) => textAttributes(text).lang ?? "");
         }""",
         [CAPTIONS[language][0][0] for language in ("zh", "ja", "th", "ar", "de", "en")],

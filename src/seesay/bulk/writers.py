@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -163,16 +163,8 @@ class CsvWriter:
         """Do nothing: every row is final."""
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the end and the cells of each complete row; a quoted cell may contain line ends."""
-        row, end = b"", 0
         with self.path.open("rb") as file:
-            for line in file:
-                row += line
-                end += len(line)
-                if row.endswith(b"\n") and row.count(b'"') % 2 == 0:
-                    text = io.StringIO(row.decode("utf-8", "surrogateescape"), newline="")
-                    yield end, next(csv.reader(text, delimiter=self._delimiter))
-                    row = b""
+            yield from csv_rows(file, self._delimiter)
 
 
 class InJob(Protocol):
@@ -205,6 +197,18 @@ def complete_lines(path: Path, start: bytes) -> Iterator[tuple[int, str]]:
                     yield end, line.decode()
             elif not line.startswith(start[: len(line)]):
                 raise ValueError("the last line is not an incomplete caption")
+
+
+def csv_rows(lines: Iterable[bytes], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the end and the cells of each complete row of a file's lines; a quoted cell may contain line ends."""
+    row, end = b"", 0
+    for line in lines:
+        row += line
+        end += len(line)
+        if row.endswith(b"\n") and row.count(b'"') % 2 == 0:
+            text = io.StringIO(row.decode("utf-8", "surrogateescape"), newline="")
+            yield end, next(csv.reader(text, delimiter=delimiter))
+            row = b""
 
 
 def truncate(path: Path, end: int) -> None:

@@ -22,6 +22,16 @@ COMMANDS = {
         "images",
         "Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some images failed.",
     ),
+    "review": (
+        "review",
+        "Check and correct captions on a local web page.\n\n"
+        "On Ctrl-C or SIGTERM unsaved changes are written and the program ends.",
+    ),
+    "serve": (
+        "serving",
+        "Serve a captioner over HTTP, with a web UI that shows attention maps.\n\n"
+        "On Ctrl-C or SIGTERM the server finishes accepted requests and exits.",
+    ),
     "explain": (
         "images",
         "Plot the attention over the image for each word of its caption: an interactive page and a strip of images.",

@@ -30,6 +30,7 @@ __all__ = [
     "load_pixels",
     "normalise",
     "read_image",
+    "read_thumbnail",
     "resize_image",
     "to_oriented_rgb",
 ]
@@ -149,6 +150,22 @@ def load_pixels(
         ImageError: as `read_image`.
     """
     return resize_image(_read(source, max_pixels, min_side=2 * preprocessing.size), preprocessing)
+
+
+def read_thumbnail(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Returns an image as `read_image`, reduced to at most `side` pixels per side.
+
+    Large JPEGs are decoded at reduced size.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    image = _read(source, max_pixels, min_side=side)
+    scale = side / max(image.size)
+    if scale >= 1:
+        return image.copy()
+    width, height = (max(1, round(scale * length)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def image_size(source: Source, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> tuple[int, int]:

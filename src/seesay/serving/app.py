@@ -179,7 +179,7 @@ def _add_probes(app: FastAPI, service: CaptionService) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    page = PageFiles()
+    page = PageFiles("seesay.serving")
 
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:

@@ -116,7 +116,7 @@ async def read_chat(request: HttpRequest, seconds: float) -> ChatRequest:
         ApiError: the body is too large, too slow, not JSON, or a field is missing, unsuitable or not supported.
         ClientDisconnectedError: the client closed the connection.
     """
-    bounded = HttpRequest(request.scope, bounded_receive(request.receive))
+    bounded = HttpRequest(request.scope, bounded_receive(request.receive, limits.MAX_BODY_BYTES, "a smaller image"))
     try:
         async with asyncio.timeout(seconds):
             body = await bounded.body()

@@ -9,9 +9,11 @@ from starlette.responses import JSONResponse
 Code = Literal[
     "bad_request",
     "unauthorized",
+    "forbidden",
     "not_found",
     "method_not_allowed",
     "too_slow",
+    "conflict",
     "too_large",
     "wrong_type",
     "invalid_options",
@@ -23,9 +25,11 @@ Code = Literal[
 STATUS: dict[str, int] = {
     "bad_request": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "too_slow": 408,
+    "conflict": 409,
     "too_large": 413,
     "wrong_type": 415,
     "invalid_options": 422,

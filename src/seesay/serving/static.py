@@ -1,4 +1,4 @@
-"""Files of the web UI, which load nothing from other hosts, and the security headers that enforce this."""
+"""Files of the web UIs, which load nothing from other hosts, and the security headers that enforce this."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -19,10 +19,14 @@ _HEADERS = {
 
 
 class PageFiles(StaticFiles):
-    """Files of the web UI, which browsers revalidate at each use."""
+    """Files of a web UI, which browsers revalidate at each use.
 
-    def __init__(self) -> None:
-        super().__init__(packages=[("seesay.serving", "web")])
+    Args:
+        packages: packages with a folder `web`; of two files with one name, the first package's is used.
+    """
+
+    def __init__(self, *packages: str) -> None:
+        super().__init__(packages=[(package, "web") for package in packages])
 
     async def respond(self, request: Request, name: str) -> Response:
         """Return a file, or status 304 if the client's copy is current.

@@ -35,7 +35,7 @@ async def read_form(request: Request, seconds: float) -> Form:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise ApiError("wrong_type", f"send multipart/form-data with images in the field {IMAGES!r}")
-    bounded = Request(request.scope, bounded_receive(request.receive))
+    bounded = Request(request.scope, bounded_receive(request.receive, limits.MAX_BODY_BYTES, "fewer or smaller images"))
     try:
         async with (
             asyncio.timeout(seconds),
@@ -94,10 +94,15 @@ def check_size(name: str, size: int) -> ApiError | None:
     )
 
 
-def bounded_receive(receive: Receive) -> Receive:
-    """Return a `receive` that rejects a body of more than `MAX_BODY_BYTES`.
+def bounded_receive(receive: Receive, max_bytes: int, advice: str) -> Receive:
+    """Return a `receive` that rejects a body of more than `max_bytes`.
 
     The excess is read and discarded first, up to a limit: a client that is still sending would not read the response.
+
+    Args:
+        receive: of the request.
+        max_bytes: limit of the body.
+        advice: what to send instead, for the message.
     """
     received = 0
 
@@ -106,12 +111,9 @@ def bounded_receive(receive: Receive) -> Receive:
         while True:
             message = await receive()
             received += len(message.get("body", b""))
-            if received <= limits.MAX_BODY_BYTES or message["type"] != "http.request":
+            if received <= max_bytes or message["type"] != "http.request":
                 return message
             if not message.get("more_body") or received > limits.MAX_DRAINED_BYTES:
-                raise ApiError(
-                    "too_large",
-                    f"the body is larger than {limits.MAX_BODY_BYTES / 1e6:g} MB; send fewer or smaller images",
-                )
+                raise ApiError("too_large", f"the body is larger than {max_bytes / 1e6:g} MB; send {advice}")
 
     return bounded

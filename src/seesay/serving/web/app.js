@@ -1,6 +1,7 @@
 // The web UI: reads images, sends requests to its own server, shows a card per image.
 
 import { ImageCard, save } from "./results.js";
+import { startTheme } from "./theme.js";
 
 const MAX_REQUESTS = 4; // concurrent requests; the server batches their images
 const TOP_TOKENS = 5;
@@ -153,24 +154,6 @@ function setUp({ id, encoder, vocabulary, options, limits }) {
   showOptions();
 }
 
-// Theme.
-
-const THEMES = { "": "system", light: "light", dark: "dark" };
-
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
-  else delete document.documentElement.dataset.theme;
-  find("theme").setAttribute("aria-label", `Theme: ${THEMES[theme]}`);
-  try { localStorage.setItem("theme", theme); } catch { /* not stored */ }
-}
-
-function nextTheme() {
-  const names = Object.keys(THEMES);
-  const theme = names[(names.indexOf(document.documentElement.dataset.theme ?? "") + 1) % names.length];
-  setTheme(theme);
-  announce(`Theme: ${THEMES[theme]}`);
-}
-
 // Event listeners.
 
 function listen() {
@@ -195,11 +178,10 @@ function listen() {
     const done = images.filter((image) => image.result);
     save(done.map((image) => ({ model: image.answer.model, options: image.answer.options, results: [image.result] })), "captions.json");
   });
-  find("theme").addEventListener("click", nextTheme);
 }
 
 async function start() {
-  try { setTheme(localStorage.getItem("theme") ?? ""); } catch { setTheme(""); }
+  startTheme(find("theme"), announce);
   try {
     const reply = await send("v1/models");
     [model] = (await reply.json()).data;

@@ -1,0 +1,85 @@
+"""`seesay review`."""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from seesay.cli.console import print_error, print_line
+from seesay.cli.parameters import CaptionerFlags, Flat
+from seesay.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from seesay.captioners.spec import ModelSpec
+    from seesay.review.session import ReviewSession
+
+ReviewModels = Annotated[
+    list[str] | None,
+    Parameter(name="--model", help="model that generates captions again [default: the page does not offer this]"),
+]
+
+
+def review(
+    captions: Path,
+    *,
+    sidecar: str = "",
+    export: Path | None = None,
+    model: ReviewModels = None,
+    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> int:
+    """Check and correct captions on a local web page.
+
+    On Ctrl-C or SIGTERM unsaved changes are written and the program ends.
+
+    Args:
+        captions: file written by `seesay caption --out` (.jsonl, .csv or .tsv), or with --sidecar a folder of images.
+        sidecar: suffix of the text file beside each image, such as .txt.
+        export: write the accepted captions as training data to this file (.jsonl), without the page.
+        host: address to listen on.
+        port: port to listen on; 0: any free port.
+    """
+    from seesay.review.files import caption_file
+    from seesay.review.session import ReviewSession
+
+    with ReviewSession(caption_file(captions, sidecar)) as session:
+        if export is not None:
+            return _export(session, export, captions)
+        spec = captioner_flags.spec(model or ()) if model or captioner_flags.endpoint else None
+        return _serve(session, spec, host, port)
+
+
+def _export(session: "ReviewSession", path: Path, captions: Path) -> int:
+    """Write the accepted captions; return the exit code."""
+    from seesay.files import require_suffix
+    from seesay.outputs import check_inputs
+    from seesay.review.export import export_accepted
+
+    require_suffix(path, {".jsonl": "JSON lines"}, "--export")
+    check_inputs(path, [captions], "--export")
+    print_line(f"{export_accepted(session.entries, path)} images with accepted captions: {path}")
+    return 0
+
+
+def _serve(session: "ReviewSession", spec: "ModelSpec | None", host: str, port: int) -> int:
+    """Serve the page until a signal arrives, then save; return the exit code."""
+    try:
+        from seesay.review.app import create_app
+        from seesay.serving.server import address, listen, serve
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "FastAPI", "serve", "seesay review") from error
+    from seesay.review.regeneration import Regenerator
+    from seesay.serving.limits import Limits
+
+    with listen(host, port) as listener:
+        token = secrets.token_urlsafe(24)
+        app = create_app(session, token, Regenerator(spec) if spec else None)
+        url = f"{address(listener)}/{token}/"
+        # Not `print_line`: the address must not be wrapped or held back when another program reads it.
+        serve(app, listener, Limits(), lambda: print(f"seesay reviews {session.file.name} at {url}", flush=True))
+    if problem := session.save_finally():
+        print_error(f"error: {problem}")
+        return 2
+    return 0
