@@ -1,71 +1,32 @@
-"""`ModelSpec`: which models generate captions, and where they run."""
+"""`ModelSpec`, which loads the captioner of its settings, and `load_captioner`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
 
 if TYPE_CHECKING:
     from seesay.captioners.base import Captioner
-    from seesay.captioners.prompts import PromptTemplate
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything that is needed to load a captioner, here or in another process.
-
-    Attributes:
-        models: a run folder, an exported folder, several runs that share a vocabulary, a model of the Hugging Face hub
-            (`name` or `name@revision`) or a local folder in its format; with an endpoint, the server's model name.
-        device: auto, cpu, cuda or mps; an exported folder runs on the CPU.
-        precision: of a pretrained model: auto, float32, bfloat16, float16, int8 or int4.
-        endpoint: base URL of an OpenAI-compatible server, such as `http://localhost:8000/v1`; empty: none.
-        endpoint_key_file: file with the server's key; empty: the key is in an environment variable, or there is none.
-        endpoint_price: prices of a million prompt and completion tokens, such as `0.15,0.6`; empty: unknown.
-        endpoint_timeout: seconds that the server may take for one image.
-        endpoint_image_size: longest side of the images that are sent, in pixels.
-        prompt: of a pretrained model or a server; empty: the model's default.
-        language: of the captions, for a model with a prompt; empty: the model's.
-        columns: columns of the input table by image name, variables of the prompt.
-    """
-
-    models: tuple[str, ...]
-    device: str = "auto"
-    precision: str = "auto"
-    endpoint: str = field(default="", repr=False)  # may contain a password
-    prompt: str = ""
-    language: str = ""
-    endpoint_key_file: str = ""
-    endpoint_price: str = ""
-    endpoint_timeout: float = 300.0
-    endpoint_image_size: int = 1024
-    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
-
-    def template(self, default: str) -> "PromptTemplate":
-        """Return the prompt with its variables.
-
-        Args:
-            default: the prompt of the model's family, used if none was chosen.
-
-        Raises:
-            ConfigError: the prompt is blank or has an unknown variable.
-        """
-        from seesay.captioners.prompts import PromptTemplate
-
-        return PromptTemplate(self.prompt or default, self.language, self.columns)
+class ModelSpec(ModelSettings):
+    """Settings of a model that can be loaded."""
 
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
         from seesay.captioners.onnx import OnnxCaptioner, is_export
 
         if self.endpoint:
-            return _call("seesay.captioners.endpoint", "connect", self)
+            from seesay.captioners.endpoint import EndpointCaptioner
+
+            return EndpointCaptioner.connect(self)
         folders = [Path(each) for each in self.models]
         if len(folders) == 1 and not is_export(folders[0]) and is_pretrained(self.models[0]):
-            return _call("seesay.captioners.pretrained", "load_pretrained", self)
+            from seesay.captioners.pretrained import load_pretrained
+
+            return load_pretrained(self)
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
@@ -77,12 +38,6 @@ class ModelSpec:
         if self.device not in ("auto", "cpu"):
             raise ConfigError(f"an exported captioner runs on the CPU; drop device {self.device}, or pass the run")
         return OnnxCaptioner.load(folders[0])
-
-
-def _call(module: str, function: str, spec: ModelSpec) -> "Captioner":
-    """Return the captioner of a module that imports `ModelSpec` itself, and is therefore imported by its name."""
-    captioner: Captioner = getattr(import_module(module), function)(spec)
-    return captioner
 
 
 def is_pretrained(model: str) -> bool:

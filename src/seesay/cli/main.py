@@ -56,11 +56,6 @@ COMMANDS = {
         "scores",
         "Compare systems with the first one on the same images: significance and largest differences.",
     ),
-    "serve": (
-        "serving",
-        "Serve a captioner over HTTP, with a web UI that shows attention maps.\n\n"
-        "On Ctrl-C or SIGTERM the server finishes accepted requests and exits.",
-    ),
     "models": (
         "models",
         "List the runs in runs/, the models in the cache of the Hugging Face hub, and recommended ones.",

@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder_of: Folders) -> 
         yield found
 
 
-def error_of(model: str, **settings: str) -> SeesayError:
+def error_of(model: str, **settings: Any) -> SeesayError:
     """The error of loading a model, which is one line and comes at once."""
     started = time.monotonic()
     with pytest.raises(SeesayError) as caught:

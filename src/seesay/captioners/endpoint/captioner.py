@@ -27,8 +27,7 @@ from seesay.captioners.endpoint.protocol import (
 )
 from seesay.captioners.endpoint.usage import Usage, read_price
 from seesay.captioners.identity import ModelIdentity
-from seesay.captioners.prompts import PromptTemplate
-from seesay.captioners.spec import ModelSpec
+from seesay.captioners.settings import ModelSettings
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError
 from seesay.images.loading import ImageInput, read_image
@@ -57,17 +56,17 @@ class EndpointCaptioner(Captioner):
         usage: requests and tokens so far.
     """
 
-    def __init__(self, client: Client, spec: ModelSpec) -> None:
+    def __init__(self, client: Client, spec: ModelSettings) -> None:
         (self._model,) = spec.models
         self._client = client
-        self._prompt = PromptTemplate(spec.prompt or DEFAULT_PROMPT, spec.language)
+        self._prompt = spec.template(DEFAULT_PROMPT)
         self._longest_side = spec.endpoint_image_size
         self._faults = Faults(client, self._model)
         self._refused_fields: set[str] = set()
         self.usage = Usage(read_price(spec.endpoint_price))
 
     @classmethod
-    def connect(cls, spec: ModelSpec) -> "EndpointCaptioner":
+    def connect(cls, spec: ModelSettings) -> "EndpointCaptioner":
         """Return the captioner of a server's model, after a check that the server has it.
 
         Args:
@@ -231,7 +230,7 @@ class EndpointCaptioner(Captioner):
         return read_captions(answer)
 
 
-def _check_spec(spec: ModelSpec) -> None:
+def _check_spec(spec: ModelSettings) -> None:
     if len(spec.models) > 1:
         raise ConfigError(f"a server captions with one model; pass one --model instead of {len(spec.models)}")
     if spec.device != "auto" or spec.precision != "auto":

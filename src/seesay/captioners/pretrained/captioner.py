@@ -89,8 +89,7 @@ class PretrainedCaptioner(Captioner):
     Args:
         loaded: the model and its processor.
         family: what is particular to its architecture.
-        prompt: prompt of every image; empty: none.
-        language: language of the captions; empty: the model's.
+        template: prompt of the images; None: none.
 
     Attributes:
         model: the model; None after `close`.
@@ -98,12 +97,12 @@ class PretrainedCaptioner(Captioner):
         tokenizer: the tokenizer of transformers.
     """
 
-    def __init__(self, loaded: LoadedModel, family: Family, prompt: str, language: str = "") -> None:
+    def __init__(self, loaded: LoadedModel, family: Family, template: PromptTemplate | None = None) -> None:
         self.model, self.family = loaded.model, family
         self.tokenizer = loaded.processor.tokenizer
         self._identity, self._precision = loaded.identity, loaded.precision
-        self._prompt = prompt
-        self._template = PromptTemplate(prompt, language if family.takes_languages else "") if prompt else None
+        self._prompt = template.text if template else ""
+        self._template = template
         self._device = loaded.model.device
         fixed = self.preprocessing() if family.has_fixed_size else None
         self._min_side = MAX_SIDE if fixed is None else 2 * fixed.size

@@ -11,14 +11,15 @@ import torch
 from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
 from seesay.captioners.pretrained.download import ModelFiles, find_files
 from seesay.captioners.pretrained.families import FAMILIES, Family
-from seesay.captioners.pretrained.families.base import PretrainedSpec
+from seesay.captioners.prompts import PromptTemplate
+from seesay.captioners.settings import ModelSettings
 from seesay.devices import choose_device, supports_bfloat16
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 
 _QUANTISED = ("int8", "int4")
 
 
-def load_pretrained(spec: PretrainedSpec) -> PretrainedCaptioner:
+def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
     """Return the captioner of a model of the Hugging Face hub or of a local folder in its format.
 
     Raises:
@@ -47,7 +48,9 @@ def load_pretrained(spec: PretrainedSpec) -> PretrainedCaptioner:
     model.eval()
     _set_padding(model, processor.tokenizer)
     loaded = LoadedModel(model, processor, files.identity, precision)
-    return PretrainedCaptioner(loaded, family(model, processor), prompt, spec.language)
+    language = spec.language if family.takes_languages else ""  # else it is part of the prompt
+    template = PromptTemplate(prompt, language, spec.columns) if prompt else None
+    return PretrainedCaptioner(loaded, family(model, processor), template)
 
 
 def _family(files: ModelFiles) -> type[Family]:

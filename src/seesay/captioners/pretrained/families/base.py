@@ -3,40 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from PIL import Image
 
+from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
-
-
-class PretrainedSpec(Protocol):
-    """The fields of `seesay.captioners.spec.ModelSpec` that pretrained captioners read."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names or folders; one."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Of the model: auto, cpu, cuda or mps."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """Of the weights: auto, float32, bfloat16, float16, int8 or int4."""
-        ...
-
-    @property
-    def prompt(self) -> str:
-        """The prompt; empty: the family's."""
-        ...
-
-    @property
-    def language(self) -> str:
-        """Of the captions; empty: the model's."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +55,7 @@ class Family(ABC):
         self.model, self.processor = model, processor
 
     @classmethod
-    def prompt(cls, spec: PretrainedSpec) -> str:
+    def prompt(cls, spec: ModelSettings) -> str:
         """Return the prompt of the specification, by default the family's.
 
         Raises:

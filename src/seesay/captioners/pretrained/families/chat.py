@@ -5,7 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from seesay.captioners.pretrained.families.base import Family, PretrainedSpec
+from seesay.captioners.pretrained.families.base import Family
+from seesay.captioners.settings import ModelSettings
 
 
 class Chat(Family):
@@ -33,7 +34,7 @@ class Chat(Family):
     has_fixed_size = False
 
     @classmethod
-    def prompt(cls, spec: PretrainedSpec) -> str:
+    def prompt(cls, spec: ModelSettings) -> str:
         """Return the prompt; the language is added when it is rendered."""
         return spec.prompt or cls.default_prompt
 

@@ -6,11 +6,14 @@ from typing import Any
 
 from PIL import Image
 
-from seesay.captioners.pretrained.families.base import Family, PretrainedSpec, Regions
+from seesay.captioners.pretrained.families.base import Family, Regions
+from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
 
 TASKS = {"<CAPTION>": 60, "<DETAILED_CAPTION>": 150, "<MORE_DETAILED_CAPTION>": 300}
 """The prompts that ask for captions, with the maximum number of tokens by default."""
+PRESETS = {"short": "<CAPTION>", "alt-text": "<CAPTION>", "detailed": "<MORE_DETAILED_CAPTION>"}
+"""The tasks of those presets of `seesay.captioners.prompts` that the models can answer."""
 
 
 class Florence2(Family):
@@ -20,16 +23,17 @@ class Florence2(Family):
     default_prompt = "<CAPTION>"
 
     @classmethod
-    def prompt(cls, spec: PretrainedSpec) -> str:
+    def prompt(cls, spec: ModelSettings) -> str:
         """Return the task.
 
         Raises:
             ConfigError: the prompt is not a task, or there is a language.
         """
         prompt = super().prompt(spec)
-        if prompt not in TASKS:
-            raise ConfigError(f"{spec.models[0]} has no prompt {prompt!r}; choose from {', '.join(TASKS)}")
-        return prompt
+        task = PRESETS.get(prompt, prompt)
+        if task not in TASKS:
+            raise ConfigError(f"{spec.models[0]} has no prompt {prompt!r}; choose from {', '.join([*TASKS, *PRESETS])}")
+        return task
 
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
         """Return pixels and the tokens of the tasks."""

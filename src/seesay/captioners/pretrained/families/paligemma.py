@@ -5,7 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from seesay.captioners.pretrained.families.base import Family, PretrainedSpec
+from seesay.captioners.pretrained.families.base import Family
+from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
 
 _LANGUAGE_LETTERS = 2
@@ -19,7 +20,7 @@ class PaliGemma(Family):
     takes_languages = True
 
     @classmethod
-    def prompt(cls, spec: PretrainedSpec) -> str:
+    def prompt(cls, spec: ModelSettings) -> str:
         """Return the prompt; a language replaces that of the default prompt.
 
         Raises:

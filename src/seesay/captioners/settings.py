@@ -1,0 +1,53 @@
+"""`ModelSettings`: which models generate captions, and where they run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seesay.captioners.prompts import PromptTemplate
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Everything that is needed to load a captioner, here or in another process; see `seesay.captioners.spec`.
+
+    Attributes:
+        models: a run folder, an exported folder, several runs that share a vocabulary, a model of the Hugging Face hub
+            (`name` or `name@revision`) or a local folder in its format; with an endpoint, the server's model name.
+        device: auto, cpu, cuda or mps; an exported folder runs on the CPU.
+        precision: of a pretrained model: auto, float32, bfloat16, float16, int8 or int4.
+        endpoint: base URL of an OpenAI-compatible server, such as `http://localhost:8000/v1`; empty: none.
+        endpoint_key_file: file with the server's key; empty: the key is in an environment variable, or there is none.
+        endpoint_price: prices of a million prompt and completion tokens, such as `0.15,0.6`; empty: unknown.
+        endpoint_timeout: seconds that the server may take for one image.
+        endpoint_image_size: longest side of the images that are sent, in pixels.
+        prompt: of a pretrained model or a server; empty: the model's default.
+        language: of the captions, for a model with a prompt; empty: the model's.
+        columns: columns of the input table by image name, variables of the prompt.
+    """
+
+    models: tuple[str, ...]
+    device: str = "auto"
+    precision: str = "auto"
+    endpoint: str = field(default="", repr=False)  # may contain a password
+    prompt: str = ""
+    language: str = ""
+    endpoint_key_file: str = ""
+    endpoint_price: str = ""
+    endpoint_timeout: float = 300.0
+    endpoint_image_size: int = 1024
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
+
+    def template(self, default: str) -> "PromptTemplate":
+        """Return the prompt with its variables.
+
+        Args:
+            default: the prompt of the model's family, used if none was chosen.
+
+        Raises:
+            ConfigError: the prompt is blank or has an unknown variable.
+        """
+        from seesay.captioners.prompts import PromptTemplate
+
+        return PromptTemplate(self.prompt or default, self.language, self.columns)
