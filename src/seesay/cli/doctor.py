@@ -7,6 +7,7 @@ from pathlib import Path
 _EXTRAS = {
     "pycocoevalcap": "coco",
     "transformers": "hub",
+    "bitsandbytes": "quantised",
     "h5py": "hdf5",
     "optuna": "tune",
     "ray": "ray",
