@@ -42,7 +42,7 @@ class Chat(Family):
         super().__init__(model, processor)
         if not (getattr(processor, "chat_template", None) or processor.tokenizer.chat_template):
             raise CheckpointError(
-                f"{model.name_or_path} has no chat template (chat_template.jinja); choose a model that is tuned for chat"
+                f"{model.name_or_path} has no chat template (chat_template.jinja); choose one that is tuned for chat"
             )
 
     @classmethod
