@@ -190,3 +190,15 @@ def test_the_digest_of_a_folder_follows_its_content(folder: Path) -> None:
         (after,) = captioner.identities()
     assert before.name == after.name == str(folder)
     assert before.digest != after.digest
+
+
+def test_a_chat_model_without_a_template(folder_of: Folders, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder_of("llava"), tmp_path / "base"))
+    for path in (*folder.glob("chat_template*"), *folder.glob("*.json")):
+        if path.name.startswith("chat_template"):
+            path.unlink()
+        elif "chat_template" in (values := json.loads(path.read_text(encoding="utf-8"))):
+            path.write_text(json.dumps({**values, "chat_template": None}), encoding="utf-8")
+    error = error_of(str(folder))
+    assert isinstance(error, CheckpointError)
+    assert "has no chat template" in str(error)

@@ -37,6 +37,8 @@ HubInputs = tuple[NDArray[np.uint8], str]
 
 MIN_SIDE = 32
 """Smaller sides are enlarged: processors of transformers fail for images of a few pixels."""
+MAX_RATIO = 100
+"""Longer strips are compressed to this ratio of the sides: some processors refuse them."""
 MAX_SIDE = 2048
 """Images whose shorter side is at least twice as long are reduced before they are processed, which bounds memory. For
 models with a fixed size the limit is twice that size instead, as for seesay's own encoders."""
@@ -381,7 +383,8 @@ def _bounded(image: Image.Image, min_side: int) -> Image.Image:
     factor = min(image.size) // min_side
     if factor > 1:
         image = image.reduce(factor)
-    size = max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)
+    most = MAX_RATIO * max(min(image.size), MIN_SIDE)
+    size = min(max(image.width, MIN_SIDE), most), min(max(image.height, MIN_SIDE), most)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 

@@ -5,6 +5,7 @@ is passed as its `custom_generate` takes over there. Only this file and `beam` d
 """
 
 import copy
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,9 +113,8 @@ class HubDecoder:
         """Add tokens (B, K) in the tokenizer's ids; return the state, logits (R, V) and attention (R, N) or None."""
         every = torch.cat([state.per_row["tokens"], tokens[..., None]], -1)
         kwargs = {name: _copy_cache(value) for name, value in state.kwargs.items()}
-        owner = _rope_owner(self.model)
-        if owner is not None and state.rope_deltas is not None:
-            owner.rope_deltas = state.rope_deltas
+        if state.rope_deltas is not None:
+            _rope_owner(self.model).rope_deltas = state.rope_deltas
         outputs = self._forward(every.view(-1, every.shape[-1]), kwargs, first=False)
         kwargs = self._update(outputs, kwargs)
         following = HubState({"tokens": every}, kwargs, None, state.rope_deltas)
@@ -208,6 +208,7 @@ PLAIN: Mapping[str, Any] = {
 """Arguments of `generate` that replace those of a model's generation configuration."""
 
 
+@functools.cache
 def _generation_parameters() -> Sequence[str]:
     from transformers import GenerationMixin
 

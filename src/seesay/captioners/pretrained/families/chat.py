@@ -7,6 +7,7 @@ from PIL import Image
 
 from seesay.captioners.pretrained.families.base import Family
 from seesay.captioners.settings import ModelSettings
+from seesay.errors import CheckpointError
 
 
 class Chat(Family):
@@ -32,6 +33,18 @@ class Chat(Family):
     takes_languages = True
     pads_prompts = True
     has_fixed_size = False
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        """Check that the model has a template.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        super().__init__(model, processor)
+        if not (getattr(processor, "chat_template", None) or processor.tokenizer.chat_template):
+            raise CheckpointError(
+                f"{model.name_or_path} has no chat template (chat_template.jinja); choose one that is tuned for chat"
+            )
 
     @classmethod
     def prompt(cls, spec: ModelSettings) -> str:
