@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +45,14 @@ class ModelSpec:
         from seesay.captioners.onnx import OnnxCaptioner, is_export
 
         if self.endpoint:
-            return _call("seesay.captioners.endpoint", "connect", self)
+            from seesay.captioners.endpoint import EndpointCaptioner
+
+            return EndpointCaptioner.connect(self)
         folders = [Path(each) for each in self.models]
         if len(folders) == 1 and not is_export(folders[0]) and is_pretrained(self.models[0]):
-            return _call("seesay.captioners.pretrained", "load_pretrained", self)
+            from seesay.captioners.pretrained import load_pretrained
+
+            return load_pretrained(self)
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
@@ -61,12 +64,6 @@ class ModelSpec:
         if self.device not in ("auto", "cpu"):
             raise ConfigError(f"an exported captioner runs on the CPU; drop device {self.device}, or pass the run")
         return OnnxCaptioner.load(folders[0])
-
-
-def _call(module: str, function: str, spec: ModelSpec) -> "Captioner":
-    """Return the captioner of a module that imports `ModelSpec` itself, and is therefore imported by its name."""
-    captioner: Captioner = getattr(import_module(module), function)(spec)
-    return captioner
 
 
 def is_pretrained(model: str) -> bool:

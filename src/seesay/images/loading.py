@@ -123,7 +123,7 @@ def read_image(source: ImageInput, max_pixels: int = MAX_PIXELS, min_side: int =
     Args:
         source: a path, URL, archive member or bytes (see `seesay.images.sources`), an opened image or an array.
         max_pixels: maximum width x height, checked before decoding.
-        min_side: decode a JPEG at 1/2, 1/4 or 1/8 of its size if no side gets shorter than this; 0: at its full size.
+        min_side: above 0: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if both sides stay at least this long.
 
     Raises:
         ImageError: missing, not an image, damaged, truncated or too large.

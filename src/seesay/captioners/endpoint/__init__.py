@@ -6,6 +6,4 @@ retries, `concurrency` chooses how many are in flight, and `address` holds the U
 
 from seesay.captioners.endpoint.captioner import EndpointCaptioner
 
-connect = EndpointCaptioner.connect
-
-__all__ = ["EndpointCaptioner", "connect"]
+__all__ = ["EndpointCaptioner"]

@@ -25,10 +25,10 @@ from seesay.captioners.endpoint.protocol import (
     request_body,
     without_fields,
 )
+from seesay.captioners.endpoint.spec import EndpointSpec
 from seesay.captioners.endpoint.usage import Usage, read_price
 from seesay.captioners.identity import ModelIdentity
 from seesay.captioners.prompts import PromptTemplate
-from seesay.captioners.spec import ModelSpec
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError
 from seesay.images.loading import ImageInput, read_image
@@ -51,15 +51,15 @@ class EndpointCaptioner(Captioner):
 
     Args:
         client: the server.
-        spec: its model, the prompt and the size of images.
+        model: name of its model.
+        spec: the prompt, the size of images and the prices.
 
     Attributes:
         usage: requests and tokens so far.
     """
 
-    def __init__(self, client: Client, spec: ModelSpec) -> None:
-        (self._model,) = spec.models
-        self._client = client
+    def __init__(self, client: Client, model: str, spec: EndpointSpec) -> None:
+        self._client, self._model = client, model
         self._prompt = PromptTemplate(spec.prompt or DEFAULT_PROMPT, spec.language)
         self._longest_side = spec.endpoint_image_size
         self._faults = Faults(client, self._model)
@@ -67,7 +67,7 @@ class EndpointCaptioner(Captioner):
         self.usage = Usage(read_price(spec.endpoint_price))
 
     @classmethod
-    def connect(cls, spec: ModelSpec) -> "EndpointCaptioner":
+    def connect(cls, spec: EndpointSpec) -> "EndpointCaptioner":
         """Return the captioner of a server's model, after a check that the server has it.
 
         Args:
@@ -83,7 +83,7 @@ class EndpointCaptioner(Captioner):
         try:
             listed = client.run(list_models(client))
             model = choose_model(client.address.url, "".join(spec.models), listed)
-            return cls(client, replace(spec, models=(model,)))
+            return cls(client, model, spec)
         except BaseException:
             client.close()
             raise
@@ -231,7 +231,7 @@ class EndpointCaptioner(Captioner):
         return read_captions(answer)
 
 
-def _check_spec(spec: ModelSpec) -> None:
+def _check_spec(spec: EndpointSpec) -> None:
     if len(spec.models) > 1:
         raise ConfigError(f"a server captions with one model; pass one --model instead of {len(spec.models)}")
     if spec.device != "auto" or spec.precision != "auto":
