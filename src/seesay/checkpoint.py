@@ -11,18 +11,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from seesay.config import Config, resolve_config, save_config
 from seesay.errors import CheckpointError, ConfigError
 from seesay.files import check_readable, replacing, write_atomically
 from seesay.outputs import FolderKind
 from seesay.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # torch is loaded with the weights, since most commands look for runs only
+    from torch import Tensor, nn
 
 CONFIG_FILE = "config.yaml"
 INFO_FILE = "captioner.json"
@@ -119,17 +119,19 @@ def update_progress(folder: Path | None, info: RunInfo, **progress: Any) -> RunI
     return info
 
 
-def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+def save_weights(folder: Path, weights: "Mapping[str, Tensor]") -> None:
     """Write `model.safetensors` atomically.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.
     """
+    from safetensors.torch import save_file
+
     path = folder / MODEL_FILE
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with replacing(path, durable=True) as part:
         try:
-            safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
+            save_file(tensors, part, metadata={"format": "pt"})
         except (safetensors.SafetensorError, OSError) as error:
             raise unwritable(path, error) from error
 
@@ -200,12 +202,14 @@ def _require_every_section(path: Path) -> None:
             raise CheckpointError(f"{path} is truncated: it has no section {section}")
 
 
-def read_weights(run: Run) -> dict[str, Tensor]:
+def read_weights(run: Run) -> "dict[str, Tensor]":
     """Return the tensors of `model.safetensors`.
 
     Raises:
         CheckpointError: the file is missing or truncated.
     """
+    from safetensors.torch import load_file
+
     path = run.folder / MODEL_FILE
     if not path.exists():
         raise CheckpointError(
@@ -214,14 +218,14 @@ def read_weights(run: Run) -> dict[str, Tensor]:
         )
     try:
         check_readable(path)
-        return safetensors.torch.load_file(path)
+        return load_file(path)
     except PermissionError as error:
         raise unreadable(path, error) from error
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
 
 
-def load_weights(run: Run, model: torch.nn.Module) -> None:
+def load_weights(run: Run, model: "nn.Module") -> None:
     """Load `model.safetensors` into the model, strictly.
 
     Raises:

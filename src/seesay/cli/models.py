@@ -1,21 +1,14 @@
 """`seesay models`, and the choice of a model if none is named."""
 
 import json
-import os
-import socket
 import sys
-import urllib.request
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from seesay.captioners.recommended import RecommendedModel, cached_models, default_model, is_cached, recommended_models
 from seesay.cli.console import choose_run, print_error, print_line, show_table, trained_runs
 from seesay.errors import ConfigError, DownloadError, MissingDependencyError
-
-CONNECT_SECONDS = 5.0
-"""Time limit of the test whether the hub can be reached."""
 
 _NO_MODEL = "no --model and no run under runs/"
 
@@ -74,8 +67,10 @@ def _agree_to_download(model: RecommendedModel, yes: bool) -> None:
         ConfigError: the answer is no, or there is no terminal and no `--yes`.
         DownloadError: the hub cannot be reached.
     """
+    from seesay.models.hub import hub_answers
+
     what = f"{model.name} ({model.license}, {model.parameters:g} B parameters, {model.download:g} GB)"
-    if not _hub_is_reachable():
+    if not hub_answers():
         raise DownloadError(
             f"{_NO_MODEL}; the default, {what}, is not in the cache and the hub cannot be reached: connect once, or "
             "pass --model with a run, a local folder or a cached model (seesay models)"
@@ -87,23 +82,6 @@ def _agree_to_download(model: RecommendedModel, yes: bool) -> None:
         print("Download it? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise ConfigError("nothing was downloaded; name a model with --model (seesay models lists some)")
-
-
-def _hub_is_reachable() -> bool:
-    """Return whether a connection to the hub can be opened; with a proxy, True."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "") not in ("", "0"):
-        return False
-    address = urlsplit(constants.ENDPOINT)
-    if address.scheme in urllib.request.getproxies():
-        return True
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        with socket.create_connection((address.hostname or "", port), timeout=CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def _cider(run: Path) -> str:

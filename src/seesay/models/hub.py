@@ -1,5 +1,6 @@
 """Whether the Hugging Face hub can be reached, found out before a library retries for a minute."""
 
+import os
 import threading
 from contextlib import suppress
 
@@ -8,12 +9,14 @@ HUB_SECONDS = 2.0
 
 
 def hub_answers() -> bool:
-    """Return whether the hub answers; False in its offline mode (`HF_HUB_OFFLINE=1`) too.
+    """Return whether the hub answers; False in offline mode too (`HF_HUB_OFFLINE=1` or `TRANSFORMERS_OFFLINE=1`).
 
     One request, never retried. It runs in a thread because resolving a host name has no timeout of its own.
     """
     from huggingface_hub import constants, get_session
 
+    if os.environ.get("TRANSFORMERS_OFFLINE", "") not in ("", "0"):
+        return False
     chosen = constants.HF_HUB_ETAG_TIMEOUT
     seconds = HUB_SECONDS if chosen == constants.DEFAULT_ETAG_TIMEOUT else float(chosen)
     answered = threading.Event()
