@@ -50,6 +50,7 @@ PARSED_ONLY = {
 
 PARSED_FLAGS = {
     "--endpoint": "needs a model server; tests/captioners/endpoint",
+    "evaluations/qwen3-vl-test": "needs the evaluation of a model server; tests/captioners/endpoint",
     "--engine": "starts a Ray cluster; tests/bulk/test_ray.py",
     "--force-words": "its words are not in the tests' vocabulary",
     "--prompt": "needs a pretrained model or a server; tests/cli/test_images.py",
@@ -57,7 +58,7 @@ PARSED_FLAGS = {
     "--human": "needs several captions of each image; tests/cli/test_main.py",
     "--store": "needs stores of encoders with weights of the hub",
 }
-"""Flags with which a command is only parsed, with the reason."""
+"""Flags and arguments with which a command is only parsed, with the reason."""
 
 PARSED_PAGES = {
     "results.md": "needs the runs that its own commands train for hours",

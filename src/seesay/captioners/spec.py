@@ -46,7 +46,7 @@ def is_pretrained(model: str) -> bool:
     if folder.exists():
         return (folder / "config.json").is_file()
     # A name of the hub is OWNER/NAME; a path into an existing folder is a mistyped run.
-    return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not folder.parent.is_dir()
+    return model.count("/") == 1 and not model.startswith((".", "~", "/", "runs/")) and not folder.parent.is_dir()
 
 
 def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: Any) -> "Captioner":
