@@ -152,7 +152,7 @@ def test_attention_is_the_mean_of_the_cross_attention(
         assert caption.grid == (4, 4)
         assert caption.attention.shape == (len(caption.words), 16)
         np.testing.assert_allclose(caption.attention.sum(1), 1, atol=1e-5)
-        assert np.abs(caption.attention - 1 / 16).max() > 1e-4
+        assert not caption.words or np.abs(caption.attention - 1 / 16).max() > 1e-4
 
 
 def test_attention_of_blip_equals_that_of_its_decoder(captioner_of: Captioners, images: Images) -> None:
