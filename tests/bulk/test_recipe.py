@@ -16,6 +16,7 @@ from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import DataError
 from tests import tiny
+from tests.captioners.scripted import ScriptedCaptioner
 
 BEAM = DecodingOptions(strategy="beam", beam_size=2)
 
@@ -108,3 +109,16 @@ def test_ray_records_the_same_recipe_as_the_local_engine(
     caption_on_ray(spec, images[:4], Destination(out, strict=True), same, Cluster())
     with pytest.raises(DataError, match="strategy greedy, now beam"):
         caption_on_ray(spec, images[:4], Destination(out, strict=True), beam, Cluster())
+
+
+def test_another_prompt_is_another_recipe(tmp_path: Path, images: list[str], log: pytest.LogCaptureFixture) -> None:
+    class Prompted(ScriptedCaptioner):
+        prompt_text = ""
+
+    captioner, out = Prompted({Path(path).stem: ["A dog."] for path in images[:3]}), tmp_path / "c.jsonl"
+    for count, prompt in enumerate(("Describe it.", "Describe it.", "Name it."), start=1):
+        captioner.prompt_text = prompt
+        caption_collection(captioner, images[:count], Destination(out))
+    assert [recipe["prompt"] for recipe in recipes(out)] == ["Describe it.", "Name it."]
+    (warning,) = log.messages
+    assert "prompt Describe it., now Name it." in warning

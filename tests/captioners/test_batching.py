@@ -13,6 +13,7 @@ from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError, SeesayError
 from seesay.images.sources import ImageBytes
+from tests.captioners.scripted import ScriptedCaptioner
 
 OPTIONS = (
     DecodingOptions(),
@@ -148,3 +149,15 @@ def test_top_tokens_contain_the_generated_words(captioner: TrainedCaptioner, ima
         assert place[0][1] == pytest.approx(log_prob, abs=1e-5)
         assert sum(np.exp(value) for _, value in place) == pytest.approx(1, abs=1e-4)
     assert captioner.caption(images[0]).top_tokens == ()
+
+
+def test_the_guard_checks_captions_of_requests(images: list[str]) -> None:
+    name = Path(images[0]).stem
+    captioner = ScriptedCaptioner({name: ["", "A dog runs."], Path(images[1]).stem: [""]})
+    requests = [CaptionRequest(*captioner.prepare(path), CaptionSettings()) for path in images[:2]]
+    found: dict[int, Caption | SeesayError] = {}
+    generate_batch(captioner, requests, found.__setitem__)
+    assert [(each.text, each.rejected) for each in found.values() if isinstance(each, Caption)] == [
+        ("A dog runs.", ""),
+        ("", "empty"),
+    ]

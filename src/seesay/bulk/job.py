@@ -102,7 +102,7 @@ def caption_collection(
         SeesayError: the disk is full.
     """
     started = time.perf_counter()
-    recipe = Recipe(captioner.identities(), captioner.options(options), style)
+    recipe = Recipe(captioner.identities(), captioner.options(options), style, captioner.prompt_text)
     with ExitStack() as stack:
         job = _Job(destination, images, recipe, print_error)
         todo = job.start(stack)

@@ -143,7 +143,8 @@ def describe_models(spec: ModelSpec, choose: Callable[[DecodingOptions], Decodin
     folders = tuple(map(Path, spec.models))
     if spec.endpoint or not all(map(is_run, folders)):
         with spec.load() as captioner:
-            return Recipe(captioner.identities(), captioner.options(choose(captioner.defaults)))
+            options = captioner.options(choose(captioner.defaults))
+            return Recipe(captioner.identities(), options, prompt=captioner.prompt_text)
     run = load_run(folders[0])
     options = choose(run.config.decoding)
     length = options.max_length or run.config.decoding.max_length or run.info.max_length

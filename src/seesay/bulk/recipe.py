@@ -33,17 +33,20 @@ class Recipe:
         models: the models.
         options: decoding options, with the maximum length filled in.
         style: plain captions or alt text.
+        prompt: of models with a prompt; empty: none.
     """
 
     models: tuple[ModelIdentity, ...]
     options: DecodingOptions
     style: Style = "plain"
+    prompt: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the names of the models with the digests of their weights, the options, and the style if not plain."""
+        """Return the models, the options, and the style and the prompt if there are any."""
         models = [asdict(model) for model in self.models]
         content: dict[str, Any] = json.loads(json.dumps({"models": models, "decoding": self.options.model_dump()}))
-        return content if self.style == "plain" else {**content, "style": self.style}
+        style = {} if self.style == "plain" else {"style": self.style}
+        return {**content, **style, **({"prompt": self.prompt} if self.prompt else {})}
 
 
 def recipe_path(output: Path) -> Path:
@@ -95,7 +98,10 @@ def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     found = []
     if [model["digest"] for model in earlier["models"]] != [model["digest"] for model in now["models"]]:
         found.append(f"model {_named(earlier['models'])}, now {_named(now['models'])}")
-    old, new = ({"style": each.get("style", "plain"), **each["decoding"]} for each in (earlier, now))
+    old, new = (
+        {"style": each.get("style", "plain"), "prompt": each.get("prompt", ""), **each["decoding"]}
+        for each in (earlier, now)
+    )
     names = (name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name))
     found += [f"{name} {old.get(name)}, now {new.get(name)}" for name in names]
     return "; ".join(found)

@@ -92,7 +92,7 @@ DEFAULT_SETTINGS = CaptionSettings()
 
 
 @dataclass(frozen=True)
-class _LoadedImage:
+class LoadedImage:
     """An image of the pipeline.
 
     Attributes:
@@ -127,6 +127,11 @@ class Captioner(ABC):
     def name(self) -> str:
         """Name of the model, for people: of a folder its name, of an ensemble the joined names."""
         return "+".join(folder.resolve().name for folder in self.folders)
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt of the images before its variables are filled in, with the language; empty: none."""
+        return ""
 
     def identities(self) -> tuple[ModelIdentity, ...]:
         """Return what identifies the models; recorded beside an output."""
@@ -211,7 +216,7 @@ class Captioner(ABC):
             model_inputs, name = self.prepare(images)
             encoded = self.encode([model_inputs])
             generated = self.generate(encoded, [name], settings)
-            (found,) = self._accept(encoded, [_LoadedImage(images, model_inputs)], generated, settings)
+            (found,) = self.accept(encoded, [LoadedImage(images, model_inputs)], generated, settings)
             if isinstance(found, ImageError):
                 raise found
             return found
@@ -383,7 +388,7 @@ class Captioner(ABC):
             yield from map(caption, encoded)
 
     def _caption_batch(
-        self, batch: tuple[list[_LoadedImage], Any], settings: CaptionSettings
+        self, batch: tuple[list[LoadedImage], Any], settings: CaptionSettings
     ) -> list[tuple[ImageInput, Caption | ImageError]]:
         """Return the images of an encoded batch with their captions or `ImageError`s."""
         images, encoded = batch
@@ -391,26 +396,26 @@ class Captioner(ABC):
         found: Iterator[Caption | ImageError] = iter(())
         if readable:
             names = [image_name(each.image, each.inputs) for each in readable]
-            found = iter(self._accept(encoded, readable, self.generate(encoded, names, settings), settings))
+            found = iter(self.accept(encoded, readable, self.generate(encoded, names, settings), settings))
         return [(each.image, next(found) if each.readable else each.inputs) for each in images]
 
-    def _load(self, image: ImageInput, find_blank: bool) -> _LoadedImage:
+    def _load(self, image: ImageInput, find_blank: bool) -> LoadedImage:
         """Return an image with its model inputs or its `ImageError`."""
         try:
             inputs = self.load_inputs(image)
         except ImageError as error:
-            return _LoadedImage(image, error)
-        return _LoadedImage(image, inputs, find_blank and is_blank(_pixels(inputs[0])))
+            return LoadedImage(image, error)
+        return LoadedImage(image, inputs, find_blank and is_blank(_pixels(inputs[0])))
 
-    def _encode_batch(self, batch: list[_LoadedImage]) -> tuple[list[_LoadedImage], Any]:
+    def _encode_batch(self, batch: list[LoadedImage]) -> tuple[list[LoadedImage], Any]:
         """Return a batch with its encoded readable images; None if there are none."""
         inputs = [each.inputs for each in batch if each.readable]
         return batch, self.encode(inputs) if inputs else None
 
-    def _accept(
+    def accept(
         self,
         encoded: Any,
-        batch: Sequence[_LoadedImage],
+        batch: Sequence[LoadedImage],
         generated: Sequence[Caption | ImageError],
         settings: CaptionSettings,
     ) -> list[Caption | ImageError]:
@@ -431,7 +436,7 @@ class Captioner(ABC):
         return accepted
 
     def _generate_again(
-        self, encoded: Any, batch: Sequence[_LoadedImage], found: list[Caption | ImageError], settings: CaptionSettings
+        self, encoded: Any, batch: Sequence[LoadedImage], found: list[Caption | ImageError], settings: CaptionSettings
     ) -> None:
         """Replace the rejected captions by those of a second attempt that are usable."""
         groups: dict[DecodingOptions, list[int]] = {}
@@ -457,7 +462,7 @@ class Captioner(ABC):
             return candidate
         return None
 
-    def _checked(self, caption: Caption | ImageError, loaded: _LoadedImage) -> Caption | ImageError:
+    def _checked(self, caption: Caption | ImageError, loaded: LoadedImage) -> Caption | ImageError:
         """Return the usable ones of a caption and its alternatives; if there are none, the caption with the reason."""
         if isinstance(caption, ImageError):
             return caption

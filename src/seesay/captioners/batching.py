@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from seesay.captioners.base import Caption, Captioner, CaptionSettings
+from seesay.captioners.base import Caption, Captioner, CaptionSettings, LoadedImage
 from seesay.errors import SeesayError
 
 
@@ -45,7 +45,9 @@ def generate_batch(
         names = [requests[number].name for number in numbers]
         found: Sequence[Caption | SeesayError]
         try:
-            found = captioner.generate(part, names, settings)
+            generated = captioner.generate(part, names, settings)
+            images = [LoadedImage(requests[number].name, requests[number].model_inputs) for number in numbers]
+            found = captioner.accept(part, images, generated, settings)
         except SeesayError as error:
             found = [error] * len(numbers)
         for number, caption in zip(numbers, found, strict=True):

@@ -59,6 +59,12 @@ class PromptTemplate:
             raise ConfigError("the prompt is blank; write what the caption should contain, or drop --prompt")
         check_variables(self.text, {name for row in self.columns.values() for name in row})
 
+    @property
+    def source(self) -> str:
+        """The prompt with its variables, and the request for the language."""
+        text = PRESETS.get(self.text, self.text)
+        return f"{text} Answer in {self.language}." if self.language else text
+
     def render(self, image: ImageInput) -> str:
         """Return the prompt of an image."""
         path = Path(image) if isinstance(image, (str, Path)) else None

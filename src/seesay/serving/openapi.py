@@ -50,6 +50,7 @@ _EXAMPLE = {
                     "probability": 0.5063,
                     "score": -0.5261,
                     "finished": True,
+                    "rejected": None,
                     "words": [
                         {"text": text, "probability": value, "attention": weights, "top_tokens": None}
                         for text, value, weights in _WORDS

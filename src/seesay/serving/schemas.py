@@ -41,6 +41,7 @@ class CaptionResult(BaseModel):
     probability: float | None = Field(description="product over all words, 0..1")
     score: float | None = Field(description="what the search maximised")
     finished: bool = Field(description="false if it was cut at the maximum length")
+    rejected: str | None = Field(default=None, description="why the text is not usable as a caption; null if it is")
     words: list[Word]
     end: Word
 
@@ -140,6 +141,7 @@ def _caption(caption: Caption) -> CaptionResult:
         probability=_number(caption.probability),
         score=_number(caption.score),
         finished=caption.finished,
+        rejected=caption.rejected or None,
         words=words,
         end=end,
     )

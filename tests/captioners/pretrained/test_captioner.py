@@ -57,9 +57,9 @@ def test_a_batch_that_does_not_fit_is_halved(
     with load_captioner(folder_of("blip"), "cpu") as found:
         assert isinstance(found, PretrainedCaptioner)
         every = [*images, *images, images[0]]
-        expected = [caption.text for caption in found.caption(every, OPTIONS)]
+        expected = [caption.text for caption in found.caption(every, OPTIONS, guard=False)]
         sizes = small_memory(found, monkeypatch, error, most=2)
-        assert [caption.text for caption in found.caption(every, OPTIONS)] == expected
+        assert [caption.text for caption in found.caption(every, OPTIONS, guard=False)] == expected
         assert sizes[:2] == [9, 4]
         assert max(sizes[3:]) <= 2
         sizes.clear()
@@ -89,10 +89,10 @@ def test_the_logits_of_a_beam_search_are_bounded(
     captioner_of: Captioners, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = captioner_of("blip")
-    expected = [caption.text for caption in found.caption(images, BEAM)]
+    expected = [caption.text for caption in found.caption(images, BEAM, guard=False)]
     monkeypatch.setattr(captioner, "_MAX_LOGITS", 2 * 7 * len(found.tokenizer) * 3)  # of three images
     sizes = small_memory(found, monkeypatch, RuntimeError(), most=4)
-    assert [caption.text for caption in found.caption(images, BEAM)] == expected
+    assert [caption.text for caption in found.caption(images, BEAM, guard=False)] == expected
     assert sizes == [3, 1]
 
 
@@ -140,6 +140,27 @@ def test_extreme_images(captioner_of: Captioners) -> None:
     assert found.load_inputs(transparent)[0].min() == 255, "transparency is composited on white"
     with pytest.raises(ImageError):
         found.caption(b"no image", OPTIONS)
+
+
+def test_an_image_that_the_processor_refuses_fails_alone(
+    captioner_of: Captioners, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = captioner_of("blip")
+    inputs, wanted = found.family.inputs, found.caption(images, OPTIONS)
+
+    def picky(pictures: Any, prompts: Any) -> Any:
+        if any(each.size == (33, 47) for each in pictures):
+            raise ValueError("absolute aspect ratio\nmust be smaller")
+        return inputs(pictures, prompts)
+
+    monkeypatch.setattr(found.family, "inputs", picky)
+    odd = Image.new("RGB", (33, 47))
+    (_, first), (_, error), *others = found.caption_each([images[0], odd, *images[1:]], OPTIONS, guard=False)
+    assert isinstance(error, ImageError)
+    assert "refuses its 33 x 47 pixels (absolute aspect ratio)" in str(error)
+    assert [getattr(each, "text", None) for each in (first, *(caption for _, caption in others))] == [
+        each.text for each in wanted
+    ]
 
 
 def test_defaults_are_those_of_the_model(captioner_of: Captioners) -> None:

@@ -190,6 +190,8 @@ def test_a_caption_does_not_depend_on_its_batch(captioner_of: Captioners, images
     together = captioner.generate(batch, names, settings)
     for place, caption in enumerate(together):
         (alone,) = captioner.generate(captioner.take(batch, [place]), [names[place]], settings)
+        assert isinstance(caption, Caption)
+        assert isinstance(alone, Caption)
         assert (alone.text, alone.words) == (caption.text, caption.words)
         assert [other.text for other in alone.alternatives] == [other.text for other in caption.alternatives]
         np.testing.assert_allclose(alone.log_probs, caption.log_probs, atol=1e-3)

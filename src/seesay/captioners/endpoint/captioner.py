@@ -92,6 +92,11 @@ class EndpointCaptioner(Captioner):
         """Name of the model."""
         return self._model
 
+    @property
+    def prompt_text(self) -> str:
+        """The prompt of the images before its variables are filled in."""
+        return self._prompt.source
+
     def identities(self) -> tuple[ModelIdentity, ...]:
         """Return the model's name and its URL, without credentials; the server does not tell its version."""
         return (ModelIdentity(self._model, f"{self._client.address.url}/models/{self._model}"),)

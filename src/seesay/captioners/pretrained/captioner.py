@@ -26,7 +26,7 @@ from seesay.decoding.constraints import TokenConstraints
 from seesay.decoding.deduplicate import merge_distinct, widen
 from seesay.decoding.hypothesis import Hypothesis, Result
 from seesay.decoding.top_tokens import find_top_tokens
-from seesay.errors import ConfigError
+from seesay.errors import ConfigError, ImageError
 from seesay.images.loading import ImageInput, Preprocessing, read_image
 from seesay.tokenizer import END_ID
 
@@ -62,10 +62,17 @@ class HubPart:
 
 @dataclass(frozen=True)
 class HubBatch:
-    """A batch of images with the inputs of the model."""
+    """A batch of images with the inputs of the model.
+
+    Attributes:
+        inputs: pixels and prompts.
+        parts: the images that are decoded together.
+        refused: why the model's processor refuses an image, by its position.
+    """
 
     inputs: tuple[HubInputs, ...]
     parts: tuple[HubPart, ...]
+    refused: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,11 @@ class PretrainedCaptioner(Captioner):
     def name(self) -> str:
         """Name of the model."""
         return self._identity.name
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt of the images before its variables are filled in; empty: none."""
+        return self._template.source if self._template else ""
 
     def identities(self) -> tuple[ModelIdentity, ...]:
         """Return the name of the model with its commit, or the digest of its folder."""
@@ -184,7 +196,23 @@ class PretrainedCaptioner(Captioner):
             groups.setdefault(length, []).append(place)
         limit = self._limit
         parts = [group[at : at + limit] for group in groups.values() for at in range(0, len(group), limit)]
-        return HubBatch(tuple(inputs), tuple(self._part(inputs, places) for places in parts))
+        accepted: list[HubPart] = []
+        refused: dict[int, str] = {}
+        for places in parts:
+            try:
+                accepted.append(self._part(inputs, places))
+            except Exception:  # noqa: BLE001  # processors raise almost any exception for an odd image
+                for place in places:
+                    try:
+                        accepted.append(self._part(inputs, [place]))
+                    except Exception as error:  # noqa: BLE001
+                        refused[place] = self._refusal(inputs[place], error)
+        return HubBatch(tuple(inputs), tuple(accepted), refused)
+
+    def _refusal(self, inputs: HubInputs, error: Exception) -> str:
+        height, width, _ = inputs[0].shape
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return f"the processor of {self.name} refuses its {width} x {height} pixels ({reason})"
 
     def _part(self, inputs: Sequence[HubInputs], places: Sequence[int]) -> HubPart:
         images = [Image.fromarray(inputs[place][0]) for place in places]
@@ -197,7 +225,7 @@ class PretrainedCaptioner(Captioner):
     @torch.inference_mode()
     def generate(
         self, encoded: HubBatch, names: Sequence[str] | None, settings: CaptionSettings = DEFAULT_SETTINGS
-    ) -> list[Caption]:
+    ) -> list[Caption | ImageError]:
         """Return the captions of a batch; see `Captioner.generate`.
 
         If memory runs out, the batch is halved until it fits.
@@ -209,7 +237,9 @@ class PretrainedCaptioner(Captioner):
         self.check(options)
         settings = replace(settings, options=options)
         named = names or [str(place) for place in range(len(encoded.inputs))]
-        captions: dict[int, Caption] = {}
+        captions: dict[int, Caption | ImageError] = {
+            place: ImageError(f"{named[place]}: {reason}") for place, reason in encoded.refused.items()
+        }
         for part in encoded.parts:
             found = self._caption_part(encoded, part, [named[place] for place in part.places], settings)
             captions.update(zip(part.places, found, strict=True))
