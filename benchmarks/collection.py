@@ -190,12 +190,12 @@ def _rates(model: Path, links: Path, folder: Path) -> dict[str, Any]:
     cpu: dict[str, list[float]] = {"memory": [], "written": []}
 
     def in_memory() -> None:
-        for _ in captioner.caption_each(images, batch_size=BATCH_SIZE, workers=usable_cores()):
+        for _ in captioner.caption_each(images, batch_size=BATCH_SIZE, workers=usable_cores(), guard=False):
             pass
 
     def written() -> None:
         destination = Destination(folder / f"rate{len(cpu['written'])}.jsonl")
-        caption_collection(captioner, images, destination, batch_size=BATCH_SIZE)
+        caption_collection(captioner, images, destination, batch_size=BATCH_SIZE, guard=False)
 
     def rate(kind: str, work: Work) -> float:
         start = time.process_time()

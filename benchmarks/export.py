@@ -85,8 +85,8 @@ class Parts:
         }
         for name, options in SEARCHES.items():
             variants[name] = (
-                lambda options=options: self.run.caption(self.image, options),  # type: ignore[misc]
-                lambda options=options: self.export.caption(self.image, options),  # type: ignore[misc]
+                lambda options=options: self.run.caption(self.image, options, guard=False),  # type: ignore[misc]
+                lambda options=options: self.export.caption(self.image, options, guard=False),  # type: ignore[misc]
             )
         return variants
 

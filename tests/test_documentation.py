@@ -169,7 +169,7 @@ def _check_other(words: list[str]) -> None:
             "git+https://github.com/seesay/seesay",
         }
         for requirement in positional[1:]:
-            name, _, extra = requirement.rstrip("]").partition("[")
+            name, _, extra = requirement.partition(" @ ")[0].rstrip("]").partition("[")
             assert name in packages
             assert not extra or extra in extras
     elif program == "curl":

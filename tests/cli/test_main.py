@@ -196,7 +196,7 @@ class TestBadInputs:
 
     def test_missing_run(self, seesay: Seesay, colours: Path, images: list[str]) -> None:
         self.only_line(seesay("caption", images[0], "--model", "runs/gone"), "no run folder at runs/gone")
-        self.only_line(seesay("caption", images[0]), "no trained run under runs/")
+        self.only_line(seesay("caption", images[0]), "no --model and no run under runs/; the default, ")
         self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a prediction file")
         self.only_line(seesay("train", colours, "--resume", "--out", "runs/gone"), "no run folder at runs/gone")
 

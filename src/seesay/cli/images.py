@@ -113,6 +113,7 @@ def caption(
     destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors, strict) if written else None
     if destination is not None:
         destination.check_inputs(sources)
+    captioner_flags.check()
     found = bulk.find_images(sources, column, captioner_flags.prompt_variables())
     check_variables(captioner_flags.prompt, found.column_names)
     if remark := found.remark():

@@ -48,7 +48,7 @@ COMMANDS = {
     "extract": ("training", "Encode every image once and store its features."),
     "evaluate": (
         "scores",
-        "Score a run, a file of predictions, or human captions (--human DATA) on a split of a data set.\n\n"
+        "Score a model, a file of predictions, or human captions (--human DATA) on a split of a data set.\n\n"
         "The exit code is 1 if an image of the split could not be scored, a caption is empty, or a score requested "
         "with --metrics is not available.",
     ),

@@ -83,10 +83,18 @@ class CaptionerFlags:
             ConfigError: a flag is for model servers, but there is no --endpoint.
             DataError: no name, no endpoint and no run.
         """
-        if not self.endpoint and (given := [name for name in self.given() if name.startswith("endpoint_")]):
-            raise ConfigError(f"{flag_name(given[0])} is for model servers; add --endpoint URL or drop it")
+        self.check()
         chosen = models if self.endpoint else [str(choose_run(name)) for name in models or [""]]
         return ModelSpec(tuple(chosen), **asdict(self))
+
+    def check(self) -> None:
+        """Check the flags, before a model is chosen.
+
+        Raises:
+            ConfigError: a flag is for model servers, but there is no --endpoint.
+        """
+        if not self.endpoint and (given := [name for name in self.given() if name.startswith("endpoint_")]):
+            raise ConfigError(f"{flag_name(given[0])} is for model servers; add --endpoint URL or drop it")
 
     def given(self) -> list[str]:
         """Return the names of the flags that differ from their defaults."""

@@ -68,7 +68,7 @@ def shown(captioner: PretrainedCaptioner, tokens: Sequence[int]) -> tuple[str, t
 @families
 def test_greedy_captions_equal_those_of_transformers(captioner_of: Captioners, images: Images, family: str) -> None:
     captioner = captioner_of(family)
-    found = captioner.caption(images, GREEDY)
+    found = captioner.caption(images, GREEDY, guard=False)
     for image, caption in zip(images, found, strict=True):
         expected = shown(captioner, generated(captioner, image, max_new_tokens=LENGTH + 1))
         assert (caption.text, caption.words) == expected
@@ -79,7 +79,7 @@ def test_greedy_captions_equal_those_of_transformers(captioner_of: Captioners, i
 @families
 def test_beam_captions_equal_those_of_transformers(captioner_of: Captioners, images: Images, family: str) -> None:
     captioner = captioner_of(family)
-    found = captioner.caption(images, BEAM)
+    found = captioner.caption(images, BEAM, guard=False)
     for image, caption in zip(images, found, strict=True):
         forced = int(family == "florence2")
         arguments = {"num_beams": 3, "length_penalty": 0.7, "max_new_tokens": LENGTH + 1 + forced}
@@ -123,7 +123,7 @@ def test_log_probabilities_equal_those_of_a_forward_pass(
     forced = int(family == "florence2")
     beam = {"num_beams": 3, "length_penalty": 0.7, "max_new_tokens": LENGTH + 1 + forced}
     arguments = beam if options is BEAM else {"max_new_tokens": LENGTH + 1 + forced}
-    for image, caption in zip(images, captioner.caption(images, options), strict=True):
+    for image, caption in zip(images, captioner.caption(images, options, guard=False), strict=True):
         tokens = generated(captioner, image, **arguments)
         end = tokenizer.sep_token_id if family in ("blip", "git") else tokenizer.eos_token_id
         tokens = tokens[: tokens.index(end)] if end in tokens else tokens
@@ -145,8 +145,8 @@ def test_attention_is_the_mean_of_the_cross_attention(
     captioner_of: Captioners, images: Images, family: str, options: DecodingOptions
 ) -> None:
     captioner = captioner_of(family)
-    plain = captioner.caption(images, options)
-    for caption, other in zip(captioner.caption(images, options, attention=True), plain, strict=True):
+    plain = captioner.caption(images, options, guard=False)
+    for caption, other in zip(captioner.caption(images, options, attention=True, guard=False), plain, strict=True):
         assert caption.text == other.text
         assert caption.attention is not None
         assert caption.grid == (4, 4)
@@ -157,7 +157,7 @@ def test_attention_is_the_mean_of_the_cross_attention(
 
 def test_attention_of_blip_equals_that_of_its_decoder(captioner_of: Captioners, images: Images) -> None:
     captioner = captioner_of("blip")
-    caption = captioner.caption(images[0], GREEDY, attention=True)
+    caption = captioner.caption(images[0], GREEDY, attention=True, guard=False)
     model, features = captioner.model, features_of(captioner, images[0])
     ids = [captioner.tokenizer.bos_token_id, *captioner.tokenizer.convert_tokens_to_ids(list(caption.words))]
     assert captioner.tokenizer.unk_token_id not in ids
@@ -221,7 +221,7 @@ SEARCHES: Mapping[str, DecodingOptions] = {
 @pytest.mark.parametrize("search", SEARCHES)
 def test_options(captioner_of: Captioners, images: Images, family: str, search: str) -> None:
     captioner, options = captioner_of(family), SEARCHES[search]
-    for caption in captioner.caption(images[:2], options):
+    for caption in captioner.caption(images[:2], options, guard=False):
         texts = [caption.text, *(other.text for other in caption.alternatives)]
         assert len(texts) == options.num_return_sequences
         assert len({" ".join(text.casefold().split()) for text in texts}) == len(texts)
@@ -245,10 +245,11 @@ def test_the_command_captions_a_folder(
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     out = tmp_path / "captions.jsonl"
     command = ["caption", str(photos), "--model", str(folder_of(family)), "--device", "cpu", "--max-length", "6"]
+    command.append("--no-guard")  # random models
     assert cli.main([*command, "--out", str(out)]) == 1  # one image is broken
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     captioner = captioner_of(family)
-    expected = captioner.caption(images, captioner.defaults.replace(max_length=6))
+    expected = captioner.caption(images, captioner.defaults.replace(max_length=6), guard=False)
     assert [row["caption"] for row in rows] == [caption.text for caption in expected]
     assert cli.main([*command, "--out", str(out)]) == 1  # resumes: nothing is captioned twice
     assert len(out.read_text(encoding="utf-8").splitlines()) == len(images)
