@@ -1,4 +1,4 @@
-"""Keeping the memory that large temporaries give back, which costs more to get from the system than to compute in."""
+"""Reuse of freed memory, whose allocation from the system can take longer than the computation in it."""
 
 import ctypes
 import gc
@@ -10,13 +10,12 @@ _NEVER = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Makes this process keep freed memory for the next temporaries; returns whether it could.
+    """Keep freed memory in this process for later allocations; return whether that is possible.
 
-    By default glibc gives every block above a few megabytes back to the system at once and gets it anew, page by page
-    and zeroed, for the next one: half of the time of an image network on a processor. The process then stays as large
-    as it once was. Threads share one heap: the ones that glibc makes for each of them hold no block above 64 MB, which
-    would come from the system in any case. Call it before there are threads. Only with glibc; elsewhere nothing is
-    changed.
+    By default glibc returns every block above a few megabytes to the system, which zeroes its pages at the next
+    allocation: half of the time of an image network on a CPU. Afterwards the process does not shrink. Threads share one
+    heap, since the heaps that glibc creates per thread hold no block above 64 MB. Call this before threads start. It
+    has an effect with glibc only.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -27,15 +26,15 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Gives the system back what was freed and kept; returns whether that could be.
+    """Return freed memory to the system, whatever `keep_freed_memory` has set; return whether that is possible.
 
-    Of use between pieces of work that have little in common, such as trainings of other sizes, whose temporaries do not
-    fit into each other's places. Only with glibc; elsewhere nothing is changed.
+    Call this between tasks whose allocations differ in size, such as trainings of other sizes, and after a model is
+    closed. It has an effect with glibc only.
     """
     try:
         trim = ctypes.CDLL("libc.so.6").malloc_trim
     except (OSError, AttributeError):
         return False
-    gc.collect()  # a training's network and its hooks hold each other
+    gc.collect()  # networks contain reference cycles
     trim(0)
     return True

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from seesay.allocation import return_freed_memory
 from seesay.captioners.base import DEFAULT_SETTINGS, Caption, CaptionSettings
 from seesay.captioners.search import ModelInputs, SearchCaptioner
 from seesay.checkpoint import Run, load_run, load_weights
@@ -163,6 +164,7 @@ class TrainedCaptioner(SearchCaptioner):
     def close(self) -> None:
         """Free the memory of the network."""
         self.model = None  # type: ignore[assignment]
+        return_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from seesay.allocation import return_freed_memory
 from seesay.captioners.base import DEFAULT_SETTINGS, Caption, Captioner, CaptionSettings
 from seesay.captioners.identity import ModelIdentity
 from seesay.captioners.pretrained.beam import beam_search, is_plain_beam
@@ -249,7 +250,7 @@ class PretrainedCaptioner(Captioner):
         """Free the memory of the model."""
         self.model = None
         self.family = None  # type: ignore[assignment]
-        gc.collect()  # models of transformers contain reference cycles
+        return_freed_memory()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
