@@ -20,12 +20,16 @@ class Hub:
     Attributes:
         repositories: name -> folder with its files.
         refused: name -> (status, `X-Error-Code`) of repositories that it does not show.
+        damaged: names of files that are sent with a wrong last byte.
+        interrupted: names of files whose next transfer breaks in the middle.
         requests: method and path of each request.
         url: address of the server.
     """
 
     repositories: dict[str, Path] = field(default_factory=dict)
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    interrupted: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -82,19 +86,29 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, head)
             return
         headers = {"ETag": f'"{_digest(path)}"', "X-Repo-Commit": COMMIT}
-        self._send(200, path.read_bytes(), headers, head)
+        body = path.read_bytes()
+        if path.name in self.hub.damaged:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if not head and path.name in self.hub.interrupted:
+            self.hub.interrupted.remove(path.name)
+            self.close_connection = True
+            self._send(200, body, headers, head, sent=len(body) // 2)
+        else:
+            self._send(200, body, headers, head)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str], head: bool) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str], head: bool, sent: int | None = None) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if not head:
-            self.wfile.write(body)
+            self.wfile.write(body[:sent])
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes()).hexdigest()
+    """The digest by which the hub identifies a file: SHA-256 of large ones, SHA-1 of the others."""
+    kind = "sha256" if path.suffix == ".safetensors" else "sha1"
+    return hashlib.new(kind, path.read_bytes()).hexdigest()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Loading from a local stand-in for the hub and from folders: what succeeds, and one clear line for what fails."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -65,6 +66,27 @@ def test_a_cached_model_needs_no_network(hub: Hub, images: Images, monkeypatch: 
         assert captioner.caption(images[0], OPTIONS).text == expected
         assert captioner.identities() == (ModelIdentity("tiny/blip", COMMIT),)
     assert hub.requests == []
+
+
+def test_a_file_that_was_damaged_on_the_way_is_downloaded_again(hub: Hub, images: Images) -> None:
+    hub.damaged.add("model.safetensors")
+    error = error_of("tiny/blip")
+    assert isinstance(error, DownloadError)
+    assert "tiny/blip was damaged on the way (1 files); run the command again" in str(error)
+    hub.damaged.clear()
+    with load_captioner("tiny/blip", "cpu") as captioner:
+        assert captioner.caption(images[0], OPTIONS) is not None
+
+
+def test_a_transfer_that_breaks_is_repeated(hub: Hub, images: Images) -> None:
+    hub.interrupted.add("model.safetensors")
+    with contextlib.suppress(DownloadError):  # older versions of the hub's library do not repeat it themselves
+        load_captioner("tiny/blip", "cpu").close()
+    assert hub.interrupted == set()
+    with load_captioner("tiny/blip", "cpu") as captioner:
+        assert captioner.caption(images[0], OPTIONS) is not None
+    transfers = [request for request in hub.requests if request.startswith("GET") and "model.safetensors" in request]
+    assert len(transfers) == 2
 
 
 def test_an_unreachable_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

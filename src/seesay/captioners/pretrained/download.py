@@ -17,6 +17,7 @@ _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _OTHER_FRAMEWORKS = ["onnx/*", "openvino/*", "original/*", "*.onnx", "flax_*", "tf_*", "rust_*"]
 _HASHED_BYTES = 2**20
+_SHA256_DIGITS = 64
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def find_files(model: str) -> ModelFiles:
     Raises:
         ConfigError: the hub has no such model or revision.
         CheckpointError: the folder has no model, or files are missing.
-        DownloadError: the hub does not answer, or refuses access.
+        DownloadError: the hub does not answer or refuses access, or a file was damaged on the way.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -74,10 +75,12 @@ def _snapshot(name: str, revision: str | None) -> Path:
                 f"{shown} is not in the cache and cannot be downloaded ({reason}); "
                 "connect once, or pass the path of a folder with the model"
             ) from None
+    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
+    cached = set(blobs.glob("*"))
     try:
         info = HfApi().model_info(name, revision=revision)
         files = [file.rfilename for file in info.siblings or ()]
-        return Path(
+        folder = Path(
             snapshot_download(
                 name,
                 revision=revision,  # not the commit: the cache stores which commit a revision was, for use offline
@@ -89,6 +92,26 @@ def _snapshot(name: str, revision: str | None) -> Path:
         if isinstance(error, HfHubHTTPError) and error.response is not None:
             raise _hub_error(shown, error, error.response.status_code) from error
         raise DownloadError(f"{shown} was not downloaded completely ({_line(error)}); run the command again") from error
+    _check_digests(shown, set(blobs.glob("*")) - cached)
+    return folder
+
+
+def _check_digests(shown: str, blobs: set[Path]) -> None:
+    """Check new files of the cache, which names large ones by their SHA-256; the hub's library checks sizes only.
+
+    Raises:
+        DownloadError: a file is damaged; it is deleted.
+    """
+    damaged = [path for path in sorted(blobs) if len(path.name) == _SHA256_DIGITS and _sha256(path) != path.name]
+    for path in damaged:
+        path.unlink()
+    if damaged:
+        raise DownloadError(f"{shown} was damaged on the way ({len(damaged)} files); run the command again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _weight_pattern(files: list[str]) -> str:
