@@ -55,15 +55,12 @@ class PromptTemplate:
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise ConfigError("the prompt is blank; write what the caption should contain, or drop --prompt")
         check_variables(self.text, {name for row in self.columns.values() for name in row})
 
     @property
     def source(self) -> str:
         """The prompt with its variables, and the request for the language."""
-        text = PRESETS.get(self.text, self.text)
-        return f"{text} Answer in {self.language}." if self.language else text
+        return self._with_language(PRESETS.get(self.text, self.text))
 
     def render(self, image: ImageInput) -> str:
         """Return the prompt of an image."""
@@ -75,9 +72,10 @@ class PromptTemplate:
             facts = _facts(str(image))
             values |= {"exif.date": facts.date, "exif.place": facts.place, "tags": ", ".join(facts.tags)}
         values |= columns
-        prompt = "".join(
-            literal + ("" if name is None else values.get(name, "")) for literal, name in _parts(self.text)
-        )
+        filled = (literal + ("" if name is None else values.get(name, "")) for literal, name in _parts(self.text))
+        return self._with_language("".join(filled))
+
+    def _with_language(self, prompt: str) -> str:
         return f"{prompt} Answer in {self.language}." if self.language else prompt
 
 
@@ -85,8 +83,10 @@ def prompt_variables(prompt: str) -> frozenset[str]:
     """Return the names of the variables in a prompt, or in the preset of this name.
 
     Raises:
-        ConfigError: a brace is unmatched.
+        ConfigError: the prompt is blank, or a brace is unmatched.
     """
+    if not prompt.strip():
+        raise ConfigError("the prompt is blank; write what the caption should contain, or drop --prompt")
     return frozenset(name for _, name in _parts(prompt) if name is not None)
 
 
@@ -98,7 +98,7 @@ def check_variables(prompt: str, columns: Iterable[str] = ()) -> None:
         columns: names of the columns of the input table.
 
     Raises:
-        ConfigError: a variable is unknown, or a brace is unmatched.
+        ConfigError: the prompt is blank, a variable is unknown, or a brace is unmatched.
     """
     known = dict.fromkeys((*VARIABLES, *sorted(columns)))
     unknown = sorted(prompt_variables(prompt) - known.keys())

@@ -115,7 +115,8 @@ def caption(
         destination.check_inputs(sources)
     captioner_flags.check()
     found = bulk.find_images(sources, column, captioner_flags.prompt_variables())
-    check_variables(captioner_flags.prompt, found.column_names)
+    if captioner_flags.prompt:
+        check_variables(captioner_flags.prompt, found.column_names)
     if remark := found.remark():
         print_error(remark)
     if destination is not None and destination.failures is None:

@@ -106,11 +106,7 @@ class CaptionerFlags:
         Raises:
             ConfigError: the prompt is blank or has an unmatched brace.
         """
-        if not self.prompt:
-            return frozenset()
-        if not self.prompt.strip():
-            raise ConfigError("the prompt is blank; write what the caption should contain, or drop --prompt")
-        return prompt_variables(self.prompt)
+        return prompt_variables(self.prompt) if self.prompt else frozenset()
 
 
 def decoding_options(defaults: DecodingOptions, flags: Flags | None) -> DecodingOptions:

@@ -1,6 +1,5 @@
 """Resumable downloads of public data sets, verified and unpacked for `load_annotations`."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from seesay.data.transfer import Progress, Transfer
 from seesay.data.unpacking import BadArchiveError, unpack
 from seesay.errors import DownloadError
-from seesay.files import write_atomically
+from seesay.files import sha256, write_atomically
 from seesay.outputs import FileKind, check_file, check_name
 
 RECORD = "downloads.json"  # in the data set's folder: URL, size and digest of each archive
@@ -142,7 +141,7 @@ def _fetch_archive(
         partial.replace(local)
     if "sha256" not in entry or entry.get("bytes") != local.stat().st_size:
         fetched = entry if "sha256" not in entry else {}
-        entry = {**fetched, "bytes": local.stat().st_size, "sha256": _sha256(local)}
+        entry = {**fetched, "bytes": local.stat().st_size, "sha256": sha256(local)}
         _write_record(folder, {**record, archive.name: entry})
     if archive.sha256 not in (None, entry["sha256"]):
         raise DownloadError(
@@ -171,11 +170,6 @@ def _discard(local: Path, entry: dict[str, Any], record: dict[str, dict[str, Any
     local.unlink()
     _write_record(local.parent, {name: other for name, other in record.items() if name != local.name})
     return "it was removed"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_record(folder: Path) -> dict[str, dict[str, Any]]:

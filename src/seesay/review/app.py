@@ -22,7 +22,6 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from seesay.data.records import count
@@ -34,9 +33,9 @@ from seesay.review.regeneration import Regenerator
 from seesay.review.schemas import Command, Edit, Mark, Regenerate, Replace, Revert, parse
 from seesay.review.session import ReviewSession
 from seesay.review.thumbnails import Thumbnails
-from seesay.serving.errors import ApiError, Code, error_response
+from seesay.serving.errors import DISCONNECTED, ApiError, ClientDisconnectedError, Code, error_response
 from seesay.serving.static import PageFiles, SecurityHeadersMiddleware
-from seesay.serving.uploads import bounded_receive
+from seesay.serving.uploads import read_body
 
 log = logging.getLogger("seesay")
 
@@ -256,6 +255,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def handle_api_error(_: Request, error: ApiError) -> Response:
         return error_response(error)
 
+    @app.exception_handler(ClientDisconnectedError)
+    async def handle_disconnect(_: Request, error: ClientDisconnectedError) -> Response:
+        return DISCONNECTED
+
     @app.exception_handler(SeesayError)
     async def handle_seesay_error(_: Request, error: SeesayError) -> Response:
         code: Code = next((code for kind, code in _KINDS if isinstance(error, kind)), "internal")
@@ -279,14 +282,9 @@ async def _read(request: Request, kind: type[Model]) -> Model:
 
     Raises:
         ApiError: the body is too large, too slow, or not this request.
+        ClientDisconnectedError: the page was closed.
     """
-    bounded = Request(request.scope, bounded_receive(request.receive, limits.MAX_BODY_BYTES, "fewer rows"))
-    try:
-        async with asyncio.timeout(limits.BODY_SECONDS):
-            body = await bounded.body()
-    except (TimeoutError, ClientDisconnect) as error:
-        raise ApiError("too_slow", f"the request did not arrive within {limits.BODY_SECONDS:g} s") from error
-    return parse(kind, body)
+    return parse(kind, await read_body(request, limits.MAX_BODY_BYTES, limits.BODY_SECONDS, "fewer rows"))
 
 
 def _check_text(text: str) -> None:

@@ -28,7 +28,7 @@ from seesay import __version__
 from seesay.captioners.base import Captioner
 from seesay.serving import limits
 from seesay.serving.chat import ChatResponse, chat_request, chat_response, events, image_of, read_chat
-from seesay.serving.errors import ApiError, ClientDisconnectedError, Code, error_response
+from seesay.serving.errors import DISCONNECTED, ApiError, ClientDisconnectedError, Code, error_response
 from seesay.serving.limits import Limits
 from seesay.serving.openapi import BODY, CAPTION_RESPONSES, CHAT_BODY, CHAT_ERRORS, ERRORS, describe_model
 from seesay.serving.requests import Request as FormRequest
@@ -41,7 +41,6 @@ from seesay.serving.uploads import Form, read_form
 
 Result = TypeVar("Result")
 
-_DISCONNECTED = Response(status_code=499)  # never read
 _CODES: dict[int, Code] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
@@ -197,7 +196,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnectedError)
     async def handle_disconnect(_: Request, error: ClientDisconnectedError) -> Response:
-        return _DISCONNECTED
+        return DISCONNECTED
 
     @app.exception_handler(HTTPException)
     async def handle_http_error(_: Request, error: HTTPException) -> Response:

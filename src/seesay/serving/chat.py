@@ -4,7 +4,6 @@ Clients of that protocol (taggers, photo managers, scripts) can use any captione
 such as `strategy` and `beam_size`, are accepted beside those of the protocol.
 """
 
-import asyncio
 import base64
 import binascii
 import json
@@ -13,16 +12,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from seesay.captioners.base import Caption
 from seesay.config import DecodingOptions
 from seesay.images.sources import ImageBytes
 from seesay.serving import limits
-from seesay.serving.errors import ApiError, ClientDisconnectedError
+from seesay.serving.errors import ApiError
 from seesay.serving.requests import Request, RequestModel, make_request
-from seesay.serving.uploads import bounded_receive, check_size
+from seesay.serving.uploads import check_size, read_body
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,(.*)", re.DOTALL)
 _REFUSED = ("tools", "functions", "response_format", "audio", "modalities")
@@ -116,15 +114,9 @@ async def read_chat(request: HttpRequest, seconds: float) -> ChatRequest:
         ApiError: the body is too large, too slow, not JSON, or a field is missing, unsuitable or not supported.
         ClientDisconnectedError: the client closed the connection.
     """
-    bounded = HttpRequest(request.scope, bounded_receive(request.receive, limits.MAX_BODY_BYTES, "a smaller image"))
+    body = await read_body(request, limits.MAX_BODY_BYTES, seconds, "a smaller image")
     try:
-        async with asyncio.timeout(seconds):
-            body = await bounded.body()
         content = ChatRequest.model_validate_json(body)
-    except TimeoutError as error:
-        raise ApiError("too_slow", f"the body did not arrive within {seconds:g} s; send less or faster") from error
-    except ClientDisconnect as error:
-        raise ClientDisconnectedError from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:100]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 Code = Literal[
     "bad_request",
@@ -78,6 +78,10 @@ class ApiError(Exception):
 
 class ClientDisconnectedError(Exception):
     """The client closed the connection before the response."""
+
+
+DISCONNECTED = Response(status_code=499)
+"""The response after the client closed the connection; never read."""
 
 
 def error_response(error: ApiError) -> JSONResponse:

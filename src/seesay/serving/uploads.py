@@ -55,7 +55,7 @@ async def read_form(request: Request, seconds: float) -> Form:
                 else:
                     raise ApiError("bad_request", f"the file field {name[:50]!r} is unknown; use {IMAGES!r}")
     except TimeoutError as error:
-        raise ApiError("too_slow", f"the body did not arrive within {seconds:g} s; send less or faster") from error
+        raise _too_slow(seconds) from error
     except ClientDisconnect as error:
         raise ClientDisconnectedError from error
     except HTTPException as error:
@@ -63,6 +63,32 @@ async def read_form(request: Request, seconds: float) -> Form:
     if not images:
         raise ApiError("bad_request", f"no image; send at least one file in the field {IMAGES!r}")
     return Form(images, names, fields)
+
+
+async def read_body(request: Request, max_bytes: int, seconds: float, advice: str) -> bytes:
+    """Read the body of a request.
+
+    Args:
+        request: the request.
+        max_bytes: limit of the body.
+        seconds: limit of the time until it has arrived.
+        advice: what to send instead of a body that is too large, for the message.
+
+    Raises:
+        ApiError: too large or too slow.
+        ClientDisconnectedError: the client closed the connection.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await Request(request.scope, bounded_receive(request.receive, max_bytes, advice)).body()
+    except TimeoutError as error:
+        raise _too_slow(seconds) from error
+    except ClientDisconnect as error:
+        raise ClientDisconnectedError from error
+
+
+def _too_slow(seconds: float) -> ApiError:
+    return ApiError("too_slow", f"the body did not arrive within {seconds:g} s; send less or faster")
 
 
 def display_name(name: str, number: int) -> str:

@@ -258,7 +258,8 @@ class PretrainedCaptioner(Captioner):
         self, encoded: HubBatch, part: HubPart, names: Sequence[str], settings: CaptionSettings
     ) -> list[Caption]:
         """Return the captions of a part, in smaller batches if it does not fit into memory."""
-        size, limit = len(part.places), self._limit_of(settings)
+        assert settings.options is not None  # `generate` has resolved them
+        size, limit = len(part.places), self._limit_of(settings.options)
         if size <= limit:
             try:
                 return self._caption_features(part.features, names, settings)
@@ -277,9 +278,8 @@ class PretrainedCaptioner(Captioner):
             captions += self._caption_part(encoded, smaller, names[at : at + limit], settings)
         return captions
 
-    def _limit_of(self, settings: CaptionSettings) -> int:
+    def _limit_of(self, options: DecodingOptions) -> int:
         """Return the maximum number of images per search."""
-        options = self.options(settings.options)
         if not is_plain_beam(options):
             return self._limit
         logits = options.beam_size * (options.max_length + 2) * len(self.tokenizer)
@@ -317,7 +317,8 @@ class PretrainedCaptioner(Captioner):
     def _search(
         self, features: Mapping[str, Any], names: Sequence[str], settings: CaptionSettings, regions: Regions | None
     ) -> list[Caption]:
-        options = self.options(settings.options)
+        options = settings.options
+        assert options is not None  # `generate` has resolved them
         constraints = self._constraints(options)
         plain = is_plain_beam(options)
         if not plain or regions is not None or settings.top_tokens:

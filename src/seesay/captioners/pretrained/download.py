@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seesay.captioners.identity import ModelIdentity
 from seesay.errors import CheckpointError, ConfigError, DownloadError, SeesayError
+from seesay.files import sha256
 from seesay.models.hub import hub_answers
 
 logger = logging.getLogger(__name__)
@@ -102,16 +103,11 @@ def _check_digests(shown: str, blobs: set[Path]) -> None:
     Raises:
         DownloadError: a file is damaged; it is deleted.
     """
-    damaged = [path for path in sorted(blobs) if len(path.name) == _SHA256_DIGITS and _sha256(path) != path.name]
+    damaged = [path for path in sorted(blobs) if len(path.name) == _SHA256_DIGITS and sha256(path) != path.name]
     for path in damaged:
         path.unlink()
     if damaged:
         raise DownloadError(f"{shown} was damaged on the way ({len(damaged)} files); run the command again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _weight_pattern(files: list[str]) -> str:

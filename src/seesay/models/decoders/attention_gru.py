@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from seesay.config import ModelConfig
@@ -52,7 +51,7 @@ class AttentionGRUDecoder(Prepackable, RecurrentDecoder):
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
         """Return logits (B, K, V) and attention (B, K, N) after `tokens` (B, K); in one native call if it can be."""
         hidden, image = state.per_row["hidden"], state.per_image
-        if not self.fixed or is_traced() or hidden.dtype != torch.float32:
+        if not self.fixed or is_traced():
             return super().step(tokens, state)
         keys, memory = image["keys"][:, 0], image["memory"][:, 0]
         mask = image["memory_mask"][:, 0] if "memory_mask" in image else None
