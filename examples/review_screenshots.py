@@ -15,7 +15,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from seesay.bulk.rows import json_line
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.data.annotations import load_annotations
 from seesay.data.synthetic.scenes import make_scenes
 

@@ -10,7 +10,8 @@ from seesay.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from seesay.captioners import load_captioner
-    from seesay.captioners.base import Caption, Captioner
+    from seesay.captioners.base import Captioner
+    from seesay.captioners.caption import Caption
     from seesay.captioners.trained import TrainedCaptioner
     from seesay.config import Config, DecodingOptions, resolve_config
     from seesay.data import Annotation, Annotations, check_data, load_annotations, make_scenes
@@ -30,7 +31,7 @@ limit_spinning()  # here, because torch reads it as it is loaded
 _HOMES = {
     "Annotation": "seesay.data",
     "Annotations": "seesay.data",
-    "Caption": "seesay.captioners.base",
+    "Caption": "seesay.captioners.caption",
     "Captioner": "seesay.captioners.base",
     "TrainedCaptioner": "seesay.captioners.trained",
     "Comparison": "seesay.evaluation",

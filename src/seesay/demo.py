@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import Config, resolve_config
 from seesay.data.records import Annotation

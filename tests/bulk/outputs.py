@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 
 
 def caption(text: str, *others: str, score: float = -1.5) -> Caption:

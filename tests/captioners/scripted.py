@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from seesay.captioners.base import Caption, Captioner, CaptionSettings
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.captioners.identity import ModelIdentity
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError
@@ -53,10 +54,19 @@ class ScriptedCaptioner(Captioner):
         if options.strategy in self._refused:
             raise ConfigError(f"no {options.strategy}")
 
-    def load_inputs(self, image: ImageInput) -> Any:
+    @property
+    def takes_prompts(self) -> bool:
+        return True
+
+    def check_prompt(self, prompt: str) -> None:
+        if prompt == "refused":
+            raise ConfigError("scripted has no prompt 'refused'")
+
+    def load_inputs(self, image: ImageInput, prompt: str = "") -> Any:
         if isinstance(image, str) and image.startswith("missing"):
             raise ImageError(f"{image}: no such file")
-        return np.asarray(read_image(image)), self._prompt, Path(image).stem if isinstance(image, str) else "array"
+        stem = Path(image).stem if isinstance(image, str) else "array"
+        return np.asarray(read_image(image)), prompt or self._prompt, stem
 
     def encode(self, inputs: Sequence[Any]) -> Any:
         return [name for _, _, name in inputs]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from seesay.captioners import guard
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ImageError
@@ -146,7 +146,7 @@ class TestAltText:
         monkeypatch.setattr(
             ScriptedCaptioner,
             "load_inputs",
-            lambda _, image: (np.frombuffer(Path(image).read_bytes(), np.uint8), "", Path(image).stem),
+            lambda _, image, prompt: (np.frombuffer(Path(image).read_bytes(), np.uint8), prompt, Path(image).stem),
         )
         captioner = ScriptedCaptioner({"a": ["a dog"], "e": ["white"]})
         assert found(captioner, [photos[0], photos[4]], style="alt-text") == ["A dog.", ""]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from seesay.captioners.base import Caption, CaptionSettings
 from seesay.captioners.batching import CaptionRequest, generate_batch
+from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.captioners.ensemble import EnsembleCaptioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
@@ -40,7 +40,7 @@ def requests(captioner: TrainedCaptioner, images: list[str]) -> list[CaptionRequ
     for number, path in enumerate(images):
         options = OPTIONS[number % len(OPTIONS)]
         settings = CaptionSettings(options, number % 2 == 0, number % 3)
-        found.append(CaptionRequest(*captioner.prepare(in_memory(path)), settings))
+        found.append(CaptionRequest(captioner.prepare(in_memory(path)), settings))
     return found
 
 
@@ -104,7 +104,7 @@ def test_images_are_encoded_together_and_decoded_per_set_of_options(
     caption_together(
         captioner,
         [
-            CaptionRequest(*captioner.prepare(in_memory(path)), CaptionSettings(options[n % 4]))
+            CaptionRequest(captioner.prepare(in_memory(path)), CaptionSettings(options[n % 4]))
             for n, path in enumerate(images[:12])
         ],
     )
@@ -113,15 +113,15 @@ def test_images_are_encoded_together_and_decoded_per_set_of_options(
 
 
 def test_invalid_options_fail_alone(captioner: TrainedCaptioner, images: list[str]) -> None:
-    model_inputs = [captioner.prepare(in_memory(path)) for path in images[:3]]
+    loaded = [captioner.prepare(in_memory(path)) for path in images[:3]]
     bad = DecodingOptions(strategy="beam", force_words=("red red red red red red red red red",))
     good = DecodingOptions(strategy="beam")
     found = caption_together(
         captioner,
         [
-            CaptionRequest(*model_inputs[0], CaptionSettings(good)),
-            CaptionRequest(*model_inputs[1], CaptionSettings(bad)),
-            CaptionRequest(*model_inputs[2], CaptionSettings(good)),
+            CaptionRequest(loaded[0], CaptionSettings(good)),
+            CaptionRequest(loaded[1], CaptionSettings(bad)),
+            CaptionRequest(loaded[2], CaptionSettings(good)),
         ],
     )
     assert isinstance(found[1], ConfigError)
@@ -154,7 +154,7 @@ def test_top_tokens_contain_the_generated_words(captioner: TrainedCaptioner, ima
 def test_the_guard_checks_captions_of_requests(images: list[str]) -> None:
     name = Path(images[0]).stem
     captioner = ScriptedCaptioner({name: ["", "A dog runs."], Path(images[1]).stem: [""]})
-    requests = [CaptionRequest(*captioner.prepare(path), CaptionSettings()) for path in images[:2]]
+    requests = [CaptionRequest(captioner.prepare(path), CaptionSettings()) for path in images[:2]]
     found: dict[int, Caption | SeesayError] = {}
     generate_batch(captioner, requests, found.__setitem__)
     assert [(each.text, each.rejected) for each in found.values() if isinstance(each, Caption)] == [

@@ -93,9 +93,7 @@ def test_columns_are_known_before_images() -> None:
         check_variables("{who}")
 
 
-def test_a_specification_gives_the_template(photo: str) -> None:
+def test_columns_are_no_part_of_a_specification(photo: str) -> None:
     spec = ModelSpec(("m",), prompt="{who}", language="Latin", columns={photo: {"who": "Eve"}})
-    assert spec.template("short").render(photo) == "Eve Answer in Latin."
-    assert ModelSpec(("m",)).template("short").render(photo) == PRESETS["short"]
     assert "Eve" not in repr(spec)
     assert hash(spec) == hash(ModelSpec(("m",), prompt="{who}", language="Latin"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.captioners.ensemble import EnsembleCaptioner, load_runs
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import load_run
@@ -304,7 +304,7 @@ class TestEnsemble:
 
     def test_encoding_keeps_no_graph(self, cached_run: Path, images: list[Path]) -> None:
         both = EnsembleCaptioner([TrainedCaptioner.load(cached_run, "cpu")] * 2)
-        state = both.encode([both.prepare(images[0])[0]])
+        state = both.encode([both.prepare(images[0]).inputs])
         assert all(tensor.is_inference() for tensor in state.per_image.values())
 
     def test_an_empty_ensemble_raises(self) -> None:

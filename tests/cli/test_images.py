@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from seesay.captioners import ModelSpec
+from seesay.captioners.pretrained.families.chat import Chat
 from seesay.images.metadata import read_description
 from tests import tiny
 from tests.bulk.outputs import lines
@@ -155,7 +156,8 @@ class TestPrompts:
         assert result.code == 0
         (spec,) = specs
         assert spec.columns == {f"{photos}/a.png": {"who": "Eve"}}
-        assert spec.template("").render(f"{photos}/a.png") == "Describe Eve in photos. Answer in German."
+        template = Chat.template(spec)
+        assert template.render(f"{photos}/a.png") == "Describe Eve in photos. Answer in German."
 
     @pytest.mark.parametrize(
         ("prompt", "line"),

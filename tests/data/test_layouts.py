@@ -12,7 +12,7 @@ import pytest
 from seesay.bulk.failures import Failures
 from seesay.bulk.parquet_writer import ParquetWriter
 from seesay.bulk.writers import CsvWriter, JsonlWriter
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.data.annotations import Annotations, load_annotations
 from seesay.data.readers.columns import ColumnNames
 from seesay.errors import ConfigError, DataError

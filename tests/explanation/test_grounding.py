@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.data.records import Annotation, Box
 from seesay.explanation.grounding import GroundingHit, find_grounding_hits, measure_grounding
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from seesay.bulk.rows import json_line
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.review.app import create_app
 from seesay.review.files import caption_file
 from seesay.review.regeneration import Regenerator

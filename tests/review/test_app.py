@@ -4,7 +4,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,15 @@ import httpx
 import pytest
 from PIL import Image
 
+from seesay.captioners.caption import Caption
 from seesay.data.annotations import load_annotations
+from seesay.errors import ConfigError
 from seesay.review import limits
 from seesay.review.regeneration import Regenerator
 from seesay.review.session import ReviewSession
 from seesay.serving.static import CONTENT_SECURITY_POLICY
 from tests.review.conftest import TOKEN, Host, Open, read_rows
-from tests.review.scripted import SPEC
+from tests.review.scripted import ScriptedCaptioner
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def session(folder: Path, review: Open) -> ReviewSession:
 
 @pytest.fixture
 def client(session: ReviewSession, host: Host) -> Iterator[httpx.Client]:
-    server = host(session, Regenerator(replace(SPEC, loaded=[])))
+    server = host(session, Regenerator(ScriptedCaptioner("default {stem}")))
     with httpx.Client(base_url=f"{server.url}/{TOKEN}/", headers={"Origin": server.url}, trust_env=False) as client:
         yield client
 
@@ -186,9 +187,9 @@ def test_captions_are_generated_again_with_options_and_prompt(
     client: httpx.Client, session: ReviewSession, folder: Path
 ) -> None:
     model = client.get("api/rows").json()["model"]
-    assert (model["name"], model["takes_prompt"], model["options"]["beam_size"]) == ("scripted", True, 3)
+    assert (model["name"], model["takes_prompts"], model["options"]["beam_size"]) == ("scripted", True, 3)
     act(client, "regenerate", rows=[0, 1])
-    assert session.entries[1].state.caption == "default beam 3 60"
+    assert session.entries[1].state.caption == "default {stem} beam 3 60"
     (folder / "images/image-002.png").unlink()
     reply = act(client, "regenerate", rows=[2, 3], options={"strategy": "greedy"}, prompt="describe")
     assert session.entries[3].state.caption.startswith("describe greedy")
@@ -199,15 +200,18 @@ def test_captions_are_generated_again_with_options_and_prompt(
     assert session.entries[3].state.caption == "two red dogs"
 
 
-def test_a_model_is_loaded_again_only_for_another_prompt() -> None:
-    spec = replace(SPEC, loaded=[])
-    regenerator = Regenerator(spec)
-    for prompt in (None, "", "other", "other", None):
-        regenerator.caption([], regenerator.defaults, prompt)
-    assert [each.prompt for each in spec.loaded] == ["default", "other"]
-    assert [each.closed for each in spec.loaded] == [True, False]
+def test_a_prompt_of_the_page_is_literal_and_the_captioners_own_keeps_its_variables(folder: Path) -> None:
+    captioner = ScriptedCaptioner("default {stem}")
+    regenerator = Regenerator(captioner)
+    image = str(folder / "images/image-001.png")
+    prompts = ("", captioner.prompt_text, "{stem}")
+    captions = [regenerator.caption([image], None, prompt)[0] for prompt in prompts]
+    texts = [each.text.split(" beam")[0] for each in captions if isinstance(each, Caption)]
+    assert texts == ["default {stem}", "default {stem}", "{{stem}}"]
+    with pytest.raises(ConfigError, match="blank"):
+        regenerator.caption([image], None, " ")
     regenerator.close()
-    assert spec.loaded[1].closed
+    assert captioner.closed
 
 
 def test_without_a_model_nothing_is_generated(session: ReviewSession, host: Host) -> None:

@@ -13,7 +13,7 @@ from seesay.data.annotations import load_annotations
 from seesay.review.regeneration import Regenerator
 from tests.browsers import NEEDS_CHROMIUM, chromium, visits
 from tests.review.conftest import TOKEN, Host, Open, make_images, read_rows, write_captions
-from tests.review.scripted import SPEC
+from tests.review.scripted import ScriptedCaptioner
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -35,7 +35,7 @@ def visit(browser: "Browser", folder: Path, review: Open, host: Host) -> Iterato
     with visits(browser) as open_page:
 
         def start(path: Path = folder / "captions.jsonl", **options: object) -> "Page":
-            server = host(review(path), Regenerator(SPEC))
+            server = host(review(path), Regenerator(ScriptedCaptioner("default")))
             return open_page(f"{server.url}/{TOKEN}/", **options)
 
         yield start
@@ -143,6 +143,7 @@ def test_everything_is_done_with_the_keyboard_alone(visit: Visit, folder: Path) 
     press("g")
     expect(page.get_by_role("dialog", name="Generate again")).to_be_visible()
     page.get_by_label("Prompt").focus()
+    press("Control+A")  # the captioner's own
     page.keyboard.type("asked")
     press("Tab")
     press("Tab")

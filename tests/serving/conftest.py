@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from seesay.captioners.base import Captioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.serving.app import create_app
 from seesay.serving.limits import Limits
@@ -33,9 +34,9 @@ def start(captioner: TrainedCaptioner) -> Iterator[Start]:
     """Starts a server with given limits."""
     with ExitStack() as stack:
 
-        def make(api_key: str = "", **bounds: Any) -> Running:
+        def make(api_key: str = "", served: Captioner = captioner, **bounds: Any) -> Running:
             limits = Limits(**{**PATIENT, **bounds})
-            return stack.enter_context(running(create_app(captioner, limits, api_key), limits))
+            return stack.enter_context(running(create_app(served, limits, api_key), limits))
 
         yield make
 

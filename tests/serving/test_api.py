@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.images.sources import ImageBytes
@@ -122,7 +122,7 @@ def test_response_contains_image_size_and_options(shared: Running, captioner: Tr
         ),
         ({"strategy": "sample", "temperature": "nan"}, "temperature is nan; it must be finite"),
         ({"strategy": "sample", "temperature": "1e999"}, "temperature is 1e999; it must be finite"),
-        ({"beem": 3}, "unknown field 'beem'; known are attention, top_tokens, strategy"),
+        ({"beem": 3}, "unknown field 'beem'; known are prompt, attention, top_tokens"),
         ({"max_length": [3, 4]}, "'max_length' is given twice"),
         ({"max_length": "9" * 3000}, "max_length is 999"),
         ({"bad_words": ["x" * 61]}, "bad_words: string should have at most 60 characters"),

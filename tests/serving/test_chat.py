@@ -1,18 +1,44 @@
 """The chat-completions protocol, with the client of OpenAI."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import httpx
+import numpy as np
 import openai
 import pytest
 from PIL import Image
 
+from seesay.captioners.caption import Caption, CaptionSettings
+from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
+from seesay.images.loading import ImageInput, read_image
 from seesay.serving import limits
+from tests.captioners.scripted import ScriptedCaptioner, caption
 from tests.serving.conftest import Start
-from tests.serving.servers import PATIENCE, Running, encoded
+from tests.serving.servers import PATIENCE, Running, encoded, upload
+
+
+class EchoCaptioner(ScriptedCaptioner):
+    """A captioner whose captions state the prompt."""
+
+    def __init__(self) -> None:
+        super().__init__({}, "own")
+
+    @property
+    def name(self) -> str:
+        return "echo"
+
+    def load_inputs(self, image: ImageInput, prompt: str = "") -> Any:
+        return np.asarray(read_image(image)), PromptTemplate(prompt or "own").render(image)
+
+    def encode(self, inputs: Sequence[Any]) -> Any:
+        return [prompt for _, prompt in inputs]
+
+    def generate(self, encoded: Any, names: Sequence[str] | None, settings: CaptionSettings) -> list[Caption]:
+        return [caption(f"The prompt is {prompt!r}.") for prompt in encoded]
 
 
 def data_url(content: bytes, kind: str = "image/png") -> str:
@@ -166,3 +192,39 @@ def test_a_body_that_is_not_json_is_refused(shared: Running) -> None:
     with shared.client() as client:
         answer = client.post("/v1/chat/completions", content=b"{")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+
+
+PROMPTS = [
+    ("Describe {stem}.", "Be brief.\nDescribe {stem}."),
+    ("  ", "Be brief."),
+    ("refused", "own"),
+]
+
+
+@pytest.mark.parametrize(("sent", "used"), PROMPTS)
+def test_the_text_of_messages_is_the_prompt_of_models_that_take_it(start: Start, sent: str, used: str) -> None:
+    captioner = EchoCaptioner()
+    server = start(served=captioner)
+    system = [] if sent == "refused" else [{"role": "system", "content": "Be brief."}]
+    earlier = [{"role": "user", "content": None}, {"role": "assistant", "content": "A dog."}]
+    parts = [{"type": "text", "text": sent}, {"type": "image_url", "image_url": {"url": data_url(encoded(3))}}]
+    conversation: Any = [*system, *earlier, {"role": "user", "content": parts}]
+    with client_of(server) as client:
+        answer = client.chat.completions.create(model=captioner.name, messages=conversation)
+    assert answer.choices[0].message.content == f"The prompt is {used!r}."
+
+
+def test_the_prompt_is_a_field_of_the_form(start: Start) -> None:
+    server = start(served=EchoCaptioner())
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+        reply = client.post("/v1/caption", **upload(encoded(3), prompt="Name {it}.")).json()
+        refused = client.post("/v1/caption", **upload(encoded(3), prompt="refused"))
+    assert reply["results"][0]["captions"][0]["text"] == "The prompt is 'Name {it}.'."
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_options")
+
+
+def test_a_prompt_for_a_model_without_one_is_refused(shared: Running) -> None:
+    with httpx.Client(base_url=shared.url, timeout=PATIENCE) as client:
+        refused = client.post("/v1/caption", **upload(encoded(3), prompt="Describe it."))
+    assert refused.status_code == 422
+    assert "takes no prompt" in refused.json()["error"]["message"]

@@ -276,7 +276,7 @@ def test_an_image_that_breaks_the_encoder_does_not_affect_the_others(
     start: Start, captioner: TrainedCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start()
-    encode, bad = captioner.encode, captioner.prepare(tiny.image(1))[0][0].tobytes()
+    encode, bad = captioner.encode, captioner.prepare(tiny.image(1)).inputs[0].tobytes()
 
     def fragile(model_inputs: Any) -> Any:
         if any(view[0].tobytes() == bad for view in model_inputs):

@@ -25,7 +25,7 @@ def test_the_schema_contains_all_options_and_limits(shared: Running) -> None:
     operation = paths["/v1/caption"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     names = set(DecodingOptions.model_fields)
-    assert set(form["properties"]) == names | {"images", "attention", "top_tokens"}
+    assert set(form["properties"]) == names | {"images", "prompt", "attention", "top_tokens"}
     assert form["required"] == ["images"]
     assert form["properties"]["beam_size"]["maximum"] == limits.MAX_BEAM_SIZE
     assert all(field["description"] for field in form["properties"].values())

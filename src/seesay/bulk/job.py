@@ -21,7 +21,8 @@ from seesay.bulk.rows import Row, plain, texts
 from seesay.bulk.sinks import Sink
 from seesay.bulk.writers import Writer
 from seesay.captioners.alt_text import Style
-from seesay.captioners.base import Caption, Captioner
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption
 from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ImageError, SeesayError
 from seesay.files import only_writer, write_atomically

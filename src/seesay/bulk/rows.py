@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.files import text_bytes
 
 Row = tuple[str, Caption]

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from seesay.captioners.base import Caption, Captioner, CaptionSettings, LoadedImage
+from seesay.captioners.acceptance import LoadedImage, generate_usable
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.errors import SeesayError
 
 
@@ -13,13 +14,11 @@ class CaptionRequest:
     """An image to caption, with its settings.
 
     Attributes:
-        model_inputs: from `Captioner.prepare`.
-        name: seeds the image's samples, from `Captioner.prepare`.
+        image: from `Captioner.prepare` with these settings.
         settings: what to generate.
     """
 
-    model_inputs: Any
-    name: str
+    image: LoadedImage
     settings: CaptionSettings
 
 
@@ -35,19 +34,18 @@ def generate_batch(
         requests: the images with their settings.
         deliver: called after each search with the number of a request and its caption or error.
     """
-    encoded = captioner.encode([request.model_inputs for request in requests])
+    encoded = captioner.encode([request.image.inputs for request in requests])
     groups: dict[CaptionSettings, list[int]] = {}
     for number, request in enumerate(requests):
-        settings = replace(request.settings, options=captioner.options(request.settings.options))
-        groups.setdefault(settings, []).append(number)
+        settings = request.settings
+        resolved = replace(settings, options=captioner.options(settings.options, settings.prompt))
+        groups.setdefault(resolved, []).append(number)
     for settings, numbers in groups.items():
         part = encoded if len(groups) == 1 else captioner.take(encoded, numbers)
-        names = [requests[number].name for number in numbers]
+        images = [requests[number].image for number in numbers]
         found: Sequence[Caption | SeesayError]
         try:
-            generated = captioner.generate(part, names, settings)
-            images = [LoadedImage(requests[number].name, requests[number].model_inputs) for number in numbers]
-            found = captioner.accept(part, images, generated, settings)
+            found = generate_usable(captioner, part, images, settings)
         except SeesayError as error:
             found = [error] * len(numbers)
         for number, caption in zip(numbers, found, strict=True):

@@ -72,7 +72,7 @@ class EnsembleCaptioner(TrainedCaptioner):
         ]
         return init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
 
-    def load_inputs(self, image: ImageInput) -> ModelInputs:
+    def load_inputs(self, image: ImageInput, prompt: str = "") -> ModelInputs:
         """Return the pixels that each member's encoder needs."""
         return tuple(pixels for member in self.members for pixels in member.load_inputs(image))
 

@@ -79,6 +79,11 @@ class PromptTemplate:
         return f"{prompt} Answer in {self.language}." if self.language else prompt
 
 
+def literal(text: str) -> str:
+    """Return a prompt that is rendered as `text`, whose braces are no variables."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def prompt_variables(prompt: str) -> frozenset[str]:
     """Return the names of the variables in a prompt, or in the preset of this name.
 

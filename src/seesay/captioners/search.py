@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seesay.captioners.base import DEFAULT_SETTINGS, Caption, Captioner, CaptionSettings
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings
 from seesay.config import Config, DecodingOptions
 from seesay.decoding import GenerationRequest, generate
 from seesay.decoding.constraints import token_constraints
@@ -63,7 +64,7 @@ class SearchCaptioner(Captioner):
         """The decoding options of the configuration."""
         return self.config.decoding
 
-    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
+    def options(self, options: DecodingOptions | None = None, prompt: str = "") -> DecodingOptions:
         """Return `options`, by default the run's, with `max_length` set."""
         chosen = options or self.defaults
         return chosen.replace(max_length=chosen.max_length or self.defaults.max_length or self._longest)
@@ -89,7 +90,7 @@ class SearchCaptioner(Captioner):
     def encode(self, inputs: Sequence[ModelInputs]) -> Any:
         """Return the decoder's state before the start token, of B images."""
 
-    def load_inputs(self, image: ImageInput) -> ModelInputs:
+    def load_inputs(self, image: ImageInput, prompt: str = "") -> ModelInputs:
         """Return the preprocessed pixels of an image."""
         return (load_pixels(image, self.preprocessing()),)
 

@@ -2,10 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from seesay.captioners.prompts import PromptTemplate
 
 
 @dataclass(frozen=True)
@@ -38,16 +34,3 @@ class ModelSettings:
     endpoint_timeout: float = 300.0
     endpoint_image_size: int = 1024
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
-
-    def template(self, default: str) -> "PromptTemplate":
-        """Return the prompt with its variables.
-
-        Args:
-            default: the prompt of the model's family, used if none was chosen.
-
-        Raises:
-            ConfigError: the prompt is blank or has an unknown variable.
-        """
-        from seesay.captioners.prompts import PromptTemplate
-
-        return PromptTemplate(self.prompt or default, self.language, self.columns)

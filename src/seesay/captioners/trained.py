@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from seesay.allocation import return_freed_memory
-from seesay.captioners.base import DEFAULT_SETTINGS, Caption, CaptionSettings
+from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings
 from seesay.captioners.search import ModelInputs, SearchCaptioner
 from seesay.checkpoint import Run, load_run, load_weights
 from seesay.config import DecodingOptions
@@ -112,9 +112,10 @@ class TrainedCaptioner(SearchCaptioner):
         Raises:
             ImageError: the image cannot be read.
         """
-        model_inputs, name = self.prepare(image)
+        loaded = self.prepare(image)
         trace = SearchTrace()
-        return self.generate(self.encode([model_inputs]), [name], CaptionSettings(options), trace=trace)[0], trace
+        encoded = self.encode([loaded.inputs])
+        return self.generate(encoded, [loaded.name], CaptionSettings(options), trace=trace)[0], trace
 
     @property
     def folders(self) -> tuple[Path, ...]:

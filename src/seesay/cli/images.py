@@ -31,7 +31,7 @@ from seesay.images.prefetch import usable_cores
 
 if TYPE_CHECKING:
     from seesay.bulk import BulkReport, Destination, ImageList
-    from seesay.captioners.base import Caption
+    from seesay.captioners.caption import Caption
     from seesay.data.records import Box
     from seesay.images.loading import ImageInput
 

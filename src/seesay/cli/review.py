@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from seesay.captioners.alt_text import Style
 from seesay.cli.console import print_error, print_line
 from seesay.cli.parameters import CaptionerFlags, Flat
 from seesay.errors import MissingDependencyError
@@ -26,6 +27,7 @@ def review(
     sidecar: str = "",
     export: Path | None = None,
     model: ReviewModels = None,
+    style: Style = "plain",
     captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
     host: str = "127.0.0.1",
     port: int = 0,
@@ -38,6 +40,7 @@ def review(
         captions: file written by `seesay caption --out` (.jsonl, .csv or .tsv), or with --sidecar a folder of images.
         sidecar: suffix of the text file beside each image, such as .txt.
         export: write the accepted captions as training data to this file (.jsonl), without the page.
+        style: style of captions that are generated again: as generated, or alt text of at most 125 characters.
         host: address to listen on.
         port: port to listen on; 0: any free port.
     """
@@ -48,7 +51,7 @@ def review(
         if export is not None:
             return _export(session, export, captions)
         spec = captioner_flags.spec(model or ()) if model or captioner_flags.endpoint else None
-        return _serve(session, spec, host, port)
+        return _serve(session, spec, style, host, port)
 
 
 def _export(session: "ReviewSession", path: Path, captions: Path) -> int:
@@ -63,7 +66,7 @@ def _export(session: "ReviewSession", path: Path, captions: Path) -> int:
     return 0
 
 
-def _serve(session: "ReviewSession", spec: "ModelSpec | None", host: str, port: int) -> int:
+def _serve(session: "ReviewSession", spec: "ModelSpec | None", style: Style, host: str, port: int) -> int:
     """Serve the page until a signal arrives, then save; return the exit code."""
     try:
         from seesay.review.app import create_app
@@ -75,7 +78,7 @@ def _serve(session: "ReviewSession", spec: "ModelSpec | None", host: str, port: 
 
     with listen(host, port) as listener:
         token = secrets.token_urlsafe(24)
-        app = create_app(session, token, Regenerator(spec) if spec else None)
+        app = create_app(session, token, Regenerator(spec.load(), style) if spec else None)
         url = f"{address(listener)}/{token}/"
         # Not `print_line`: the address must not be wrapped or held back when another program reads it.
         serve(app, listener, Limits(), lambda: print(f"seesay reviews {session.file.name} at {url}", flush=True))

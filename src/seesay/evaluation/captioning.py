@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from seesay.captioners.base import Caption, Captioner
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation

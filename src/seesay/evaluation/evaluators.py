@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from seesay.captioners.base import Caption, Captioner
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption
 from seesay.captioners.guard import clean, count_rejections
 from seesay.captioners.search import SearchCaptioner
 from seesay.captioners.trained import TrainedCaptioner

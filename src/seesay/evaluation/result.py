@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.captioners.guard import summarize_rejections
 from seesay.config import DecodingOptions
 from seesay.data.records import Annotation

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from seesay.captioners.base import Caption, Captioner
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.data.objects import name_objects
 from seesay.data.records import Annotation, Box
 from seesay.data.synthetic.scenes import mentions, names_only_scenes, unfounded_mentions

@@ -29,9 +29,12 @@ def gru_update(input_gates: Tensor, state_gates: Tensor, hidden: Tensor) -> Tens
     """
     size = hidden.shape[-1]
     inputs, recurrent = input_gates.to(hidden.dtype), state_gates.to(hidden.dtype)
-    both = torch.sigmoid(inputs[..., : 2 * size] + recurrent[..., : 2 * size])
-    reset, update = both[..., :size], both[..., size:]
-    candidate = torch.tanh(inputs[..., 2 * size :] + reset * recurrent[..., 2 * size :])
+    # Backward of a split is one concatenation; backward of slices fills a tensor of zeros for each.
+    (input_part, input_candidate), (state_part, state_candidate) = (
+        torch.split(gates, [2 * size, size], dim=-1) for gates in (inputs, recurrent)
+    )
+    reset, update = torch.sigmoid(input_part + state_part).chunk(2, dim=-1)
+    candidate = torch.tanh(torch.addcmul(input_candidate, reset, state_candidate))
     return torch.lerp(candidate, hidden, update)
 
 

@@ -133,10 +133,10 @@ def _add_reading(router: APIRouter, page: _Page) -> None:
     async def rows() -> Response:
         regenerator = page.regenerator
         model = regenerator and {
-            "name": regenerator.name,
-            "options": regenerator.defaults.model_dump(mode="json"),
-            "takes_prompt": regenerator.takes_prompt,
-            "prompt": regenerator.prompt,
+            "name": regenerator.captioner.name,
+            "options": regenerator.captioner.defaults.model_dump(mode="json"),
+            "takes_prompts": regenerator.captioner.takes_prompts,
+            "prompt": regenerator.captioner.prompt_text,
             "max_rows": limits.MAX_REGENERATED,
         }
         facts = {"name": page.session.file.name, "model": model, "max_characters": limits.MAX_CAPTION_CHARACTERS}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from seesay.bulk.rows import json_line
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.errors import DataError
 
 Review = Literal["", "accepted", "rejected", "edited"]

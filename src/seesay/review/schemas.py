@@ -61,11 +61,11 @@ class Replace(Command):
 
 
 class Regenerate(Command):
-    """Rows to caption again; `options` are decoding options, and a `prompt` of None is the one in use."""
+    """Rows to caption again; `options` are decoding options, and an empty `prompt` is the captioner's."""
 
     rows: Annotated[list[int], Field(min_length=1, max_length=limits.MAX_REGENERATED)]
     options: dict[str, str] = {}
-    prompt: Annotated[str, Field(max_length=limits.MAX_CAPTION_CHARACTERS)] | None = None
+    prompt: Annotated[str, Field(max_length=limits.MAX_CAPTION_CHARACTERS)] = ""
 
 
 def parse(kind: type[Model], body: bytes) -> Model:

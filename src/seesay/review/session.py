@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.data.records import count
 from seesay.errors import DataError, SeesayError
 from seesay.files import append, text_bytes

@@ -26,12 +26,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from seesay import __version__
 from seesay.captioners.base import Captioner
+from seesay.captioners.caption import CaptionSettings
 from seesay.serving import limits
-from seesay.serving.chat import ChatResponse, chat_request, chat_response, events, image_of, read_chat
+from seesay.serving.chat import ChatResponse, chat_response, chat_settings, events, image_of, read_chat
 from seesay.serving.errors import DISCONNECTED, ApiError, ClientDisconnectedError, Code, error_response
 from seesay.serving.limits import Limits
 from seesay.serving.openapi import BODY, CAPTION_RESPONSES, CHAT_BODY, CHAT_ERRORS, ERRORS, describe_model
-from seesay.serving.requests import Request as FormRequest
 from seesay.serving.requests import read_request
 from seesay.serving.schemas import CaptionResponse, HealthResponse, ModelList, image_result
 from seesay.serving.service import CaptionedImage, CaptionService
@@ -103,12 +103,12 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
         with service.receiving.hold(1):
             form = await read_form(request, service.limits.receive_seconds)
         notes["images"] = len(form.images)
-        caption_request = read_request(form.fields, service.captioner.defaults)
+        settings = read_request(form.fields, service.captioner.defaults)
         seconds = service.limits.answer_seconds
-        results = await _cancel_on_disconnect(request, service.caption(form.images, caption_request), seconds)
+        results = await _cancel_on_disconnect(request, service.caption(form.images, settings), seconds)
         for each in results:
             service.metrics.images.labels(each.code if isinstance(each, ApiError) else "captioned").inc()
-        return _response(service, form, caption_request, results)
+        return _response(service, form, settings, results)
 
     @app.post(
         "/v1/chat/completions",
@@ -121,9 +121,9 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
     async def chat(request: Request) -> Response:
         with service.receiving.hold(1):
             content = await read_chat(request, service.limits.receive_seconds)
-        caption_request = chat_request(content, service.name, service.captioner.defaults)
+        settings = chat_settings(content, service.captioner)
         request.scope["state"]["notes"]["images"] = 1
-        work = service.caption([image_of(content)], caption_request)
+        work = service.caption([image_of(content)], settings)
         (result,) = await _cancel_on_disconnect(request, work, service.limits.answer_seconds)
         service.metrics.images.labels(result.code if isinstance(result, ApiError) else "captioned").inc()
         if isinstance(result, ApiError):
@@ -140,7 +140,7 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
 
 
 def _response(
-    service: CaptionService, form: Form, caption_request: FormRequest, results: Sequence[CaptionedImage | ApiError]
+    service: CaptionService, form: Form, settings: CaptionSettings, results: Sequence[CaptionedImage | ApiError]
 ) -> Response:
     """Return the response.
 
@@ -155,7 +155,7 @@ def _response(
     if isinstance(first, ApiError) and all(isinstance(each, ApiError) for each in results):
         others = "" if len(results) == 1 else f" (and {len(results) - 1} more)"
         raise ApiError(first.code, f"{first}{others}")
-    options = service.captioner.options(caption_request.options).model_dump()
+    options = service.captioner.options(settings.options).model_dump()
     content = CaptionResponse(model=service.name, options=options, results=entries)
     return Response(content.model_dump_json(), media_type="application/json")
 

@@ -9,17 +9,19 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as HttpRequest
 
-from seesay.captioners.base import Caption
-from seesay.config import DecodingOptions
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption, CaptionSettings
+from seesay.errors import ConfigError
 from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.errors import ApiError
-from seesay.serving.requests import Request, RequestModel, make_request
+from seesay.serving.requests import RequestModel, make_request
 from seesay.serving.uploads import check_size, read_body
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,(.*)", re.DOTALL)
@@ -55,7 +57,9 @@ class ChatRequest(BaseModel):
 
     model: str = Field(description="name of the served model, as in `GET /v1/models`")
     messages: list[Message] = Field(
-        min_length=1, max_length=limits.MAX_FIELDS, description="the last image in them is captioned; text is ignored"
+        min_length=1,
+        max_length=limits.MAX_FIELDS,
+        description="the last image in them is captioned; the text is the prompt of models that take it",
     )
     max_tokens: int | None = Field(None, ge=1, description="maximum number of words")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same under its newer name")
@@ -150,15 +154,35 @@ def image_of(chat: ChatRequest) -> ImageBytes:
     return ImageBytes("image", content)
 
 
-def chat_request(chat: ChatRequest, name: str, defaults: DecodingOptions) -> Request:
-    """Return how the image of a chat request is captioned.
+def prompt_of(chat: ChatRequest) -> str:
+    """Return the text of system and user messages, a line each; empty if there is none."""
+    texts = []
+    for message in chat.messages:
+        if message.role == "assistant" or message.content is None:
+            continue
+        parts = [message.content] if isinstance(message.content, str) else [part.text for part in message.content]
+        texts += [part.strip() for part in parts if part and part.strip()]
+    return "\n".join(texts)[: limits.MAX_PROMPT_CHARACTERS]
+
+
+def chat_settings(chat: ChatRequest, captioner: Captioner) -> CaptionSettings:
+    """Return the settings of a chat request.
+
+    Clients of the protocol always send text. It is the prompt if the model takes it, and ignored otherwise.
 
     Raises:
         ApiError: another model is requested, or the options are invalid.
     """
-    if chat.model != name:
-        raise ApiError("not_found", f"the model {chat.model[:100]!r} is not served; this service has {name!r}")
-    return make_request(chat.decoding(), defaults)
+    if chat.model != captioner.name:
+        raise ApiError(
+            "not_found", f"the model {chat.model[:100]!r} is not served; this service has {captioner.name!r}"
+        )
+    settings = make_request({"prompt": prompt_of(chat), **chat.decoding()}, captioner.defaults)
+    try:
+        captioner.check_prompt(settings.prompt)
+    except ConfigError:
+        return replace(settings, prompt="")
+    return settings
 
 
 def chat_response(chat: ChatRequest, caption: Caption, identity: Mapping[str, Any]) -> ChatResponse:

@@ -23,6 +23,7 @@ MAX_CAPTIONS = 10
 MAX_WORDS = 60
 MAX_TOP_TOKENS = 10
 MAX_PHRASES = 10  # of `bad_words`, and of `force_words`
+MAX_PROMPT_CHARACTERS = 4_000
 MAX_PHRASE_CHARACTERS = 60
 MAX_REQUIRED_WORDS = 8  # in total: the search keeps one beam per number of satisfied words
 

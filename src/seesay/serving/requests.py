@@ -1,11 +1,12 @@
 """The fields of a caption request: the decoding options, and which details of each word are returned."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
+from seesay.captioners.caption import CaptionSettings
+from seesay.captioners.prompts import literal
 from seesay.config import DecodingOptions, changed_decoding
 from seesay.config.section import TextFields, bounds_of
 from seesay.errors import ConfigError
@@ -29,7 +30,11 @@ Phrase = Annotated[str, Field(max_length=limits.MAX_PHRASE_CHARACTERS)]
 
 
 class _Details(TextFields):
-    """What is returned per word."""
+    """What is generated beside the options, and returned per word."""
+
+    prompt: str = Field(
+        default="", max_length=limits.MAX_PROMPT_CHARACTERS, description="prompt, of models that take one"
+    )
 
     attention: bool = Field(default=False, description="return the attention weights of each word")
     top_tokens: int = Field(
@@ -71,17 +76,8 @@ RequestModel = _request_model()
 _REPEATED = {name for name, info in DecodingOptions.model_fields.items() if isinstance(info.default, tuple)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """How the images of one request are captioned."""
-
-    options: DecodingOptions
-    attention: bool
-    top_tokens: int
-
-
-def read_request(fields: Iterable[tuple[str, str]], defaults: DecodingOptions) -> Request:
-    """Return the request that the fields of a form make, over a run's own options.
+def read_request(fields: Iterable[tuple[str, str]], defaults: DecodingOptions) -> CaptionSettings:
+    """Return the settings that the fields of a form make, over a captioner's own options.
 
     Raises:
         ApiError: an unknown field, a value out of bounds, or options that contradict each other.
@@ -97,14 +93,16 @@ def read_request(fields: Iterable[tuple[str, str]], defaults: DecodingOptions) -
     return make_request(values, defaults)
 
 
-def make_request(values: Mapping[str, Any], defaults: DecodingOptions) -> Request:
-    """Return the request of some fields of `RequestModel`, over a captioner's own options.
+def make_request(values: Mapping[str, Any], defaults: DecodingOptions) -> CaptionSettings:
+    """Return the settings of some fields of `RequestModel`, over a captioner's own options.
 
     Raises:
         ApiError: as for `read_request`.
     """
     given = RequestModel.model_validate(values).model_dump(exclude_unset=True)
-    attention, top_tokens = given.pop("attention", False), given.pop("top_tokens", 0)
+    details = {name: given.pop(name) for name in _Details.model_fields if name in given}
+    if "prompt" in details:
+        details["prompt"] = literal(details["prompt"])  # the variables of a prompt are those of files
     try:
         options = changed_decoding(defaults, given)
     except ConfigError as error:
@@ -114,7 +112,7 @@ def make_request(values: Mapping[str, Any], defaults: DecodingOptions) -> Reques
         raise ApiError(
             "invalid_options", f"force_words has {words} words; at most {limits.MAX_REQUIRED_WORDS} are allowed"
         )
-    return Request(_bounded(options), attention, top_tokens)
+    return CaptionSettings(_bounded(options), **details)
 
 
 def _bounded(options: DecodingOptions) -> DecodingOptions:

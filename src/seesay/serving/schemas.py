@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.images.loading import Preprocessing
 from seesay.serving.errors import ApiError, ErrorDetail
 from seesay.serving.service import CaptionedImage

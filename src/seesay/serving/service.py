@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from seesay.captioners.base import Caption, Captioner, CaptionSettings
+from seesay.captioners.base import Captioner
 from seesay.captioners.batching import CaptionRequest, generate_batch
+from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.errors import ConfigError, EndpointError, ImageError, SeesayError
 from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.batching import Batcher
 from seesay.serving.errors import ApiError
 from seesay.serving.limits import Limits
-from seesay.serving.requests import Request
 from seesay.serving.telemetry import Metrics
 from seesay.serving.uploads import check_header
 
@@ -111,19 +111,20 @@ class CaptionService:
         self._readers.shutdown()
         self._batcher.close(self.limits.answer_seconds)
 
-    def check(self, caption_request: Request) -> None:
-        """Check the options against the vocabulary, before any image is decoded.
+    def check(self, settings: CaptionSettings) -> None:
+        """Check prompt and options, before any image is decoded.
 
         Raises:
-            ApiError: for example, a required word is not in the vocabulary.
+            ApiError: for example, a required word is not in the vocabulary, or the model takes no prompt.
         """
         try:
-            self.captioner.check(caption_request.options)
+            self.captioner.check_prompt(settings.prompt)
+            self.captioner.check(self.captioner.options(settings.options, settings.prompt))
         except ConfigError as error:
             raise ApiError("invalid_options", str(error).removeprefix("decoding.")) from error
 
     async def caption(
-        self, images: Sequence[ImageBytes | ApiError], caption_request: Request
+        self, images: Sequence[ImageBytes | ApiError], settings: CaptionSettings
     ) -> list[CaptionedImage | ApiError]:
         """Return each image with its caption, or the reason why there is none.
 
@@ -132,14 +133,14 @@ class CaptionService:
         """
         size = sum(len(image.content) for image in images if isinstance(image, ImageBytes))
         with self.pending.hold(len(images)), self.pending_bytes.hold(size):
-            await asyncio.get_running_loop().run_in_executor(self._readers, self.check, caption_request)
-            return list(await asyncio.gather(*(self._caption_one(image, caption_request) for image in images)))
+            await asyncio.get_running_loop().run_in_executor(self._readers, self.check, settings)
+            return list(await asyncio.gather(*(self._caption_one(image, settings) for image in images)))
 
-    async def _caption_one(self, image: ImageBytes | ApiError, caption_request: Request) -> CaptionedImage | ApiError:
+    async def _caption_one(self, image: ImageBytes | ApiError, settings: CaptionSettings) -> CaptionedImage | ApiError:
         if isinstance(image, ApiError):
             return image
         try:
-            read: Callable[[], tuple[tuple[int, int], CaptionRequest]] = lambda: self._read(image, caption_request)  # noqa: E731
+            read: Callable[[], tuple[tuple[int, int], CaptionRequest]] = lambda: self._read(image, settings)  # noqa: E731
             (width, height), job = await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except ImageError as error:
             return ApiError("unreadable_image", str(error)[:300])
@@ -156,12 +157,11 @@ class CaptionService:
             return ApiError("invalid_options", str(error).removeprefix("decoding."))
         return CaptionedImage(width, height, caption)
 
-    def _read(self, image: ImageBytes, caption_request: Request) -> tuple[tuple[int, int], CaptionRequest]:
+    def _read(self, image: ImageBytes, settings: CaptionSettings) -> tuple[tuple[int, int], CaptionRequest]:
         with self.metrics.seconds.labels("read").time():
             size = check_header(image)
-            model_inputs, name = self.captioner.prepare(image)
-        settings = CaptionSettings(caption_request.options, caption_request.attention, caption_request.top_tokens)
-        return size, CaptionRequest(model_inputs, name, settings)
+            loaded = self.captioner.prepare(image, settings)
+        return size, CaptionRequest(loaded, settings)
 
     def _work(self, jobs: Sequence[CaptionRequest], deliver: Callable[[int, Caption | Exception], None]) -> None:
         with self.metrics.seconds.labels("caption").time():

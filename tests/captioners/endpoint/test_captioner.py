@@ -15,7 +15,7 @@ from PIL import Image
 
 from seesay.bulk import Destination, caption_collection
 from seesay.bulk.job import BulkReport
-from seesay.captioners.base import Caption, CaptionSettings
+from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.captioners.endpoint import EndpointCaptioner, client
 from seesay.captioners.endpoint.captioner import DEFAULT_PROMPT
 from seesay.captioners.spec import ModelSpec

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.captioners.onnx import OnnxCaptioner, is_export
 from seesay.captioners.onnx.manifest import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE, TOKENIZER_FILE
 from seesay.captioners.trained import TrainedCaptioner

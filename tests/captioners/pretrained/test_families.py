@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from seesay.captioners.base import Caption, CaptionSettings
+from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.captioners.pretrained import PretrainedCaptioner
 from seesay.cli import main as cli
 from seesay.config import DecodingOptions

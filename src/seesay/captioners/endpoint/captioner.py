@@ -1,6 +1,7 @@
 """`EndpointCaptioner`: captions by a model server."""
 
 import asyncio
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from seesay.captioners.base import Caption, Captioner, CaptionSettings
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.captioners.endpoint.address import read_address
 from seesay.captioners.endpoint.client import Client, RequestError
 from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT
@@ -27,6 +29,7 @@ from seesay.captioners.endpoint.protocol import (
 )
 from seesay.captioners.endpoint.usage import Usage, read_price
 from seesay.captioners.identity import ModelIdentity
+from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.settings import ModelSettings
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError
@@ -59,7 +62,11 @@ class EndpointCaptioner(Captioner):
     def __init__(self, client: Client, spec: ModelSettings) -> None:
         (self._model,) = spec.models
         self._client = client
-        self._prompt = spec.template(DEFAULT_PROMPT)
+        # A call may have a prompt of its own.
+        self._templates = functools.lru_cache(maxsize=64)(
+            lambda prompt: PromptTemplate(prompt or spec.prompt or DEFAULT_PROMPT, spec.language, spec.columns)
+        )
+        self.check_prompt("")
         self._longest_side = spec.endpoint_image_size
         self._faults = Faults(client, self._model)
         self._refused_fields: set[str] = set()
@@ -95,7 +102,20 @@ class EndpointCaptioner(Captioner):
     @property
     def prompt_text(self) -> str:
         """The prompt of the images before its variables are filled in."""
-        return self._prompt.source
+        return self._templates("").source
+
+    @property
+    def takes_prompts(self) -> bool:
+        """True: every model of a server takes a prompt."""
+        return True
+
+    def check_prompt(self, prompt: str) -> None:
+        """Check the prompt of a call; an empty one stands for the captioner's.
+
+        Raises:
+            ConfigError: the prompt is blank or has an unknown variable.
+        """
+        self._templates(prompt)
 
     def identities(self) -> tuple[ModelIdentity, ...]:
         """Return the model's name and its URL, without credentials; the server does not tell its version."""
@@ -106,7 +126,7 @@ class EndpointCaptioner(Captioner):
         """Greedy decoding."""
         return DecodingOptions()
 
-    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
+    def options(self, options: DecodingOptions | None = None, prompt: str = "") -> DecodingOptions:
         """Return `options` with `max_length` set, which is in tokens.
 
         Raises:
@@ -133,7 +153,7 @@ class EndpointCaptioner(Captioner):
         """
         return MAX_IN_FLIGHT + _AHEAD
 
-    def load_inputs(self, image: ImageInput) -> ServerInputs:
+    def load_inputs(self, image: ImageInput, prompt: str = "") -> ServerInputs:
         """Return an image as JPEG of bounded size, and its prompt."""
         pixels = read_image(image, min_side=self._longest_side)
         scale = min(1.0, self._longest_side / max(pixels.size))
@@ -142,7 +162,7 @@ class EndpointCaptioner(Captioner):
             pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
         file = io.BytesIO()
         pixels.save(file, "JPEG", quality=_JPEG_QUALITY)
-        return np.frombuffer(file.getvalue(), np.uint8), self._prompt.render(image)
+        return np.frombuffer(file.getvalue(), np.uint8), self._templates(prompt).render(image)
 
     def encode(self, inputs: Sequence[ServerInputs]) -> list[ServerInputs]:
         """Return the inputs: the server encodes the images."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from seesay.captioners.base import Caption
+from seesay.captioners.caption import Caption
 from seesay.captioners.endpoint.client import RequestError
 from seesay.config import DecodingOptions
 from seesay.config.flags import flag_name

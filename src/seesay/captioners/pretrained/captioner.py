@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.allocation import return_freed_memory
-from seesay.captioners.base import DEFAULT_SETTINGS, Caption, Captioner, CaptionSettings
+from seesay.captioners.base import Captioner
+from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings
 from seesay.captioners.identity import ModelIdentity
 from seesay.captioners.pretrained.beam import beam_search, is_plain_beam
 from seesay.captioners.pretrained.families import Family, Regions
 from seesay.captioners.pretrained.steps import OFFSET, HubDecoder, HubState, score_attention, start
 from seesay.captioners.pretrained.words import subword_constraints
-from seesay.captioners.prompts import PromptTemplate
+from seesay.captioners.settings import ModelSettings
 from seesay.config import DecodingOptions
 from seesay.decoding import GenerationRequest, generate
 from seesay.decoding.constraints import TokenConstraints
@@ -99,7 +100,7 @@ class PretrainedCaptioner(Captioner):
     Args:
         loaded: the model and its processor.
         family: what is particular to its architecture.
-        template: prompt of the images; None: none.
+        spec: its settings, with the prompt of the images.
 
     Attributes:
         model: the model; None after `close`.
@@ -107,12 +108,15 @@ class PretrainedCaptioner(Captioner):
         tokenizer: the tokenizer of transformers.
     """
 
-    def __init__(self, loaded: LoadedModel, family: Family, template: PromptTemplate | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, family: Family, spec: ModelSettings) -> None:
         self.model, self.family = loaded.model, family
         self.tokenizer = loaded.processor.tokenizer
         self._identity, self._precision = loaded.identity, loaded.precision
-        self._prompt = template.text if template else ""
-        self._template = template
+        kind = type(family)  # not `family`, which has the model, in a cache that outlives `close`
+        # A call may have a prompt of its own.
+        self._templates = functools.lru_cache(maxsize=64)(
+            lambda prompt: kind.template(replace(spec, prompt=prompt or spec.prompt))
+        )
         self._device = loaded.model.device
         fixed = self.preprocessing() if family.has_fixed_size else None
         self._min_side = MAX_SIDE if fixed is None else 2 * fixed.size
@@ -129,7 +133,21 @@ class PretrainedCaptioner(Captioner):
     @property
     def prompt_text(self) -> str:
         """The prompt of the images before its variables are filled in; empty: none."""
-        return self._template.source if self._template else ""
+        template = self._templates("")
+        return template.source if template else ""
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the architecture takes a prompt."""
+        return self.family.takes_prompts
+
+    def check_prompt(self, prompt: str) -> None:
+        """Check the prompt of a call; an empty one stands for the captioner's.
+
+        Raises:
+            ConfigError: the model takes no prompt, or not this one.
+        """
+        self._templates(prompt)
 
     def identities(self) -> tuple[ModelIdentity, ...]:
         """Return the name of the model with its commit, or the digest of its folder."""
@@ -149,18 +167,23 @@ class PretrainedCaptioner(Captioner):
         """Greedy, or the beam search of the model's generation configuration."""
         config = self.model.generation_config
         options = DecodingOptions(
-            max_length=self.family.length(self._prompt),
+            max_length=self._length(""),
             no_repeat_ngram_size=getattr(config, "no_repeat_ngram_size", 0) or 0,
         )
         if (beams := getattr(config, "num_beams", 1) or 1) == 1:
             return options
         return options.replace(strategy="beam", beam_size=beams, length_penalty=config.length_penalty or 1.0)
 
-    def options(self, options: DecodingOptions | None = None) -> DecodingOptions:
+    def options(self, options: DecodingOptions | None = None, prompt: str = "") -> DecodingOptions:
         """Return `options`, by default the captioner's, with `max_length` set."""
         chosen = options or self.defaults
-        length = max(self.family.length(self._prompt), chosen.min_length)
+        length = max(self._length(prompt), chosen.min_length)
         return chosen.replace(max_length=chosen.max_length or length)
+
+    def _length(self, prompt: str) -> int:
+        """Return the maximum number of tokens by default for the prompt of a call."""
+        template = self._templates(prompt)
+        return self.family.length(template.text if template else "")
 
     def check(self, options: DecodingOptions) -> None:
         """Check the options before a search.
@@ -184,10 +207,11 @@ class PretrainedCaptioner(Captioner):
         mean, std = tuple(processor.image_mean), tuple(processor.image_std)
         return Preprocessing(size["height"], "crop" if crops else "squash", mean, std)
 
-    def load_inputs(self, image: ImageInput) -> HubInputs:
+    def load_inputs(self, image: ImageInput, prompt: str = "") -> HubInputs:
         """Return the pixels of an image and its prompt."""
-        prompt = self._template.render(image) if self._template else ""
-        return np.asarray(_bounded(read_image(image, min_side=self._min_side), self._min_side)), prompt
+        template = self._templates(prompt)
+        pixels = np.asarray(_bounded(read_image(image, min_side=self._min_side), self._min_side))
+        return pixels, template.render(image) if template else ""
 
     def encode(self, inputs: Sequence[HubInputs]) -> HubBatch:
         """Return the arguments of the model's `generate`, in parts whose prompts may share a batch."""
@@ -234,7 +258,7 @@ class PretrainedCaptioner(Captioner):
         Raises:
             ConfigError: an option or attention is not available, or memory runs out for a single image.
         """
-        options = self.options(settings.options)
+        options = self.options(settings.options, settings.prompt)
         self.check(options)
         settings = replace(settings, options=options)
         named = names or [str(place) for place in range(len(encoded.inputs))]

@@ -11,7 +11,6 @@ import torch
 from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
 from seesay.captioners.pretrained.download import ModelFiles, find_files
 from seesay.captioners.pretrained.families import FAMILIES, Family
-from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.settings import ModelSettings
 from seesay.devices import choose_device, supports_bfloat16
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
@@ -40,7 +39,7 @@ def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
         _hide_progress_bars()
     files = find_files(spec.models[0])
     family = _family(files)
-    prompt = family.prompt(spec)
+    family.template(spec)  # before the weights are loaded: a prompt that does not fit is refused at once
     processor = _processor(files, family)
     model = _load(files, "AutoModelForImageTextToText", _weight_arguments(precision, device))
     if precision not in _QUANTISED:
@@ -48,9 +47,7 @@ def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
     model.eval()
     _set_padding(model, processor.tokenizer)
     loaded = LoadedModel(model, processor, files.identity, precision)
-    language = spec.language if family.takes_languages else ""  # else it is part of the prompt
-    template = PromptTemplate(prompt, language, spec.columns) if prompt else None
-    return PretrainedCaptioner(loaded, family(model, processor), template)
+    return PretrainedCaptioner(loaded, family(model, processor), spec)
 
 
 def _family(files: ModelFiles) -> type[Family]:

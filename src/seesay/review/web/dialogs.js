@@ -98,7 +98,7 @@ export function setUpDialogs(model) {
   find("model").textContent = model.name;
   find("beam").value = Math.max(2, model.options.beam_size);
   find("temperature").value = model.options.temperature;
-  find("prompt-field").hidden = !model.takes_prompt;
+  find("prompt-field").hidden = !model.takes_prompts;
   find("prompt").value = model.prompt;
   find("strategy").addEventListener("input", showOptions);
   showOptions();

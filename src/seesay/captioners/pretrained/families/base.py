@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
 
@@ -53,6 +54,16 @@ class Family(ABC):
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
+
+    @classmethod
+    def template(cls, spec: ModelSettings) -> PromptTemplate | None:
+        """Return the prompt of the images with its variables; None: none.
+
+        Raises:
+            ConfigError: as `prompt`; or the prompt is blank or has an unknown variable.
+        """
+        prompt = cls.prompt(spec)
+        return PromptTemplate(prompt, columns=spec.columns) if prompt else None
 
     @classmethod
     def prompt(cls, spec: ModelSettings) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from seesay.captioners.pretrained.families.base import Family
+from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import CheckpointError
 
@@ -47,9 +48,9 @@ class Chat(Family):
             )
 
     @classmethod
-    def prompt(cls, spec: ModelSettings) -> str:
-        """Return the prompt; the language is added when it is rendered."""
-        return spec.prompt or cls.default_prompt
+    def template(cls, spec: ModelSettings) -> PromptTemplate:
+        """Return the prompt with the request for a language."""
+        return PromptTemplate(cls.prompt(spec), spec.language, spec.columns)
 
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
         """Return the tokens of the conversations with the pixels of their images."""
