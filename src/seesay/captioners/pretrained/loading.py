@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
-from seesay.captioners.pretrained.download import ModelFiles, find_files
+from seesay.captioners.pretrained.download import ModelFiles, find_files, require_transformers
 from seesay.captioners.pretrained.families import FAMILIES, Family
 from seesay.captioners.settings import ModelSettings
 from seesay.devices import choose_device, supports_bfloat16
@@ -18,8 +18,12 @@ from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 _QUANTISED = ("int8", "int4")
 
 
-def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
+def load_pretrained(spec: ModelSettings, files: ModelFiles | None = None) -> PretrainedCaptioner:
     """Return the captioner of a model of the Hugging Face hub or of a local folder in its format.
+
+    Args:
+        spec: the model, and how it runs.
+        files: its files; None: find them.
 
     Raises:
         ConfigError: there is no such model, its architecture is not supported or needs remote code, or the device, the
@@ -28,8 +32,7 @@ def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
         DownloadError: the hub does not answer, or refuses access.
         MissingDependencyError: a library that the model needs is not installed.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise MissingDependencyError("transformers", "hub", f"the model {spec.models[0]}")
+    require_transformers(spec.models[0])
     if len(spec.models) > 1:
         raise ConfigError("pretrained captioners cannot be ensembled; pass one --model")
     device, precision = choose_device(spec.device), spec.precision
@@ -37,7 +40,7 @@ def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
         precision = "bfloat16" if device.startswith("cuda") and supports_bfloat16(device) else "float32"
     if not sys.stderr.isatty():
         _hide_progress_bars()
-    files = find_files(spec.models[0])
+    files = files or find_files(spec.models[0])
     family = _family(files)
     family.template(spec)  # before the weights are loaded: a prompt that does not fit is refused at once
     processor = _processor(files, family)
