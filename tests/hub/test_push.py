@@ -26,6 +26,7 @@ __all__ = ["seesay"]  # a fixture
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
 NAME = "ada/colours"
+PLAIN = CardOptions()
 FILES = {".gitattributes", "README.md", "captioner.json", "config.yaml", "curves.png", "metrics.csv"} | {
     "model.safetensors",
     "tokenizer.json",
@@ -262,7 +263,7 @@ class TestDownload:
 
 
 class TestCard:
-    def card(self, run: Path, folder: Path, options: CardOptions = CardOptions()) -> tuple[dict[str, Any], str]:
+    def card(self, run: Path, folder: Path, options: CardOptions = PLAIN) -> tuple[dict[str, Any], str]:
         write_repository(read_facts(run), folder, NAME, options)
         _, metadata, text = (folder / "README.md").read_text().split("---\n", 2)
         return yaml.safe_load(metadata), text

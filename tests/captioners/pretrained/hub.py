@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, head: bool) -> None:
         path = self.path.partition("?")[0]
         self.hub.requests.append(f"{self.command} {path}")
-        name = re.sub(r"^/(api/models/)?([^/]+/[^/]+).*$", r"\2", path)
+        name = re.sub(r"^/(api/models/|api/datasets/|datasets/)?([^/]+/[^/]+).*$", r"\2", path)
         if path == "/":
             self._send(200, b"", {}, head)
         elif name in self.hub.refused:
@@ -196,10 +196,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, head)
             elif kind == "resolve":
                 self._send_file(folder / file, commit, head)
+            elif kind == "tree":
+                self._send_tree(folder, folder / file, head)
             else:
-                self._send_json(name, kind, folder, commit, head)
+                self._send_info(name, folder, commit, head)
         else:
-            self._send_json(name, "revision", *self._find(name, "main"), head)
+            folder, commit = self._find(name, "main")
+            assert folder is not None
+            self._send_info(name, folder, commit, head)
 
     def _find(self, name: str, revision: str) -> tuple[Path | None, str]:
         """Return the folder and the commit of a revision."""
@@ -209,22 +213,25 @@ class _Handler(BaseHTTPRequestHandler):
         commit = list(history)[-1] if history else COMMIT
         return self.hub.repositories[name] if revision in ("main", "v1", commit) else None, commit
 
-    def _send_json(self, name: str, kind: str, folder: Path | None, commit: str, head: bool) -> None:
-        assert folder is not None
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        names = [path.relative_to(folder).as_posix() for path in files]
-        body: object = [
-            {"type": "file", "path": each, "size": path.stat().st_size, "oid": _digest(path)}
-            for each, path in zip(names, files, strict=True)
-        ]
-        if kind == "revision":
-            body = {
-                "id": name,
-                "modelId": name,
-                "sha": commit,
-                "private": name in self.hub.private,
-                "siblings": [{"rfilename": each} for each in names],
-            }
+    def _send_tree(self, root: Path, folder: Path, head: bool) -> None:
+        recursive = "recursive=true" in self.path.lower()
+        entries = []
+        for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+            entry = {"type": "directory", "path": path.relative_to(root).as_posix(), "oid": COMMIT}
+            if path.is_file():
+                entry |= {"type": "file", "size": path.stat().st_size, "oid": _digest(path)}
+            entries.append(entry)
+        self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"}, head)
+
+    def _send_info(self, name: str, folder: Path, commit: str, head: bool) -> None:
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        body = {
+            "id": name,
+            "modelId": name,
+            "sha": commit,
+            "private": name in self.hub.private,
+            "siblings": [{"rfilename": each} for each in names],
+        }
         self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"}, head)
 
     def _send_file(self, path: Path, commit: str, head: bool) -> None:
