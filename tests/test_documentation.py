@@ -42,6 +42,7 @@ PARSED_ONLY = {
     "extract": "needs weights of the hub; tests/features",
     "serve": "runs until it is stopped; tests/serving",
     "review": "runs until it is stopped; tests/review and tests/cli/test_review.py",
+    "push": "needs the hub; tests/hub",
     "export": "the fixture `exported` runs it",
     "data scenes": "draws 3,400 images; tests/data/synthetic/test_scenes.py",
     "data download": "needs the network; tests/data/test_download.py",
@@ -63,6 +64,7 @@ PARSED_FLAGS = {
 PARSED_PAGES = {
     "results.md": "needs the runs that its own commands train for hours",
     "pretrained.md": "needs models of the hub; tests/captioners/pretrained",
+    "hub.md": "needs the hub; tests/hub",
 }
 
 
@@ -178,6 +180,8 @@ def _check_other(words: list[str]) -> None:
         fields = [(name, value) for name, mark, value in (word.partition("=") for word in rest) if mark]
         read_request([field for field in fields if field[0] != "images"], DecodingOptions())
         assert rest[-1].endswith("/v1/caption")
+    elif program == "hf":
+        assert rest == ["auth", "login"]
     elif program == "docker":
         assert (ROOT / "Dockerfile").is_file()
     else:
@@ -273,8 +277,8 @@ def _fake_train(*arguments: Any) -> TrainingResult:
 def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if block.name.startswith("models.md"):
         pytest.skip("tests/models/test_docs_example.py runs it")
-    if block.name.startswith("pretrained.md"):
-        pytest.skip(PARSED_PAGES["pretrained.md"])
+    if (page := block.name.partition(":")[0]) in ("pretrained.md", "hub.md"):
+        pytest.skip(PARSED_PAGES[page])
     text, served = block.text, "http://127.0.0.1:8000" in block.text
     if "runs/" in text or served:
         request.getfixturevalue("docs_folder")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from seesay.hub.facts import RunFacts, is_local_path, public_name
 
 _SNIPPET = """from seesay import load_captioner
 
-with load_captioner({model!r}) as captioner:
-    print(captioner.caption({image!r}).text)
+with load_captioner({model}) as captioner:
+    print(captioner.caption({image}).text)
 """
 _TAGS = ("seesay", "image-captioning")
 _TASK = "image-to-text"
@@ -41,6 +42,11 @@ class CardOptions:
     example: str = ""
 
 
+def _snippet(model: str, image: str) -> str:
+    """Return the usage snippet; JSON texts are Python texts."""
+    return _SNIPPET.format(model=json.dumps(model), image=json.dumps(image))
+
+
 def run_snippet(model: Path, image: str) -> str:
     """Run the usage snippet of the card on a model and an image; return what it prints.
 
@@ -49,7 +55,7 @@ def run_snippet(model: Path, image: str) -> str:
     """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(_SNIPPET.format(model=str(model), image=image), "<usage snippet>", "exec"), {})
+        exec(compile(_snippet(str(model), image), "<usage snippet>", "exec"), {})
     return printed.getvalue().strip()
 
 
@@ -74,7 +80,7 @@ def build_card(facts: RunFacts, name: str, options: CardOptions, printed: str) -
         version=facts.info.get("seesay", __version__),
         summary=_summary(facts),
         requirement=f"'seesay{extra} @ git+https://github.com/seesay/seesay'",
-        snippet=_SNIPPET.format(model=name, image="photo.jpg"),
+        snippet=_snippet(name, "photo.jpg"),
         image="an image of the publisher" if options.example else "a drawn image of coloured shapes",
         printed=printed,
         scores=facts.scores,
@@ -104,13 +110,14 @@ def _metadata(facts: RunFacts, name: str, options: CardOptions) -> str:
         for metric, value, _ in split.rows
     ]
     base = facts.pretrained
+    public = base["model"] if base and not is_local_path(base["model"]) else None
     data = ModelCardData(
         library_name="seesay",
         pipeline_tag=_TASK,
         license=options.license or None,
         tags=list(dict.fromkeys([*_TAGS, *options.tags])),
-        base_model=base["model"] if base and not is_local_path(base["model"]) else None,
-        base_model_relation=("adapter" if base.get("lora") else "finetune") if base else None,
+        base_model=public,
+        base_model_relation=("adapter" if base.get("lora") else "finetune") if public else None,
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -123,7 +130,7 @@ def _summary(facts: RunFacts) -> str:
         kind = "a LoRA adapter of" if base.get("lora") else "a fine-tuned copy of"
         return f"{kind} `{public_name(base['model'])}` at revision `{base.get('revision', 'unknown')}`"
     config = facts.config
-    return f"a `{config.model.decoder}` decoder over the image encoder `{config.encoder.encoder}`"
+    return f"decoder `{config.model.decoder}`, image encoder `{config.encoder.encoder}`"
 
 
 def _data_rows(facts: RunFacts) -> list[tuple[str, str]]:

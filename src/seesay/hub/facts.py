@@ -57,7 +57,8 @@ class RunFacts:
     @property
     def data(self) -> str:
         """Name of the training data, without its path."""
-        return name_only(str(self.info.get("data") or "")) or "unnamed data"
+        name = name_only(str(self.info.get("data") or ""))
+        return "unnamed data" if name in ("", ".", "..") else name
 
     @property
     def pretrained(self) -> dict[str, Any]:

@@ -217,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         recursive = "recursive=true" in self.path.lower()
         entries = []
         for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-            entry = {"type": "directory", "path": path.relative_to(root).as_posix(), "oid": COMMIT}
+            entry: dict[str, Any] = {"type": "directory", "path": path.relative_to(root).as_posix(), "oid": COMMIT}
             if path.is_file():
                 entry |= {"type": "file", "size": path.stat().st_size, "oid": _digest(path)}
             entries.append(entry)

@@ -63,6 +63,19 @@ def test_a_cached_model_needs_no_network(hub: Hub, images: Images, monkeypatch: 
     assert hub.requests == []
 
 
+def test_files_that_are_not_downloaded_are_not_missed_offline(
+    hub: Hub, folder: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("photo.png", "pytorch_model.bin", "onnx/model.onnx"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("large")
+    hub.repositories["tiny/blip"] = folder
+    load_captioner("tiny/blip", "cpu").close()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with load_captioner("tiny/blip", "cpu") as captioner:
+        assert captioner.caption(images[0], OPTIONS) is not None
+
+
 def test_a_file_that_was_damaged_on_the_way_is_downloaded_again(hub: Hub, images: Images) -> None:
     hub.damaged.add("model.safetensors")
     error = error_of("tiny/blip")
