@@ -359,6 +359,9 @@ class TestCommands:
         (folder / "notes.txt").write_text("mine")
         assert seesay("push", run, NAME, "--dry-run").code == 0  # replaces its own files only
         assert (folder / "notes.txt").read_text() == "mine"
+        failed = seesay("push", run, NAME, "--dry-run", "--out", "failed", "--example", "absent.jpg")
+        assert failed.code == 2
+        assert not (tmp_path / "failed").exists()
         (tmp_path / "other").mkdir()
         (tmp_path / "other/README.md").write_text("mine")
         assert "would be replaced" in seesay("push", run, NAME, "--dry-run", "--out", "other").err[0]

@@ -1,5 +1,6 @@
 """Download of a repository of the Hugging Face hub into the hub's cache."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def download(
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    hide_progress_bars()
     shown = f"{name}@{revision}" if revision else name
     if constants.HF_HUB_OFFLINE or not hub_answers():
         try:
@@ -100,6 +102,14 @@ def _hub_error(shown: str, error: Exception, status: int) -> SeesayError:
     if status == 404:
         return ConfigError(f"{shown}: the hub has no model of this name; check the name, as in organisation/model")
     return DownloadError(f"{shown}: the hub answered {status}; try again later")
+
+
+def hide_progress_bars() -> None:
+    """Without a terminal, write no progress bars of transfers, which a file or a pipe would show line by line."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """Upload of a run to the Hugging Face hub."""
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from seesay.files import write_atomically
 from seesay.hub.card import CardOptions, build_card, run_snippet
 from seesay.hub.facts import RunFacts, read_facts
 from seesay.hub.layout import CARD, PUSHED
-from seesay.hub.pull import first_line
+from seesay.hub.pull import first_line, hide_progress_bars
 from seesay.hub.staging import REPOSITORY, stage
 from seesay.models.hub import hub_answers
 from seesay.outputs import check_folder, delete_own
@@ -97,11 +96,15 @@ def write_repository(facts: RunFacts, folder: Path, name: str, options: CardOpti
     check_name(name)
     check_folder(folder, REPOSITORY, inputs=[facts.folder])
     delete_own(folder, REPOSITORY)
-    folder.mkdir(parents=True, exist_ok=True)
-    stage(facts, folder, copy=copy)
-    with _example_image(options.example) as image:
-        printed = run_snippet(folder, image)
-    write_atomically(folder / CARD, build_card(facts, name, options, printed).encode())
+    write_atomically(folder / CARD, b"---\nlibrary_name: seesay\n---\n")  # marks the folder
+    try:
+        stage(facts, folder, copy=copy)
+        with _example_image(options.example) as image:
+            printed = run_snippet(folder, image)
+        write_atomically(folder / CARD, build_card(facts, name, options, printed).encode())
+    except BaseException:
+        delete_own(folder, REPOSITORY)
+        raise
 
 
 def check_access(name: str) -> None:
@@ -142,10 +145,8 @@ def check_name(name: str) -> None:
 
 def _upload(folder: Path, name: str, options: PushOptions) -> PushResult:
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    hide_progress_bars()
     api = HfApi()
     with _errors_of(name):
         if not options.card_only:

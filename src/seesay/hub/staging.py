@@ -1,5 +1,6 @@
 """A copy of a run for the hub: without paths of this machine, checkpoints, predictions and features."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 from seesay.checkpoint import CONFIG_FILE, INFO_FILE
 from seesay.config import Config, replace, save_config
-from seesay.errors import CheckpointError
+from seesay.errors import CheckpointError, SeesayError
 from seesay.files import write_atomically
 from seesay.hub.facts import RunFacts, is_local_path, name_only, public_name
 from seesay.hub.layout import CARD, PUSHED
@@ -41,17 +42,30 @@ def stage(facts: RunFacts, folder: Path, *, copy: bool) -> None:
         )
     for pattern in PUSHED:
         for source in sorted(facts.folder.glob(pattern)):
-            target = folder / source.relative_to(facts.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.suffix == ".safetensors" and not copy:
-                target.symlink_to(source.resolve())
-            elif source.name != CARD:
-                shutil.copyfile(source, target)
+            if source.name != CARD:
+                _place(source, folder / source.relative_to(facts.folder), copy or source.suffix != ".safetensors")
     _write_json(folder / INFO_FILE, _info(facts))
     save_config(replace(facts.config, **_names_of_paths(facts.config)), folder / CONFIG_FILE)
     for path in [folder / _ADAPTER_CONFIG, *sorted(folder.glob("model/*config*.json"))]:
         if path.is_file():
             _write_json(path, _with_public_names(path, facts))
+
+
+def _place(source: Path, target: Path, copy: bool) -> None:
+    """Copy a file, or link to it where the system can.
+
+    Raises:
+        SeesayError: the target cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not copy:
+            with contextlib.suppress(OSError):  # on Windows, without the right to make links
+                target.symlink_to(source.resolve())
+                return
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise SeesayError(f"cannot write {target} ({error.strerror}); check it or choose another path") from error
 
 
 def _names_of_paths(config: Config) -> dict[str, str]:

@@ -226,11 +226,9 @@ def _read_row(archive: Path, reference: str, source: str) -> bytes:
             raise source_error(source, f"the table has no column {column} (columns: {', '.join(columns)})")
         if row >= starts[-1]:
             raise source_error(source, f"the table has only {starts[-1]} rows, counted from 0")
-        if arrow:
-            value = _arrow_table(*key).column(column)[row].as_py()
-        else:
-            group = int(np.searchsorted(starts, row, side="right")) - 1
-            value = _parquet_column(*key, group, column)[row - starts[group]].as_py()
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        cells = _arrow_table(*key).column(column) if arrow else _parquet_column(*key, group, column)
+    value = cells[row - starts[group]].as_py()
     if isinstance(value, dict):
         path, value = value.get("path"), value.get("bytes")
         if value is None and path:

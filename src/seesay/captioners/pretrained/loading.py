@@ -39,7 +39,9 @@ def load_pretrained(spec: ModelSettings, files: ModelFiles | None = None) -> Pre
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") and supports_bfloat16(device) else "float32"
     if not sys.stderr.isatty():
-        _hide_progress_bars()
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
     files = files or find_files(spec.models[0])
     family = _family(files)
     family.template(spec)  # before the weights are loaded: a prompt that does not fit is refused at once
@@ -151,15 +153,6 @@ def _set_padding(model: Any, tokenizer: Any) -> None:
         config.eos_token_id = tokenizer.eos_token_id
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-
-
-def _hide_progress_bars() -> None:
-    """Write no progress bars of downloads and loading, which a file or a pipe would show line by line."""
-    import huggingface_hub.utils
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.disable_progress_bars()
 
 
 def _first_line(error: BaseException) -> str:
