@@ -1,11 +1,13 @@
 """`ModelSpec`, which loads the captioner of its settings, and `load_captioner`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
+from seesay.files import exists
 
 if TYPE_CHECKING:
     from seesay.captioners.base import Captioner
@@ -23,14 +25,14 @@ class ModelSpec(ModelSettings):
             from seesay.captioners.endpoint import EndpointCaptioner
 
             return EndpointCaptioner.connect(self)
-        folders = []
-        for model in self.models:
-            files = None if is_export(Path(model)) or not is_pretrained(model) else self._find_files(model)
-            if files is not None and not files.is_run:
-                from seesay.captioners.pretrained import load_pretrained
+        found = {model: self._find_files(model) for model in self.models if is_hub_name(model)}
+        if runs := {model: str(files.folder) for model, files in found.items() if files.is_run}:
+            return replace(self, models=tuple(runs.get(model, model) for model in self.models)).load()
+        folders = [Path(each) for each in self.models]
+        if len(folders) == 1 and not is_export(folders[0]) and is_pretrained(self.models[0]):
+            from seesay.captioners.pretrained import load_pretrained
 
-                return load_pretrained(self, files)
-            folders.append(Path(model) if files is None else files.folder)
+            return load_pretrained(self, found.get(self.models[0]))
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
@@ -44,12 +46,17 @@ class ModelSpec(ModelSettings):
         return OnnxCaptioner.load(folders[0])
 
     def _find_files(self, model: str) -> "ModelFiles":
-        """Return the files of a model of the hub, or of a folder in its format, after checking the device."""
+        """Return the files of a model of the hub, after checking the device."""
         from seesay.captioners.pretrained.download import find_files
         from seesay.devices import choose_device
 
         choose_device(self.device)
-        return find_files(model)
+        return find_files(model, only_runs=len(self.models) > 1)
+
+
+def is_hub_name(model: str) -> bool:
+    """Return whether a name is that of a model of the hub, not of a file or folder."""
+    return not exists(model) and is_pretrained(model)
 
 
 def is_pretrained(model: str) -> bool:

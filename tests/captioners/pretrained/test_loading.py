@@ -52,6 +52,12 @@ def test_a_model_of_the_hub(hub: Hub, images: Images, captioner_of: Captioners, 
     assert sum("/resolve/" in request and request.startswith("GET") for request in hub.requests) > 3
 
 
+def test_pretrained_models_are_not_ensembled(hub: Hub) -> None:
+    with pytest.raises(ConfigError, match="pretrained captioners cannot be ensembled; pass one --model"):
+        load_captioner(["tiny/blip", "tiny/git"], "cpu")
+    assert not any("/resolve/" in request for request in hub.requests)
+
+
 def test_a_cached_model_needs_no_network(hub: Hub, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     with load_captioner("tiny/blip", "cpu") as captioner:
         expected = captioner.caption(images[0], OPTIONS).text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seesay.captioners.identity import ModelIdentity
 from seesay.checkpoint import INFO_FILE, is_run
-from seesay.errors import CheckpointError, MissingDependencyError
+from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 from seesay.hub.layout import LOADED
 from seesay.hub.pull import download
 
@@ -36,16 +36,17 @@ class ModelFiles:
         return is_run(self.folder)
 
 
-def find_files(model: str) -> ModelFiles:
+def find_files(model: str, *, only_runs: bool = False) -> ModelFiles:
     """Return the files of a model; those of a model of the hub are downloaded, or resumed, if they are not cached.
 
     A repository with a `captioner.json` is a run (`seesay push`), any other a pretrained model.
 
     Args:
         model: a folder in the hub's format, `name` or `name@revision`.
+        only_runs: refuse pretrained models of the hub before they are downloaded.
 
     Raises:
-        ConfigError: the hub has no such model or revision.
+        ConfigError: the hub has no such model or revision, or it is no run.
         CheckpointError: the folder or the repository has no model, or files are missing.
         DownloadError: the hub does not answer or refuses access, or a file was damaged on the way.
         MissingDependencyError: the model needs transformers, which is not installed.
@@ -56,7 +57,7 @@ def find_files(model: str) -> ModelFiles:
         return ModelFiles(folder, ModelIdentity(str(folder), digest_of(folder)))
     name, _, revision = _native_name(model).partition("@")
     markers = [INFO_FILE, "config.json"]
-    folder = download(name, revision or None, partial(_patterns, name), markers, _OTHER_FRAMEWORKS)
+    folder = download(name, revision or None, partial(_patterns, name, only_runs), markers, _OTHER_FRAMEWORKS)
     if not is_run(folder):
         check_folder(folder)
     return ModelFiles(folder, ModelIdentity(name, folder.name))  # the hub's cache names folders by commit
@@ -70,11 +71,12 @@ def _native_name(model: str) -> str:
     return native
 
 
-def _patterns(name: str, files: list[str]) -> list[str]:
+def _patterns(name: str, only_runs: bool, files: list[str]) -> list[str]:
     """Return patterns of the files to download, of all files of a repository.
 
     Raises:
         CheckpointError: the repository has no captioner.
+        ConfigError: it has a pretrained model, but a run is needed.
         MissingDependencyError: the model needs transformers.
     """
     if INFO_FILE in files:
@@ -83,6 +85,8 @@ def _patterns(name: str, files: list[str]) -> list[str]:
         raise CheckpointError(
             f"{name} on the hub has neither {INFO_FILE} nor config.json: it is no captioner; check the name"
         )
+    if only_runs:
+        raise ConfigError("pretrained captioners cannot be ensembled; pass one --model")
     require_transformers(name)
     return [*_TEXT_FILES, _weight_pattern(files)]
 
