@@ -39,6 +39,7 @@ COMMANDS = [
     ["export"],
     ["demo"],
     ["doctor"],
+    ["push"],
     ["models"],
     ["data"],
     ["data", "check"],
