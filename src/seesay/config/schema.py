@@ -187,6 +187,9 @@ class TrainingConfig(Section):
     scst_baseline: Literal["others", "greedy"] = option(
         "others", "second stage: baseline of a sample: the image's other samples, or its greedy caption"
     )
+    scst_bleu: Number = option(
+        0.0, "second stage: weight of BLEU-4 (smoothed, 0 to 10) beside CIDEr-D in the reward", ge=0
+    )
     scst_dropout: bool = option(False, "second stage: keep dropout active on sampled captions (reduces overfitting)")
 
     @property
