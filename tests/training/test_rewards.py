@@ -76,7 +76,7 @@ def plain_bleu(references: list[list[int]], caption: list[int]) -> float:
         added = int(order > 1)
         product *= (matched + added) / (max(0, len(caption) - order + 1) + added)
     closest = min((abs(len(each) - len(caption)), len(each)) for each in references)[1]
-    return math.exp(min(0.0, 1 - closest / len(caption))) * product**0.25
+    return math.exp(min(0.0, 1 - closest / len(caption))) * math.sqrt(math.sqrt(product))
 
 
 def test_the_bleu_part_equals_plain_loops() -> None:
