@@ -144,9 +144,9 @@ def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -
 
 def _reason(block: Block, arguments: list[str]) -> str | None:
     """The reason why a command is only parsed; None if it is run."""
-    for page, reason in PARSED_PAGES.items():
+    for page in PARSED_PAGES:
         if block.name.startswith(page):
-            return reason
+            return PARSED_PAGES[page]
     for length in (1, 2):
         if reason := PARSED_ONLY.get(" ".join(arguments[:length])):
             return reason
