@@ -235,4 +235,6 @@ def describe_identity(identity: Mapping[str, Any]) -> str:
     size = identity["preprocessing"]["size"]
     layer = f" layer {identity['layer']}" if identity["layer"] else ""
     mirrored = ", mirrored" if "mirrored" in identity else ""
-    return f"{identity['encoder']}{layer} at {size} px, {identity['pool']}, weights {identity['digest'][:8]}{mirrored}"
+    grid = f" {identity['grid_size']}x{identity['grid_size']}" if "grid_size" in identity else ""
+    weights = f"weights {identity['digest'][:8]}"
+    return f"{identity['encoder']}{layer} at {size} px, {identity['pool']}{grid}, {weights}{mirrored}"

@@ -14,6 +14,7 @@ from seesay.config import EncoderConfig
 from seesay.errors import EncoderError
 from seesay.images.loading import Preprocessing, normalise
 from seesay.models.calibration import calibrate
+from seesay.models.grids import pooling_matrix
 from seesay.models.networks import timm_network, weights_digest
 from seesay.models.onnx_encoder import EncoderParts, OnnxEncoder
 from seesay.models.products import Prepackable
@@ -38,6 +39,8 @@ class Encoder(Prepackable):
             follow a forward pass that is broken off and leaves what nothing comes of away itself.
     """
 
+    _pooling: Tensor | None
+
     def __init__(self, config: EncoderConfig, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         # Channels last is the layout CPU and tensor-core convolutions want: twice the speed on two cores.
@@ -54,7 +57,11 @@ class Encoder(Prepackable):
         if config.tf_average_pooling:
             _leave_padding_out_of_average_pools(network)
         self.train(False)
-        self.grid, self.feature_size = self._measure()
+        grid, self.feature_size = self._measure()
+        self.grid = self._pooled(grid)
+        self.register_buffer(
+            "_pooling", pooling_matrix(grid, config.grid_size) if config.grid_size else None, persistent=False
+        )
         self.identity = {
             "encoder": config.encoder,
             "weights": config.encoder_weights if config.encoder_weights in ("pretrained", "none") else "file",
@@ -63,6 +70,7 @@ class Encoder(Prepackable):
             "pool": config.pool,
             "tf_average_pooling": config.tf_average_pooling,
             "preprocessing": preprocessing.to_dict(),
+            **({"grid_size": config.grid_size} if config.grid_size else {}),
         }
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -75,6 +83,8 @@ class Encoder(Prepackable):
         """Return what `forward` does, by torch."""
         images = normalise(pixels, self.preprocessing).contiguous(memory_format=torch.channels_last)
         features = self._regions(self._run(images))
+        if self._pooling is not None:
+            features = self._pooling.to(features.dtype) @ features
         return features.mean(1, keepdim=True) if self.config.pool == "pooled" else features
 
     def _takes_onnx(self, pixels: Tensor) -> bool:
@@ -106,6 +116,11 @@ class Encoder(Prepackable):
 
     def _regions(self, output: Tensor) -> Tensor:
         """Returns (B, N, F) of what the network or its layer gives, in whichever layout that is."""
+        if not isinstance(output, Tensor):
+            where = (
+                f"layer {self.config.layer!r} of {self.config.encoder}" if self.config.layer else self.config.encoder
+            )
+            raise EncoderError(f"{where} returns {type(output).__name__}, not one tensor; choose another layer")
         if output.ndim == 3:  # tokens of a transformer; the first ones stand for no region
             first = self._prefix_tokens if _is_square(output.shape[1] - self._prefix_tokens) else 0
             return output[:, first:]
@@ -133,6 +148,24 @@ class Encoder(Prepackable):
         if self.config.layer:
             raise EncoderError(f"layer {self.config.layer!r} of {self.config.encoder} is not used by its forward pass")
         return cast("Tensor", output)
+
+    def _pooled(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the grid after average pooling to `grid_size`.
+
+        Raises:
+            EncoderError: it has fewer rows or columns, or features are pooled to one region.
+        """
+        size = self.config.grid_size
+        if size and self.config.pool == "pooled":
+            raise EncoderError(
+                f"grid_size is {size}, but pool is pooled, which averages the whole grid; drop one of them"
+            )
+        if size > min(grid):
+            raise EncoderError(
+                f"grid_size is {size}, but the grid of {self.config.encoder} at {self.preprocessing.size} px has "
+                f"{grid[0]} x {grid[1]} regions; lower it or raise --image-size"
+            )
+        return (size, size) if size else grid
 
     def _layer_reached(self, module: nn.Module, inputs: object, output: Tensor) -> None:
         """Forward hook of the wanted layer: those above it would be computed for nothing."""
