@@ -74,3 +74,10 @@ def test_other_values_are_unchanged(values: dict[str, Any]) -> None:
 )
 def test_similar_aliases_are_found(name: str, near: str) -> None:
     assert similar_aliases(name)[0] == near
+
+
+def test_the_documentation_lists_every_alias() -> None:
+    text = (Path(__file__).parents[2] / "docs/features.md").read_text(encoding="utf-8")
+    for name, alias in encoder_aliases().items():
+        size = f"{alias.parameters / 1e6:.1f} M | {alias.pixels} px | {alias.grid} x {alias.grid} x {alias.features}"
+        assert f"| `{name}` | `{alias.network}` | {alias.license} | {size} | " in text
