@@ -32,7 +32,7 @@ def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
         config: name, weights and image size.
 
     Raises:
-        EncoderError: the network is unknown, or its weights are missing or do not fit.
+        EncoderError: the network is unknown, its weights are missing or do not fit, or the image size is unsuitable.
     """
     fixed, source = _has_fixed_size(config.encoder), config.encoder_weights
     from_file = source not in ("pretrained", "none")
@@ -59,7 +59,7 @@ def _has_fixed_size(name: str) -> bool:
     """Return whether a network accepts images of one size only, for example due to its position embeddings.
 
     Raises:
-        EncoderError: timm has no network or no weights of this name.
+        EncoderError: timm has no network, or no weights, of this name.
     """
     import timm
 
@@ -250,14 +250,14 @@ def _resample_positions(network: nn.Module, own: Mapping[str, Tensor], weights: 
     """Resample a transformer's position embeddings to its image size, as timm does with hub weights."""
     from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
-    given, wanted = weights.get("pos_embed"), own.get("pos_embed")
-    if given is None or wanted is None or given.ndim != 3 or wanted.shape == given.shape:
+    given, expected = weights.get("pos_embed"), own.get("pos_embed")
+    if given is None or expected is None or given.ndim != 3 or expected.shape == given.shape:
         return
     prefix = 0 if getattr(network, "no_embed_class", False) else int(getattr(network, "num_prefix_tokens", 1))
     regions = given.shape[1] - prefix
     if regions < 1 or math.isqrt(regions) ** 2 != regions:
-        return  # of another network; `_load` reports it
-    side = math.isqrt(wanted.shape[1] - prefix)
+        return  # the weights of another network, which `_load` reports
+    side = math.isqrt(expected.shape[1] - prefix)
     weights["pos_embed"] = resample_abs_pos_embed(given.float(), [side, side], num_prefix_tokens=prefix)
 
 
