@@ -111,10 +111,18 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
 
 
 @app.command
-def doctor() -> None:
-    """Say what this installation has: versions, device, optional libraries."""
-    from seesay.cli.doctor import diagnose
+def doctor(*, encoders: bool = False) -> None:
+    """List what this installation has: versions, device, optional libraries.
 
+    Args:
+        encoders: list the aliases of encoders instead, and whether their weights are in the cache of the hub.
+    """
+    from seesay.cli.doctor import diagnose, list_encoders
+
+    if encoders:  # lines instead of a table, which would be too wide for most terminals
+        for line in list_encoders():
+            print_line(line)
+        return
     show_table("", ("part", "state"), diagnose(), numbers=False)
 
 

@@ -62,7 +62,7 @@ Source = str | Path | bytes | ImageBytes
 
 
 def open_source(source: Source) -> IO[bytes]:
-    """Returns the bytes of a source as a seekable stream."""
+    """Return the bytes of a source as a seekable stream."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if isinstance(source, ImageBytes):
@@ -83,7 +83,7 @@ def open_source(source: Source) -> IO[bytes]:
 
 
 def source_state(source: str) -> str:
-    """Returns a string that changes when the file of a source changes, without reading it; for a URL the URL itself.
+    """Return a string that changes when the file of a source changes, without reading it; for a URL the URL itself.
 
     Raises:
         OSError: the file does not exist.
@@ -102,13 +102,13 @@ def _state(path: Path) -> str:
 
 
 def source_error(source: Source, problem: str) -> ImageError:
-    """Returns an error with a message of one line, also if the name contains line breaks."""
+    """Return an error with a message of one line, also if the name contains line breaks."""
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else source
     return ImageError(" ".join(f"{name}: {problem}".splitlines()))
 
 
 def _existing_file(name: str) -> Path:
-    """Returns the path of a regular file; raises ImageError if it is missing or something else."""
+    """Return the path of a regular file; raise ImageError if it is missing or something else."""
     path = Path(name)
     try:
         if path.is_file():
@@ -125,7 +125,7 @@ def _existing_file(name: str) -> Path:
 
 
 def _fetch(url: str) -> bytes:
-    """Downloads a URL within the limits of the module; temporary failures are retried."""
+    """Download a URL within the limits of the module; temporary failures are retried."""
     deadline = time.monotonic() + URL_DEADLINE
     for attempt in range(1, URL_ATTEMPTS + 1):
         try:
@@ -144,7 +144,7 @@ def _fetch(url: str) -> bytes:
 
 
 def _receive(url: str, deadline: float) -> bytes:
-    """Returns the response of one request.
+    """Return the response of one request.
 
     Raises:
         ImageError: it is too large, or the deadline passed.
@@ -167,7 +167,7 @@ def _receive(url: str, deadline: float) -> bytes:
 
 
 def _failure(error: Exception, attempts: int) -> str:
-    """Returns the message for a failed request; `attempts` is 0 if a retry would not help."""
+    """Return the message for a failed request; `attempts` is 0 if a retry would not help."""
     if isinstance(error, urllib.error.HTTPError):
         problem, check = f"the server returned {error.code} {error.reason}", "check the URL"
     else:
@@ -177,7 +177,7 @@ def _failure(error: Exception, attempts: int) -> str:
 
 
 def _read_tar(archive: Path, member: str, source: str) -> bytes:
-    """Returns the bytes of a member of an uncompressed tar."""
+    """Return the bytes of a member of an uncompressed tar."""
     status = archive.stat()
     with _archive_lock:
         members = _tar_members(str(archive), status.st_mtime_ns, status.st_size)
@@ -193,7 +193,7 @@ def _read_tar(archive: Path, member: str, source: str) -> bytes:
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int, int]]:
-    """Returns (offset, size) of a tar's files by name; `modified` and `size` are cache keys.
+    """Return (offset, size) of a tar's files by name; `modified` and `size` are cache keys.
 
     A truncated archive gives the members before the truncation.
     """
@@ -210,7 +210,7 @@ def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int,
 
 
 def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
-    """Returns the bytes at COLUMN::ROW of a Parquet table."""
+    """Return the bytes at COLUMN::ROW of a Parquet table."""
     column, separator, digits = reference.rpartition("::")
     if not separator or not digits.isdecimal():
         raise source_error(source, "an image in a table must be table.parquet::COLUMN::ROW")
@@ -236,7 +236,7 @@ def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _parquet_layout(archive: str, modified: int, size: int) -> tuple[list[int], list[str]]:
-    """Returns the first row of each row group and the total number of rows, and the column names."""
+    """Return the first row of each row group and the total number of rows, and the column names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -250,7 +250,7 @@ def _parquet_layout(archive: str, modified: int, size: int) -> tuple[list[int], 
 
 @functools.lru_cache(maxsize=CACHED_ROW_GROUPS)
 def _parquet_column(archive: str, modified: int, size: int, group: int, column: str) -> Any:
-    """Returns a column of a row group (the unit of reading) as an Arrow array."""
+    """Return a column of a row group (the unit of reading) as an Arrow array."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -34,7 +34,7 @@ class _Layout:
 
 
 def read_parquet(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of Parquet files; embedded images are not read but named `file.parquet::column::row`.
+    """Return the records of Parquet files; embedded images are not read but named `file.parquet::column::row`.
 
     Raises:
         DataError: A file is damaged or lacks the columns.
@@ -57,7 +57,7 @@ def read_parquet(files: list[Path], split_lists: list[Path], requested: ColumnNa
 
 
 def has_caption_columns(path: Path, requested: ColumnNames) -> bool:
-    """Returns whether a Parquet file has image and caption columns."""
+    """Return whether a Parquet file has image and caption columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,7 +86,7 @@ def _layout(table: Any, path: Path, requested: ColumnNames) -> _Layout:
 
 
 def embedded_column(table: Any, requested: str = "") -> tuple[str | None, str | None]:
-    """Returns the column of encoded images (bytes, or a struct of bytes and path) and its path field.
+    """Return the column of encoded images (bytes, or a struct of bytes and path) and its path field.
 
     Args:
         table: an open `ParquetFile`.
@@ -109,7 +109,7 @@ def embedded_column(table: Any, requested: str = "") -> tuple[str | None, str | 
 
 
 def _holds_bytes(table: Any, column: str) -> bool:
-    """Returns whether a struct contains bytes; a data set saved without them has paths only."""
+    """Return whether a struct contains bytes; a data set saved without them has paths only."""
     nulls = 0
     for group in range(table.metadata.num_row_groups):
         row_group = table.metadata.row_group(group)
@@ -123,7 +123,7 @@ def _holds_bytes(table: Any, column: str) -> bool:
 
 
 def _rows(table: Any, layout: _Layout) -> Iterator[dict[str, Any]]:
-    """Yields the rows as dictionaries, without image bytes."""
+    """Yield the rows as dictionaries, without image bytes."""
     columns = layout.columns
     boxes = "boxes" if "boxes" in table.schema_arrow.names else None
     image = columns.image if layout.embedded is None else None
@@ -133,7 +133,7 @@ def _rows(table: Any, layout: _Layout) -> Iterator[dict[str, Any]]:
 
 
 def _add_records(path: Path, rows: list[dict[str, Any]], layout: _Layout, reading: Reading) -> None:
-    """Adds the records of one file to the reading."""
+    """Add the records of one file to the reading."""
     columns = layout.columns
     split = split_of_file(path)
     names = [_name(row, layout) for row in rows] if layout.embedded else []
@@ -160,7 +160,7 @@ def _add_records(path: Path, rows: list[dict[str, Any]], layout: _Layout, readin
 
 
 def _name(row: dict[str, Any], layout: _Layout) -> str:
-    """Returns the name of a row's embedded image, or an empty string."""
+    """Return the name of a row's embedded image, or an empty string."""
     value: Any = row
     for part in (layout.name or "").split("."):
         value = value.get(part) if isinstance(value, dict) else None

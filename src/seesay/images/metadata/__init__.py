@@ -21,7 +21,7 @@ _IMAGE_DESCRIPTION = 0x010E
 
 
 def read_description(data: bytes, field: Field) -> str:
-    """Returns the description in a file; empty if there is none.
+    """Return the description in a file; empty if there is none.
 
     Args:
         data: content of the file.
@@ -40,7 +40,7 @@ def read_description(data: bytes, field: Field) -> str:
 
 
 def read_facts(data: bytes) -> ImageFacts:
-    """Returns date, place and keywords in a file; those that are missing or unreadable are empty.
+    """Return date, place and keywords in a file; those that are missing or unreadable are empty.
 
     Args:
         data: content of the file, of any format.
@@ -56,7 +56,7 @@ def read_facts(data: bytes) -> ImageFacts:
 
 
 def with_description(data: bytes, text: str, field: Field) -> bytes:
-    """Returns the file with a new description.
+    """Return the file with a new description.
 
     Args:
         data: content of the file.
