@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,8 @@ def caption_on_ray(
         SeesayError: the model cannot be loaded, or workers keep dying.
     """
     started = time.perf_counter()
+    if util.find_spec("ray") is None:  # before any output
+        raise _missing_ray()
     out = _parquet_folder(destination)
     destination.check_inputs(images)
     output = ParquetWriter(out, recipe.options.num_return_sequences, frozenset(map(plain, images)).__contains__)
@@ -365,5 +368,9 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingDependencyError("ray", "ray", "captioning with --engine ray") from error
+        raise _missing_ray() from error
     return ray
+
+
+def _missing_ray() -> MissingDependencyError:
+    return MissingDependencyError("ray", "ray", "captioning with --engine ray")
