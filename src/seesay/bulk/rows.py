@@ -66,9 +66,9 @@ def texts_of_json(row: dict[str, Any]) -> list[str]:
 
 def caption_of_json(row: dict[str, Any]) -> Caption:
     """Return the first caption of a parsed line of JSON; its words are those of the text, split at blanks."""
-    values = [math.nan if row[name] is None else float(row[name]) for name in ("end_log_prob", "score")]
+    end, score = (math.nan if row[name] is None else float(row[name]) for name in ("end_log_prob", "score"))
     text, log_probs = str(row["caption"]), tuple(map(float, row["log_probs"]))
-    return Caption(text, tuple(text.split()), log_probs, *values, finished=bool(row["finished"]))
+    return Caption(text, tuple(text.split()), log_probs, end, score, bool(row["finished"]))
 
 
 def plain(name: str) -> str:
