@@ -31,15 +31,6 @@ def server() -> Iterator[ScriptedServer]:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[None]:
-    """Restore the logging that `main` configures."""
-    found = logging.getLogger("seesay")
-    before = found.handlers[:], found.level, found.propagate
-    yield
-    found.handlers[:], found.level, found.propagate = before
-
-
 class TestCaption:
     def test_a_folder_is_captioned_with_a_summary_of_tokens_and_cost(
         self, server: ScriptedServer, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
