@@ -188,6 +188,8 @@ def _summarise(done: "BulkReport", destination: "Destination") -> int:
     rejected = f", {summarize_rejections(done.rejected)}" if done.rejected else ""
     listed = f" (reasons in {destination.failures})" if done.failed else ""
     print_line(f"{done.captioned} captioned{blank}, {done.skipped} already there, {failed}{rejected}{listed}: {target}")
+    if done.usage:
+        print_error(done.usage)
     if done.captioned:
         rate = f"{done.rate:.1f} images/s, {format_duration(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))

@@ -292,11 +292,13 @@ class TestRay:
             worker.captioner.close()
 
         monkeypatch.setattr(ray_engine, "_run", run_here)  # tests/bulk/test_ray.py starts a cluster
-        spec, out = ModelSpec((), endpoint=server.url), tmp_path / "c.parquet"
+        spec, out = ModelSpec((), endpoint=server.url, endpoint_price="1000,0"), tmp_path / "c.parquet"
         recipe = describe_models(spec, lambda defaults: defaults)
         cluster = Cluster(task_batches=2)
         report = caption_on_ray(spec, photos[:10], Destination(out), recipe, cluster, batch_size=4)
         assert (report.captioned, report.skipped, report.failed) == (10, 0, 0)
+        assert report.usage == "10 requests, 1,000 prompt tokens, 70 completion tokens, cost 1.0000"
         again = caption_on_ray(spec, photos, Destination(out, strict=True), recipe, cluster, batch_size=4)
         assert (again.captioned, again.skipped) == (14, 10)
+        assert again.usage.startswith("14 requests, 1,400 prompt tokens")
         assert sorted(row["image"] for row in outputs.parts(out)) == photos
