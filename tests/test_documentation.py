@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import inspect
 import json
-import logging
 import re
 import shlex
 import shutil
@@ -197,7 +196,7 @@ def _check_other(words: list[str]) -> None:
 @pytest.fixture
 def docs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_run: Path, exported: Path, colours: Path
-) -> Iterator[Path]:
+) -> Path:
     """A folder in which the paths of the docs are the tests' run, data and images."""
     for name in ("mine", "other", "attention-gru", "a", "b"):
         shutil.copytree(cached_run, tmp_path / "runs" / name)
@@ -218,10 +217,7 @@ def docs_folder(
     }
     (tmp_path / "instances_val2017.json").write_text(json.dumps(instances))
     monkeypatch.chdir(tmp_path)
-    logger = logging.getLogger("seesay")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield tmp_path
-    logger.handlers[:], logger.level, logger.propagate = before
+    return tmp_path
 
 
 @pytest.mark.skipif(BASH is None, reason="needs bash to expand the blocks")

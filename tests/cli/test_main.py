@@ -1,13 +1,12 @@
 import io
 import json
-import logging
 import os
 import re
 import shutil
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +63,10 @@ Seesay = Callable[..., Result]
 
 
 @pytest.fixture
-def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Seesay]:
+def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seesay:
     """Run the command line within the process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    logger = logging.getLogger("seesay")
-    before = logger.handlers[:], logger.level, logger.propagate
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()
@@ -77,8 +74,7 @@ def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
         captured = capsys.readouterr()
         return Result(code, captured.out.splitlines(), captured.err.splitlines())
 
-    yield run
-    logger.handlers[:], logger.level, logger.propagate = before
+    return run
 
 
 def bomb(path: Path) -> Path:

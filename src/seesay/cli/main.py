@@ -1,6 +1,5 @@
 """The command line: every command parses, calls one function, and prints."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from seesay.cli.console import accept_every_name, log_handler, print_error, prin
 from seesay.cli.export import export
 from seesay.cli.presets import presets
 from seesay.errors import SeesayError
+from seesay.logs import logging_to
 
 COMMANDS = {
     "caption": (
@@ -129,12 +129,9 @@ def doctor(*, encoders: bool = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; a `SeesayError` becomes one line."""
     accept_every_name()
-    logger = logging.getLogger("seesay")
-    logger.handlers[:] = [log_handler()]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
     try:
-        code = app(arguments, result_action="return_value")
+        with logging_to(log_handler(), seesay="INFO"):
+            code = app(arguments, result_action="return_value")
     except SeesayError as error:
         print_error(f"error: {error}")
         return 2

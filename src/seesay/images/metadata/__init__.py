@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Literal
 
-from seesay.images.metadata import jpeg, png, tiff, webp, xmp
+from seesay.images.metadata import iptc, jpeg, png, tiff, webp, xmp
 from seesay.images.metadata.errors import DescriptionError
 from seesay.images.metadata.facts import ImageFacts, exif_facts
 
@@ -46,13 +46,14 @@ def read_facts(data: bytes) -> ImageFacts:
         data: content of the file, of any format.
     """
     facts = ImageFacts()
+    tags: tuple[str, ...] = ()
     with contextlib.suppress(DescriptionError):
         if (block := _container(data).read_block(data, "exif")) is not None:
             facts = exif_facts(block)
     with contextlib.suppress(DescriptionError):  # even if the EXIF data are damaged
         if (block := _container(data).read_block(data, "xmp")) is not None:
-            facts = replace(facts, tags=xmp.keywords(block) or facts.tags)
-    return facts
+            tags = xmp.keywords(block)
+    return replace(facts, tags=tags or iptc.keywords(data) or facts.tags)
 
 
 def with_description(data: bytes, text: str, field: Field) -> bytes:
