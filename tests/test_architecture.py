@@ -33,7 +33,7 @@ TIERS = (
     ),
     ("data", "features", "kernels", "metrics", "models"),
     ("checkpoint", "decoding"),
-    ("captioners",),
+    ("captioners", "hub"),
     ("bulk", "demo", "evaluation", "explanation", "export", "review", "serving", "training"),
     ("__main__", "cli"),
 )

@@ -41,6 +41,7 @@ PARSED_ONLY = {
     "extract": "needs weights of the hub; tests/features",
     "serve": "runs until it is stopped; tests/serving",
     "review": "runs until it is stopped; tests/review and tests/cli/test_review.py",
+    "push": "needs the hub; tests/hub",
     "export": "the fixture `exported` runs it",
     "data scenes": "draws 3,400 images; tests/data/synthetic/test_scenes.py",
     "data download": "needs the network; tests/data/test_download.py",
@@ -62,6 +63,7 @@ PARSED_FLAGS = {
 PARSED_PAGES = {
     "docs/results": "needs the runs that its own commands train for hours",
     "docs/pretrained.md": "needs models of the hub; tests/captioners/pretrained",
+    "docs/hub.md": "needs the hub; tests/hub",
 }
 """Starts of the names of pages whose commands are only parsed, with the reason."""
 
@@ -187,6 +189,8 @@ def _check_other(words: list[str]) -> None:
         assert rest[-1].endswith("/v1/caption")
     elif program == "tar":
         assert all((ROOT / archive).is_file() for archive in positional)
+    elif program == "hf":
+        assert rest == ["auth", "login"]
     elif program == "docker":
         assert (ROOT / "Dockerfile").is_file()
     else:
@@ -279,8 +283,8 @@ def _fake_train(*arguments: Any) -> TrainingResult:
 def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if block.name.startswith("docs/models.md"):
         pytest.skip("tests/models/test_docs_example.py runs it")
-    if block.name.startswith("docs/pretrained.md"):
-        pytest.skip(PARSED_PAGES["docs/pretrained.md"])
+    if (page := block.name.partition(":")[0]) in ("docs/pretrained.md", "docs/hub.md"):
+        pytest.skip(PARSED_PAGES[page])
     text, served = block.text, "http://127.0.0.1:8000" in block.text
     if "runs/" in text or served:
         request.getfixturevalue("docs_folder")

@@ -45,6 +45,10 @@ class DownloadError(SeesayError, OSError):
     """A file that could not be fetched whole from where it is published."""
 
 
+class UploadError(SeesayError, OSError):
+    """A run that could not be uploaded to the hub."""
+
+
 class EndpointError(SeesayError):
     """A model server that cannot be reached, refuses the key, lacks the model, or keeps failing."""
 

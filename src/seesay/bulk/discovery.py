@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from seesay.data.readers.columns import find_image_column
+from seesay.data.readers.image_tables import open_table
 from seesay.data.readers.images import Identities, ImageListing, is_url, unsupported_images, walk_files
-from seesay.data.readers.parquet import embedded_column
+from seesay.data.readers.saved import find_saved_files
 from seesay.data.readers.text import read_text, text_lines
 from seesay.data.records import count, name_some
 from seesay.errors import DataError
 from seesay.files import exists
+from seesay.images.sources import ARROW_SUFFIX
 from seesay.names import Folders
 
 STANDARD_INPUT = "-"
@@ -65,8 +67,9 @@ def find_images(sources: Sequence[str], column: str = "", wanted: Collection[str
     """Return the images of the sources.
 
     A source is an image; a URL; a folder, searched recursively; a glob; `-`, one name per line on stdin; a `.txt` file
-    of names; a `.csv`, `.tsv`, `.jsonl` or `.parquet` file with a column of names or bytes; or a `.tar` file. In a
-    folder without images, its tar and Parquet files are read. Names in a file are relative to its folder or, if no such
+    of names; a `.csv`, `.tsv`, `.jsonl`, `.parquet` or `.arrow` file with a column of names or bytes; a `.tar` file; or
+    a data set of the Hugging Face hub (`hf:NAME`) or a folder of `save_to_disk`. In a folder without images, its tar
+    and Parquet files are read. Names in a file are relative to its folder or, if no such
     image exists, to the current folder.
 
     Args:
@@ -94,6 +97,8 @@ def _files(source: str, found: ImageList) -> list[str]:
         raise DataError("a source is empty; is a shell variable unset?")
     if source == STANDARD_INPUT or is_url(source):
         return [source]
+    if (saved := find_saved_files(source)) is not None:
+        return [str(path) for paths in saved.values() for path in paths]
     source = _first_existing([source], Folders())
     if "::" in source:
         return [source]
@@ -208,34 +213,22 @@ def _json_lines(path: Path, column: str, found: ImageList) -> Iterator[str]:
     return _named(path, rows, found)
 
 
-def _parquet(path: Path, column: str, found: ImageList) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as table:
-            embedded, _ = embedded_column(table, column)
-            names = list(table.schema_arrow.names)
-            kept = found.keep(names)
-            if embedded is not None:
-                images = [f"{path}::{embedded}::{row}" for row in range(table.metadata.num_rows)]
-                if kept:
-                    found.columns |= zip(images, map(_as_texts, _rows(table, kept)), strict=True)
-                return iter(images)
-            chosen = find_image_column(names, column)
-            if chosen is None:
-                raise _no_column(path, names, column)
-            rows = [(row[chosen], {name: row[name] for name in kept}) for row in _rows(table, [chosen, *kept])]
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+def _table(path: Path, column: str, found: ImageList) -> Iterator[str]:
+    with open_table(path) as table:
+        image, embedded, _ = table.image_column(column)
+        kept = found.keep(table.names)
+        if embedded:
+            images = [f"{path}::{image}::{row}" for row in range(table.num_rows)]
+            if kept:
+                found.columns |= zip(images, map(_as_texts, table.rows(kept)), strict=True)
+            return iter(images)
+        chosen = find_image_column(table.names, column) or image
+        if chosen is None:
+            raise _no_column(path, table.names, column)
+        rows = [(row[chosen], {name: row[name] for name in kept}) for row in table.rows([chosen, *kept])]
     # A struct without bytes contains paths.
     cells = ((cell.get("path") if isinstance(cell, dict) else cell, values) for cell, values in rows)
     return _named(path, cells, found)
-
-
-def _rows(table: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return some columns of a Parquet file by row."""
-    return [row for batch in table.iter_batches(columns=list(dict.fromkeys(columns))) for row in batch.to_pylist()]
 
 
 def _tar(path: Path, column: str, found: ImageList) -> Iterator[str]:
@@ -322,6 +315,6 @@ _READERS: dict[str, _Reader] = {
     **dict.fromkeys((".txt", ".lst"), _list),
     **dict.fromkeys((".csv", ".tsv"), _csv),
     **dict.fromkeys((".jsonl", ".ndjson"), _json_lines),
-    ".parquet": _parquet,
+    **dict.fromkeys((".parquet", ARROW_SUFFIX), _table),
     ".tar": _tar,
 }

@@ -12,7 +12,7 @@ from PIL import Image
 
 from seesay.captioners.acceptance import LoadedImage, generate_usable, require_usable
 from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings, SettingFields
-from seesay.captioners.identity import ModelIdentity, identify_folder
+from seesay.captioners.identity import ModelIdentity, identify_folder, repository_of
 from seesay.config import DecodingOptions
 from seesay.errors import ConfigError, ImageError
 from seesay.images.loading import ImageInput, Preprocessing
@@ -34,8 +34,8 @@ class Captioner(ABC):
 
     @property
     def name(self) -> str:
-        """Name of the model, for people: of a folder its name, of an ensemble the joined names."""
-        return "+".join(folder.resolve().name for folder in self.folders)
+        """Name of the model, for people: of a folder its name, of a run of the hub its name there; joined by +."""
+        return "+".join(repository_of(folder) or folder.resolve().name for folder in self.folders)
 
     @property
     def prompt_text(self) -> str:

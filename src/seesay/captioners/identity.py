@@ -16,6 +16,14 @@ class ModelIdentity:
     digest: str
 
 
+def repository_of(folder: Path) -> str:
+    """Return the name on the hub of a folder of its cache, as in models--OWNER--NAME/snapshots/COMMIT; else empty."""
+    repository, snapshots = folder.parts[-3:-1] if folder.parts[3:] else ("", "")
+    if snapshots != "snapshots" or not repository.startswith("models--"):
+        return ""
+    return repository.removeprefix("models--").replace("--", "/", 1)
+
+
 def identify_folder(folder: Path) -> ModelIdentity:
     """Return the identity of a run or an export.
 
@@ -30,4 +38,4 @@ def identify_folder(folder: Path) -> ModelIdentity:
     if info.is_file():  # the weights of an encoder from the hub are not in the folder
         features = json.loads(info.read_text(encoding="utf-8")).get("features")
         digest.update(json.dumps(features, sort_keys=True).encode())
-    return ModelIdentity(str(folder), digest.hexdigest()[:16])
+    return ModelIdentity(repository_of(folder) or str(folder), digest.hexdigest()[:16])

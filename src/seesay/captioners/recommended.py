@@ -8,9 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from seesay.checkpoint import is_run
 from seesay.errors import MissingDependencyError
 
 _OVERHEAD = 1.0  # gigabytes beside the weights: the library, an image's activations, the cache of the decoder
+_RUN_WEIGHTS = ("model.safetensors", "adapter/*.safetensors", "model/*.safetensors")
 _CAPTIONING = re.compile(r"(?:ForConditionalGeneration|VisionEncoderDecoderModel|GitForCausalLM)$")
 
 
@@ -78,7 +80,7 @@ def is_cached(name: str) -> bool:
 
 
 def cached_models() -> list[CachedModel]:
-    """Return the image captioning models in the cache of the hub, by name; interrupted downloads are left out.
+    """Return the captioners in the cache of the hub, runs included, by name; interrupted downloads are left out.
 
     Raises:
         MissingDependencyError: huggingface_hub is not installed.
@@ -96,9 +98,15 @@ def cached_models() -> list[CachedModel]:
         CachedModel(repository.repo_id, revision.commit_hash, revision.size_on_disk / 1e9)
         for repository in repositories
         for revision in repository.revisions
-        if repository.repo_type == "model" and _captions_images(revision.snapshot_path)
+        if repository.repo_type == "model"
+        and (_is_complete_run(revision.snapshot_path) or _captions_images(revision.snapshot_path))
     ]
     return sorted(found, key=lambda model: (model.name, model.revision))
+
+
+def _is_complete_run(folder: Path) -> bool:
+    """Return whether a folder is a run with weights (`seesay push`)."""
+    return is_run(folder) and any(any(folder.glob(pattern)) for pattern in _RUN_WEIGHTS)
 
 
 def _captions_images(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from seesay.errors import ConfigError
 
 if TYPE_CHECKING:
     from seesay.captioners.base import Captioner
+    from seesay.captioners.pretrained.download import ModelFiles
 
 
 class ModelSpec(ModelSettings):
@@ -22,11 +23,14 @@ class ModelSpec(ModelSettings):
             from seesay.captioners.endpoint import EndpointCaptioner
 
             return EndpointCaptioner.connect(self)
-        folders = [Path(each) for each in self.models]
-        if len(folders) == 1 and not is_export(folders[0]) and is_pretrained(self.models[0]):
-            from seesay.captioners.pretrained import load_pretrained
+        folders = []
+        for model in self.models:
+            files = None if is_export(Path(model)) or not is_pretrained(model) else self._find_files(model)
+            if files is not None and not files.is_run:
+                from seesay.captioners.pretrained import load_pretrained
 
-            return load_pretrained(self)
+                return load_pretrained(self, files)
+            folders.append(Path(model) if files is None else files.folder)
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
@@ -38,6 +42,14 @@ class ModelSpec(ModelSettings):
         if self.device not in ("auto", "cpu"):
             raise ConfigError(f"an exported captioner runs on the CPU; drop device {self.device}, or pass the run")
         return OnnxCaptioner.load(folders[0])
+
+    def _find_files(self, model: str) -> "ModelFiles":
+        """Return the files of a model of the hub, or of a folder in its format, after checking the device."""
+        from seesay.captioners.pretrained.download import find_files
+        from seesay.devices import choose_device
+
+        choose_device(self.device)
+        return find_files(model)
 
 
 def is_pretrained(model: str) -> bool:
@@ -53,8 +65,9 @@ def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto
     """Return the captioner of a model.
 
     Args:
-        model: a run folder, an exported folder, several runs that share a vocabulary, a model of the Hugging Face hub
-            or a local folder in its format, or the name of a server's model; see `ModelSpec`.
+        model: a run folder, an exported folder, several runs that share a vocabulary, a run or a pretrained model of
+            the Hugging Face hub (`name` or `name@revision`), a local folder in its format, or the name of a server's
+            model; see `ModelSpec`.
         device: auto, cpu, cuda or mps; an exported folder runs on the CPU and needs neither torch nor a run.
         settings: further fields of `ModelSpec`.
 

@@ -56,6 +56,7 @@ COMMANDS = {
         "scores",
         "Compare systems with the first one on the same images: significance and largest differences.",
     ),
+    "push": ("push", "Upload a finished run to the Hugging Face hub, with a model card made from the run."),
     "models": (
         "models",
         "List the runs in runs/, the models in the cache of the Hugging Face hub, and recommended ones.",

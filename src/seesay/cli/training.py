@@ -16,6 +16,7 @@ from seesay.cli.parameters import (
     Stores,
     TrainFlags,
 )
+from seesay.cli.push import push as push_run
 from seesay.config.flags import given_flags
 from seesay.errors import ConfigError
 from seesay.outputs import check_inputs, check_name
@@ -35,6 +36,7 @@ def train(
     scst: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    push_to_hub: str = "",
     flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
     """Train a captioner, after extracting missing features.
@@ -46,11 +48,16 @@ def train(
             --init-from [default: runs/PRESET].
         resume: resume the run in --out with its own settings.
         overwrite: delete the run in --out.
+        push_to_hub: then upload the run to this repository of the Hugging Face hub, as `seesay push` does.
     """
     from seesay.checkpoint import load_run
     from seesay.training.distributed import rank
     from seesay.training.train import train as fit
 
+    if push_to_hub and rank() == 0:
+        from seesay.hub.push import check_access
+
+        check_access(push_to_hub)  # before hours of training
     overrides = given_flags(flags)
     first = Path(overrides.get("init_from") or Path("runs") / preset)
     out = out or (first.with_name(f"{first.name}-scst") if scst else Path("runs") / preset)
@@ -76,6 +83,8 @@ def train(
         )
     if rank() == 0:
         print_line(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
+        if push_to_hub:
+            push_run(str(result.folder), push_to_hub)
 
 
 def _initial_config(first: Path) -> Path:

@@ -45,7 +45,8 @@ def load_annotations(
     skipped and reported in `problems`; missing images also in `missing`.
 
     Args:
-        path: A captions file, or a folder that contains one (directly or one level deeper).
+        path: A captions file, a folder that contains one (directly or one level deeper), or `hf:NAME`, a data set of
+            the Hugging Face hub.
         format: Name of a reader, or `auto` to detect the format.
         columns: Table columns to use instead of the common names.
         require_images: Skip images that cannot be found. False for scoring existing captions.
@@ -58,7 +59,7 @@ def load_annotations(
     recognised = recognise(source, format, columns)
     reading = recognised.read()
     reading.problems[:0] = recognised.remarks
-    return assemble(reading, source, root_of(source), recognised.format, require_images)
+    return assemble(reading, source, recognised.root or root_of(source), recognised.format, require_images)
 
 
 def load_dataset(path: str | Path, config: DataConfig) -> Annotations:

@@ -7,6 +7,7 @@ from pathlib import Path
 from seesay.captioners.base import Captioner
 from seesay.captioners.caption import Caption
 from seesay.captioners.guard import clean, count_rejections
+from seesay.captioners.identity import repository_of
 from seesay.captioners.search import SearchCaptioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import is_run
@@ -89,7 +90,8 @@ def evaluate(
         else:
             captions, problems = caption_split(captioner, usable, source, options, progress=progress)
         predictions = {image_id: clean(caption.text) for image_id, caption in captions.items()}
-        system = str(captioner.folders[0]) if len(captioner.folders) == 1 else captioner.name
+        folders = captioner.folders
+        system = repository_of(folders[0]) or str(folders[0]) if len(folders) == 1 else captioner.name
     else:
         path = Path(str(model))
         eval_split, options, system = read_eval_split(data, split, columns=columns), None, str(path)

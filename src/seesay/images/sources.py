@@ -1,8 +1,9 @@
 """Sources of image bytes: files, URLs and archive members.
 
 A source is a path, an http(s) URL, an archive member (`photos.tar::name.jpg`, or `table.parquet::COLUMN::ROW` with a
-column of bytes or {bytes, path} structs), or the content of an image file as bytes or named `ImageBytes`. Unreadable
-sources raise an `ImageError` of one line. All functions are thread-safe.
+column of bytes or {bytes, path} structs, also of an `.arrow` file of the datasets library), or the content of an image
+file as bytes or named `ImageBytes`. Unreadable sources raise an `ImageError` of one line. All functions are
+thread-safe.
 
 Limits of downloads: `URL_TIMEOUT`, `URL_DEADLINE`, `URL_ATTEMPTS` and `MAX_URL_BYTES`.
 """
@@ -36,7 +37,8 @@ MAX_URL_BYTES = 100_000_000
 CACHED_ARCHIVES = 64  # cached tar indices per process
 CACHED_ROW_GROUPS = 4  # cached Parquet row groups per process; one may contain 100 MB of images
 
-_MEMBER = re.compile(r"(.+?\.(tar|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
+ARROW_SUFFIX = ".arrow"
+_MEMBER = re.compile(r"(.+?\.(tar|parquet|arrow))::(.+)", re.IGNORECASE | re.DOTALL)
 
 # Prevents two threads from indexing the same archive.
 _archive_lock = threading.Lock()
@@ -73,7 +75,7 @@ def open_source(source: Source) -> IO[bytes]:
     member = _MEMBER.fullmatch(name)
     if member and not exists(name):
         archive = _existing_file(member[1])
-        reader = _read_tar if member[2].lower() == "tar" else _read_parquet
+        reader = _read_tar if member[2].lower() == "tar" else _read_row
         return io.BytesIO(reader(archive, member[3], name))
     path = _existing_file(name)
     try:
@@ -209,21 +211,23 @@ def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int,
     return members
 
 
-def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
-    """Return the bytes at COLUMN::ROW of a Parquet table."""
+def _read_row(archive: Path, reference: str, source: str) -> bytes:
+    """Return the bytes at COLUMN::ROW of a Parquet or Arrow table."""
     column, separator, digits = reference.rpartition("::")
     if not separator or not digits.isdecimal():
         raise source_error(source, "an image in a table must be table.parquet::COLUMN::ROW")
     status = archive.stat()
+    key = (str(archive), status.st_mtime_ns, status.st_size)
+    arrow = archive.suffix.lower() == ARROW_SUFFIX
     with _archive_lock:
-        starts, columns = _parquet_layout(str(archive), status.st_mtime_ns, status.st_size)
+        starts, columns = (_arrow_layout if arrow else _parquet_layout)(*key)
         row = int(digits)
         if column not in columns:
             raise source_error(source, f"the table has no column {column} (columns: {', '.join(columns)})")
         if row >= starts[-1]:
             raise source_error(source, f"the table has only {starts[-1]} rows, counted from 0")
         group = int(np.searchsorted(starts, row, side="right")) - 1
-        cells = _parquet_column(str(archive), status.st_mtime_ns, status.st_size, group, column)
+        cells = _arrow_table(*key).column(column) if arrow else _parquet_column(*key, group, column)
     value = cells[row - starts[group]].as_py()
     if isinstance(value, dict):
         path, value = value.get("path"), value.get("bytes")
@@ -232,6 +236,36 @@ def _read_parquet(archive: Path, reference: str, source: str) -> bytes:
     if not isinstance(value, bytes):
         raise source_error(source, "contains no image; the column must contain bytes or {bytes, path}")
     return value
+
+
+def open_arrow(path: Path) -> Any:
+    """Return a file of the datasets library (an Arrow stream) as a memory-mapped table.
+
+    Raises:
+        OSError: it cannot be read.
+        pyarrow.ArrowException: it is not an Arrow stream, or truncated.
+    """
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_stream(source).read_all()
+
+
+@functools.lru_cache(maxsize=CACHED_ARCHIVES)
+def _arrow_table(archive: str, modified: int, size: int) -> Any:
+    """Return a file of the datasets library as a table; its memory is that of the file."""
+    import pyarrow as pa
+
+    try:
+        return open_arrow(Path(archive))
+    except (OSError, pa.ArrowException) as error:
+        raise source_error(archive, f"cannot be read as Arrow ({error})") from error
+
+
+def _arrow_layout(archive: str, modified: int, size: int) -> tuple[list[int], list[str]]:
+    """Return 0 and the number of rows, and the column names."""
+    table = _arrow_table(archive, modified, size)
+    return [0, table.num_rows], list(table.schema.names)
 
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)

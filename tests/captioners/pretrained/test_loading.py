@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants
 
 from seesay.captioners import ModelSpec, load_captioner
 from seesay.captioners.identity import ModelIdentity
@@ -18,7 +18,7 @@ from seesay.captioners.pretrained import load_pretrained
 from seesay.config import DecodingOptions
 from seesay.errors import CheckpointError, ConfigError, DownloadError, MissingDependencyError, SeesayError
 from tests.captioners.pretrained.conftest import Captioners, Folders, Images
-from tests.captioners.pretrained.hub import COMMIT, Hub, serve_hub
+from tests.captioners.pretrained.hub import COMMIT, Hub, connect, serve_hub
 
 OPTIONS = DecodingOptions(max_length=4)
 
@@ -26,13 +26,8 @@ OPTIONS = DecodingOptions(max_length=4)
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder_of: Folders) -> Iterator[Hub]:
     """A hub with one model, `tiny/blip`, and an empty cache."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with serve_hub() as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)
-        template = f"{found.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # of version 0
+        connect(found, tmp_path / "cache", monkeypatch)
         found.repositories["tiny/blip"] = folder_of("blip")
         yield found
 
@@ -66,6 +61,19 @@ def test_a_cached_model_needs_no_network(hub: Hub, images: Images, monkeypatch: 
         assert captioner.caption(images[0], OPTIONS).text == expected
         assert captioner.identities() == (ModelIdentity("tiny/blip", COMMIT),)
     assert hub.requests == []
+
+
+def test_files_that_are_not_downloaded_are_not_missed_offline(
+    hub: Hub, folder: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("photo.png", "pytorch_model.bin", "onnx/model.onnx"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("large")
+    hub.repositories["tiny/blip"] = folder
+    load_captioner("tiny/blip", "cpu").close()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with load_captioner("tiny/blip", "cpu") as captioner:
+        assert captioner.caption(images[0], OPTIONS) is not None
 
 
 def test_a_file_that_was_damaged_on_the_way_is_downloaded_again(hub: Hub, images: Images) -> None:

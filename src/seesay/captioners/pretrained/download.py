@@ -1,16 +1,19 @@
 """Files of a model: a local folder, or a download of the Hugging Face hub into its cache."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from seesay.captioners.identity import ModelIdentity
-from seesay.errors import CheckpointError, ConfigError, DownloadError, SeesayError
-from seesay.files import sha256
-from seesay.models.hub import hub_answers
+from seesay.checkpoint import INFO_FILE, is_run
+from seesay.errors import CheckpointError, MissingDependencyError
+from seesay.hub.layout import LOADED
+from seesay.hub.pull import download
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +21,6 @@ _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _OTHER_FRAMEWORKS = ["onnx/*", "openvino/*", "original/*", "*.onnx", "flax_*", "tf_*", "rust_*"]
 _HASHED_BYTES = 2**20
-_SHA256_DIGITS = 64
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,35 @@ class ModelFiles:
     folder: Path
     identity: ModelIdentity
 
+    @property
+    def is_run(self) -> bool:
+        """Whether they are a run, not a pretrained model."""
+        return is_run(self.folder)
+
 
 def find_files(model: str) -> ModelFiles:
     """Return the files of a model; those of a model of the hub are downloaded, or resumed, if they are not cached.
+
+    A repository with a `captioner.json` is a run (`seesay push`), any other a pretrained model.
 
     Args:
         model: a folder in the hub's format, `name` or `name@revision`.
 
     Raises:
         ConfigError: the hub has no such model or revision.
-        CheckpointError: the folder has no model, or files are missing.
+        CheckpointError: the folder or the repository has no model, or files are missing.
         DownloadError: the hub does not answer or refuses access, or a file was damaged on the way.
+        MissingDependencyError: the model needs transformers, which is not installed.
     """
     folder = Path(model)
     if folder.is_dir():
         check_folder(folder)
         return ModelFiles(folder, ModelIdentity(str(folder), digest_of(folder)))
     name, _, revision = _native_name(model).partition("@")
-    folder = _snapshot(name, revision or None)
-    check_folder(folder)
+    markers = [INFO_FILE, "config.json"]
+    folder = download(name, revision or None, partial(_patterns, name), markers, _OTHER_FRAMEWORKS)
+    if not is_run(folder):
+        check_folder(folder)
     return ModelFiles(folder, ModelIdentity(name, folder.name))  # the hub's cache names folders by commit
 
 
@@ -58,78 +70,35 @@ def _native_name(model: str) -> str:
     return native
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
-    """Return the folder of a model in the hub's cache.
-
-    The hub is asked once, so that a machine without a network uses its cache at once.
-    """
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    shown = f"{name}@{revision}" if revision else name
-    if constants.HF_HUB_OFFLINE or not hub_answers():
-        try:
-            return Path(snapshot_download(name, revision=revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
-            raise DownloadError(
-                f"{shown} is not in the cache and cannot be downloaded ({reason}); "
-                "connect once, or pass the path of a folder with the model"
-            ) from None
-    blobs = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "blobs")
-    cached = set(blobs.glob("*"))
-    try:
-        info = HfApi().model_info(name, revision=revision)
-        files = [file.rfilename for file in info.siblings or ()]
-        folder = Path(
-            snapshot_download(
-                name,
-                revision=revision,  # not the commit: the cache stores which commit a revision was, for use offline
-                allow_patterns=[*_TEXT_FILES, _weight_pattern(files)],
-                ignore_patterns=_OTHER_FRAMEWORKS,
-            )
-        )
-    except Exception as error:  # of the HTTP library, which depends on the version
-        if isinstance(error, HfHubHTTPError) and error.response is not None:
-            raise _hub_error(shown, error, error.response.status_code) from error
-        raise DownloadError(f"{shown} was not downloaded completely ({_line(error)}); run the command again") from error
-    _check_digests(shown, set(blobs.glob("*")) - cached)
-    return folder
-
-
-def _check_digests(shown: str, blobs: set[Path]) -> None:
-    """Check new files of the cache, which names large ones by their SHA-256; the hub's library checks sizes only.
+def _patterns(name: str, files: list[str]) -> list[str]:
+    """Return patterns of the files to download, of all files of a repository.
 
     Raises:
-        DownloadError: a file is damaged; it is deleted.
+        CheckpointError: the repository has no captioner.
+        MissingDependencyError: the model needs transformers.
     """
-    damaged = [path for path in sorted(blobs) if len(path.name) == _SHA256_DIGITS and sha256(path) != path.name]
-    for path in damaged:
-        path.unlink()
-    if damaged:
-        raise DownloadError(f"{shown} was damaged on the way ({len(damaged)} files); run the command again")
+    if INFO_FILE in files:
+        return list(LOADED)
+    if "config.json" not in files:
+        raise CheckpointError(
+            f"{name} on the hub has neither {INFO_FILE} nor config.json: it is no captioner; check the name"
+        )
+    require_transformers(name)
+    return [*_TEXT_FILES, _weight_pattern(files)]
+
+
+def require_transformers(model: str) -> None:
+    """Check that transformers is installed.
+
+    Raises:
+        MissingDependencyError: it is not.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingDependencyError("transformers", "hub", f"the model {model}")
 
 
 def _weight_pattern(files: list[str]) -> str:
     return next((f"*{suffix}" for suffix in _WEIGHT_SUFFIXES if any(name.endswith(suffix) for name in files)), "*.bin")
-
-
-def _hub_error(shown: str, error: Exception, status: int) -> SeesayError:
-    """Return the error for an answer of the hub."""
-    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
-
-    if isinstance(error, GatedRepoError):
-        return DownloadError(f"{shown} is gated: accept its licence on its page of the hub, then run: hf auth login")
-    if isinstance(error, RevisionNotFoundError):
-        return ConfigError(f"{shown}: the hub has no such revision of the model; check the part after @")
-    if status in (401, 403):
-        return DownloadError(
-            f"{shown}: the hub refuses access ({status}): the name is wrong or the model is private; "
-            "check the name, or run: hf auth login"
-        )
-    if status == 404:
-        return ConfigError(f"{shown}: the hub has no model of this name; check the name, as in organisation/model")
-    return DownloadError(f"{shown}: the hub answered {status}; try again later")
 
 
 def check_folder(folder: Path) -> None:
@@ -172,8 +141,3 @@ def digest_of(folder: Path) -> str:
             digest.update(f"{path.name}\n{path.stat().st_size}\n".encode())
             digest.update(content)
     return digest.hexdigest()[:16]
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

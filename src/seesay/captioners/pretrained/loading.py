@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
-from seesay.captioners.pretrained.download import ModelFiles, find_files
+from seesay.captioners.pretrained.download import ModelFiles, find_files, require_transformers
 from seesay.captioners.pretrained.families import FAMILIES, Family
 from seesay.captioners.settings import ModelSettings
 from seesay.devices import choose_device, supports_bfloat16
@@ -18,8 +18,12 @@ from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 _QUANTISED = ("int8", "int4")
 
 
-def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
+def load_pretrained(spec: ModelSettings, files: ModelFiles | None = None) -> PretrainedCaptioner:
     """Return the captioner of a model of the Hugging Face hub or of a local folder in its format.
+
+    Args:
+        spec: the model, and how it runs.
+        files: its files; None: find them.
 
     Raises:
         ConfigError: there is no such model, its architecture is not supported or needs remote code, or the device, the
@@ -28,16 +32,17 @@ def load_pretrained(spec: ModelSettings) -> PretrainedCaptioner:
         DownloadError: the hub does not answer, or refuses access.
         MissingDependencyError: a library that the model needs is not installed.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise MissingDependencyError("transformers", "hub", f"the model {spec.models[0]}")
+    require_transformers(spec.models[0])
     if len(spec.models) > 1:
         raise ConfigError("pretrained captioners cannot be ensembled; pass one --model")
     device, precision = choose_device(spec.device), spec.precision
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") and supports_bfloat16(device) else "float32"
     if not sys.stderr.isatty():
-        _hide_progress_bars()
-    files = find_files(spec.models[0])
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+    files = files or find_files(spec.models[0])
     family = _family(files)
     family.template(spec)  # before the weights are loaded: a prompt that does not fit is refused at once
     processor = _processor(files, family)
@@ -148,15 +153,6 @@ def _set_padding(model: Any, tokenizer: Any) -> None:
         config.eos_token_id = tokenizer.eos_token_id
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-
-
-def _hide_progress_bars() -> None:
-    """Write no progress bars of downloads and loading, which a file or a pipe would show line by line."""
-    import huggingface_hub.utils
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.disable_progress_bars()
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from seesay.data.readers.assemble import Coverage, measure
@@ -23,6 +23,7 @@ from seesay.data.readers.images import (
 from seesay.data.readers.json_tables import read_json, read_jsonl
 from seesay.data.readers.own_output import is_own_output
 from seesay.data.readers.parquet import read_parquet
+from seesay.data.readers.saved import find_saved_files, read_saved
 from seesay.data.readers.sidecar import SIDECAR_SUFFIXES, has_sidecars, read_sidecar
 from seesay.data.readers.sniff import TABLE_SUFFIXES, by_suffix, sniff
 from seesay.data.readers.tables import read_csv
@@ -45,7 +46,8 @@ READERS: dict[str, Callable[[list[Path], list[Path], ColumnNames], Reading]] = {
 }
 # Aliases of the format flag for the readers above; imagefolder is a table called metadata.
 _ALIASES = {"tsv": ("csv",), "imagefolder": ("jsonl", "csv", "parquet")}
-FORMATS = ("auto", *READERS, *_ALIASES, "sidecar")
+_SAVED = "datasets"
+FORMATS = ("auto", *READERS, *_ALIASES, "sidecar", _SAVED)
 _WITH_COLUMNS = ("jsonl", "csv", "json", "webdataset", "parquet")
 
 # Other COCO annotations, the lemmatised captions of Flickr8k, and recipes of captions written by seesay.
@@ -56,17 +58,18 @@ _CAPTION_NAME = re.compile(r"caption|annotation|metadata|token|results|dataset",
 _SPLIT = re.compile(rf"(?<![a-z])({SPLIT_WORDS})(?![a-z])")
 _KNOWN_FORMATS = (
     "Flickr token files, COCO or Karpathy JSON, CSV, TSV, JSONL, JSON or Parquet with an image and a "
-    "caption column, WebDataset tar files, and .txt files named like the images"
+    "caption column, WebDataset tar files, folders of save_to_disk, and .txt files named like the images"
 )
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A detected format, the function that reads it, and remarks about other files."""
+    """A detected format, the function that reads it, remarks about other files, and the folder of the images."""
 
     format: str
     read: Callable[[], Reading]
     remarks: tuple[str, ...] = ()
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def recognise(source: Path, format: str, columns: ColumnNames) -> Recognised:
     """Return the format of the captions at a path.
 
     Args:
-        source: A captions file, or a folder that contains one (directly or one level deeper).
+        source: A captions file, a folder that contains one (directly or one level deeper), or `hf:NAME`.
         format: One of FORMATS; `auto` detects.
         columns: Table columns selected by the user.
 
@@ -145,8 +148,14 @@ def recognise(source: Path, format: str, columns: ColumnNames) -> Recognised:
     """
     if format not in FORMATS:
         raise ConfigError(f"data.format is {format!r}; it must be one of {', '.join(FORMATS)}")
+    saved = find_saved_files(source) if format in ("auto", _SAVED) else None
+    if saved is not None:
+        folder = next((path.parent for paths in saved.values() for path in paths), source)
+        return Recognised(_SAVED, partial(read_saved, source, saved, columns), root=folder)
     if not source.exists():
         raise DataError(f"{source} does not exist; pass a captions file or a folder that contains one")
+    if format == _SAVED:
+        raise DataError(f"{source} is not a folder of save_to_disk; pass one, or hf:NAME")
     if source.is_dir():
         return _recognise_folder(source, _Request(format, columns, own=source.suffix.lower() == ".parquet"))
     if format == "sidecar":

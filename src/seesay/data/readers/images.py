@@ -41,7 +41,7 @@ _CAPTION_FOLDERS = frozenset(
 )
 _IMAGE_FOLDER = re.compile(r"images?|pictures?|photos?|flicke?r.*|(train|val|test)(20\d\d)?", re.IGNORECASE)
 _MAX_DEPTH = 5
-_ARCHIVE = re.compile(r"(.+?\.(?:tar|parquet))::(.+)", re.IGNORECASE | re.DOTALL)
+_ARCHIVE = re.compile(r"(.+?\.(?:tar|parquet|arrow))::(.+)", re.IGNORECASE | re.DOTALL)
 _URL = re.compile(r"https?://", re.IGNORECASE)
 
 
