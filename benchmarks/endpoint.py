@@ -1,9 +1,10 @@
 """Saturation of a model server by the endpoint client, with servers that process 1, 8 and 32 requests at once.
 
 The server, in a process of its own, takes a fixed time per request and processes `capacity` requests at once; others
-wait. The client starts with one request in flight and has to find out how many the server can process. Saturation is
-the rate of captions over the largest possible one, capacity / time: of the whole job, and of its second half, when the
-start is over. Images are read, resized and encoded as in every job.
+wait. Saturation is the rate of captions over the largest possible one, capacity / time. Two clients are measured: one
+with as many requests in flight as the server processes, and the usual one, which starts with one and has to find out.
+The rate is that of the whole job, and that of its second half, when the start is over. Images are read, resized and
+encoded as in every job.
 """
 
 import argparse
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.images import COCO, draw_images
+from seesay.captioners.endpoint import EndpointCaptioner
+from seesay.captioners.endpoint.concurrency import ConcurrencyLimit
 from seesay.captioners.spec import ModelSpec
 
 CAPACITIES = (1, 8, 32)
-_ROUNDS = 40
+_ROUNDS = {"fixed": 40, "adaptive": 200}
+"""Images per place of the server, by the client's concurrency."""
 _MODELS = {"data": [{"id": "scripted"}]}
 _ANSWER = {
     "choices": [{"message": {"content": "a photo of a red chair"}, "finish_reason": "stop"}],
@@ -84,18 +88,36 @@ def serving(capacity: int, seconds: float) -> Iterator[str]:
         process.join()
 
 
-def measure(capacity: int, seconds: float, photos: list[str], rounds: int) -> dict[str, Any]:
-    """Return the rates of a job of `rounds` times `capacity` images, at least `rounds` in all."""
+class FixedLimit(ConcurrencyLimit):
+    """A limit that never changes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def finish(self, now: float, in_flight: int, waiting: bool) -> None:
+        """Keep the limit."""
+
+    def reduce(self, now: float, started: float) -> None:
+        """Keep the limit."""
+
+
+def measure(mode: str, capacity: int, seconds: float, photos: list[str], rounds: int) -> dict[str, Any]:
+    """Return the rates of a job of `rounds` times `capacity` images."""
     count = capacity * rounds
     images = [photos[index % len(photos)] for index in range(count)]
-    with serving(capacity, seconds) as url, ModelSpec((), endpoint=url).load() as captioner:
+    with serving(capacity, seconds) as url, EndpointCaptioner.connect(ModelSpec((), endpoint=url)) as captioner:
+        if mode == "fixed":
+            captioner._client.limit = FixedLimit(capacity)
         times = [time.perf_counter(), *(time.perf_counter() for _ in captioner.caption_each(images))]
     possible = capacity / seconds
     # Without the last requests, when fewer than the capacity are left.
     half, last = count // 2, count - capacity
     return {
+        "concurrency": mode,
         "capacity": capacity,
         "images": count,
+        "minutes": (times[-1] - times[0]) / 60,
         "per_s": count / (times[-1] - times[0]),
         "possible": possible,
         "whole": count / (times[-1] - times[0]) / possible,
@@ -109,15 +131,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer images")
     parser.add_argument("--seconds", type=float, default=1.0, help="time of the server per request")
     options = parser.parse_args()
-    rounds = _ROUNDS // 2 if options.quick else _ROUNDS
+    share = 4 if options.quick else 1
     with tempfile.TemporaryDirectory() as folder:
         photos = draw_images(Path(folder), COCO, 32)
-        rows = [measure(capacity, options.seconds, photos, rounds) for capacity in CAPACITIES]
-    print(f"{'capacity':>8} {'images':>8} {'images/s':>10} {'possible':>10} {'whole job':>10} {'second half':>12}")
+        rows = [
+            measure(mode, capacity, options.seconds, photos, rounds // share)
+            for mode, rounds in _ROUNDS.items()
+            for capacity in CAPACITIES
+        ]
+    print(
+        f"{'concurrency':12} {'capacity':>8} {'images':>8} {'minutes':>8} {'images/s':>10} {'possible':>10} "
+        f"{'whole job':>10} {'second half':>12}"
+    )
     for row in rows:
         print(
-            f"{row['capacity']:8} {row['images']:8} {row['per_s']:10.1f} {row['possible']:10.1f} "
-            f"{row['whole']:10.1%} {row['second_half']:12.1%}"
+            f"{row['concurrency']:12} {row['capacity']:8} {row['images']:8} {row['minutes']:8.1f} {row['per_s']:10.1f} "
+            f"{row['possible']:10.1f} {row['whole']:10.1%} {row['second_half']:12.1%}"
         )
     rounded = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 3))
     print(json.dumps({"benchmark": "endpoint", "seconds": options.seconds, "rows": rounded}))

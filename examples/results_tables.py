@@ -1,4 +1,4 @@
-"""Print the tables of docs/results.md from trained runs and the evaluations that `seesay evaluate --out` saved.
+"""Print tables like those of docs/results/ from trained runs and the evaluations that `seesay evaluate --out` saved.
 
 `python examples/results_tables.py NAME=RUN:EVALUATION[,EVALUATION...] ...` prints a row per evaluation, then a row per
 run, then one line of JSON, all read from those folders.

@@ -113,8 +113,8 @@ def images(annotations: Annotations) -> list[str]:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an exported run with random weights, `onnx` in the run folder."""
-    from seesay.cli.main import app
+    from seesay.cli.main import main
 
     run = tiny.random_run(tmp_path_factory.mktemp("exported") / "run", tiny.untrained())
-    app(["export", str(run)], result_action="return_value")  # not `main`, which configures logging permanently
+    assert main(["export", str(run)]) == 0
     return run / "onnx"

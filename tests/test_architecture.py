@@ -23,6 +23,7 @@ TIERS = (
         "formatting",
         "images",
         "languages",
+        "logs",
         "names",
         "onnx_sessions",
         "openmp",

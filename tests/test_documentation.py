@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import inspect
 import json
-import logging
 import re
 import shlex
 import shutil
@@ -33,7 +32,7 @@ from seesay.training.train import TrainingResult, train
 from tests.serving.servers import running
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BASH = shutil.which("bash")
 
 PARSED_ONLY = {
@@ -62,10 +61,11 @@ PARSED_FLAGS = {
 """Flags and arguments with which a command is only parsed, with the reason."""
 
 PARSED_PAGES = {
-    "results.md": "needs the runs that its own commands train for hours",
-    "pretrained.md": "needs models of the hub; tests/captioners/pretrained",
-    "hub.md": "needs the hub; tests/hub",
+    "docs/results": "needs the runs that its own commands train for hours",
+    "docs/pretrained.md": "needs models of the hub; tests/captioners/pretrained",
+    "docs/hub.md": "needs the hub; tests/hub",
 }
+"""Starts of the names of pages whose commands are only parsed, with the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,19 +77,26 @@ class Block:
     text: str
 
 
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
 def _blocks() -> Iterator[Block]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for match in FENCED.finditer(text):
             line = text[: match.start()].count("\n") + 1
-            yield Block(f"{page.name}:{line}", match[1], match[2])
+            yield Block(f"{_name(page)}:{line}", match[1], match[2])
 
 
 BLOCKS = list(_blocks())
 SHELL = [block for block in BLOCKS if block.language in ("", "sh", "bash", "console")]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 OTHERS = [block for block in BLOCKS if block not in SHELL and block not in PYTHON]
-INLINE = [(page.name, found) for page in PAGES for found in re.findall(r"`(seesay [^`]+)`", page.read_text("utf-8"))]
+INLINE = [(_name(page), found) for page in PAGES for found in re.findall(r"`(seesay [^`]+)`", page.read_text("utf-8"))]
 
 _RECORD = """
 PATH=/nowhere
@@ -138,9 +145,9 @@ def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -
 
 def _reason(block: Block, arguments: list[str]) -> str | None:
     """The reason why a command is only parsed; None if it is run."""
-    page = block.name.partition(":")[0]
-    if page in PARSED_PAGES:
-        return PARSED_PAGES[page]
+    for page in PARSED_PAGES:
+        if block.name.startswith(page):
+            return PARSED_PAGES[page]
     for length in (1, 2):
         if reason := PARSED_ONLY.get(" ".join(arguments[:length])):
             return reason
@@ -180,6 +187,8 @@ def _check_other(words: list[str]) -> None:
         fields = [(name, value) for name, mark, value in (word.partition("=") for word in rest) if mark]
         read_request([field for field in fields if field[0] != "images"], DecodingOptions())
         assert rest[-1].endswith("/v1/caption")
+    elif program == "tar":
+        assert all((ROOT / archive).is_file() for archive in positional)
     elif program == "hf":
         assert rest == ["auth", "login"]
     elif program == "docker":
@@ -191,7 +200,7 @@ def _check_other(words: list[str]) -> None:
 @pytest.fixture
 def docs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_run: Path, exported: Path, colours: Path
-) -> Iterator[Path]:
+) -> Path:
     """A folder in which the paths of the docs are the tests' run, data and images."""
     for name in ("mine", "other", "attention-gru", "a", "b"):
         shutil.copytree(cached_run, tmp_path / "runs" / name)
@@ -212,10 +221,7 @@ def docs_folder(
     }
     (tmp_path / "instances_val2017.json").write_text(json.dumps(instances))
     monkeypatch.chdir(tmp_path)
-    logger = logging.getLogger("seesay")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield tmp_path
-    logger.handlers[:], logger.level, logger.propagate = before
+    return tmp_path
 
 
 @pytest.mark.skipif(BASH is None, reason="needs bash to expand the blocks")
@@ -275,9 +281,9 @@ def _fake_train(*arguments: Any) -> TrainingResult:
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
 def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if block.name.startswith("models.md"):
+    if block.name.startswith("docs/models.md"):
         pytest.skip("tests/models/test_docs_example.py runs it")
-    if (page := block.name.partition(":")[0]) in ("pretrained.md", "hub.md"):
+    if (page := block.name.partition(":")[0]) in ("docs/pretrained.md", "docs/hub.md"):
         pytest.skip(PARSED_PAGES[page])
     text, served = block.text, "http://127.0.0.1:8000" in block.text
     if "runs/" in text or served:
@@ -295,3 +301,32 @@ def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch:
 def test_data_can_be_parsed(block: Block) -> None:
     read: dict[str, Callable[[str], Any]] = {"json": json.loads, "yaml": yaml.safe_load}
     assert isinstance(read[block.language](block.text), dict)
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub derives them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    visible = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in visible}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=_name)
+def test_links_within_the_repository_have_a_target(page: Path) -> None:
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{_name(page)}: {link}"
+        assert not anchor or anchor in _anchors(target), f"{_name(page)}: {link}"
+
+
+def test_every_page_is_linked_from_another_one() -> None:
+    linked = {
+        (page.parent / name).resolve()
+        for page in PAGES
+        for name in re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+        if not name.startswith("http")
+    }
+    assert set(PAGES) <= linked

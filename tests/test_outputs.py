@@ -1,12 +1,11 @@
 """Outputs never replace an input or a foreign file, and only files written by seesay are deleted."""
 
 import json
-import logging
 import os
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,11 +29,9 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
+def run_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs a command that must fail, in an empty folder, and returns its one-line error."""
     monkeypatch.chdir(tmp_path)
-    logger = logging.getLogger("seesay")
-    before = logger.handlers[:], logger.level, logger.propagate
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
@@ -43,8 +40,7 @@ def run_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         assert len(lines) == 1, lines
         return lines[0]
 
-    yield run
-    logger.handlers[:], logger.level, logger.propagate = before
+    return run
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -30,7 +30,10 @@ TOKENIZER_FILE = "tokenizer.json"
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "checkpoints/last.ckpt"
 _FORMAT = 1
-_EVALUATION = ("predictions.jsonl", "per_image.parquet", "scores.json", "report.html")
+_EVALUATION = (
+    *("predictions.jsonl", "per_image.parquet", "scores.json", "report.html"),
+    *("captions.jsonl", "captions.jsonl.recipe.json", "captions.errors.jsonl"),  # of one that was interrupted
+)
 _EXPORT = ("encoder.onnx", "decoder.onnx", "tokenizer.json", "README.txt", "export.json")
 
 RUN = FolderKind(

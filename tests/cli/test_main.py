@@ -1,16 +1,16 @@
 import io
 import json
-import logging
 import os
 import re
 import shutil
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
@@ -64,12 +64,10 @@ Seesay = Callable[..., Result]
 
 
 @pytest.fixture
-def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Seesay]:
+def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seesay:
     """Run the command line within the process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    logger = logging.getLogger("seesay")
-    before = logger.handlers[:], logger.level, logger.propagate
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()
@@ -77,8 +75,7 @@ def seesay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
         captured = capsys.readouterr()
         return Result(code, captured.out.splitlines(), captured.err.splitlines())
 
-    yield run
-    logger.handlers[:], logger.level, logger.propagate = before
+    return run
 
 
 def bomb(path: Path) -> Path:
@@ -886,6 +883,30 @@ def test_doctor_names_versions_and_device(seesay: Seesay) -> None:
     output = "\n".join(seesay("doctor").out)
     assert re.search(r"native library\W+(_native_\w+|absent)", output)
     assert all(part in output for part in ("seesay", __version__, "torch", "device", "h5py", "bfloat16"))
+
+
+def test_doctor_lists_encoders_and_whether_they_are_cached(
+    seesay: Seesay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository, commit = tmp_path / "hub/models--timm--vit_small_patch14_dinov2.lvd142m", "a1b2c3d4" * 5
+    for folder in ("refs", f"snapshots/{commit}"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    (repository / f"snapshots/{commit}/model.safetensors").write_bytes(b"\0" * 3_000_000)
+    lines = seesay("doctor", "--encoders").out
+    place = lines.index("dinov2-small: vit_small_patch14_dinov2.lvd142m")
+    assert lines[place + 1].split(", ") == [
+        "    224 px",
+        "16x16x384",
+        "22.1 M parameters",
+        "apache-2.0",
+        "cached: revision a1b2c3d4",
+        "3 MB",
+    ]
+    assert [line for line in lines if "cached: " in line] == [lines[place + 1]]
+    assert sum("not cached" in line for line in lines) == len(lines) // 2 - 1 > 15
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)

@@ -1,12 +1,10 @@
 """`seesay review` as a process: the address it prints, saving at the end, export, and its errors."""
 
 import json
-import logging
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,15 +21,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
     code = main(["review", *map(str, arguments)])
     found = capsys.readouterr()
     return code, found.out, found.err
-
-
-@pytest.fixture(autouse=True)
-def keep_logging() -> Iterator[None]:
-    """Restore the logging that the command line configures."""
-    logger = logging.getLogger("seesay")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.mark.parametrize("conflict", [False, True])

@@ -145,6 +145,35 @@ class TestRuns:
         assert len(result.predictions) == 6
         assert not (tmp_path / "features").exists()
 
+    def test_captions_that_are_kept_give_the_same_scores(self, loop_run: Path, colours: Path, tmp_path: Path) -> None:
+        splits: list[str] = []
+        progress: list[tuple[int, int]] = []
+
+        def unfinished(split: str) -> Path:
+            splits.append(split)
+            return tmp_path / "kept" / captioning.CAPTIONS_FILE
+
+        wanted = evaluate(loop_run, colours, split="val", device="cpu", draws=20)
+        for _ in range(2):  # the second time from the file alone
+            found = evaluate(
+                loop_run,
+                colours,
+                split="val",
+                device="cpu",
+                draws=20,
+                unfinished=unfinished,
+                progress=lambda done, total: progress.append((done, total)),
+            )
+            assert found.to_dict() == wanted.to_dict()
+            assert found.predictions == wanted.predictions
+            for image_id, caption in wanted.captions.items():
+                kept = found.captions[image_id]
+                assert (kept.text, kept.words, kept.finished) == (caption.text, caption.words, caption.finished)
+                assert kept.log_probs == pytest.approx(caption.log_probs, abs=1e-6)
+                assert kept.score == pytest.approx(caption.score, abs=1e-6)
+        assert splits == ["val", "val"]
+        assert progress == [(0, 6), (6, 6), (6, 6)]
+
     def test_only_the_images_of_the_split_are_encoded(self, cached_run: Path, colours: Path, tmp_path: Path) -> None:
         """Bug: scoring the test split encoded all images of the data set."""
         data = shutil.copytree(colours, tmp_path / "data")

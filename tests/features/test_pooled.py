@@ -57,3 +57,15 @@ def test_grids_of_changed_images_are_not_pooled(images: dict[str, str], weights:
     tiny.image(9).save(images["b"])
     report = extract_features(images, encoder(weights, "pooled"), tmp_path / "p.safetensors")
     assert (report.pooled, report.extracted) == (4, 1)
+
+
+def test_a_smaller_grid_is_pooled_from_the_stored_one(images: dict[str, str], weights: Path, tmp_path: Path) -> None:
+    whole = encoder(weights, "grid", image_size=160)  # 5 x 5
+    small = encoder(weights, "grid", image_size=160, grid_size=2)
+    extract_features(images, small, tmp_path / "alone/s.safetensors")
+    extract_features(images, whole, tmp_path / "both/g.safetensors")
+    report = extract_features(images, small, tmp_path / "both/s.safetensors")
+    assert (report.pooled, report.extracted) == (5, 0)
+    pooled, encoded = (FeatureStore(tmp_path / name / "s.safetensors") for name in ("both", "alone"))
+    np.testing.assert_allclose(pooled.read(NAMES)[0], encoded.read(NAMES)[0], rtol=2e-3, atol=1e-3)
+    assert (pooled.grid, pooled.identity["grid_size"]) == ((2, 2), 2)

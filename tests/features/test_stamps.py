@@ -69,7 +69,9 @@ def test_an_image_replaced_under_the_same_name_is_encoded_again(
     tiny.image(9).save(images["b"])
     os.utime(images["b"], ns=(status.st_atime_ns, status.st_mtime_ns))  # as unpacking an archive does
     assert counts(extract_features(images, encoder, path, mirrored=mirrored)) == (1, 1)
-    assert log.messages == [f"1 images have changed since {path} was made, such as {images['b']}; encoding them again"]
+    assert [message for message in log.messages if "changed" in message] == [
+        f"1 images have changed since {path} was created, such as {images['b']}; encoding them again"
+    ]
     extract_features(images, encoder, tmp_path / "fresh", mirrored=mirrored)
     np.testing.assert_allclose(read(path), read(tmp_path / "fresh"), rtol=2e-3, atol=2e-2)
     assert not np.allclose(read(path, "b"), before[1:2], atol=0.1)

@@ -262,6 +262,12 @@ def test_what_is_no_grid_is_refused(shape: tuple[int, ...], words: str) -> None:
         Encoder(EncoderConfig(), Fixed(torch.rand(shape)), Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
 
 
+def test_a_layer_with_several_outputs_is_refused() -> None:
+    network = Fixed(cast("Tensor", (torch.rand(1, 9, 5), torch.rand(1, 5))))
+    with pytest.raises(EncoderError, match="returns tuple, not one tensor"):
+        Encoder(EncoderConfig(), network, Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
+
+
 class Pooling(nn.Module):
     """A network that is one average pool, as a module."""
 
@@ -371,7 +377,8 @@ def test_a_whole_state_dict_loads_without_its_classifier(tmp_path: Path, name: s
     path = save(network, tmp_path / "weights.safetensors", None)
     encoder = from_file(name, path)
     own = encoder.network.state_dict()
-    kept = {key: tensor for key, tensor in network.state_dict().items() if key in own}
+    whole = {key.replace("fc_norm", "norm"): tensor for key, tensor in network.state_dict().items()}
+    kept = {key: tensor for key, tensor in whole.items() if key in own}
     assert len(kept) == len(own) < len(network.state_dict())
     assert all(torch.equal(own[key], tensor) for key, tensor in kept.items())
     shipped = cast("Any", network).pretrained_cfg

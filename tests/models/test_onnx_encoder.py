@@ -311,7 +311,7 @@ def test_threads_of_one_encoder_share_a_session(monkeypatch: pytest.MonkeyPatch)
 def test_the_session_has_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
 
-    def note(model: bytes, threads: int, *, spinning: bool) -> Any:
+    def note(model: Path | bytes, threads: int, *, spinning: bool) -> Any:
         found.append(threads)
         return onnx_sessions.open_session(model, threads, spinning=spinning)
 

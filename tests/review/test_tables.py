@@ -14,6 +14,7 @@ from seesay.files import only_writer
 from seesay.review.entries import ConflictError
 from seesay.review.files import caption_file
 from seesay.review.session import ReviewSession
+from tests.bulk import outputs
 from tests.review.conftest import Open, generated, read_rows, write_captions
 
 
@@ -265,9 +266,42 @@ def test_paths_are_checked(folder: Path) -> None:
         caption_file(folder)
     with pytest.raises(ConfigError, match="drop --sidecar"):
         caption_file(folder / "captions.jsonl", ".txt")
-    (folder / "captions.parquet").mkdir()
+    (folder / "captions.parquet").touch()
     with pytest.raises(ConfigError, match="the suffix selects the format"):
         caption_file(folder / "captions.parquet")
+
+
+@pytest.mark.parametrize("others", [(), ("a dog",)])
+def test_a_copy_of_a_parquet_output_is_reviewed(folder: Path, review: Open, others: tuple[str, ...]) -> None:
+    """The copy has the bytes that the job writes as JSON lines; one part is finished, and one name is not UTF-8."""
+    names = [*(f"images/image-00{number}.png" for number in range(4)), "images/b\udce9.png"]
+    rows = [(name, outputs.caption(f"caption {number}", *others)) for number, name in enumerate(names)]
+    for name in ("job.parquet", "same.jsonl"):
+        output = Destination(folder / name).output(1 + len(others), lambda _: True)
+        assert output is not None
+        output.create()
+        output.open()
+        output.write(rows[:3])
+        output.close()
+        output.open()
+        output.write(rows[3:])
+    session = review(folder / "job.parquet")
+    copy = folder / "job.jsonl"
+    assert copy.read_bytes() == (folder / "same.jsonl").read_bytes()
+    session.edit(1, "a cat", accept=True)
+    session.save()
+    assert [row["caption"] for row in read_rows(copy)] == ["caption 0", "a cat", "caption 2", "caption 3", "caption 4"]
+    with pytest.raises(DataError, match=r"review .*job\.jsonl, or move it"):
+        caption_file(folder / "job.parquet")
+
+
+def test_a_parquet_folder_without_captions_is_an_error(folder: Path) -> None:
+    (folder / "job.parquet").mkdir()
+    with pytest.raises(DataError, match="no captions to review"):
+        caption_file(folder / "job.parquet")
+    (folder / "job.parquet" / "part-00000.parquet").write_text("other")
+    with pytest.raises(DataError, match="not a file of captions"):
+        caption_file(folder / "job.parquet")
 
 
 def test_images_are_found_beside_the_file_in_the_current_folder_and_below(

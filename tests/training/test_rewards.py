@@ -1,3 +1,6 @@
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -62,3 +65,30 @@ def test_samples_are_scored_against_their_own_image() -> None:
     reward = CaptionReward(examples([[[4, 5]], [[6, 7]], [[8, 9]]]))
     found = reward(["p1", "p0"], padded([[[6, 7, 2], [4, 5, 2]], [[6, 7, 2], [4, 5, 2]]]))
     assert found[0, 0] == found[1, 1] > 5 > found[0, 1] == found[1, 0]
+
+
+def plain_bleu(references: list[list[int]], caption: list[int]) -> float:
+    """Sentence BLEU-4 in plain loops, with 1 added to matches and n-grams of the orders above 1."""
+    product = 1.0
+    for order in range(1, 5):
+        grams = [Counter(zip(*(each[skip:] for skip in range(order)), strict=False)) for each in [caption, *references]]
+        matched = sum(min(count, max(each[gram] for each in grams[1:])) for gram, count in grams[0].items())
+        added = int(order > 1)
+        product *= (matched + added) / (max(0, len(caption) - order + 1) + added)
+    closest = min((abs(len(each) - len(caption)), len(each)) for each in references)[1]
+    return math.exp(min(0.0, 1 - closest / len(caption))) * math.sqrt(math.sqrt(product))
+
+
+def test_the_bleu_part_equals_plain_loops() -> None:
+    rng = np.random.default_rng(3)
+    references = [[rng.integers(4, 9, rng.integers(3, 9)).tolist() for _ in range(1 + place)] for place in range(5)]
+    sampled = [[[*rng.integers(4, 9, rng.integers(2, 9)).tolist(), END_ID] for _ in range(2)] for _ in range(5)]
+    names = [f"p{place}" for place in (3, 1, 4, 0, 2)]
+    captions = padded(sampled)
+    both, cider = (CaptionReward(examples(references), weight)(names, captions) for weight in (0.5, 0.0))
+    wanted = [
+        [plain_bleu([[*each, END_ID] for each in references[int(name[1:])]], caption) for caption in of_image]
+        for name, of_image in zip(names, sampled, strict=True)
+    ]
+    np.testing.assert_allclose(both - cider, 5 * np.array(wanted), atol=1e-6)
+    assert 0 < np.min(wanted) < np.max(wanted)

@@ -52,6 +52,8 @@ class BulkReport:
         blank: captioned images with an empty alt text.
         seconds: wall time of this job.
         workers: number of tasks per worker, with several workers.
+        usage: line about the resources that several workers used, see `Captioner.summary`; that of one captioner is its
+            own.
     """
 
     captioned: int
@@ -61,6 +63,7 @@ class BulkReport:
     workers: Mapping[str, int] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
     blank: int = 0
+    usage: str = ""
 
     @property
     def rate(self) -> float:

@@ -10,7 +10,7 @@ and the journal is deleted. At any moment of a kill an image is in one of the tw
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,9 @@ class ParquetWriter:
 
     def captions(self) -> Iterator[tuple[str, list[str]]]:
         """Yield names and captions of the images."""
-        import pyarrow.parquet as pq
-
-        for part in sorted(self.path.glob("*.parquet")):
-            with pq.ParquetFile(part) as table:
-                columns = [name for name in ("image", "caption", "captions") if name in table.schema_arrow.names]
-                for batch in table.iter_batches(columns=columns):
-                    yield from ((row["image"], texts_of_json(row)) for row in batch.to_pylist())
-        if self._lines.path.exists():
-            yield from self._lines.captions()
+        yield from (
+            (row["image"], texts_of_json(row)) for row in read_rows(self.path, ("image", "caption", "captions"))
+        )
 
     def close(self) -> None:
         """Write the last part."""
@@ -98,6 +92,32 @@ class ParquetWriter:
         write_part(self.path / f"part-{self._number:05d}.parquet", rows, self.num_captions)
         journal.unlink()
         self._number, self._rows = self._number + 1, 0
+
+
+def read_rows(folder: Path, columns: Container[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all parts and journals, as parsed lines of `rows.json_line`.
+
+    Args:
+        folder: output of `ParquetWriter`.
+        columns: columns to read from the parts; None: all.
+
+    Raises:
+        DataError: a part cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for part in sorted(folder.glob("*.parquet")):
+        try:
+            with pq.ParquetFile(part) as table:
+                found = [name for name in table.schema_arrow.names if columns is None or name in columns]
+                for batch in table.iter_batches(columns=found):
+                    yield from batch.to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise not_captions(part) from error
+    for journal in sorted(folder.glob("_part-*.jsonl")):
+        if not (folder / f"{journal.stem[1:]}.parquet").exists():
+            yield from (json.loads(line) for _, line in complete_lines(journal, LINE_START))
 
 
 def write_part(path: Path, rows: Iterable[dict[str, Any]], num_captions: int, **metadata: str) -> None:

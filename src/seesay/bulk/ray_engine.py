@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from seesay.bulk.parquet_writer import ParquetWriter, read_part_metadata, write_
 from seesay.bulk.recipe import Recipe, record_recipe
 from seesay.bulk.rows import json_line, plain
 from seesay.captioners.alt_text import Style
+from seesay.captioners.endpoint import EndpointCaptioner
+from seesay.captioners.endpoint.usage import Usage, read_price
 from seesay.captioners.identity import identify_folder
 from seesay.captioners.spec import ModelSpec
 from seesay.checkpoint import is_run, load_run
@@ -103,6 +106,8 @@ def caption_on_ray(
         SeesayError: the model cannot be loaded, or workers keep dying.
     """
     started = time.perf_counter()
+    if util.find_spec("ray") is None:  # before any output
+        raise _missing_ray()
     out = _parquet_folder(destination)
     destination.check_inputs(images)
     output = ParquetWriter(out, recipe.options.num_return_sequences, frozenset(map(plain, images)).__contains__)
@@ -116,6 +121,7 @@ def caption_on_ray(
         failures = Failures(destination.failures)
         failures.open(done)
         tally = _Tally(len(images), len(images) - len(todo), failures, progress, print_error)
+        tally.usage.price = read_price(spec.endpoint_price)
         for source, reason in (broken or {}).items():
             tally.fail(source, reason)
         size = batch_size * cluster.task_batches
@@ -129,7 +135,14 @@ def caption_on_ray(
     skipped = len(images) - len(todo)
     seconds = time.perf_counter() - started
     return BulkReport(
-        tally.captioned, skipped, tally.failed, seconds, dict(tally.workers), rejected=tally.rejected, blank=tally.blank
+        tally.captioned,
+        skipped,
+        tally.failed,
+        seconds,
+        dict(tally.workers),
+        rejected=tally.rejected,
+        blank=tally.blank,
+        usage=tally.usage.describe(),
     )
 
 
@@ -197,6 +210,7 @@ class _Worker:
         if part.is_file():
             return dict(json.loads(read_part_metadata(part, "result")))
         config, worker = self.config, f"{socket.gethostname()}:{os.getpid()}"
+        before = self._usage()
         lines, failed = [], {}
         rejected: Counter[str] = Counter()
         for image, found in self.captioner.caption_each(
@@ -215,10 +229,15 @@ class _Worker:
                 lines.append(json.loads(json_line(str(image), found, config.options.num_return_sequences > 1)))
         blank = sum(not line["caption"] for line in lines) if config.style == "alt-text" else 0
         result = {"images": len(images), "captioned": len(lines), "failed": json.dumps(failed), "worker": worker}
-        result |= {"rejected": json.dumps(rejected), "blank": blank}
+        usage = [after - earlier for after, earlier in zip(self._usage(), before, strict=True)]
+        result |= {"rejected": json.dumps(rejected), "blank": blank, "usage": json.dumps(usage)}
         if lines:
             write_part(part, lines, config.options.num_return_sequences, worker=worker, result=json.dumps(result))
         return result
+
+    def _usage(self) -> tuple[int, int, int]:
+        """Return the requests and tokens of a server so far; zeros without a server."""
+        return (self.captioner.usage if isinstance(self.captioner, EndpointCaptioner) else Usage()).counts
 
 
 class _Tally:
@@ -235,6 +254,7 @@ class _Tally:
         self.total = total
         self.done = done
         self.failures = failures
+        self.usage = Usage()
         self.progress = progress
         self.print_error = print_error
         self.captioned = self.failed = self.blank = 0
@@ -249,6 +269,7 @@ class _Tally:
         self.captioned += int(result["captioned"])
         self.blank += int(result.get("blank", 0))  # a part of an earlier version has neither
         self.rejected.update(json.loads(result.get("rejected", "{}")))
+        self.usage.add_counts(json.loads(result.get("usage", "[0, 0, 0]")))
         self.done += int(result["images"])
         for image, reason in json.loads(result["failed"]).items():
             self.fail(image, reason)
@@ -365,5 +386,9 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingDependencyError("ray", "ray", "captioning with --engine ray") from error
+        raise _missing_ray() from error
     return ray
+
+
+def _missing_ray() -> MissingDependencyError:
+    return MissingDependencyError("ray", "ray", "captioning with --engine ray")

@@ -74,7 +74,7 @@ def record_recipe(output: Path, recipe: Recipe, present: int, todo: int, *, stri
     if differences:
         line = f"{output} contains captions of another model or other options ({differences[-1]})"
         if strict:
-            raise DataError(f"{line}; choose another --out, or omit --strict to add to it")
+            raise DataError(f"{line}; choose another --out, or delete it to start again")
         log.warning("%s; captions of %d more images are added to them", line, todo)
     if todo and len(differences) == len(earlier):
         write_atomically(path, text_bytes(f"{json.dumps({_KEY: [*earlier, now]}, indent=2, ensure_ascii=False)}\n"))

@@ -64,6 +64,13 @@ def texts_of_json(row: dict[str, Any]) -> list[str]:
     return [each["caption"] for each in row.get("captions", [row])]
 
 
+def caption_of_json(row: dict[str, Any]) -> Caption:
+    """Return the first caption of a parsed line of JSON; its words are those of the text, split at blanks."""
+    end, score = (math.nan if row[name] is None else float(row[name]) for name in ("end_log_prob", "score"))
+    text, log_probs = str(row["caption"]), tuple(map(float, row["log_probs"]))
+    return Caption(text, tuple(text.split()), log_probs, end, score, bool(row["finished"]))
+
+
 def plain(name: str) -> str:
     r"""Return an image's name as valid UTF-8: bytes that are not UTF-8 become `\udcff`."""
     return text_bytes(name).decode()

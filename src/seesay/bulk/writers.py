@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from seesay.bulk.rows import Row, csv_line, csv_row, header, json_line, plain, texts_of_json
+from seesay.bulk.rows import Row, caption_of_json, csv_line, csv_row, header, json_line, plain, texts_of_json
+from seesay.captioners.caption import Caption
 from seesay.errors import DataError
 from seesay.files import append, text_bytes
 
@@ -103,6 +104,13 @@ class JsonlWriter:
 
     def close(self) -> None:
         """Do nothing: every line is final."""
+
+
+def read_captions(path: Path) -> Iterator[tuple[str, Caption]]:
+    """Yield the `plain` names and the first captions of the images in a file of `JsonlWriter`."""
+    for _, line in complete_lines(path, LINE_START):
+        row = json.loads(line)
+        yield plain(row["image"]), caption_of_json(row)
 
 
 class CsvWriter:

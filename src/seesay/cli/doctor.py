@@ -53,3 +53,21 @@ def diagnose() -> list[tuple[str, str]]:
         missing = f"not installed: pip install 'seesay[{extra}]'"
         rows.append((name, metadata.version(name) if util.find_spec(name) else missing))
     return rows
+
+
+def list_encoders() -> list[str]:
+    """Return two lines per alias of an encoder: timm's name, then its properties and whether its weights are cached."""
+    from seesay.config.encoder_aliases import encoder_aliases
+    from seesay.models.networks import cached_weights
+
+    lines = []
+    for name, alias in encoder_aliases().items():
+        file = cached_weights(alias.network)
+        size = file.stat().st_size / 1e6 if file else 0
+        cached = f"cached: revision {file.parent.name[:8]}, {size:.0f} MB" if file else "not cached"
+        features = f"{alias.pixels} px, {alias.grid}x{alias.grid}x{alias.features}"
+        lines += [
+            f"{name}: {alias.network}",
+            f"    {features}, {alias.parameters / 1e6:.1f} M parameters, {alias.license}, {cached}",
+        ]
+    return lines

@@ -1,8 +1,9 @@
 """`seesay caption` and `seesay explain`."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,9 +11,9 @@ from cyclopts import App, Parameter, Token, UnknownOptionError
 
 from seesay.captioners.alt_text import Style
 from seesay.captioners.guard import summarize_rejections
-from seesay.captioners.prompts import check_variables
+from seesay.captioners.spec import ModelSpec
+from seesay.cli.caption_flags import EngineFlags, ImageFlags, OutputFlags, check_job
 from seesay.cli.console import choose_run, limit_calls, open_captioner, print_error, print_line, progress
-from seesay.cli.models import choose_models
 from seesay.cli.parameters import (
     CaptionColumn,
     CaptionerFlags,
@@ -23,6 +24,7 @@ from seesay.cli.parameters import (
     Models,
     decoding_options,
 )
+from seesay.config import DecodingOptions
 from seesay.config.flags import given_flags
 from seesay.errors import CaptionError, ConfigError, DataError, ImageError
 from seesay.files import exists, require_suffix
@@ -59,24 +61,13 @@ Source = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_check_so
 def caption(
     *sources: Source,
     model: Models = None,
-    out: Path | None = None,
-    sidecar: str = "",
-    embed: Literal["", "xmp", "exif", "both"] = "",
-    existing: Literal["skip", "overwrite", "append", "prefix", "suffix"] = "skip",
-    before: str = "",
-    after: str = "",
-    errors: Path | None = None,
-    strict: bool = False,
-    column: str = "",
     format: Literal["text", "jsonl"] = "text",
     style: Style = "plain",
     guard: bool = True,
     yes: Annotated[bool, Parameter(negative="")] = False,
-    batch_size: int = 32,
-    threads: int = 0,
-    engine: Literal["local", "ray"] = "local",
-    ray_address: str = "",
-    ray_workers: int = 0,
+    images: Annotated[ImageFlags, Flat] = ImageFlags(),  # noqa: B008
+    outputs: Annotated[OutputFlags, Flat] = OutputFlags(),  # noqa: B008
+    engine: Annotated[EngineFlags, Flat] = EngineFlags(),  # noqa: B008
     captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
@@ -84,74 +75,71 @@ def caption(
 
     Args:
         sources: images to caption; - reads names from standard input.
-        out: file to append to, by its suffix .jsonl, .csv, .tsv or .parquet (a folder); its images are skipped.
-        sidecar: suffix of a text file per image, such as .txt or .caption.
-        embed: write the caption into the metadata of each image file; pixels are unchanged.
-        existing: action for images that already have a sidecar or embedded text.
-        before: text before each sidecar or embedded caption.
-        after: text after each sidecar or embedded caption.
-        errors: file that lists failed images with reasons [default: OUT.errors.jsonl; without --out
-            captions-XXXXXXXX.errors.jsonl in the current folder, with a digest of the sources and flags].
-        strict: fail instead of warning if --out was written by another model or with other options.
-        column: image column of tables [default: the first column with a usual name].
         format: format of printed captions.
         style: captions as generated, or as alt text of at most 125 characters, empty for blank images.
         guard: generate unusable captions (empty, refusals, loops, ...) once more, then list the image as failed.
         yes: download the default model without asking, if no model is named and there is no run.
-        batch_size: images per batch.
-        threads: threads that load images; 0: one per CPU core.
-        engine: local, or Ray Data on this machine or a cluster (writes a folder of Parquet files).
-        ray_address: address of a running Ray cluster [default: start a local one for the job].
-        ray_workers: number of workers, each with its own model; 0: one per GPU, or one per four cores.
     """
-    from seesay import bulk
-
-    if not sources:
-        raise DataError("name at least one image, folder, glob or URL to caption")
-    _validate_options(batch_size, threads, engine, ray_address, ray_workers)
-    written = out is not None or sidecar or embed or strict or engine == "ray"
-    destination = bulk.Destination(out, sidecar, embed, existing, before, after, errors, strict) if written else None
-    if destination is not None:
-        destination.check_inputs(sources)
+    check_job(sources, images, engine)
+    destination = outputs.destination(sources, required=engine.engine == "ray")
     captioner_flags.check()
-    found = bulk.find_images(sources, column, captioner_flags.prompt_variables())
-    if captioner_flags.prompt:
-        check_variables(captioner_flags.prompt, found.column_names)
-    if remark := found.remark():
-        print_error(remark)
-    if destination is not None and destination.failures is None:
-        destination = replace(
-            destination, errors=bulk.default_failures_path(sources, found.images, column, sidecar, embed)
-        )
-    names = list(model or ()) if captioner_flags.endpoint else choose_models(model or (), yes=yes)
-    spec = replace(captioner_flags.spec(names), columns=found.columns)
-    form: dict[str, Any] = {"guard": guard, "style": style, "batch_size": batch_size}
+    found = images.find(sources, captioner_flags)
+    spec = replace(captioner_flags.spec(model or (), yes=yes), columns=found.columns)
+    form: dict[str, Any] = {"guard": guard, "style": style, "batch_size": images.batch_size}
     if destination is None:
         with open_captioner(spec) as captioner:
             options = decoding_options(captioner.defaults, flags)
-            captions = captioner.caption_each(found.images, options, workers=threads or usable_cores(), **form)
+            captions = captioner.caption_each(found.images, options, workers=images.threads or usable_cores(), **form)
             return _print_captions(captions, found, format, several=options.num_return_sequences > 1)
-    print_failure = limit_calls(print_error, SHOWN_FAILURES, f"all failures are listed in {destination.failures}")
-    with progress("captioning", "images") as advance:
-        shared = {**form, "broken": found.broken, "progress": advance, "print_error": print_failure}
-        if engine == "ray":
-            from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
-
-            recipe = describe_models(spec, lambda defaults: decoding_options(defaults, flags))
-            cluster = Cluster(ray_address, ray_workers)
-            done = caption_on_ray(spec, found.images, destination, recipe, cluster, **shared)
-        else:
-            with open_captioner(spec) as captioner:
-                options = decoding_options(captioner.defaults, flags)
-                done = bulk.caption_collection(captioner, found.images, destination, options, threads=threads, **shared)
-    return _summarise(done, destination)
+    destination = outputs.with_failures(destination, sources, found, images.column)
+    job = _Job(spec, found, destination, lambda defaults: decoding_options(defaults, flags), form)
+    return _summarise(job.run_on_ray(engine) if engine.engine == "ray" else job.run(images.threads), destination)
 
 
-def _validate_options(batch_size: int, threads: int, engine: str, ray_address: str, ray_workers: int) -> None:
-    if batch_size < 1 or threads < 0 or ray_workers < 0:
-        raise ConfigError("--batch-size must be at least 1, --threads and --ray-workers at least 0")
-    if engine == "local" and (ray_address or ray_workers):
-        raise ConfigError("--ray-address and --ray-workers need --engine ray; add it or drop them")
+@dataclass(frozen=True)
+class _Job:
+    """A job with outputs.
+
+    Attributes:
+        spec: the model.
+        found: the images.
+        destination: the outputs.
+        choose: returns the decoding options, with the model's defaults as its argument.
+        form: arguments of both engines for captions and batches.
+    """
+
+    spec: ModelSpec
+    found: "ImageList"
+    destination: "Destination"
+    choose: Callable[[DecodingOptions], DecodingOptions]
+    form: Mapping[str, Any]
+
+    def run(self, threads: int) -> "BulkReport":
+        """Run the job in this process."""
+        from seesay.bulk import caption_collection
+
+        with self._reporting() as shared, open_captioner(self.spec) as captioner:
+            options = self.choose(captioner.defaults)
+            return caption_collection(
+                captioner, self.found.images, self.destination, options, threads=threads, **shared
+            )
+
+    def run_on_ray(self, engine: EngineFlags) -> "BulkReport":
+        """Run the job on Ray."""
+        from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
+
+        with self._reporting() as shared:
+            recipe = describe_models(self.spec, self.choose)
+            cluster = Cluster(engine.ray_address, engine.ray_workers)
+            return caption_on_ray(self.spec, self.found.images, self.destination, recipe, cluster, **shared)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[dict[str, Any]]:
+        """Yield the arguments of both engines, with a progress bar and a limited number of printed failures."""
+        last = f"all failures are listed in {self.destination.failures}"
+        print_failure = limit_calls(print_error, SHOWN_FAILURES, last)
+        with progress("captioning", "images") as advance:
+            yield {**self.form, "broken": self.found.broken, "progress": advance, "print_error": print_failure}
 
 
 def _print_captions(
@@ -188,6 +176,8 @@ def _summarise(done: "BulkReport", destination: "Destination") -> int:
     rejected = f", {summarize_rejections(done.rejected)}" if done.rejected else ""
     listed = f" (reasons in {destination.failures})" if done.failed else ""
     print_line(f"{done.captioned} captioned{blank}, {done.skipped} already there, {failed}{rejected}{listed}: {target}")
+    if done.usage:
+        print_error(done.usage)
     if done.captioned:
         rate = f"{done.rate:.1f} images/s, {format_duration(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))

@@ -1,6 +1,5 @@
 """The command line: every command parses, calls one function, and prints."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from seesay.cli.console import accept_every_name, log_handler, print_error, prin
 from seesay.cli.export import export
 from seesay.cli.presets import presets
 from seesay.errors import SeesayError
+from seesay.logs import logging_to
 
 COMMANDS = {
     "caption": (
@@ -112,22 +112,27 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
 
 
 @app.command
-def doctor() -> None:
-    """Say what this installation has: versions, device, optional libraries."""
-    from seesay.cli.doctor import diagnose
+def doctor(*, encoders: bool = False) -> None:
+    """List what this installation has: versions, device, optional libraries.
 
+    Args:
+        encoders: list the aliases of encoders instead, and whether their weights are in the cache of the hub.
+    """
+    from seesay.cli.doctor import diagnose, list_encoders
+
+    if encoders:  # lines instead of a table, which would be too wide for most terminals
+        for line in list_encoders():
+            print_line(line)
+        return
     show_table("", ("part", "state"), diagnose(), numbers=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; a `SeesayError` becomes one line."""
     accept_every_name()
-    logger = logging.getLogger("seesay")
-    logger.handlers[:] = [log_handler()]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
     try:
-        code = app(arguments, result_action="return_value")
+        with logging_to(log_handler(), seesay="INFO"):
+            code = app(arguments, result_action="return_value")
     except SeesayError as error:
         print_error(f"error: {error}")
         return 2

@@ -36,19 +36,20 @@ def models() -> None:
         print_line(f"  {model.name}: {model.purpose}\n      {_sizes(model)}")
 
 
-def choose_models(names: Sequence[str], *, yes: bool) -> list[str]:
+def choose_models(names: Sequence[str], *, yes: bool | None = None) -> list[str]:
     """Return the named models, else the latest run, else the default model of the hub.
 
     Args:
         names: values of `--model`.
-        yes: download the default model without asking.
+        yes: download the default model without asking; None: do not use the default model.
 
     Raises:
         ConfigError: the default model is not cached, and its download was not agreed to.
+        DataError: no name and no run, and the default model is not used.
         DownloadError: it is not cached, and the hub cannot be reached.
         MissingDependencyError: a library for it is not installed.
     """
-    if names or trained_runs():
+    if names or yes is None or trained_runs():
         return [str(choose_run(name)) for name in names or [""]]
     model = default_model()
     if util.find_spec("transformers") is None:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from seesay.captioners.prompts import prompt_variables
 from seesay.captioners.spec import ModelSpec
-from seesay.cli.console import choose_run
+from seesay.cli.models import choose_models
 from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import Flags, flag_name, given_flags, make_flags
 from seesay.config.schema import SECTIONS
@@ -76,15 +76,15 @@ class CaptionerFlags:
     endpoint_timeout: float = 300.0
     endpoint_image_size: int = 1024
 
-    def spec(self, models: Sequence[str]) -> ModelSpec:
-        """Return the named models with these flags; without a name, the latest run or the server's only model.
+    def spec(self, models: Sequence[str], *, yes: bool | None = None) -> ModelSpec:
+        """Return the named models with these flags; without a name, the server's only model or that of `choose_models`.
 
         Raises:
-            ConfigError: a flag is for model servers, but there is no --endpoint.
-            DataError: no name, no endpoint and no run.
+            ConfigError: a flag is for model servers, but there is no --endpoint; or see `choose_models`.
+            DataError: see `choose_models`.
         """
         self.check()
-        chosen = models if self.endpoint else [str(choose_run(name)) for name in models or [""]]
+        chosen = models if self.endpoint else choose_models(models, yes=yes)
         return ModelSpec(tuple(chosen), **asdict(self))
 
     def check(self) -> None:

@@ -37,7 +37,8 @@ def review(
     On Ctrl-C or SIGTERM unsaved changes are written and the program ends.
 
     Args:
-        captions: file written by `seesay caption --out` (.jsonl, .csv or .tsv), or with --sidecar a folder of images.
+        captions: output of `seesay caption --out` (.jsonl, .csv, .tsv, or .parquet, of which a copy is reviewed), or
+            with --sidecar a folder of images.
         sidecar: suffix of the text file beside each image, such as .txt.
         export: write the accepted captions as training data to this file (.jsonl), without the page.
         style: style of captions that are generated again: as generated, or alt text of at most 125 characters.

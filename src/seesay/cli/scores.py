@@ -46,6 +46,8 @@ def evaluate(
 ) -> int:
     """Score a model, a file of predictions, or human captions (--human DATA) on a split of a data set.
 
+    The captions of an evaluation that is interrupted are kept; run the same command to resume.
+
     Args:
         model: run folder, exported folder, model of the hub, model of the server at --endpoint, or predictions: COCO
             results JSON, or the output of `seesay caption --out` (JSONL, CSV, TSV, Parquet).
@@ -64,6 +66,7 @@ def evaluate(
     from seesay.data import ColumnNames
     from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
     from seesay.evaluation import evaluate as score
+    from seesay.evaluation.captioning import CAPTIONS_FILE, discard_captions, reads_stored_features
     from seesay.evaluation.clipscore import DEFAULT_CLIP
     from seesay.evaluation.predictions import is_captioner
     from seesay.evaluation.report import write_evaluation_report
@@ -82,21 +85,32 @@ def evaluate(
     _check_unused(human, data is not None, human_caption, unused)
     if out is not None:
         check_folder(out, EVALUATION, inputs=[model, data])
+
+    def folder(split: str) -> Path:
+        return out or _default_folder(model, f"human-{human_caption or 1}" if human else "", split)
+
+    def unfinished(split: str) -> Path:
+        check_folder(folder(split), EVALUATION)  # before captions that may cost money
+        return folder(split) / CAPTIONS_FILE
+
     if human:
         result = evaluate_human(model, which=human_caption or "1", **common)
     elif data is None:
         raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
     elif generates:
-        with open_captioner(captioner_flags.spec([model])) as captioner, progress("encoding", "images") as advance:
+        with open_captioner(captioner_flags.spec([model])) as captioner:
             options = decoding_options(captioner.defaults, flags)
-            common |= {"options": options, "features": features, "stores": store or (), "progress": advance}
-            result = score(captioner, data, **common)
+            common |= {"options": options, "features": features, "stores": store or ()}
+            with progress("encoding" if reads_stored_features(captioner) else "captioning", "images") as advance:
+                result = score(captioner, data, progress=advance, unfinished=unfinished, **common)
     else:
         result = score(model, data, **common)
     _print_scores(result)
-    target = out or _default_folder(model, f"human-{human_caption or 1}" if human else "", result.split)
+    target = folder(result.split)
     save_evaluation(result, target)
     write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
+    if generates:
+        discard_captions(target / CAPTIONS_FILE)
     print_line(f"saved in {target}")
     return 0 if result.complete and not (metrics and result.missing_scores) else 1
 

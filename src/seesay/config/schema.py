@@ -5,11 +5,12 @@ each of them is also a flag of the command line. YAML keys, flags, tuning and HT
 """
 
 import functools
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 from pydantic.fields import FieldInfo
 
+from seesay.config.encoder_aliases import resolve
 from seesay.config.section import Integers, Number, Numbers, Section, Texts, option
 from seesay.errors import ConfigError
 
@@ -59,13 +60,19 @@ class EncoderConfig(Section):
 
     section: ClassVar[str] = "encoder"
 
-    encoder: str = option("inception_v3.tf_in1k", "timm model name, or small-cnn to train from scratch")
+    encoder: str = option(
+        "inception_v3.tf_in1k",
+        "timm model name, an alias such as siglip2-base (seesay doctor --encoders), or small-cnn to train from scratch",
+    )
     encoder_weights: str = option(
         "pretrained", "pretrained (from the hub), none, a safetensors file, or a run that trained the encoder"
     )
     layer: str = option("", "module or stage whose output is used, such as Mixed_7a (empty: the last feature map)")
     pool: Literal["grid", "pooled"] = option("grid", "grid keeps the regions, pooled averages them to one")
-    image_size: int = option(0, "images are resized to this square (0: the size of the weights)", ge=0)
+    grid_size: int = option(
+        0, "average-pool the grid to this many rows and columns before it is stored, such as 7 (0: no pooling)", ge=0
+    )
+    image_size: int = option(0, "images are resized to this square (0: the size of the weights or the alias)", ge=0)
     resize: Literal["squash", "crop"] = option(
         "squash", "squash resizes the whole image to a square, crop takes its center"
     )
@@ -80,6 +87,11 @@ class EncoderConfig(Section):
     feature_dtype: Literal["float16", "int8"] = option(
         "float16", "data type of stored features; int8 halves their size"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_alias(cls, values: Any) -> Any:
+        return resolve(values) if isinstance(values, dict) else values
 
 
 class ModelConfig(Section):
@@ -186,6 +198,9 @@ class TrainingConfig(Section):
     scst_samples: int = option(5, "second stage: captions sampled per image", ge=2)
     scst_baseline: Literal["others", "greedy"] = option(
         "others", "second stage: baseline of a sample: the image's other samples, or its greedy caption"
+    )
+    scst_bleu: Number = option(
+        0.0, "second stage: weight of BLEU-4 (smoothed, 0 to 10) beside CIDEr-D in the reward", ge=0
     )
     scst_dropout: bool = option(False, "second stage: keep dropout active on sampled captions (reduces overfitting)")
 

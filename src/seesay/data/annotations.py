@@ -39,7 +39,7 @@ __all__ = [
 def load_annotations(
     path: str | Path, format: str = "auto", *, columns: ColumnNames = USUAL_NAMES, require_images: bool = True
 ) -> Annotations:
-    """Returns the annotations in a folder or file of any known format.
+    """Return the annotations in a folder or file of any known format.
 
     Images are located in folder listings and not opened. Invalid lines, empty captions and missing images are
     skipped and reported in `problems`; missing images also in `missing`.
@@ -63,7 +63,7 @@ def load_annotations(
 
 
 def load_dataset(path: str | Path, config: DataConfig) -> Annotations:
-    """Returns the annotations for training: loaded, split (`assign_splits`) and limited (`limit_annotations`).
+    """Return the annotations for training: loaded, split (`assign_splits`) and limited (`limit_annotations`).
 
     Raises:
         DataError: They cannot be read, or there are too few.
@@ -74,7 +74,7 @@ def load_dataset(path: str | Path, config: DataConfig) -> Annotations:
 
 
 def assign_splits(annotations: Annotations, config: DataConfig) -> Annotations:
-    """Returns the annotations with splits, assigned by `split_annotations` if they have none or if `config.resplit`.
+    """Return the annotations with splits, assigned by `split_annotations` if they have none or if `config.resplit`.
 
     `config.resplit` merges an image's annotations from several splits into one, with all of their captions.
 
@@ -97,7 +97,7 @@ def assign_splits(annotations: Annotations, config: DataConfig) -> Annotations:
 
 
 def _merge_items(items: Iterable[Annotation]) -> tuple[Annotation, ...]:
-    """Returns one annotation per id, without duplicate captions."""
+    """Return one annotation per id, without duplicate captions."""
     merged: dict[str, Annotation] = {}
     for item in items:
         known = merged.setdefault(item.id, item)
@@ -108,7 +108,7 @@ def _merge_items(items: Iterable[Annotation]) -> tuple[Annotation, ...]:
 
 
 def split_annotations(annotations: Annotations, fractions: str, seed: int) -> Annotations:
-    """Returns the annotations with every image assigned to train, val or test; existing splits are replaced.
+    """Return the annotations with every image assigned to train, val or test; existing splits are replaced.
 
     Annotations with the same id or the same image get the same split. The result depends only on the ids and the
     seed, not on the order of the file.
@@ -142,7 +142,7 @@ def split_annotations(annotations: Annotations, fractions: str, seed: int) -> An
 
 
 def _shares(fractions: str) -> list[float]:
-    """Returns the fractions of the splits, normalised to a sum of 1."""
+    """Return the fractions of the splits, normalised to a sum of 1."""
     try:
         numbers = [float(part) for part in fractions.split("/")]
     except ValueError:
@@ -156,7 +156,7 @@ def _shares(fractions: str) -> list[float]:
 
 
 def _sizes(shares: list[float], images: int) -> list[int]:
-    """Returns the number of images per split: rounded, none empty, with `images` as their sum."""
+    """Return the number of images per split: rounded, none empty, with `images` as their sum."""
     later = [max(1, round(share * images)) for share in shares[1:]]
     while sum(later) >= images:
         later[later.index(max(later))] -= 1
@@ -164,7 +164,7 @@ def _sizes(shares: list[float], images: int) -> list[int]:
 
 
 def _same_image(items: Iterable[Annotation]) -> dict[str, list[int]]:
-    """Returns the indices of items that share an id or an image (union-find), by the smallest id of each group."""
+    """Return the indices of items that share an id or an image (union-find), by the smallest id of each group."""
     parent: list[int] = []
     identities = Identities()
     first: dict[tuple[str, str], int] = {}
@@ -188,7 +188,7 @@ def _same_image(items: Iterable[Annotation]) -> dict[str, list[int]]:
 
 
 def limit_annotations(annotations: Annotations, config: DataConfig) -> Annotations:
-    """Returns the annotations reduced to the limits of the configuration; 0 means no limit.
+    """Return the annotations reduced to the limits of the configuration; 0 means no limit.
 
     `limit_images` is the maximum number of images per split, `captions_per_image` the maximum number of captions
     per training image and `limit_captions` the maximum number of training captions. The first ones are kept.
@@ -220,7 +220,7 @@ def limit_annotations(annotations: Annotations, config: DataConfig) -> Annotatio
 
 
 def write_annotations(annotations: Iterable[Annotation], path: str | Path, *, overwrite: bool = True) -> None:
-    """Writes annotations as JSON lines that `load_annotations` reads back unchanged.
+    """Write annotations as JSON lines that `load_annotations` reads back unchanged.
 
     A line has id, image and captions, plus split and boxes if present. The path of an image below the file's folder
     is relative, so that the folder can be moved; other paths are absolute.
@@ -254,7 +254,7 @@ ANNOTATIONS = FileKind("an annotations file of seesay", _is_annotations)
 
 
 def _as_json(item: Annotation, folder: Path) -> dict[str, object]:
-    """Returns one annotation as a JSON object for a file in `folder`."""
+    """Return one annotation as a JSON object for a file in `folder`."""
     entry: dict[str, object] = {
         "id": item.id,
         "image": _portable(item.image, folder),
@@ -270,7 +270,7 @@ def _as_json(item: Annotation, folder: Path) -> dict[str, object]:
 
 
 def _portable(image: str, folder: Path) -> str:
-    """Returns an image reference, relative if it is below the folder, else absolute."""
+    """Return an image reference, relative if it is below the folder, else absolute."""
     if is_url(image):
         return image
     path, mark, member = image.partition("::")

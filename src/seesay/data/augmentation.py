@@ -33,7 +33,7 @@ class Augmentation:
     def pixels(
         self, source: str, preprocessing: Preprocessing, random: np.random.Generator, flippable: bool
     ) -> NDArray[np.uint8]:
-        """Returns the augmented and resized image: uint8 (size, size, 3).
+        """Return the augmented and resized image: uint8 (size, size, 3).
 
         Args:
             source: path of the image.
@@ -57,7 +57,7 @@ class Augmentation:
         return np.ascontiguousarray(square[:, ::-1]) if flipped else square
 
     def flips(self, random: np.random.Generator, flippable: bool) -> bool:
-        """Returns whether `pixels` flips the image with the same generator.
+        """Return whether `pixels` flips the image with the same generator.
 
         Args:
             random: generator; its first number is drawn.
@@ -67,12 +67,12 @@ class Augmentation:
 
 
 def is_flippable(captions: Sequence[str]) -> bool:
-    """Returns whether captions also describe the mirrored image: none contains an English word for a side."""
+    """Return whether captions also describe the mirrored image: none contains an English word for a side."""
     return not any(SIDES.search(caption) for caption in captions)
 
 
 def flippable_images(annotations: Annotations) -> dict[str, str]:
-    """Returns the training images that may be flipped, paths by id.
+    """Return the training images that may be flipped, paths by id.
 
     Raises:
         DataError: there are none.

@@ -68,7 +68,7 @@ class Batch:
         return 0 if self.idle else len(self.captions.targets)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """Returns the batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`."""
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
@@ -106,7 +106,7 @@ class Example:
 
 
 def make_examples(annotations: Sequence[Annotation], encode: Callable[[str], list[int]]) -> list[Example]:
-    """Returns the images with encoded captions, without captions of no words and images of no captions."""
+    """Return the images with encoded captions, without captions of no words and images of no captions."""
     examples = []
     for item in annotations:
         tokens = tuple(tuple(ids) for caption in item.captions if len(ids := encode(caption)) > 2)
@@ -180,7 +180,7 @@ class CaptionBatches:
         return int(self._captions.sum())
 
     def share(self, rank: int, ranks: int) -> None:
-        """Selects this process's share: image `rank`, `rank + ranks`, ... of each batch.
+        """Select this process's share: image `rank`, `rank + ranks`, ... of each batch.
 
         Args:
             rank: index of this process.
@@ -189,16 +189,16 @@ class CaptionBatches:
         self.rank, self.ranks = rank, ranks
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves to the first batch of an epoch."""
+        """Move to the first batch of an epoch."""
         self.epoch, self._position = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position of the next batch."""
+        """Return the position of the next batch."""
         of = [len(self.examples), self.captions]
         return {"epoch": self.epoch, "position": self._position, "of": of, "mirrored": self._flippable}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Moves to the position that `state_dict` returned.
+        """Move to the position that `state_dict` returned.
 
         Raises:
             DataError: the state belongs to different data.
@@ -217,7 +217,7 @@ class CaptionBatches:
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields the remaining batches of the epoch, or all of them if the epoch is finished."""
+        """Yield the remaining batches of the epoch, or all of them if the epoch is finished."""
         if self._position >= self._count:
             self._position = 0
         plan = self.plan(self.epoch)[self._position :]
@@ -226,7 +226,7 @@ class CaptionBatches:
             yield batch
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Returns the indices of the examples of each batch of an epoch."""
+        """Return the indices of the examples of each batch of an epoch."""
         order = np.arange(len(self.examples))
         if not self.shuffle:
             return self._cut(order)
@@ -239,7 +239,7 @@ class CaptionBatches:
         return [batches[index] for index in random.permutation(len(batches))]
 
     def _cut(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Returns the order cut into `len(self)` non-empty runs with about the same number of captions."""
+        """Return the order cut into `len(self)` non-empty runs with about the same number of captions."""
         total = np.cumsum(self._captions[order])
         goals = total[-1] * np.arange(1, self._count) / self._count
         cuts = np.searchsorted(total, goals, side="left") + 1
@@ -249,7 +249,7 @@ class CaptionBatches:
         return np.split(order, cuts)
 
     def load(self, indices: NDArray[np.int64]) -> Batch:
-        """Returns this process's share of the batch of the examples at `indices`, on the CPU."""
+        """Return this process's share of the batch of the examples at `indices`, on the CPU."""
         totals = GlobalBatchStats(len(indices), int(self._captions[indices].sum()), int(self._tokens[indices].sum()))
         own = indices[self.rank :: self.ranks]
         idle = not len(own)
@@ -283,12 +283,12 @@ class CaptionBatches:
         return self.augmentation.pixels(example.image, self.preprocessing, self._random(index), example.flippable)
 
     def _random(self, index: int) -> np.random.Generator:
-        """Returns the generator of an image's augmentation in this epoch, independent of the process."""
+        """Return the generator of an image's augmentation in this epoch, independent of the process."""
         return np.random.default_rng([self.seed, self.epoch, int(index)])
 
 
 def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """Returns the captions of B images as one tensor (B, C, T) int64, padded with `PAD_ID`."""
+    """Return the captions of B images as one tensor (B, C, T) int64, padded with `PAD_ID`."""
     most = max(len(of_image) for of_image in captions)
     longest = max(len(caption) for of_image in captions for caption in of_image)
     tokens = np.full((len(captions), most, longest), PAD_ID, np.int64)

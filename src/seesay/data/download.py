@@ -85,7 +85,7 @@ def download_dataset(
     progress: Progress | None = None,
     retry_delay: float = 1.0,
 ) -> Path:
-    """Downloads and unpacks a public data set and returns its folder, ready for `load_annotations`.
+    """Download and unpack a public data set and return its folder, ready for `load_annotations`.
 
     A stopped download resumes with the next call (HTTP ranges within an archive); unpacked archives are skipped. Known
     sizes and published digests are verified; actual digests are recorded in `downloads.json`. Existing files are kept:
@@ -126,7 +126,7 @@ def download_dataset(
 def _fetch_archive(
     archive: Archive, url: str, folder: Path, keep: bool, progress: Progress | None, retry_delay: float
 ) -> None:
-    """Downloads, verifies, records and unpacks one archive, skipping completed steps."""
+    """Download, verify, record and unpack one archive, skipping completed steps."""
     record = _read_record(folder)
     entry = record.get(archive.name, {})
     unpacked = entry.get("unpacked")
@@ -164,7 +164,7 @@ def _fetch_archive(
 
 
 def _discard(local: Path, entry: dict[str, Any], record: dict[str, dict[str, Any]]) -> str:
-    """Removes a damaged archive that seesay downloaded and its entry; returns what was done, for the message."""
+    """Remove a damaged archive that seesay downloaded and its entry; return what was done, for the message."""
     if "url" not in entry:
         return "it was not downloaded by seesay; remove it"
     local.unlink()
@@ -173,7 +173,7 @@ def _discard(local: Path, entry: dict[str, Any], record: dict[str, dict[str, Any
 
 
 def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns the download record of a folder; empty if missing or damaged."""
+    """Return the download record of a folder; empty if missing or damaged."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):

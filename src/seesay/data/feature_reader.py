@@ -11,14 +11,14 @@ class FeatureReader(Protocol):
     """Source of features for batches."""
 
     def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N); None: all regions are real."""
+        """Return features (B, N, F) and the mask of real regions (B, N); None: all regions are real."""
         ...
 
 
 def read_partly_mirrored(
     plain: FeatureReader, mirrored: FeatureReader, ids: Sequence[str], flipped: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-    """Returns features (B, N, F) and the mask of real regions (B, N) with at most one read per store.
+    """Return features (B, N, F) and the mask of real regions (B, N) with at most one read per store.
 
     Args:
         plain: features of the original images.

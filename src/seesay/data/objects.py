@@ -13,7 +13,7 @@ _OTHER_NAMES = {"person": tuple((word,) for word in (*_PEOPLE, *(f"{word}s" for 
 
 
 def read_instances(path: Path, image: str) -> tuple[Box, ...]:
-    """Returns the boxes of an image in a COCO instances file, labelled with their categories.
+    """Return the boxes of an image in a COCO instances file, labelled with their categories.
 
     Args:
         path: file such as `instances_val2017.json`.
@@ -41,7 +41,7 @@ def read_instances(path: Path, image: str) -> tuple[Box, ...]:
 
 
 def name_objects(words: Sequence[str], boxes: Sequence[Box]) -> list[tuple[int, tuple[Box, ...]]]:
-    """Returns the index of each word that names objects, with the boxes of these objects.
+    """Return the index of each word that names objects, with the boxes of these objects.
 
     A label of several words matches their sequence, at the index of its last word. Plurals match, and common words for
     people match the label `person`.

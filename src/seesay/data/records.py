@@ -87,7 +87,7 @@ class Annotations:
         return tuple(name for name in SPLITS if name in names) + tuple(sorted(names.difference(SPLITS)))
 
     def split(self, name: str) -> "Annotations":
-        """Returns the annotations of one split.
+        """Return the annotations of one split.
 
         `train` includes `restval`: by convention, Karpathy's split of COCO trains on the remaining validation images.
         A standard split without images is empty.
@@ -141,13 +141,13 @@ class Reading:
 
 
 def split_name(text: object) -> str | None:
-    """Returns the canonical name of a split (`dev` and `validation` are `val`), or None for an empty one."""
+    """Return the canonical name of a split (`dev` and `validation` are `val`), or None for an empty one."""
     name = "" if text is None else str(text).strip().lower()
     return _ALIASES.get(name, name) or None
 
 
 def split_in_name(text: str) -> str | None:
-    """Returns the split in a file or folder name such as `captions_train2014`, or None."""
+    """Return the split in a file or folder name such as `captions_train2014`, or None."""
     # A capital after a lower-case letter starts a word: testImages, valSet.
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()
     found = _SPLIT_WORD.search(words)
@@ -155,12 +155,12 @@ def split_in_name(text: str) -> str | None:
 
 
 def split_of_file(path: Path) -> str | None:
-    """Returns the split in a file's name, else the split its folder is named after, or None."""
+    """Return the split in a file's name, else the split its folder is named after, or None."""
     return split_in_name(path.stem) or split_of_folder(path.parent.name)
 
 
 def split_of_folder(name: str) -> str | None:
-    """Returns the split that a folder is named after (train, val2017, test_images), or None.
+    """Return the split that a folder is named after (train, val2017, test_images), or None.
 
     The name must contain nothing else: "test of the camera" and "train stations" are not splits.
     """
@@ -169,7 +169,7 @@ def split_of_folder(name: str) -> str | None:
 
 
 def name_some(names: Sequence[str], limit: int = 5) -> str:
-    """Returns the first names joined by commas, and the number of the others.
+    """Return the first names joined by commas, and the number of the others.
 
     Unprintable characters (line breaks, terminal escape sequences in a hostile file) become question marks.
     """
@@ -178,7 +178,7 @@ def name_some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Returns a number with its noun in the singular or plural, such as `1 entry` or `2,000 entries`."""
+    """Return a number with its noun in the singular or plural, such as `1 entry` or `2,000 entries`."""
     if number != 1:
         noun = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{number:,} {noun}"

@@ -39,7 +39,7 @@ class Transfer:
         self._validator_file = partial.with_name(f"{partial.name}.version")
 
     def run(self) -> None:
-        """Downloads the file; on return the partial file is complete.
+        """Download the file; on return the partial file is complete.
 
         Raises:
             DownloadError: The server returns an error, the size differs from the published one, or the server stops
@@ -79,7 +79,7 @@ class Transfer:
             return 0
 
     def _connect(self) -> bool:
-        """Receives data over one connection; returns whether the file is complete."""
+        """Receive data over one connection; return whether the file is complete."""
         start = self._length()
         validator = self._validator_file.read_text(encoding="utf-8") if start and self._validator_file.exists() else ""
         request = urllib.request.Request(self.url, headers={"User-Agent": "seesay", "Accept-Encoding": "identity"})
@@ -103,7 +103,7 @@ class Transfer:
             return self._receive(response, start)
 
     def _receive(self, response: Any, start: int) -> bool:
-        """Appends the response to the partial file, or restarts the file if the server sends all of it."""
+        """Append the response to the partial file, or restart the file if the server sends all of it."""
         sent = _number(response.headers.get("Content-Length", ""))
         resumes = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if response.status == 206 and not resumes:

@@ -23,7 +23,7 @@ class BadArchiveError(DownloadError):
 def unpack(
     archive: Path, folder: Path, only: str = "", progress: Callable[[int, int], None] | None = None
 ) -> tuple[str, ...]:
-    """Extracts a zip archive into a folder and returns the names of the new top-level entries.
+    """Extract a zip archive into a folder and return the names of the new top-level entries.
 
     Each file is written atomically, and an existing file of the same size is skipped, so that an interrupted extraction
     resumes. macOS metadata files are skipped.
@@ -63,7 +63,7 @@ def unpack(
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> None:
-    """Raises BadArchiveError if an archive is unsafe to unpack."""
+    """Raise BadArchiveError if an archive is unsafe to unpack."""
     for member in members:
         name = PurePosixPath(member.filename)
         kind = stat.S_IFMT(member.external_attr >> 16)
@@ -92,7 +92,7 @@ def _is_extracted(target: Path, member: zipfile.ZipInfo) -> bool:
 
 
 def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Extracts one member atomically, unless it is already extracted."""
+    """Extract one member atomically, unless it is already extracted."""
     if _is_extracted(target, member):
         return
     target.parent.mkdir(parents=True, exist_ok=True)

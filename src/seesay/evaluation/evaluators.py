@@ -1,6 +1,6 @@
 """Evaluation of a split: of a run, of a prediction file, or of one human caption against the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
 from seesay.data.synthetic.scenes import names_only_scenes, unfounded_mentions
 from seesay.errors import ConfigError, DataError
-from seesay.evaluation.captioning import caption_split, feature_source
+from seesay.evaluation.captioning import caption_images, caption_split, feature_source
 from seesay.evaluation.clipscore import DEFAULT_CLIP
 from seesay.evaluation.eval_split import read_eval_split
 from seesay.evaluation.predictions import has_predictions, match_predictions, read_predictions, refuse_references
@@ -44,6 +44,7 @@ def evaluate(
     stores: Sequence[str | Path] = (),
     device: str = "auto",
     progress: Progress | None = None,
+    unfinished: Callable[[str], Path] | None = None,
 ) -> Evaluation:
     """Returns the evaluation of a captioner, a run or a prediction file on a split of a data set.
 
@@ -60,7 +61,9 @@ def evaluate(
         features: folder of feature stores; missing images are added to the store of the encoder and data.
         stores: imported feature stores to use instead.
         device: device of a run.
-        progress: called with the number of encoded images, if any are encoded.
+        progress: called with the numbers of finished images and of all images, while images are encoded or captioned.
+        unfinished: returns, for the name of the split, the file that keeps the captions of an unfinished evaluation
+            (see `caption_images`); None: it starts again. Captions from stored features are not kept.
 
     Raises:
         DataError: the split is empty, or predictions are missing, duplicate, or equal to the references.
@@ -81,7 +84,11 @@ def evaluate(
         elif stores:
             raise ConfigError("--store has the features of a run; drop it, because this model reads the images")
         usable = [item for item in items if item.id in source] if source else items
-        captions, problems = caption_split(captioner, usable, source, options)
+        if source is None and unfinished is not None:
+            kept = unfinished(eval_split.split)
+            captions, problems = caption_images(captioner, usable, kept, options, progress)
+        else:
+            captions, problems = caption_split(captioner, usable, source, options, progress=progress)
         predictions = {image_id: clean(caption.text) for image_id, caption in captions.items()}
         folders = captioner.folders
         system = repository_of(folders[0]) or str(folders[0]) if len(folders) == 1 else captioner.name

@@ -201,7 +201,7 @@ def _per_image(evaluation: Evaluation) -> bytes:
 
 def _log_prob(caption: Caption) -> float | None:
     """Returns the log-probability of a caption's words; None if it is unknown."""
-    return sum(caption.log_probs) if len(caption.log_probs) == len(caption.words) else None
+    return sum(caption.log_probs) if caption.log_probs or not caption.text else None
 
 
 def _brief(options: DecodingOptions) -> str:

@@ -13,7 +13,7 @@ _ROWS = 64
 
 
 def convert_store(source: str | Path, target: str | Path, dtype: FeatureDtype) -> int:
-    """Converts a store to `dtype`; returns the number of images in the target.
+    """Convert a store to `dtype`; return the number of images in the target.
 
     An interrupted conversion resumes; images added to or changed in the source since are converted. Converting int8
     back to float16 keeps the rounding of int8.

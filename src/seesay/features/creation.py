@@ -19,7 +19,7 @@ _COPY_BYTES = 1 << 26
 
 
 def existing_store(path: Path, identity: Mapping[str, Any], dtype: FeatureDtype) -> FeatureStore | None:
-    """Returns the store at `path`, or None.
+    """Return the store at `path`, or None.
 
     Raises:
         FeatureStoreError: the store is of another encoder or dtype, or damaged.
@@ -45,7 +45,7 @@ def create_store(
     identity: Mapping[str, Any],
     dtype: FeatureDtype = "float16",
 ) -> None:
-    """Creates an empty store with its final size, or extends the store at `path`.
+    """Create an empty store with its final size, or extend the store at `path`.
 
     An existing store keeps its rows; missing images are appended, and all rows grow if these have more regions. A
     complete store is unchanged; a store of an earlier format version is copied to the current one.
@@ -95,7 +95,7 @@ def fill_store(
     identity: Mapping[str, Any],
     dtype: FeatureDtype = "float16",
 ) -> Iterator[FeatureStore]:
-    """Creates or extends a store (see `create_store`) and opens it for writing, after waiting for other writers.
+    """Create or extend a store (see `create_store`) and open it for writing, after waiting for other writers.
 
     A store without any features is removed on error.
 
@@ -119,7 +119,7 @@ def fill_store(
 
 
 def _copy_rows(array: NDArray[Any], file: BinaryIO, stride: int) -> None:
-    """Copies the rows of an array to the position of `file`, padded to `stride` bytes."""
+    """Copy the rows of an array to the position of `file`, padded to `stride` bytes."""
     step = max(1, _COPY_BYTES // stride)
     for first in range(0, len(array), step):
         part = array[first : first + step]

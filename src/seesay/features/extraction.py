@@ -1,4 +1,4 @@
-"""Images through an encoder into a store: decoding in threads, the network on the device, resumable."""
+"""Extraction of features into a store: images are loaded in threads and encoded on the device; resumable."""
 
 import hashlib
 import json
@@ -31,11 +31,11 @@ from seesay.models.products import prepack_weights
 log = logging.getLogger("seesay")
 
 Progress = Callable[[int, int], None]
-"""Called with images done and images in all."""
+"""Called with the number of images done and the total."""
 
 
 class _Loaded(NamedTuple):
-    """An image that was opened, or what is wrong with it."""
+    """A loaded image, or the reason why it cannot be read."""
 
     row: int
     pixels: NDArray[np.uint8] | None
@@ -45,17 +45,17 @@ class _Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What an extraction did.
+    """Result of an extraction.
 
     Attributes:
         path: the store.
-        images: images in the store with features.
-        extracted: images this call encoded.
-        pooled: images whose features this call took from the store of their grids.
-        changed: images that had features of another content, which were replaced.
-        unreadable: one line an image that could not be read.
+        images: number of requested images with features in the store.
+        extracted: number of images that this call encoded.
+        unreadable: one line per image that cannot be read.
         seconds: wall time of this call.
-        encoder_seconds: part of it spent inside the network.
+        encoder_seconds: time of the encoder within it.
+        pooled: number of images whose features were averaged from a store of their grids.
+        changed: number of images whose content had changed, and whose features were replaced.
     """
 
     path: Path
@@ -69,23 +69,23 @@ class ExtractionReport:
 
     @property
     def rate(self) -> float:
-        """Images a second from files to the store."""
+        """Images per second from files to the store."""
         return self.extracted / self.seconds if self.seconds else 0.0
 
     @property
     def encoder_rate(self) -> float:
-        """Images a second of the network alone."""
+        """Images per second of the encoder alone."""
         return self.extracted / self.encoder_seconds if self.encoder_seconds else 0.0
 
 
 def store_path(folder: str | Path, data: str | Path, encoder: Encoder, *, mirrored: bool = False) -> Path:
-    """Returns where the features of a data set by an encoder are kept: a name no other encoder gets.
+    """Return the path of the store of a data set's features; it is unique to the encoder and its settings.
 
     Args:
-        folder: of feature stores.
+        folder: folder of feature stores.
         data: the data set.
-        encoder: what makes the features; its `config.feature_dtype` is part of the name.
-        mirrored: of the images mirrored, whose store has another name too.
+        encoder: the encoder; its `config.feature_dtype` is part of the name.
+        mirrored: the store is of mirrored images.
     """
     recipe = json.dumps(_identity(encoder, mirrored), sort_keys=True)
     key = hashlib.sha256(text_bytes(f"{Path(data).resolve()}\n{recipe}")).hexdigest()[:10]
@@ -96,7 +96,7 @@ def store_path(folder: str | Path, data: str | Path, encoder: Encoder, *, mirror
 
 
 def store_name(stem: str, dtype: FeatureDtype) -> str:
-    """Returns the file name of a store; one in 8 bits is told by it."""
+    """Return the file name of a store; it shows whether the dtype is int8."""
     return f"{stem}-int8.safetensors" if dtype == "int8" else f"{stem}.safetensors"
 
 
@@ -111,25 +111,24 @@ def extract_features(
     progress: Progress | None = None,
     mirrored: bool = False,
 ) -> ExtractionReport:
-    """Fills the store at `path` with the features of every image it does not hold yet, or whose file has changed.
+    """Extract the features of all images that are not in the store at `path` or have changed.
 
-    A new store is made if there is none; one that lacks some of the images grows. An image that cannot be
-    read is noted and the work goes on; the next call tries it again. Pooled features are averaged from a store of the
-    same encoder's grids, where the folder holds one.
+    The store is created or extended. Images that cannot be read are reported, and retried by the next call. Pooled
+    features and smaller grids are averaged from a store of the same encoder's grids, if the folder has one.
 
     Args:
-        sources: image ids and where their images are.
-        encoder: the network, in evaluation mode; its configuration says how the features are kept.
-        path: the store's file.
-        batch_size: images the network sees at once.
-        device: where the network runs.
-        workers: threads that open images.
-        progress: told of the images done.
-        mirrored: show the network the images mirrored, left to right; the store is marked as one of these.
+        sources: image paths by id.
+        encoder: the encoder; its configuration has the dtype of the features.
+        path: file of the store.
+        batch_size: images per batch of the encoder.
+        device: device of the encoder.
+        workers: number of threads that load images.
+        progress: called with the number of images done and the total.
+        mirrored: encode horizontally mirrored images; the store is marked accordingly.
 
     Raises:
-        FeatureStoreError: the store was made by another encoder or of images turned otherwise, keeps features in
-            another form, is damaged, or the disk is full.
+        FeatureStoreError: the store is of another encoder or dtype, or of images with the other orientation; it is
+            damaged, or the disk is full.
     """
     started = time.perf_counter()
     identity, dtype = _identity(encoder, mirrored), encoder.config.feature_dtype
@@ -137,12 +136,12 @@ def extract_features(
     changed = set(changed_images(there, sources)) if there is not None else set[str]()
     if changed:
         log.info(
-            "%d images have changed since %s was made, such as %s; encoding them again",
+            "%d images have changed since %s was created, such as %s; encoding them again",
             len(changed),
             path,
             sources[min(changed)],
         )
-    elif there is not None and all(image_id in there for image_id in sources):  # nobody waits, nothing is written
+    elif there is not None and all(image_id in there for image_id in sources):  # without waiting for other processes
         return ExtractionReport(path, len(sources), 0, seconds=time.perf_counter() - started)
     ids, grid = list(sources), encoder.grid
     with fill_store(path, ids, grid[0] * grid[1], encoder.feature_size, grid, identity, dtype) as store:
@@ -155,8 +154,8 @@ def extract_features(
         jobs = [(row, sources[store.ids[row]]) for row in todo]
         loaded = prefetch(partial(_load, encoder=encoder, mirrored=mirrored), jobs, workers, ahead=4 * batch_size)
         encoder_seconds, extracted, unreadable = 0.0, 0, list[str]()
-        # A batch is what lacks of a block of rows whose place is fixed: an image's last bits depend on the batch
-        # it is encoded in, and a broken extraction must come out as an unbroken one.
+        # A batch contains the missing rows of a fixed block of rows: the rounding of an image's features depends on its
+        # batch, and a resumed extraction must equal an uninterrupted one.
         for _, block in groupby(todo, lambda row: row // batch_size):
             batch = list(islice(loaded, len(list(block))))
             encoder_seconds += _fill(store, batch, encoder, device)
@@ -172,7 +171,7 @@ def extract_features(
 
 
 def _fill(store: FeatureStore, batch: Sequence[_Loaded], encoder: Encoder, device: str) -> float:
-    """Writes the features of images that could be read, marks the others, and returns the encoder's seconds."""
+    """Write the features of readable images, mark the others, and return the time of the encoder in seconds."""
     rows, pixels, stamps = [], [], []
     for loaded in batch:
         if loaded.pixels is None or loaded.stamp is None:
@@ -211,10 +210,10 @@ def _encode(pixels: Sequence[NDArray[np.uint8]], encoder: Encoder, device: str) 
 
 
 def round_features(features: torch.Tensor) -> torch.Tensor:
-    """Returns features in the store's float16, so that use and training see the same numbers.
+    """Return features in the store's float16, so that inference and training use the same values.
 
     Raises:
-        EncoderError: a value is too large for float16, or not a number.
+        EncoderError: a value exceeds the range of float16, or is not a number.
     """
     rounded = features.half()
     if not bool(torch.isfinite(rounded).all()):

@@ -29,7 +29,7 @@ Reader = Callable[[Sequence[str]], NDArray[Any] | None]
 
 
 def import_features(source: str | Path, images: Mapping[str, str], path: Path, dtype: FeatureDtype = "float16") -> int:
-    """Creates a store of precomputed features; returns the number of images.
+    """Create a store of precomputed features; return the number of images.
 
     Args:
         source: a folder with one `.npy` or `.npz` per image (named by image id or file name, with or without suffix), a
@@ -90,7 +90,7 @@ def _fill(store: FeatureStore, names: Mapping[str, Sequence[str]], read: Reader)
 
 
 def _regions_of(array: NDArray[Any] | None, image_id: str) -> NDArray[Any] | None:
-    """Returns an array (F,), (N, F) or (rows, columns, F) as (N, F)."""
+    """Return an array (F,), (N, F) or (rows, columns, F) as (N, F)."""
     if array is None:
         return None
     shape = array.shape[1:] if array.ndim == 4 and array.shape[0] == 1 else array.shape
@@ -109,7 +109,7 @@ def _square(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[Reader]:
-    """Yields the reader of a source of arrays."""
+    """Yield the reader of a source of arrays."""
     if source.is_dir():
         yield partial(_from_folder, source)
         return
@@ -136,7 +136,7 @@ def _from_folder(source: Path, names: Sequence[str]) -> NDArray[Any] | None:
 
 
 def _from_file(source: Path, file: Any, names: Sequence[str]) -> NDArray[Any] | None:
-    """Reads from an .npz or HDF5 file with one array or group of arrays per image."""
+    """Read from an .npz or HDF5 file with one array or group of arrays per image."""
     with _readable(source):
         entry: Any = next((file[name] for name in names if name in file), None)
         if hasattr(entry, "keys"):  # an HDF5 group: use its array with a common name
@@ -145,7 +145,7 @@ def _from_file(source: Path, file: Any, names: Sequence[str]) -> NDArray[Any] | 
 
 
 def _table_reader(source: Path, file: Any) -> Reader:
-    """Returns the reader of a file with `features` and `ids` of all images."""
+    """Return the reader of a file with `features` and `ids` of all images."""
     with _readable(source):
         ids = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in file["ids"][:]]
         features = file["features"]
@@ -162,7 +162,7 @@ def _table_reader(source: Path, file: Any) -> Reader:
 
 
 def _names(images: Mapping[str, str]) -> dict[str, list[str]]:
-    """Returns the possible array names of each image, without names shared with other images."""
+    """Return the possible array names of each image, without names shared with other images."""
     names: dict[str, list[str]] = {}
     owners: dict[str, set[str]] = {}
     for image_id, image in images.items():
@@ -207,7 +207,7 @@ def _open_npz(stream: IO[bytes], source: Path) -> Any:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Converts errors of NumPy and h5py for damaged files and pickled objects to FeatureStoreError."""
+    """Convert errors of NumPy and h5py for damaged files and pickled objects to FeatureStoreError."""
     try:
         yield
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

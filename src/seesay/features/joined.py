@@ -47,7 +47,7 @@ class JoinedStores:
         return {"joined": [store.identity for store in self.stores]}
 
     def require(self, identity: Mapping[str, Any]) -> None:
-        """Checks that the stores match an identity.
+        """Check that the stores match an identity.
 
         Raises:
             FeatureStoreError: they differ.
@@ -65,7 +65,7 @@ class JoinedStores:
         return all(image_id in store for store in self.stores)
 
     def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N); None: all regions are real."""
+        """Return features (B, N, F) and the mask of real regions (B, N); None: all regions are real."""
         features, mask = self.stores[0].read(ids)
         parts = [features]
         for store in self.stores[1:]:
@@ -76,7 +76,7 @@ class JoinedStores:
 
 
 def resample_grid(features: NDArray[np.float16], grid: tuple[int, int], target: tuple[int, int]) -> NDArray[np.float16]:
-    """Returns features (B, N, F) resampled from one grid to another by bilinear interpolation."""
+    """Return features (B, N, F) resampled from one grid to another by bilinear interpolation."""
     if grid == target:
         return features
     images, _, width = features.shape

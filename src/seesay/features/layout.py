@@ -72,7 +72,7 @@ def compute_layout(
     identity: Mapping[str, Any],
     dtype: FeatureDtype,
 ) -> Layout:
-    """Returns the layout of a store of images with `regions` regions of width `feature_size`."""
+    """Return the layout of a store of images with `regions` regions of width `feature_size`."""
     blob = json.dumps(ids).encode()
     blob += b" " * (-len(blob) % 8)
     metadata = {"format": FORMATS[dtype], "identity": dict(identity), "grid": grid}
@@ -113,7 +113,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Returns the header of a store's file.
+    """Return the header of a store's file.
 
     Raises:
         FeatureStoreError: the file does not exist or is not readable by this version of seesay.
@@ -143,7 +143,7 @@ def read_header(path: Path) -> Header:
 
 
 def reserve(descriptor: int, size: int, path: Path) -> None:
-    """Allocates the file at once, so that a full disk is detected before hours of work."""
+    """Allocate the file at once, so that a full disk is detected before hours of work."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise FeatureStoreError(
@@ -160,7 +160,7 @@ def reserve(descriptor: int, size: int, path: Path) -> None:
 
 
 def disk_error(path: Path, error: OSError) -> FeatureStoreError:
-    """Returns the error for a failed write."""
+    """Return the error for a failed write."""
     if error.errno == errno.ENOSPC:
         return FeatureStoreError(f"the disk of {path} is full; free space and run the same command to resume")
     return FeatureStoreError(f"cannot write {path}: {error.strerror}")

@@ -12,12 +12,12 @@ _MIRRORED = "mirrored"
 
 
 def mirrored_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the identity of the features of the mirrored images."""
+    """Return the identity of the features of the mirrored images."""
     return {**identity, _MIRRORED: True}
 
 
 def split_stores(stores: Sequence[FeatureStore]) -> tuple[list[FeatureStore], list[FeatureStore]]:
-    """Returns the stores of original images and the stores of mirrored images, in order.
+    """Return the stores of original images and the stores of mirrored images, in order.
 
     Raises:
         FeatureStoreError: all are of mirrored images.
@@ -32,7 +32,7 @@ def split_stores(stores: Sequence[FeatureStore]) -> tuple[list[FeatureStore], li
 
 
 def match_mirrored(plain: Sequence[FeatureStore], mirrored: Sequence[FeatureStore]) -> JoinedStores:
-    """Returns the joined stores of mirrored images in the order of the stores of original images.
+    """Return the joined stores of mirrored images in the order of the stores of original images.
 
     Args:
         plain: stores of original images.

@@ -17,7 +17,7 @@ _FLOAT16_LIMIT = 65519.0  # smaller values round to a finite float16
 
 
 def quantise(features: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int8]]:
-    """Returns codes (B, N, F), scales (B, N) and zero points (B, N) of finite features (B, N, F).
+    """Return codes (B, N, F), scales (B, N) and zero points (B, N) of finite features (B, N, F).
 
     The error of a dequantised feature is at most half of its region's scale, plus the rounding to float16.
     """
@@ -33,7 +33,7 @@ def quantise(features: NDArray[np.float16]) -> tuple[NDArray[np.int8], NDArray[n
 
 
 def dequantise(codes: NDArray[np.int8], scales: NDArray[np.float32], zeros: NDArray[np.int8]) -> NDArray[np.float16]:
-    """Returns features (B, N, F) of codes (B, N, F), scales (B, N) and zero points (B, N).
+    """Return features (B, N, F) of codes (B, N, F), scales (B, N) and zero points (B, N).
 
     torch converts to float16 in a sixth of NumPy's time. The pieces are small enough that torch uses one thread:
     features are read while training keeps all cores busy, and waiting for a second thread would take tens of

@@ -33,7 +33,7 @@ _blake = partial(hashlib.blake2b, digest_size=_HALF)
 
 
 def stamped(source: str) -> tuple[Stamp, Source]:
-    """Returns the stamp of a source, and the source or, if it was downloaded, its bytes.
+    """Return the stamp of a source, and the source or, if it was downloaded, its bytes.
 
     Raises:
         ImageError: it cannot be opened.
@@ -47,22 +47,22 @@ def stamped(source: str) -> tuple[Stamp, Source]:
 
 
 def array_stamp(array: NDArray[np.generic]) -> Stamp:
-    """Returns the stamp of an imported array, with content only."""
+    """Return the stamp of an imported array, with content only."""
     return _stamp(bytes(_HALF), io.BytesIO(f"{array.dtype} {array.shape}".encode() + array.tobytes()))
 
 
 def same_content(stamps: Stamp, others: Stamp) -> NDArray[np.bool_]:
-    """Returns for each pair of stamps (B, 32) whether both have the same content, (B,)."""
+    """Return for each pair of stamps (B, 32) whether both have the same content, (B,)."""
     return np.asarray((stamps[:, _HALF:] == others[:, _HALF:]).all(axis=1))
 
 
 def recorded(stamps: Stamp) -> NDArray[np.bool_]:
-    """Returns for each stamp (B, 32) whether it is a record, (B,)."""
+    """Return for each stamp (B, 32) whether it is a record, (B,)."""
     return np.asarray(stamps.any(axis=1))
 
 
 def changed_images(store: FeatureStore, sources: Mapping[str, str]) -> list[str]:
-    """Returns the ids of images that changed since a store encoded them; logs images that cannot be checked.
+    """Return the ids of images that changed since a store encoded them; log images that cannot be checked.
 
     Stamps of files with a new state but the same content are updated.
 
@@ -92,7 +92,7 @@ def changed_images(store: FeatureStore, sources: Mapping[str, str]) -> list[str]
 
 
 def require_unchanged(stores: Sequence[FeatureStore], sources: Mapping[str, str]) -> None:
-    """Checks that no image changed since the stores were created.
+    """Check that no image changed since the stores were created.
 
     Raises:
         FeatureStoreError: images changed.
@@ -106,7 +106,7 @@ def require_unchanged(stores: Sequence[FeatureStore], sources: Mapping[str, str]
 
 
 def _difference(store: FeatureStore, stamp: Stamp, source: str) -> str | None:
-    """Returns "" if the source has the recorded state, None if it may have changed, else why it cannot be checked."""
+    """Return "" if the source has the recorded state, None if it may have changed, else why it cannot be checked."""
     if "encoder" not in store.identity:
         return "imported, not extracted from an image"
     if not stamp.any():

@@ -38,7 +38,7 @@ class FeatureStore:
     """
 
     def __init__(self, path: str | Path, writable: bool = False) -> None:
-        """Opens a store.
+        """Open a store.
 
         Args:
             path: the file.
@@ -100,7 +100,7 @@ class FeatureStore:
         return len(self.ids)
 
     def __contains__(self, image_id: object) -> bool:
-        """Returns whether the store has the features of an image."""
+        """Return whether the store has the features of an image."""
         row = self._rows.get(image_id) if isinstance(image_id, str) else None
         return row is not None and bool(self.status[row] == DONE)
 
@@ -113,7 +113,7 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
-        """Flushes and closes a store opened for writing.
+        """Flush and close a store opened for writing.
 
         Raises:
             FeatureStoreError: the disk is full or fails.
@@ -129,7 +129,7 @@ class FeatureStore:
             self._file = None
 
     def read(self, ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_] | None]:
-        """Returns features (B, N, F) and the mask of real regions (B, N); None: all regions are real.
+        """Return features (B, N, F) and the mask of real regions (B, N); None: all regions are real.
 
         Raises:
             FeatureStoreError: an image is not in the store.
@@ -146,13 +146,13 @@ class FeatureStore:
         return features, np.arange(self.regions)[None] < self._regions[rows][:, None]
 
     def stamps(self, ids: Sequence[str]) -> NDArray[np.uint8]:
-        """Returns the stamps of images in the store, (B, 32); zeros: no record."""
+        """Return the stamps of images in the store, (B, 32); zeros: no record."""
         if "stamps" not in self.arrays:
             return np.zeros((len(ids), STAMP_BYTES), np.uint8)
         return np.asarray(self.arrays["stamps"][[self._rows[image_id] for image_id in ids]])
 
     def restamp(self, ids: Sequence[str], stamps: NDArray[np.uint8]) -> None:
-        """Replaces the stamps (B, 32) of images, keeping their features."""
+        """Replace the stamps (B, 32) of images, keeping their features."""
         self.arrays["stamps"][[self._rows[image_id] for image_id in ids]] = stamps
 
     def write(
@@ -162,7 +162,7 @@ class FeatureStore:
         regions: Sequence[int] | None = None,
         stamps: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Writes rows, then marks them as done.
+        """Write rows, then marks them as done.
 
         Args:
             rows: row indices, ascending.
@@ -201,19 +201,19 @@ class FeatureStore:
             done += os.pwrite(descriptor, data[done:], position + done)
 
     def mark_unreadable(self, row: int) -> None:
-        """Marks an image as unreadable; the next extraction tries it again."""
+        """Mark an image as unreadable; the next extraction tries it again."""
         self.status[row] = UNREADABLE
 
     def pending(self) -> list[int]:
-        """Returns the rows without features, including unreadable images."""
+        """Return the rows without features, including unreadable images."""
         return [int(row) for row in np.flatnonzero(self.status != DONE)]
 
     def rows(self, ids: Collection[str]) -> list[int]:
-        """Returns the rows of images, ascending."""
+        """Return the rows of images, ascending."""
         return sorted(self._rows[image_id] for image_id in ids)
 
     def require(self, identity: Mapping[str, Any]) -> None:
-        """Checks that the store matches an identity.
+        """Check that the store matches an identity.
 
         Raises:
             FeatureStoreError: it differs.
@@ -227,7 +227,7 @@ class FeatureStore:
 
 
 def describe_identity(identity: Mapping[str, Any]) -> str:
-    """Returns a description of an identity, for messages."""
+    """Return a description of an identity, for messages."""
     if "joined" in identity:
         return " + ".join(describe_identity(part) for part in identity["joined"])
     if "encoder" not in identity:
@@ -235,4 +235,6 @@ def describe_identity(identity: Mapping[str, Any]) -> str:
     size = identity["preprocessing"]["size"]
     layer = f" layer {identity['layer']}" if identity["layer"] else ""
     mirrored = ", mirrored" if "mirrored" in identity else ""
-    return f"{identity['encoder']}{layer} at {size} px, {identity['pool']}, weights {identity['digest'][:8]}{mirrored}"
+    grid = f" {identity['grid_size']}x{identity['grid_size']}" if "grid_size" in identity else ""
+    weights = f"weights {identity['digest'][:8]}"
+    return f"{identity['encoder']}{layer} at {size} px, {identity['pool']}{grid}, {weights}{mirrored}"

@@ -98,12 +98,12 @@ class Preprocessing:
                 raise ConfigError(f"preprocessing.{name} is {value}; it must be {requirement}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON-serialisable values."""
+        """Return the fields as JSON-serialisable values."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Returns the preprocessing of `to_dict`.
+        """Return the preprocessing of `to_dict`.
 
         Raises:
             ConfigError: a missing, unknown or invalid field.
@@ -119,7 +119,7 @@ class Preprocessing:
 
 
 def read_image(source: ImageInput, max_pixels: int = MAX_PIXELS, min_side: int = 0) -> Image.Image:
-    """Returns an image as 8-bit RGB with EXIF orientation applied: the first frame, transparency on white.
+    """Return an image as 8-bit RGB with EXIF orientation applied: the first frame, transparency on white.
 
     Args:
         source: a path, URL, archive member or bytes (see `seesay.images.sources`), an opened image or an array.
@@ -137,7 +137,7 @@ def read_image(source: ImageInput, max_pixels: int = MAX_PIXELS, min_side: int =
 def load_pixels(
     source: ImageInput, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Returns `resize_image(read_image(source))`, but decodes large JPEGs at reduced size.
+    """Return `resize_image(read_image(source))`, but decodes large JPEGs at reduced size.
 
     The reduction (1/2, 1/4 or 1/8) keeps every side at least twice as long as the square: for photographs 99 % of the
     values differ from full decoding by at most three levels of 255. Images below four times the square are
@@ -153,7 +153,7 @@ def load_pixels(
 
 
 def read_thumbnail(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Returns an image as `read_image`, reduced to at most `side` pixels per side.
+    """Return an image as `read_image`, reduced to at most `side` pixels per side.
 
     Large JPEGs are decoded at reduced size.
 
@@ -169,7 +169,7 @@ def read_thumbnail(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> I
 
 
 def image_size(source: Source, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> tuple[int, int]:
-    """Returns (width, height) after EXIF rotation from the header, without decoding the image.
+    """Return (width, height) after EXIF rotation from the header, without decoding the image.
 
     Truncation after the header is not detected here but by `read_image`.
 
@@ -190,7 +190,7 @@ def image_size(source: Source, max_pixels: int = MAX_PIXELS, formats: Sequence[s
 
 
 def resize_image(image: Image.Image, preprocessing: Preprocessing) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Returns the resized image: uint8 RGB (size, size, 3).
+    """Return the resized image: uint8 RGB (size, size, 3).
 
     `squash` resizes the full image to the square; `crop` resizes the shorter side to `size` and keeps the centre. Other
     modes than RGB are converted, and the EXIF orientation is applied first.
@@ -206,7 +206,7 @@ def resize_image(image: Image.Image, preprocessing: Preprocessing) -> "np.ndarra
 
 
 def normalise(pixels: "torch.Tensor", preprocessing: Preprocessing) -> "torch.Tensor":
-    """Returns the encoder's input: (pixels / 255 - mean) / std, channels first.
+    """Return the encoder's input: (pixels / 255 - mean) / std, channels first.
 
     Args:
         pixels: uint8 (B, height, width, 3), on any device.
@@ -225,7 +225,7 @@ def normalise(pixels: "torch.Tensor", preprocessing: Preprocessing) -> "torch.Te
 
 
 def _read(source: ImageInput, max_pixels: int, min_side: int = 0) -> Image.Image:
-    """Returns an oriented RGB image; with `min_side`, a JPEG may be decoded at a reduced size of at least that."""
+    """Return an oriented RGB image; with `min_side`, a JPEG may be decoded at a reduced size of at least that."""
     if isinstance(source, np.ndarray):
         return to_oriented_rgb(_from_array(source))
     if isinstance(source, Image.Image):
@@ -247,7 +247,7 @@ def _read(source: ImageInput, max_pixels: int, min_side: int = 0) -> Image.Image
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
-    """Returns a uint8 array as an image.
+    """Return a uint8 array as an image.
 
     Raises:
         ImageError: wrong dtype or shape.
@@ -265,14 +265,14 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
     """A JPEG without EXIF parsing: Pillow parses it for the resolution and warns about damaged tags."""
 
     def getexif(self) -> Image.Exif:
-        """Returns empty EXIF data; `orientation.exif_orientation` reads the orientation."""
+        """Return empty EXIF data; `orientation.exif_orientation` reads the orientation."""
         return Image.Exif()
 
 
 def _open_header(
     stream: IO[bytes], source: Source, max_pixels: int, formats: Sequence[str] = FORMATS
 ) -> ImageFile.ImageFile:
-    """Returns the image with its header read and its size checked, not decoded.
+    """Return the image with its header read and its size checked, not decoded.
 
     Uses Pillow's registry without `Image.open`, which warns about large images; warning filters are process-wide and
     not thread-safe.
@@ -297,7 +297,7 @@ def _open_header(
 
 
 def _opener(name: str, prefix: bytes, source: Source) -> Callable[[IO[bytes], str], ImageFile.ImageFile] | None:
-    """Returns Pillow's class for a format if the file starts with its signature, else None."""
+    """Return Pillow's class for a format if the file starts with its signature, else None."""
     if name == "HEIF":
         return _heif_opener(source) if _is_heif(prefix) else None
     Image.init()
@@ -310,7 +310,7 @@ def _opener(name: str, prefix: bytes, source: Source) -> Callable[[IO[bytes], st
 
 
 def _is_heif(prefix: bytes) -> bool:
-    """Returns whether the file-type box at the start of a file has a brand of HEVC images (ISO/IEC 23008-12)."""
+    """Return whether the file-type box at the start of a file has a brand of HEVC images (ISO/IEC 23008-12)."""
     if prefix[4:8] != b"ftyp" or prefix[8:12] in (b"avif", b"avis"):
         return False
     end = min(int.from_bytes(prefix[:4]), len(prefix))
@@ -318,7 +318,7 @@ def _is_heif(prefix: bytes) -> bool:
 
 
 def _heif_opener(source: Source) -> Callable[[IO[bytes], str], ImageFile.ImageFile]:
-    """Returns the class that opens HEIF files, without changing Pillow's registry.
+    """Return the class that opens HEIF files, without changing Pillow's registry.
 
     Raises:
         ImageError: pillow-heif is not installed.
@@ -331,7 +331,7 @@ def _heif_opener(source: Source) -> Callable[[IO[bytes], str], ImageFile.ImageFi
 
 
 def _check_size(image: ImageFile.ImageFile, source: Source, max_pixels: int) -> None:
-    """Raises ImageError if an image exceeds the pixel limit."""
+    """Raise ImageError if an image exceeds the pixel limit."""
     if image.format not in ("JPEG", "PNG"):
         # Some other decoders check Pillow's own limit while decoding, and would warn.
         max_pixels = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)

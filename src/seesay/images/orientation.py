@@ -19,7 +19,7 @@ _ORIENTATION_TAG = 0x0112
 
 
 def to_oriented_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image as 8-bit RGB with its EXIF orientation applied and removed, transparency on white.
+    """Return an image as 8-bit RGB with its EXIF orientation applied and removed, transparency on white.
 
     An image that needs no change is returned itself.
     """
@@ -33,7 +33,7 @@ def to_oriented_rgb(image: Image.Image) -> Image.Image:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1..8; 1 if missing or unreadable.
+    """Return the EXIF orientation, 1..8; 1 if missing or unreadable.
 
     Parses only this tag (TIFF 6.0, section 2), because Pillow parses every tag and warns about damaged ones.
     """
@@ -61,7 +61,7 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image of any mode as RGB, with transparency composited on white."""
+    """Return an image of any mode as RGB, with transparency composited on white."""
     if image.mode[0] in "IF":
         image = _grey_from_wide(image)
     if image.has_transparency_data:
@@ -74,7 +74,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_from_wide(image: Image.Image) -> Image.Image:
-    """Returns a grey image of 16 or 32 bits per pixel as 8 bits, scaled instead of clipped as in Pillow."""
+    """Return a grey image of 16 or 32 bits per pixel as 8 bits, scaled instead of clipped as in Pillow."""
     values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())

@@ -64,7 +64,7 @@ Source = str | Path | bytes | ImageBytes
 
 
 def open_source(source: Source) -> IO[bytes]:
-    """Returns the bytes of a source as a seekable stream."""
+    """Return the bytes of a source as a seekable stream."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if isinstance(source, ImageBytes):
@@ -85,7 +85,7 @@ def open_source(source: Source) -> IO[bytes]:
 
 
 def source_state(source: str) -> str:
-    """Returns a string that changes when the file of a source changes, without reading it; for a URL the URL itself.
+    """Return a string that changes when the file of a source changes, without reading it; for a URL the URL itself.
 
     Raises:
         OSError: the file does not exist.
@@ -104,13 +104,13 @@ def _state(path: Path) -> str:
 
 
 def source_error(source: Source, problem: str) -> ImageError:
-    """Returns an error with a message of one line, also if the name contains line breaks."""
+    """Return an error with a message of one line, also if the name contains line breaks."""
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else source
     return ImageError(" ".join(f"{name}: {problem}".splitlines()))
 
 
 def _existing_file(name: str) -> Path:
-    """Returns the path of a regular file; raises ImageError if it is missing or something else."""
+    """Return the path of a regular file; raise ImageError if it is missing or something else."""
     path = Path(name)
     try:
         if path.is_file():
@@ -127,7 +127,7 @@ def _existing_file(name: str) -> Path:
 
 
 def _fetch(url: str) -> bytes:
-    """Downloads a URL within the limits of the module; temporary failures are retried."""
+    """Download a URL within the limits of the module; temporary failures are retried."""
     deadline = time.monotonic() + URL_DEADLINE
     for attempt in range(1, URL_ATTEMPTS + 1):
         try:
@@ -146,7 +146,7 @@ def _fetch(url: str) -> bytes:
 
 
 def _receive(url: str, deadline: float) -> bytes:
-    """Returns the response of one request.
+    """Return the response of one request.
 
     Raises:
         ImageError: it is too large, or the deadline passed.
@@ -169,7 +169,7 @@ def _receive(url: str, deadline: float) -> bytes:
 
 
 def _failure(error: Exception, attempts: int) -> str:
-    """Returns the message for a failed request; `attempts` is 0 if a retry would not help."""
+    """Return the message for a failed request; `attempts` is 0 if a retry would not help."""
     if isinstance(error, urllib.error.HTTPError):
         problem, check = f"the server returned {error.code} {error.reason}", "check the URL"
     else:
@@ -179,7 +179,7 @@ def _failure(error: Exception, attempts: int) -> str:
 
 
 def _read_tar(archive: Path, member: str, source: str) -> bytes:
-    """Returns the bytes of a member of an uncompressed tar."""
+    """Return the bytes of a member of an uncompressed tar."""
     status = archive.stat()
     with _archive_lock:
         members = _tar_members(str(archive), status.st_mtime_ns, status.st_size)
@@ -195,7 +195,7 @@ def _read_tar(archive: Path, member: str, source: str) -> bytes:
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int, int]]:
-    """Returns (offset, size) of a tar's files by name; `modified` and `size` are cache keys.
+    """Return (offset, size) of a tar's files by name; `modified` and `size` are cache keys.
 
     A truncated archive gives the members before the truncation.
     """
@@ -212,7 +212,7 @@ def _tar_members(archive: str, modified: int, size: int) -> dict[str, tuple[int,
 
 
 def _read_row(archive: Path, reference: str, source: str) -> bytes:
-    """Returns the bytes at COLUMN::ROW of a Parquet or Arrow table."""
+    """Return the bytes at COLUMN::ROW of a Parquet or Arrow table."""
     column, separator, digits = reference.rpartition("::")
     if not separator or not digits.isdecimal():
         raise source_error(source, "an image in a table must be table.parquet::COLUMN::ROW")
@@ -239,7 +239,7 @@ def _read_row(archive: Path, reference: str, source: str) -> bytes:
 
 
 def open_arrow(path: Path) -> Any:
-    """Returns a file of the datasets library (an Arrow stream) as a memory-mapped table.
+    """Return a file of the datasets library (an Arrow stream) as a memory-mapped table.
 
     Raises:
         OSError: it cannot be read.
@@ -253,7 +253,7 @@ def open_arrow(path: Path) -> Any:
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _arrow_table(archive: str, modified: int, size: int) -> Any:
-    """Returns a file of the datasets library as a table; its memory is that of the file."""
+    """Return a file of the datasets library as a table; its memory is that of the file."""
     import pyarrow as pa
 
     try:
@@ -263,14 +263,14 @@ def _arrow_table(archive: str, modified: int, size: int) -> Any:
 
 
 def _arrow_layout(archive: str, modified: int, size: int) -> tuple[list[int], list[str]]:
-    """Returns 0 and the number of rows, and the column names."""
+    """Return 0 and the number of rows, and the column names."""
     table = _arrow_table(archive, modified, size)
     return [0, table.num_rows], list(table.schema.names)
 
 
 @functools.lru_cache(maxsize=CACHED_ARCHIVES)
 def _parquet_layout(archive: str, modified: int, size: int) -> tuple[list[int], list[str]]:
-    """Returns the first row of each row group and the total number of rows, and the column names."""
+    """Return the first row of each row group and the total number of rows, and the column names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -284,7 +284,7 @@ def _parquet_layout(archive: str, modified: int, size: int) -> tuple[list[int], 
 
 @functools.lru_cache(maxsize=CACHED_ROW_GROUPS)
 def _parquet_column(archive: str, modified: int, size: int, group: int, column: str) -> Any:
-    """Returns a column of a row group (the unit of reading) as an Arrow array."""
+    """Return a column of a row group (the unit of reading) as an Arrow array."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

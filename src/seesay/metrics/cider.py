@@ -74,10 +74,8 @@ class Cider:
                 f"{len(hypotheses)} hypotheses, {len(image)} image indices; pass one below {table.images} for each"
             )
         pairs = table.per_image[image]
-        # A pair is a hypothesis and one of its references; the pairs of hypothesis h start at offset[h].
-        offset = np.cumsum(pairs) - pairs
-        owner = np.repeat(np.arange(len(image)), pairs)
-        sentence = np.arange(len(owner)) - offset[owner] + table.first[image[owner]]
+        offset = np.cumsum(pairs) - pairs  # of the first pair of each hypothesis
+        owner, sentence = table.pairs(image)
         total = np.zeros(len(owner))
         for order, matches in enumerate(table.match(hypotheses, image)):
             pair = (

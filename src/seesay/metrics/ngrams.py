@@ -92,6 +92,19 @@ class ReferenceNgrams:
             codes, gram = _extend(gram, tokens, sentence, order, self.vocabulary)
             self.orders.append(self._table(codes, gram, sentence[: len(gram)]))
 
+    def pairs(self, images: Ints) -> tuple[Ints, Ints]:
+        """Return every pair of a hypothesis and a reference of its image: indices of both, sorted by hypothesis.
+
+        Args:
+            images: image index of each hypothesis, (H,).
+        """
+        count = self.per_image[images]
+        # The pairs of hypothesis h start at offset[h].
+        offset = np.cumsum(count) - count
+        hypothesis = np.repeat(np.arange(len(images)), count)
+        sentence = np.arange(len(hypothesis)) - offset[hypothesis] + self.first[images[hypothesis]]
+        return hypothesis, sentence
+
     def _table(self, codes: Ints, gram: Ints, sentence: Ints) -> OrderTable:
         inside = gram >= 0
         gram, sentence = gram[inside], sentence[inside]

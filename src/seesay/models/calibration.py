@@ -13,12 +13,12 @@ _SIDES = (2, 4, 8, 16, 32, 64)
 def calibrate(network: nn.Module, forward: Callable[[Tensor], object], size: int) -> None:
     """Set the running statistics of batch norms from synthetic images, so that activations keep their scale.
 
-    A new network has mean 0 and variance 1, which normalise nothing: the features of a deep one grow to 1e12.
+    The initial statistics, mean 0 and variance 1, have no effect: the features of a deep network grow to 1e12.
 
     Args:
         network: the network, in evaluation mode.
         forward: computes its features from normalised images (B, 3, size, size).
-        size: height and width of its images, in pixels.
+        size: height and width of the images in pixels.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -37,7 +37,8 @@ def calibrate(network: nn.Module, forward: Callable[[Tensor], object], size: int
 def _mosaics(size: int) -> Tensor:
     """Return images (6, 3, size, size) in -1..1, mosaics of random colours at different scales.
 
-    Edges at every scale are needed: calibrated on smooth images or noise, features of photographs are 50 times larger.
+    They have edges at every scale: after calibration with smooth images or noise, features of photographs are 50 times
+    larger.
     """
     generator = torch.Generator().manual_seed(0)
     tiles = (torch.rand(1, 3, side, side, generator=generator) for side in _SIDES)

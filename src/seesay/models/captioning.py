@@ -53,7 +53,7 @@ class CaptionModel(nn.Module):
             ConfigError: the model works on cached features and has no encoder.
         """
         if self.encoder is None:
-            raise ConfigError("this model was trained on cached features and holds no encoder")
+            raise ConfigError("this model was trained on cached features and has no encoder")
         return cast("Tensor", self.encoder(pixels))
 
     def project(self, features: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
-"""Whether the Hugging Face hub can be reached, found out before a library retries for a minute."""
+"""A quick check whether the Hugging Face hub can be reached, because its libraries retry for a minute."""
 
 import os
 import threading
 from contextlib import suppress
 
 HUB_SECONDS = 2.0
-"""Maximum time to wait for a first answer; `HF_HUB_ETAG_TIMEOUT` overrides it."""
+"""Maximum time to wait for the response, in seconds; `HF_HUB_ETAG_TIMEOUT` overrides it."""
 
 
 def hub_answers() -> bool:
-    """Return whether the hub answers; False in offline mode too (`HF_HUB_OFFLINE=1` or `TRANSFORMERS_OFFLINE=1`).
+    """Return whether the hub responds; False in offline mode too (`HF_HUB_OFFLINE=1` or `TRANSFORMERS_OFFLINE=1`).
 
-    One request, never retried. It runs in a thread because resolving a host name has no timeout of its own.
+    Sends one request without retries, in a thread, because the resolution of host names has no timeout.
     """
     from huggingface_hub import constants, get_session
 
@@ -22,7 +22,7 @@ def hub_answers() -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        with suppress(Exception):  # whatever the installed version's HTTP library raises
+        with suppress(Exception):  # the exception depends on the installed HTTP library
             get_session().head(constants.ENDPOINT, timeout=seconds)
             answered.set()
 

@@ -15,9 +15,10 @@ from seesay.models.products import Linear
 class StepLinear(Linear):
     """A linear layer that a decoder applies at each step of its time loop.
 
-    Autograd multiplies out the gradient of the weight at every step and adds it up. In `shared_gradients` a step's
-    backward pass only records the two factors of its product; the first step, whose backward pass is the last one,
-    returns the product over all steps. The state that is carried from step to step keeps this order.
+    Autograd computes the gradient of the weight at every step, a matrix product, and adds them up. In
+    `shared_gradients` the backward pass of a step only records the two factors of its product; the first step, whose
+    backward pass is the last one, returns the product over all steps. The state that is carried from step to step
+    keeps this order.
     """
 
     steps: "_Steps | None" = None
@@ -32,7 +33,7 @@ class StepLinear(Linear):
 
 @contextlib.contextmanager
 def shared_gradients(module: nn.Module) -> Iterator[None]:
-    """Have the `StepLinear` layers of a module take their calls in this block for the steps of one loop."""
+    """Treat the calls of a module's `StepLinear` layers in this block as the steps of one loop."""
     layers = [part for part in module.modules() if isinstance(part, StepLinear)]
     try:
         for layer in layers:

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from seesay.config import EncoderConfig
+from seesay.config.encoder_aliases import similar_aliases
 from seesay.errors import EncoderError
 from seesay.files import check_readable
 from seesay.images.loading import Preprocessing
@@ -30,13 +32,16 @@ def timm_network(config: EncoderConfig) -> tuple[nn.Module, Preprocessing]:
         config: name, weights and image size.
 
     Raises:
-        EncoderError: the network is unknown, or its weights are missing or do not fit.
+        EncoderError: the network is unknown, its weights are missing or do not fit, or the image size is unsuitable.
     """
     fixed, source = _has_fixed_size(config.encoder), config.encoder_weights
     from_file = source not in ("pretrained", "none")
     weights, stated = _read(Path(source)) if from_file else ({}, {})
     size = config.image_size or int(stated.get("input_size", (0,))[-1])
+    if fixed and config.image_size:
+        _check_image_size(config.encoder, config.image_size)
     network = _create(config.encoder, source == "pretrained", {"img_size": size} if fixed and size else {})
+    _replace_pooling_head(network)
     given = dict(cast("Any", network).pretrained_cfg)
     if from_file:
         _load(network, weights, Path(source), given["classifier"])
@@ -54,19 +59,59 @@ def _has_fixed_size(name: str) -> bool:
     """Return whether a network accepts images of one size only, for example due to its position embeddings.
 
     Raises:
-        EncoderError: timm has no network or no weights of this name.
+        EncoderError: timm has no network, or no weights, of this name.
     """
     import timm
 
     if not timm.is_model(name):
-        similar = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3) or ["inception_v3", "resnet50"]
-        raise EncoderError(f"timm has no network {name!r}; similar names: {', '.join(similar)}")
+        similar = [*similar_aliases(name), *difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)]
+        raise EncoderError(
+            f"no encoder {name!r}: neither an alias (seesay doctor --encoders) nor a network of timm; "
+            f"similar names: {', '.join(similar[:4] or ['siglip2-base', 'resnet50'])}"
+        )
     try:
         shipped = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         known = timm.list_pretrained(f"{name.split('.')[0]}.*")
         raise EncoderError(f"timm has no weights {name!r}; it has {', '.join(known) or 'none'}") from error
     return shipped is not None and bool(shipped.fixed_input_size)
+
+
+def _check_image_size(name: str, size: int) -> None:
+    """Check that patches of a transformer fill an image, which timm would crop.
+
+    Raises:
+        EncoderError: the size is not a multiple of the patch size.
+    """
+    import timm
+
+    try:
+        with torch.device("meta"):  # without weights: before anything is downloaded
+            network = timm.create_model(name, pretrained=False, num_classes=0)
+    except (RuntimeError, NotImplementedError):  # a network that computes with its weights when it is created
+        return
+    embedding = getattr(network, "patch_embed", None)
+    patch, padded = getattr(embedding, "patch_size", None), getattr(embedding, "dynamic_img_pad", False)
+    if not isinstance(patch, tuple) or padded or size % patch[0] == 0:
+        return
+    lower = size // patch[0] * patch[0]
+    sizes = " or ".join(str(near) for near in (lower, lower + patch[0]) if near)
+    raise EncoderError(f"image_size is {size}, which is not a multiple of {name}'s patch size {patch[0]}; use {sizes}")
+
+
+def _replace_pooling_head(network: nn.Module) -> None:
+    """Remove the attention-pooling head of a transformer, and make a norm that follows pooling its final norm.
+
+    The head (SigLIP) is not used for grids. Networks that pool by the mean have their norm behind the pooling, and an
+    identity in its place: their tokens would not be normalised. For EVA-02 without fine-tuning it is the norm of the
+    tokens in pre-training, which timm loads under the name `fc_norm`.
+    """
+    transformer = cast("Any", network)
+    if getattr(network, "attn_pool", None) is not None:
+        transformer.attn_pool = None
+    norm, pooled_norm = getattr(network, "norm", None), getattr(network, "fc_norm", None)
+    if isinstance(norm, nn.Identity) and isinstance(pooled_norm, nn.Module):
+        transformer.norm, transformer.fc_norm = pooled_norm, norm
 
 
 def _create(name: str, hub: bool, options: Mapping[str, Any]) -> nn.Module:
@@ -93,20 +138,34 @@ def _without_hub(name: str) -> dict[str, Any]:
         EncoderError: the hub does not respond, and the cache does not contain the weights.
     """
     import timm
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     known = timm.get_pretrained_cfg(name)
     if known is None or not known.hf_hub_id or hub_answers():
         return {}
+    if cached := cached_weights(name):
+        return {} if known.custom_load else {"pretrained_cfg_overlay": {"file": str(cached)}}
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+    raise EncoderError(
+        f"the weights of {name} are not in the cache and {reason}; connect to the network once, pass "
+        "--encoder-weights FILE.safetensors, or none for random weights (seesay doctor --encoders lists the cache)"
+    )
+
+
+def cached_weights(name: str) -> Path | None:
+    """Return the file of the weights of a timm network in the hub's cache, or None."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.hf_hub_id:
+        return None
     repository, _, revision = known.hf_hub_id.partition("@")
     for file in filter(None, (known.hf_hub_filename, "model.safetensors", "pytorch_model.bin")):
         cached = try_to_load_from_cache(repository, file, revision=revision or None)
         if isinstance(cached, str):
-            return {} if known.custom_load else {"pretrained_cfg_overlay": {"file": cached}}
-    raise EncoderError(
-        f"the weights of {name} are not in the cache and {constants.ENDPOINT} does not answer; connect to the network, "
-        "pass --encoder-weights FILE.safetensors, or none for random weights"
-    )
+            return Path(cached)
+    return None
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -161,14 +220,17 @@ def _three_numbers(path: Path, key: str, text: str) -> tuple[float, ...]:
 
 
 def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, classifier: str | tuple[str, ...] | None) -> None:
-    """Load weights strictly, except those of the classifier, which `network` lacks.
+    """Load weights strictly, except those of classifier and pooling head, which `network` lacks.
 
     Raises:
         EncoderError: tensors are missing, unexpected, or of another shape.
     """
     heads = (classifier,) if isinstance(classifier, str) else classifier or ()
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(f"{x}." for x in heads))}
     own = network.state_dict()
+    if "norm.weight" not in weights and "norm.weight" in own:  # see `_replace_pooling_head`
+        weights = {re.sub(r"^fc_norm\.", "norm.", name): tensor for name, tensor in weights.items()}
+    unused = tuple(f"{head}." for head in (*heads, "attn_pool"))
+    weights = {name: tensor for name, tensor in weights.items() if name in own or not name.startswith(unused)}
     _resample_positions(network, own, weights)
     misfits = [name for name in weights if name in own and own[name].shape != weights[name].shape]
     for name in misfits:
@@ -188,14 +250,14 @@ def _resample_positions(network: nn.Module, own: Mapping[str, Tensor], weights: 
     """Resample a transformer's position embeddings to its image size, as timm does with hub weights."""
     from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
-    given, wanted = weights.get("pos_embed"), own.get("pos_embed")
-    if given is None or wanted is None or given.ndim != 3 or wanted.shape == given.shape:
+    given, expected = weights.get("pos_embed"), own.get("pos_embed")
+    if given is None or expected is None or given.ndim != 3 or expected.shape == given.shape:
         return
     prefix = 0 if getattr(network, "no_embed_class", False) else int(getattr(network, "num_prefix_tokens", 1))
     regions = given.shape[1] - prefix
     if regions < 1 or math.isqrt(regions) ** 2 != regions:
-        return  # of another network; `_load` reports it
-    side = math.isqrt(wanted.shape[1] - prefix)
+        return  # the weights of another network, which `_load` reports
+    side = math.isqrt(expected.shape[1] - prefix)
     weights["pos_embed"] = resample_abs_pos_embed(given.float(), [side, side], num_prefix_tokens=prefix)
 
 

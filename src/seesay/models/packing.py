@@ -70,10 +70,10 @@ class PackedCaptions:
         return PackingIndex.of(self.image_of_row.index_select(0, self.row_of_token()), images)
 
     def rows_by_image(self, images: int) -> "PackingIndex":
-        """Return the places of the rows R in (B, C, ...), a row per image with one value per caption.
+        """Return the index of the R captions in (B, C, ...): one row per image with one value per caption.
 
         Args:
-            images: images B of the batch, those without a caption too.
+            images: number of images B of the batch, including those without a caption.
         """
         return PackingIndex.of(self.image_of_row, images)
 
@@ -105,7 +105,7 @@ class PaddedCaptions(PackedCaptions):
         return PackingIndex(row // max(1, captions), place, images, captions * len(self.sizes))
 
     def rows_by_image(self, images: int) -> "PackingIndex":
-        """Return the places of the rows R in (B, C, ...)."""
+        """Return the index of the R captions in (B, C, ...)."""
         return RegularIndex.regular(images, self.rows // max(1, images), self.inputs.device)
 
     def _index(self, count: int) -> Tensor:
@@ -134,7 +134,7 @@ class PackingIndex:
 
         Args:
             row: the row of each value.
-            rows: rows, those without a value too.
+            rows: number of rows, including those without a value.
         """
         counts = torch.bincount(row, minlength=rows)
         order = torch.argsort(row, stable=True)
@@ -153,7 +153,7 @@ class PackingIndex:
         return padded[self.row, self.place]
 
     def first(self, count: int) -> "PackingIndex":
-        """Return the places of the first `count` of what is packed."""
+        """Return the index of the first `count` packed values."""
         if count == len(self.row):
             return self
         return PackingIndex(self.row[:count], self.place[:count], self.rows, self.places)
@@ -161,7 +161,7 @@ class PackingIndex:
 
 @dataclass(frozen=True)
 class RegularIndex(PackingIndex):
-    """The index of as many values for each row, in order: nothing is moved."""
+    """The index of rows of equal length, stored one after the other: packing is a reshape."""
 
     @classmethod
     def regular(cls, rows: int, places: int, device: torch.device) -> "RegularIndex":

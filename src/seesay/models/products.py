@@ -22,7 +22,7 @@ class Prepackable(nn.Module):
         self.fixed = True
 
     def unpack(self) -> None:
-        """Discard what was derived from the weights, which may change from now on."""
+        """Discard values derived from the weights, because the weights may change from now on."""
         self.fixed = False
 
     def train(self, mode: bool = True) -> Self:
@@ -55,7 +55,7 @@ class Linear(Prepackable, nn.Linear):
         return nn.functional.linear(x, self.matrix, self.bias)
 
     def pack(self) -> Tensor | None:
-        """Return the packed weight; None where the native library does not work on it."""
+        """Return the packed weight; None if the native library does not support it."""
         if self.packed is None:
             self.packed = pack_linear(self.matrix)
         return self.packed

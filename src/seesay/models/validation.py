@@ -41,7 +41,7 @@ def equal_widths(config: ModelConfig) -> dict[str, tuple[str, str]]:
     """Return the widths that must equal another: name -> (other name, reason)."""
     pairs = {}
     if config.attention_score == "dot":
-        pairs["projection_size"] = ("hidden_size", "with model.attention_score=dot (general has no such need)")
+        pairs["projection_size"] = ("hidden_size", "with model.attention_score=dot (general has no such rule)")
     if config.decoder == "pooled":
         other = "hidden_size" if config.merge == "state" else "embedding_size"
         pairs["projection_size"] = (other, f"with model.merge={config.merge}")

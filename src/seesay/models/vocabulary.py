@@ -70,11 +70,11 @@ def aligned_rows(rows: int, columns: int, like: Tensor) -> Tensor:
     Matrix products with rows of an odd number of values, as vocabularies often have, take up to twice the time.
 
     Args:
-        rows: how many.
-        columns: values of a row.
-        like: gives data type and device.
+        rows: number of rows.
+        columns: number of columns.
+        like: tensor whose dtype and device are used.
     """
-    # Not a part of a larger tensor, which no one could change in place.
+    # Not a view of a larger tensor, which could not be modified in place.
     return torch.empty_strided((rows, columns), (columns + -columns % 16, 1), dtype=like.dtype, device=like.device)
 
 

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from seesay.errors import SeesayError
+from seesay.logs import logging_to
 from seesay.serving import limits
 from seesay.serving.limits import Limits
 from seesay.serving.telemetry import JsonFormatter, log_event
@@ -97,14 +98,5 @@ def logging_json() -> Iterator[None]:
     """Write the logs of seesay and uvicorn to stderr as lines of JSON."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    loggers = [(logging.getLogger(name), level) for name, level in (("seesay", "INFO"), ("uvicorn", "WARNING"))]
-    before = [(each, each.handlers[:], each.level, each.propagate) for each, _ in loggers]
-    for each, level in loggers:
-        each.handlers[:], each.propagate = [handler], False
-        each.setLevel(level)
-    try:
+    with logging_to(handler, seesay="INFO", uvicorn="WARNING"):
         yield
-    finally:
-        for each, handlers, old, propagate in before:
-            each.handlers[:], each.propagate = handlers, propagate
-            each.setLevel(old)

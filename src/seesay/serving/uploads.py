@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+import python_multipart  # noqa: F401  Starlette needs it for forms, but imports it only for the first one
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive

@@ -1,4 +1,4 @@
-"""The reward of a sampled caption: its CIDEr-D against the image's reference captions, on token ids."""
+"""The reward of a sampled caption: CIDEr-D, and BLEU-4 if wanted, against the image's captions, on token ids."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seesay.data.batches import Example
+from seesay.metrics.bleu import bleu_statistics, smoothed_bleu
 from seesay.metrics.cider import Cider
 from seesay.models.packing import PAD_ID
 
 
 class CaptionReward:
-    """CIDEr-D of captions as token ids, with the end token counted as a word.
+    """CIDEr-D of captions as token ids, with the end token counted as a word, plus a multiple of their BLEU-4.
 
     Without the end token, captions that break off ("a man on a") lose little reward, and SCST learns to produce them;
     with it the n-grams of a complete ending ("a field <end>") are rewarded. References contain the unknown token for
@@ -19,14 +20,16 @@ class CaptionReward:
 
     Args:
         examples: the training images with their captions as ids, start and end included.
+        bleu: weight of `smoothed_bleu`, on the scale of 0 to 10 of CIDEr-D.
     """
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[Example], bleu: float = 0.0) -> None:
+        self._bleu = bleu
         self._place = {example.id: place for place, example in enumerate(examples)}
         self._cider = Cider([[caption[1:] for caption in example.tokens] for example in examples])
 
     def __call__(self, ids: Sequence[str], captions: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the reward of each caption, (B, K), on CIDEr-D's scale of 0 to 10.
+        """Return the reward of each caption, (B, K), on CIDEr-D's scale of 0 to 10 for each of its two parts.
 
         Args:
             ids: ids of B images.
@@ -37,4 +40,8 @@ class CaptionReward:
         lengths = (rows != PAD_ID).sum(1).tolist()
         hypotheses = [row[:length] for row, length in zip(rows.tolist(), lengths, strict=True)]
         images = np.repeat([self._place[name] for name in ids], captions.shape[1])
-        return self._cider.score(hypotheses, images).reshape(captions.shape[:2])
+        reward = self._cider.score(hypotheses, images)
+        if self._bleu:
+            statistics = bleu_statistics(self._cider.references, hypotheses, images)
+            reward += self._bleu * 10 * smoothed_bleu(statistics)
+        return reward.reshape(captions.shape[:2])

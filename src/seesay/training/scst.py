@@ -1,4 +1,4 @@
-"""Self-critical sequence training (SCST): policy-gradient training with CIDEr-D as the reward."""
+"""Self-critical sequence training (SCST): policy gradients whose reward is CIDEr-D, with BLEU-4 if wanted."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -162,14 +162,14 @@ def make_critic(
     """Return the SCST loss of a configuration.
 
     Args:
-        training: number of samples, baseline and dropout.
+        training: number of samples, baseline, dropout and weight of BLEU-4.
         options: decoding options; samples use `max_length` and `allow_unk` only.
         max_length: maximum length of samples if `options` sets none, in words.
         examples: the training images.
         kind: class of the loss.
     """
     options = DecodingOptions(max_length=options.max_length or max_length, allow_unk=options.allow_unk)
-    reward = CaptionReward(examples)
+    reward = CaptionReward(examples, training.scst_bleu)
     return kind(reward, training.scst_samples, training.scst_baseline, options, training.scst_dropout)
 
 

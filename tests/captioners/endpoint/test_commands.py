@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from seesay.bulk import Destination, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
 from seesay.captioners.spec import ModelSpec
 from seesay.cli.main import main
-from seesay.evaluation import evaluate
+from seesay.evaluation import evaluate, read_predictions
 from seesay.serving.app import create_app
+from tests import processes
 from tests.bulk import outputs
 from tests.captioners.endpoint.scripted_server import MODEL, Reply, ScriptedServer, completion, describe, error, serving
 
@@ -26,15 +29,6 @@ PASSWORD = "pa55-Secret-w0rd"
 def server() -> Iterator[ScriptedServer]:
     with serving() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[None]:
-    """Restore the logging that `main` configures."""
-    found = logging.getLogger("seesay")
-    before = found.handlers[:], found.level, found.propagate
-    yield
-    found.handlers[:], found.level, found.propagate = before
 
 
 class TestCaption:
@@ -217,6 +211,52 @@ class TestScores:
         assert len(result.unscored) == 1
         assert any("too small" in problem for problem in result.problems)
 
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+    def test_an_evaluation_that_is_killed_keeps_its_captions(
+        self, server: ScriptedServer, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def script(number: int, body: dict[str, Any]) -> Reply | None:
+            if number == 9:
+                os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            return None
+
+        server.script, out = script, tmp_path / "scores"
+        command = ["evaluate", MODEL, str(colours), "--endpoint", server.url, "--split", "all", "--out", str(out)]
+        command += ["--metrics", "BLEU", "--draws", "20"]
+        assert processes.run(_main, command, tmp_path) == -signal.SIGKILL
+        before = outputs.lines(out / "captions.jsonl")
+        assert 1 <= len(before) <= 9
+        assert {path.name for path in out.iterdir()} == {"captions.jsonl", "captions.jsonl.recipe.json"}
+        sent = len(server.bodies)
+        assert main([*command, "--strategy", "sample"]) == 2
+        assert "captions of another model or other options (strategy greedy, now sample" in capsys.readouterr().err
+        assert len(server.bodies) == sent
+        assert main(command) == 0
+        predictions = read_predictions(out / "predictions.jsonl")
+        assert len(server.bodies) - sent == len(predictions) - len(before)
+        assert set(predictions.values()) == set(map(describe, server.bodies))
+        kept = {Path(row["image"]).stem: row["caption"] for row in before}
+        assert {Path(name).stem: text for name, text in predictions.items()}.items() >= kept.items()
+        assert not list(out.glob("captions.*"))
+
+    def test_images_that_were_refused_are_tried_again_alone(
+        self, server: ScriptedServer, colours: Path, tmp_path: Path
+    ) -> None:
+        server.script = lambda number, _: error("too small", 400) if number == 2 else None
+        command = ["evaluate", MODEL, str(colours), "--endpoint", server.url, "--out", str(tmp_path / "scores")]
+        command += ["--metrics", "BLEU", "--draws", "20"]
+        assert main(command) == 1
+        sent = len(server.bodies)
+        assert len(read_predictions(tmp_path / "scores" / "predictions.jsonl")) == sent - 1
+        assert main(command) == 0
+        assert len(server.bodies) == sent + 1
+        assert len(read_predictions(tmp_path / "scores" / "predictions.jsonl")) == sent
+
+
+def _main(command: list[str], folder: Path) -> None:
+    (folder / "pid").write_text(str(os.getpid()))
+    main(command)
+
 
 class TestService:
     def test_the_service_is_a_proxy(self, server: ScriptedServer, photos: list[str]) -> None:
@@ -252,11 +292,13 @@ class TestRay:
             worker.captioner.close()
 
         monkeypatch.setattr(ray_engine, "_run", run_here)  # tests/bulk/test_ray.py starts a cluster
-        spec, out = ModelSpec((), endpoint=server.url), tmp_path / "c.parquet"
+        spec, out = ModelSpec((), endpoint=server.url, endpoint_price="1000,0"), tmp_path / "c.parquet"
         recipe = describe_models(spec, lambda defaults: defaults)
         cluster = Cluster(task_batches=2)
         report = caption_on_ray(spec, photos[:10], Destination(out), recipe, cluster, batch_size=4)
         assert (report.captioned, report.skipped, report.failed) == (10, 0, 0)
+        assert report.usage == "10 requests, 1,000 prompt tokens, 70 completion tokens, cost 1.0000"
         again = caption_on_ray(spec, photos, Destination(out, strict=True), recipe, cluster, batch_size=4)
         assert (again.captioned, again.skipped) == (14, 10)
+        assert again.usage.startswith("14 requests, 1,400 prompt tokens")
         assert sorted(row["image"] for row in outputs.parts(out)) == photos

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -39,6 +40,12 @@ def jitter(number: int, in_flight: int) -> float:
     return 0.5 + (number * 7919 % 101) / 100  # 0.5 to 1.5 seconds, 1 on average
 
 
+def varied(seed: int) -> Service:
+    """Times of 0.3 seconds and more, 1 on average, with an exponential distribution."""
+    random = Random(seed)
+    return lambda *_: 0.3 + random.expovariate(1 / 0.7)
+
+
 @pytest.mark.parametrize("capacity", [1, 2, 6, 8, 32, 64, 100])
 @pytest.mark.parametrize("service", [lambda *_: 1.0, jitter], ids=["fixed", "jitter"])
 def test_the_server_is_saturated_after_the_start(capacity: int, service: Service) -> None:
@@ -63,6 +70,30 @@ def test_it_stays_at_one_if_parallel_requests_are_slower() -> None:
     assert sizes.count(1) > 0.9 * len(sizes)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_server_that_is_slower_with_parallel_requests_mostly_gets_one(seed: int) -> None:
+    """Times vary by 30 %, which is more than many differences that the measurements have to find."""
+    random = Random(seed)
+
+    def service(_: int, in_flight: int) -> float:
+        return random.uniform(0.7, 1.3) * (1 + 1.5 * (in_flight - 1))
+
+    sizes = [size for _, size in simulate(ConcurrencyLimit(), 64, service, 1000)]
+    assert max(sizes) == 2  # it was tried
+    assert sizes.count(1) > 0.9 * len(sizes)
+
+
+@pytest.mark.parametrize("capacity", [8, 32])
+def test_a_server_is_saturated_although_the_times_of_requests_vary_widely(capacity: int) -> None:
+    """Bug: four of twenty jobs used less than three quarters of a server of eight places."""
+    rates = []
+    for seed in range(20):
+        history = simulate(ConcurrencyLimit(), capacity, varied(seed), 200 * capacity)
+        rates.append(len(history) / history[-1][0] / capacity)
+    assert sum(rates) / len(rates) > 0.9
+    assert min(rates) > 0.6
+
+
 @pytest.mark.parametrize(
     ("capacity", "service", "largest"),
     [(4, lambda *_: 1.0, 8), (32, lambda _, in_flight: 1 + in_flight**1.5, 2)],
@@ -79,7 +110,7 @@ def test_it_shrinks_if_the_throughput_falls(capacity: int, service: Service, lar
 def test_it_grows_again_if_the_server_becomes_faster() -> None:
     limit = ConcurrencyLimit()
     before = simulate(limit, 1, lambda *_: 1.0, 100)
-    assert limit.size <= 2
+    assert limit.size <= 4  # one more doubling is kept as a reserve, and another one may be under test
     simulate(limit, 16, lambda *_: 1.0, 1500, start=before[-1][0])
     assert limit.size >= 16
 

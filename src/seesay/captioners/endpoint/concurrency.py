@@ -1,5 +1,6 @@
 """The number of concurrent requests, adjusted to the throughput of a server."""
 
+import math
 from dataclasses import dataclass
 
 MAX_IN_FLIGHT = 64
@@ -7,7 +8,11 @@ MAX_IN_FLIGHT = 64
 
 _MIN_WINDOW = 4  # completed requests per measurement; at a higher concurrency as many, or twice at a steady one
 _GAIN = 1.05  # doubling goes on while the throughput grows by this factor
-_DROP = 0.7  # a lower concurrency is tried if the throughput falls by this factor
+_UNCLEAR = (0.8, 1.4)  # after a doubling, factors between these are measured for up to three times as long
+_DROP = (
+    0.7  # a lower concurrency is tried if the throughput falls by this factor, or further if it was measured briefly
+)
+_NOISE = 1.6  # standard deviations of such a measurement, if the times of requests vary as much as their mean
 _KEEP = 0.95  # it is kept if the throughput is at least this fraction of the previous one
 _FIRST_HOLD = 4  # measurements after a failed attempt to grow, before the next one; doubled per attempt
 _LONGEST_HOLD = 64
@@ -30,6 +35,9 @@ class ConcurrencyLimit:
     the server processes at once, a place is empty between a response and the next request. Any other doubling that does
     not help is undone. Doubling is tried again later. If the throughput falls, half the limit is tried. A busy response
     halves the limit at once.
+
+    The times of requests vary, mostly with the length of the captions. Therefore a doubling that neither clearly helped
+    nor clearly failed is measured longer, and a short measurement must be far lower to count as a fall.
 
     The object does no input or output and reads no clock, so that it can be tested with simulated times.
 
@@ -66,9 +74,9 @@ class ConcurrencyLimit:
             self._begin = now
         else:
             self._count += 1
-            window = self.size if self._before else 2 * self.size
-            if self._count >= max(_MIN_WINDOW, window):
-                self._adjust(self._count / max(now - self._begin, 1e-9), now, in_flight)
+            rate = self._count / max(now - self._begin, 1e-9)
+            if self._count >= self._window(rate):
+                self._adjust(rate, now, in_flight)
 
     def reduce(self, now: float, started: float) -> None:
         """Halve the limit after a busy response or a broken connection.
@@ -83,6 +91,14 @@ class ConcurrencyLimit:
         self.size = max(1, self.size // 2)
         self._before, self._rate, self._hold, self._reserve = None, 0.0, _FIRST_HOLD, False
         self._restart(now, skip=0)
+
+    def _window(self, rate: float) -> int:
+        """Return the number of requests of a measurement, for the throughput that it has found so far."""
+        if self._before is None:
+            return max(_MIN_WINDOW, 2 * self.size)
+        least, most = _UNCLEAR
+        unclear = self.size > self._before.size and least < rate / self._before.rate < most
+        return max(_MIN_WINDOW, self.size) * (3 if unclear else 1)
 
     def _adjust(self, rate: float, now: float, in_flight: int) -> None:
         before, self._before = self._before, None
@@ -112,7 +128,7 @@ class ConcurrencyLimit:
 
     def _steady(self, rate: float) -> int:
         """Return the limit to try after a measurement at a steady limit."""
-        if rate < _DROP * self._rate:
+        if rate < min(_DROP, 1 - _NOISE / math.sqrt(self._count)) * self._rate:
             return self.size // 2
         if self._hold:
             self._hold -= 1

@@ -1,7 +1,7 @@
 """Tokens that a server used, and their cost."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,15 @@ class Usage:
         self.requests += 1
         self.prompt_tokens += _count(usage.get("prompt_tokens"))
         self.completion_tokens += _count(usage.get("completion_tokens"))
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Requests, prompt tokens and completion tokens."""
+        return self.requests, self.prompt_tokens, self.completion_tokens
+
+    def add_counts(self, counts: Iterable[int]) -> None:
+        """Add the `counts` of another captioner."""
+        self.requests, self.prompt_tokens, self.completion_tokens = map(sum, zip(self.counts, counts, strict=True))
 
     @property
     def cost(self) -> float | None:

@@ -32,7 +32,7 @@ class _Image:
 
 
 def assemble(reading: Reading, source: Path, root: Path, format: str, require_images: bool) -> Annotations:
-    """Returns the annotations of a reader's records.
+    """Return the annotations of a reader's records.
 
     Args:
         reading: Output of a reader.
@@ -77,7 +77,7 @@ class Coverage(NamedTuple):
 
 
 def measure(reading: Reading, finder: ImageFinder) -> Coverage:
-    """Returns the number of images that a reading captions."""
+    """Return the number of images that a reading captions."""
     by_name = {
         (record.image.strip(), record.base): _Image(record.id or record.image, record.image.strip(), record.base)
         for record in reading.records
@@ -91,13 +91,13 @@ def measure(reading: Reading, finder: ImageFinder) -> Coverage:
 
 
 def _captions(record: Record) -> Iterator[str]:
-    """Yields the captions of a record, stripped; blank ones as empty strings."""
+    """Yield the captions of a record, stripped; blank ones as empty strings."""
     for raw in record.captions:
         yield "" if raw is None or raw != raw else str(raw).strip()  # NaN
 
 
 def is_label_row(text: str) -> bool:
-    """Returns whether a text is a row of an object detection label file, such as YOLO's `0 0.51 0.43 0.2 0.3`.
+    """Return whether a text is a row of an object detection label file, such as YOLO's `0 0.51 0.43 0.2 0.3`.
 
     Such a row has at least four numbers, two of them with decimals, and at most one word (the class).
     """
@@ -109,7 +109,7 @@ def is_label_row(text: str) -> bool:
 
 
 def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Image]:
-    """Returns one image for all of its records; empty captions are dropped and reported."""
+    """Return one image for all of its records; empty captions are dropped and reported."""
     by_id = _ids_name_images(records)
     images: dict[tuple[str, str], _Image] = {}
     empty: dict[str, int] = {}
@@ -141,7 +141,7 @@ def _group(records: list[Record], root: Path, problems: list[str]) -> list[_Imag
 
 
 def _ids_name_images(records: list[Record]) -> bool:
-    """Returns whether ids identify images: one image per id, and not one id per caption."""
+    """Return whether ids identify images: one image per id, and not one id per caption."""
     images: dict[str, str] = {}
     ids: dict[str, str] = {}
     for record in records:
@@ -155,7 +155,7 @@ def _ids_name_images(records: list[Record]) -> bool:
 
 
 def _with_distinct_ids(images: list[_Image], root: Path) -> list[_Image]:
-    """Returns the images; equal ids from several folders become folder/id."""
+    """Return the images; equal ids from several folders become folder/id."""
     names = Counter(image.id for image in images)
     for image in images:
         if names[image.id] > 1:
@@ -164,7 +164,7 @@ def _with_distinct_ids(images: list[_Image], root: Path) -> list[_Image]:
 
 
 def _without_uncaptioned(images: list[_Image], problems: list[str]) -> tuple[list[_Image], list[str]]:
-    """Returns the images with captions, and the ids of the others, which are reported."""
+    """Return the images with captions, and the ids of the others, which are reported."""
     uncaptioned = [image.id for image in images if not any(image.captions.values())]
     if uncaptioned:
         problems.append(f"{count(len(uncaptioned), 'image')} without captions, skipped: {name_some(uncaptioned)}")
@@ -172,7 +172,7 @@ def _without_uncaptioned(images: list[_Image], problems: list[str]) -> tuple[lis
 
 
 def _apply_split_lists(images: list[_Image], reading: Reading, problems: list[str]) -> None:
-    """Assigns captions without a split to the splits whose list files contain their image."""
+    """Assign captions without a split to the splits whose list files contain their image."""
     listed: dict[str, list[str]] = defaultdict(list)
     for split, names in reading.split_lists.values():
         for name in names:
@@ -196,7 +196,7 @@ def _apply_split_lists(images: list[_Image], reading: Reading, problems: list[st
 
 
 def _locate(images: list[_Image], finder: ImageFinder, problems: list[str]) -> list[str | None]:
-    """Returns the path of each image or None, found by its reference, else by its id (as in ROCO)."""
+    """Return the path of each image or None, found by its reference, else by its id (as in ROCO)."""
     found, by_id = [], []
     for image in images:
         path = finder.find(image.image, image.base)
@@ -218,12 +218,12 @@ def _locate(images: list[_Image], finder: ImageFinder, problems: list[str]) -> l
 
 
 def _may_name_a_file(image: _Image) -> bool:
-    """Returns whether an id may be a file name; a number may be a caption's id."""
+    """Return whether an id may be a file name; a number may be a caption's id."""
     return image.id != image.image and not image.id.isdigit()
 
 
 def _report_missing(missing: list[str], images: int, root: Path, source: Path, problems: list[str]) -> None:
-    """Reports the missing images.
+    """Report the missing images.
 
     Raises:
         DataError: All are missing.
@@ -239,7 +239,7 @@ def _report_missing(missing: list[str], images: int, root: Path, source: Path, p
 
 
 def _annotations(image: _Image) -> list[Annotation]:
-    """Returns one annotation per split in which the image has captions."""
+    """Return one annotation per split in which the image has captions."""
     return [
         Annotation(image.id, image.image, tuple(captions), split, image.boxes.get(split, ()))
         for split, captions in image.captions.items()

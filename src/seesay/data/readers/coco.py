@@ -11,7 +11,7 @@ from seesay.errors import DataError
 
 
 def read_coco(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of COCO caption files; the split is in the file name (captions_train2014.json).
+    """Return the records of COCO caption files; the split is in the file name (captions_train2014.json).
 
     A file with images only, such as that of a test split with withheld captions, is reported and skipped.
 
@@ -35,7 +35,7 @@ def _lists_images_alone(content: object) -> bool:
 
 
 def _add_records(path: Path, content: object, reading: Reading) -> None:
-    """Adds the records of one file to the reading."""
+    """Add the records of one file to the reading."""
     images, annotations = _lists(content, "images", "annotations", path=path, form="COCO captions")
     split = split_of_file(path)
     captions = _captions_by_image(path, annotations, reading)
@@ -60,7 +60,7 @@ def _add_records(path: Path, content: object, reading: Reading) -> None:
 
 
 def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> dict[str, list[object]]:
-    """Returns the captions by image id, in the order of the file; invalid annotations are reported."""
+    """Return the captions by image id, in the order of the file; invalid annotations are reported."""
     captions: dict[str, list[object]] = {}
     junk = []
     for number, annotation in enumerate(annotations, start=1):
@@ -81,7 +81,7 @@ def _captions_by_image(path: Path, annotations: list[Any], reading: Reading) -> 
 
 
 def _file_name(image: object) -> str | None:
-    """Returns the file name of an entry of images, or the last part of its URL."""
+    """Return the file name of an entry of images, or the last part of its URL."""
     if not isinstance(image, Mapping):
         return None
     for field in ("file_name", "filename", "coco_url", "flickr_url", "url"):
@@ -92,7 +92,7 @@ def _file_name(image: object) -> str | None:
 
 
 def read_karpathy(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of Karpathy's JSON of Flickr8k, Flickr30k and COCO.
+    """Return the records of Karpathy's JSON of Flickr8k, Flickr30k and COCO.
 
     Raises:
         DataError: A file has another format.
@@ -120,7 +120,7 @@ def read_karpathy(files: list[Path], split_lists: list[Path], requested: ColumnN
 
 
 def _lists(content: object, *keys: str, path: Path, form: str) -> list[list[Any]]:
-    """Returns the lists under the keys of a JSON object.
+    """Return the lists under the keys of a JSON object.
 
     Raises:
         DataError: The content is not an object, or a list is missing.

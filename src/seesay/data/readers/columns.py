@@ -54,7 +54,7 @@ class ColumnNames:
     caption: str = ""
 
     def over(self, config: DataConfig) -> "ColumnNames":
-        """Returns these columns, with those of a configuration in place of empty ones."""
+        """Return these columns, with those of a configuration in place of empty ones."""
         return ColumnNames(self.image or config.image_column, self.caption or config.caption_column)
 
     def __bool__(self) -> bool:
@@ -65,7 +65,7 @@ USUAL_NAMES = ColumnNames()
 
 
 def find_columns(names: Iterable[str], requested: ColumnNames = USUAL_NAMES) -> Columns | None:
-    """Returns the relevant columns, or None if the image or caption column is missing."""
+    """Return the relevant columns, or None if the image or caption column is missing."""
     names = list(names)
     known = {_plain(name): name for name in reversed(names)}
     caption = _requested_or_first(requested.caption, CAPTION_COLUMNS, known)
@@ -80,7 +80,7 @@ def find_columns(names: Iterable[str], requested: ColumnNames = USUAL_NAMES) -> 
 
 
 def find_image_column(names: Iterable[str], requested: str = "") -> str | None:
-    """Returns the column of image names or bytes: the selected one, else the first with a common name, else None."""
+    """Return the column of image names or bytes: the selected one, else the first with a common name, else None."""
     names = list(names)
     if requested:
         return requested if requested in names else None
@@ -89,7 +89,7 @@ def find_image_column(names: Iterable[str], requested: str = "") -> str | None:
 
 
 def missing_columns(source: str, names: Iterable[str], requested: ColumnNames = USUAL_NAMES) -> DataError:
-    """Returns the error for a table without the columns; its message lists present and expected columns."""
+    """Return the error for a table without the columns; its message lists present and expected columns."""
     names = list(map(str, names))
     present = ", ".join(map(repr, names[:20])) or "none"
     known = set(map(_plain, names))
@@ -104,7 +104,7 @@ def missing_columns(source: str, names: Iterable[str], requested: ColumnNames = 
 
 
 def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: str | None) -> Record | None:
-    """Returns the record of a row, or None if it has no image.
+    """Return the record of a row, or None if it has no image.
 
     Args:
         row: Cells by column name.
@@ -131,7 +131,7 @@ def make_record(row: Mapping[str, object], columns: Columns, base: Path, split: 
 
 
 def parse_captions(cell: object) -> list[object] | None:
-    """Returns the captions of a cell with a list (also as JSON or Python text), else None."""
+    """Return the captions of a cell with a list (also as JSON or Python text), else None."""
     if isinstance(cell, str):
         text = cell.strip()
         if not (text.startswith("[") and text.endswith("]")):
@@ -150,7 +150,7 @@ def parse_captions(cell: object) -> list[object] | None:
 
 
 def object_captions(entry: Mapping[str, object], column: str = "") -> list[object]:
-    """Returns the captions in the first non-empty caption field of an object.
+    """Return the captions in the first non-empty caption field of an object.
 
     Args:
         entry: JSON of a WebDataset sample, or an object such as `{"raw": ..., "tokens": [...]}`.
@@ -169,7 +169,7 @@ def object_captions(entry: Mapping[str, object], column: str = "") -> list[objec
 
 
 def parse_boxes(cell: object) -> tuple[Box, ...]:
-    """Returns the boxes of a row in seesay's format; none if it has another format.
+    """Return the boxes of a row in seesay's format; none if it has another format.
 
     Raises:
         DataError: A box has a coordinate that is not a number.
@@ -188,7 +188,7 @@ def parse_boxes(cell: object) -> tuple[Box, ...]:
 
 
 def _sentence(entry: Mapping[str, object]) -> object:
-    """Returns the text of a caption object such as {"raw": ..., "tokens": [...]}, or None."""
+    """Return the text of a caption object such as {"raw": ..., "tokens": [...]}, or None."""
     found = next((text for name in CAPTION_COLUMNS if isinstance(text := entry.get(name), str)), None)
     return _joined_tokens(entry) if found is None else found
 
@@ -199,12 +199,12 @@ def _joined_tokens(entry: Mapping[str, object]) -> str | None:
 
 
 def _text(cell: object) -> str:
-    """Returns a cell as stripped text; empty for None and NaN."""
+    """Return a cell as stripped text; empty for None and NaN."""
     return "" if cell is None or cell != cell else str(cell).strip()
 
 
 def _plain(name: str) -> str:
-    """Returns a column name normalised to lower case with underscores."""
+    """Return a column name normalised to lower case with underscores."""
     return re.sub(r"[\s\-.]+", "_", str(name).strip().strip('"').lower())
 
 

@@ -12,12 +12,12 @@ _LINE = re.compile(r"(?P<image>[^\t]+?)#(?P<number>\d+)(?:\t|\s+)(?P<caption>.*)
 
 
 def is_token_line(line: str) -> bool:
-    """Returns whether a line has the form `name#k<TAB>caption`."""
+    """Return whether a line has the form `name#k<TAB>caption`."""
     return _LINE.fullmatch(line.strip()) is not None
 
 
 def read_flickr(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of token files; invalid lines are reported and skipped.
+    """Return the records of token files; invalid lines are reported and skipped.
 
     Args:
         files: Token files.

@@ -46,12 +46,12 @@ _URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 def is_url(reference: str) -> bool:
-    """Returns whether an image reference is an http(s) URL."""
+    """Return whether an image reference is an http(s) URL."""
     return _URL.match(reference) is not None
 
 
 def is_image_name(name: str) -> bool:
-    """Returns whether a name has the suffix of an image file."""
+    """Return whether a name has the suffix of an image file."""
     return os.path.splitext(name.strip())[1].lower() in IMAGE_SUFFIXES
 
 
@@ -72,7 +72,7 @@ class SidecarNames:
         self._taken: dict[str, frozenset[str]] = {}
 
     def path(self, image: str) -> str:
-        """Returns the path of an image's text file; each folder is listed once."""
+        """Return the path of an image's text file; each folder is listed once."""
         folder, name = os.path.split(image)
         stem = os.path.splitext(name)[0]
         if folder not in self._taken:
@@ -81,7 +81,7 @@ class SidecarNames:
         return os.path.join(folder, (stem if short else name) + self.suffix)
 
     def _taken_stems(self, folder: str) -> frozenset[str]:
-        """Returns the lower-case stems that more than one file of a folder would use."""
+        """Return the lower-case stems that more than one file of a folder would use."""
         try:
             names = [to_nfc(name).lower() for name in os.listdir(folder or ".")]
         except (OSError, ValueError):
@@ -92,7 +92,7 @@ class SidecarNames:
 
 
 def expected_path(reference: str, base: Path) -> str:
-    """Returns the path where an image should be, without checking."""
+    """Return the path where an image should be, without checking."""
     if is_url(reference):
         return reference
     path, mark, member = reference.partition("::")
@@ -100,7 +100,7 @@ def expected_path(reference: str, base: Path) -> str:
 
 
 def root_of(captions: Path) -> Path:
-    """Returns the folder below which the images of a captions file are located."""
+    """Return the folder below which the images of a captions file are located."""
     folder = captions if captions.is_dir() else captions.parent
     # The name of "." is empty, so resolve it.
     if folder.resolve().name.lower() in _CAPTION_FOLDERS and not list_image_paths(folder):
@@ -118,7 +118,7 @@ class ImageFinder:
         self._index: dict[str, list[str]] | None = None
 
     def find(self, reference: str, base: Path) -> str | None:
-        """Returns the path of an image, or None.
+        """Return the path of an image, or None.
 
         Args:
             reference: A relative path, an absolute path (of any system), a URL, or `archive::member`.
@@ -137,7 +137,7 @@ class ImageFinder:
         return self._search(reference.replace("\\", "/"))
 
     def _search(self, reference: str) -> str | None:
-        """Returns the image below the root whose path shares the longest suffix with the reference, if unique."""
+        """Return the image below the root whose path shares the longest suffix with the reference, if unique."""
         if self._index is None:
             self._index = _deep_index(self.root)
         requested = [part for part in to_nfc(reference).lower().split("/") if part not in ("", ".", "..")]
@@ -154,7 +154,7 @@ class ImageFinder:
         return candidates[0] if candidates else None
 
     def _rank(self, path: str, requested: list[str]) -> tuple[int, bool, int]:
-        """Returns the match quality of a path: number of shared trailing parts, common folder name, small depth."""
+        """Return the match quality of a path: number of shared trailing parts, common folder name, small depth."""
         parts = to_nfc(os.path.relpath(path, self.root)).replace(os.sep, "/").lower().split("/")
         shared = 0
         for ours, theirs in zip(reversed(parts[:-1]), reversed(requested[:-1]), strict=False):
@@ -179,7 +179,7 @@ class ImageListing:
 
     @classmethod
     def of(cls, files: Iterable[str]) -> "ImageListing":
-        """Returns the listing of files, in their order, without macOS resource forks (`._a.jpg`)."""
+        """Return the listing of files, in their order, without macOS resource forks (`._a.jpg`)."""
         listing = cls([], [])
         for path in files:
             suffix = os.path.splitext(path)[1].lower()
@@ -192,12 +192,12 @@ class ImageListing:
         return listing
 
     def remark(self) -> str | None:
-        """Returns a remark about unsupported images; None if there are none."""
+        """Return a remark about unsupported images; None if there are none."""
         return unsupported_images(self.unsupported)
 
 
 def unsupported_images(paths: Sequence[str]) -> str | None:
-    """Returns a remark that counts and names images of unsupported formats; None if there are none."""
+    """Return a remark that counts and names images of unsupported formats; None if there are none."""
     if not paths:
         return None
     suffixes = ", ".join(sorted({os.path.splitext(path)[1].lower() for path in paths}))
@@ -208,7 +208,7 @@ def unsupported_images(paths: Sequence[str]) -> str | None:
 def walk_files(
     root: Path, depth: int | None = _MAX_DEPTH, on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[str]:
-    """Yields the paths of all files below a folder, without hidden folders and macOS metadata.
+    """Yield the paths of all files below a folder, without hidden folders and macOS metadata.
 
     Links to folders are followed, except to folders above. Each folder is listed once, under its path without links if
     that is below the root.
@@ -238,18 +238,18 @@ def walk_files(
 
 
 def _contains(folder: str, others: Iterable[str]) -> bool:
-    """Returns whether a folder equals or contains one of other folders (real paths)."""
+    """Return whether a folder equals or contains one of other folders (real paths)."""
     prefix = os.path.join(os.path.realpath(folder), "")
     return any(os.path.join(other, "").startswith(prefix) for other in others)
 
 
 def list_image_paths(root: Path, depth: int | None = _MAX_DEPTH) -> list[str]:
-    """Returns the paths of all images below a folder, sorted; see `walk_files`."""
+    """Return the paths of all images below a folder, sorted; see `walk_files`."""
     return list_images(root, depth).images
 
 
 def list_images(root: Path, depth: int | None = _MAX_DEPTH) -> ImageListing:
-    """Returns the images below a folder, sorted; see `walk_files`."""
+    """Return the images below a folder, sorted; see `walk_files`."""
     return ImageListing.of(sorted(walk_files(root, depth)))
 
 
@@ -263,14 +263,14 @@ class Identities:
         self._folders: dict[str, str] = {}
 
     def distinct(self, names: Iterable[str]) -> list[str]:
-        """Returns the first reference of each image, in order."""
+        """Return the first reference of each image, in order."""
         first: dict[str, str] = {}
         for name in names:
             first.setdefault(self.of(name), name)
         return list(first.values())
 
     def of(self, name: str) -> str:
-        """Returns a key that is equal for references to one image."""
+        """Return a key that is equal for references to one image."""
         if is_url(name):
             return name
         archive = _ARCHIVE.match(name)
@@ -285,7 +285,7 @@ class Identities:
 
 
 def _deep_index(root: Path) -> dict[str, list[str]]:
-    """Returns the images below a folder by lower-case name, with and without suffix."""
+    """Return the images below a folder by lower-case name, with and without suffix."""
     index: dict[str, list[str]] = {}
     for path in list_image_paths(root):
         name = to_nfc(os.path.basename(path)).lower()

@@ -22,7 +22,7 @@ _Row = tuple[str, object, str | None]
 
 
 def read_jsonl(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of JSON lines files, one object per line, including seesay's format.
+    """Return the records of JSON lines files, one object per line, including seesay's format.
 
     Raises:
         DataError: No line of a file has the required fields.
@@ -37,7 +37,7 @@ def read_jsonl(files: list[Path], split_lists: list[Path], requested: ColumnName
 
 
 def _json_lines(lines: Iterable[tuple[int, str]], invalid: list[str]) -> Iterator[_Row]:
-    """Yields the lines that are JSON; others are added to `invalid`."""
+    """Yield the lines that are JSON; others are added to `invalid`."""
     for number, line in lines:
         if line.strip():
             try:
@@ -47,7 +47,7 @@ def _json_lines(lines: Iterable[tuple[int, str]], invalid: list[str]) -> Iterato
 
 
 def read_json(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of JSON files with a list of objects, or with captions by image name.
+    """Return the records of JSON files with a list of objects, or with captions by image name.
 
     Captions by name are `{"1.jpg": "a dog"}`, `{"1.jpg": ["a dog", "dogs"]}` or `{"1": {"caption": "a dog"}}` (kohya's
     scripts). Either form may be grouped by split: `{"train": ..., "val": ...}`.
@@ -69,7 +69,7 @@ def read_json(files: list[Path], split_lists: list[Path], requested: ColumnNames
 
 
 def parse_json(path: Path, reading: Reading) -> object:
-    """Returns the content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         DataError: The file is not valid JSON.
@@ -84,7 +84,7 @@ def parse_json(path: Path, reading: Reading) -> object:
 
 
 def _by_split(content: object) -> list[tuple[str | None, object]]:
-    """Returns the parts of a file that is grouped by split, else the whole content without a split."""
+    """Return the parts of a file that is grouped by split, else the whole content without a split."""
     if isinstance(content, Mapping):
         parts = {name: part for name, part in content.items() if isinstance(part, list | Mapping)}
         splits = [split_name(name) for name in parts]
@@ -94,7 +94,7 @@ def _by_split(content: object) -> list[tuple[str | None, object]]:
 
 
 def _rows(content: object, split: str | None, requested: ColumnNames) -> Iterator[_Row]:
-    """Yields the rows of a list of objects, an object with one such list, or captions by image name."""
+    """Yield the rows of a list of objects, an object with one such list, or captions by image name."""
     if isinstance(content, Mapping):
         lists = [
             value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], Mapping)
@@ -111,12 +111,12 @@ def _rows(content: object, split: str | None, requested: ColumnNames) -> Iterato
 
 
 def holds_captions(content: Mapping[str, object], requested: ColumnNames) -> bool:
-    """Returns whether an object contains an object with a caption: `{"1": {"caption": "a dog"}}`."""
+    """Return whether an object contains an object with a caption: `{"1": {"caption": "a dog"}}`."""
     return any(isinstance(value, Mapping) and object_captions(value, requested.caption) for value in content.values())
 
 
 def _named_row(name: str, value: object, requested: ColumnNames) -> dict[str, object] | None:
-    """Returns the row of an image name and its value, or None if the value is not a caption."""
+    """Return the row of an image name and its value, or None if the value is not a caption."""
     more: dict[str, object] = {}
     if isinstance(value, Mapping):
         more = {key: value[key] for key in ("split", "boxes") if key in value}
@@ -127,7 +127,7 @@ def _named_row(name: str, value: object, requested: ColumnNames) -> dict[str, ob
 
 
 def _read_rows(path: Path, rows: Iterable[_Row], invalid: list[str], reading: Reading, requested: ColumnNames) -> None:
-    """Adds the records of JSON objects to the reading; rows without image and caption are reported."""
+    """Add the records of JSON objects to the reading; rows without image and caption are reported."""
     split = split_of_file(path)
     known: dict[tuple[str, ...], Columns | None] = {}
     records: list[Record] = []

@@ -12,7 +12,7 @@ _FAILURE_FIELDS = ({"image", "error"}, {"image", "error", "captioned"})
 
 
 def is_own_output(path: Path) -> bool:
-    """Returns whether a file contains captions, predictions or failures written by seesay."""
+    """Return whether a file contains captions, predictions or failures written by seesay."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _is_own_parquet(path)

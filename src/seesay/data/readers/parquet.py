@@ -45,7 +45,7 @@ class TableSource:
 
 
 def read_parquet(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of Parquet files; embedded images are not read but named `file.parquet::column::row`.
+    """Return the records of Parquet files; embedded images are not read but named `file.parquet::column::row`.
 
     Raises:
         DataError: A file is damaged or lacks the columns.
@@ -58,7 +58,7 @@ def read_parquet(files: list[Path], split_lists: list[Path], requested: ColumnNa
 
 
 def read_table(path: Path, source: TableSource, requested: ColumnNames, reading: Reading) -> None:
-    """Adds the records of a Parquet or Arrow file to a reading.
+    """Add the records of a Parquet or Arrow file to a reading.
 
     Raises:
         DataError: The file is damaged or lacks the columns.
@@ -70,7 +70,7 @@ def read_table(path: Path, source: TableSource, requested: ColumnNames, reading:
 
 
 def has_caption_columns(path: Path, requested: ColumnNames) -> bool:
-    """Returns whether a Parquet file has image and caption columns."""
+    """Return whether a Parquet file has image and caption columns."""
     try:
         with open_table(path) as table:
             _layout(table, path, requested)
@@ -97,7 +97,7 @@ def _layout(table: ImageTable, path: Path, requested: ColumnNames) -> _Layout:
 
 
 def _rows(table: ImageTable, layout: _Layout) -> Iterator[dict[str, Any]]:
-    """Yields the rows as dictionaries, without image bytes."""
+    """Yield the rows as dictionaries, without image bytes."""
     columns = layout.columns
     boxes = "boxes" if "boxes" in table.names else None
     image = columns.image if layout.embedded is None else None
@@ -109,7 +109,7 @@ def _rows(table: ImageTable, layout: _Layout) -> Iterator[dict[str, Any]]:
 def _add_records(
     path: Path, rows: list[dict[str, Any]], layout: _Layout, source: TableSource, reading: Reading
 ) -> None:
-    """Adds the records of one file to the reading."""
+    """Add the records of one file to the reading."""
     columns, start = layout.columns, source.rows
     source.rows += len(rows)
     names = [_name(row, layout) for row in rows] if layout.embedded else []
@@ -136,7 +136,7 @@ def _add_records(
 
 
 def _name(row: dict[str, Any], layout: _Layout) -> str:
-    """Returns the name of a row's embedded image, or an empty string."""
+    """Return the name of a row's embedded image, or an empty string."""
     value: Any = row
     for part in (layout.name or "").split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -10,12 +10,12 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 
 
 def choose_image(names: Sequence[str]) -> str:
-    """Returns the image of a sample: `0.jpg` before `0.seg.jpg`, a JPEG before a PNG."""
+    """Return the image of a sample: `0.jpg` before `0.seg.jpg`, a JPEG before a PNG."""
     return min(names, key=lambda name: (_parts(name), _rank(name, _PHOTO_SUFFIXES)))
 
 
 def choose_text(names: Sequence[str]) -> str:
-    """Returns the caption file of a sample: `0.txt` before `0.en.txt`, `.txt` before `.caption`."""
+    """Return the caption file of a sample: `0.txt` before `0.en.txt`, `.txt` before `.caption`."""
     return min(names, key=lambda name: (_parts(name), _rank(name, TEXT_SUFFIXES)))
 
 

@@ -27,7 +27,7 @@ Splits = Mapping[str | None, Sequence[Path]]
 
 
 def find_saved_files(source: str | Path) -> Splits | None:
-    """Returns the Arrow files of a data set, by split; None if the source is something else.
+    """Return the Arrow files of a data set, by split; None if the source is something else.
 
     A single split called train, which is the library's name for data without splits, becomes None.
 
@@ -46,12 +46,12 @@ def find_saved_files(source: str | Path) -> Splits | None:
 
 
 def is_hub_name(source: str | Path) -> bool:
-    """Returns whether a source is `hf:NAME` and not an existing file or folder of this name."""
+    """Return whether a source is `hf:NAME` and not an existing file or folder of this name."""
     return str(source).startswith("hf:") and not exists(source)
 
 
 def read_saved(source: Path, splits: Splits, requested: ColumnNames) -> Reading:
-    """Returns the records of the Arrow files of a data set.
+    """Return the records of the Arrow files of a data set.
 
     Raises:
         DataError: A file is damaged or lacks the columns.
@@ -67,7 +67,7 @@ def read_saved(source: Path, splits: Splits, requested: ColumnNames) -> Reading:
 
 
 def _folder_files(folder: Path) -> dict[str | None, list[Path]] | None:
-    """Returns the Arrow files of a folder of `save_to_disk`; None if it is another folder."""
+    """Return the Arrow files of a folder of `save_to_disk`; None if it is another folder."""
     if not exists(folder):
         return None
     if (folder / _DICT_FILE).is_file():
@@ -80,7 +80,7 @@ def _folder_files(folder: Path) -> dict[str | None, list[Path]] | None:
 
 
 def _split_files(folder: Path) -> list[Path]:
-    """Returns the Arrow files of one split."""
+    """Return the Arrow files of one split."""
     state = folder / _STATE_FILE
     files = _json(state, "_data_files", list)
     try:
@@ -94,7 +94,7 @@ def _split_files(folder: Path) -> list[Path]:
 
 
 def _json(path: Path, name: str, kind: Any) -> Any:
-    """Returns a value of a JSON file.
+    """Return a value of a JSON file.
 
     Raises:
         DataError: The file is missing or damaged, or the value has another type.
@@ -110,7 +110,7 @@ def _json(path: Path, name: str, kind: Any) -> Any:
 
 
 def _hub_files(source: str) -> dict[str | None, list[Path]]:
-    """Returns the Arrow files of a data set of the hub, which the library downloads and converts once."""
+    """Return the Arrow files of a data set of the hub, which the library downloads and converts once."""
     try:
         import datasets
         from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError

@@ -23,7 +23,7 @@ _MAX_JSON_FILES = 20
 
 
 def read_sidecar(folder: Path) -> Reading:
-    """Returns the records of `name.jpg` with `name.jpg.txt`, `name.txt` or `name.caption`, one caption per line.
+    """Return the records of `name.jpg` with `name.jpg.txt`, `name.txt` or `name.caption`, one caption per line.
 
     The text files are beside the images, or in a folder beside the image folder. If an image has several, the first is
     used and the others are reported: full name before stem, then the order of `SIDECAR_SUFFIXES`. A `.json` file (as
@@ -61,7 +61,7 @@ def read_sidecar(folder: Path) -> Reading:
 
 
 def has_sidecars(folder: Path) -> bool:
-    """Returns whether an image below a folder has a text file, or a JSON file with a caption."""
+    """Return whether an image below a folder has a text file, or a JSON file with a caption."""
     files = list(walk_files(folder))
     texts = _Texts(folder, files)
     if not texts.by_name:
@@ -79,7 +79,7 @@ def has_sidecars(folder: Path) -> bool:
 
 
 def _read_captions(path: str, reading: Reading) -> list[object]:
-    """Returns the captions of a text file (one per line) or JSON object; `[""]` if a text is blank."""
+    """Return the captions of a text file (one per line) or JSON object; `[""]` if a text is blank."""
     try:
         text = read_text(Path(path), reading)
         if _is_json(path):
@@ -115,7 +115,7 @@ class _Texts:
                     self.by_name[to_nfc(os.path.splitext(name)[0])].append(path)
 
     def of(self, image: str) -> list[str]:
-        """Returns the text files of an image in order of preference: beside it, else in one sibling folder."""
+        """Return the text files of an image in order of preference: beside it, else in one sibling folder."""
         folder, name = os.path.split(image)
         keys = (to_nfc(name), to_nfc(os.path.splitext(name)[0]))
         candidates = [text for key in keys if key in self.by_name for text in self.by_name[key]]
@@ -132,6 +132,6 @@ class _Texts:
 
     @staticmethod
     def _rank(text: str, name: str) -> tuple[bool, bool, int]:
-        """Returns the sort key of a text file: JSON last, full image name first, then suffix."""
+        """Return the sort key of a text file: JSON last, full image name first, then suffix."""
         stem, suffix = os.path.splitext(os.path.basename(text))
         return _is_json(text), to_nfc(stem) != name, SIDECAR_SUFFIXES.index(suffix.lower())

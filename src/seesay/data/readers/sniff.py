@@ -24,7 +24,7 @@ _COMMON_FIELDS = frozenset(("description", "descriptions", "title", "comment", "
 
 
 def sniff(path: Path, requested: ColumnNames = USUAL_NAMES) -> str | None:
-    """Returns the name of the reader for a file, or None if it seems to contain no captions.
+    """Return the name of the reader for a file, or None if it seems to contain no captions.
 
     Args:
         path: The file.
@@ -43,7 +43,7 @@ def sniff(path: Path, requested: ColumnNames = USUAL_NAMES) -> str | None:
 
 
 def by_suffix(path: Path) -> str | None:
-    """Returns the reader for a file's suffix, or None."""
+    """Return the reader for a file's suffix, or None."""
     suffix = path.suffix.lower()
     if suffix in (".tar", ".tgz") or path.name.lower().endswith(".tar.gz"):
         return "webdataset"
@@ -60,7 +60,7 @@ def _sniff_text(text: str, requested: ColumnNames) -> str | None:
 
 
 def _sniff_json(text: str, requested: ColumnNames) -> str | None:
-    """Returns the reader for a JSON file with this beginning, regardless of its suffix."""
+    """Return the reader for a JSON file with this beginning, regardless of its suffix."""
     end = _end_of_row(text, requested)
     if end:
         return "json" if "\n" in text[:end] else "jsonl"
@@ -78,7 +78,7 @@ def _sniff_json(text: str, requested: ColumnNames) -> str | None:
 
 
 def _end_of_row(text: str, requested: ColumnNames) -> int:
-    """Returns the end of the JSON object at the start of a text; 0 if it lacks an image or a caption."""
+    """Return the end of the JSON object at the start of a text; 0 if it lacks an image or a caption."""
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
@@ -87,7 +87,7 @@ def _end_of_row(text: str, requested: ColumnNames) -> int:
 
 
 def _has_captions_by_name(text: str, requested: ColumnNames) -> bool:
-    """Returns whether a text begins with captions by image name, such as `{"1.jpg": "a dog"}`."""
+    """Return whether a text begins with captions by image name, such as `{"1.jpg": "a dog"}`."""
     decoder = json.JSONDecoder()
     position = 0
     for number in range(_MAX_KEYS):

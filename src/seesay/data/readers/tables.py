@@ -39,7 +39,7 @@ class TableForm:
 
 
 def table_form(text: str, requested: ColumnNames = USUAL_NAMES) -> TableForm | None:
-    """Returns the format of a delimited text, or None if it contains no captions.
+    """Return the format of a delimited text, or None if it contains no captions.
 
     The first line must be a header with an image and a caption column, or contain an image name (or URL) and a text.
 
@@ -72,13 +72,13 @@ def table_form(text: str, requested: ColumnNames = USUAL_NAMES) -> TableForm | N
 
 
 def _is_text(cell: str) -> bool:
-    """Returns whether a cell may be a caption: it has a letter and is not an image name (or `name#k`)."""
+    """Return whether a cell may be a caption: it has a letter and is not an image name (or `name#k`)."""
     name = re.sub(r"#\w*$", "", cell.strip())
     return any(map(str.isalpha, cell)) and not is_image_name(name) and not is_url(name)
 
 
 def read_csv(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of delimited text files; comma, tab, bar or semicolon is detected.
+    """Return the records of delimited text files; comma, tab, bar or semicolon is detected.
 
     Extra cells of a row are joined to its caption (an unquoted delimiter); rows with too few cells are reported.
 
@@ -99,7 +99,7 @@ def read_csv(files: list[Path], split_lists: list[Path], requested: ColumnNames)
 
 
 def _read_table(path: Path, text: str, form: TableForm, reading: Reading) -> None:
-    """Adds the records of one delimited text to the reading."""
+    """Add the records of one delimited text to the reading."""
     rows = _rows(text, form, path, reading)
     separator = f"{form.delimiter} " if form.spaced else form.delimiter
     if form.has_header:
@@ -125,7 +125,7 @@ def _read_table(path: Path, text: str, form: TableForm, reading: Reading) -> Non
 
 
 def _rows(text: str, form: TableForm, path: Path, reading: Reading) -> Iterator[tuple[int, list[str]]]:
-    """Yields line number and cells of non-blank rows."""
+    """Yield line number and cells of non-blank rows."""
     plain = _has_unpaired_quotes(text, form)
     if plain:
         reading.problems.append(f"{path.name}: unpaired quotation marks, read as plain characters")
@@ -144,7 +144,7 @@ def _rows(text: str, form: TableForm, path: Path, reading: Reading) -> Iterator[
 
 
 def _has_unpaired_quotes(text: str, form: TableForm) -> bool:
-    """Returns whether an unpaired quotation mark joins several rows into one."""
+    """Return whether an unpaired quotation mark joins several rows into one."""
     try:
         lines = io.StringIO(text, newline="")
         for cells in csv.reader(lines, delimiter=form.delimiter, skipinitialspace=form.spaced):

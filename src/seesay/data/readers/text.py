@@ -31,7 +31,7 @@ _WINDOWS_1252 = {0xDC00 + byte: bytes([byte]).decode("cp1252", errors="replace")
 
 
 def read_text(path: Path, reading: Reading | None = None) -> str:
-    """Returns the text of a file, see `decode_text`.
+    """Return the text of a file, see `decode_text`.
 
     Raises:
         DataError: The file cannot be opened, or contains zero bytes (it is not text).
@@ -47,7 +47,7 @@ def read_text(path: Path, reading: Reading | None = None) -> str:
 
 
 def decode_text(raw: bytes, name: str, reading: Reading | None = None) -> str:
-    """Returns decoded bytes: UTF-16/32 with a byte order mark, else UTF-8, with other lines as Windows-1252.
+    """Return decoded bytes: UTF-16/32 with a byte order mark, else UTF-8, with other lines as Windows-1252.
 
     Args:
         raw: Content of the file.
@@ -67,7 +67,7 @@ def decode_text(raw: bytes, name: str, reading: Reading | None = None) -> str:
 
 
 def _decode_lines(raw: bytes, name: str) -> tuple[str, str]:
-    """Returns the text of bytes that are not all UTF-8, and the problem that lists the other lines."""
+    """Return the text of bytes that are not all UTF-8, and the problem that lists the other lines."""
     lines = _LINE_END.split(raw.decode("utf-8", "surrogateescape"))
     mixed, foreign = False, []
     for number, line in enumerate(lines):
@@ -108,7 +108,7 @@ class EditableText:
 
     @classmethod
     def read(cls, path: Path) -> "EditableText":
-        """Returns the text of a file; empty if the file does not exist.
+        """Return the text of a file; empty if the file does not exist.
 
         The encoding is UTF-8, or UTF-16/32 with a mark, else Windows-1252. Invalid bytes of a file that is mostly UTF-8
         are preserved.
@@ -135,7 +135,7 @@ class EditableText:
         return cls(text.replace("\r\n", "\n"), mark, codec, line_end)
 
     def encode(self, text: str) -> bytes:
-        """Returns the bytes of the file with a new text.
+        """Return the bytes of the file with a new text.
 
         Raises:
             DataError: the encoding lacks a character of the text.
@@ -151,7 +151,7 @@ class EditableText:
 
 
 def _unmarked_encoding(raw: bytes) -> str:
-    """Returns the encoding of bytes without a mark: UTF-8 (also if mixed with other bytes), Windows-1252 or Latin-1."""
+    """Return the encoding of bytes without a mark: UTF-8 (also if mixed with other bytes), Windows-1252 or Latin-1."""
     text = raw.decode("utf-8", "surrogateescape")
     if not _BAD_BYTE.search(text) or re.search("[^\x00-\x7f\udc80-\udcff]", text):
         return "utf-8"
@@ -163,7 +163,7 @@ def _unmarked_encoding(raw: bytes) -> str:
 
 
 def peek_text(path: Path, size: int) -> str:
-    """Returns the first `size` bytes of a file as text; empty if it is unreadable or not text."""
+    """Return the first `size` bytes of a file as text; empty if it is unreadable or not text."""
     try:
         with path.open("rb") as file:
             raw = file.read(size)
@@ -175,12 +175,12 @@ def peek_text(path: Path, size: int) -> str:
 
 
 def text_lines(text: str) -> list[str]:
-    """Returns the lines of a text; only LF, CRLF and CR end a line."""
+    """Return the lines of a text; only LF, CRLF and CR end a line."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def read_split_lists(files: list[Path], reading: Reading) -> None:
-    """Adds the images in split lists such as `Flickr_8k.trainImages.txt` to the reading."""
+    """Add the images in split lists such as `Flickr_8k.trainImages.txt` to the reading."""
     for path in files:
         split = split_in_name(path.stem)
         if split is not None:
@@ -189,7 +189,7 @@ def read_split_lists(files: list[Path], reading: Reading) -> None:
 
 
 def is_split_list(path: Path) -> bool:
-    """Returns whether a file is named after a split and has one word per line, as a list of image names."""
+    """Return whether a file is named after a split and has one word per line, as a list of image names."""
     if path.suffix.lower() not in (".txt", ".lst", "") or split_in_name(path.stem) is None:
         return False
     try:

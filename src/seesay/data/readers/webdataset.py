@@ -27,7 +27,7 @@ class _Sample:
 
 
 def read_webdataset(files: list[Path], split_lists: list[Path], requested: ColumnNames) -> Reading:
-    """Returns the records of tar files; images are named `shard.tar::member` and not extracted.
+    """Return the records of tar files; images are named `shard.tar::member` and not extracted.
 
     Captions are the lines of a .txt (or .caption) member, or the caption field of a .json member. If a sample has
     several images or texts, one is selected (see `samples`) and the others are reported. Of a truncated archive the
@@ -58,7 +58,7 @@ def read_webdataset(files: list[Path], split_lists: list[Path], requested: Colum
 
 
 def _add_records(samples: dict[str, _Sample], split: str | None, reading: Reading, path: Path) -> None:
-    """Adds a record for each sample that has an image."""
+    """Add a record for each sample that has an image."""
     without_image, unused = [], []
     for key, sample in samples.items():
         if not sample.images:
@@ -87,7 +87,7 @@ def _add_records(samples: dict[str, _Sample], split: str | None, reading: Readin
 
 
 def has_samples(path: Path) -> bool:
-    """Returns whether the first members of a tar include captions."""
+    """Return whether the first members of a tar include captions."""
     try:
         with tarfile.open(path) as archive:
             for number, member in enumerate(archive):
@@ -101,7 +101,7 @@ def has_samples(path: Path) -> bool:
 
 
 def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Reading, path: Path, column: str) -> None:
-    """Adds the samples of an archive in order; only the text members are read."""
+    """Add the samples of an archive in order; only the text members are read."""
     invalid = []
     for member in archive:
         name = PurePosixPath(member.name).name
@@ -120,7 +120,7 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, _Sample], reading: Rea
 
 
 def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, reading: Reading) -> str | None:
-    """Returns the text of a member, or None if it is too large or not text."""
+    """Return the text of a member, or None if it is too large or not text."""
     file = archive.extractfile(member) if member.size <= _MAX_TEXT_BYTES else None
     if file is None:
         return None
@@ -129,7 +129,7 @@ def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, 
 
 
 def _add_text(text: str, name: str, sample: _Sample, column: str) -> bool:
-    """Adds the captions of a text member to its sample; returns whether it was read."""
+    """Add the captions of a text member to its sample; return whether it was read."""
     if not name.lower().endswith(".json"):
         sample.texts[name] = [] if column else [line for line in text_lines(text) if line.strip()]
         return True

@@ -43,14 +43,14 @@ class Scene:
 
 
 def draw_scene(scene: Scene, size: int) -> tuple[Image.Image, tuple[Box, ...]]:
-    """Returns the image of a scene, (size, size) pixels, and the bounding boxes of its shapes in order."""
+    """Return the image of a scene, (size, size) pixels, and the bounding boxes of its shapes in order."""
     canvas = _background(scene.background, size)
     boxes = tuple(_draw_shape(canvas, shape) for shape in scene.shapes)
     return Image.fromarray(np.rint(canvas).astype(np.uint8)), boxes
 
 
 def _background(seed: int, size: int) -> NDArray[np.float32]:
-    """Returns a pale background with a brightness gradient and soft noise, (size, size, 3) in 0..255."""
+    """Return a pale background with a brightness gradient and soft noise, (size, size, 3) in 0..255."""
     rng = np.random.default_rng(seed)
     tone = rng.uniform(200, 226) + rng.uniform(-9, 9, 3)
     gradient = rng.uniform(-9, 9, 2)
@@ -61,7 +61,7 @@ def _background(seed: int, size: int) -> NDArray[np.float32]:
 
 
 def _draw_shape(canvas: NDArray[np.float32], shape: Shape) -> Box:
-    """Draws a shape on a canvas (size, size, 3) and returns the bounding box of the changed pixels."""
+    """Draw a shape on a canvas (size, size, 3) and return the bounding box of the changed pixels."""
     size = len(canvas)
     side = shape.side * size
     left, top = (math.floor(centre * size - side / 2) for centre in (shape.x, shape.y))
@@ -83,7 +83,7 @@ def _draw_shape(canvas: NDArray[np.float32], shape: Shape) -> Box:
 
 
 def _paint(shape: Shape, inner: NDArray[np.float32], side: float) -> NDArray[np.float32]:
-    """Returns the colours of a shape's surface, (patch, patch, 3): its tint, with light stripes or dots.
+    """Return the colours of a shape's surface, (patch, patch, 3): its tint, with light stripes or dots.
 
     The pattern covers only the inner part, (patch, patch, 1) in 0..1, so that a plain rim keeps the outline visible.
     """
@@ -102,7 +102,7 @@ def _paint(shape: Shape, inner: NDArray[np.float32], side: float) -> NDArray[np.
 
 
 def _outlines(shape: str, angle: float) -> list[NDArray[np.float64]]:
-    """Returns the outline of a shape, (points, 2), within -1..1 on both axes, and the outline of its hole, if any."""
+    """Return the outline of a shape, (points, 2), within -1..1 on both axes, and the outline of its hole, if any."""
     turn = np.arange(64) * (2 * math.pi / 64)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
     if shape == "circle":

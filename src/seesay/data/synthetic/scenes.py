@@ -60,7 +60,7 @@ SMALLEST_SIZE = 48  # pixels; below, textures and tiny shapes are indistinguisha
 def make_scenes(
     folder: str | Path, train: int = 3000, val: int = 200, test: int = 200, seed: int = 0, size: int = 96
 ) -> Annotations:
-    """Renders a data set of scenes into a folder and returns its annotations.
+    """Render a data set of scenes into a folder and return its annotations.
 
     Writes `images/*.png`, then `captions.jsonl`; existing scenes are replaced.
 
@@ -101,7 +101,7 @@ def make_scenes(
 
 
 def _refuse_other_files(folder: Path, captions: Path, images: Sequence[Path]) -> None:
-    """Raises DataError if the scenes would replace other files."""
+    """Raise DataError if the scenes would replace other files."""
     check_name(folder, "FOLDER")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; pass a folder for the scenes")
@@ -114,7 +114,7 @@ def _refuse_other_files(folder: Path, captions: Path, images: Sequence[Path]) ->
 
 
 def sample_scene(seed: int, split: str, index: int) -> Scene:
-    """Returns the scene of a seed, split and index, with its five captions."""
+    """Return the scene of a seed, split and index, with its five captions."""
     rng = random.Random(f"seesay scene {seed} {split} {index}")
     while True:
         shapes = _sample_shapes(rng)
@@ -123,7 +123,7 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
 
 
 def _sample_shapes(rng: random.Random) -> tuple[Shape, ...] | None:
-    """Returns the shapes of a scene, or None if the sampled positions do not fit."""
+    """Return the shapes of a scene, or None if the sampled positions do not fit."""
     target_size, landmark_size, rest = rng.choice(_ROLES)
     kinds = _sample_kinds(rng, 3 + rng.randrange(3))
     sizes = [target_size, landmark_size] + [rest] * (len(kinds) - 2)
@@ -144,7 +144,7 @@ def _sample_shapes(rng: random.Random) -> tuple[Shape, ...] | None:
 
 
 def _sample_kinds(rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """Returns distinct (shape, colour) pairs; the third and fourth share a property with the first and second."""
+    """Return distinct (shape, colour) pairs; the third and fourth share a property with the first and second."""
     kinds: list[tuple[str, str]] = []
     while len(kinds) < count:
         shape, colour = rng.choice(SHAPES), rng.choice(tuple(COLOURS))
@@ -157,7 +157,7 @@ def _sample_kinds(rng: random.Random, count: int) -> list[tuple[str, str]]:
 
 
 def _fits(x: float, y: float, side: float, shapes: list[Shape]) -> bool:
-    """Returns whether a position is free and, for target and landmark, unambiguous in words."""
+    """Return whether a position is free and, for target and landmark, unambiguous in words."""
     if any(max(abs(x - t.x), abs(y - t.y)) < (side + t.side) / 2 + _MARGIN for t in shapes):
         return False
     if not shapes:
@@ -169,14 +169,14 @@ def _fits(x: float, y: float, side: float, shapes: list[Shape]) -> bool:
 
 
 def _relation(a: Shape, b: Shape) -> str:
-    """Returns the relation of a to b along the axis of their larger distance."""
+    """Return the relation of a to b along the axis of their larger distance."""
     if abs(a.x - b.x) > abs(a.y - b.y):
         return "left" if a.x < b.x else "right"
     return "above" if a.y < b.y else "below"
 
 
 def _place(x: float, y: float) -> str:
-    """Returns the phrase for a position in the image."""
+    """Return the phrase for a position in the image."""
     column, row = (next(i for i, (_, high) in enumerate(_ZONES) if centre <= high) for centre in (x, y))
     horizontal, vertical = ("left", "", "right")[column], ("top", "", "bottom")[row]
     if horizontal and vertical:
@@ -187,7 +187,7 @@ def _place(x: float, y: float) -> str:
 
 
 def _write_captions(a: Shape, b: Shape, rng: random.Random) -> tuple[str, ...]:
-    """Returns five distinct captions of target and landmark."""
+    """Return five distinct captions of target and landmark."""
     (ab, _), (ba, its) = _RELATIONS[_relation(a, b)], _RELATIONS[_relation(b, a)]
     # Sorting by u ** (1 / weight) is weighted sampling without replacement.
     order = sorted(_TEMPLATES, key=lambda template: -(rng.random() ** (1 / _TEMPLATES[template])))
@@ -200,7 +200,7 @@ def _describe(shape: Shape) -> str:
 
 
 def vocabulary() -> frozenset[str]:
-    """Returns all words that captions of scenes can contain."""
+    """Return all words that captions of scenes can contain."""
     places = (_place(x, y) for x in (0.3, 0.5, 0.7) for y in (0.3, 0.5, 0.7))
     relations = (phrase for both in _RELATIONS.values() for phrase in both)
     frames = (word for template in _TEMPLATES for word in template.split() if not word.startswith("{"))
@@ -210,7 +210,7 @@ def vocabulary() -> frozenset[str]:
 
 
 def mentions(caption: str, annotation: Annotation) -> list[tuple[int, Box]]:
-    """Returns the word index of each noun in a caption with the box of the object it refers to.
+    """Return the word index of each noun in a caption with the box of the object it refers to.
 
     A noun refers to an object if its adjectives match that object and no other of the image; a noun that matches none
     or several is skipped. Indices are those of `caption.split()`.
@@ -220,18 +220,18 @@ def mentions(caption: str, annotation: Annotation) -> list[tuple[int, Box]]:
 
 
 def unfounded_mentions(caption: str, annotation: Annotation) -> list[tuple[int, str]]:
-    """Returns word index and phrase of each object that a caption mentions but the image does not contain."""
+    """Return word index and phrase of each object that a caption mentions but the image does not contain."""
     found = _noun_phrases(caption)
     return [(index, " ".join(words)) for index, words in found if not _matches(words, annotation)]
 
 
 def names_only_scenes(items: Iterable[Annotation]) -> bool:
-    """Returns whether all boxes have labels of scenes: adjectives, then a shape."""
+    """Return whether all boxes have labels of scenes: adjectives, then a shape."""
     return all(box.label.split()[-1:] and box.label.split()[-1] in SHAPES for item in items for box in item.boxes)
 
 
 def _noun_phrases(caption: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields the word index of each shape and the words of its phrase (adjectives and shape)."""
+    """Yield the word index of each shape and the words of its phrase (adjectives and shape)."""
     adjectives = {*COLOURS, *TEXTURES, *SIZES}
     start = 0
     for index, word in enumerate(words := [word.strip(".,;:!?").lower() for word in caption.split()]):

@@ -87,17 +87,17 @@ class DataReport:
         return not self.obstacles
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the report as a JSON-serialisable dictionary, including `trainable`."""
+        """Return the report as a JSON-serialisable dictionary, including `trainable`."""
         return {**asdict(self), "trainable": self.trainable}
 
     def rows(self) -> list[tuple[str, str]]:
-        """Returns the report as (label, text) pairs."""
+        """Return the report as (label, text) pairs."""
         trainable = "yes" if self.trainable else f"no: {'; '.join(self.obstacles)}"
         advice = [("advice", line) for line in self.advice]
         return [*self._contents(), *self._words(), *self._defects(), *advice, ("trainable", trainable)]
 
     def lines(self) -> list[str]:
-        """Returns the report as lines of text."""
+        """Return the report as lines of text."""
         rows = self.rows()
         width = max(len(label) for label, _ in rows)
         return [f"{label:<{width}}  {text}" for label, text in rows]
@@ -158,7 +158,7 @@ def check_data(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """Returns the contents and defects of a data set; opens every image that is not a URL.
+    """Return the contents and defects of a data set; open every image that is not a URL.
 
     If no image has a split, all count as training images.
 
@@ -223,7 +223,7 @@ def _other_splits(annotations: Annotations) -> list[str]:
 
 
 def _splits(annotations: Annotations) -> tuple[SplitCount, ...]:
-    """Returns the size of each split, images without a split last."""
+    """Return the size of each split, images without a split last."""
     counts = []
     for name in (*annotations.splits, None):
         items = [item for item in annotations if item.split == name]
@@ -233,12 +233,12 @@ def _splits(annotations: Annotations) -> tuple[SplitCount, ...]:
 
 
 def _spread(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Returns the minimum, median and maximum, or an empty tuple."""
+    """Return the minimum, median and maximum, or an empty tuple."""
     return (min(sizes), int(statistics.median(sizes)), max(sizes)) if sizes else ()
 
 
 def _duplicates(inspections: Iterable[Inspection], annotations: Annotations) -> list[list[Annotation]]:
-    """Returns the groups of annotations whose images are different files with the same bytes."""
+    """Return the groups of annotations whose images are different files with the same bytes."""
     images: dict[str, list[str]] = defaultdict(list)
     for one in inspections:
         if one.digest is not None:
@@ -250,7 +250,7 @@ def _duplicates(inspections: Iterable[Inspection], annotations: Annotations) -> 
 
 
 def _leaks(annotations: Annotations, duplicates: Sequence[Sequence[Annotation]]) -> tuple[str, ...]:
-    """Returns the images (equal id, file or bytes) that are in more than one split; restval counts as train."""
+    """Return the images (equal id, file or bytes) that are in more than one split; restval counts as train."""
     identities = Identities()
     groups: dict[tuple[str, str], list[Annotation]] = defaultdict(list)
     for item in annotations:

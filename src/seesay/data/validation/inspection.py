@@ -55,7 +55,7 @@ class Inspection:
 def inspect_images(
     images: Sequence[str], workers: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> list[Inspection]:
-    """Returns an inspection of each image, in order, without images at URLs.
+    """Return an inspection of each image, in order, without images at URLs.
 
     Args:
         images: Image references of annotations.
@@ -80,7 +80,7 @@ def inspect_images(
 
 
 def is_readable(image: str) -> bool:
-    """Returns whether an image can be read; a URL is not fetched and assumed readable."""
+    """Return whether an image can be read; a URL is not fetched and assumed readable."""
     if is_url(image):
         return True
     try:
@@ -91,7 +91,7 @@ def is_readable(image: str) -> bool:
 
 
 def _file_size(image: str) -> int | None:
-    """Returns a file's size in bytes; None for a member of an archive or a missing file."""
+    """Return a file's size in bytes; None for a member of an archive or a missing file."""
     try:
         return Path(image).stat().st_size
     except OSError:
@@ -117,7 +117,7 @@ def _inspect(image: str, file_size: int | None, hash_bytes: bool) -> Inspection:
 
 
 def _digest(image: str) -> str | None:
-    """Returns the digest of a file's bytes."""
+    """Return the digest of a file's bytes."""
     try:
         with Path(image).open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -126,7 +126,7 @@ def _digest(image: str) -> str | None:
 
 
 def _is_too_large(image: str) -> bool:
-    """Returns whether a rejected image exceeds the pixel limit."""
+    """Return whether a rejected image exceeds the pixel limit."""
     try:
         width, height = image_size(image, max_pixels=sys.maxsize)
     except ImageError:
@@ -135,7 +135,7 @@ def _is_too_large(image: str) -> bool:
 
 
 def find_damage(grey: NDArray[Any]) -> str | None:
-    """Returns a description of possible damage, or None.
+    """Return a description of possible damage, or None.
 
     A truncated JPEG that was saved again has a band of one colour at the bottom; one with lost bytes has a wrong base
     level below some row (too bright or too dark). Some intact images look alike (a border, a strong horizon), so the
@@ -154,7 +154,7 @@ def find_damage(grey: NDArray[Any]) -> str | None:
 
 
 def _blank_band(grey: NDArray[Any]) -> str | None:
-    """Returns a description of a large band of one colour at the bottom, or None."""
+    """Return a description of a large band of one colour at the bottom, or None."""
     rows = grey[::-1].astype(np.float32)
     plain = (rows.std(axis=1) < _BLANK_SPREAD) & (np.abs(rows.mean(axis=1) - rows[0].mean()) < 1.0)
     if plain.all():
@@ -164,7 +164,7 @@ def _blank_band(grey: NDArray[Any]) -> str | None:
 
 
 def _base_level_break(grey: NDArray[np.float32]) -> int | None:
-    """Returns the row where the base level jumps while the content continues, or None."""
+    """Return the row where the base level jumps while the content continues, or None."""
     if min(grey.shape) < 32:
         return None
     # Compare rows two apart, because resizing spreads the jump over two rows.

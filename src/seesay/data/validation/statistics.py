@@ -44,7 +44,7 @@ class CaptionStatistics:
 
 
 def letterless_captions(items: Iterable[Annotation]) -> list[str]:
-    """Returns the captions without letters, such as `42` or `...`, each with its image."""
+    """Return the captions without letters, such as `42` or `...`, each with its image."""
     return [
         f"{item.id} ({caption[:40]!r})"
         for item in items
@@ -54,7 +54,7 @@ def letterless_captions(items: Iterable[Annotation]) -> list[str]:
 
 
 def repeated_captions(items: Iterable[Annotation]) -> list[str]:
-    """Returns the captions that an image has more than once, each with its image and the number of occurrences."""
+    """Return the captions that an image has more than once, each with its image and the number of occurrences."""
     return [
         f"{item.id} ({caption[:40]!r}, {number} times)"
         for item in items
@@ -66,7 +66,7 @@ def repeated_captions(items: Iterable[Annotation]) -> list[str]:
 def caption_statistics(
     training: Sequence[str], others: Mapping[str, Sequence[str]], config: TextConfig
 ) -> CaptionStatistics | None:
-    """Returns the statistics of the captions, or None if the training captions have no words.
+    """Return the statistics of the captions, or None if the training captions have no words.
 
     Args:
         training: The training captions, from which the vocabulary is built.
@@ -99,14 +99,14 @@ def caption_statistics(
 
 
 def level_advice(captions: Iterable[str], config: TextConfig) -> str:
-    """Returns a recommendation if the captions have no spaces between words, else an empty string."""
+    """Return a recommendation if the captions have no spaces between words, else an empty string."""
     if config.level == "character" or not is_unspaced(captions):
         return ""
     return "the captions have no spaces between words; use --level character"
 
 
 def _coverage(counts: Counter[int], chosen: int) -> tuple[tuple[int, float], ...]:
-    """Returns pairs of a vocabulary size (standard sizes and the chosen one) and the fraction of words it covers."""
+    """Return pairs of a vocabulary size (standard sizes and the chosen one) and the fraction of words it covers."""
     ordered = sorted(counts.values(), reverse=True)
     sizes = {size for size in _COVERAGE_SIZES if size < len(ordered)} | {chosen}
     return tuple((size, sum(ordered[:size]) / sum(ordered)) for size in sorted(sizes))

@@ -12,7 +12,7 @@ CanRead = Callable[[str], bool]
 
 
 def training_obstacles(annotations: Annotations, text: TextConfig, can_read: CanRead) -> tuple[str, ...]:
-    """Returns the reasons why training would fail; empty if it can start.
+    """Return the reasons why training would fail; empty if it can start.
 
     Args:
         annotations: split and limited, as returned by `load_dataset`.
@@ -27,7 +27,7 @@ def training_obstacles(annotations: Annotations, text: TextConfig, can_read: Can
 
 
 def require_trainable(annotations: Annotations, text: TextConfig, can_read: CanRead) -> None:
-    """Raises DataError if training would fail (see `training_obstacles`), before any image is encoded.
+    """Raise DataError if training would fail (see `training_obstacles`), before any image is encoded.
 
     Raises:
         DataError: with all reasons.
@@ -37,13 +37,13 @@ def require_trainable(annotations: Annotations, text: TextConfig, can_read: CanR
 
 
 def wordless_captions(items: Iterable[Annotation], text: TextConfig) -> list[str]:
-    """Returns the captions that are empty after cleaning, each with its image."""
+    """Return the captions that are empty after cleaning, each with its image."""
     rules = Tokenizer.without_words(text)
     return [f"{item.id} ({caption!r})" for item in items for caption in item.captions if not _has_word(caption, rules)]
 
 
 def _split_obstacle(annotations: Annotations, split: str, text: TextConfig, can_read: CanRead) -> str | None:
-    """Returns the reason why a split cannot be used, or None."""
+    """Return the reason why a split cannot be used, or None."""
     kind = {"train": "training", "val": "validation"}[split]
     items = annotations.split(split).items
     if not items:

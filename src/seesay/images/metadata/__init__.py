@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Literal
 
-from seesay.images.metadata import jpeg, png, tiff, webp, xmp
+from seesay.images.metadata import iptc, jpeg, png, tiff, webp, xmp
 from seesay.images.metadata.errors import DescriptionError
 from seesay.images.metadata.facts import ImageFacts, exif_facts
 
@@ -21,7 +21,7 @@ _IMAGE_DESCRIPTION = 0x010E
 
 
 def read_description(data: bytes, field: Field) -> str:
-    """Returns the description in a file; empty if there is none.
+    """Return the description in a file; empty if there is none.
 
     Args:
         data: content of the file.
@@ -40,23 +40,24 @@ def read_description(data: bytes, field: Field) -> str:
 
 
 def read_facts(data: bytes) -> ImageFacts:
-    """Returns date, place and keywords in a file; those that are missing or unreadable are empty.
+    """Return date, place and keywords in a file; those that are missing or unreadable are empty.
 
     Args:
         data: content of the file, of any format.
     """
     facts = ImageFacts()
+    tags: tuple[str, ...] = ()
     with contextlib.suppress(DescriptionError):
         if (block := _container(data).read_block(data, "exif")) is not None:
             facts = exif_facts(block)
     with contextlib.suppress(DescriptionError):  # even if the EXIF data are damaged
         if (block := _container(data).read_block(data, "xmp")) is not None:
-            facts = replace(facts, tags=xmp.keywords(block) or facts.tags)
-    return facts
+            tags = xmp.keywords(block)
+    return replace(facts, tags=tags or iptc.keywords(data) or facts.tags)
 
 
 def with_description(data: bytes, text: str, field: Field) -> bytes:
-    """Returns the file with a new description.
+    """Return the file with a new description.
 
     Args:
         data: content of the file.

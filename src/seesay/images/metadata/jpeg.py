@@ -11,12 +11,12 @@ _MAX_BYTES = 0xFFFF - 2
 
 
 def matches(data: bytes) -> bool:
-    """Returns whether the data is a JPEG file."""
+    """Return whether the data is a JPEG file."""
     return data.startswith(b"\xff\xd8\xff")
 
 
 def read_block(data: bytes, field: str) -> bytes | None:
-    """Returns the content of the segment of a field, or None."""
+    """Return the content of the segment of a field, or None."""
     for marker, begin, end in _segments(data):
         if _is_field(data, marker, begin, field):
             return data[begin + 4 + len(_PREFIX[field]) : end]
@@ -24,7 +24,7 @@ def read_block(data: bytes, field: str) -> bytes | None:
 
 
 def with_block(data: bytes, field: str, block: bytes) -> bytes:
-    """Returns the file with the segment of a field replaced, or inserted after the first APP segments.
+    """Return the file with the segment of a field replaced, or inserted after the first APP segments.
 
     Raises:
         DescriptionError: it exceeds the maximum size of a segment.
@@ -48,7 +48,7 @@ def _is_field(data: bytes, marker: int, begin: int, field: str) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields marker, begin and end of each segment before the first scan."""
+    """Yield marker, begin and end of each segment before the first scan."""
     position = 2
     while True:
         while data[position : position + 2] == b"\xff\xff":  # padding before a marker

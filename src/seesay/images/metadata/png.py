@@ -12,12 +12,12 @@ _MAX_BYTES = 1 << 24  # of a decompressed block: a few bytes can expand to gigab
 
 
 def matches(data: bytes) -> bool:
-    """Returns whether the data is a PNG file."""
+    """Return whether the data is a PNG file."""
     return data.startswith(_SIGNATURE)
 
 
 def read_block(data: bytes, field: str) -> bytes | None:
-    """Returns the content of the chunk of a field, or None."""
+    """Return the content of the chunk of a field, or None."""
     for kind, begin, end in _chunks(data):
         if _is_field(data, kind, begin, field):
             content = data[begin + 8 : end - 4]
@@ -26,7 +26,7 @@ def read_block(data: bytes, field: str) -> bytes | None:
 
 
 def with_block(data: bytes, field: str, block: bytes) -> bytes:
-    """Returns the file with the chunk of a field replaced, or inserted after the header."""
+    """Return the file with the chunk of a field replaced, or inserted after the header."""
     kind = b"eXIf" if field == "exif" else b"iTXt"
     content = block if field == "exif" else _XMP + b"\0\0\0\0" + block
     chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -44,7 +44,7 @@ def _is_field(data: bytes, kind: bytes, begin: int, field: str) -> bool:
 
 
 def _international_text(content: bytes) -> bytes:
-    """Returns the text of an iTXt chunk, which follows keyword, two flags, language and translated keyword."""
+    """Return the text of an iTXt chunk, which follows keyword, two flags, language and translated keyword."""
     compressed = content[len(_XMP)]
     text = content[len(_XMP) + 2 :].split(b"\0", 2)[-1]
     if not compressed:
@@ -56,7 +56,7 @@ def _international_text(content: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, begin and end of each chunk."""
+    """Yield kind, begin and end of each chunk."""
     position = len(_SIGNATURE)
     while position < len(data):
         if position + 12 > len(data):

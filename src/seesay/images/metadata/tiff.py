@@ -15,22 +15,22 @@ _MAX_BYTES = 1 << 32
 
 
 def matches(data: bytes) -> bool:
-    """Returns whether the data is a TIFF file (not BigTIFF)."""
+    """Return whether the data is a TIFF file (not BigTIFF)."""
     return data[:4] in (b"II*\0", b"MM\0*")
 
 
 def read_block(data: bytes, field: str) -> bytes | None:
-    """Returns the EXIF data, which is the file itself, or the XMP, or None."""
+    """Return the EXIF data, which is the file itself, or the XMP, or None."""
     return data if field == "exif" else read_tag(data, _XMP)
 
 
 def with_block(data: bytes, field: str, block: bytes) -> bytes:
-    """Returns the file with new EXIF data, which is the file itself, or new XMP."""
+    """Return the file with new EXIF data, which is the file itself, or new XMP."""
     return block if field == "exif" else with_tag(data, _XMP, BYTE, block)
 
 
 def read_tag(data: bytes, tag: int, parent: int | None = None) -> bytes | None:
-    """Returns the value of a tag, or None.
+    """Return the value of a tag, or None.
 
     Args:
         data: the file.
@@ -57,12 +57,12 @@ def read_tag(data: bytes, tag: int, parent: int | None = None) -> bytes | None:
 
 
 def byte_order(data: bytes) -> Literal["little", "big"]:
-    """Returns the byte order of a file."""
+    """Return the byte order of a file."""
     return "little" if data[:2] == b"II" else "big"
 
 
 def with_tag(data: bytes, tag: int, kind: int, value: bytes) -> bytes:
-    """Returns the file with the value of a tag set in its first directory.
+    """Return the file with the value of a tag set in its first directory.
 
     Of the existing bytes only the pointer to that directory changes, so that offsets stay valid, also in maker notes.
 
@@ -90,7 +90,7 @@ def with_tag(data: bytes, tag: int, kind: int, value: bytes) -> bytes:
 
 
 def _directory(data: bytes, begin: int | None = None) -> tuple[str, list[bytes], bytes]:
-    """Returns the byte order, the 12 bytes of each entry, and the pointer to the next directory; by default the first.
+    """Return the byte order, the 12 bytes of each entry, and the pointer to the next directory; by default the first.
 
     Args:
         data: the file.

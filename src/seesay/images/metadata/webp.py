@@ -11,12 +11,12 @@ _ALPHA = 0x10
 
 
 def matches(data: bytes) -> bool:
-    """Returns whether the data is a WebP file."""
+    """Return whether the data is a WebP file."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def read_block(data: bytes, field: str) -> bytes | None:
-    """Returns the content of the chunk of a field, or None."""
+    """Return the content of the chunk of a field, or None."""
     for kind, begin, end in _chunks(data):
         if kind == _KIND[field]:
             return data[begin + 8 : end].removeprefix(b"Exif\0\0")
@@ -24,7 +24,7 @@ def read_block(data: bytes, field: str) -> bytes | None:
 
 
 def with_block(data: bytes, field: str, block: bytes) -> bytes:
-    """Returns the file with a new chunk of a field at its end, and the flag of the field set."""
+    """Return the file with a new chunk of a field at its end, and the flag of the field set."""
     kept = b""
     for kind, begin, end in _chunks(data):
         if kind not in (_KIND[field], b"VP8X"):
@@ -34,7 +34,7 @@ def with_block(data: bytes, field: str, block: bytes) -> bytes:
 
 
 def _header(data: bytes, flag: int) -> bytes:
-    """Returns the extended header with a flag set; a simple file gets a new header."""
+    """Return the extended header with a flag set; a simple file gets a new header."""
     for kind, begin, end in _chunks(data):
         content = data[begin + 8 : end]
         if kind == b"VP8X":
@@ -49,7 +49,7 @@ def _header(data: bytes, flag: int) -> bytes:
 
 
 def _new_header(flags: int, width: int, height: int) -> bytes:
-    """Returns an extended header; arguments are width - 1 and height - 1."""
+    """Return an extended header; arguments are width - 1 and height - 1."""
     return bytes([flags, 0, 0, 0]) + width.to_bytes(3, "little") + height.to_bytes(3, "little")
 
 
@@ -58,7 +58,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, begin and end (without padding byte) of each chunk."""
+    """Yield kind, begin and end (without padding byte) of each chunk."""
     position, last = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     while position + 8 <= last:
         end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "little")

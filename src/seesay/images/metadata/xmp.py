@@ -18,7 +18,7 @@ _END = '\n<?xpacket end="w"?>'
 
 
 def description(packet: bytes) -> str:
-    """Returns the description in the language x-default, else in the first language; empty if there is none.
+    """Return the description in the language x-default, else in the first language; empty if there is none.
 
     Raises:
         DescriptionError: the packet is damaged.
@@ -41,7 +41,7 @@ def keywords(packet: bytes) -> tuple[str, ...]:
 
 
 def with_description(packet: bytes | None, text: str) -> bytes:
-    """Returns a packet with a new description; descriptions in other languages are removed.
+    """Return a packet with a new description; descriptions in other languages are removed.
 
     Raises:
         DescriptionError: the existing packet is damaged or has no RDF.
@@ -62,7 +62,7 @@ def with_description(packet: bytes | None, text: str) -> bytes:
 
 
 def _element(document: minidom.Document, about: str, text: str) -> minidom.Element:
-    """Returns a description element with its own namespace prefixes."""
+    """Return a description element with its own namespace prefixes."""
     outer = document.createElementNS(_RDF, "rdf:Description")
     outer.setAttribute("xmlns:rdf", _RDF)
     outer.setAttribute("xmlns:dc", _DC)

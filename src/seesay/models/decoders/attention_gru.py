@@ -49,7 +49,7 @@ class AttentionGRUDecoder(Prepackable, RecurrentDecoder):
         return CellOutput({"hidden": new}, new, weights)
 
     def step(self, tokens: Tensor, state: DecoderState) -> StepOutput:
-        """Return logits (B, K, V) and attention (B, K, N) after `tokens` (B, K); in one native call if it can be."""
+        """Return logits (B, K, V) and attention (B, K, N) after `tokens` (B, K); in one native call if possible."""
         hidden, image = state.per_row["hidden"], state.per_image
         if not self.fixed or is_traced():
             return super().step(tokens, state)
@@ -68,7 +68,7 @@ class AttentionGRUDecoder(Prepackable, RecurrentDecoder):
         self._native_step = None
 
     def _pack_step(self) -> AttentionGRUStep | None:
-        """Return the step of the packed weights; None where it cannot be computed natively."""
+        """Return the step of the packed weights; None if it cannot be computed natively."""
         if self._native_step is None and isinstance(self.attention, AdditiveAttention):
             output: list[Linear] = [*self.output.children()] or [self.output]  # type: ignore[list-item]
             *dense, vocabulary = output

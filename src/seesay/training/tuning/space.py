@@ -22,7 +22,7 @@ _SHARED = {
 }
 _BOOKKEEPING = (
     *("decoder", "monitor", "seed", "device", "precision", "loggers", "keep_best", "checkpoint_every", "log_every"),
-    *("init_from", "scst_samples", "scst_weight", "scst_baseline"),
+    *("init_from", "scst_samples", "scst_weight", "scst_baseline", "scst_bleu"),
 )
 _SHAPES = (
     *("projection_size", "embedding_size", "hidden_size", "attention_size", "output_size", "feedforward_size"),

@@ -1,0 +1,103 @@
+"""Commands without extras: each names the missing one in a line, with exit code 2, before it writes anything."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seesay.data.annotations import load_annotations
+from tests.serving.servers import PATIENCE
+
+EXTRAS = {
+    "coco": ("pycocoevalcap",),
+    "endpoint": ("httpx",),
+    "hdf5": ("h5py",),
+    "hub": ("accelerate", "transformers"),
+    "onnx": ("onnxscript",),
+    "ray": ("ray",),
+    "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
+    "tune": ("optuna",),
+}
+
+SERVER = "--endpoint http://localhost:1/v1"
+HUB = "owner/captioner"
+COMMANDS = {
+    f"caption photo.png --model any {SERVER}": "endpoint",
+    f"evaluate any data {SERVER}": "endpoint",
+    f"caption photo.png --model {HUB}": "hub",
+    f"evaluate {HUB} data": "hub",
+    f"explain photo.png --model {HUB}": "hub",
+    "caption photo.png": "hub",  # the default model
+    "evaluate captions.jsonl data --metrics CLIPScore": "hub",
+    "evaluate captions.jsonl data --metrics METEOR": "coco",
+    "serve run": "serve",
+    f"serve any {SERVER}": "serve",
+    "review captions.jsonl": "serve",
+    "export run": "onnx",
+    "caption photo.png --model run --engine ray --out new.parquet": "ray",
+    "tune data": "tune",
+    "extract data --import-from features.h5": "hdf5",
+}
+
+PROGRAM = """
+import contextlib, io, json, sys
+from importlib import machinery, metadata
+
+hidden, find_spec, from_name = json.loads(sys.argv[1]), machinery.PathFinder.find_spec, metadata.Distribution.from_name
+
+def find_distribution(name):  # torchmetrics imports transformers if it is installed
+    if name in hidden:
+        raise metadata.PackageNotFoundError(name)
+    return from_name(name)
+
+machinery.PathFinder.find_spec = lambda name, *arguments: None if name in hidden else find_spec(name, *arguments)
+metadata.Distribution.from_name = find_distribution
+from seesay.cli.main import main
+for command in json.loads(sys.argv[2]):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = main(command.split())
+    print(json.dumps([code, errors.getvalue()]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, colours: Path, cached_run: Path) -> Path:
+    """A folder with a data set, a run, an image, and predictions for the test split."""
+    shutil.copytree(colours, tmp_path / "data")
+    shutil.copytree(cached_run, tmp_path / "run")
+    shutil.copy(next((tmp_path / "data").rglob("*.png")), tmp_path / "photo.png")
+    (tmp_path / "features.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    return tmp_path
+
+
+def run(folder: Path, hidden: tuple[str, ...], commands: list[str]) -> list[tuple[int, str]]:
+    """Run commands in one process that cannot import some modules; return exit codes and errors."""
+    arguments = [sys.executable, "-c", PROGRAM, json.dumps(hidden), json.dumps(commands)]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return [(code, errors) for code, errors in map(json.loads, done.stdout.splitlines()[-len(commands) :])]
+
+
+def test_every_command_names_the_missing_extra(folder: Path) -> None:
+    row = {"caption": "red", "score": -1.0, "log_probs": [], "end_log_prob": -1.0, "finished": True}
+    lines = (json.dumps({"image": item.image, **row}) for item in load_annotations(folder / "data").split("test"))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    before = sorted(folder.rglob("*"))
+    hidden = tuple(module for modules in EXTRAS.values() for module in modules)
+    found = run(folder, hidden, list(COMMANDS))
+    for (command, extra), (code, errors) in zip(COMMANDS.items(), found, strict=True):
+        assert code == 2, f"{command}: {errors}"
+        assert errors.count("\n") == 1, f"{command}: {errors}"
+        assert errors.endswith(f"run: pip install 'seesay[{extra}]'\n"), f"{command}: {errors}"
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("module", ["python_multipart"])
+def test_a_library_that_is_only_needed_later_is_missed_at_the_start(folder: Path, module: str) -> None:
+    """Bug: without python-multipart the service started, and every upload failed with status 500."""
+    ((code, errors),) = run(folder, (module,), ["serve run"])
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"needs {module}, which is not installed; run: pip install 'seesay[serve]'" in errors
