@@ -525,6 +525,13 @@ def test_offline_hub_fails_at_once_without_retries(no_hub: Path, monkeypatch: py
         build_encoder(EncoderConfig(encoder="test_resnet"))
 
 
+def test_offline_mode_is_named(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(networks, "hub_answers", lambda: False)
+    with pytest.raises(EncoderError, match="of test_resnet are not in the cache and HF_HUB_OFFLINE is set; connect"):
+        build_encoder(EncoderConfig(encoder="test_resnet"))
+
+
 def test_offline_hub_loads_weights_that_the_cache_holds(no_hub: Path, resnet: Path) -> None:
     repository = no_hub / "models--timm--test_resnet.r160_in1k"
     commit = "0" * 40
