@@ -130,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer images")
     parser.add_argument("--seconds", type=float, default=1.0, help="time of the server per request")
+    parser.add_argument("--capacity", type=int, nargs="+", default=CAPACITIES, help="requests processed at once")
     options = parser.parse_args()
     share = 4 if options.quick else 1
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +138,7 @@ def main() -> None:
         rows = [
             measure(mode, capacity, options.seconds, photos, rounds // share)
             for mode, rounds in _ROUNDS.items()
-            for capacity in CAPACITIES
+            for capacity in options.capacity
         ]
     print(
         f"{'concurrency':12} {'capacity':>8} {'images':>8} {'minutes':>8} {'images/s':>10} {'possible':>10} "
