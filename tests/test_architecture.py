@@ -31,7 +31,7 @@ TIERS = (
         "tokenizer",
     ),
     ("data", "features", "kernels", "metrics", "models"),
-    ("checkpoint", "decoding"),
+    ("checkpoint", "decoding", "retrieval"),
     ("captioners",),
     ("bulk", "demo", "evaluation", "explanation", "export", "review", "serving", "training"),
     ("__main__", "cli"),
