@@ -18,6 +18,7 @@ from seesay.data.annotations import Annotations
 from seesay.errors import CheckpointError, ConfigError, DataError
 from seesay.evaluation.indexing import build_index
 from seesay.evaluation.rerank_tuning import CANDIDATES, NEIGHBOURS, WEIGHTS, best_trials, tune_rerank
+from seesay.explanation.explain import explain, save_explanation
 from seesay.metrics.cider import Cider
 from seesay.retrieval.index import load_index
 from tests import tiny
@@ -209,6 +210,26 @@ class TestConsensus:
         with pytest.raises(ConfigError, match="has no index"):
             without.check(CONSENSUS)
         assert without.caption(images[0], DecodingOptions(strategy="beam", rerank="mbr")).text
+
+
+def test_explain_shows_similar_training_images(
+    captioner: TrainedCaptioner, cached_run: Path, annotations: Annotations, tmp_path: Path
+) -> None:
+    item = annotations.split("train").items[0]
+    explanation = explain(captioner, item.image)
+    assert len(explanation.similar) == 6
+    assert item.id not in [each.id for each in explanation.similar]
+    captions = {each.id: each.captions for each in annotations.split("train")}
+    assert all(each.captions == captions[each.id] for each in explanation.similar)
+    similarities = [each.similarity for each in explanation.similar]
+    assert similarities == sorted(similarities, reverse=True)
+    save_explanation(explanation, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Similar training images" in page
+    assert f"similarity {similarities[0]:.2f}" in page
+    assert explain(TrainedCaptioner.load(cached_run, "cpu"), item.image).similar == ()
+    gone = replace(explanation.similar[0], path="gone.png")
+    assert gone.card() is None
 
 
 def test_options_that_nothing_reads_are_refused() -> None:

@@ -13,6 +13,7 @@ from seesay.errors import ConfigError
 from seesay.images.loading import ImageInput
 from seesay.models.protocol import Decoder, DecoderState
 from seesay.retrieval.index import RetrievalIndex
+from seesay.retrieval.space import Floats
 
 
 class EnsembleCaptioner(TrainedCaptioner):
@@ -71,6 +72,11 @@ class EnsembleCaptioner(TrainedCaptioner):
         memories = [member.model.project(each) for member, each in zip(self.members, features, strict=True)]
         state = init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
         return self._with_pooled(state, features[self._indexed or 0])
+
+    def pooled_features(self, inputs: Sequence[ModelInputs]) -> Floats:
+        """Return the mean over regions of the features (B, F) of the member whose index is used."""
+        place = self._indexed or 0
+        return self.members[place].pooled_features([(views[place],) for views in inputs])
 
     @property
     def retrieval(self) -> RetrievalIndex | None:  # type: ignore[override]

@@ -40,6 +40,8 @@ class SearchCaptioner(Captioner):
         grid: (rows, columns) of the regions; None if they form no grid.
     """
 
+    _index_advice = "build one with seesay evaluate RUN DATA --tune-rerank"
+
     def __init__(self, config: Config, tokenizer: Tokenizer, longest: int, grid: tuple[int, int] | None) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._longest, self._grid = longest, grid
@@ -91,8 +93,8 @@ class SearchCaptioner(Captioner):
     def _require_index(self, options: DecodingOptions) -> None:
         if options.rerank == "consensus" and self.retrieval is None:
             raise ConfigError(
-                f"decoding.rerank is consensus, but {self.name} has no index of training images; build one with "
-                "seesay evaluate RUN DATA --tune-rerank, or choose --rerank mbr"
+                f"decoding.rerank is consensus, but {self.name} has no index of training images; {self._index_advice}, "
+                "or choose --rerank mbr"
             )
 
     @abstractmethod

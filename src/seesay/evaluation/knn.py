@@ -79,12 +79,12 @@ def evaluate_knn(
         found,
         predictions,
         system=f"knn, {neighbours} neighbours",
+        origin=f"knn({neighbours})",
+        tokenization=tokenization or DEFAULT_TOKENIZATION,
         split=eval_split.split,
         training=eval_split.training,
-        origin=f"knn({neighbours})",
-        problems=eval_split.problems,
         unscored=[*eval_split.uncaptioned, *(item.id for item in items if item.id not in predictions)],
-        tokenization=tokenization or DEFAULT_TOKENIZATION,
+        problems=eval_split.problems,
         **scoring,
     )
 
