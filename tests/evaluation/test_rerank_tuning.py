@@ -272,6 +272,10 @@ class TestCommands:
         assert len(rows) == 6
         assert {row["caption"] for row in rows} <= training
 
+    def test_flags_that_tuning_does_not_read_are_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["evaluate", "runs/mine", "data/mine", "--tune-rerank", "--split", "test"]) == 2
+        assert "drop --human, --out, --split and --metrics" in capsys.readouterr().err
+
     def test_flags_of_the_encoder_are_for_knn(
         self, tuned: Path, colours: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -79,7 +79,7 @@ class EnsembleCaptioner(TrainedCaptioner):
         return self.members[place].pooled_features([(views[place],) for views in inputs])
 
     @property
-    def retrieval(self) -> RetrievalIndex | None:  # type: ignore[override]
+    def retrieval(self) -> RetrievalIndex | None:
         """The index of the training images of the first member that has one."""
         return None if self._indexed is None else self.members[self._indexed].retrieval
 

@@ -91,6 +91,11 @@ def evaluate(
     if retrieves:
         unused = [name for name in unused if name not in _KNN_FLAGS]
     _check_unused(human, data is not None, human_caption, unused)
+    if tune_rerank and (human or retrieves or out is not None or split or metrics):
+        raise ConfigError(
+            "--tune-rerank scores the validation images of a run and stores the settings there; pass RUN and DATA, and "
+            "drop --human, --out, --split and --metrics"
+        )
     if not retrieves and (given := given_flags(encoder_flags)):
         raise ConfigError(f"{flag_name(next(iter(given)))} is for knn; a model has its own encoder; drop it")
     if out is not None:

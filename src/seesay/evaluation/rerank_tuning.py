@@ -102,9 +102,9 @@ def tune_rerank(
     """
     run = captioner.run
     index = build_index(captioner, data, features=features, stores=stores, progress=progress)
-    items = load_dataset(data, run.config.data).split("val").items
-    source = feature_source(captioner, items, data, features, stores, None)
-    items, pooled = pooled_reader(captioner, source)(items)
+    validation = load_dataset(data, run.config.data).split("val").items
+    source = feature_source(captioner, validation, data, features, stores, None)
+    items, pooled = pooled_reader(captioner, source)(validation)
     if not items:
         raise DataError(f"{data} has no validation images to choose the settings of reranking on")
     query = index.query(pooled, [item.id for item in items])

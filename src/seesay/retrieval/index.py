@@ -27,8 +27,8 @@ from seesay.retrieval.token_lists import Ints, TokenLists, ranges
 ARRAYS_FILE = "retrieval.safetensors"
 INFO_FILE = "retrieval.json"
 NEAR_DUPLICATE = 0.95
-"""Cosine from which a training image counts as the query itself: a copy, compressed again or resized, or the next frame
-of a film. The most similar other pair of the 6,000 training images of Flickr8k has 0.90 (docs/retrieval.md)."""
+"""Cosine from which a training image counts as the query itself: a copy of its file, saved again or enlarged. Different
+training images of Flickr8k have at most 0.90, two frames of one scene 0.946 (docs/retrieval.md)."""
 _AGAIN = "delete retrieval.json and build it again with seesay evaluate RUN DATA --tune-rerank"
 _FORMAT = 1
 NEAREST = 5

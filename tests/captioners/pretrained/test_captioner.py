@@ -217,10 +217,15 @@ def test_minimum_bayes_risk_selects_among_the_beams(
     captioner_of: Captioners, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caption with the largest expected similarity to the beams of the search, which are recorded."""
-    found, batches = captioner_of("blip"), []
-    monkeypatch.setattr(captioner, "rerank", lambda beams, options: batches.append(beams) or rerank(beams, options))
+    found, batches = captioner_of("blip"), list[list[list[Hypothesis]]]()
+
+    def recorded(beams: list[list[Hypothesis]], options: DecodingOptions) -> list[list[Hypothesis]]:
+        batches.append(beams)
+        return rerank(beams, options)
+
+    monkeypatch.setattr(captioner, "rerank", recorded)
     options = DecodingOptions(strategy="beam", rerank="mbr", rerank_candidates=4, max_length=5, num_return_sequences=2)
-    chosen = found.caption(list(images), options)
+    chosen = found.caption(list(images), options, guard=False)
     (beams,) = batches
     for hypotheses, caption in zip(beams, chosen, strict=True):
         tokens = TokenLists.pack([each.tokens for each in hypotheses])
