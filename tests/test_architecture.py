@@ -32,7 +32,7 @@ TIERS = (
         "tokenizer",
     ),
     ("data", "features", "kernels", "metrics", "models"),
-    ("checkpoint", "decoding"),
+    ("checkpoint", "decoding", "retrieval"),
     ("captioners", "hub"),
     ("bulk", "demo", "evaluation", "explanation", "export", "review", "serving", "training"),
     ("__main__", "cli"),

@@ -56,6 +56,7 @@ PARSED_FLAGS = {
     "--prompt": "needs a pretrained model or a server; tests/cli/test_images.py",
     "--yes": "downloads a model; tests/cli/test_models.py",
     "--human": "needs several captions of each image; tests/cli/test_main.py",
+    "knn": "needs an encoder with weights of the hub; tests/evaluation/test_rerank_tuning.py",
     "--store": "needs stores of encoders with weights of the hub",
 }
 """Flags and arguments with which a command is only parsed, with the reason."""

@@ -5,6 +5,7 @@ captioner.json      shapes, encoder, preprocessing, state of the training
 tokenizer.json      vocabulary and cleaning rules
 model.safetensors   the best weights, with the encoder's if it was trained or loaded from a file
 checkpoints/        last.ckpt (to resume) and the best ones
+retrieval.*         index of the training images, once `seesay evaluate --tune-rerank` built it
 """
 
 import json
@@ -17,7 +18,7 @@ import safetensors
 
 from seesay.config import Config, resolve_config, save_config
 from seesay.errors import CheckpointError, ConfigError
-from seesay.files import check_readable, replacing, write_atomically
+from seesay.files import check_readable, replacing, sha256, write_atomically
 from seesay.outputs import FolderKind
 from seesay.tokenizer import Tokenizer
 
@@ -50,6 +51,8 @@ RUN = FolderKind(
         f"{LAST_FILE}.tmp",
         "tensorboard/events.out.tfevents.*",
         "tensorboard/hparams.yaml",
+        "retrieval.json",
+        "retrieval.safetensors",
         *(f"predictions/*/{name}" for name in _EVALUATION),
         *(f"{folder}/{name}" for folder in ("onnx", "onnx-int8") for name in _EXPORT),
         INFO_FILE,
@@ -226,6 +229,11 @@ def read_weights(run: Run) -> "dict[str, Tensor]":
         raise unreadable(path, error) from error
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
+
+
+def trained_weights(run: Run) -> str:
+    """Return the SHA-256 of a run's weights if they include a trained encoder, which its identity does not describe."""
+    return sha256(run.folder / MODEL_FILE) if run.config.encoder.encoder_training == "full" else ""
 
 
 def load_weights(run: Run, model: "nn.Module") -> None:

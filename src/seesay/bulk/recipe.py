@@ -98,8 +98,9 @@ def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     found = []
     if [model["digest"] for model in earlier["models"]] != [model["digest"] for model in now["models"]]:
         found.append(f"model {_named(earlier['models'])}, now {_named(now['models'])}")
+    defaults = json.loads(DecodingOptions().model_dump_json())  # of options that an earlier version did not have
     old, new = (
-        {"style": each.get("style", "plain"), "prompt": each.get("prompt", ""), **each["decoding"]}
+        {**defaults, "style": each.get("style", "plain"), "prompt": each.get("prompt", ""), **each["decoding"]}
         for each in (earlier, now)
     )
     names = (name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name))

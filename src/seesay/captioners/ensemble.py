@@ -12,6 +12,8 @@ from seesay.decoding.ensemble import Mean, join_memories
 from seesay.errors import ConfigError
 from seesay.images.loading import ImageInput
 from seesay.models.protocol import Decoder, DecoderState
+from seesay.retrieval.index import RetrievalIndex
+from seesay.retrieval.space import Floats
 
 
 class EnsembleCaptioner(TrainedCaptioner):
@@ -66,11 +68,29 @@ class EnsembleCaptioner(TrainedCaptioner):
     @torch.inference_mode()
     def encode(self, inputs: Sequence[ModelInputs]) -> DecoderState:
         """Return the members' decoder states, as one, before the start token, of B images."""
-        memories = [
-            member.model.project(member._features([views[place] for views in inputs]))
-            for place, member in enumerate(self.members)
-        ]
-        return init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
+        features = [member._features([views[place] for views in inputs]) for place, member in enumerate(self.members)]
+        memories = [member.model.project(each) for member, each in zip(self.members, features, strict=True)]
+        state = init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
+        return self._with_pooled(state, features[self._indexed or 0])
+
+    def pooled_features(self, inputs: Sequence[ModelInputs]) -> Floats:
+        """Return the mean over regions of the features (B, F) of the member whose index is used."""
+        place = self._indexed or 0
+        return self.members[place].pooled_features([(views[place],) for views in inputs])
+
+    @property
+    def retrieval(self) -> RetrievalIndex | None:
+        """The index of the training images of the first member that has one."""
+        return None if self._indexed is None else self.members[self._indexed].retrieval
+
+    @property
+    def _indexed(self) -> int | None:
+        """Position of the first member with an index of its training images."""
+        return next((place for place, member in enumerate(self.members) if member._has_index), None)
+
+    @property
+    def _has_index(self) -> bool:
+        return self._indexed is not None
 
     def load_inputs(self, image: ImageInput, prompt: str = "") -> ModelInputs:
         """Return the pixels that each member's encoder needs."""

@@ -18,7 +18,10 @@ from seesay.decoding.generate import StepDecoder, keep_images
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.decoding.top_tokens import TopTokens, find_top_tokens
 from seesay.decoding.trace import SearchTrace
+from seesay.errors import ConfigError
 from seesay.images.loading import ImageInput, Preprocessing, load_pixels
+from seesay.retrieval.index import RetrievalIndex
+from seesay.retrieval.rerank import rerank, resolve_rerank, search_options
 from seesay.tokenizer import END_ID, Tokenizer
 
 ModelInputs = tuple[NDArray[np.uint8], ...]
@@ -36,6 +39,8 @@ class SearchCaptioner(Captioner):
         longest: default maximum number of words per caption.
         grid: (rows, columns) of the regions; None if they form no grid.
     """
+
+    _index_advice = "build one with seesay evaluate RUN DATA --tune-rerank"
 
     def __init__(self, config: Config, tokenizer: Tokenizer, longest: int, grid: tuple[int, int] | None) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -64,18 +69,33 @@ class SearchCaptioner(Captioner):
         """The decoding options of the configuration."""
         return self.config.decoding
 
+    @property
+    def retrieval(self) -> RetrievalIndex | None:
+        """The index of the training images; None: the captioner has none."""
+        return None
+
     def options(self, options: DecodingOptions | None = None, prompt: str = "") -> DecodingOptions:
-        """Return `options`, by default the run's, with `max_length` set."""
+        """Return `options`, by default the run's, with `max_length` and the values of reranking set."""
         chosen = options or self.defaults
+        if chosen.rerank != "none":
+            chosen = resolve_rerank(chosen, {} if self.retrieval is None else self.retrieval.info.tuned)
         return chosen.replace(max_length=chosen.max_length or self.defaults.max_length or self._longest)
 
     def check(self, options: DecodingOptions) -> None:
-        """Check the words of the options against the vocabulary before a search.
+        """Check the words of the options against the vocabulary, and that there is an index for consensus reranking.
 
         Raises:
             ConfigError: for example, a required word is not in the vocabulary.
         """
         self._constraints(self.options(options))
+        self._require_index(options)
+
+    def _require_index(self, options: DecodingOptions) -> None:
+        if options.rerank == "consensus" and self.retrieval is None:
+            raise ConfigError(
+                f"decoding.rerank is consensus, but {self.name} has no index of training images; {self._index_advice}, "
+                "or choose --rerank mbr"
+            )
 
     @abstractmethod
     def preprocessing(self) -> Preprocessing:
@@ -109,23 +129,43 @@ class SearchCaptioner(Captioner):
             names: a name per image; None: their positions.
             settings: what to generate.
             trace: records every candidate of the search.
+
+        Raises:
+            ConfigError: consensus reranking without an index of training images.
         """
         options = self.options(settings.options)
+        self._require_index(options)
+        state, pooled = self._split(encoded)
         found = generate(
             self.decoder,
-            encoded,
-            GenerationRequest(options, self._constraints(options), names, settings.attention, trace),
+            state,
+            GenerationRequest(
+                search_options(options),
+                self._constraints(options),
+                names,
+                settings.attention,
+                trace,
+                required=options.num_return_sequences,
+            ),
         )
+        if options.rerank != "none":
+            index = self.retrieval
+            query = None if index is None or pooled is None else index.query(pooled, names)
+            found = [each[: options.num_return_sequences] for each in rerank(found, options, index, query)]
         captions = self._captions(found)
         if not settings.top_tokens:
             return captions
         tokens = [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
-        words = find_top_tokens(self.decoder, encoded, tokens, settings.top_tokens, allow_unk=options.allow_unk)
+        words = find_top_tokens(self.decoder, state, tokens, settings.top_tokens, allow_unk=options.allow_unk)
         return [self._with_top_tokens(caption, rows) for caption, rows in zip(captions, words, strict=True)]
 
     def take(self, encoded: Any, places: Sequence[int]) -> Any:
         """Return the decoder's state of the images at some positions."""
         return keep_images(encoded, places)
+
+    def _split(self, encoded: Any) -> tuple[Any, NDArray[np.float32] | None]:
+        """Return the decoder's state, and the pooled features (B, F) of the images if there is an index."""
+        return encoded, None
 
     def _with_top_tokens(self, caption: Caption, rows: Sequence[list[TopTokens]]) -> Caption:
         """Return a caption and its alternatives with the most probable words per position."""

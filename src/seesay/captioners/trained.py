@@ -1,6 +1,8 @@
 """`TrainedCaptioner`: a trained model with its encoder, preprocessing and tokenizer."""
 
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from seesay.allocation import return_freed_memory
 from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings
 from seesay.captioners.search import ModelInputs, SearchCaptioner
-from seesay.checkpoint import Run, load_run, load_weights
+from seesay.checkpoint import Run, load_run, load_weights, trained_weights
 from seesay.config import DecodingOptions
 from seesay.decoding import SearchTrace, init_state
 from seesay.devices import choose_device
@@ -22,9 +24,13 @@ from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder, DecoderState
+from seesay.retrieval.index import RetrievalIndex, has_index, load_index
+from seesay.retrieval.space import Floats, pool
 
 _CPU_ENCODER_BATCH = 8
 """Images per encoder batch on a CPU: larger batches are not faster and need more memory."""
+_POOLED = "pooled_features"
+"""Name of the pooled features in an encoded batch of a run with an index of its training images."""
 
 
 class TrainedCaptioner(SearchCaptioner):
@@ -98,9 +104,11 @@ class TrainedCaptioner(SearchCaptioner):
             DataError: an image has no region.
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
-        memory, mask = self._project(features.to(self.device), mask)
+        features = features.to(self.device)
+        memory, projected_mask = self._project(features, mask)
         settings = CaptionSettings(options, attention)
-        return self.generate(init_state(self.decoder, memory, mask, keys), keys, settings)
+        state = self._with_pooled(init_state(self.decoder, memory, projected_mask, keys), features, mask)
+        return self.generate(state, keys, settings)
 
     def trace(self, image: ImageInput, options: DecodingOptions | None = None) -> tuple[Caption, SearchTrace]:
         """Return an image's caption and every candidate of its search.
@@ -143,7 +151,30 @@ class TrainedCaptioner(SearchCaptioner):
     @torch.inference_mode()
     def encode(self, inputs: Sequence[ModelInputs]) -> DecoderState:
         """Return the decoder's state before the start token, of B images."""
-        return init_state(self.decoder, *self._project(self._features([view for (view,) in inputs]), None))
+        features = self._features([view for (view,) in inputs])
+        return self._with_pooled(init_state(self.decoder, *self._project(features, None)), features)
+
+    @functools.cached_property
+    def retrieval(self) -> RetrievalIndex | None:
+        """The index of the training images in the run folder; None: it has none.
+
+        Raises:
+            CheckpointError: it is damaged, or was built before the encoder was trained further.
+        """
+        if not self._has_index:
+            return None
+        index = load_index(self.run.folder)
+        index.require(self.run.info.features, trained_weights(self.run))
+        return index
+
+    def forget_index(self) -> None:
+        """Load the index again when it is next used, because its files have changed."""
+        self.__dict__.pop("retrieval", None)
+
+    @torch.inference_mode()
+    def pooled_features(self, inputs: Sequence[ModelInputs]) -> Floats:
+        """Return the mean over regions of the encoder's features, (B, F), of B images."""
+        return _pool(self._features([view for (view,) in inputs]))
 
     @torch.inference_mode()
     def generate(
@@ -169,6 +200,26 @@ class TrainedCaptioner(SearchCaptioner):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    @property
+    def _has_index(self) -> bool:
+        return has_index(self.run.folder)
+
+    def _with_pooled(
+        self, state: DecoderState, features: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> DecoderState:
+        """Return a state with the pooled features if there is an index, so that `take` selects them too."""
+        if not self._has_index:
+            return state
+        pooled = torch.from_numpy(_pool(features, mask)).to(self.device)
+        return replace(state, per_image={**state.per_image, _POOLED: pooled})
+
+    def _split(self, encoded: DecoderState) -> tuple[DecoderState, Floats | None]:
+        per_image = dict(encoded.per_image)
+        pooled = per_image.pop(_POOLED, None)
+        if pooled is None:
+            return encoded, None
+        return replace(encoded, per_image=per_image), pooled.cpu().numpy()
+
     def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the memory (B, N, D) of features (B, N, F), and its mask."""
         return self.model.project(features), mask
@@ -179,3 +230,8 @@ class TrainedCaptioner(SearchCaptioner):
         features = torch.cat([self.model.encode(part.to(self.device)) for part in parts])
         # Rounded as by the feature store in training.
         return round_features(features) if self.run.config.encoder.encoder_training == "cached" else features
+
+
+def _pool(features: torch.Tensor, mask: torch.Tensor | None = None) -> Floats:
+    """Return the mean over regions (B, F) of features (B, N, F)."""
+    return pool(features.cpu().numpy(), None if mask is None else mask.cpu().numpy())

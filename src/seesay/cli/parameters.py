@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     ExtractFlags: TypeAlias = Flags
     DecodingFlags: TypeAlias = Flags
     DataFlags: TypeAlias = Flags
+    EncoderFlags: TypeAlias = Flags
 else:
     _DEFAULTS = resolve_config(DEFAULT_PRESET)
     _OF_PRESET = {"shown": _DEFAULTS, "note": f" (defaults of {DEFAULT_PRESET})"}
@@ -31,6 +32,7 @@ else:
     ExtractFlags = make_flags("ExtractFlags", "data", "encoder", **_OF_PRESET)
     DecodingFlags = make_flags("DecodingFlags", "decoding", **_OF_RUN)
     DataFlags = make_flags("DataFlags", "data", "text")
+    EncoderFlags = make_flags("EncoderFlags", "encoder", shown=_DEFAULTS, note=" (of knn)")
 
 Preset = Annotated[str, Parameter(help="name of a preset, see `seesay presets`")]
 ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file of settings")]

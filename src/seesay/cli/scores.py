@@ -1,14 +1,17 @@
 """`seesay evaluate` and `seesay compare`."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from seesay.cli.console import open_captioner, print_error, print_line, progress, show_table
 from seesay.cli.parameters import (
+    DEFAULT_PRESET,
     CaptionColumn,
     CaptionerFlags,
     DecodingFlags,
+    EncoderFlags,
     Features,
     Flat,
     ImageColumn,
@@ -41,8 +44,10 @@ def evaluate(
     caption_column: CaptionColumn = "",
     features: Features = Path("features"),
     store: Stores = None,
+    tune_rerank: bool = False,
     captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
     flags: Annotated[DecodingFlags | None, Flat] = None,
+    encoder_flags: Annotated[EncoderFlags | None, Flat] = None,
 ) -> int:
     """Score a model, a file of predictions, or human captions (--human DATA) on a split of a data set.
 
@@ -50,7 +55,8 @@ def evaluate(
 
     Args:
         model: run folder, exported folder, model of the hub, model of the server at --endpoint, or predictions: COCO
-            results JSON, or the output of `seesay caption --out` (JSONL, CSV, TSV, Parquet).
+            results JSON, or the output of `seesay caption --out` (JSONL, CSV, TSV, Parquet); or knn, which copies the
+            consensus caption of the most similar training images of DATA.
         data: captions and images.
         split: split to score, or all [default: test, or the only split, or all images if there are no splits].
         out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
@@ -62,6 +68,8 @@ def evaluate(
             else ptb].
         clip_model: hub name or folder of the CLIPScore model.
         draws: number of bootstrap samples for the confidence intervals.
+        tune_rerank: index the training images of a run and choose the settings of --rerank on its validation images,
+            instead of scoring; DATA is the data set of its training.
     """
     from seesay.data import ColumnNames
     from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
@@ -80,9 +88,19 @@ def evaluate(
         "draws": draws,
         "columns": ColumnNames(image_column, caption_column),
     }
-    generates = not human and (bool(captioner_flags.endpoint) or is_captioner(model))
+    retrieves = model == "knn" and not human and not exists("knn")
+    generates = not human and not retrieves and (bool(captioner_flags.endpoint) or is_captioner(model))
     unused = [] if generates else [*given_flags(flags), *(["store"] if store else []), *captioner_flags.given()]
+    if retrieves:
+        unused = [name for name in unused if name not in _KNN_FLAGS]
     _check_unused(human, data is not None, human_caption, unused)
+    if tune_rerank and (human or retrieves or out is not None or split or metrics):
+        raise ConfigError(
+            "--tune-rerank scores the validation images of a run and stores the settings there; pass RUN and DATA, and "
+            "drop --human, --out, --split and --metrics"
+        )
+    if not retrieves and (given := given_flags(encoder_flags)):
+        raise ConfigError(f"{flag_name(next(iter(given)))} is for knn; a model has its own encoder; drop it")
     if out is not None:
         check_folder(out, EVALUATION, inputs=[model, data])
 
@@ -97,6 +115,12 @@ def evaluate(
         result = evaluate_human(model, which=human_caption or "1", **common)
     elif data is None:
         raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
+    elif tune_rerank:
+        return _tune_rerank(model, data, captioner_flags.device, flags, features, store or ())
+    elif retrieves:
+        with progress("encoding", "images") as advance:
+            common |= {"features": features, "stores": store or (), "device": captioner_flags.device}
+            result = _evaluate_knn(data, flags, encoder_flags, {**common, "progress": advance})
     elif generates:
         with open_captioner(captioner_flags.spec([model])) as captioner:
             options = decoding_options(captioner.defaults, flags)
@@ -113,6 +137,44 @@ def evaluate(
         discard_captions(target / CAPTIONS_FILE)
     print_line(f"saved in {target}")
     return 0 if result.complete and not (metrics and result.missing_scores) else 1
+
+
+_KNN_FLAGS = ("rerank_neighbours", "store", "device")
+"""Flags of models that `knn` reads too."""
+
+
+def _evaluate_knn(data: Path, flags: Any, encoder_flags: Any, common: dict[str, Any]) -> "Evaluation":
+    """Return the evaluation of the consensus captions of the most similar training images."""
+    from seesay.config import resolve_config
+    from seesay.evaluation.knn import evaluate_knn
+
+    encoder = resolve_config(DEFAULT_PRESET, overrides=given_flags(encoder_flags)).encoder
+    chosen = given_flags(flags).get("rerank_neighbours", 0)
+    return evaluate_knn(data, encoder, **({"neighbours": chosen} if chosen else {}), **common)
+
+
+def _tune_rerank(model: str, data: Path, device: str, flags: Any, features: Path, stores: Sequence[Path]) -> int:
+    """Index the training images of a run, choose the settings of reranking, and print them."""
+    from seesay.captioners.trained import TrainedCaptioner
+    from seesay.evaluation.rerank_tuning import best_trials, tune_rerank
+
+    with TrainedCaptioner.load(model, device) as captioner, progress("encoding", "images") as advance:
+        options = decoding_options(captioner.defaults, flags)
+        trials = tune_rerank(captioner, data, options, features=features, stores=stores, progress=advance)
+        index = captioner.retrieval
+    header = ("reranking", "candidates", "neighbours", "weight", "CIDEr")
+    rows = [
+        (trial.kind, str(each.candidates), str(each.neighbours or "–"), f"{each.weight:g}", f"{trial.cider:.2f}")
+        for trial in best_trials(trials)
+        for each in (trial.settings,)
+    ]
+    show_table(f"{model}: best weights on the validation images", header, rows)
+    if index is not None:
+        least = f"{index.info.min_similarity:.3f} ({index.info.calibration})"
+        print_line(f"{len(index.ids)} training images indexed; the model's caption is kept below similarity {least}")
+    for kind in ("consensus", "mbr"):
+        print_line(f"chosen for --rerank {kind}: {next(trial for trial in trials if trial.kind == kind).describe()}")
+    return 0
 
 
 def _check_unused(human: bool, data: bool, human_caption: str, unused: list[str]) -> None:

@@ -121,7 +121,8 @@ def changed_decoding(
         ConfigError: a value that the search does not read, or an unsuitable one.
     """
     strategy = values.get("strategy", options.strategy)
-    unread = unread_fields(strategy, values.get("num_beam_groups", options.num_beam_groups))
+    groups, rerank = (values.get(name, getattr(options, name)) for name in ("num_beam_groups", "rerank"))
+    unread = unread_fields(strategy, groups, rerank)
     for name in values:
         if name in unread:
             reader = written(unread[name])

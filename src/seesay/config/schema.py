@@ -236,6 +236,23 @@ class DecodingFields(Section):
     bad_words: Texts = option((), "words and phrases that never occur")
     force_words: Texts = option((), "words and phrases that every caption contains (beam search)")
     complete_endings: bool = option(False, "no caption ends in a function word, as in: a man on a")
+    rerank: Literal["none", "consensus", "mbr"] = option(
+        "none",
+        "choose among the best captions of the beam by their similarity to captions of similar training images "
+        "(consensus) or to each other (mbr)",
+    )
+    rerank_candidates: int = option(0, "captions to choose from (0: as tuned, else 10)", ge=0, le=100)
+    rerank_neighbours: int = option(0, "consensus: number of similar training images (0: as tuned, else 20)", ge=0)
+    rerank_weight: Number = option(
+        0.0, "weight of the similarity against the model's score (0: as tuned, else 1)", ge=0, le=1
+    )
+    rerank_similarity: Number = option(
+        0.0,
+        "consensus: keep the model's caption where similar training images are less similar (0: as calibrated; -1: "
+        "never)",
+        ge=-1,
+        le=1,
+    )
 
 
 class DecodingOptions(DecodingFields):
@@ -247,7 +264,7 @@ class DecodingOptions(DecodingFields):
 
     @model_validator(mode="after")
     def _validate(self) -> Self:
-        for name, reader in unread_fields(self.strategy, self.num_beam_groups).items():
+        for name, reader in unread_fields(self.strategy, self.num_beam_groups, self.rerank).items():
             if (value := getattr(self, name)) != self.default_of(name):
                 raise ConfigError(
                     f"decoding.{name} is {value!r}, which only {_READERS[reader]} reads; "
@@ -264,7 +281,8 @@ class DecodingOptions(DecodingFields):
         Raises:
             ConfigError: what is left contradicts the strategy, as more `num_return_sequences` than `beam_size`.
         """
-        defaults = {name: self.default_of(name) for name in unread_fields(strategy, self.num_beam_groups)}
+        unread = unread_fields(strategy, self.num_beam_groups, self.rerank)
+        defaults = {name: self.default_of(name) for name in unread}
         return self.replace(strategy=strategy, **defaults)
 
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
@@ -291,7 +309,14 @@ class DecodingOptions(DecodingFields):
 
 
 _GROUPS = "num-beam-groups above 1"
-_READERS = {"strategy sample": "sampling", "strategy beam": "a beam search", _GROUPS: "a diverse beam search"}
+_CONSENSUS, _RERANK = "rerank consensus", "rerank mbr"
+_READERS = {
+    "strategy sample": "sampling",
+    "strategy beam": "a beam search",
+    _GROUPS: "a diverse beam search",
+    _CONSENSUS: "consensus reranking",
+    _RERANK: "reranking",
+}
 _READ_BY = {
     "temperature": "strategy sample",
     "top_k": "strategy sample",
@@ -303,17 +328,26 @@ _READ_BY = {
     "beam_size": "strategy beam",
     "length_penalty": "strategy beam",
     "diversity_penalty": _GROUPS,
+    "rerank": "strategy beam",
+    "rerank_candidates": _RERANK,
+    "rerank_weight": _RERANK,
+    "rerank_neighbours": _CONSENSUS,
+    "rerank_similarity": _CONSENSUS,
 }
 
 
-def unread_fields(strategy: str, groups: int) -> dict[str, str]:
+def unread_fields(strategy: str, groups: int, rerank: str = "none") -> dict[str, str]:
     """Return the decoding fields that a search does not read -> the flag, without dashes, of one that does.
 
     Args:
         strategy: of the search.
         groups: its `num_beam_groups`, which count in a beam search alone.
+        rerank: its `rerank`, which counts in a beam search alone.
     """
-    read = {f"strategy {strategy}"} | ({_GROUPS} if strategy == "beam" and groups > 1 else set())
+    read = {f"strategy {strategy}"}
+    if strategy == "beam":
+        read |= {_GROUPS} if groups > 1 else set()
+        read |= {_RERANK, _CONSENSUS} if rerank == "consensus" else {_RERANK} if rerank == "mbr" else set()
     return {name: reader for name, reader in _READ_BY.items() if reader not in read}
 
 

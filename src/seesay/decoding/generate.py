@@ -70,7 +70,7 @@ class StepDecoder(Protocol):
 
 
 def generate(decoder: StepDecoder, state: Any, request: GenerationRequest) -> list[list[Hypothesis]]:
-    """Return `num_return_sequences` distinct hypotheses per image, best first; at least one.
+    """Return `num_return_sequences` distinct hypotheses per image, best first; at least one, or `request.required`.
 
     The greedy caption and the first sample come first even if others score higher, so that the first caption does not
     depend on `num_return_sequences`. Logs a warning, naming one of the images, if there are fewer hypotheses than
@@ -89,12 +89,11 @@ def generate(decoder: StepDecoder, state: Any, request: GenerationRequest) -> li
     names = request.names(_number_of_images(state))
     if not names:
         return []
+    required = request.required or options.num_return_sequences
     search = Search(decoder, options, constraints, request.keep_attention, request.trace)
     found = [merge_distinct([], each, options, constraints) for each in search.run(state, names)]
     for widening in range(1, _WIDENINGS + 1):
-        short = [
-            n for n, each in enumerate(found) if each.failed or len(each.hypotheses) < options.num_return_sequences
-        ]
+        short = [n for n, each in enumerate(found) if each.failed or len(each.hypotheses) < required]
         if not short:
             break
         wider = replace(search, options=widen(options, widening), trace=None)
@@ -103,7 +102,7 @@ def generate(decoder: StepDecoder, state: Any, request: GenerationRequest) -> li
             if found[image].failed or not more.failed:
                 before = [] if found[image].failed else found[image].hypotheses
                 found[image] = merge_distinct(before, more, options, constraints)
-    warn_of_shortcomings(found, names, options.num_return_sequences)
+    warn_of_shortcomings(found, names, required)
     return [each.hypotheses[: options.num_return_sequences] for each in found]
 
 

@@ -24,6 +24,7 @@ class GenerationRequest:
             None: the position in the batch.
         keep_attention: return attention weights.
         trace: records every candidate of the first search.
+        required: number of hypotheses per image for which the search is widened; 0: `num_return_sequences`.
 
     Raises:
         ConfigError: the options contain words, but there are no constraints.
@@ -34,6 +35,7 @@ class GenerationRequest:
     keys: Sequence[str] | None = None
     keep_attention: bool = False
     trace: SearchTrace | None = None
+    required: int = 0
 
     def __post_init__(self) -> None:
         options = self.options

@@ -18,8 +18,10 @@ from seesay.config import DecodingOptions
 from seesay.data.annotations import load_dataset
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation, Box
-from seesay.errors import ConfigError, DataError
+from seesay.errors import ConfigError, DataError, ImageError
 from seesay.explanation import (
+    Card,
+    Gallery,
     Section,
     Table,
     Text,
@@ -36,6 +38,36 @@ from seesay.files import write_atomically
 from seesay.images.loading import ImageInput, read_image, resize_image
 from seesay.outputs import ARRAYS, HTML_PAGE, PNG_IMAGE, FileKind, check_file, check_name
 
+MAX_SIMILAR = 6
+"""Number of similar training images on the page."""
+_THUMBNAIL_SIDE = 320
+
+
+@dataclass(frozen=True)
+class SimilarImage:
+    """A training image that is similar to the explained one.
+
+    Attributes:
+        id: its id.
+        path: its file.
+        captions: its human captions, in the words of the vocabulary.
+        similarity: cosine similarity of the images.
+    """
+
+    id: str
+    path: str
+    captions: tuple[str, ...]
+    similarity: float
+
+    def card(self) -> Card | None:
+        """Return the image with its captions; None if its file is gone or unreadable."""
+        try:
+            image = read_image(self.path)
+        except ImageError:
+            return None
+        image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+        return Card(image, f"similarity {self.similarity:.2f}", self.captions, name=self.id)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -46,12 +78,14 @@ class Explanation:
         caption: generated caption with attention (T, N).
         references: human captions, if known.
         boxes: object boxes in pixels of the image, if known.
+        similar: training images that are similar, if the run has an index of them.
     """
 
     image: Image.Image
     caption: Caption
     references: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
+    similar: tuple[SimilarImage, ...] = ()
 
     @property
     def grounding_hits(self) -> tuple[GroundingHit, ...]:
@@ -85,6 +119,8 @@ class Explanation:
         sections: list[Section] = [self.word_overlays(), Table(header, rows, self._summary(), heading="Word by word")]
         if self.references:
             sections.append(Text("\n\n".join(self.references), "Human captions"))
+        if cards := [card for each in self.similar if (card := each.card()) is not None]:
+            sections.append(Gallery(cards, "Similar training images"))
         return sections
 
     def _rows(self) -> list[tuple[str, float, float, float]]:
@@ -142,6 +178,7 @@ def explain(
     # Pass the file, not the opened image: large JPEGs are decoded at reduced size, and the caption must equal that of
     # `seesay caption`.
     caption = captioner.caption(image, options, attention=True)
+    similar = similar_images(captioner, image) if isinstance(captioner, TrainedCaptioner) else ()
     image = read_image(image)
     if caption.attention is None:
         raise ConfigError(f"the {captioner.describe().get('decoder')} decoder of {captioner.name} has no attention")
@@ -152,7 +189,37 @@ def explain(
         cropped = Image.fromarray(resize_image(image, preprocessing))
         boxes = tuple(_crop_boxes(boxes, image.size, cropped.size))
         image = cropped
-    return Explanation(image, caption, references, boxes)
+    return Explanation(image, caption, references, boxes, similar)
+
+
+def similar_images(
+    captioner: TrainedCaptioner, image: ImageInput, count: int = MAX_SIMILAR
+) -> tuple[SimilarImage, ...]:
+    """Return the training images most similar to an image, most similar first; none if the run has no index of them.
+
+    Args:
+        captioner: the run.
+        image: input of `Captioner.caption`.
+        count: maximum number of images.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    index = captioner.retrieval
+    if index is None:
+        return ()
+    names = [str(image)] if isinstance(image, (str, Path)) else None
+    found = index.search(index.query(captioner.pooled_features([captioner.load_inputs(image)]), names), count)
+    return tuple(
+        SimilarImage(
+            index.ids[place],
+            index.paths[place],
+            tuple(captioner.run.tokenizer.decode(tokens) for tokens in index.image_captions(place)),
+            similarity,
+        )
+        for place, similarity in zip(found.images[0].tolist(), found.similarity[0].tolist(), strict=True)
+        if math.isfinite(similarity)
+    )
 
 
 def _crop_boxes(boxes: Sequence[Box], size: tuple[int, int], crop: tuple[int, int]) -> Iterator[Box]:

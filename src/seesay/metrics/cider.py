@@ -44,13 +44,12 @@ class Cider:
         self.references = table
         self.variant = variant
         self.sigma = sigma
-        self._log_images = float(np.log(float(max(1, table.images))))
         self._idf: list[Floats] = []
         self._weight: list[Floats] = []
         self._norm: list[Floats] = []
-        for order in table.orders:
-            # The last entry is for n-grams that no reference has (id -1).
-            idf = np.append(self._log_images - np.log(order.document_frequency), self._log_images)
+        frequencies = table.frequencies
+        for number, order in enumerate(table.orders, start=1):
+            idf = frequencies.inverse(number)
             weight = order.count * idf[order.gram]
             self._idf.append(idf)
             self._weight.append(weight)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 MAX_ORDER = 4
 
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
@@ -89,7 +90,7 @@ class ReferenceNgrams:
         self.orders: list[OrderTable] = []
         gram = np.zeros(len(tokens), np.int64)
         for order in range(1, MAX_ORDER + 1):
-            codes, gram = _extend(gram, tokens, sentence, order, self.vocabulary)
+            codes, gram = extend_ngrams(gram, tokens, sentence, order, self.vocabulary)
             self.orders.append(self._table(codes, gram, sentence[: len(gram)]))
 
     def pairs(self, images: Ints) -> tuple[Ints, Ints]:
@@ -119,6 +120,12 @@ class ReferenceNgrams:
         frequency = np.bincount(gram[distinct], minlength=len(codes))
         return OrderTable(codes, key, sentence, gram, count, frequency)
 
+    @property
+    def frequencies(self) -> "DocumentFrequencies":
+        """The document frequencies of the n-grams of each order."""
+        codes, counts = zip(*((order.codes, order.document_frequency) for order in self.orders), strict=True)
+        return DocumentFrequencies(self.images, self.vocabulary, codes, counts)
+
     def match(self, hypotheses: Sequence[Sequence[int]], images: Ints) -> list[Matches]:
         """Returns the n-grams of hypotheses and their matches in the references, one item per order.
 
@@ -132,24 +139,58 @@ class ReferenceNgrams:
         known_prefix: Ints = np.zeros(1, np.int64)
         found = []
         for order, table in enumerate(self.orders, start=1):
-            codes, local = _extend(local, tokens, sentence, order, base)
-            known = self._known(codes, base, known_prefix, table)
+            codes, local = extend_ngrams(local, tokens, sentence, order, base)
+            known = known_ids(codes, base, known_prefix, table.codes, self.vocabulary)
             found.append(_join(local, sentence[: len(local)], known, images, table))
             known_prefix = known
         return found
 
-    def _known(self, codes: Ints, base: int, known_prefix: Ints, table: OrderTable) -> Ints:
-        """Returns the reference table's id of each n-gram of a batch, -1 if unknown."""
-        prefix, last = np.divmod(codes, base)
-        queries = known_prefix[prefix] * self.vocabulary + last
-        queries[(known_prefix[prefix] < 0) | (last >= self.vocabulary)] = -1
-        if not len(table.codes):
-            return np.full(len(codes), -1, np.int64)
-        index = np.minimum(np.searchsorted(table.codes, queries), len(table.codes) - 1)
-        return np.where(table.codes[index] == queries, index, -1)
+
+@dataclass(frozen=True)
+class DocumentFrequencies:
+    """Number of documents, here images, whose captions contain an n-gram.
+
+    Attributes:
+        documents: number of documents.
+        vocabulary: number of token ids, the base of the codes.
+        codes: per order, the sorted codes of the n-grams as in `OrderTable`, (G,).
+        counts: per order, the number of documents that contain each, (G,).
+    """
+
+    documents: int
+    vocabulary: int
+    codes: tuple[Ints, ...]
+    counts: tuple[Ints, ...]
+
+    def inverse(self, order: int) -> Floats:
+        """Return the inverse document frequency of each n-gram of an order, and last that of an unknown one, (G + 1,).
+
+        It is log(documents / count), where an unknown n-gram counts as in one document, as in CIDEr.
+        """
+        log_documents = np.log(float(max(1, self.documents)))
+        return np.append(log_documents - np.log(self.counts[order - 1]), log_documents)
 
 
-def _extend(prefix: Ints, tokens: Ints, sentence: Ints, order: int, base: int) -> tuple[Ints, Ints]:
+def known_ids(codes: Ints, base: int, prefix_ids: Ints, known: Ints, vocabulary: int) -> Ints:
+    """Return the id in a table of each n-gram of a batch, -1 if it has none, (L,).
+
+    Args:
+        codes: codes of the batch, with `base`, (L,).
+        base: number of token ids of the batch.
+        prefix_ids: the table's ids of the batch's n-grams of the next lower order.
+        known: sorted codes of the table, with base `vocabulary`, (G,).
+        vocabulary: number of token ids of the table.
+    """
+    prefix, last = np.divmod(codes, base)
+    queries = prefix_ids[prefix] * vocabulary + last
+    queries[(prefix_ids[prefix] < 0) | (last >= vocabulary)] = -1
+    if not len(known):
+        return np.full(len(codes), -1, np.int64)
+    index = np.minimum(np.searchsorted(known, queries), len(known) - 1)
+    return np.where(known[index] == queries, index, -1)
+
+
+def extend_ngrams(prefix: Ints, tokens: Ints, sentence: Ints, order: int, base: int) -> tuple[Ints, Ints]:
     """Returns the distinct codes of the n-grams of an order and the n-gram index at each position.
 
     Positions whose n-gram would cross a sentence end have index -1; `prefix` has the indices of the next lower order.
@@ -162,11 +203,22 @@ def _extend(prefix: Ints, tokens: Ints, sentence: Ints, order: int, base: int) -
     return codes, index
 
 
-def _join(local: Ints, sentence: Ints, known: Ints, images: Ints, table: OrderTable) -> Matches:
-    inside = local >= 0
-    packed = np.sort(sentence[inside] * (len(known) + 1) + local[inside])
+def count_ngrams(gram: Ints, sentence: Ints, distinct: int) -> tuple[Ints, Ints, Ints]:
+    """Return sentence, n-gram and count of each distinct pair of them, sorted by sentence, then n-gram; each (M,).
+
+    Args:
+        gram: n-gram at each position, -1 for none, (L,).
+        sentence: sentence of each position, (L,).
+        distinct: number of n-grams.
+    """
+    inside = gram >= 0
+    packed = np.sort(sentence[inside] * (distinct + 1) + gram[inside])
     starts, count = _runs(packed)
-    hypothesis, own = np.divmod(packed[starts], len(known) + 1)
+    return (*np.divmod(packed[starts], distinct + 1), count)
+
+
+def _join(local: Ints, sentence: Ints, known: Ints, images: Ints, table: OrderTable) -> Matches:
+    hypothesis, own, count = count_ngrams(local, sentence, len(known))
     gram = known[own]
     rows = np.flatnonzero(gram >= 0)
     key = images[hypothesis[rows]] * (len(table.codes) + 1) + gram[rows]

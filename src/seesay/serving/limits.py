@@ -20,6 +20,7 @@ ANSWER_SECONDS = 60.0  # from the last byte of the body to the response
 # One search.
 MAX_BEAM_SIZE = 10
 MAX_CAPTIONS = 10
+MAX_NEIGHBOURS = 100
 MAX_WORDS = 60
 MAX_TOP_TOKENS = 10
 MAX_PHRASES = 10  # of `bad_words`, and of `force_words`

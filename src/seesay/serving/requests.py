@@ -18,6 +18,8 @@ _BOUNDS: dict[str, dict[str, float]] = {
     "beam_size": {"le": limits.MAX_BEAM_SIZE},
     "num_beam_groups": {"le": limits.MAX_BEAM_SIZE},
     "num_return_sequences": {"le": limits.MAX_CAPTIONS},
+    "rerank_candidates": {"le": limits.MAX_BEAM_SIZE},
+    "rerank_neighbours": {"le": limits.MAX_NEIGHBOURS},
     "max_length": {"le": limits.MAX_WORDS},
     "min_length": {"le": limits.MAX_WORDS},
     "no_repeat_ngram_size": {"le": limits.MAX_WORDS},

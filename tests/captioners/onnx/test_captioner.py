@@ -16,7 +16,7 @@ from seesay.captioners.onnx import OnnxCaptioner, is_export
 from seesay.captioners.onnx.manifest import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE, TOKENIZER_FILE
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
-from seesay.errors import CheckpointError, EncoderError, ImageError, MissingDependencyError
+from seesay.errors import CheckpointError, ConfigError, EncoderError, ImageError, MissingDependencyError
 from tests import tiny
 
 WITHOUT_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'timm', 'lightning')))"
@@ -126,6 +126,16 @@ def test_every_strategy_equals_that_of_the_run(
         assert [[word for word, _ in place] for place in found.top_tokens] == [
             [word for word, _ in place] for place in wanted.top_tokens
         ]
+
+
+def test_reranking_needs_no_index_for_mbr_only(captioner: OnnxCaptioner, photos: list[str]) -> None:
+    options = DecodingOptions(strategy="beam", rerank="mbr", rerank_candidates=5)
+    found = captioner.caption(photos, options)
+    plain = captioner.caption(photos, DecodingOptions(strategy="beam", beam_size=5, num_return_sequences=5))
+    texts = [{each.text, *(other.text for other in each.alternatives)} for each in plain]
+    assert all(each.text in candidates for each, candidates in zip(found, texts, strict=True))
+    with pytest.raises(ConfigError, match="an exported captioner cannot have one: use the run itself"):
+        captioner.caption(photos, options.replace(rerank="consensus"))
 
 
 def test_features_that_are_not_finite_raise(captioner: OnnxCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:

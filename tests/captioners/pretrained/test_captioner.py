@@ -19,6 +19,9 @@ from seesay.cli import main as cli
 from seesay.config import DecodingOptions
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.errors import ConfigError, ImageError
+from seesay.retrieval.rerank import rerank
+from seesay.retrieval.similarity import CaptionSet, CaptionSimilarity
+from seesay.retrieval.token_lists import TokenLists
 from seesay.tokenizer import END_ID, PAD_ID
 from tests.captioners.pretrained.conftest import Captioners, Folders, Images
 
@@ -208,6 +211,33 @@ def test_alternatives_of_beams_are_distinct_texts(captioner_of: Captioners) -> N
     start = captioner_of("blip").tokenizer.cls_token_id + OFFSET
     one, two = Hypothesis((dog,), (-1.0, -1.0), -2.0, True), Hypothesis((start, dog), (-1.0,) * 3, -3.0, True)
     assert constraints.text(one.tokens) == constraints.text(two.tokens) == "dog"
+
+
+def test_minimum_bayes_risk_selects_among_the_beams(
+    captioner_of: Captioners, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caption with the largest expected similarity to the beams of the search, which are recorded."""
+    found, batches = captioner_of("blip"), list[list[list[Hypothesis]]]()
+
+    def recorded(beams: list[list[Hypothesis]], options: DecodingOptions) -> list[list[Hypothesis]]:
+        batches.append(beams)
+        return rerank(beams, options)
+
+    monkeypatch.setattr(captioner, "rerank", recorded)
+    options = DecodingOptions(strategy="beam", rerank="mbr", rerank_candidates=4, max_length=5, num_return_sequences=2)
+    chosen = found.caption(list(images), options, guard=False)
+    (beams,) = batches
+    for hypotheses, caption in zip(beams, chosen, strict=True):
+        tokens = TokenLists.pack([each.tokens for each in hypotheses])
+        weights = np.exp([sum(each.log_probs) for each in hypotheses])
+        group = np.zeros(len(hypotheses), np.int64)
+        gains = CaptionSimilarity().expected(CaptionSet.equal(tokens, group), CaptionSet(tokens, group, weights))
+        texts = [found._caption(each, None).text for each in hypotheses]
+        assert len(set(texts)) == 4
+        assert gains[texts.index(caption.text)] == pytest.approx(max(gains))
+        assert len(caption.alternatives) == 1
+    with pytest.raises(ConfigError, match="has no index of training images; choose --rerank mbr"):
+        found.caption(list(images), options.replace(rerank="consensus"))
 
 
 def test_explain(folder_of: Folders, images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,8 @@ class OnnxCaptioner(SearchCaptioner):
         graphs: its encoder and decoder.
     """
 
+    _index_advice = "an exported captioner cannot have one: use the run itself"
+
     def __init__(self, folder: Path, manifest: Manifest, tokenizer: Tokenizer, graphs: Graphs) -> None:
         super().__init__(manifest.config, tokenizer, manifest.max_length, manifest.grid)
         self.folder, self.manifest, self.graphs = folder, manifest, graphs

@@ -30,6 +30,7 @@ from seesay.decoding.hypothesis import Hypothesis, Result
 from seesay.decoding.top_tokens import find_top_tokens
 from seesay.errors import ConfigError, ImageError
 from seesay.images.loading import ImageInput, Preprocessing, read_image
+from seesay.retrieval.rerank import rerank, resolve_rerank, search_options
 from seesay.tokenizer import END_ID
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class PretrainedCaptioner(Captioner):
         """Return `options`, by default the captioner's, with `max_length` set."""
         chosen = options or self.defaults
         length = max(self._length(prompt), chosen.min_length)
-        return chosen.replace(max_length=chosen.max_length or length)
+        return resolve_rerank(chosen, {}).replace(max_length=chosen.max_length or length)
 
     def _length(self, prompt: str) -> int:
         """Return the maximum number of tokens by default for the prompt of a call."""
@@ -189,8 +190,12 @@ class PretrainedCaptioner(Captioner):
         """Check the options before a search.
 
         Raises:
-            ConfigError: `allow_unk` is set, or words contradict each other or the vocabulary.
+            ConfigError: `allow_unk` or consensus reranking is set, or words contradict each other or the vocabulary.
         """
+        if options.rerank == "consensus":
+            raise ConfigError(
+                f"decoding.rerank is consensus, but {self.name} has no index of training images; choose --rerank mbr"
+            )
         if options.allow_unk:
             raise ConfigError(
                 "decoding.allow_unk: a pretrained captioner has no unknown word to allow; drop --allow-unk"
@@ -306,7 +311,7 @@ class PretrainedCaptioner(Captioner):
         """Return the maximum number of images per search."""
         if not is_plain_beam(options):
             return self._limit
-        logits = options.beam_size * (options.max_length + 2) * len(self.tokenizer)
+        logits = search_options(options).beam_size * (options.max_length + 2) * len(self.tokenizer)
         return min(self._limit, max(1, _MAX_LOGITS // logits))
 
     def _halve(self, size: int) -> int:
@@ -344,16 +349,19 @@ class PretrainedCaptioner(Captioner):
         options = settings.options
         assert options is not None  # `generate` has resolved them
         constraints = self._constraints(options)
-        plain = is_plain_beam(options)
+        plain, search = is_plain_beam(options), search_options(options)
         if not plain or regions is not None or settings.top_tokens:
             decoder, state = start(self.model, features, None if regions is None else regions.positions)
         if plain:
-            found = self._distinct_beams(features, options, constraints)
+            found = self._distinct_beams(features, search, constraints)
             if regions is not None:
                 found = score_attention(decoder, state, found)
         else:
-            request = GenerationRequest(options, constraints, names, regions is not None)
+            required = options.num_return_sequences
+            request = GenerationRequest(search, constraints, names, regions is not None, required=required)
             found = generate(decoder, state, request)
+        if options.rerank != "none":
+            found = [each[: options.num_return_sequences] for each in rerank(found, options)]
         captions = [[self._caption(each, regions) for each in hypotheses] for hypotheses in found]
         if settings.top_tokens:
             captions = self._with_top_tokens(captions, found, (decoder, state), settings.top_tokens)
