@@ -33,7 +33,7 @@ from seesay.bulk.rows import json_line, plain
 from seesay.captioners.alt_text import Style
 from seesay.captioners.identity import identify_folder
 from seesay.captioners.spec import ModelSpec
-from seesay.checkpoint import is_run, load_run
+from seesay.checkpoint import is_pretrained_run, is_run, load_run
 from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ConfigError, ImageError, MissingDependencyError, SeesayError
 from seesay.files import exists, only_writer
@@ -141,7 +141,7 @@ def describe_models(spec: ModelSpec, choose: Callable[[DecodingOptions], Decodin
         choose: returns the decoding options, with the models' defaults as its argument.
     """
     folders = tuple(map(Path, spec.models))
-    if spec.endpoint or not all(map(is_run, folders)):
+    if spec.endpoint or not all(map(is_run, folders)) or any(map(is_pretrained_run, folders)):
         with spec.load() as captioner:
             options = captioner.options(choose(captioner.defaults))
             return Recipe(captioner.identities(), options, prompt=captioner.prompt_text)

@@ -7,6 +7,7 @@ from pathlib import Path
 _EXTRAS = {
     "pycocoevalcap": "coco",
     "transformers": "hub",
+    "peft": "hub",
     "httpx": "endpoint",
     "bitsandbytes": "quantised",
     "h5py": "hdf5",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from seesay import config as configuration
 from seesay.cli.console import print_error, print_line, progress, step_progress
@@ -37,27 +37,29 @@ def train(
     overwrite: bool = False,
     flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
-    """Train a captioner, after extracting missing features.
+    """Train a captioner, after extracting missing features; with --model NAME, fine-tune a pretrained one.
 
     Args:
         data: captions and images in any format that `seesay data check` reads.
-        out: run folder [default: runs/PRESET; with --scst, the folder of the initial run with -scst appended].
+        out: run folder [default: runs/PRESET, or runs/NAME of a pretrained model, -lora appended with adapters; with
+            --scst, the folder of the initial run with -scst appended].
         scst: self-critical training: the preset scst on top of --config, or of the settings of the run in
             --init-from [default: runs/PRESET].
         resume: resume the run in --out with its own settings.
         overwrite: delete the run in --out.
     """
-    from seesay.checkpoint import load_run
+    from seesay.checkpoint import read_run
     from seesay.training.distributed import rank
     from seesay.training.train import train as fit
 
     overrides = given_flags(flags)
-    first = Path(overrides.get("init_from") or Path("runs") / preset)
-    out = out or (first.with_name(f"{first.name}-scst") if scst else Path("runs") / preset)
+    preset, name = _choose_preset(preset, config, overrides)
+    first = Path(overrides.get("init_from") or Path("runs") / name)
+    out = out or (first.with_name(f"{first.name}-scst") if scst else Path("runs") / name)
     if resume:
         if config is not None:
             raise ConfigError("--resume uses the settings of the run itself; drop --config")
-        settings = configuration.replace(load_run(out).config, **overrides)
+        settings = configuration.replace(read_run(out).config, **overrides)
     elif scst:
         config = config or _initial_config(first)
         settings = configuration.resolve_config(preset, config, {**overrides, "init_from": str(first)}, overlay="scst")
@@ -76,6 +78,16 @@ def train(
         )
     if rank() == 0:
         print_line(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
+
+
+def _choose_preset(preset: str, config: Path | None, overrides: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the preset, that of fine-tuning if a pretrained model is named, and the default name of the run."""
+    finetuning = configuration.resolve_config("", config, overrides).finetuning
+    if not finetuning.model:
+        return preset, preset
+    suffix = "-lora" if finetuning.lora else ""
+    name = Path(finetuning.model.partition("@")[0]).name + suffix
+    return (f"finetune{suffix}" if preset == DEFAULT_PRESET else preset), name
 
 
 def _initial_config(first: Path) -> Path:
