@@ -63,6 +63,7 @@ PARSED_FLAGS = {
 PARSED_PAGES = {
     "results.md": "needs the runs that its own commands train for hours",
     "pretrained.md": "needs models of the hub; tests/captioners/pretrained",
+    "finetuning.md": "needs models of the hub; tests/training/finetuning",
 }
 
 

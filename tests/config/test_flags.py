@@ -17,7 +17,7 @@ from seesay.config import Config, DecodingOptions, field_paths, preset_names, re
 from seesay.config.flags import FlagError, given_flags, make_flags
 from seesay.config.section import bounds_of
 
-SECTIONS = ("data", "text", "encoder", "model", "training", "decoding")
+SECTIONS = ("data", "text", "encoder", "model", "training", "finetuning", "decoding")
 
 
 def flag(name: str) -> str:

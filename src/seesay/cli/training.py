@@ -62,6 +62,7 @@ def train(
         settings = configuration.replace(read_run(out).config, **overrides)
     elif scst:
         config = config or _initial_config(first)
+        overrides = {**_second_stage_rate(first), **overrides}
         settings = configuration.resolve_config(preset, config, {**overrides, "init_from": str(first)}, overlay="scst")
     else:
         settings = configuration.resolve_config(preset, config, overrides)
@@ -88,6 +89,13 @@ def _choose_preset(preset: str, config: Path | None, overrides: Mapping[str, Any
     suffix = "-lora" if finetuning.lora else ""
     name = Path(finetuning.model.partition("@")[0]).name + suffix
     return (f"finetune{suffix}" if preset == DEFAULT_PRESET else preset), name
+
+
+def _second_stage_rate(first: Path) -> dict[str, float]:
+    """Return the learning rate of the second stage of a pretrained model, a tenth of the first; else nothing."""
+    from seesay.checkpoint import is_pretrained_run, read_run
+
+    return {"learning_rate": read_run(first).config.training.learning_rate / 10} if is_pretrained_run(first) else {}
 
 
 def _initial_config(first: Path) -> Path:

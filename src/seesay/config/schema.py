@@ -206,7 +206,7 @@ class FinetuningConfig(Section):
     lora_rank: int = option(16, "LoRA: rank of the adapters", ge=1)
     lora_alpha: Number = option(32.0, "LoRA: the adapters' output is multiplied by this / rank", gt=0)
     lora_dropout: Number = option(0.05, "LoRA: dropout on the adapters' input", ge=0, lt=1)
-    lora_targets: Texts = option((), "LoRA: names of the adapted layers, such as q_proj (empty: those of the family)")
+    lora_targets: Texts = option((), "LoRA: names of the adapted layers, or all-linear (empty: those of the family)")
     gradient_checkpointing: bool = option(
         False, "recompute activations in the backward pass: less memory, about a third more time"
     )

@@ -32,6 +32,9 @@ class CaptioningModule(TrainingModule):
         steps: the cross-entropy step as CUDA graphs; None: without graphs.
     """
 
+    model: CaptionModel
+    batches: CaptionBatches
+
     def __init__(
         self,
         model: CaptionModel,

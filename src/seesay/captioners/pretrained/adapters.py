@@ -4,10 +4,12 @@ import importlib.util
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from seesay.captioners.identity import ModelIdentity
@@ -15,6 +17,8 @@ from seesay.captioners.pretrained.families import Family
 from seesay.config import FinetuningConfig
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 
+ALL_LINEAR = "all-linear"
+"""Name that stands for every linear layer but the output."""
 _SHOWN = 12  # names of layers in a message
 
 
@@ -38,22 +42,32 @@ def add_adapters(family: Family, finetuning: FinetuningConfig, base: ModelIdenti
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
-    layers = {name: layer for name, layer in family.model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))}
+    tied = {id(layer.weight) for layer in family.model.modules() if isinstance(layer, nn.Embedding)}
+    output = family.model.get_output_embeddings()
+    layers = {
+        name: layer
+        for name, layer in family.model.named_modules()
+        # Merging adapters of the output layer would change the word embeddings that share its weights.
+        if isinstance(layer, (nn.Linear, Conv1D)) and layer is not output and id(layer.weight) not in tied
+    }
     encoders = [] if train_encoder else family.image_encoders()
-    names = list(finetuning.lora_targets or family.lora_names() or _all_names(family.model, layers, encoders))
+    names = list(finetuning.lora_targets or family.lora_names() or [ALL_LINEAR])
+    if names == [ALL_LINEAR]:
+        names = _all_names(layers, encoders)
     pattern = _pattern(names, encoders)
     adapted = [layer for name, layer in layers.items() if re.fullmatch(pattern, name)]
     if not adapted:
-        known = _all_names(family.model, layers, encoders)
+        known = _all_names(layers, encoders)
         raise ConfigError(
             f"finetuning.lora_targets {' '.join(names)}: {base.name} has no such linear layers; "
             f"it has {', '.join(known[:_SHOWN])}"
         )
     config = LoraConfig(
         r=finetuning.lora_rank,
-        lora_alpha=finetuning.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=finetuning.lora_alpha,
         lora_dropout=finetuning.lora_dropout,
         target_modules=pattern,
+        exclude_modules=_unadapted(family.model, layers, pattern),
         fan_in_fan_out=isinstance(adapted[0], Conv1D),
         base_model_name_or_path=base.name,
         revision=base.digest,
@@ -65,12 +79,17 @@ def add_adapters(family: Family, finetuning: FinetuningConfig, base: ModelIdenti
     return wrapped
 
 
-def _all_names(model: Any, layers: dict[str, Any], encoders: Sequence[str]) -> list[str]:
-    """Return the names of the linear layers outside the image encoders, without the output layer, sorted."""
-    output = model.get_output_embeddings()
+def _unadapted(model: Any, layers: Mapping[str, Any], pattern: str) -> list[str] | None:
+    """Return the full names of modules that match the pattern but are not adapted, such as the output layer."""
+    found = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name) and name not in layers]
+    return found or None
+
+
+def _all_names(layers: Mapping[str, Any], encoders: Sequence[str]) -> list[str]:
+    """Return the names of the linear layers outside the image encoders, sorted."""
     found = set()
-    for name, layer in layers.items():
-        if layer is output or any(name.startswith(f"{encoder}.") for encoder in encoders):
+    for name in layers:
+        if any(name.startswith(f"{encoder}.") for encoder in encoders):
             continue
         *_, parent, last = ("", *name.split("."))
         found.add(f"{parent}.{last}" if last.isdecimal() else last)  # layers of a sequence have numbers as names
@@ -89,6 +108,34 @@ def save_adapters(wrapped: Any, folder: Path) -> None:
         warnings.simplefilter("ignore")  # peft asks the hub whether embeddings have changed, which they have not
         wrapped.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def load_adapters(wrapped: Any, folder: Path) -> None:
+    """Load saved adapters into those of a model.
+
+    Raises:
+        ConfigError: they have another rank or other layers.
+        CheckpointError: they are damaged.
+    """
+    from peft import set_peft_model_state_dict
+
+    path = folder / "adapter_model.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error})") from error
+    own = [name for name, _ in wrapped.named_parameters() if "lora_" in name]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fits = len(own) == len(state) and not set_peft_model_state_dict(wrapped, state).unexpected_keys
+    except RuntimeError:  # of sizes that differ
+        fits = False
+    if not fits:
+        raise ConfigError(
+            f"the adapters in {folder} have another rank or other layers; set finetuning.lora_rank and lora_targets as "
+            "in their run"
+        )
 
 
 def merge_adapters(model: Any, folder: Path) -> Any:

@@ -108,14 +108,15 @@ class PretrainedCaptioner(Captioner):
     Attributes:
         model: the model; None after `close`.
         family: what is particular to its architecture; None after `close`.
-        tokenizer: the tokenizer of transformers.
+        processor: the processor of transformers.
+        tokenizer: its tokenizer.
         run: the run that fine-tuned it, if any.
     """
 
     def __init__(self, loaded: LoadedModel, family: Family, spec: ModelSettings, run: RunRecord | None = None) -> None:
         self.run = run
         self.model, self.family = loaded.model, family
-        self.tokenizer = loaded.processor.tokenizer
+        self.processor, self.tokenizer = loaded.processor, loaded.processor.tokenizer
         self._identity, self._precision = loaded.identity, loaded.precision
         kind = type(family)  # not `family`, which has the model, in a cache that outlives `close`
         # A call may have a prompt of its own.
@@ -364,7 +365,7 @@ class PretrainedCaptioner(Captioner):
         self, features: Mapping[str, Any], names: Sequence[str], settings: CaptionSettings
     ) -> list[Caption]:
         """Return the captions of images from the arguments of the model's `generate`."""
-        features = {name: self._on_device(value) for name, value in features.items()}
+        features = {name: self.on_device(value) for name, value in features.items()}
         regions = self.family.regions(features) if settings.attention else None
         if settings.attention and regions is None:
             raise ConfigError(
@@ -464,7 +465,8 @@ class PretrainedCaptioner(Captioner):
             for place in places
         )
 
-    def _on_device(self, value: Any) -> Any:
+    def on_device(self, value: Any) -> Any:
+        """Return an argument of the model on its device and, if it is a tensor of numbers, in its data type."""
         if not isinstance(value, torch.Tensor):
             return value
         return value.to(self._device, self.model.dtype if value.is_floating_point() else None)

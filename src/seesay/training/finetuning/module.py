@@ -1,7 +1,9 @@
 """`FinetuningModule`: the training and validation steps of a pretrained model."""
 
+import contextlib
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from seesay.config import Config, DecodingOptions
 from seesay.errors import ImageError
 from seesay.training.base import TrainingModule
 from seesay.training.finetuning.batches import FinetuningBatch, FinetuningBatches
+from seesay.training.finetuning.critic import FinetuningCritic, SampledPass
+from seesay.training.scst import without_dropout
 
 
 class FinetuningModule(TrainingModule):
@@ -27,7 +31,8 @@ class FinetuningModule(TrainingModule):
         config: the configuration of the run.
         batches: the training batches.
         references: reference captions of the validation images, by id.
-        max_length: maximum number of tokens of a generated caption.
+        options: decoding options of validation.
+        critic: the SCST loss; None for cross-entropy only.
     """
 
     def __init__(
@@ -36,11 +41,13 @@ class FinetuningModule(TrainingModule):
         config: Config,
         batches: FinetuningBatches,
         references: Mapping[str, Sequence[str]],
-        max_length: int,
+        options: DecodingOptions,
+        critic: FinetuningCritic | None = None,
     ) -> None:
         super().__init__(captioner.model, config, batches, references)
         self.captioner = captioner
-        self.settings = CaptionSettings(DecodingOptions(max_length=config.decoding.max_length or max_length))
+        self.critic = critic
+        self.settings = CaptionSettings(options)
         self.strict_loading = False  # frozen weights are not in checkpoints
         self._encoders = tuple(f"{name}." for name in captioner.family.image_encoders())
         accepted = inspect.signature(type(captioner.model).forward).parameters
@@ -50,7 +57,7 @@ class FinetuningModule(TrainingModule):
     @property
     def has_rewards(self) -> bool:
         """Whether there is an SCST loss."""
-        return False
+        return self.critic is not None
 
     def is_encoder(self, name: str) -> bool:
         """Return whether a parameter of the model, given by its name, belongs to the image encoder."""
@@ -66,17 +73,48 @@ class FinetuningModule(TrainingModule):
         """
         for optimizer in self.trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        scale = 0.0 if batch.idle else self.batches.ranks / batch.totals.tokens
-        smoothing = self.config.training.label_smoothing
-        counted = torch.zeros((), device=self.device)
-        for place, inputs in enumerate(batch.passes):
-            total = self.summed_loss(inputs, smoothing)
-            counted += total.detach()
-            if place + 1 < len(batch.passes):
-                (total * scale).backward()  # type: ignore[no-untyped-call]
+        share = self.config.training.scst_weight
+        *earlier, last = self._losses(batch, share)
+        for loss in earlier:
+            loss().backward()  # type: ignore[no-untyped-call]
+        found = last()
         tokens = batch.tokens
-        self.count_loss(counted / max(1, tokens), tokens)
-        return total * scale
+        self.count_loss(self._counted / max(1, tokens), tokens)
+        return found
+
+    def _losses(self, batch: FinetuningBatch, share: float) -> Iterator[Callable[[], Tensor]]:
+        """Yield functions that return the weighted loss of a pass; all passes add up to the loss of the batch.
+
+        Args:
+            batch: the batch.
+            share: weight of the reward.
+        """
+        self._counted = torch.zeros((), device=self.device)
+        weight = 0.0 if batch.idle else float(self.batches.ranks)
+        smoothing = self.config.training.label_smoothing
+
+        def likelihood(inputs: Mapping[str, Any]) -> Tensor:
+            total = self.summed_loss(inputs, smoothing)
+            self._counted += total.detach()
+            return total * (weight * (1 - share) / batch.totals.tokens)
+
+        for inputs in batch.passes:
+            yield functools.partial(likelihood, inputs)
+        if self.critic is None:
+            return
+        assert batch.encoded is not None
+        found = self.critic.sample(batch.ids, batch.encoded)
+        self.count_rewards(found.reward, found.baseline, 0 if batch.idle else len(batch.ids))
+        samples = batch.totals.images * self.config.training.scst_samples
+        mean_length = batch.totals.tokens / batch.totals.captions  # only scales the loss, as in `SelfCritic`
+        scale = weight * share / (samples * mean_length)
+        for sampled in self.critic.passes(batch.encoded, found, self.config.finetuning.captions_per_pass):
+            yield functools.partial(self._reward_loss, self.critic, sampled, scale)
+
+    def _reward_loss(self, critic: FinetuningCritic, sampled: SampledPass, scale: float) -> Tensor:
+        inputs = {name: self.captioner.on_device(value) for name, value in sampled.inputs.items()}
+        with contextlib.nullcontext() if self.config.training.scst_dropout else without_dropout(self.model):
+            return critic.loss(self.logits(inputs, sampled.targets.shape[1]), sampled) * scale
 
     def summed_loss(self, inputs: Mapping[str, Any], label_smoothing: float = 0.0) -> Tensor:
         """Return the negative log-likelihood of the labels, summed, in nats.

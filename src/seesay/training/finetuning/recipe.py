@@ -1,7 +1,8 @@
 """The recipe of fine-tuning: a pretrained model, whole or with adapters, on the user's images and captions."""
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from seesay.captioners.pretrained.adapters import add_adapters, replace_folder, require_peft, save_adapters
+from seesay.captioners.pretrained.adapters import (
+    add_adapters,
+    load_adapters,
+    replace_folder,
+    require_peft,
+    save_adapters,
+)
 from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
-from seesay.captioners.pretrained.download import find_files
+from seesay.captioners.pretrained.download import ModelFiles, find_files
 from seesay.captioners.pretrained.families import Family
 from seesay.captioners.pretrained.loading import base_files, load_model, require_transformers
 from seesay.captioners.settings import ModelSettings
-from seesay.checkpoint import ADAPTER_FOLDER, PRETRAINED_FOLDER, RunInfo, RunRecord, unwritable
-from seesay.config import Config
+from seesay.checkpoint import ADAPTER_FOLDER, PRETRAINED_FOLDER, RunInfo, RunRecord, read_run, unwritable
+from seesay.config import Config, DecodingOptions
 from seesay.config.section import Section
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import Example, make_examples
@@ -26,6 +33,7 @@ from seesay.data.validation.trainability import require_trainable
 from seesay.errors import ConfigError, DataError
 from seesay.tokenizer import END_ID, START_ID
 from seesay.training.finetuning.batches import FinetuningBatches, encode_caption
+from seesay.training.finetuning.critic import FinetuningCritic
 from seesay.training.finetuning.module import FinetuningModule
 from seesay.training.inputs import read_captions
 from seesay.training.recipe import VALIDATION_CAPTIONS, BuiltRun, PreparedRun, Recipe
@@ -68,12 +76,10 @@ class FinetuningRecipe(Recipe):
             raise ConfigError(
                 "training.encoder_learning_rate is set, but the image encoder is frozen; add --encoder-training full"
             )
-        if config.training.second_stage:
-            raise ConfigError("training.scst_weight is not available for pretrained models; drop --scst")
-        if config.training.init_from:
-            raise ConfigError("training.init_from is for networks of seesay's own; drop it")
+        if config.training.second_stage and not config.training.init_from:
+            raise ConfigError("training.scst_weight starts from a trained run; pass --init-from RUN")
         for name, read in _READ.items():
-            _require_defaults(getattr(config, name), lambda field, read=read: field not in read)
+            _require_defaults(getattr(config, name), functools.partial(_is_unread, read))
         _require_defaults(config.training, lambda field: field in _UNREAD_TRAINING)
         if not finetuning.lora:
             _require_defaults(finetuning, lambda field: field.startswith("lora_"), "add --lora, or drop it")
@@ -95,6 +101,8 @@ class FinetuningRecipe(Recipe):
         limit = self.config.finetuning.max_caption_tokens or family.length(template.text if template else "")
         examples = {split: _examples(annotations.split(split), family, limit) for split in ("train", "val")}
         info = resumed.info if resumed else self._describe(loaded, examples["train"])
+        if self.config.training.init_from and not resumed:
+            _check_initial(self.config, info)
         captioner = PretrainedCaptioner(loaded, family, spec)
         references = {item.id: item.captions for item in annotations.split("val")}
         return _PreparedModel(self.config, info, captioner, loaded, examples, references)
@@ -119,6 +127,23 @@ class FinetuningRecipe(Recipe):
         )
 
 
+def _check_initial(config: Config, info: RunInfo) -> None:
+    """Check that training can start from the weights of the run in `training.init_from`.
+
+    Raises:
+        ConfigError: it has another model, or not the same kind of weights.
+    """
+    path = config.training.init_from
+    there, here = read_run(path).info.pretrained, info.pretrained
+    if there != here:
+        name = there["model"] if there else "a network of seesay's own"
+        kind = ", with adapters" if there and there["lora"] else ""
+        raise ConfigError(
+            f"training.init_from: {path} has {name}{kind}, which is not what is trained; "
+            "start from a run with the same --model and --lora"
+        )
+
+
 def _require_defaults(section: Section, chosen: Callable[[str], bool], advice: str = "drop it") -> None:
     """Check that fields without effect have their defaults.
 
@@ -131,6 +156,10 @@ def _require_defaults(section: Section, chosen: Callable[[str], bool], advice: s
                 f"{section.spell(name)} is {value!r}, which this fine-tuning of a pretrained model does not read; "
                 f"{advice}"
             )
+
+
+def _is_unread(read: Sequence[str], field: str) -> bool:
+    return field not in read
 
 
 def _count_tokens(caption: Sequence[int]) -> int:
@@ -174,12 +203,13 @@ class _PreparedModel(PreparedRun):
     captioner: PretrainedCaptioner
     loaded: LoadedModel
     examples: dict[str, list[Example]]
-    references: dict[str, Sequence[str]]
+    references: Mapping[str, Sequence[str]]
 
     def build(self, out: Path, start: bool) -> BuiltRun:
         """Return the module and the batches; see `PreparedRun.build`."""
         torch.manual_seed(self.config.training.seed)
-        save = self._select_weights(out)
+        initial = self.config.training.init_from
+        save = self._select_weights(out, Path(initial) if initial and start else None)
         self._set_modes()
         training, captioner = self.config.training, self.captioner
         limit = self.config.finetuning.captions_per_pass
@@ -188,7 +218,7 @@ class _PreparedModel(PreparedRun):
             self.examples["train"],
             training.batch_captions,
             limit,
-            generates=False,
+            generates=training.second_stage,
             seed=training.seed,
             augmentation=Augmentation(training.hflip_prob, training.crop_fraction),
         )
@@ -200,18 +230,31 @@ class _PreparedModel(PreparedRun):
             generates=True,
             shuffle=False,
         )
-        module = FinetuningModule(captioner, self.config, batches, self.references, self.info.max_length)
+        options = DecodingOptions(max_length=self.config.decoding.max_length or self.info.max_length)
+        critic = FinetuningCritic(captioner, training, options, batches.examples) if training.second_stage else None
+        module = FinetuningModule(captioner, self.config, batches, self.references, options, critic)
         return BuiltRun(module, validation, save)
 
-    def _select_weights(self, out: Path) -> Callable[[], None]:
-        """Select the weights to train; return the function that writes them into the run folder."""
+    def _select_weights(self, out: Path, initial: Path | None) -> Callable[[], None]:
+        """Select the weights to train; return the function that writes them into the run folder.
+
+        Args:
+            out: the run folder.
+            initial: folder of the run whose weights are the initial ones; None: those of the pretrained model.
+        """
         model, family, finetuning = self.captioner.model, self.captioner.family, self.config.finetuning
         full = self.config.encoder.encoder_training == "full"
         if finetuning.lora:
             source = self.info.pretrained or {}
             identity = replace(self.loaded.identity, name=source["model"], digest=source["revision"])
             wrapped = add_adapters(family, finetuning, identity, full)
+            if initial:
+                load_adapters(wrapped, initial / ADAPTER_FOLDER)
             return _saving(out / ADAPTER_FOLDER, lambda part: save_adapters(wrapped, part))
+        if initial:
+            files = ModelFiles(initial / PRETRAINED_FOLDER, self.loaded.identity)
+            first, _ = load_model(ModelSettings((str(initial),), "cpu"), files, "cpu", "float32")
+            model.load_state_dict(first.model.state_dict())
         model.requires_grad_(True)
         for name in [] if full else family.image_encoders():
             model.get_submodule(name).requires_grad_(False)
