@@ -90,7 +90,7 @@ def test_commands_that_decode_have_the_flags_of_decoding(command: str) -> None:
     assert all(
         (flag(name) in text) is (section == "decoding")
         for name, (section, _) in field_paths().items()
-        if name not in ("format", "device", "precision", "seed", "image_column", "caption_column")
+        if name not in ("format", "device", "precision", "seed", "image_column", "caption_column", "model", "prompt")
     )
 
 

@@ -52,5 +52,5 @@ def settings(model: Path, *, lora: bool = False, **overrides: Any) -> Config:
         "checkpoint_every": 3,
     }
     if lora:
-        values |= {"lora_targets": ("all-linear",), "lora_dropout": 0.0}
+        values |= {"lora_targets": ("all-linear",), "lora_dropout": 0.0, "lora_rank": 32, "lora_alpha": 64.0}
     return resolve_config("finetune-lora" if lora else "finetune", overrides={**values, **overrides})
