@@ -65,6 +65,7 @@ PARSED_PAGES = {
     "docs/results": "needs the runs that its own commands train for hours",
     "docs/pretrained.md": "needs models of the hub; tests/captioners/pretrained",
     "docs/hub.md": "needs the hub; tests/hub",
+    "docs/finetuning.md": "needs models of the hub; tests/training/finetuning",
 }
 """Starts of the names of pages whose commands are only parsed, with the reason."""
 
@@ -284,8 +285,8 @@ def _fake_train(*arguments: Any) -> TrainingResult:
 def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if block.name.startswith("docs/models.md"):
         pytest.skip("tests/models/test_docs_example.py runs it")
-    if (page := block.name.partition(":")[0]) in ("docs/pretrained.md", "docs/hub.md"):
-        pytest.skip(PARSED_PAGES[page])
+    if reason := PARSED_PAGES.get(block.name.partition(":")[0]):
+        pytest.skip(reason)
     text, served = block.text, "http://127.0.0.1:8000" in block.text
     if "runs/" in text or served:
         request.getfixturevalue("docs_folder")

@@ -6,6 +6,11 @@ tokenizer.json      vocabulary and cleaning rules
 model.safetensors   the best weights, with the encoder's if it was trained or loaded from a file
 checkpoints/        last.ckpt (to resume) and the best ones
 retrieval.*         index of the training images, once `seesay evaluate --tune-rerank` built it
+
+A fine-tuned pretrained model has, instead of tokenizer.json and model.safetensors:
+
+adapter/            the adapters of the best validation, as peft writes them (LoRA), or
+model/              the whole model with its processor in the format of the Hugging Face hub
 """
 
 import json
@@ -30,11 +35,14 @@ INFO_FILE = "captioner.json"
 TOKENIZER_FILE = "tokenizer.json"
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "checkpoints/last.ckpt"
+ADAPTER_FOLDER = "adapter"
+PRETRAINED_FOLDER = "model"
 _FORMAT = 1
 _EVALUATION = (
     *("predictions.jsonl", "per_image.parquet", "scores.json", "report.html"),
     *("captions.jsonl", "captions.jsonl.recipe.json", "captions.errors.jsonl"),  # of one that was interrupted
 )
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _EXPORT = ("encoder.onnx", "decoder.onnx", "tokenizer.json", "README.txt", "export.json")
 
 RUN = FolderKind(
@@ -55,6 +63,7 @@ RUN = FolderKind(
         "retrieval.safetensors",
         *(f"predictions/*/{name}" for name in _EVALUATION),
         *(f"{folder}/{name}" for folder in ("onnx", "onnx-int8") for name in _EXPORT),
+        *(f"{folder}/{name}" for folder in (ADAPTER_FOLDER, PRETRAINED_FOLDER, "merged") for name in _HUB_FILES),
         INFO_FILE,
     ),
     signature=(INFO_FILE, b'"seesay": "'),
@@ -77,6 +86,9 @@ class RunInfo:
         progress: state of the training: finished, epochs, best, stopped_by, seconds.
         source_sizes: feature widths of the joined stores, which sum to F; empty = a single store.
         captions: sizes and digests of the training and validation captions; empty = not recorded.
+        pretrained: of a fine-tuned model: `model`, the name of the pretrained one, `revision`, its commit or the digest
+            of its folder, `family`, its model type, and `lora`; None = a network of seesay's own. Then `feature_size`
+            is 0, `features` is empty, and `vocabulary_size` and `max_length` count tokens.
     """
 
     vocabulary_size: int
@@ -89,23 +101,38 @@ class RunInfo:
     progress: dict[str, Any] = field(default_factory=dict)
     source_sizes: list[int] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
+    pretrained: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Run:
-    """A loaded and checked run folder."""
+class RunRecord:
+    """The configuration and metadata of a run folder."""
 
     folder: Path
     config: Config
     info: RunInfo
+
+
+@dataclass(frozen=True)
+class Run(RunRecord):
+    """A loaded and checked run folder of a network of seesay's own."""
+
     tokenizer: Tokenizer
 
 
-def save_run(folder: Path, config: Config, info: RunInfo, tokenizer: Tokenizer) -> None:
-    """Write everything but the weights; each file is written atomically."""
+def save_run(folder: Path, config: Config, info: RunInfo, tokenizer: Tokenizer | None) -> None:
+    """Write everything but the weights; each file is written atomically.
+
+    Args:
+        folder: the run folder.
+        config: the configuration.
+        info: the metadata.
+        tokenizer: the vocabulary; None for a fine-tuned model, which has its own files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / CONFIG_FILE)
-    tokenizer.save(folder / TOKENIZER_FILE)
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER_FILE)
     save_info(folder, info)
 
 
@@ -158,11 +185,20 @@ def is_run(folder: str | Path) -> bool:
     return (Path(folder) / INFO_FILE).is_file()
 
 
-def load_run(folder: str | Path) -> Run:
-    """Load a run without its weights.
+def is_pretrained_run(folder: str | Path) -> bool:
+    """Return whether a folder is a run of a fine-tuned pretrained model; False if its metadata cannot be read."""
+    try:
+        content = json.loads((Path(folder) / INFO_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and bool(content.get("pretrained"))
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Return the configuration and metadata of a run, of a network of seesay's own or of a fine-tuned model.
 
     Raises:
-        CheckpointError: not a run, a missing or damaged file, or files of different runs.
+        CheckpointError: not a run, or a missing or damaged file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -187,6 +223,21 @@ def load_run(folder: str | Path) -> Run:
     except ConfigError as error:
         raise CheckpointError(f"the run {folder} cannot be used: {error}") from error
     _require_every_section(folder / CONFIG_FILE)
+    return RunRecord(folder, config, info)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Load a run of a network of seesay's own without its weights.
+
+    Raises:
+        CheckpointError: not such a run, a missing or damaged file, or files of different runs.
+    """
+    record = read_run(folder)
+    folder, config, info = record.folder, record.config, record.info
+    if info.pretrained is not None:
+        raise CheckpointError(
+            f"{folder} is a fine-tuned {info.pretrained['model']}, not a network of seesay's own, which is needed here"
+        )
     tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
     if len(tokenizer) != info.vocabulary_size:
         raise CheckpointError(
@@ -204,7 +255,8 @@ def _require_every_section(path: Path) -> None:
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     for section in Config.model_fields:
-        if f"{section}:" not in lines:
+        # Runs before fine-tuning existed have no such section; it is not the last one of the file.
+        if section != "finetuning" and f"{section}:" not in lines:
             raise CheckpointError(f"{path} is truncated: it has no section {section}")
 
 

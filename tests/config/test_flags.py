@@ -17,7 +17,7 @@ from seesay.config import Config, DecodingOptions, field_paths, preset_names, re
 from seesay.config.flags import FlagError, given_flags, make_flags
 from seesay.config.section import bounds_of
 
-SECTIONS = ("data", "text", "encoder", "model", "training", "decoding")
+SECTIONS = ("data", "text", "encoder", "model", "training", "finetuning", "decoding")
 
 
 def flag(name: str) -> str:
@@ -91,7 +91,7 @@ def test_commands_that_decode_have_the_flags_of_decoding(command: str) -> None:
     assert all(
         (flag(name) in text) is (section in sections)
         for name, (section, _) in field_paths().items()
-        if name not in ("format", "device", "precision", "seed", "image_column", "caption_column")
+        if name not in ("format", "device", "precision", "seed", "image_column", "caption_column", "model", "prompt")
     )
 
 

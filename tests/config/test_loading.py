@@ -90,7 +90,7 @@ def test_an_overlay_lies_over_preset_and_file_but_under_overrides(tmp_path: Path
 
 
 def test_an_overlay_is_not_a_system_by_itself() -> None:
-    assert preset_names(overlays=True) == ["scst"]
+    assert preset_names(overlays=True) == ["finetune", "finetune-lora", "scst"]
     with pytest.raises(ConfigError, match="scst is applied on top of a preset"):
         resolve_config("scst")
 

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from seesay.metrics import CaptionMetrics, compute_metrics
+from seesay.training.base import step_seed
 from seesay.training.distributed import gather_captions, sum_over_ranks
-from seesay.training.module import step_seed
 from tests.metrics.reference import random_captions
 
 METRICS = ("BLEU", "ROUGE-L", "CIDEr")

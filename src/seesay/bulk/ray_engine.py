@@ -36,7 +36,7 @@ from seesay.captioners.endpoint import EndpointCaptioner
 from seesay.captioners.endpoint.usage import Usage, read_price
 from seesay.captioners.identity import identify_folder
 from seesay.captioners.spec import ModelSpec
-from seesay.checkpoint import is_run, load_run
+from seesay.checkpoint import is_pretrained_run, is_run, load_run
 from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ConfigError, ImageError, MissingDependencyError, SeesayError
 from seesay.files import exists, only_writer
@@ -154,7 +154,7 @@ def describe_models(spec: ModelSpec, choose: Callable[[DecodingOptions], Decodin
         choose: returns the decoding options, with the models' defaults as its argument.
     """
     folders = tuple(map(Path, spec.models))
-    if spec.endpoint or not all(map(is_run, folders)):
+    if spec.endpoint or not all(map(is_run, folders)) or any(map(is_pretrained_run, folders)):
         with spec.load() as captioner:
             options = captioner.options(choose(captioner.defaults))
             return Recipe(captioner.identities(), options, prompt=captioner.prompt_text)

@@ -13,7 +13,7 @@ from PIL import Image
 from seesay.captioners.acceptance import LoadedImage, generate_usable, require_usable
 from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings, SettingFields
 from seesay.captioners.identity import ModelIdentity, identify_folder, repository_of
-from seesay.config import DecodingOptions
+from seesay.config import Config, DecodingOptions
 from seesay.errors import ConfigError, ImageError
 from seesay.images.loading import ImageInput, Preprocessing
 from seesay.images.prefetch import prefetch
@@ -41,6 +41,11 @@ class Captioner(ABC):
     def prompt_text(self) -> str:
         """The prompt of the images before its variables are filled in, with the language; empty: none."""
         return ""
+
+    @property
+    def run_config(self) -> Config | None:
+        """The configuration of the run that trained the model; None if there is none."""
+        return None
 
     def identities(self) -> tuple[ModelIdentity, ...]:
         """Return what identifies the models; recorded beside an output."""

@@ -27,15 +27,18 @@ def repository_of(folder: Path) -> str:
 def identify_folder(folder: Path) -> ModelIdentity:
     """Return the identity of a run or an export.
 
-    The digest has 16 hex digits and is over the weights, the vocabulary and the encoder's identity.
+    The digest has 16 hex digits and is over the weights, the vocabulary and the identity of the encoder or of the
+    pretrained model.
     """
     digest = hashlib.sha256()
-    for path in (folder / name for name in _WEIGHTS):
+    finetuned = (path for name in ("adapter", "model") for path in sorted((folder / name).glob("*.safetensors")))
+    for path in (*(folder / name for name in _WEIGHTS), *finetuned):
         if path.is_file():
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     info = folder / "captioner.json"
     if info.is_file():  # the weights of an encoder from the hub are not in the folder
-        features = json.loads(info.read_text(encoding="utf-8")).get("features")
-        digest.update(json.dumps(features, sort_keys=True).encode())
+        found = json.loads(info.read_text(encoding="utf-8"))
+        for outside in filter(None, (found.get("features"), found.get("pretrained"))):
+            digest.update(json.dumps(outside, sort_keys=True).encode())
     return ModelIdentity(repository_of(folder) or str(folder), digest.hexdigest()[:16])

@@ -50,6 +50,11 @@ class SearchCaptioner(Captioner):
             lambda options: token_constraints(options, tokenizer)
         )
 
+    @property
+    def run_config(self) -> Config:
+        """The configuration of the run."""
+        return self.config
+
     def describe(self) -> dict[str, Any]:
         """Return the names of decoder and encoder, the size of the vocabulary and the grid."""
         return {

@@ -33,6 +33,8 @@ class ModelSpec(ModelSettings):
             from seesay.captioners.pretrained import load_pretrained
 
             return load_pretrained(self, found.get(self.models[0]))
+        if len(folders) > 1 and any(is_pretrained(each) for each in self.models if Path(each).exists()):
+            raise ConfigError("pretrained captioners cannot be ensembled; pass one --model")
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
@@ -60,10 +62,12 @@ def is_hub_name(model: str) -> bool:
 
 
 def is_pretrained(model: str) -> bool:
-    """Return whether a name is that of a model of the hub or of a folder in its format."""
+    """Return whether a model is one of the hub, a folder in its format, or a run that fine-tuned one."""
+    from seesay.checkpoint import is_pretrained_run
+
     folder = Path(model)
     if folder.exists():
-        return (folder / "config.json").is_file()
+        return (folder / "config.json").is_file() or is_pretrained_run(folder)
     # A name of the hub is OWNER/NAME; a path into an existing folder is a mistyped run.
     return model.count("/") == 1 and not model.startswith((".", "~", "/", "runs/")) and not folder.parent.is_dir()
 

@@ -214,6 +214,10 @@ def choose_run(name: str) -> Path:
 
 def trained_runs() -> list[Path]:
     """Return the usable run folders under runs/, the latest last."""
-    from seesay.checkpoint import MODEL_FILE
+    from seesay.checkpoint import ADAPTER_FOLDER, MODEL_FILE, PRETRAINED_FOLDER
 
-    return [path.parent for path in sorted(Path("runs").glob(f"*/{MODEL_FILE}"), key=lambda path: path.stat().st_mtime)]
+    runs = {path.parent: path.stat().st_mtime for path in Path("runs").glob(f"*/{MODEL_FILE}")}
+    for folder in (ADAPTER_FOLDER, PRETRAINED_FOLDER):
+        for path in Path("runs").glob(f"*/{folder}/*.safetensors"):
+            runs[path.parent.parent] = max(runs.get(path.parent.parent, 0.0), path.stat().st_mtime)
+    return sorted(runs, key=lambda run: (runs[run], run))

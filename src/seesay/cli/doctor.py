@@ -8,6 +8,7 @@ _EXTRAS = {
     "pycocoevalcap": "coco",
     "transformers": "hub",
     "datasets": "datasets",
+    "peft": "hub",
     "httpx": "endpoint",
     "bitsandbytes": "quantised",
     "h5py": "hdf5",

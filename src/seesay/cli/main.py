@@ -38,7 +38,8 @@ COMMANDS = {
     ),
     "train": (
         "training",
-        "Train a captioner, after extracting missing features.\n\nRun the same command to resume.",
+        "Train a captioner, after extracting missing features; with --model NAME, fine-tune a pretrained one."
+        "\n\nRun the same command to resume.",
     ),
     "tune": (
         "tuning",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from seesay import config as configuration
 from seesay.cli.console import print_error, print_line, progress, step_progress
@@ -39,18 +39,19 @@ def train(
     push_to_hub: str = "",
     flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
-    """Train a captioner, after extracting missing features.
+    """Train a captioner, after extracting missing features; with --model NAME, fine-tune a pretrained one.
 
     Args:
         data: captions and images in any format that `seesay data check` reads.
-        out: run folder [default: runs/PRESET; with --scst, the folder of the initial run with -scst appended].
+        out: run folder [default: runs/PRESET, or runs/NAME of a pretrained model, -lora appended with adapters; with
+            --scst, the folder of the initial run with -scst appended].
         scst: self-critical training: the preset scst on top of --config, or of the settings of the run in
             --init-from [default: runs/PRESET].
         resume: resume the run in --out with its own settings.
         overwrite: delete the run in --out.
         push_to_hub: then upload the run to this repository of the Hugging Face hub, as `seesay push` does.
     """
-    from seesay.checkpoint import load_run
+    from seesay.checkpoint import read_run
     from seesay.training.distributed import rank
     from seesay.training.train import train as fit
 
@@ -59,14 +60,16 @@ def train(
 
         check_access(push_to_hub)  # before hours of training
     overrides = given_flags(flags)
-    first = Path(overrides.get("init_from") or Path("runs") / preset)
-    out = out or (first.with_name(f"{first.name}-scst") if scst else Path("runs") / preset)
+    preset, name = _choose_preset(preset, config, overrides)
+    first = Path(overrides.get("init_from") or Path("runs") / name)
+    out = out or (first.with_name(f"{first.name}-scst") if scst else Path("runs") / name)
     if resume:
         if config is not None:
             raise ConfigError("--resume uses the settings of the run itself; drop --config")
-        settings = configuration.replace(load_run(out).config, **overrides)
+        settings = configuration.replace(read_run(out).config, **overrides)
     elif scst:
         config = config or _initial_config(first)
+        overrides = {**_second_stage_rate(first), **overrides}
         settings = configuration.resolve_config(preset, config, {**overrides, "init_from": str(first)}, overlay="scst")
     else:
         settings = configuration.resolve_config(preset, config, overrides)
@@ -85,6 +88,23 @@ def train(
         print_line(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
         if push_to_hub:
             push_run(str(result.folder), push_to_hub)
+
+
+def _choose_preset(preset: str, config: Path | None, overrides: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the preset, that of fine-tuning if a pretrained model is named, and the default name of the run."""
+    finetuning = configuration.resolve_config("", config, overrides).finetuning
+    if not finetuning.model:
+        return preset, preset
+    suffix = "-lora" if finetuning.lora else ""
+    name = Path(finetuning.model.partition("@")[0]).name + suffix
+    return (f"finetune{suffix}" if preset == DEFAULT_PRESET else preset), name
+
+
+def _second_stage_rate(first: Path) -> dict[str, float]:
+    """Return the learning rate of the second stage of a pretrained model, a tenth of the first; else nothing."""
+    from seesay.checkpoint import is_pretrained_run, read_run
+
+    return {"learning_rate": read_run(first).config.training.learning_rate / 10} if is_pretrained_run(first) else {}
 
 
 def _initial_config(first: Path) -> Path:

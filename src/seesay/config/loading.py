@@ -67,7 +67,7 @@ def resolve_config(
     """Return the configuration made of the defaults, then `preset`, `file`, `overlay` and `overrides`.
 
     Args:
-        preset: a name of `preset_names()`, or empty for the bare defaults.
+        preset: a name of `preset_names()`, a preset of fine-tuning, or empty for the bare defaults.
         file: a YAML file of sections (the form that runs save).
         overrides: single values; a key is `section.field` or just `field`, as names are unique.
         overlay: a preset of a few values that is applied on top, such as `scst`.
@@ -75,14 +75,18 @@ def resolve_config(
     Raises:
         ConfigError: an unknown preset, section or field (the nearest is named), or an unsuitable value.
     """
-    if preset in preset_names(overlays=True):
+    needed = _presets().get(preset, {}).get("needs", "")
+    if preset in preset_names(overlays=True) and not needed:
         raise ConfigError(f"{preset} is applied on top of a preset; name that, or the run to start from, too")
     values: dict[str, Any] = preset_values(preset) if preset else {}
     if file is not None:
         values = _merge(values, _read_sections(Path(file)))
     if overlay:
         values = _merge(values, preset_values(overlay))
-    return Config(**_override(values, overrides or {}))
+    config = Config(**_override(values, overrides or {}))
+    if needed and not getattr(getattr(config, needed.partition(".")[0]), needed.partition(".")[2]):
+        raise ConfigError(f"the preset {preset} needs {needed}; set it, as with --model NAME")
+    return config
 
 
 def replace(config: Config, **overrides: Any) -> Config:

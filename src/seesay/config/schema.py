@@ -210,6 +210,29 @@ class TrainingConfig(Section):
         return self.scst_weight > 0
 
 
+class FinetuningConfig(Section):
+    """Which pretrained model is fine-tuned, and which of its weights."""
+
+    section: ClassVar[str] = "finetuning"
+
+    model: str = option("", "pretrained model to fine-tune: a name of the hub, name@revision or a folder (empty: none)")
+    prompt: str = option("", "prompt in training, and by default in captioning (empty: the model's default)")
+    lora: bool = option(False, "train low-rank adapters (LoRA) instead of the model's own weights")
+    lora_rank: int = option(16, "LoRA: rank of the adapters", ge=1)
+    lora_alpha: Number = option(32.0, "LoRA: the adapters' output is multiplied by this / rank", gt=0)
+    lora_dropout: Number = option(0.05, "LoRA: dropout on the adapters' input", ge=0, lt=1)
+    lora_targets: Texts = option((), "LoRA: names of the adapted layers, or all-linear (empty: those of the family)")
+    gradient_checkpointing: bool = option(
+        False, "recompute activations in the backward pass: less memory, about a third more time"
+    )
+    captions_per_pass: int = option(
+        0, "captions per forward and backward pass; the gradients of a batch are summed (0: the whole batch)", ge=0
+    )
+    max_caption_tokens: int = option(
+        0, "truncate training captions to this many tokens (0: the default length of the model's family)", ge=0
+    )
+
+
 class DecodingFields(Section):
     """The options of decoding without the rules between them: a preset, file or command line may hold any part."""
 
@@ -361,11 +384,21 @@ class Config(Section):
     encoder: EncoderConfig = EncoderConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    finetuning: FinetuningConfig = FinetuningConfig()
     decoding: DecodingOptions = DecodingOptions()
 
 
 SECTIONS: dict[str, type[Section]] = {
-    kind.section: kind for kind in (DataConfig, TextConfig, EncoderConfig, ModelConfig, TrainingConfig, DecodingOptions)
+    kind.section: kind
+    for kind in (
+        DataConfig,
+        TextConfig,
+        EncoderConfig,
+        ModelConfig,
+        TrainingConfig,
+        FinetuningConfig,
+        DecodingOptions,
+    )
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from seesay.data.records import Annotations
 from seesay.errors import DataError
@@ -45,16 +46,24 @@ class Augmentation:
             ImageError: missing, not an image, damaged or too large.
         """
         flipped = self.flips(random, flippable)
-        crop, across, down = random.random(3)
-        image = read_image(source)
-        if self.crop:
-            scale = 1 - self.crop * crop
-            width, height = scale * image.width, scale * image.height
-            left, top = across * (image.width - width), down * (image.height - height)
-            box = (round(left), round(top), max(1, round(left + width)), max(1, round(top + height)))
-            image = image.crop(box)
+        image = self.crop_image(read_image(source), random)
         square = resize_image(image, preprocessing)
         return np.ascontiguousarray(square[:, ::-1]) if flipped else square
+
+    def crop_image(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
+        """Returns a random crop of an image.
+
+        Args:
+            image: the image.
+            random: generator; three numbers are drawn, whatever the settings.
+        """
+        crop, across, down = random.random(3)
+        if not self.crop:
+            return image
+        scale = 1 - self.crop * crop
+        width, height = scale * image.width, scale * image.height
+        left, top = across * (image.width - width), down * (image.height - height)
+        return image.crop((round(left), round(top), max(1, round(left + width)), max(1, round(top + height))))
 
     def flips(self, random: np.random.Generator, flippable: bool) -> bool:
         """Return whether `pixels` flips the image with the same generator.

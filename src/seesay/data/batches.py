@@ -1,8 +1,9 @@
 """Training batches: images with all of their captions, bucketed by length, resumable at any step."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from seesay.errors import DataError
 from seesay.images.loading import Preprocessing, load_pixels
 from seesay.images.prefetch import prefetch
 from seesay.models.packing import PAD_ID, PackedCaptions, pack_captions
+
+LoadedBatch = TypeVar("LoadedBatch")
 
 _AHEAD = 3
 _BUCKET_BATCHES = 24
@@ -115,48 +118,40 @@ def make_examples(annotations: Sequence[Annotation], encode: Callable[[str], lis
     return examples
 
 
-class CaptionBatches:
-    """The batches of an epoch, in an order determined by the seed and the epoch.
+class ImageBatches(ABC, Generic[LoadedBatch]):
+    """The batches of an epoch, in an order determined by the seed and the epoch; a subclass loads them.
 
     Every epoch has the same number of batches. The state includes the position within the epoch, so that training
     resumes with the next batch.
 
     Args:
         examples: the images.
-        features: source of features, or None to load pixels.
-        preprocessing: the encoder's preprocessing, used for pixels.
         batch_captions: target number of captions per batch; an image's captions stay in one batch.
         seed: seed of order and augmentation.
         shuffle: False keeps the order of `examples`, for validation.
         augmentation: random augmentation, determined by seed, epoch and image.
-        mirrored: source of the features of mirrored images; required to flip when `features` is set.
 
     Raises:
-        DataError: there are no examples, or neither features nor preprocessing.
+        DataError: there are no examples.
     """
+
+    workers = 2
+    """Threads that load batches."""
 
     def __init__(
         self,
         examples: Sequence[Example],
-        features: FeatureReader | None,
-        preprocessing: Preprocessing | None,
         batch_captions: int,
         seed: int = 0,
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
-        mirrored: FeatureReader | None = None,
     ) -> None:
         if not examples:
             raise DataError("there are no captioned images to make batches of")
-        if features is None and preprocessing is None:
-            raise DataError("batches need a feature store or a preprocessing for images")
         self.examples = list(examples)
-        self.features = features
-        self.preprocessing = preprocessing
         self.seed = seed
         self.shuffle = shuffle
         self.augmentation = augmentation or Augmentation()
-        self.mirrored = mirrored
         self.epoch = 0
         self.rank, self.ranks = 0, 1
         self._position = 0
@@ -165,6 +160,10 @@ class CaptionBatches:
         self._lengths = np.array([example.length for example in self.examples])
         self._count = max(1, round(int(self._captions.sum()) / batch_captions))
         self._count = min(self._count, len(self.examples))
+
+    @abstractmethod
+    def load(self, indices: NDArray[np.int64]) -> LoadedBatch:
+        """Return this process's share of the batch of the examples at `indices`, on the CPU."""
 
     def __len__(self) -> int:
         return self._count
@@ -216,12 +215,12 @@ class CaptionBatches:
             )
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[LoadedBatch]:
         """Yield the remaining batches of the epoch, or all of them if the epoch is finished."""
         if self._position >= self._count:
             self._position = 0
         plan = self.plan(self.epoch)[self._position :]
-        for batch in prefetch(self.load, plan, workers=1 if self.features is not None else 2, ahead=_AHEAD):
+        for batch in prefetch(self.load, plan, workers=self.workers, ahead=_AHEAD):
             self._position += 1  # before the yield, so that a state saved by the consumer excludes this batch
             yield batch
 
@@ -248,12 +247,56 @@ class CaptionBatches:
         cuts = np.minimum(cuts, len(order) - self._count + minimum)
         return np.split(order, cuts)
 
-    def load(self, indices: NDArray[np.int64]) -> Batch:
-        """Return this process's share of the batch of the examples at `indices`, on the CPU."""
+    def _share(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], GlobalBatchStats, bool]:
+        """Return this process's part of the examples of a batch, the batch's totals, and whether it is idle."""
         totals = GlobalBatchStats(len(indices), int(self._captions[indices].sum()), int(self._tokens[indices].sum()))
         own = indices[self.rank :: self.ranks]
-        idle = not len(own)
-        own = indices[:1] if idle else own
+        return (own, totals, False) if len(own) else (indices[:1], totals, True)
+
+    def _random(self, index: int) -> np.random.Generator:
+        """Return the generator of an image's augmentation in this epoch, independent of the process."""
+        return np.random.default_rng([self.seed, self.epoch, int(index)])
+
+
+class CaptionBatches(ImageBatches[Batch]):
+    """Batches of stored features or pixels, with packed captions.
+
+    Args:
+        examples: the images.
+        features: source of features, or None to load pixels.
+        preprocessing: the encoder's preprocessing, used for pixels.
+        batch_captions: see `ImageBatches`.
+        seed: see `ImageBatches`.
+        shuffle: see `ImageBatches`.
+        augmentation: see `ImageBatches`.
+        mirrored: source of the features of mirrored images; required to flip when `features` is set.
+
+    Raises:
+        DataError: there are no examples, or neither features nor preprocessing.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        features: FeatureReader | None,
+        preprocessing: Preprocessing | None,
+        batch_captions: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        augmentation: Augmentation | None = None,
+        mirrored: FeatureReader | None = None,
+    ) -> None:
+        if features is None and preprocessing is None:
+            raise DataError("batches need a feature store or a preprocessing for images")
+        super().__init__(examples, batch_captions, seed, shuffle, augmentation)
+        self.features = features
+        self.preprocessing = preprocessing
+        self.mirrored = mirrored
+        self.workers = 2 if features is None else 1
+
+    def load(self, indices: NDArray[np.int64]) -> Batch:
+        """Return this process's share of the batch of the examples at `indices`, on the CPU."""
+        own, totals, idle = self._share(indices)
         chosen = [self.examples[index] for index in own]
         features = pixels = mask = None
         ids = tuple(example.id for example in chosen)
@@ -281,10 +324,6 @@ class CaptionBatches:
         if not self.augmentation:
             return load_pixels(example.image, self.preprocessing)
         return self.augmentation.pixels(example.image, self.preprocessing, self._random(index), example.flippable)
-
-    def _random(self, index: int) -> np.random.Generator:
-        """Return the generator of an image's augmentation in this epoch, independent of the process."""
-        return np.random.default_rng([self.seed, self.epoch, int(index)])
 
 
 def pad_captions(captions: Sequence[Sequence[Sequence[int]]]) -> Tensor:

@@ -8,9 +8,9 @@ from seesay.captioners.base import Captioner
 from seesay.captioners.caption import Caption
 from seesay.captioners.guard import clean, count_rejections
 from seesay.captioners.identity import repository_of
-from seesay.captioners.search import SearchCaptioner
+from seesay.captioners.spec import load_captioner
 from seesay.captioners.trained import TrainedCaptioner
-from seesay.checkpoint import is_run
+from seesay.checkpoint import is_pretrained_run, is_run
 from seesay.config import DecodingOptions
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
@@ -74,7 +74,7 @@ def evaluate(
     captions: Mapping[str, Caption] = {}
     captioner = model if isinstance(model, Captioner) else _load(Path(model), device)
     if captioner is not None:
-        config = captioner.config if isinstance(captioner, SearchCaptioner) else None
+        config = captioner.run_config
         eval_split = read_eval_split(data, split, config.data if config else None, columns)
         items, options = eval_split.items, captioner.options(options)
         tokenization = tokenization or (config.text.tokenization if config else None)
@@ -117,7 +117,7 @@ def evaluate(
 def _load(path: Path, device: str) -> Captioner | None:
     """Returns the captioner of a run; None for a prediction file."""
     if is_run(path) or (path.is_dir() and not has_predictions(path)):
-        return TrainedCaptioner.load(path, device)
+        return load_captioner(path, device) if is_pretrained_run(path) else TrainedCaptioner.load(path, device)
     return None
 
 

@@ -18,16 +18,15 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from seesay.checkpoint import RunInfo, save_weights, unwritable, update_progress
+from seesay.checkpoint import RunInfo, unwritable, update_progress
 from seesay.config import TrainingConfig
-from seesay.data.batches import CaptionBatches
+from seesay.data.batches import ImageBatches
 from seesay.errors import CheckpointError, ConfigError
 from seesay.files import write_atomically
 from seesay.formatting import format_duration
-from seesay.models.encoders import Encoder
+from seesay.training.base import TrainingModule
 from seesay.training.distributed import sum_over_ranks
 from seesay.training.interruption import StopRequest, StopRequestedError, describe_place
-from seesay.training.module import CaptioningModule
 
 log = logging.getLogger("seesay")
 
@@ -117,7 +116,7 @@ class ResumePoint(Checkpoint):
         """Save if it is due, and stop if requested."""
         if trainer.is_last_batch:
             return
-        assert isinstance(pl_module, CaptioningModule)
+        assert isinstance(pl_module, TrainingModule)
         pl_module.count_time()
         requested = self._requested(trainer, pl_module)
         if requested or trainer.global_step - self._saved >= self.every:
@@ -133,7 +132,7 @@ class ResumePoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, and stop if requested, except at the end of training, which the state does not record."""
-        assert isinstance(pl_module, CaptioningModule)
+        assert isinstance(pl_module, TrainingModule)
         if trainer.should_stop:
             return
         pl_module.restart_clock()  # validation is not counted
@@ -142,7 +141,7 @@ class ResumePoint(Checkpoint):
         if requested and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             raise requested
 
-    def _save(self, trainer: pl.Trainer, module: CaptioningModule) -> None:
+    def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         if trainer.global_step > self._saved:
             trainer.save_checkpoint(self.path)
             module.restart_clock()
@@ -152,7 +151,7 @@ class ResumePoint(Checkpoint):
         self._saved = trainer.global_step
         self.stop.place = describe_place(self._saved, int(trainer.num_training_batches), trainer.max_epochs or 0)
 
-    def _requested(self, trainer: pl.Trainer, module: CaptioningModule) -> Exception | None:
+    def _requested(self, trainer: pl.Trainer, module: TrainingModule) -> Exception | None:
         """Return why training stops here, or None; with several processes they agree every `log_every` steps."""
         if trainer.world_size == 1:
             return self.stop.reason
@@ -174,7 +173,7 @@ class MetricsLog(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Create metrics.csv, or remove its rows after the step from which training resumes."""
-        assert isinstance(pl_module, CaptioningModule)
+        assert isinstance(pl_module, TrainingModule)
         self._captions, self._since = 0, (0, pl_module.seconds)
         if not trainer.is_global_zero:
             return
@@ -192,7 +191,7 @@ class MetricsLog(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log a step if it is due."""
-        assert isinstance(pl_module, CaptioningModule)
+        assert isinstance(pl_module, TrainingModule)
         self._captions += batch.totals.captions
         if trainer.global_step % self.every:
             return
@@ -223,7 +222,7 @@ class MetricsLog(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log an epoch."""
-        assert isinstance(pl_module, CaptioningModule)
+        assert isinstance(pl_module, TrainingModule)
         values = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_cider")}
         mean = _mean_loss(pl_module.epoch_loss)
         _check_divergence(mean, trainer.global_step)
@@ -241,7 +240,7 @@ class MetricsLog(Callback):
         self._write(trainer, pl_module, train_loss=mean, **values, **rewards)
         self._log_samples(trainer, pl_module)
 
-    def _log_samples(self, trainer: pl.Trainer, module: CaptioningModule) -> None:
+    def _log_samples(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         """Log the captions of a few validation images."""
         for name, caption, reference in module.samples:
             log.info("  %s: %s (reference: %s)", name, caption or "(empty)", reference)
@@ -254,7 +253,7 @@ class MetricsLog(Callback):
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.add_text("validation captions", "\n".join(rows), trainer.global_step)
 
-    def _write(self, trainer: pl.Trainer, module: CaptioningModule, **values: float) -> None:
+    def _write(self, trainer: pl.Trainer, module: TrainingModule, **values: float) -> None:
         if not trainer.is_global_zero:
             return
         epoch = trainer.current_epoch + 1
@@ -327,25 +326,32 @@ class BestCheckpoints(ModelCheckpoint):
 
 
 class BestModel(Checkpoint):
-    """Keeps the weights of the best validation so far in `model.safetensors`."""
+    """Keeps the weights of the best validation so far.
 
-    def __init__(self, folder: Path, info: RunInfo, encoder: Encoder | None, monitor: str) -> None:
+    Args:
+        folder: the run folder.
+        info: its metadata.
+        monitor: the monitored metric.
+        save: writes the current weights into the run folder.
+    """
+
+    def __init__(self, folder: Path, info: RunInfo, monitor: str, save: Callable[[], None]) -> None:
         self.folder = folder
         self.info = info
-        self.encoder = encoder
         self.monitor = monitor
+        self.save = save
         self.best: float | None = None
         self.best_epoch = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the weights if they are the best, and the progress of training."""
-        assert isinstance(pl_module, CaptioningModule)
+        assert isinstance(pl_module, TrainingModule)
         value = float(trainer.callback_metrics[self.monitor])
         better = self.best is None or (value < self.best if self.monitor == "val_loss" else value > self.best)
         if better:
             self.best, self.best_epoch = value, trainer.current_epoch + 1
             if trainer.is_global_zero:
-                save_weights(self.folder, run_weights(pl_module, self.encoder))
+                self.save()
         self.info = update_progress(
             self.folder if trainer.is_global_zero else None,
             self.info,
@@ -374,7 +380,7 @@ class ShareBatches(Callback):
         batches: the training and validation batches.
     """
 
-    def __init__(self, batches: Sequence[CaptionBatches]) -> None:
+    def __init__(self, batches: Sequence[ImageBatches[Any]]) -> None:
         self.batches = batches
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -389,9 +395,9 @@ def _mean_loss(counted: torch.Tensor) -> float:
     return float(total / max(1.0, tokens))
 
 
-def _rewards(module: CaptioningModule, epoch: bool) -> dict[str, float]:
+def _rewards(module: TrainingModule, epoch: bool) -> dict[str, float]:
     """Return the metrics of SCST: CIDEr-D of the samples and of their baseline, times 100."""
-    if module.critic is None:
+    if not module.has_rewards:
         return {}
     return {name: 100 * value for name, value in zip(("reward", "baseline"), module.rewards(epoch), strict=True)}
 
@@ -406,11 +412,3 @@ def _check_divergence(loss: float, step: int) -> None:
             f"the loss is {loss} at step {step}: training has diverged; start again (--overwrite) with a lower "
             "training.learning_rate, or set training.max_grad_norm"
         )
-
-
-def run_weights(module: CaptioningModule, encoder: Encoder | None) -> dict[str, torch.Tensor]:
-    """Return the content of model.safetensors: the model, and an encoder that is stored but not part of it."""
-    weights = module.model.state_dict()
-    if encoder is not None and module.model.encoder is None:
-        weights |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    return weights

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from seesay.training.module import CaptioningModule
+from seesay.training.base import TrainingModule
 
 
 class EmaWeights(Checkpoint):
@@ -69,5 +69,5 @@ class EmaWeights(Checkpoint):
 
 
 def _trainable(module: pl.LightningModule) -> list[tuple[str, torch.nn.Parameter]]:
-    assert isinstance(module, CaptioningModule)
+    assert isinstance(module, TrainingModule)
     return [(name, weight) for name, weight in module.model.named_parameters() if weight.requires_grad]

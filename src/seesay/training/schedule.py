@@ -19,17 +19,25 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def build_optimizer(training: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+def in_encoder(name: str) -> bool:
+    """Return whether a parameter of a network of seesay's own, given by its name, belongs to its encoder."""
+    return name.startswith("encoder.")
+
+
+def build_optimizer(
+    training: TrainingConfig, model: nn.Module, is_encoder: Callable[[str], bool] = in_encoder
+) -> torch.optim.Optimizer:
     """Return the optimizer of the trainable parameters, with a separate group for the encoder's.
 
     Args:
         training: optimizer, learning rates and decay.
-        model: the model; names of the encoder's parameters start with "encoder.".
+        model: the model.
+        is_encoder: returns whether the parameter of a name belongs to the image encoder.
     """
     groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[name.startswith("encoder.")].append(parameter)
+            groups[is_encoder(name)].append(parameter)
     rates = {False: training.learning_rate, True: training.encoder_learning_rate or training.learning_rate}
     listed = [{"params": groups[own], "lr": rates[own]} for own in (False, True) if groups[own]]
     optimizer = _OPTIMIZERS[training.optimizer](listed, lr=training.learning_rate, weight_decay=training.weight_decay)

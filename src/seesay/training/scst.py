@@ -129,7 +129,7 @@ class SelfCritic:
         with without_dropout(model), torch.no_grad():
             state = init_state(model.step_decoder, model.project(features), batch.memory_mask)
             best = generate(model.step_decoder, state, GenerationRequest(self.options))
-        greedy_rewards: NDArray[np.float64] = self.reward(batch.ids, _rewarded(best))
+        greedy_rewards: NDArray[np.float64] = self.reward(batch.ids, rewarded_tokens(best))
         return greedy_rewards.repeat(self.samples, axis=1)
 
 
@@ -173,7 +173,7 @@ def make_critic(
     return kind(reward, training.scst_samples, training.scst_baseline, options, training.scst_dropout)
 
 
-def _rewarded(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:
+def rewarded_tokens(captions: Sequence[Sequence[Hypothesis]]) -> NDArray[np.int64]:
     """Return the token ids (B, K, T) of captions (B, K) for the reward, with the end token if they are finished."""
     return pad_captions(
         [[[*one.tokens, *([END_ID] if one.finished else [])] for one in of_image] for of_image in captions]

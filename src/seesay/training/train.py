@@ -5,49 +5,28 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch.callbacks import Callback
 
-from seesay.checkpoint import LAST_FILE, RUN, Run, RunInfo, load_run, save_run, update_progress
+from seesay.checkpoint import LAST_FILE, RUN, RunInfo, RunRecord, read_run, save_run, update_progress
 from seesay.config import Config
-from seesay.data.augmentation import Augmentation
-from seesay.data.batches import CaptionBatches
 from seesay.errors import ConfigError, DataError
 from seesay.explanation import training_curves
 from seesay.features.extraction import Progress
 from seesay.formatting import format_duration
-from seesay.models.captioning import build_model, count_parameters
-from seesay.models.encoders import SMALL_CNN
-from seesay.models.vocabulary import init_bias_from_frequencies
+from seesay.models.captioning import count_parameters
 from seesay.outputs import check_folder, only_writer_of
-from seesay.tokenizer import Tokenizer
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches, StepProgress, StepReport
-from seesay.training.cuda_graphs import GraphedCritic, GraphedTrainStep, uses_graphs
 from seesay.training.distributed import rank, rank_zero_first
-from seesay.training.inputs import (
-    Inputs,
-    LazyInputs,
-    build_tokenizer,
-    count_words,
-    describe_captions,
-    make_inputs,
-    open_training_data,
-    read_captions,
-)
+from seesay.training.inputs import LazyInputs, describe_captions, open_training_data, read_captions
 from seesay.training.interruption import StopRequest, interruptible
-from seesay.training.module import CaptioningModule
+from seesay.training.network import NetworkRecipe
+from seesay.training.recipe import PreparedRun, Recipe
 from seesay.training.schedule import warn_of_warmup
-from seesay.training.scst import SelfCritic, make_critic
 from seesay.training.trainer import build_trainer, quiet_lightning
-from seesay.training.validation import check_config, differences, existing_run
-from seesay.training.warm_start import warm_start
+from seesay.training.validation import differences, existing_run
 
 log = logging.getLogger("seesay")
-
-VALIDATION_CAPTIONS = 320
-"""Captions per validation batch."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +80,22 @@ def train(
         SeesayError: invalid data or configuration, a store of another encoder, a full disk; or `out` contains the data,
             has foreign files under a run's names, or is in use by another process.
     """
-    inputs = LazyInputs(
-        lambda: read_captions(config, data),
-        lambda annotations: open_training_data(config, annotations, data, features, stores, progress),
-    )
+    recipe: Recipe
+    if config.finetuning.model:
+        from seesay.training.finetuning.recipe import FinetuningRecipe  # imports transformers
+
+        recipe = FinetuningRecipe(config, data, stores)
+    else:
+        recipe = NetworkRecipe(
+            config,
+            LazyInputs(
+                lambda: read_captions(config, data),
+                lambda annotations: open_training_data(config, annotations, data, features, stores, progress),
+            ),
+        )
     check_folder(out, RUN, inputs=[data, *stores])
     callbacks = [StepReport(step_progress)] if step_progress else []
-    return train_on(config, inputs, out, overwrite=overwrite, callbacks=callbacks)
+    return _train(recipe, out, overwrite=overwrite, callbacks=callbacks)
 
 
 def train_on(
@@ -133,8 +121,19 @@ def train_on(
     Raises:
         SeesayError: see `train`.
     """
-    check_config(config)
-    out = Path(out)
+    return _train(NetworkRecipe(config, inputs), out, overwrite=overwrite, callbacks=callbacks, stop=stop)
+
+
+def _train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    overwrite: bool,
+    callbacks: Sequence[Callback] = (),
+    stop: StopRequest | None = None,
+) -> TrainingResult:
+    recipe.check()
+    config, out = recipe.config, Path(out)
     if config.training.init_from and Path(config.training.init_from).resolve() == out.resolve():
         raise ConfigError(
             f"training.init_from is {config.training.init_from}, the run folder itself; choose another --out"
@@ -144,24 +143,16 @@ def train_on(
         with rank_zero_first(config.training):
             if rank() == 0:
                 stack.enter_context(only_writer_of(out, RUN))
-            prepared = _prepare(config, inputs, out, overwrite and rank() == 0)
+            prepared = _prepare(recipe, out, overwrite and rank() == 0)
         if prepared is None:
-            return _result(out, load_run(out).info, "nothing to do")
+            return _result(out, read_run(out).info, "nothing to do")
         return _fit(config, out, prepared, callbacks, stop or StopRequest())
 
 
-class _Prepared(NamedTuple):
-    """The inputs and metadata with which training starts or resumes."""
-
-    info: RunInfo
-    tokenizer: Tokenizer
-    inputs: Inputs
-
-
-def _prepare(config: Config, source: LazyInputs, out: Path, overwrite: bool) -> _Prepared | None:
-    """Create or open the run folder and the features; return None if the run is finished."""
-    run = existing_run(out, config, overwrite)
-    annotations = source.annotations()
+def _prepare(recipe: Recipe, out: Path, overwrite: bool) -> PreparedRun | None:
+    """Create or open the run folder and the inputs; return None if the run is finished."""
+    run = existing_run(out, recipe.config, overwrite)
+    annotations = recipe.annotations()
     captions = describe_captions(annotations)
     changes = _changes(run, captions)
     if run is not None and run.info.progress.get("finished"):
@@ -173,28 +164,22 @@ def _prepare(config: Config, source: LazyInputs, out: Path, overwrite: bool) -> 
         )
         return None
     resumed = _resumed(run, out, changes)
-    training_data = source.training_data(annotations)
-    tokenizer = resumed.tokenizer if resumed else build_tokenizer(annotations, config)
-    inputs = make_inputs(training_data, tokenizer)
+    prepared = recipe.prepare(annotations, resumed)
     if resumed is None:
-        info = replace(_describe_run(config, training_data.data, tokenizer, inputs), captions=captions)
+        prepared.info = replace(prepared.info, captions=captions)
         (out / LAST_FILE).unlink(missing_ok=True)  # left by an interrupted deletion
-        save_run(out, config, info, tokenizer)
-    else:
-        info = resumed.info
-        if inputs.store is not None:
-            inputs.store.require(info.features)
-    return _Prepared(info, tokenizer, inputs)
+        save_run(out, recipe.config, prepared.info, prepared.tokenizer)
+    return prepared
 
 
-def _changes(run: Run | None, captions: dict[str, str]) -> str:
+def _changes(run: RunRecord | None, captions: dict[str, str]) -> str:
     """Return how the captions differ from those of a run; empty if they do not."""
     if run is None or not run.info.captions:
         return ""
     return "; ".join(differences({"data": run.info.captions}, {"data": captions}))
 
 
-def _resumed(run: Run | None, out: Path, changes: str) -> Run | None:
+def _resumed(run: RunRecord | None, out: Path, changes: str) -> RunRecord | None:
     """Return the unfinished run to resume, or None if training starts, as in a run without a saved state.
 
     Raises:
@@ -215,31 +200,25 @@ def _resumed(run: Run | None, out: Path, changes: str) -> Run | None:
 
 
 def _fit(
-    config: Config, out: Path, prepared: _Prepared, callbacks: Sequence[Callback], stop: StopRequest
+    config: Config, out: Path, prepared: PreparedRun, callbacks: Sequence[Callback], stop: StopRequest
 ) -> TrainingResult:
-    info, tokenizer, inputs = prepared
-    module = _build_module(config, info, tokenizer, inputs)
     last = out / LAST_FILE
-    if config.training.init_from and not last.is_file():
-        warm_start(module.model, config, info, tokenizer)
-    in_loop = inputs.store is None
-    stored = inputs.encoder if info.encoder_stored and not in_loop else None
-    best = BestModel(out, info, stored, config.training.monitor)
-    preprocessing = inputs.encoder.preprocessing if inputs.encoder else None
-    validation = CaptionBatches(inputs.val, inputs.store, preprocessing, VALIDATION_CAPTIONS, shuffle=False)
-    shared = ShareBatches([module.batches, validation])
+    built = prepared.build(out, start=not last.is_file())
+    module, batches = built.module, built.module.batches
+    best = BestModel(out, prepared.info, config.training.monitor, built.save)
+    shared = ShareBatches([batches, built.validation])
     with quiet_lightning():
         metrics = MetricsLog(out / "metrics.csv", config.training.log_every)
         trainer = build_trainer(config, out, [shared, metrics, *callbacks, best], stop)
     log.info(
         "training %s parameters on %d captions of %d images",
         f"{count_parameters(module.model):,}",
-        module.batches.captions,
-        len(inputs.train),
+        batches.captions,
+        len(batches.examples),
     )
-    warn_of_warmup(config.training, config.training.epochs * len(module.batches))
+    warn_of_warmup(config.training, config.training.epochs * len(batches))
     with quiet_lightning(), interruptible(trainer, stop, out):
-        trainer.fit(module, module.batches, validation, ckpt_path=last if last.is_file() else None)
+        trainer.fit(module, batches, built.validation, ckpt_path=last if last.is_file() else None)
     result = _conclude(config, out, best, module.seconds, trainer.is_global_zero)
     if stop.signal is not None:  # received during the last validation
         stop.end(out, trainer.is_global_zero)
@@ -268,45 +247,3 @@ def _conclude(config: Config, out: Path, best: BestModel, seconds: float, is_ran
 def _result(out: Path, info: RunInfo, stopped_by: str) -> TrainingResult:
     done = info.progress
     return TrainingResult(out, done["epochs"], done["best"], done["best_epoch"], stopped_by, done["seconds"])
-
-
-def _describe_run(config: Config, data: str, tokenizer: Tokenizer, inputs: Inputs) -> RunInfo:
-    source: Any = inputs.store if inputs.store is not None else inputs.encoder
-    joined = inputs.store.stores if inputs.store is not None else []
-    identity = source.identity
-    from_hub = config.encoder.encoder_weights == "pretrained" and config.encoder.encoder != SMALL_CNN
-    return RunInfo(
-        vocabulary_size=len(tokenizer),
-        feature_size=source.feature_size,
-        grid=source.grid,
-        max_length=max(example.length for example in inputs.train) - 2,
-        features=identity,
-        encoder_stored=inputs.encoder is not None and (inputs.store is None or not from_hub),
-        data=data,
-        source_sizes=[store.feature_size for store in joined] if len(joined) > 1 else [],
-    )
-
-
-def _build_module(config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs) -> CaptioningModule:
-    torch.manual_seed(config.training.seed)
-    in_loop = inputs.store is None
-    model = build_model(config.model, info.vocabulary_size, info.feature_size, inputs.encoder if in_loop else None)
-    if config.model.log_frequency_bias:
-        init_bias_from_frequencies(model.decoder, count_words(inputs.train, info.vocabulary_size))
-    model.train()  # Lightning keeps the modes of modules, and an encoder is in evaluation mode
-    batches = CaptionBatches(
-        inputs.train,
-        inputs.store,
-        inputs.encoder.preprocessing if inputs.encoder else None,
-        config.training.batch_captions,
-        seed=config.training.seed,
-        augmentation=Augmentation(config.training.hflip_prob, config.training.crop_fraction),
-        mirrored=inputs.mirrored,
-    )
-    references = {item.id: item.captions for item in inputs.annotations.split("val")}
-    graphs, critic = uses_graphs(config.training, model), None
-    if config.training.second_stage:
-        kind = GraphedCritic if graphs else SelfCritic
-        critic = make_critic(config.training, config.decoding, info.max_length, inputs.train, kind)
-    steps = GraphedTrainStep(model, config.training.label_smoothing) if graphs else None
-    return CaptioningModule(model, config, tokenizer, batches, references, info.max_length, critic, steps)

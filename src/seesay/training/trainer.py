@@ -49,11 +49,11 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: St
         accelerator=_accelerator(device),
         devices=devices,
         num_nodes=nodes,
-        strategy="ddp" if several else "auto",
+        strategy=_strategy(config) if several else "auto",
         # `CaptionBatches` splits batches among ranks; batch norms of a trained encoder use the global batch.
         use_distributed_sampler=False,
         sync_batchnorm=several and device.startswith("cuda"),
-        precision=_precision(config),  # type: ignore[arg-type]
+        precision="bf16-mixed" if trains_in_bfloat16(config) else "32-true",
         max_epochs=training.epochs,
         gradient_clip_val=training.max_grad_norm or None,
         callbacks=callbacks,
@@ -68,6 +68,11 @@ def build_trainer(config: Config, out: Path, callbacks: list[Callback], stop: St
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+def _strategy(config: Config) -> str:
+    """Return Lightning's strategy for several processes; pretrained models have weights that captions do not use."""
+    return "ddp_find_unused_parameters_true" if config.finetuning.model else "ddp"
 
 
 def _require_devices(device: str, wanted: int) -> None:
@@ -106,12 +111,12 @@ def _accelerator(device: str) -> str:
     return device if device in ("cpu", "mps") else "cuda"
 
 
-def _precision(config: Config) -> str:
-    """Return Lightning's name of the configured precision; auto is bfloat16 if the device supports it natively."""
+def trains_in_bfloat16(config: Config) -> bool:
+    """Return whether training uses bfloat16; precision auto does where the device supports it natively."""
     wanted = config.training.precision
     if wanted == "auto":
-        wanted = "bfloat16" if supports_bfloat16(choose_device(config.training.device)) else "float32"
-    return "bf16-mixed" if wanted == "bfloat16" else "32-true"
+        return supports_bfloat16(choose_device(config.training.device))
+    return wanted == "bfloat16"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from seesay import config as configuration
-from seesay.checkpoint import RUN, Run, is_run, load_run
+from seesay.checkpoint import RUN, RunRecord, is_run, read_run
 from seesay.config import Config
 from seesay.errors import ConfigError
 from seesay.models.captioning import check_model
@@ -18,6 +18,8 @@ def check_config(config: Config) -> None:
     Raises:
         ConfigError: the message names the contradiction and a fix.
     """
+    if config.finetuning.model:
+        raise ConfigError(f"finetuning.model is {config.finetuning.model}, but this trains a network of seesay's own")
     check_model(config.model)
     training, mode = config.training, config.encoder.encoder_training
     if training.second_stage and not training.init_from:
@@ -39,7 +41,7 @@ def check_config(config: Config) -> None:
         )
 
 
-def existing_run(out: Path, config: Config, overwrite: bool) -> Run | None:
+def existing_run(out: Path, config: Config, overwrite: bool) -> RunRecord | None:
     """Return the run in `out` to resume, if any.
 
     Args:
@@ -54,7 +56,7 @@ def existing_run(out: Path, config: Config, overwrite: bool) -> Run | None:
         delete_own(out, RUN, keep=(MARKER,))  # this process holds the marker's lock
     if not is_run(out):
         return None
-    run = load_run(out)
+    run = read_run(out)
     there, here = configuration.to_dict(run.config), configuration.to_dict(config)
     there["training"]["devices"] = here["training"]["devices"]  # a run may resume with another number of processes
     differing = differences(there, here)

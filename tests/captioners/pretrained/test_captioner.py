@@ -197,7 +197,7 @@ def test_no_caption_ends_in_a_function_word(captioner_of: Captioners, images: Im
 def test_several_end_tokens_are_one() -> None:
     decoder = HubDecoder(model=None, ends=(1, 3))
     logits = torch.tensor([[0.5, 2.0, -1.0, 1.0]])
-    mapped = decoder._to_search(logits)
+    mapped = decoder.to_search(logits)
     assert mapped[0, END_ID] == torch.tensor([2.0, 1.0]).logsumexp(0)
     assert mapped[0, PAD_ID] == mapped[0, OFFSET + 1] == mapped[0, OFFSET + 3] == -torch.inf
     torch.testing.assert_close(mapped.logsumexp(-1), logits.logsumexp(-1))

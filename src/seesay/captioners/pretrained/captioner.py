@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from seesay.captioners.pretrained.families import Family, Regions
 from seesay.captioners.pretrained.steps import OFFSET, HubDecoder, HubState, score_attention, start
 from seesay.captioners.pretrained.words import subword_constraints
 from seesay.captioners.settings import ModelSettings
-from seesay.config import DecodingOptions
+from seesay.checkpoint import RunRecord
+from seesay.config import Config, DecodingOptions
 from seesay.decoding import GenerationRequest, generate
 from seesay.decoding.constraints import TokenConstraints
 from seesay.decoding.deduplicate import merge_distinct, widen
@@ -102,23 +104,26 @@ class PretrainedCaptioner(Captioner):
         loaded: the model and its processor.
         family: what is particular to its architecture.
         spec: its settings, with the prompt of the images.
+        run: the run that fine-tuned it, if any.
 
     Attributes:
         model: the model; None after `close`.
         family: what is particular to its architecture; None after `close`.
-        tokenizer: the tokenizer of transformers.
+        processor: the processor of transformers.
+        tokenizer: its tokenizer.
+        run: the run that fine-tuned it, if any.
     """
 
-    def __init__(self, loaded: LoadedModel, family: Family, spec: ModelSettings) -> None:
+    def __init__(self, loaded: LoadedModel, family: Family, spec: ModelSettings, run: RunRecord | None = None) -> None:
+        self.run = run
         self.model, self.family = loaded.model, family
-        self.tokenizer = loaded.processor.tokenizer
+        self.processor, self.tokenizer = loaded.processor, loaded.processor.tokenizer
         self._identity, self._precision = loaded.identity, loaded.precision
         kind = type(family)  # not `family`, which has the model, in a cache that outlives `close`
         # A call may have a prompt of its own.
         self._templates = functools.lru_cache(maxsize=64)(
             lambda prompt: kind.template(replace(spec, prompt=prompt or spec.prompt))
         )
-        self._device = loaded.model.device
         fixed = self.preprocessing() if family.has_fixed_size else None
         self._min_side = MAX_SIDE if fixed is None else 2 * fixed.size
         self._limit = 2**30  # images per search, halved when memory runs out
@@ -128,8 +133,23 @@ class PretrainedCaptioner(Captioner):
 
     @property
     def name(self) -> str:
-        """Name of the model."""
-        return self._identity.name
+        """Name of the model, or of the run folder."""
+        return self._identity.name if self.run is None else super().name
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The run folder of a fine-tuned model."""
+        return () if self.run is None else (self.run.folder,)
+
+    @property
+    def run_config(self) -> Config | None:
+        """The configuration of the run that fine-tuned the model, if any."""
+        return None if self.run is None else self.run.config
+
+    @property
+    def punctuates(self) -> bool:
+        """False for a fine-tuned model: its captions end as its training captions do."""
+        return self.run is None
 
     @property
     def prompt_text(self) -> str:
@@ -165,7 +185,9 @@ class PretrainedCaptioner(Captioner):
 
     @property
     def defaults(self) -> DecodingOptions:
-        """Greedy, or the beam search of the model's generation configuration."""
+        """Those of the run; without one greedy, or the beam search of the model's generation configuration."""
+        if self.run is not None:
+            return self.options(self.run.config.decoding)
         config = self.model.generation_config
         options = DecodingOptions(
             max_length=self._length(""),
@@ -183,6 +205,8 @@ class PretrainedCaptioner(Captioner):
 
     def _length(self, prompt: str) -> int:
         """Return the maximum number of tokens by default for the prompt of a call."""
+        if self.run is not None and not prompt:
+            return self.run.info.max_length
         template = self._templates(prompt)
         return self.family.length(template.text if template else "")
 
@@ -220,12 +244,8 @@ class PretrainedCaptioner(Captioner):
 
     def encode(self, inputs: Sequence[HubInputs]) -> HubBatch:
         """Return the arguments of the model's `generate`, in parts whose prompts may share a batch."""
-        groups: dict[int, list[int]] = {}
-        for place, (_, prompt) in enumerate(inputs):
-            length = 0 if self.family.pads_prompts else len(self.tokenizer(prompt).input_ids) if prompt else 0
-            groups.setdefault(length, []).append(place)
-        limit = self._limit
-        parts = [group[at : at + limit] for group in groups.values() for at in range(0, len(group), limit)]
+        groups, limit = self.group_prompts([prompt for _, prompt in inputs]), self._limit
+        parts = [group[at : at + limit] for group in groups for at in range(0, len(group), limit)]
         accepted: list[HubPart] = []
         refused: dict[int, str] = {}
         for places in parts:
@@ -238,6 +258,14 @@ class PretrainedCaptioner(Captioner):
                     except Exception as error:  # noqa: BLE001
                         refused[place] = self._refusal(inputs[place], error)
         return HubBatch(tuple(inputs), tuple(accepted), refused)
+
+    def group_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the positions of prompts in groups that may share a batch."""
+        groups: dict[int, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            length = 0 if self.family.pads_prompts else len(self.tokenizer(prompt).input_ids) if prompt else 0
+            groups.setdefault(length, []).append(place)
+        return list(groups.values())
 
     def _refusal(self, inputs: HubInputs, error: Exception) -> str:
         height, width, _ = inputs[0].shape
@@ -275,12 +303,21 @@ class PretrainedCaptioner(Captioner):
             captions.update(zip(part.places, found, strict=True))
         return [captions[place] for place in range(len(encoded.inputs))]
 
+    @property
+    def _device(self) -> torch.device:
+        """The device of the model, which training may move."""
+        device: torch.device = self.model.device
+        return device
+
     def close(self) -> None:
         """Free the memory of the model."""
+        if self.model is None:
+            return
+        device = self._device
         self.model = None
         self.family = None  # type: ignore[assignment]
         return_freed_memory()
-        if self._device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _caption_part(
@@ -333,7 +370,7 @@ class PretrainedCaptioner(Captioner):
         self, features: Mapping[str, Any], names: Sequence[str], settings: CaptionSettings
     ) -> list[Caption]:
         """Return the captions of images from the arguments of the model's `generate`."""
-        features = {name: self._on_device(value) for name, value in features.items()}
+        features = {name: self.on_device(value) for name, value in features.items()}
         regions = self.family.regions(features) if settings.attention else None
         if settings.attention and regions is None:
             raise ConfigError(
@@ -436,7 +473,8 @@ class PretrainedCaptioner(Captioner):
             for place in places
         )
 
-    def _on_device(self, value: Any) -> Any:
+    def on_device(self, value: Any) -> Any:
+        """Return an argument of the model on its device and, if it is a tensor of numbers, in its data type."""
         if not isinstance(value, torch.Tensor):
             return value
         return value.to(self._device, self.model.dtype if value.is_floating_point() else None)

@@ -3,15 +3,20 @@
 import importlib.util
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from seesay.captioners.identity import identify_folder
+from seesay.captioners.pretrained.adapters import attach_adapters, merge_adapters
 from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptioner
 from seesay.captioners.pretrained.download import ModelFiles, find_files, require_transformers
 from seesay.captioners.pretrained.families import FAMILIES, Family
 from seesay.captioners.settings import ModelSettings
+from seesay.checkpoint import ADAPTER_FOLDER, PRETRAINED_FOLDER, is_pretrained_run, read_run
 from seesay.devices import choose_device, supports_bfloat16
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 
@@ -42,17 +47,80 @@ def load_pretrained(spec: ModelSettings, files: ModelFiles | None = None) -> Pre
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-    files = files or find_files(spec.models[0])
-    family = _family(files)
-    family.template(spec)  # before the weights are loaded: a prompt that does not fit is refused at once
-    processor = _processor(files, family)
+    if is_pretrained_run(spec.models[0]):
+        return _load_finetuned(spec, device, precision)
+    loaded, family = load_model(spec, files or find_files(spec.models[0]), device, precision)
+    return PretrainedCaptioner(loaded, family, spec)
+
+
+def load_model(spec: ModelSettings, files: ModelFiles, device: str, precision: str) -> tuple[LoadedModel, Family]:
+    """Return a model in evaluation mode and its family.
+
+    Args:
+        spec: the settings, whose prompt is checked before the weights are loaded.
+        files: the files of the model.
+        device: cpu, cuda or mps.
+        precision: float32, bfloat16, float16, int8 or int4.
+
+    Raises:
+        SeesayError: as `load_pretrained`.
+    """
+    kind = _family(files)
+    kind.template(spec)  # a prompt that does not fit is refused at once
+    processor = _processor(files, kind)
     model = _load(files, "AutoModelForImageTextToText", _weight_arguments(precision, device))
     if precision not in _QUANTISED:
         model = model.to(device)
     model.eval()
     _set_padding(model, processor.tokenizer)
-    loaded = LoadedModel(model, processor, files.identity, precision)
-    return PretrainedCaptioner(loaded, family(model, processor), spec)
+    return LoadedModel(model, processor, files.identity, precision), kind(model, processor)
+
+
+def _load_finetuned(spec: ModelSettings, device: str, precision: str) -> PretrainedCaptioner:
+    """Return the captioner of a run of a fine-tuned model; its adapters are merged unless the weights are quantised.
+
+    Raises:
+        CheckpointError: the run has no weights yet, or the pretrained model has changed.
+    """
+    run = read_run(spec.models[0])
+    source = run.info.pretrained
+    assert source is not None
+    spec = replace(spec, prompt=spec.prompt or ("" if spec.language else run.config.finetuning.prompt))
+    part = run.folder / (ADAPTER_FOLDER if source["lora"] else PRETRAINED_FOLDER)
+    if not any(part.glob("*.safetensors")):
+        raise CheckpointError(
+            f"the run {run.folder} has no weights in {part.name}/ yet: its first epoch is not finished; "
+            "resume it with seesay train --out"
+        )
+    files = base_files(source) if source["lora"] else ModelFiles(part, identify_folder(run.folder))
+    loaded, family = load_model(spec, files, device, precision)
+    if source["lora"]:
+        adapt = attach_adapters if precision in _QUANTISED else merge_adapters
+        model = adapt(loaded.model, part).eval()
+        loaded, family = replace(loaded, model=model), type(family)(model, loaded.processor)
+    return PretrainedCaptioner(replace(loaded, identity=identify_folder(run.folder)), family, spec, run)
+
+
+def base_files(source: Mapping[str, Any]) -> ModelFiles:
+    """Return the files of the pretrained model of a run.
+
+    Args:
+        source: `RunInfo.pretrained`.
+
+    Raises:
+        CheckpointError: the model is a folder that has changed.
+        SeesayError: as `find_files`.
+    """
+    name, revision = source["model"], source["revision"]
+    if not Path(name).is_dir():
+        return find_files(f"{name}@{revision}")
+    files = find_files(name)
+    if files.identity.digest != revision:
+        raise CheckpointError(
+            f"{name} has changed since it was fine-tuned (digest {revision} then, {files.identity.digest} now); "
+            "restore the folder"
+        )
+    return files
 
 
 def _family(files: ModelFiles) -> type[Family]:
@@ -87,6 +155,11 @@ class _SeparateProcessors:
 
     image_processor: Any
     tokenizer: Any
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write both."""
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 def _processor(files: ModelFiles, family: type[Family]) -> Any:

@@ -107,7 +107,7 @@ class HubDecoder:
             (logits, attention), state = state.pending, replace(state, pending=None)
         shape = tokens.shape
         maps = None if attention is None else attention.reshape(*shape, -1)
-        return HubOutput(self._to_search(logits).reshape(*shape, -1), state, maps)
+        return HubOutput(self.to_search(logits).reshape(*shape, -1), state, maps)
 
     def advance(self, tokens: Tensor, state: HubState) -> tuple[HubState, Tensor, Tensor | None]:
         """Add tokens (B, K) in the tokenizer's ids; return the state, logits (R, V) and attention (R, N) or None."""
@@ -166,7 +166,7 @@ class HubDecoder:
     def _to_model(self, tokens: Tensor) -> Tensor:
         return torch.where(tokens < OFFSET, self.ends[0], tokens - OFFSET)
 
-    def _to_search(self, logits: Tensor) -> Tensor:
+    def to_search(self, logits: Tensor) -> Tensor:
         """Return logits (R, V) with the columns of the search's special tokens before them, (R, OFFSET + V)."""
         ends = list(self.ends)
         head = logits.new_full((len(logits), OFFSET), NEG_INF)

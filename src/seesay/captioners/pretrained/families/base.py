@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from seesay.captioners.pretrained.steps import end_tokens
+from seesay.captioners.pretrained.targets import Captions, continue_prompts
 from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
@@ -41,6 +43,8 @@ class Family(ABC):
         pads_prompts: whether prompts of unequal length may share a batch.
         has_fixed_size: whether every image is resized to the processor's size, whatever its own.
         has_processor: whether its files describe a processor of images and text, not only one of each.
+        encoder_names: names of the module that encodes images, wherever it is in the model.
+        lora_targets: names of the layers that LoRA adapts by default; empty: every linear layer but the output.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -51,6 +55,8 @@ class Family(ABC):
     pads_prompts: ClassVar[bool] = False
     has_processor: ClassVar[bool] = True
     has_fixed_size: ClassVar[bool] = True
+    encoder_names: ClassVar[tuple[str, ...]] = ("vision_model", "vision_tower", "visual", "image_encoder")
+    lora_targets: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
@@ -82,6 +88,44 @@ class Family(ABC):
     @abstractmethod
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
         """Return the arguments of the model's `generate` for RGB images with a prompt each, on the CPU."""
+
+    @property
+    def end(self) -> int:
+        """The token that ends a training caption."""
+        return end_tokens(self.model.generation_config)[0]
+
+    def caption_ids(self, caption: str) -> list[int]:
+        """Return the token ids of a training caption, without special tokens."""
+        ids: list[int] = self.processor.tokenizer(caption.strip(), add_special_tokens=False).input_ids
+        return ids
+
+    def training_inputs(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], captions: Captions
+    ) -> dict[str, Any]:
+        """Return the arguments of the model's forward pass, with `labels`, on the CPU.
+
+        Args:
+            images: an RGB image per row.
+            prompts: a prompt per row.
+            captions: token ids per row, from `caption_ids` and `end`.
+
+        Returns:
+            The arguments, and `labels` (R, T): the targets of the last T positions of the logits.
+        """
+        return continue_prompts(self.inputs(images, prompts), captions)
+
+    def image_encoders(self) -> list[str]:
+        """Return the names of the modules of the model that encode images, without modules inside them."""
+        found: list[str] = []
+        for name, _ in self.model.named_modules():
+            inside = any(name.startswith(f"{outer}.") for outer in found)
+            if name.rpartition(".")[2] in self.encoder_names and not inside:
+                found.append(name)
+        return found
+
+    def lora_names(self) -> tuple[str, ...]:
+        """Return the names of the layers that LoRA adapts by default; empty: every linear layer but the output."""
+        return self.lora_targets
 
     def length(self, prompt: str) -> int:
         """Return the maximum number of tokens per caption by default."""

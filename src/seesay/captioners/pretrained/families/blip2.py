@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from seesay.captioners.pretrained.families.base import Family
+from seesay.captioners.pretrained.targets import Captions, continue_prompts, decode_after
 
 
 class Blip2(Family):
@@ -22,6 +23,15 @@ class Blip2(Family):
         """Return pixels and the tokens of image and prompts."""
         found: Mapping[str, Any] = self.processor(images=list(images), text=list(prompts), return_tensors="pt")
         return found
+
+    def training_inputs(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], captions: Captions
+    ) -> dict[str, Any]:
+        """Return pixels and tokens; the captions continue the prompts, or follow the start token of a T5 decoder."""
+        inputs, text = self.inputs(images, prompts), self.model.config.text_config
+        if text.is_encoder_decoder:
+            return decode_after(inputs, [text.decoder_start_token_id], captions)
+        return continue_prompts(inputs, captions)
 
 
 class InstructBlip(Blip2):

@@ -1,14 +1,18 @@
 """Chat models that take images: SmolVLM, Idefics3, Qwen-VL, LLaVA, Gemma 3, InternVL and others."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from seesay.captioners.pretrained.families.base import Family
+from seesay.captioners.pretrained.steps import end_tokens
 from seesay.captioners.prompts import PromptTemplate
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import CheckpointError
+
+_ANSWER = "answer"
 
 
 class Chat(Family):
@@ -66,6 +70,33 @@ class Chat(Family):
             add_special_tokens=not has_start,
         )
         return found
+
+    @property
+    def end(self) -> int:
+        """The end token that the template writes after an answer, else the first one of the model."""
+        ends = end_tokens(self.model.generation_config)
+        _, _, after = self._answer.partition(_ANSWER)
+        written = self.processor.tokenizer(after, add_special_tokens=False).input_ids
+        return next((token for token in written if token in ends), ends[0])
+
+    def caption_ids(self, caption: str) -> list[int]:
+        """Return the token ids of a caption as the template writes an answer: mostly after a space or a line end."""
+        before, _, _ = self._answer.partition(_ANSWER)
+        ids: list[int] = self.processor.tokenizer(before + caption.strip(), add_special_tokens=False).input_ids
+        return ids
+
+    @functools.cached_property
+    def _answer(self) -> str:
+        """What the template writes after the prompt for the answer `_ANSWER`; that alone if it writes no answers."""
+        prompt = self._conversation("question")
+        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "question"}]}
+        answer = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
+        try:
+            text: str = self.processor.apply_chat_template([user, answer], tokenize=False)
+        except Exception:  # noqa: BLE001  # a template may refuse answers in any way
+            return _ANSWER
+        answered = text.removeprefix(prompt)
+        return answered if answered != text and _ANSWER in answered else _ANSWER
 
     def _conversation(self, prompt: str) -> str:
         """Return a conversation of an image with a prompt as the model expects it."""

@@ -7,6 +7,8 @@ from typing import Any
 from PIL import Image
 
 from seesay.captioners.pretrained.families.base import Family, Regions
+from seesay.captioners.pretrained.steps import forced_start
+from seesay.captioners.pretrained.targets import Captions, decode_after
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
 
@@ -39,6 +41,14 @@ class Florence2(Family):
         """Return pixels and the tokens of the tasks."""
         found: Mapping[str, Any] = self.processor(images=list(images), text=list(prompts), return_tensors="pt")
         return found
+
+    def training_inputs(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], captions: Captions
+    ) -> dict[str, Any]:
+        """Return pixels and tokens of the task; the captions follow the start token and the one forced after it."""
+        forced = forced_start(self.model)
+        start = [self.model.generation_config.decoder_start_token_id, *([] if forced is None else [forced])]
+        return decode_after(self.inputs(images, prompts), start, captions)
 
     def length(self, prompt: str) -> int:
         """Return the maximum number of tokens of a task."""

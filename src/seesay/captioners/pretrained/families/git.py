@@ -13,6 +13,7 @@ class Git(Family):
     """GIT captioners. A prompt is the beginning of the caption; it is not part of the result."""
 
     model_types = ("git",)
+    lora_targets = ("query", "value")
 
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Any]:
         """Return pixels and the tokens of the prompts, which the start token precedes."""

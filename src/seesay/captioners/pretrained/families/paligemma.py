@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 
 from seesay.captioners.pretrained.families.base import Family
+from seesay.captioners.pretrained.targets import Captions, continue_prompts
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
 
@@ -41,3 +43,11 @@ class PaliGemma(Family):
         texts = [f"{token}{prompt}" for prompt in prompts]
         found: Mapping[str, Any] = self.processor(images=list(images), text=texts, return_tensors="pt")
         return found
+
+    def training_inputs(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], captions: Captions
+    ) -> dict[str, Any]:
+        """Return pixels and tokens; those of the captions have type 1, and attend to earlier ones only."""
+        inputs = dict(self.inputs(images, prompts))
+        inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
+        return continue_prompts(inputs, captions, token_type=1)

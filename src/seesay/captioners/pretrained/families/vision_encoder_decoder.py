@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from seesay.captioners.pretrained.families.base import Family, Regions
+from seesay.captioners.pretrained.targets import Captions, decode_after
 
 _TOKENS_BEFORE_PATCHES = {"vit": 1, "beit": 1, "dinov2": 1, "deit": 2, "swin": 0, "swinv2": 0}
 
@@ -21,6 +22,23 @@ class VisionEncoderDecoder(Family):
         """Return pixels."""
         found = self.processor.image_processor(list(images), return_tensors="pt")
         return {"pixel_values": found["pixel_values"]}
+
+    def training_inputs(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], captions: Captions
+    ) -> dict[str, Any]:
+        """Return pixels, and the captions after the start token of the decoder."""
+        generation = self.model.generation_config
+        start = generation.decoder_start_token_id
+        start = generation.bos_token_id if start is None else start
+        return decode_after(self.inputs(images, prompts), [start], captions)
+
+    def image_encoders(self) -> list[str]:
+        """Return the name of the encoder; modules of the decoder may have the same name."""
+        return ["encoder"]
+
+    def lora_names(self) -> tuple[str, ...]:
+        """Return the attention layers of a GPT-2 decoder."""
+        return ("c_attn", "q_attn") if self.model.config.decoder.model_type == "gpt2" else ()
 
     def regions(self, features: Mapping[str, Any]) -> Regions | None:
         """Return the patches of the encoder."""
