@@ -23,7 +23,7 @@ from seesay.metrics.cider import Cider
 from seesay.metrics.ngrams import number_tokens
 from seesay.retrieval.index import Query, RetrievalIndex, TunedRerank
 from seesay.retrieval.rerank import candidate_set, combine, retrieve, weighted_by_probability
-from seesay.retrieval.similarity import CaptionSimilarity, Floats
+from seesay.retrieval.similarity import Floats
 from seesay.tokenizer import Tokenizer
 
 CANDIDATES = (5, 10, 20)
@@ -193,7 +193,7 @@ def _trials(index: RetrievalIndex, query: Query, candidates: _Candidates, size: 
     everywhere = np.ones(len(candidates.found), bool)
     first = float(np.mean([cider[0] for cider in candidates.cider]))
     trials = [RerankTrial("none", TunedRerank(size, 0.0, 0), first)]
-    similarity = CaptionSimilarity(index.frequencies)
+    similarity = index.similarity
     own = candidate_set(candidates.found)
     by_probability = weighted_by_probability(own, candidates.found)
     ends = np.cumsum([len(each) for each in candidates.found])[:-1]

@@ -3,7 +3,6 @@
 import numpy as np
 
 from seesay.retrieval.index import Query, RetrievalIndex
-from seesay.retrieval.similarity import CaptionSimilarity
 from seesay.retrieval.token_lists import Ints
 
 
@@ -20,7 +19,7 @@ def consensus_captions(index: RetrievalIndex, query: Query, neighbours: int) -> 
     found = index.search(query, neighbours)
     places, owner = index.caption_places(found)
     captions = index.captions_of(found)
-    expected = CaptionSimilarity(index.frequencies).expected(captions, captions)
+    expected = index.similarity.expected(captions, captions)
     best = np.full(len(query.vectors), -1, np.int64)
     # Sorted by query, then by decreasing similarity; ties go to the more similar image.
     order = np.lexsort((np.arange(len(owner)), -expected, owner))

@@ -60,7 +60,7 @@ def rerank(
         index: of the training images; its document frequencies are used by `mbr` too, if there is one.
         query: the images; required by `consensus`.
     """
-    similarity = CaptionSimilarity(None if index is None else index.frequencies)
+    similarity = CaptionSimilarity() if index is None else index.similarity
     candidates = candidate_set(found)
     if options.rerank == "consensus":
         assert index is not None
