@@ -15,7 +15,7 @@ EXTRAS = {
     "coco": ("pycocoevalcap",),
     "endpoint": ("httpx",),
     "hdf5": ("h5py",),
-    "hub": ("accelerate", "transformers"),
+    "hub": ("accelerate", "peft", "transformers"),
     "onnx": ("onnxscript",),
     "ray": ("ray",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
@@ -23,7 +23,7 @@ EXTRAS = {
 }
 
 SERVER = "--endpoint http://localhost:1/v1"
-HUB = "owner/captioner"
+HUB = "pretrained"  # a folder in the hub's format
 COMMANDS = {
     f"caption photo.png --model any {SERVER}": "endpoint",
     f"evaluate any data {SERVER}": "endpoint",
@@ -65,10 +65,12 @@ for command in json.loads(sys.argv[2]):
 
 @pytest.fixture
 def folder(tmp_path: Path, colours: Path, cached_run: Path) -> Path:
-    """A folder with a data set, a run, an image, and predictions for the test split."""
+    """A folder with a data set, a run, a pretrained model, and an image."""
     shutil.copytree(colours, tmp_path / "data")
     shutil.copytree(cached_run, tmp_path / "run")
     shutil.copy(next((tmp_path / "data").rglob("*.png")), tmp_path / "photo.png")
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "config.json").write_text('{"model_type": "blip"}')
     (tmp_path / "features.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     return tmp_path
 
