@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,9 @@ class TestScores:
     ) -> None:
         def script(number: int, body: dict[str, Any]) -> Reply | None:
             if number == 9:
+                deadline = time.monotonic() + 30  # requests run ahead of the writer
+                while not outputs.lines(out / "captions.jsonl") and time.monotonic() < deadline:
+                    time.sleep(0.01)
                 os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
             return None
 

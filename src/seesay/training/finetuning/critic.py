@@ -60,7 +60,7 @@ class FinetuningCritic:
         self.captioner = captioner
         self.training = training
         self.options = options
-        self.reward = CaptionReward(examples)
+        self.reward = CaptionReward(examples, training.scst_bleu)
         self._decoder = HubDecoder(captioner.model, end_tokens(captioner.model.generation_config))
 
     @torch.no_grad()
