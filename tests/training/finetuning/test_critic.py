@@ -25,7 +25,6 @@ from tests.training.outcomes import rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
 

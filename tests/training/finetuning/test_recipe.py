@@ -29,7 +29,6 @@ from tests.training.outcomes import rows
 pytestmark = [
     # Warnings of NumPy and torch about what transformers and peft do.
     pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
 FAST = ("blip-lora",)
@@ -131,6 +130,7 @@ def _is_inside(name: str, part: str) -> bool:
 
 
 @systems
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of attributes of transformers that peft reads
 def test_merged_equals_adapters_and_transformers_alone(
     overfitted: Overfitted, folder_of: Folders, sixteen: Path, tmp_path: Path, system: str
 ) -> None:

@@ -161,6 +161,7 @@ def _with_adapters(model: Any, folder: Path, finish: Callable[[Any], Any]) -> An
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # peft only warns of missing tensors
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
+            warnings.simplefilter("ignore", FutureWarning)  # of attributes of transformers that peft reads
             return finish(PeftModel.from_pretrained(model, str(folder), local_files_only=True))
     except Exception as error:  # peft raises almost any exception for damaged files
         reason = " ".join(str(error).split())[:200]

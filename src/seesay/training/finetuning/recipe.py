@@ -274,7 +274,7 @@ class _PreparedModel(PreparedRun):
                 model.get_submodule(name).eval()
         if self.config.finetuning.gradient_checkpointing:
             try:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                _enable_checkpointing(model)
             except ValueError as error:
                 raise ConfigError(
                     f"finetuning.gradient_checkpointing: {self.loaded.identity.name} does not support it; drop it"
@@ -295,3 +295,16 @@ def _saving(folder: Path, write: Callable[[Path], None]) -> Callable[[], None]:
             raise unwritable(folder, error) from error
 
     return save
+
+
+def _enable_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass instead of storing them.
+
+    Raises:
+        ValueError: the architecture does not support it.
+    """
+    arguments = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
+    else:  # transformers before 5.24
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
