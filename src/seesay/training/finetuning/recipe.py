@@ -306,5 +306,5 @@ def _enable_checkpointing(model: Any) -> None:
     arguments = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
-    else:  # transformers before 5.24
+    else:  # earlier versions
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
