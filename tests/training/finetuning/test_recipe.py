@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,3 +334,18 @@ def test_augmented_images_are_flipped_and_cropped(folder_of: Folders, sixteen: P
         losses.append([row["train_loss"] for row in rows(tmp_path / name)])
     assert losses[0] != losses[1]
     assert np.isfinite([float(loss) for loss in losses[1]]).all()
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(folder_of: Folders, sixteen: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "seesay", "train", str(sixteen), "--model", str(folder_of("blip")), "--lora"]
+    command += ["--epochs", "2", "--lora-dropout", "0", "--precision", "float32", "--device", "cpu"]
+    weights = []
+    for devices in (1, 2):
+        out = tmp_path / str(devices)
+        subprocess.run([*command, "--devices", str(devices), "--out", str(out)], check=True, timeout=300)
+        weights.append(safetensors.torch.load_file(out / "adapter" / "adapter_model.safetensors"))
+    one, two = weights
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6)
