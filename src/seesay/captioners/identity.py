@@ -24,6 +24,11 @@ def repository_of(folder: Path) -> str:
     return repository.removeprefix("models--").replace("--", "/", 1)
 
 
+def system_name(folder: Path) -> str:
+    """Return how outputs name the model of a folder: its name on the hub, or its path."""
+    return repository_of(folder) or str(folder)
+
+
 def identify_folder(folder: Path) -> ModelIdentity:
     """Return the identity of a run or an export.
 
@@ -41,4 +46,4 @@ def identify_folder(folder: Path) -> ModelIdentity:
         found = json.loads(info.read_text(encoding="utf-8"))
         for outside in filter(None, (found.get("features"), found.get("pretrained"))):
             digest.update(json.dumps(outside, sort_keys=True).encode())
-    return ModelIdentity(repository_of(folder) or str(folder), digest.hexdigest()[:16])
+    return ModelIdentity(system_name(folder), digest.hexdigest()[:16])

@@ -7,7 +7,7 @@ from pathlib import Path
 from seesay.captioners.base import Captioner
 from seesay.captioners.caption import Caption
 from seesay.captioners.guard import clean, count_rejections
-from seesay.captioners.identity import repository_of
+from seesay.captioners.identity import system_name
 from seesay.captioners.spec import load_captioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import is_pretrained_run, is_run
@@ -91,7 +91,7 @@ def evaluate(
             captions, problems = caption_split(captioner, usable, source, options, progress=progress)
         predictions = {image_id: clean(caption.text) for image_id, caption in captions.items()}
         folders = captioner.folders
-        system = repository_of(folders[0]) or str(folders[0]) if len(folders) == 1 else captioner.name
+        system = system_name(folders[0]) if len(folders) == 1 else captioner.name
     else:
         path = Path(str(model))
         eval_split, options, system = read_eval_split(data, split, columns=columns), None, str(path)

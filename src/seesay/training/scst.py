@@ -124,13 +124,18 @@ class SelfCritic:
     ) -> NDArray[np.float64]:
         """Return the baseline of each sample's reward (B, K); it does not depend on the sample."""
         if self.baseline == "others":
-            others: NDArray[np.float64] = rewards.sum(1, keepdims=True) - rewards
-            return others / (self.samples - 1)
+            return mean_of_others(rewards)
         with without_dropout(model), torch.no_grad():
             state = init_state(model.step_decoder, model.project(features), batch.memory_mask)
             best = generate(model.step_decoder, state, GenerationRequest(self.options))
         greedy_rewards: NDArray[np.float64] = self.reward(batch.ids, rewarded_tokens(best))
         return greedy_rewards.repeat(self.samples, axis=1)
+
+
+def mean_of_others(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each sample the mean reward of the other samples of its image, (B, K), of rewards (B, K)."""
+    mean: NDArray[np.float64] = (rewards.sum(1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
+    return mean
 
 
 def sampled_loss(logits: Tensor, captions: PackedCaptions, cut: Tensor, advantages: Tensor, allow_unk: bool) -> Tensor:

@@ -20,7 +20,7 @@ from seesay.training.finetuning.critic import FinetuningCritic
 from seesay.training.finetuning.module import FinetuningModule
 from seesay.training.train import train
 from tests.training.finetuning.conftest import CAPTIONS, Folders, settings
-from tests.training.finetuning.test_recipe import KillError, images_of, killed_at, outcome
+from tests.training.finetuning.test_recipe import images_of, outcome, train_with_kills
 from tests.training.outcomes import rows
 
 pytestmark = [
@@ -112,12 +112,7 @@ def test_second_stage_keeps_the_score_and_resumes(folder_of: Folders, sixteen: P
     assert config.training.learning_rate == pytest.approx(first.training.learning_rate / 10)
     assert all(float(row["reward"]) > 0 for row in rows(tmp_path / "whole") if row["reward"])
     assert read_run(tmp_path / "whole").info.progress["best"] >= 0.9 * before
-    for step in (0, 4):
-        with pytest.MonkeyPatch.context() as patch:
-            killed_at(step, patch)
-            with pytest.raises(KillError):
-                train(config, sixteen, tmp_path / "broken")
-    train(config, sixteen, tmp_path / "broken")
+    train_with_kills(config, sixteen, tmp_path / "broken", steps=(0, 4))
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
 

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from seesay import load_captioner
 from seesay.captioners.pretrained import PretrainedCaptioner
 from seesay.checkpoint import is_pretrained_run, load_run, read_run
 from seesay.cli import main as cli
-from seesay.config import resolve_config
+from seesay.config import Config, resolve_config
 from seesay.data.annotations import load_annotations
 from seesay.errors import CheckpointError, ConfigError
 from seesay.evaluation import evaluate
@@ -215,6 +215,16 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FinetuningModule, "training_step", maybe)
 
 
+def train_with_kills(config: Config, data: Path, out: Path, steps: Sequence[int]) -> None:
+    """Train a run that is killed at some steps, and resumed each time."""
+    for step in steps:
+        with pytest.MonkeyPatch.context() as patch:
+            killed_at(step, patch)
+            with pytest.raises(KillError):
+                train(config, data, out)
+    train(config, data, out)
+
+
 @pytest.mark.parametrize(
     ("family", "lora"),
     [("blip", True), pytest.param("vision_encoder_decoder", False, marks=pytest.mark.slow)],
@@ -226,12 +236,8 @@ def test_resuming_equals_uninterrupted_training(
     overrides: dict[str, Any] = {"lora_dropout": 0.1} if lora else {"ema_decay": 0.9}
     config = settings(folder_of(family), lora=lora, captions_per_pass=6, limit_images=48, epochs=2, **overrides)
     train(config, sixteen, tmp_path / "whole")
-    for step in (0, 2, 4):  # before anything is saved, within an epoch, and within the next
-        with pytest.MonkeyPatch.context() as patch:
-            killed_at(step, patch)
-            with pytest.raises(KillError):
-                train(config, sixteen, tmp_path / "broken")
-    train(config, sixteen, tmp_path / "broken")
+    # Before anything is saved, within an epoch, and within the next.
+    train_with_kills(config, sixteen, tmp_path / "broken", steps=(0, 2, 4))
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
     state = torch.load(tmp_path / "broken" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert any("lora_" in name for name in state) is lora

@@ -18,7 +18,7 @@ from seesay.decoding import GenerationRequest, Hypothesis, generate, sample_capt
 from seesay.tokenizer import END_ID
 from seesay.training.losses import policy_gradient, sequence_log_probs
 from seesay.training.rewards import CaptionReward
-from seesay.training.scst import rewarded_tokens, without_dropout
+from seesay.training.scst import mean_of_others, rewarded_tokens, without_dropout
 
 Samples = Sequence[Sequence[Hypothesis]]
 
@@ -86,7 +86,7 @@ class FinetuningCritic:
                 count, axis=1
             )
         else:
-            baselines = (rewards.sum(1, keepdims=True) - rewards) / (count - 1)
+            baselines = mean_of_others(rewards)
         return Criticism(samples, rewards - baselines, float(rewards.mean()), float(baselines.mean()))
 
     def passes(self, encoded: HubBatch, found: Criticism, limit: int) -> Iterator["SampledPass"]:

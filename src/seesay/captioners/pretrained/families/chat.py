@@ -89,10 +89,9 @@ class Chat(Family):
     def _answer(self) -> str:
         """What the template writes after the prompt for the answer `_ANSWER`; that alone if it writes no answers."""
         prompt = self._conversation("question")
-        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "question"}]}
         answer = {"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}
         try:
-            text: str = self.processor.apply_chat_template([user, answer], tokenize=False)
+            text: str = self.processor.apply_chat_template([_request("question"), answer], tokenize=False)
         except Exception:  # noqa: BLE001  # a template may refuse answers in any way
             return _ANSWER
         answered = text.removeprefix(prompt)
@@ -100,6 +99,10 @@ class Chat(Family):
 
     def _conversation(self, prompt: str) -> str:
         """Return a conversation of an image with a prompt as the model expects it."""
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
-        text: str = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        text: str = self.processor.apply_chat_template([_request(prompt)], add_generation_prompt=True, tokenize=False)
         return text
+
+
+def _request(prompt: str) -> dict[str, Any]:
+    """Return the user's message: an image and a prompt."""
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
