@@ -414,6 +414,14 @@ class TestStores:
             train(tiny.cached(weights), colours, tmp_path / "run", stores=[tmp_path / "s"])
         assert not (tmp_path / "run").exists()
 
+    def test_a_store_of_an_encoder_that_is_not_configured_raises_before_its_weights_are_loaded(
+        self, colours: Path, annotations: Annotations, weights: Path, tmp_path: Path
+    ) -> None:
+        extract_features({item.id: item.image for item in annotations}, tiny.build(weights), tmp_path / "s")
+        config = tiny.cached(tmp_path / "no such weights", encoder="resnet50")
+        with pytest.raises(ConfigError, match=r"features of test_resnet at 48 px.*pass .* --encoder test_resnet$"):
+            train(config, colours, tmp_path / "run", stores=[tmp_path / "s"])
+
     def test_images_missing_from_a_store_are_logged(
         self,
         colours: Path,

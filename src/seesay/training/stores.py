@@ -16,6 +16,7 @@ from seesay.errors import ConfigError, FeatureStoreError
 from seesay.features import FeatureStore, JoinedStores, extract_features, match_mirrored, split_stores, store_path
 from seesay.features.extraction import Progress
 from seesay.features.stamps import require_unchanged
+from seesay.features.store import describe_identity
 from seesay.models.encoders import Encoder, build_encoder
 
 log = logging.getLogger("seesay")
@@ -87,6 +88,7 @@ def _sources_of_stores(
         )
     joined, encoder = JoinedStores(plain), None
     if len(plain) == 1 and "encoder" in joined.identity:
+        _check_encoder_name(config, plain[0])
         encoder = build_encoder(config.encoder)
         joined.require(encoder.identity)
     if not to_mirror:
@@ -96,6 +98,20 @@ def _sources_of_stores(
     matched = match_mirrored(plain, mirrored)
     _check_mirrored(matched, [name for name in to_mirror if name in joined])
     return Sources(encoder, joined, matched)
+
+
+def _check_encoder_name(config: Config, store: FeatureStore) -> None:
+    """Check that a store is of the configured encoder, before its weights are loaded or downloaded.
+
+    Raises:
+        ConfigError: it is of another encoder.
+    """
+    extracted, configured = store.identity["encoder"], config.encoder.encoder
+    if extracted != configured:
+        raise ConfigError(
+            f"{store.path} contains features of {describe_identity(store.identity)}, but encoder.encoder is "
+            f"{configured}; pass the encoder options of its extraction, such as --encoder {extracted}"
+        )
 
 
 @dataclass(frozen=True)
