@@ -1,7 +1,11 @@
-"""Builds the native operations of `seesay.kernels`, once per instruction set; without a compiler they are left out."""
+"""Builds the native operations of `seesay.kernels`, once per instruction set; without a compiler they are left out.
 
-import platform
+SEESAY_NATIVE=0 leaves them out everywhere, which gives a wheel for any platform.
+"""
+
+import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -14,7 +18,7 @@ LEVELS = {
     "base": [],
     **(
         {"avx2": AVX2, "avx512": [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"]}
-        if platform.machine() in ("x86_64", "AMD64")
+        if sysconfig.get_platform().endswith(("x86_64", "amd64"))  # the target's, also when cross-compiling
         else {}
     ),
 }
@@ -42,11 +46,17 @@ def extension(level: str, flags: list[str]) -> Extension:
         sources=sorted(str(path) for path in SOURCES.glob("*.c")),
         depends=[str(SOURCES / "common.h")],
         extra_compile_args=[*FLAGS, threads, *flags],
+        libraries=["m"] if sys.platform == "linux" else [],
         optional=True,
+        py_limited_api=LIMITED,
     )
 
 
+BUILT = os.environ.get("SEESAY_NATIVE") != "0"
+# It uses nothing of Python's C API, so that one build serves every version, except those without the GIL.
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 setup(
-    ext_modules=[extension(level, flags) for level, flags in LEVELS.items()],
+    ext_modules=[extension(level, flags) for level, flags in LEVELS.items()] if BUILT else [],
     cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if BUILT and LIMITED else {},
 )

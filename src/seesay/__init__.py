@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from seesay.training.train import TrainingResult, train
     from seesay.training.tuning.tune import TuningResult, tune
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 limit_spinning()  # here, because torch reads it as it is loaded
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seesay import load_captioner
+from seesay import __version__, load_captioner
 from seesay.captioners.ensemble import EnsembleCaptioner
 from seesay.captioners.onnx import OnnxCaptioner
 from seesay.captioners.trained import TrainedCaptioner
@@ -36,4 +36,4 @@ def test_a_folder_without_a_model_is_an_error_of_one_line(tmp_path: Path) -> Non
 
 def test_the_package_is_a_command() -> None:
     done = subprocess.run([sys.executable, "-m", "seesay", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("0.1.0")
+    assert done.stdout.strip().endswith(__version__)
