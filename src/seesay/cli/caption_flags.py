@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from seesay.captioners.prompts import check_variables
-from seesay.cli.console import print_error
+from seesay.cli.console import print_note
+from seesay.cli.options import COMMON
 from seesay.cli.parameters import CaptionerFlags
 from seesay.errors import ConfigError, DataError
 
@@ -24,8 +25,8 @@ class ImageFlags:
         threads: threads that load images; 0: one per CPU core.
     """
 
-    column: str = ""
-    batch_size: int = 32
+    column: Annotated[str, COMMON] = ""
+    batch_size: Annotated[int, COMMON] = 32
     threads: int = 0
 
     def find(self, sources: Sequence[str], captioner_flags: CaptionerFlags) -> "ImageList":
@@ -41,7 +42,7 @@ class ImageFlags:
         if captioner_flags.prompt:
             check_variables(captioner_flags.prompt, found.column_names)
         if remark := found.remark():
-            print_error(remark)
+            print_note(remark)
         return found
 
 
@@ -61,14 +62,19 @@ class OutputFlags:
         strict: fail instead of warning if --out was written by another model or with other options.
     """
 
-    out: Path | None = None
-    sidecar: str = ""
-    embed: Literal["", "xmp", "exif", "both"] = ""
-    existing: Literal["skip", "overwrite", "append", "prefix", "suffix"] = "skip"
+    out: Annotated[Path | None, COMMON] = None
+    sidecar: Annotated[str, COMMON] = ""
+    embed: Annotated[Literal["", "xmp", "exif", "both"], COMMON] = ""
+    existing: Annotated[Literal["skip", "overwrite", "append", "prefix", "suffix"], COMMON] = "skip"
     before: str = ""
     after: str = ""
     errors: Path | None = None
     strict: bool = False
+
+    @property
+    def prints(self) -> bool:
+        """Whether captions are printed, because no output is named."""
+        return self.out is None and not (self.sidecar or self.embed)
 
     def destination(self, sources: Sequence[str], *, required: bool) -> "Destination | None":
         """Return the outputs, after the check that they are no inputs; None: captions are printed.
@@ -77,7 +83,7 @@ class OutputFlags:
             ConfigError: flags contradict each other, or there is no output although one is required.
             DataError: an output is a source or contains one.
         """
-        if self.out is None and not (self.sidecar or self.embed or self.strict or required):
+        if self.prints and not (self.strict or required):
             return None
         from seesay.bulk import Destination
 
@@ -107,7 +113,7 @@ class EngineFlags:
         ray_workers: number of workers, each with its own model; 0: one per GPU, or one per four cores.
     """
 
-    engine: Literal["local", "ray"] = "local"
+    engine: Annotated[Literal["local", "ray"], COMMON] = "local"
     ray_address: str = ""
     ray_workers: int = 0
 
