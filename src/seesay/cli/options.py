@@ -41,7 +41,7 @@ def docstring_help(described: Callable[..., Any]) -> dict[tuple[str, ...], Param
 
     kinds = reversed(described.__mro__) if isinstance(described, type) else (described,)
     return {
-        (parameter.arg_name,): Parameter(help=parameter.description)
+        (parameter.arg_name,): Parameter(help=" ".join((parameter.description or "").split()))
         for kind in kinds
         if kind.__module__.startswith("seesay.") and kind.__doc__
         for parameter in parse(kind.__doc__, DocstringStyle.GOOGLE).params

@@ -214,12 +214,12 @@ def _default_folder(model: str, human: str, split: str) -> Path:
 
 def _print_scores(result: "Evaluation") -> None:
     """Print the scores, before writing files, so that a full disk does not lose them."""
-    from seesay.evaluation.report import diversity_rows, score_rows
+    from seesay.evaluation.report import diversity_rows
 
     for problem in result.problems:
         print_error(problem)
     title = f"{result.system} on {result.split}: {len(result.predictions)} images"
-    show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
+    show_table(title, ("score x 100", "value", "95 % interval"), result.score_rows())
     show_table("", ("statistic", "value"), diversity_rows(result))
     for line in filter(None, (result.diagnosis, result.rejections)):
         print_error(line)
