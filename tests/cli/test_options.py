@@ -62,8 +62,8 @@ def test_results_are_one_json_document(
     assert "attention-gru" in [preset["name"] for preset in presets]
 
 
-def test_json_of_several_images_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["caption", "a.png", "b.png", "--json"]) == ExitCode.ERROR
+def test_json_of_several_images_is_refused(images: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["caption", *images[:2], "--json"]) == ExitCode.ERROR
     assert "--format jsonl" in capsys.readouterr().err
 
 

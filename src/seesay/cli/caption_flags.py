@@ -71,11 +71,6 @@ class OutputFlags:
     errors: Path | None = None
     strict: bool = False
 
-    @property
-    def prints(self) -> bool:
-        """Whether captions are printed, because no output is named."""
-        return self.out is None and not (self.sidecar or self.embed)
-
     def destination(self, sources: Sequence[str], *, required: bool) -> "Destination | None":
         """Return the outputs, after the check that they are no inputs; None: captions are printed.
 
@@ -83,7 +78,7 @@ class OutputFlags:
             ConfigError: flags contradict each other, or there is no output although one is required.
             DataError: an output is a source or contains one.
         """
-        if self.prints and not (self.strict or required):
+        if self.out is None and not (self.sidecar or self.embed or self.strict or required):
             return None
         from seesay.bulk import Destination
 

@@ -99,11 +99,11 @@ def caption(
         yes: download the default model without asking, if no model is named and there is no run.
     """
     check_job(sources, images, engine)
-    if json and outputs.prints and len(sources) != 1:
-        raise ConfigError("--json prints one document, that of one image; use --format jsonl for several")
     destination = outputs.destination(sources, required=engine.engine == "ray")
     captioner_flags.check()
     found = images.find(sources, captioner_flags)
+    if json and destination is None and len(found.images) > 1:
+        raise ConfigError(f"--json prints the caption of one image, not of {len(found.images)}; use --format jsonl")
     spec = replace(captioner_flags.spec(model or (), yes=yes), columns=found.columns)
     form: dict[str, Any] = {"guard": guard, "style": style, "batch_size": images.batch_size}
     if destination is None:
