@@ -70,11 +70,13 @@ def test_a_caption_without_its_image_is_its_text(tmp_path: Path) -> None:
 def test_captions_know_files_but_keep_no_images(tmp_path: Path) -> None:
     tiny.image(0).save(tmp_path / "a.png")
     captioner = ScriptedCaptioner({"a": ["A dog."]})
-    path = tmp_path / "a.png"
-    assert captioner.caption(path).source == str(path)
-    assert [each.source for each in captioner.caption([str(path)])] == [str(path)]
-    assert captioner.caption([path]) == captioner.caption([str(path)])
-    ((_, found),) = captioner.caption_each([str(path)])
+    path = str(tmp_path / "a.png")
+    alone = captioner.caption(path)
+    assert alone.source == path
+    (together,) = captioner.caption([path])
+    assert together.source == path
+    ((_, found),) = captioner.caption_each([path])
+    assert found == alone
     assert isinstance(found, Caption)
     assert found.source == ""
 
@@ -82,7 +84,7 @@ def test_captions_know_files_but_keep_no_images(tmp_path: Path) -> None:
 def test_reprs_are_short() -> None:
     assert len(repr(caption(text="a dog"))) < 80
     assert repr(caption(text="a dog")) == "Caption('a dog', score=-3.50, attention=(3, 4))"
-    scores = compute_metrics({"1": "a dog runs"}, {"1": ["a dog runs fast"]})
+    scores = compute_metrics(["a dog runs"], [["a dog runs fast"]])
     assert len(repr(scores)) < 200
     assert scores.signature in scores._repr_html_()
     console = Console(width=120, record=True)

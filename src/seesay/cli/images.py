@@ -89,7 +89,9 @@ def caption(
     captioner_flags: Annotated[CaptionerFlags, Server] = CaptionerFlags(),  # noqa: B008
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
-    """Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some images failed.
+    """Caption images: files, folders, globs, URLs, lists, tables or tars.
+
+    The exit code is 1 if some images failed.
 
     Args:
         sources: images to caption; - reads names from standard input.

@@ -15,7 +15,7 @@ presets = App(name="presets", help="List the built-in presets, or show one.")
 def presets_list(*, json: Json = False) -> None:
     """List the presets.
 
-    Example: seesay presets
+    Example: seesay presets list
     """
     from seesay import config as configuration
 
