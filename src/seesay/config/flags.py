@@ -58,8 +58,7 @@ def make_flags(name: str, *sections: str, shown: Config | None = None, note: str
             several = isinstance(info.default, tuple)
             parameter = Parameter(group=group, help=help, show_default=_readable, consume_multiple=several)
             marks = (Parameter(show=True),) if is_common(info) else ()
-            annotation = Annotated[(info.annotation, *info.metadata, parameter, *marks)]
-            fields[key] = (annotation, getattr(defaults, key))
+            fields[key] = (Annotated[(info.annotation, *info.metadata, parameter, *marks)], getattr(defaults, key))
     return create_model(name, __base__=Flags, **fields)
 
 
