@@ -210,8 +210,8 @@ def test_the_help_of_a_command_begins_with_its_docstring() -> None:
     """The help is kept apart from the functions, so that `seesay --help` loads none of their modules."""
     for name, (module, sentence, example, _) in COMMANDS.items():
         command = getattr(importlib.import_module(f"seesay.cli.{module}"), name)
-        summary = command.help if isinstance(command, App) else inspect.cleandoc(command.__doc__).partition("\n\n")[0]
-        assert sentence == summary.replace("\n", " "), name
+        text = command.help if isinstance(command, App) else inspect.cleandoc(command.__doc__)
+        assert sentence == text.partition("\n\n")[0].replace("\n", " "), name
         assert example.startswith(f"seesay {name}")
 
 
