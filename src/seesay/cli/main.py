@@ -29,7 +29,7 @@ from seesay.cli.options import COMMON, UNMARKED, ExitCode, Json, docstring_help
 from seesay.errors import SeesayError
 from seesay.logs import logging_to
 
-_collection.extract_docstring_help = docstring_help
+vars(_collection)["extract_docstring_help"] = docstring_help
 
 COMMANDS = {
     "caption": (
