@@ -112,7 +112,7 @@ def test_colours_are_only_forced_outside_a_terminal(colours: dict[str, str], mon
         monkeypatch.delenv(name, raising=False)
     for name, value in colours.items():
         monkeypatch.setenv(name, value)
-    made = console_module.Console(file=io.StringIO(), force_interactive=False)
+    made = console_module._Console(file=io.StringIO(), force_interactive=False)
     made.print("[bold red]text")
     assert isinstance(made.file, io.StringIO)
     assert ("\x1b[1;31m" in made.file.getvalue()) is (colours == {"FORCE_COLOR": "1"})
