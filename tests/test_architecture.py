@@ -25,6 +25,7 @@ TIERS = (
         "languages",
         "logs",
         "names",
+        "notebook",
         "onnx_sessions",
         "openmp",
         "outputs",

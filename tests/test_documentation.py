@@ -43,6 +43,7 @@ PARSED_ONLY = {
     "review": "runs until it is stopped; tests/review and tests/cli/test_review.py",
     "push": "needs the hub; tests/hub",
     "export": "the fixture `exported` runs it",
+    "completion": "writes into the home folder; tests/cli/test_options.py",
     "data scenes": "draws 3,400 images; tests/data/synthetic/test_scenes.py",
     "data download": "needs the network; tests/data/test_download.py",
 }

@@ -339,16 +339,6 @@ class TestData:
         assert cli.main(["data", "convert", "other.csv", "out.jsonl", "--overwrite"]) == 0
         assert "a cat" in (tmp_path / "out.jsonl").read_text()
 
-    def test_the_report_of_check_does_not_replace_the_captions(self, run_refused: Run, tmp_path: Path) -> None:
-        tiny.image(0).save(tmp_path / "photo.jpg")
-        (tmp_path / "captions.json").write_text('[{"image": "photo.jpg", "caption": "a dog"}]')
-        before = content(tmp_path)
-        assert "--json captions.json is an input" in run_refused(
-            "data", "check", "captions.json", "--json", "captions.json"
-        )
-        assert "photo.jpg exists and is not" in run_refused("data", "check", "captions.json", "--json", "photo.jpg")
-        assert content(tmp_path) == before
-
 
 def test_a_report_does_not_replace_a_foreign_page(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<html>mine</html>")

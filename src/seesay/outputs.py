@@ -60,7 +60,6 @@ PNG_IMAGE = FileKind(
     "an image written by seesay", lambda head: head[:8] == b"\x89PNG\r\n\x1a\n" and b"tEXtSoftware\0seesay" in head
 )
 ARRAYS = FileKind("an array archive written by seesay", lambda head: head[:4] == b"PK\3\4" and b"seesay" in head[30:40])
-JSON_REPORT = FileKind("a report written by seesay", lambda head: head.startswith(b'{\n  "seesay": "'))
 
 
 def check_name(path: str | Path, flag: str = "--out") -> None:

@@ -1,6 +1,7 @@
 """Flags of the command line: all of the configuration, and only what was given."""
 
 import importlib
+import inspect
 import io
 import re
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from rich.console import Console
 
 from seesay import config as configuration
 from seesay.cli.main import COMMANDS, app
+from seesay.cli.options import UNMARKED
 from seesay.config import Config, DecodingOptions, field_paths, preset_names, resolve_config
 from seesay.config.flags import FlagError, given_flags, make_flags
-from seesay.config.section import bounds_of
+from seesay.config.section import bounds_of, is_common
 
 SECTIONS = ("data", "text", "encoder", "model", "training", "finetuning", "decoding")
 
@@ -37,9 +39,12 @@ def parse(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def help_of(*command: str) -> str:
+def help_of(*command: str, every: bool = True, width: int = 400) -> str:
+    """The help of a command: all options, as by --help-all, or the common ones."""
     out = io.StringIO()
-    app.help_print([*command], console=Console(file=out, width=400, color_system=None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "default_parameter", None if every else UNMARKED)
+        app.help_print([*command], console=Console(file=out, width=width, color_system=None))
     return out.getvalue()
 
 
@@ -203,7 +208,41 @@ def test_the_default_of_a_field_is_written_once() -> None:
 
 def test_the_help_of_a_command_begins_with_its_docstring() -> None:
     """The help is kept apart from the functions, so that `seesay --help` loads none of their modules."""
-    for name, (module, text) in COMMANDS.items():
+    for name, (module, sentence, example, _) in COMMANDS.items():
         command = getattr(importlib.import_module(f"seesay.cli.{module}"), name)
-        summary = command.help if isinstance(command, App) else str(command.__doc__).partition("\n")[0]
-        assert text.partition("\n")[0] == summary, name
+        text = command.help if isinstance(command, App) else inspect.cleandoc(command.__doc__)
+        assert sentence == text.partition("\n\n")[0].replace("\n", " "), name
+        assert example.startswith(f"seesay {name}")
+
+
+@pytest.mark.parametrize("command", list(commands_below(app)), ids=" ".join)
+def test_help_is_short_and_begins_with_a_sentence_and_an_example(command: tuple[str, ...]) -> None:
+    text = help_of(*command, every=False, width=100)
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert len(lines) <= 2 * 50
+    assert lines[0].startswith(" ".join(["Usage: seesay", *command]))
+    sentence, example = " ".join(lines[2:]).split("Example: ", 1)
+    assert sentence.strip().endswith(".")
+    assert example.startswith(" ".join(["seesay", *command]))
+    assert "--help-all" in text
+
+
+def test_rare_options_are_listed_by_help_all_only() -> None:
+    short, full = (help_of("train", every=every) for every in (False, True))
+    for name, (_, info) in field_paths().items():
+        assert f"{flag(name)} " in full
+        assert (f"{flag(name)} " in short) is is_common(info), name
+    assert {is_common(info) for _, info in field_paths().values()} == {True, False}
+
+
+def test_help_does_not_parse_source_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: cyclopts parsed the source of flag classes, in which CPython 3.11.7 once failed with a SystemError."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("source code is parsed")
+
+    monkeypatch.setattr("docstring_parser.attrdoc.AttributeDocstrings.get_attr_docs", fail)
+    for command in ("caption", "serve", "train", "doctor"):
+        assert "--" in help_of(command)
+    assert "images per batch" in help_of("caption")
+    assert "address to listen on" in help_of("serve")

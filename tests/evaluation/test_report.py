@@ -6,7 +6,7 @@ import pytest
 
 from seesay.data.annotations import Annotations, write_annotations
 from seesay.evaluation import Evaluation, evaluate
-from seesay.evaluation.report import MAX_SHOWN, diversity_rows, score_rows, write_evaluation_report
+from seesay.evaluation.report import MAX_SHOWN, _examples, diversity_rows, write_evaluation_report
 
 
 @pytest.fixture
@@ -23,17 +23,26 @@ def test_page_has_scores_intervals_and_the_best_and_worst_images(
 ) -> None:
     write_evaluation_report(evaluation, tmp_path / "report.html", cached_run / "metrics.csv")
     page = (tmp_path / "report.html").read_text()
-    for name, value, interval in score_rows(evaluation):
+    for name, value, interval in evaluation.score_rows():
         assert f"<td>{name}</td><td>{value}</td><td>{interval}</td>" in page
     for name, value in diversity_rows(evaluation):
         assert name.replace("<", "&lt;").replace(">", "&gt;") in page
         assert value in page
     assert evaluation.signature in page
-    assert page.count("<article") == 3 * min(MAX_SHOWN, len(evaluation.items))
+    assert page.count("<article") == len(evaluation.items) <= 3 * MAX_SHOWN
     worst = page.index(">Worst<")
     assert page.index(">grey<", worst) < page.index("</article>", worst)  # the first of them
     assert ">Training<" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 11, 17, 18, 19, 100])
+def test_no_image_is_shown_twice(count: int) -> None:
+    """Bug: the galleries of the best, median and worst images of a small split showed the same ones."""
+    galleries = [shown for _, shown in _examples(list(range(count)), "CIDEr")]
+    shown = [image for gallery in galleries for image in gallery]
+    assert len(set(shown)) == len(shown) == min(count, 3 * MAX_SHOWN)
+    assert [gallery[0] for gallery in galleries[::2] if gallery] == ([0, count - 1][:count] if count else [])
 
 
 def test_page_of_predictions_has_no_training_curves(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -46,7 +55,7 @@ def test_missing_images_have_a_placeholder(evaluation: Evaluation, annotations: 
     write_annotations(gone, tmp_path / "data.jsonl")
     again = evaluate(tmp_path / "p.json", tmp_path / "data.jsonl")
     write_evaluation_report(again, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count("<img") == 3 * len(gone) + 1
+    assert (tmp_path / "report.html").read_text().count("<img") == len(gone) + 1
 
 
 def test_absent_objects_have_a_row_only_with_boxes(evaluation: Evaluation) -> None:

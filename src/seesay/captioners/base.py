@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -129,14 +130,20 @@ class Captioner(ABC):
             (found,) = generate_usable(self, self.encode([loaded.inputs]), [loaded], chosen)
             if isinstance(found, ImageError):
                 raise found
-            return found
+            return self._with_source(found, images)
         results: list[Caption] = []
         for batch in self._caption_batches(images, chosen, batch_size=32, workers=2):
-            for _, caption in batch:
+            for image, caption in batch:
                 if isinstance(caption, ImageError):
                     raise caption
-                results.append(caption)
+                results.append(self._with_source(caption, image))
         return results
+
+    def _with_source(self, caption: Caption, image: ImageInput) -> Caption:
+        """Return a caption with the name of its image; images in memory are not kept."""
+        preprocessing = self.preprocessing()
+        cropped = preprocessing is not None and preprocessing.resize == "crop"
+        return replace(caption, source=str(image) if isinstance(image, (str, Path)) else "", cropped=cropped)
 
     def caption_each(
         self,

@@ -1,16 +1,38 @@
 """`Caption`, the result of captioners, and `CaptionSettings`, what they should generate. Does not need torch."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from seesay.captioners.alt_text import Style
 from seesay.config import DecodingOptions
+from seesay.errors import ImageError
+from seesay.images.loading import ImageInput, read_image
+from seesay.notebook import caption_html
 
 
 @dataclass(frozen=True)
+class CaptionView:
+    """A caption with its image, as notebooks show it; `Caption.show` returns it.
+
+    Attributes:
+        caption: the caption.
+        image: the image.
+    """
+
+    caption: "Caption"
+    image: Image.Image
+
+    def _repr_html_(self) -> str:
+        caption = self.caption
+        return caption_html(caption.text, self.image, caption.words, caption.attention, caption.grid)
+
+
+@dataclass(frozen=True, repr=False)
 class Caption:
     """The caption of an image, with its scores.
 
@@ -30,6 +52,8 @@ class Caption:
             requested.
         rejected: why the text is not usable, one of the reasons in `seesay.captioners.guard`; empty: it is usable, or
             was not checked.
+        source: path or URL of the image, for notebooks; empty for images in memory and in jobs over many images.
+        cropped: whether the model sees only the centre square of the image, to which `attention` then refers.
     """
 
     text: str
@@ -43,6 +67,39 @@ class Caption:
     alternatives: tuple["Caption", ...] = ()
     top_tokens: tuple[tuple[tuple[str | None, float], ...], ...] = ()
     rejected: str = ""
+    source: str = field(default="", compare=False)
+    cropped: bool = field(default=False, compare=False)
+
+    def __repr__(self) -> str:
+        score = "" if math.isnan(self.score) else f", score={self.score:.2f}"
+        attention = "" if self.attention is None else f", attention={self.attention.shape}"
+        others = f", {len(self.alternatives)} alternatives" if self.alternatives else ""
+        rejected = f", rejected={self.rejected!r}" if self.rejected else ""
+        return f"Caption({self.text!r}{score}{attention}{others}{rejected})"
+
+    def show(self, image: ImageInput) -> CaptionView:
+        """Return the caption with its image for a notebook, with a slider over the words if there is attention.
+
+        Args:
+            image: the captioned image.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        read = read_image(image)
+        if self.cropped:
+            side, (left, top) = (
+                min(read.size),
+                ((read.width - min(read.size)) // 2, (read.height - min(read.size)) // 2),
+            )
+            read = read.crop((left, top, left + side, top + side))
+        return CaptionView(self, read)
+
+    def _repr_html_(self) -> str:
+        try:
+            return self.show(self.source)._repr_html_() if self.source else caption_html(self.text)
+        except ImageError:  # moved since
+            return caption_html(self.text)
 
     @property
     def probability(self) -> float:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from seesay.captioners.prompts import check_variables
-from seesay.cli.console import print_error
+from seesay.cli.console import print_note
+from seesay.cli.options import COMMON
 from seesay.cli.parameters import CaptionerFlags
 from seesay.errors import ConfigError, DataError
 
@@ -24,8 +25,8 @@ class ImageFlags:
         threads: threads that load images; 0: one per CPU core.
     """
 
-    column: str = ""
-    batch_size: int = 32
+    column: Annotated[str, COMMON] = ""
+    batch_size: Annotated[int, COMMON] = 32
     threads: int = 0
 
     def find(self, sources: Sequence[str], captioner_flags: CaptionerFlags) -> "ImageList":
@@ -41,7 +42,7 @@ class ImageFlags:
         if captioner_flags.prompt:
             check_variables(captioner_flags.prompt, found.column_names)
         if remark := found.remark():
-            print_error(remark)
+            print_note(remark)
         return found
 
 
@@ -61,10 +62,10 @@ class OutputFlags:
         strict: fail instead of warning if --out was written by another model or with other options.
     """
 
-    out: Path | None = None
-    sidecar: str = ""
-    embed: Literal["", "xmp", "exif", "both"] = ""
-    existing: Literal["skip", "overwrite", "append", "prefix", "suffix"] = "skip"
+    out: Annotated[Path | None, COMMON] = None
+    sidecar: Annotated[str, COMMON] = ""
+    embed: Annotated[Literal["", "xmp", "exif", "both"], COMMON] = ""
+    existing: Annotated[Literal["skip", "overwrite", "append", "prefix", "suffix"], COMMON] = "skip"
     before: str = ""
     after: str = ""
     errors: Path | None = None
@@ -107,7 +108,7 @@ class EngineFlags:
         ray_workers: number of workers, each with its own model; 0: one per GPU, or one per four cores.
     """
 
-    engine: Literal["local", "ray"] = "local"
+    engine: Annotated[Literal["local", "ray"], COMMON] = "local"
     ray_address: str = ""
     ray_workers: int = 0
 

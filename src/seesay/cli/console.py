@@ -1,11 +1,14 @@
-"""Shared by the commands: printing, progress bars, and the choice of a run."""
+"""Shared by the commands: printing, the status line, progress bars, and the choice of a run."""
 
 import codecs
 import io
+import json
 import logging
+import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +26,50 @@ if TYPE_CHECKING:
     from seesay.captioners.base import Captioner
     from seesay.captioners.spec import ModelSpec
 
-console = Console()
-errors = Console(stderr=True)
+
+class _StatusLine:
+    """One transient line on stderr that shows what a command is doing before it prints anything.
+
+    It is shown on a terminal only, and removed by everything that this module prints.
+
+    Attributes:
+        enabled: whether the line is shown; False with --quiet and without a terminal.
+    """
+
+    def __init__(self) -> None:
+        self.enabled = False
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self.enabled:
+            self._shown = True
+            sys.stderr.write(f"\r\x1b[K{text} ...")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            self._shown = False
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+status = _StatusLine()
+
+
+class _Console(Console):
+    """A console that removes the status line before it prints."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does."""
+        status.clear()
+        super().print(*objects, **options)
+
+
+console = _Console()
+# FORCE_COLOR asks for colours, not for bars that are redrawn.
+errors = _Console(stderr=True, force_interactive=sys.stderr.isatty() if os.environ.get("FORCE_COLOR") else None)
 
 PLAIN_PROGRESS = 30.0
 """Seconds between progress lines without a terminal."""
@@ -54,14 +99,46 @@ def accept_every_name() -> None:
             stream.reconfigure(errors=errors)
 
 
+def set_quiet(quiet: bool) -> None:
+    """Print only results, warnings and errors (--quiet), or everything."""
+    global _quiet
+    _quiet = quiet
+    status.enabled = not quiet and errors.is_interactive
+
+
+_quiet = False
+
+
 def print_line(text: str) -> None:
-    """Print text unchanged: no colours, no markup, no wrapping without a terminal."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print text unchanged: no colours, no markup, no wrapping."""
+    status.clear()
+    print(text, flush=True)
+
+
+def print_json(document: object) -> None:
+    """Print a result as one JSON document; numbers that JSON does not have are null, paths are text."""
+    print_line(json.dumps(_as_json(document), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def print_error(line: str) -> None:
-    """Print an error line to stderr, prefixed with the program's name."""
-    errors.print(f"seesay: {line}", highlight=False, markup=False, soft_wrap=True)
+    """Print a warning or an error to stderr, prefixed with the program's name."""
+    errors.print(f"seesay: {line}", highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def print_note(line: str) -> None:
+    """Print information to stderr, unless --quiet is given."""
+    if not _quiet:
+        print_error(line)
 
 
 def limit_calls(function: Callable[[str], None], limit: int, last: str) -> Callable[[str], None]:
@@ -91,7 +168,7 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]],
 
 def log_handler() -> logging.Handler:
     """Return the log handler: above the progress bar on a terminal, else plain lines."""
-    if errors.is_terminal:
+    if errors.is_interactive:
         return RichHandler(console=errors, show_path=False, show_level=False, markup=False)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -125,7 +202,7 @@ def progress(verb: str, noun: str) -> Iterator[Callable[[int, int], None]]:
             rate = (done - first) / (now - start) if now > start else 0.0
             bar.update(task, completed=done, rate=f"{rate:.0f}" if rate else "", visible=done < total)
             _show_or_remove(bar, done, total)
-            if not errors.is_terminal and rate and now - last_print >= PLAIN_PROGRESS:
+            if not (_quiet or errors.is_interactive) and rate and now - last_print >= PLAIN_PROGRESS:
                 last_print = now
                 left = format_duration((total - done) / rate)
                 print_error(f"{verb} {done:,}/{total:,} {noun}, {rate:.1f} {noun}/s, {left} left")
@@ -152,7 +229,7 @@ def step_progress() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def _bar(*columns: ProgressColumn) -> Iterator[Progress]:
     """Yield a bar that is shown only once it has progress, because a terminal shows one bar at a time."""
-    bar = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+    bar = Progress(*columns, console=errors, transient=True, disable=_no_bars())
     try:
         yield bar
     finally:
@@ -162,8 +239,12 @@ def _bar(*columns: ProgressColumn) -> Iterator[Progress]:
 def _show_or_remove(bar: Progress, done: int, total: int) -> None:
     if done >= total:
         bar.live.stop()
-    elif errors.is_terminal:
+    elif not _no_bars():
         bar.start()
+
+
+def _no_bars() -> bool:
+    return _quiet or not errors.is_interactive
 
 
 @contextmanager
@@ -175,7 +256,7 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=errors,
-        disable=not errors.is_terminal,
+        disable=_no_bars(),
     ) as bar:
         tasks: dict[str, Any] = {}
 
@@ -190,12 +271,14 @@ def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
 @contextmanager
 def open_captioner(spec: "ModelSpec") -> "Iterator[Captioner]":
     """Yield the captioner of a specification; at the end, also after an error, print its summary and close it."""
+    status.show(f"loading {', '.join(spec.models) or spec.endpoint}")
     with spec.load() as captioner:
+        status.show("captioning")
         try:
             yield captioner
         finally:
             if line := captioner.summary():
-                print_error(line)
+                print_note(line)
 
 
 def choose_run(name: str) -> Path:
@@ -208,7 +291,7 @@ def choose_run(name: str) -> Path:
         raise DataError("no --model, and no trained run under runs/; train one with: seesay train DATA")
     chosen = runs[-1]
     if len(runs) > 1:
-        print_error(f"no --model: using {chosen}, the latest of {len(runs)} runs under runs/")
+        print_note(f"no --model: using {chosen}, the latest of {len(runs)} runs under runs/")
     return chosen
 
 

@@ -1,58 +1,65 @@
 """`seesay data`: check, make, download and convert data sets."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from seesay import __version__
 from seesay import config as configuration
-from seesay.cli.console import download_progress, print_error, print_line, progress
+from seesay.cli.console import download_progress, print_error, print_json, print_line, progress
+from seesay.cli.options import COMMON, Json
 from seesay.cli.parameters import CaptionColumn, DataFlags, Flat, ImageColumn
 from seesay.config.flags import given_flags
-from seesay.files import require_suffix, text_bytes, write_atomically
-from seesay.outputs import JSON_REPORT, check_file
+from seesay.files import require_suffix
+from seesay.outputs import check_file
 
 data = App(name="data", help="Check, make, download and convert captioned images.")
 
 
 @data.command(name="check")
 def data_check(
-    data: Path,
+    data: Annotated[Path, COMMON],
     *,
-    open_images: bool = True,
-    json_out: Annotated[Path | None, Parameter(name="--json")] = None,
+    open_images: Annotated[bool, COMMON] = True,
+    json: Json = False,
     flags: Annotated[DataFlags | None, Flat] = None,
 ) -> int:
     """Report the contents and the problems of a data set; exit code 0 if it can be trained on.
 
+    Example: seesay data check data/mine
+
     Args:
         data: captions and images.
         open_images: read every image, to find damage and duplicates.
-        json_out: also write the findings as JSON.
     """
     from seesay.data import USUAL_NAMES, check_data, load_annotations
 
-    if json_out is not None:
-        check_file(json_out, JSON_REPORT, flag="--json", inputs=[data])
     settings = configuration.resolve_config(overrides=given_flags(flags))
     annotations = load_annotations(data, settings.data.format, columns=USUAL_NAMES.over(settings.data))
     with progress("reading", "images") as advance:
         report = check_data(annotations, settings.text, settings.data, open_images=open_images, progress=advance)
-    for line in report.lines():
-        print_line(line)
-    if json_out is not None:
-        content = {"seesay": __version__, **report.to_dict()}
-        write_atomically(json_out, text_bytes(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
+    if json:
+        print_json({"seesay": __version__, **report.to_dict()})
+    else:
+        for line in report.lines():
+            print_line(line)
     return 0 if report.trainable else 1
 
 
 @data.command(name="scenes")
 def data_scenes(
-    folder: Path, *, train: int = 3000, val: int = 200, test: int = 200, seed: int = 0, size: int = 96
+    folder: Annotated[Path, COMMON],
+    *,
+    train: Annotated[int, COMMON] = 3000,
+    val: Annotated[int, COMMON] = 200,
+    test: Annotated[int, COMMON] = 200,
+    seed: Annotated[int, COMMON] = 0,
+    size: Annotated[int, COMMON] = 96,
 ) -> None:
     """Make a synthetic data set of simple scenes with captions and boxes.
+
+    Example: seesay data scenes data/scenes
 
     Args:
         folder: output folder.
@@ -70,9 +77,15 @@ def data_scenes(
 
 @data.command(name="download")
 def data_download(
-    name: str, folder: Path | None = None, *, mirror: str | None = None, keep_archives: bool = False
+    name: Annotated[str, COMMON],
+    folder: Annotated[Path | None, COMMON] = None,
+    *,
+    mirror: Annotated[str | None, COMMON] = None,
+    keep_archives: Annotated[bool, COMMON] = False,
 ) -> None:
     """Download a public data set: flickr8k, coco2014 or coco2017.
+
+    Example: seesay data download flickr8k
 
     Args:
         name: name of the data set.
@@ -95,15 +108,17 @@ def data_download(
 
 @data.command(name="convert")
 def data_convert(
-    data: Path,
-    out: Path,
+    data: Annotated[Path, COMMON],
+    out: Annotated[Path, COMMON],
     *,
-    format: str = "auto",
+    format: Annotated[str, COMMON] = "auto",
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
-    overwrite: bool = False,
+    overwrite: Annotated[bool, COMMON] = False,
 ) -> None:
     """Convert captions of any readable format to seesay's format, one JSON line per image.
+
+    Example: seesay data convert data/mine all.jsonl
 
     Args:
         data: captions and images.

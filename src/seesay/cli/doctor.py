@@ -1,8 +1,10 @@
 """Diagnosis of the installation."""
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 _EXTRAS = {
     "pycocoevalcap": "coco",
@@ -56,19 +58,34 @@ def diagnose() -> list[tuple[str, str]]:
     return rows
 
 
-def list_encoders() -> list[str]:
-    """Return two lines per alias of an encoder: timm's name, then its properties and whether its weights are cached."""
+def cached_encoders() -> list[dict[str, Any]]:
+    """Return the properties of each alias of an encoder, and whether its weights are cached."""
     from seesay.config.encoder_aliases import encoder_aliases
     from seesay.models.networks import cached_weights
 
-    lines = []
+    found = []
     for name, alias in encoder_aliases().items():
         file = cached_weights(alias.network)
-        size = file.stat().st_size / 1e6 if file else 0
-        cached = f"cached: revision {file.parent.name[:8]}, {size:.0f} MB" if file else "not cached"
-        features = f"{alias.pixels} px, {alias.grid}x{alias.grid}x{alias.features}"
-        lines += [
-            f"{name}: {alias.network}",
-            f"    {features}, {alias.parameters / 1e6:.1f} M parameters, {alias.license}, {cached}",
-        ]
-    return lines
+        cached = {"revision": file.parent.name, "bytes": file.stat().st_size} if file else None
+        found.append(
+            {
+                "alias": name,
+                "network": alias.network,
+                "pixels": alias.pixels,
+                "grid": alias.grid,
+                "features": alias.features,
+                "parameters": alias.parameters,
+                "license": alias.license,
+                "cached": cached,
+            }
+        )
+    return found
+
+
+def describe_encoder(encoder: Mapping[str, Any]) -> str:
+    """Return two lines on an alias of `cached_encoders`: timm's name, then its properties."""
+    cached = encoder["cached"]
+    state = f"cached: revision {cached['revision'][:8]}, {cached['bytes'] / 1e6:.0f} MB" if cached else "not cached"
+    grid = "{pixels} px, {grid}x{grid}x{features}".format_map(encoder)
+    size = f"{encoder['parameters'] / 1e6:.1f} M parameters"
+    return f"{encoder['alias']}: {encoder['network']}\n    {grid}, {size}, {encoder['license']}, {state}"

@@ -1,20 +1,23 @@
 """`seesay export`: write a run in a format that works without seesay's training or without torch."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from seesay.cli.console import print_line
+from seesay.cli.console import print_json, print_line
+from seesay.cli.options import COMMON, Json
 from seesay.errors import ConfigError
 
 
 def export(
-    run: str,
+    run: Annotated[str, COMMON],
     *,
-    out: Path | None = None,
-    format: Literal["auto", "onnx", "hub"] = "auto",
-    int8: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    out: Annotated[Path | None, COMMON] = None,
+    format: Annotated[Literal["auto", "onnx", "hub"], COMMON] = "auto",
+    int8: Annotated[list[str] | None, Parameter(consume_multiple=True, show=True)] = None,
+    json: Json = False,
 ) -> None:
     """Write a run as a folder of ONNX graphs that captions images without torch; a fine-tuned model for transformers.
 
@@ -37,6 +40,9 @@ def export(
         from seesay.export.merged import export_merged
 
         folder = export_merged(run, out)
+        if json:
+            print_json({"folder": folder})
+            return
         print_line(f"{folder}: use it with transformers, or with: seesay caption --model {folder} IMAGES")
         return
     if format == "hub":
@@ -44,6 +50,9 @@ def export(
     from seesay.export import export_onnx
 
     done = export_onnx(run, out, tuple(int8 or ()))
+    if json:
+        print_json(asdict(done))
+        return
     sizes = f"encoder {done.encoder_bytes / 1e6:.1f} MB, decoder {done.decoder_bytes / 1e6:.1f} MB"
     print_line(f"{done.folder}: {sizes}; scores differ by at most {done.difference:.1g} nats from the run's")
     print_line(f"use it with: seesay caption --model {done.folder} IMAGES")

@@ -3,17 +3,29 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter, Token, UnknownOptionError
+from cyclopts import App, Group, Parameter, Token, UnknownOptionError
 
 from seesay.captioners.alt_text import Style
 from seesay.captioners.guard import summarize_rejections
 from seesay.captioners.spec import ModelSpec
 from seesay.cli.caption_flags import EngineFlags, ImageFlags, OutputFlags, check_job
-from seesay.cli.console import choose_run, limit_calls, open_captioner, print_error, print_line, progress
+from seesay.cli.console import (
+    choose_run,
+    limit_calls,
+    open_captioner,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    progress,
+    status,
+)
+from seesay.cli.options import COMMON, Json
 from seesay.cli.parameters import (
     CaptionColumn,
     CaptionerFlags,
@@ -22,6 +34,7 @@ from seesay.cli.parameters import (
     ImageColumn,
     Model,
     Models,
+    Server,
     decoding_options,
 )
 from seesay.config import DecodingOptions
@@ -55,23 +68,30 @@ def _check_source(kind: Any, source: str) -> None:
 
 
 # Without this, cyclopts treats `-` as an unknown flag.
-Source = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_check_source)]
+Source = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_check_source, show=True)]
+
+
+_IMAGES = Group("Images", sort_key=20)
+_OUTPUT = Group("Output", sort_key=30)
 
 
 def caption(
     *sources: Source,
     model: Models = None,
-    format: Literal["text", "jsonl"] = "text",
-    style: Style = "plain",
+    format: Annotated[Literal["text", "jsonl"], COMMON] = "text",
+    json: Json = False,
+    style: Annotated[Style, COMMON] = "plain",
     guard: bool = True,
     yes: Annotated[bool, Parameter(negative="")] = False,
-    images: Annotated[ImageFlags, Flat] = ImageFlags(),  # noqa: B008
-    outputs: Annotated[OutputFlags, Flat] = OutputFlags(),  # noqa: B008
-    engine: Annotated[EngineFlags, Flat] = EngineFlags(),  # noqa: B008
-    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
+    images: Annotated[ImageFlags, Flat, Parameter(group=_IMAGES)] = ImageFlags(),  # noqa: B008
+    outputs: Annotated[OutputFlags, Flat, Parameter(group=_OUTPUT)] = OutputFlags(),  # noqa: B008
+    engine: Annotated[EngineFlags, Flat, Parameter(group=_OUTPUT)] = EngineFlags(),  # noqa: B008
+    captioner_flags: Annotated[CaptionerFlags, Server] = CaptionerFlags(),  # noqa: B008
     flags: Annotated[DecodingFlags | None, Flat] = None,
 ) -> int:
-    """Caption images: files, folders, globs, URLs, lists, tables or tars; exit code 1 if some images failed.
+    """Caption images: files, folders, globs, URLs, lists, tables or tars.
+
+    The exit code is 1 if some images failed.
 
     Args:
         sources: images to caption; - reads names from standard input.
@@ -84,16 +104,20 @@ def caption(
     destination = outputs.destination(sources, required=engine.engine == "ray")
     captioner_flags.check()
     found = images.find(sources, captioner_flags)
+    if json and destination is None and len(found.images) > 1:
+        raise ConfigError(f"--json prints the caption of one image, not of {len(found.images)}; use --format jsonl")
     spec = replace(captioner_flags.spec(model or (), yes=yes), columns=found.columns)
     form: dict[str, Any] = {"guard": guard, "style": style, "batch_size": images.batch_size}
     if destination is None:
         with open_captioner(spec) as captioner:
             options = decoding_options(captioner.defaults, flags)
             captions = captioner.caption_each(found.images, options, workers=images.threads or usable_cores(), **form)
-            return _print_captions(captions, found, format, several=options.num_return_sequences > 1)
+            several = options.num_return_sequences > 1
+            return _print_captions(captions, found, "json" if json else format, several=several)
     destination = outputs.with_failures(destination, sources, found, images.column)
     job = _Job(spec, found, destination, lambda defaults: decoding_options(defaults, flags), form)
-    return _summarise(job.run_on_ray(engine) if engine.engine == "ray" else job.run(images.threads), destination)
+    done = job.run_on_ray(engine) if engine.engine == "ray" else job.run(images.threads)
+    return _summarise(done, destination, json=json)
 
 
 @dataclass(frozen=True)
@@ -159,17 +183,23 @@ def _print_captions(
             if isinstance(result, CaptionError):
                 rejected[result.reason] += 1
         elif format == "jsonl":
-            print(bulk.json_line(str(image), result, several), flush=True)
+            print_line(bulk.json_line(str(image), result, several))
+        elif format == "json":
+            print_json(loads(bulk.json_line(str(image), result, several)))
         else:
             for each in (result, *result.alternatives):
-                print(f"{image}\t{each.text}" if len(found.images) > 1 else each.text, flush=True)
+                print_line(f"{image}\t{each.text}" if len(found.images) > 1 else each.text)
     if rejected and len(found.images) > 1:
         print_error(summarize_rejections(rejected))
     return 1 if failed else 0
 
 
-def _summarise(done: "BulkReport", destination: "Destination") -> int:
+def _summarise(done: "BulkReport", destination: "Destination", *, json: bool) -> int:
     """Print the summary of a job; return the exit code."""
+    if json:
+        listed_in = destination.failures if done.failed else None
+        print_json({**asdict(done), "rate": done.rate, "out": destination.out, "failures": listed_in})
+        return 1 if done.failed else 0
     target = destination.out or "sidecars or image metadata"
     blank = f" ({done.blank} blank)" if done.blank else ""
     failed = f"{done.failed - sum(done.rejected.values())} failed"
@@ -177,7 +207,7 @@ def _summarise(done: "BulkReport", destination: "Destination") -> int:
     listed = f" (reasons in {destination.failures})" if done.failed else ""
     print_line(f"{done.captioned} captioned{blank}, {done.skipped} already there, {failed}{rejected}{listed}: {target}")
     if done.usage:
-        print_error(done.usage)
+        print_note(done.usage)
     if done.captioned:
         rate = f"{done.rate:.1f} images/s, {format_duration(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))
@@ -186,15 +216,16 @@ def _summarise(done: "BulkReport", destination: "Destination") -> int:
 
 
 def explain(
-    photo: str = "",
+    photo: Annotated[str, COMMON] = "",
     *,
     model: Model = "",
-    out: Path | None = None,
-    save_arrays: bool = False,
-    beam_tree: bool = False,
-    held_out: Path | None = None,
-    seed: int | None = None,
-    boxes: Path | None = None,
+    out: Annotated[Path | None, COMMON] = None,
+    save_arrays: Annotated[bool, COMMON] = False,
+    beam_tree: Annotated[bool, COMMON] = False,
+    held_out: Annotated[Path | None, COMMON] = None,
+    seed: Annotated[int | None, COMMON] = None,
+    boxes: Annotated[Path | None, COMMON] = None,
+    json: Json = False,
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
     flags: Annotated[DecodingFlags | None, Flat] = None,
@@ -226,7 +257,10 @@ def explain(
     from seesay.files import write_atomically
     from seesay.outputs import PNG_IMAGE, check_file
 
-    captioner = load_captioner(choose_run(model))
+    run = choose_run(model)
+    status.show(f"loading {run}")
+    captioner = load_captioner(run)
+    status.show("captioning")
     if (beam_tree or held_out is not None) and not isinstance(captioner, TrainedCaptioner):
         raise ConfigError(f"--beam-tree and --held-out need a trained run, which {captioner.name} is not; drop them")
     references: tuple[str, ...] = ()
@@ -252,7 +286,10 @@ def explain(
         check_explanation(target, save_arrays, inputs)
         explanation = explain_image(captioner, photo, options, references, objects)
         best, files = explanation.caption, save_explanation(explanation, target, save_arrays)
-    print(f"{photo}\nmodel   {best.text}")
+    if json:
+        print_json({"image": photo, "caption": best.text, "references": references, "files": files})
+        return
+    print_line(f"{photo}\nmodel   {best.text}")
     for reference in references:
-        print(f"human   {reference}")
-    print(f"written {' '.join(map(str, files))}")
+        print_line(f"human   {reference}")
+    print_line(f"written {' '.join(map(str, files))}")

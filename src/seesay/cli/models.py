@@ -1,21 +1,36 @@
 """`seesay models`, and the choice of a model if none is named."""
 
-import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import util
+from json import loads
 from pathlib import Path
+from typing import Any
 
 from seesay.captioners.recommended import RecommendedModel, cached_models, default_model, is_cached, recommended_models
-from seesay.cli.console import choose_run, print_error, print_line, show_table, trained_runs
+from seesay.cli.console import (
+    choose_run,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    show_table,
+    status,
+    trained_runs,
+)
+from seesay.cli.options import Json
 from seesay.errors import ConfigError, DownloadError, MissingDependencyError
 
 _NO_MODEL = "no --model and no run under runs/"
 
 
-def models() -> None:
+def models(*, json: Json = False) -> None:
     """List the runs in runs/, the models in the cache of the Hugging Face hub, and recommended ones."""
-    runs = [(str(run), _cider(run)) for run in trained_runs()]
+    if json:
+        print_json(_document())
+        return
+    runs = [(str(run), _format_cider(_cider(run))) for run in trained_runs()]
     if runs:
         show_table("trained runs", ("run", "CIDEr"), runs)
     else:
@@ -34,6 +49,21 @@ def models() -> None:
     print_line(f"recommended models of the hub ({date}); larger ones run on a server: seesay caption --endpoint URL")
     for model in recommended:  # lines instead of a table, which would be too wide for most terminals
         print_line(f"  {model.name}: {model.purpose}\n      {_sizes(model)}")
+
+
+def _document() -> dict[str, Any]:
+    """Return the lists for --json; `cached` is None without the library that reads the cache."""
+    try:
+        cached = [asdict(model) for model in cached_models()]
+    except MissingDependencyError as error:
+        print_error(str(error))
+        cached = None
+    _, recommended = recommended_models()
+    return {
+        "runs": [{"run": run, "CIDEr": _cider(run)} for run in trained_runs()],
+        "cached": cached,
+        "recommended": [{**asdict(model), "memory": model.memory} for model in recommended],
+    }
 
 
 def choose_models(names: Sequence[str], *, yes: bool | None = None) -> list[str]:
@@ -55,7 +85,7 @@ def choose_models(names: Sequence[str], *, yes: bool | None = None) -> list[str]
     if util.find_spec("transformers") is None:
         raise MissingDependencyError("transformers", "hub", f"{_NO_MODEL}; captioning with {model.name}")
     if is_cached(model.name):
-        print_error(f"{_NO_MODEL}: using {model.name}")
+        print_note(f"{_NO_MODEL}: using {model.name}")
     else:
         _agree_to_download(model, yes)
     return [model.name]
@@ -80,21 +110,25 @@ def _agree_to_download(model: RecommendedModel, yes: bool) -> None:
         raise ConfigError(f"{_NO_MODEL}; add --yes to download the default, {what}, or name a model with --model")
     print_error(f"{_NO_MODEL}: downloading {what} once" if yes else f"{_NO_MODEL}: the default is {what}")
     if not yes:
+        status.clear()
         print("Download it? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise ConfigError("nothing was downloaded; name a model with --model (seesay models lists some)")
 
 
-def _cider(run: Path) -> str:
-    """Return the CIDEr of a run's evaluations times 100, by split; empty if there are none."""
-    found = []
+def _cider(run: Path) -> dict[str, float]:
+    """Return the CIDEr of a run's evaluations by split."""
+    found = {}
     for path in sorted(run.glob("predictions/*/scores.json")):
         try:
-            value = json.loads(path.read_bytes())["scores"]["CIDEr"]
-            found.append(f"{path.parent.name} {100 * float(value):.1f}")
+            found[path.parent.name] = float(loads(path.read_bytes())["scores"]["CIDEr"])
         except (OSError, ValueError, KeyError, TypeError):  # not written by `seesay evaluate`
             continue
-    return ", ".join(found)
+    return found
+
+
+def _format_cider(scores: dict[str, float]) -> str:
+    return ", ".join(f"{split} {100 * value:.1f}" for split, value in scores.items())
 
 
 def _sizes(model: RecommendedModel) -> str:

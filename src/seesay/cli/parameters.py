@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from seesay.captioners.prompts import prompt_variables
 from seesay.captioners.spec import ModelSpec
 from seesay.cli.models import choose_models
+from seesay.cli.options import COMMON
 from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import Flags, flag_name, given_flags, make_flags
 from seesay.config.schema import SECTIONS
@@ -34,22 +35,27 @@ else:
     DataFlags = make_flags("DataFlags", "data", "text")
     EncoderFlags = make_flags("EncoderFlags", "encoder", shown=_DEFAULTS, note=" (of knn)")
 
-Preset = Annotated[str, Parameter(help="name of a preset, see `seesay presets`")]
-ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file of settings")]
-Features = Annotated[Path, Parameter(help="folder of feature stores")]
+Preset = Annotated[str, Parameter(help="name of a preset, see `seesay presets`", show=True)]
+ConfigFile = Annotated[Path | None, Parameter(name="--config", help="YAML file of settings", show=True)]
+Features = Annotated[Path, Parameter(help="folder of feature stores", show=True)]
 Stores = Annotated[
     list[Path] | None,
-    Parameter(name="--store", help="feature stores to use, concatenated along F"),
+    Parameter(name="--store", help="feature stores to use, concatenated along F", show=True),
 ]
-Model = Annotated[str, Parameter(help="run folder [default: the latest in runs/]")]
+Model = Annotated[str, Parameter(help="run folder [default: the latest in runs/]", show=True)]
 Models = Annotated[
     list[str] | None,
-    Parameter(name="--model", help="run folder; several that share a vocabulary are ensembled [default: the latest]"),
+    Parameter(
+        name="--model",
+        help="run folder; several that share a vocabulary are ensembled [default: the latest]",
+        show=True,
+    ),
 ]
 ImageColumn = Annotated[str, Parameter(help="image column of tables [default: the first column with a usual name]")]
 CaptionColumn = Annotated[str, Parameter(help="caption column of tables [default: the first column with a usual name]")]
-Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+Metrics = Annotated[list[str] | None, Parameter(consume_multiple=True, show=True)]
 Flat = Parameter(name="*")
+Server = Parameter(name="*", group=Group("Model and server", sort_key=50))
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,11 @@ class CaptionerFlags:
         endpoint_image_size: longest side of the images that are sent to the server, in pixels.
     """
 
-    device: str = "auto"
+    device: Annotated[str, COMMON] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] = "auto"
-    endpoint: str = ""
-    prompt: str = ""
-    language: str = ""
+    endpoint: Annotated[str, COMMON] = ""
+    prompt: Annotated[str, COMMON] = ""
+    language: Annotated[str, COMMON] = ""
     endpoint_key_file: str = ""
     endpoint_price: str = ""
     endpoint_timeout: float = 300.0

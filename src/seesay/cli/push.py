@@ -1,11 +1,13 @@
 """`seesay push`: upload a run to the Hugging Face hub."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from seesay.cli.console import print_line
+from seesay.cli.console import print_json, print_line
+from seesay.cli.options import COMMON, Json
 from seesay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,16 +15,17 @@ if TYPE_CHECKING:
 
 
 def push(
-    run: str,
-    name: str,
+    run: Annotated[str, COMMON],
+    name: Annotated[str, COMMON],
     *,
-    license: str = "",
-    tag: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    example: str = "",
-    public: Annotated[bool, Parameter(negative="")] = False,
-    card_only: Annotated[bool, Parameter(negative="")] = False,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
-    out: Path | None = None,
+    license: Annotated[str, COMMON] = "",
+    tag: Annotated[list[str] | None, Parameter(consume_multiple=True, show=True)] = None,
+    example: Annotated[str, COMMON] = "",
+    public: Annotated[bool, Parameter(negative="", show=True)] = False,
+    card_only: Annotated[bool, Parameter(negative="", show=True)] = False,
+    dry_run: Annotated[bool, Parameter(negative="", show=True)] = False,
+    out: Annotated[Path | None, COMMON] = None,
+    json: Json = False,
 ) -> None:
     """Upload a finished run to the Hugging Face hub, with a model card made from the run.
 
@@ -49,9 +52,16 @@ def push(
         check_name(name)
         folder = out or Path("hub") / name.partition("/")[2]
         write_repository(read_facts(run), folder, name, card, copy=True)
+        if json:
+            print_json({"folder": folder})
+            return
         print_line(f"written to {folder}, nothing was uploaded; read {folder / 'README.md'}")
         return
-    report(name, upload(run, name, PushOptions(card, public, card_only)))
+    done = upload(run, name, PushOptions(card, public, card_only))
+    if json:
+        print_json(asdict(done))
+    else:
+        report(name, done)
 
 
 def report(name: str, done: "PushResult") -> None:

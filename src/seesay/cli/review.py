@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 from seesay.captioners.alt_text import Style
 from seesay.cli.console import print_error, print_line
-from seesay.cli.parameters import CaptionerFlags, Flat
+from seesay.cli.options import COMMON
+from seesay.cli.parameters import CaptionerFlags, Server
 from seesay.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -17,20 +18,22 @@ if TYPE_CHECKING:
 
 ReviewModels = Annotated[
     list[str] | None,
-    Parameter(name="--model", help="model that generates captions again [default: the page does not offer this]"),
+    Parameter(
+        name="--model", help="model that generates captions again [default: the page does not offer this]", show=True
+    ),
 ]
 
 
 def review(
-    captions: Path,
+    captions: Annotated[Path, COMMON],
     *,
-    sidecar: str = "",
-    export: Path | None = None,
+    sidecar: Annotated[str, COMMON] = "",
+    export: Annotated[Path | None, COMMON] = None,
     model: ReviewModels = None,
-    style: Style = "plain",
-    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
-    host: str = "127.0.0.1",
-    port: int = 0,
+    style: Annotated[Style, COMMON] = "plain",
+    captioner_flags: Annotated[CaptionerFlags, Server] = CaptionerFlags(),  # noqa: B008
+    host: Annotated[str, COMMON] = "127.0.0.1",
+    port: Annotated[int, COMMON] = 0,
 ) -> int:
     """Check and correct captions on a local web page.
 
@@ -81,8 +84,7 @@ def _serve(session: "ReviewSession", spec: "ModelSpec | None", style: Style, hos
         token = secrets.token_urlsafe(24)
         app = create_app(session, token, Regenerator(spec.load(), style) if spec else None)
         url = f"{address(listener)}/{token}/"
-        # Not `print_line`: the address must not be wrapped or held back when another program reads it.
-        serve(app, listener, Limits(), lambda: print(f"seesay reviews {session.file.name} at {url}", flush=True))
+        serve(app, listener, Limits(), lambda: print_line(f"seesay reviews {session.file.name} at {url}"))
     if problem := session.save_finally():
         print_error(f"error: {problem}")
         return 2

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from seesay.cli.console import open_captioner, print_error, print_line, progress, show_table
+from seesay.cli.console import open_captioner, print_error, print_json, print_line, progress, show_table
+from seesay.cli.options import COMMON, Json
 from seesay.cli.parameters import (
     DEFAULT_PRESET,
     CaptionColumn,
@@ -16,6 +18,7 @@ from seesay.cli.parameters import (
     Flat,
     ImageColumn,
     Metrics,
+    Server,
     Stores,
     decoding_options,
 )
@@ -25,16 +28,16 @@ from seesay.files import exists
 from seesay.outputs import check_folder
 
 if TYPE_CHECKING:
-    from seesay.evaluation import Evaluation
+    from seesay.evaluation import Comparison, Evaluation
 
 
 def evaluate(
-    model: str,
-    data: Path | None = None,
+    model: Annotated[str, COMMON],
+    data: Annotated[Path | None, COMMON] = None,
     *,
-    split: str = "",
-    out: Path | None = None,
-    human: bool = False,
+    split: Annotated[str, COMMON] = "",
+    out: Annotated[Path | None, COMMON] = None,
+    human: Annotated[bool, COMMON] = False,
     human_caption: str = "",
     metrics: Metrics = None,
     tokenization: Literal["ptb", "whitespace", "characters"] | None = None,
@@ -44,8 +47,9 @@ def evaluate(
     caption_column: CaptionColumn = "",
     features: Features = Path("features"),
     store: Stores = None,
-    tune_rerank: bool = False,
-    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
+    tune_rerank: Annotated[bool, COMMON] = False,
+    json: Json = False,
+    captioner_flags: Annotated[CaptionerFlags, Server] = CaptionerFlags(),  # noqa: B008
     flags: Annotated[DecodingFlags | None, Flat] = None,
     encoder_flags: Annotated[EncoderFlags | None, Flat] = None,
 ) -> int:
@@ -116,7 +120,7 @@ def evaluate(
     elif data is None:
         raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
     elif tune_rerank:
-        return _tune_rerank(model, data, captioner_flags.device, flags, features, store or ())
+        return _tune_rerank(model, data, captioner_flags.device, flags, features, store or (), json=json)
     elif retrieves:
         with progress("encoding", "images") as advance:
             common |= {"features": features, "stores": store or (), "device": captioner_flags.device}
@@ -129,13 +133,17 @@ def evaluate(
                 result = score(captioner, data, progress=advance, unfinished=unfinished, **common)
     else:
         result = score(model, data, **common)
-    _print_scores(result)
+    if not json:
+        _print_scores(result)
     target = folder(result.split)
     save_evaluation(result, target)
     write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
     if generates:
         discard_captions(target / CAPTIONS_FILE)
-    print_line(f"saved in {target}")
+    if json:
+        print_json({**result.to_dict(), "folder": target})
+    else:
+        print_line(f"saved in {target}")
     return 0 if result.complete and not (metrics and result.missing_scores) else 1
 
 
@@ -153,7 +161,9 @@ def _evaluate_knn(data: Path, flags: Any, encoder_flags: Any, common: dict[str, 
     return evaluate_knn(data, encoder, **({"neighbours": chosen} if chosen else {}), **common)
 
 
-def _tune_rerank(model: str, data: Path, device: str, flags: Any, features: Path, stores: Sequence[Path]) -> int:
+def _tune_rerank(
+    model: str, data: Path, device: str, flags: Any, features: Path, stores: Sequence[Path], *, json: bool
+) -> int:
     """Index the training images of a run, choose the settings of reranking, and print them."""
     from seesay.captioners.trained import TrainedCaptioner
     from seesay.evaluation.rerank_tuning import best_trials, tune_rerank
@@ -162,6 +172,10 @@ def _tune_rerank(model: str, data: Path, device: str, flags: Any, features: Path
         options = decoding_options(captioner.defaults, flags)
         trials = tune_rerank(captioner, data, options, features=features, stores=stores, progress=advance)
         index = captioner.retrieval
+    if json:
+        kinds = {trial.kind: asdict(trial) for trial in reversed(trials)}
+        print_json({"trials": [asdict(trial) for trial in trials], "chosen": kinds})
+        return 0
     header = ("reranking", "candidates", "neighbours", "weight", "CIDEr")
     rows = [
         (trial.kind, str(each.candidates), str(each.neighbours or "–"), f"{each.weight:g}", f"{trial.cider:.2f}")
@@ -200,12 +214,12 @@ def _default_folder(model: str, human: str, split: str) -> Path:
 
 def _print_scores(result: "Evaluation") -> None:
     """Print the scores, before writing files, so that a full disk does not lose them."""
-    from seesay.evaluation.report import diversity_rows, score_rows
+    from seesay.evaluation.report import diversity_rows
 
     for problem in result.problems:
         print_error(problem)
     title = f"{result.system} on {result.split}: {len(result.predictions)} images"
-    show_table(title, ("score x 100", "value", "95 % interval"), score_rows(result))
+    show_table(title, ("score x 100", "value", "95 % interval"), result.score_rows())
     show_table("", ("statistic", "value"), diversity_rows(result))
     for line in filter(None, (result.diagnosis, result.rejections)):
         print_error(line)
@@ -213,13 +227,14 @@ def _print_scores(result: "Evaluation") -> None:
 
 
 def compare(
-    *systems: str,
-    data: Path | None = None,
-    split: str = "",
+    *systems: Annotated[str, COMMON],
+    data: Annotated[Path | None, COMMON] = None,
+    split: Annotated[str, COMMON] = "",
     tokenization: Literal["ptb", "whitespace", "characters"] | None = None,
     metrics: Metrics = None,
     draws: int = 10_000,
-    out: Path | None = None,
+    out: Annotated[Path | None, COMMON] = None,
+    json: Json = False,
     image_column: ImageColumn = "",
     caption_column: CaptionColumn = "",
 ) -> int:
@@ -236,7 +251,7 @@ def compare(
     """
     from seesay.data import ColumnNames
     from seesay.evaluation import DEFAULT_SCORES
-    from seesay.evaluation.comparison import COMPARISON, difference_rows, save_comparison
+    from seesay.evaluation.comparison import COMPARISON, save_comparison
     from seesay.evaluation.comparison import compare as compare_systems
 
     if out is not None:
@@ -253,6 +268,21 @@ def compare(
     )
     for reason in (*found.warnings, *found.missing.values()):
         print_error(reason)
+    if json:
+        print_json(found.to_dict())
+    else:
+        _print_comparison(found)
+    if out is not None:
+        save_comparison(found, out)
+        if not json:
+            print_line(f"written {out / 'comparison.html'} and comparison.json")
+    return 1 if metrics and found.missing else 0
+
+
+def _print_comparison(found: "Comparison") -> None:
+    """Print the differences of each system to the first."""
+    from seesay.evaluation.comparison import difference_rows
+
     first, *others = found.systems
     header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "significant")
     for system, each, (gains, losses) in zip(others, found.differences, found.extremes, strict=True):
@@ -267,7 +297,3 @@ def compare(
     for system in found.systems:
         print_line(f"{system.name}: {system.signature}")
     print_line(found.recipe)
-    if out is not None:
-        save_comparison(found, out)
-        print_line(f"written {out / 'comparison.html'} and comparison.json")
-    return 1 if metrics and found.missing else 0

@@ -4,21 +4,23 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from seesay.cli.parameters import CaptionerFlags, Flat
+from seesay.cli.console import print_line, status
+from seesay.cli.options import COMMON
+from seesay.cli.parameters import CaptionerFlags, Server
 from seesay.errors import ConfigError, MissingDependencyError
 
 API_KEY_VARIABLE = "SEESAY_API_KEY"
 
 
 def serve(
-    *models: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    captioner_flags: Annotated[CaptionerFlags, Flat] = CaptionerFlags(),  # noqa: B008
-    max_batch: int = 32,
+    *models: Annotated[str, COMMON],
+    host: Annotated[str, COMMON] = "127.0.0.1",
+    port: Annotated[int, COMMON] = 8000,
+    captioner_flags: Annotated[CaptionerFlags, Server] = CaptionerFlags(),  # noqa: B008
+    max_batch: Annotated[int, COMMON] = 32,
     max_wait: float = 0.01,
     max_pending: int = 256,
-    api_key_file: Path | None = None,
+    api_key_file: Annotated[Path | None, COMMON] = None,
 ) -> None:
     """Serve a captioner over HTTP, with a web UI that shows attention maps.
 
@@ -47,10 +49,12 @@ def serve(
     # First, so that a taken port is reported before the model is loaded, whose messages are JSON too.
     with listen(host, port) as listener, logging_json():
         bounds = Limits(max_batch, max_wait, max_pending)
-        with captioner_flags.spec(models).load() as captioner:
+        spec = captioner_flags.spec(models)
+        status.show(f"loading {', '.join(spec.models) or spec.endpoint}")
+        with spec.load() as captioner:
             app = create_app(captioner, bounds, key)
             url = address(listener)
-            run(app, listener, bounds, lambda: print(f"seesay serves at {url}", flush=True))
+            run(app, listener, bounds, lambda: print_line(f"seesay serves at {url}"))
 
 
 def _read_key(path: Path | None) -> str:

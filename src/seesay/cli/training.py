@@ -1,11 +1,13 @@
 """`seesay train` and `seesay extract`."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from seesay import config as configuration
-from seesay.cli.console import print_error, print_line, progress, step_progress
+from seesay.cli.console import print_error, print_json, print_line, progress, status, step_progress
+from seesay.cli.options import COMMON, Json
 from seesay.cli.parameters import (
     DEFAULT_PRESET,
     ConfigFile,
@@ -16,7 +18,7 @@ from seesay.cli.parameters import (
     Stores,
     TrainFlags,
 )
-from seesay.cli.push import push as push_run
+from seesay.cli.push import report
 from seesay.config.flags import given_flags
 from seesay.errors import ConfigError
 from seesay.outputs import check_inputs, check_name
@@ -26,17 +28,18 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Path,
+    data: Annotated[Path, COMMON],
     *,
     preset: Preset = DEFAULT_PRESET,
-    out: Path | None = None,
+    out: Annotated[Path | None, COMMON] = None,
     config: ConfigFile = None,
     features: Features = Path("features"),
     store: Stores = None,
-    scst: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
+    scst: Annotated[bool, COMMON] = False,
+    resume: Annotated[bool, COMMON] = False,
+    overwrite: Annotated[bool, COMMON] = False,
     push_to_hub: str = "",
+    json: Json = False,
     flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
     """Train a captioner, after extracting missing features; with --model NAME, fine-tune a pretrained one.
@@ -51,12 +54,14 @@ def train(
         overwrite: delete the run in --out.
         push_to_hub: then upload the run to this repository of the Hugging Face hub, as `seesay push` does.
     """
+    status.show("loading torch")
     from seesay.checkpoint import read_run
     from seesay.training.distributed import rank
     from seesay.training.train import train as fit
 
     if push_to_hub and rank() == 0:
         from seesay.hub.push import check_access
+        from seesay.hub.push import push as push_run
 
         check_access(push_to_hub)  # before hours of training
     overrides = given_flags(flags)
@@ -73,6 +78,7 @@ def train(
         settings = configuration.resolve_config(preset, config, {**overrides, "init_from": str(first)}, overlay="scst")
     else:
         settings = configuration.resolve_config(preset, config, overrides)
+    status.show(f"reading {data}")
     with progress("encoding", "images") as advance, step_progress() as step:
         result = fit(
             settings,
@@ -85,9 +91,13 @@ def train(
             step_progress=step,
         )
     if rank() == 0:
-        print_line(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
-        if push_to_hub:
-            push_run(str(result.folder), push_to_hub)
+        if not json:
+            print_line(f"run folder {result.folder}; try: seesay evaluate {result.folder} {data}")
+        pushed = push_run(result.folder, push_to_hub) if push_to_hub else None
+        if json:
+            print_json({**asdict(result), "pushed": pushed and asdict(pushed)})
+        elif pushed:
+            report(push_to_hub, pushed)
 
 
 def _choose_preset(preset: str, config: Path | None, overrides: Mapping[str, Any]) -> tuple[str, str]:
@@ -124,15 +134,16 @@ def _initial_config(first: Path) -> Path:
 
 
 def extract(
-    data: Path,
+    data: Annotated[Path, COMMON],
     *,
     preset: Preset = DEFAULT_PRESET,
     config: ConfigFile = None,
     features: Features = Path("features"),
-    mirror: bool = False,
-    import_from: Path | None = None,
-    out: Path | None = None,
-    device: str = "auto",
+    mirror: Annotated[bool, COMMON] = False,
+    import_from: Annotated[Path | None, COMMON] = None,
+    out: Annotated[Path | None, COMMON] = None,
+    device: Annotated[str, COMMON] = "auto",
+    json: Json = False,
     flags: Annotated[ExtractFlags | None, Flat] = None,
 ) -> int:
     """Encode every image once and store its features.
@@ -146,6 +157,7 @@ def extract(
         out: file of the store [default: a file in --features named after data and encoder].
         device: auto, cpu, cuda or mps.
     """
+    status.show("loading torch")
     import torch
 
     from seesay.data.annotations import load_dataset
@@ -164,7 +176,12 @@ def extract(
     split = {item.id: item.image for item in annotations if item.split is not None}
     images = flippable_images(annotations) if mirror else split
     if import_from is not None:
-        return _import_features(import_from, images, data, features, out, settings.encoder.feature_dtype)
+        count, target = _import_features(import_from, images, data, features, out, settings.encoder.feature_dtype)
+        if json:
+            print_json({"path": target, "images": count, "requested": len(images)})
+        else:
+            print_line(f"{count} of {len(images)} images imported into {target}")
+        return 0 if count == len(images) else 1
     torch.manual_seed(settings.training.seed)  # as in training, so that random weights are the same
     encoder = build_encoder(settings.encoder)
     target = out or store_path(features, data, encoder, mirrored=mirror)
@@ -174,6 +191,9 @@ def extract(
         )
     for line in report.unreadable:
         print_error(line)
+    if json:
+        print_json({**asdict(report), "rate": report.rate})
+        return 1 if report.unreadable else 0
     counted = f"{report.images} {'mirrored ' if mirror else ''}images"
     pooled = f"{report.pooled} pooled from their grid features, " if report.pooled else ""
     print_line(
@@ -185,8 +205,8 @@ def extract(
 
 def _import_features(
     source: Path, images: Mapping[str, str], data: Path, folder: Path, out: Path | None, dtype: "FeatureDtype"
-) -> int:
-    """Import existing features into a store and print a summary; return the exit code."""
+) -> tuple[int, Path]:
+    """Import existing features into a store; return the number of imported images and the store."""
     from seesay.features import FeatureStore, convert_store, import_features, store_name
 
     if source.suffix == ".safetensors":
@@ -198,5 +218,4 @@ def _import_features(
     else:
         target = out or folder / store_name(f"{data.resolve().stem}-{source.stem}", dtype)
         count = import_features(source, images, target, dtype)
-    print_line(f"{count} of {len(images)} images imported into {target}")
-    return 0 if count == len(images) else 1
+    return count, target

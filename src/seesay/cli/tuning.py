@@ -1,12 +1,13 @@
 """`seesay tune`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from seesay import config as configuration
-from seesay.cli.console import print_line, progress, show_table, step_progress
+from seesay.cli.console import print_json, print_line, progress, show_table, step_progress
+from seesay.cli.options import COMMON, Json
 from seesay.cli.parameters import (
     DEFAULT_PRESET,
     ConfigFile,
@@ -27,18 +28,21 @@ _ROWS = 20
 
 
 def tune(
-    data: Path,
+    data: Annotated[Path, COMMON],
     *,
     preset: Preset = DEFAULT_PRESET,
-    out: Path | None = None,
+    out: Annotated[Path | None, COMMON] = None,
     config: ConfigFile = None,
-    trials: int = 20,
-    timeout: float = 0.0,
-    space: Annotated[Path | None, Parameter(help="YAML file of the search space, see docs/tuning.md")] = None,
+    trials: Annotated[int, COMMON] = 20,
+    timeout: Annotated[float, COMMON] = 0.0,
+    space: Annotated[
+        Path | None, Parameter(help="YAML file of the search space, see docs/tuning.md", show=True)
+    ] = None,
     prune: bool = True,
     features: Features = Path("features"),
     store: Stores = None,
-    overwrite: bool = False,
+    overwrite: Annotated[bool, COMMON] = False,
+    json: Json = False,
     flags: Annotated[TrainFlags | None, Flat] = None,
 ) -> None:
     """Search for better settings of a preset by the validation score; the first trial uses the preset's settings.
@@ -71,7 +75,23 @@ def tune(
             progress=advance,
             step_progress=step,
         )
-    _print_result(result, data)
+    if json:
+        print_json(_document(result))
+    else:
+        _print_result(result, data)
+
+
+def _document(result: "TuningResult") -> dict[str, Any]:
+    """Return the result for --json; `trials.csv` has all settings of each trial."""
+    names = ("number", "state", "value", "epochs", "best_epoch", "seconds", "settings")
+    trials = [{name: getattr(trial, name) for name in names} for trial in result.trials]
+    return {
+        "folder": result.folder,
+        "run": result.run,
+        "best": result.best.number,
+        "stopped_by": result.stopped_by,
+        "trials": trials,
+    }
 
 
 def _print_result(result: "TuningResult", data: Path) -> None:

@@ -6,7 +6,7 @@ from cyclopts import Group, Parameter
 from pydantic import create_model
 
 from seesay.config.schema import SECTIONS, Config
-from seesay.config.section import TextFields, bounds_of
+from seesay.config.section import TextFields, bounds_of, is_common
 from seesay.errors import SeesayError
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -57,7 +57,8 @@ def make_flags(name: str, *sections: str, shown: Config | None = None, note: str
             help = f"{info.description} [{bounds}]" if bounds else info.description
             several = isinstance(info.default, tuple)
             parameter = Parameter(group=group, help=help, show_default=_readable, consume_multiple=several)
-            fields[key] = (Annotated[(info.annotation, *info.metadata, parameter)], getattr(defaults, key))
+            marks = (Parameter(show=True),) if is_common(info) else ()
+            fields[key] = (Annotated[(info.annotation, *info.metadata, parameter, *marks)], getattr(defaults, key))
     return create_model(name, __base__=Flags, **fields)
 
 

@@ -20,13 +20,13 @@ class DataConfig(Section):
 
     section: ClassVar[str] = "data"
 
-    format: str = option("auto", "reader of the captions; auto detects it from the files")
-    image_column: str = option("", "image column of tables (empty: the first column of a usual name)")
-    caption_column: str = option("", "caption column of tables (empty: the first column of a usual name)")
+    format: str = option("auto", "reader of the captions; auto detects it from the files", common=True)
+    image_column: str = option("", "image column of tables (empty: the first column of a usual name)", common=True)
+    caption_column: str = option("", "caption column of tables (empty: the first column of a usual name)", common=True)
     split_fractions: str = option("80/10/10", "train/val[/test] percentages for data without splits")
     resplit: bool = option(False, "split all images by these percentages even if the data has splits")
     split_seed: int = option(0, "seed of that split, which is by image")
-    limit_images: int = option(0, "maximum number of images per split (0: no limit)", ge=0)
+    limit_images: int = option(0, "maximum number of images per split (0: no limit)", ge=0, common=True)
     limit_captions: int = option(0, "maximum number of training captions (0: no limit)", ge=0)
     captions_per_image: int = option(0, "maximum number of captions per training image (0: no limit)", ge=0)
 
@@ -37,7 +37,7 @@ class TextConfig(Section):
     section: ClassVar[str] = "text"
 
     level: Literal["word", "character"] = option(
-        "word", "unit of the vocabulary; character suits languages without spaces"
+        "word", "unit of the vocabulary; character suits languages without spaces", common=True
     )
     lowercase: bool = option(True, "lowercase captions")
     filter_characters: str = option(
@@ -45,8 +45,8 @@ class TextConfig(Section):
     )
     min_word_length: int = option(1, "drop shorter words", ge=0)
     drop_numeric: bool = option(False, "drop words that are not purely alphabetic")
-    vocabulary_size: int = option(0, "keep this many of the most frequent words (0: every word)", ge=0)
-    min_count: int = option(1, "drop words that occur less often in the training captions", ge=0)
+    vocabulary_size: int = option(0, "keep this many of the most frequent words (0: every word)", ge=0, common=True)
+    min_count: int = option(1, "drop words that occur less often in the training captions", ge=0, common=True)
     max_words: int = option(0, "truncate training captions to this many words (0: no limit)", ge=0)
 
     @property
@@ -63,16 +63,21 @@ class EncoderConfig(Section):
     encoder: str = option(
         "inception_v3.tf_in1k",
         "timm model name, an alias such as siglip2-base (seesay doctor --encoders), or small-cnn to train from scratch",
+        common=True,
     )
     encoder_weights: str = option(
-        "pretrained", "pretrained (from the hub), none, a safetensors file, or a run that trained the encoder"
+        "pretrained",
+        "pretrained (from the hub), none, a safetensors file, or a run that trained the encoder",
+        common=True,
     )
     layer: str = option("", "module or stage whose output is used, such as Mixed_7a (empty: the last feature map)")
     pool: Literal["grid", "pooled"] = option("grid", "grid keeps the regions, pooled averages them to one")
     grid_size: int = option(
         0, "average-pool the grid to this many rows and columns before it is stored, such as 7 (0: no pooling)", ge=0
     )
-    image_size: int = option(0, "images are resized to this square (0: the size of the weights or the alias)", ge=0)
+    image_size: int = option(
+        0, "images are resized to this square (0: the size of the weights or the alias)", ge=0, common=True
+    )
     resize: Literal["squash", "crop"] = option(
         "squash", "squash resizes the whole image to a square, crop takes its center"
     )
@@ -82,7 +87,9 @@ class EncoderConfig(Section):
         False, "exclude padding from average pooling, as TensorFlow does (converted weights need it)"
     )
     encoder_training: Literal["cached", "frozen", "full"] = option(
-        "cached", "cached runs the encoder once and stores features; frozen runs it per batch; full trains it too"
+        "cached",
+        "cached runs the encoder once and stores features; frozen runs it per batch; full trains it too",
+        common=True,
     )
     feature_dtype: Literal["float16", "int8"] = option(
         "float16", "data type of stored features; int8 halves their size"
@@ -103,12 +110,12 @@ class ModelConfig(Section):
     section: ClassVar[str] = "model"
 
     decoder: str = option(
-        "attention", "attention, pooled, show-attend-tell, luong, up-down, transformer or a registered one"
+        "attention", "attention, pooled, show-attend-tell, luong, up-down, transformer or a registered one", common=True
     )
     projection_size: int = option(256, "width D of a region after the projection of its features", ge=1)
     projection_activation: Literal["relu", "tanh", "none"] = option("relu", "activation of that projection")
     embedding_size: int = option(256, "width of a token embedding", ge=1)
-    hidden_size: int = option(512, "units of a recurrent layer; width of the transformer", ge=1)
+    hidden_size: int = option(512, "units of a recurrent layer; width of the transformer", ge=1, common=True)
     attention: Literal["soft", "hard"] = option(
         "soft", "soft attends to the weighted mean of all regions; hard samples one in training (show-attend-tell)"
     )
@@ -153,7 +160,7 @@ class TrainingConfig(Section):
     section: ClassVar[str] = "training"
 
     optimizer: Literal["adam", "rmsprop"] = option("adam", "optimizer")
-    learning_rate: Number = option(1e-3, "learning rate", gt=0)
+    learning_rate: Number = option(1e-3, "learning rate", gt=0, common=True)
     lr_drop_epochs: Integers = option((), "epochs after which the learning rate is dropped")
     lr_drop: Number = option(0.2, "factor of each drop", gt=0)
     lr_schedule: Literal["constant", "cosine"] = option(
@@ -168,9 +175,9 @@ class TrainingConfig(Section):
     ema_decay: Number = option(
         0.0, "decay of the exponential moving average of the weights (0: no average)", ge=0, lt=1
     )
-    batch_captions: int = option(64, "captions per batch; a batch holds whole images", ge=1)
-    epochs: int = option(20, "maximum number of epochs", ge=1)
-    patience: int = option(0, "stop after this many epochs without a better monitor (0: never)", ge=0)
+    batch_captions: int = option(64, "captions per batch; a batch holds whole images", ge=1, common=True)
+    epochs: int = option(20, "maximum number of epochs", ge=1, common=True)
+    patience: int = option(0, "stop after this many epochs without a better monitor (0: never)", ge=0, common=True)
     monitor: Literal["val_cider", "val_loss"] = option(
         "val_cider", "value that selects the best checkpoints and that patience observes"
     )
@@ -181,17 +188,17 @@ class TrainingConfig(Section):
     scheduled_sampling_epochs: int = option(5, "epochs over which that probability rises from 0", ge=1)
     weight_decay: Number = option(0.0, "L2 penalty on the weights", ge=0)
     max_grad_norm: Number = option(5.0, "maximum norm of the gradient (0: no limit)", ge=0)
-    seed: int = option(0, "seed of initial weights, shuffling and dropout", ge=0)
+    seed: int = option(0, "seed of initial weights, shuffling and dropout", ge=0, common=True)
     keep_best: int = option(5, "number of best checkpoints kept", ge=0)
     checkpoint_every: int = option(200, "steps between saves of the resumable state", ge=1)
     log_every: int = option(50, "steps between log lines", ge=1)
-    device: str = option("auto", "auto, cpu, cuda or mps")
+    device: str = option("auto", "auto, cpu, cuda or mps", common=True)
     devices: int = option(1, "processes that share every batch, one GPU each where there are GPUs", ge=1)
     num_nodes: int = option(1, "machines that run that many processes each", ge=1)
-    precision: Literal["auto", "float32", "bfloat16"] = option("auto", "arithmetic of training")
+    precision: Literal["auto", "float32", "bfloat16"] = option("auto", "arithmetic of training", common=True)
     cuda_graphs: bool = option(True, "on a GPU: launch the kernels of a step as a CUDA graph where possible")
     loggers: Texts = option((), "further Lightning loggers by class name, such as WandbLogger")
-    init_from: str = option("", "run whose best weights initialise training; words are matched by text")
+    init_from: str = option("", "run whose best weights initialise training; words are matched by text", common=True)
     scst_weight: Number = option(
         0.0, "share of the CIDEr-D reward in the loss (0: cross-entropy only); set by --scst", ge=0, le=1
     )
@@ -215,9 +222,11 @@ class FinetuningConfig(Section):
 
     section: ClassVar[str] = "finetuning"
 
-    model: str = option("", "pretrained model to fine-tune: a name of the hub, name@revision or a folder (empty: none)")
+    model: str = option(
+        "", "pretrained model to fine-tune: a name of the hub, name@revision or a folder (empty: none)", common=True
+    )
     prompt: str = option("", "prompt in training, and by default in captioning (empty: the model's default)")
-    lora: bool = option(False, "train low-rank adapters (LoRA) instead of the model's own weights")
+    lora: bool = option(False, "train low-rank adapters (LoRA) instead of the model's own weights", common=True)
     lora_rank: int = option(16, "LoRA: rank of the adapters", ge=1)
     lora_alpha: Number = option(32.0, "LoRA: the adapters' output is multiplied by this / rank", gt=0)
     lora_dropout: Number = option(0.05, "LoRA: dropout on the adapters' input", ge=0, lt=1)
@@ -238,31 +247,32 @@ class DecodingFields(Section):
 
     section: ClassVar[str] = "decoding"
 
-    strategy: Literal["greedy", "sample", "beam"] = option("greedy", "how words are selected")
-    beam_size: int = option(3, "open hypotheses of a beam search", ge=1)
-    max_length: int = option(0, "maximum words per caption (0: as the longest training caption)", ge=0)
+    strategy: Literal["greedy", "sample", "beam"] = option("greedy", "how words are selected", common=True)
+    beam_size: int = option(3, "open hypotheses of a beam search", ge=1, common=True)
+    max_length: int = option(0, "maximum words per caption (0: as the longest training caption)", ge=0, common=True)
     length_penalty: Number = option(0.7, "beam scores are divided by length to this power (0: no penalty)", ge=0, le=10)
-    temperature: Number = option(1.0, "sampling: above 1 flattens, below 1 sharpens", gt=0)
+    temperature: Number = option(1.0, "sampling: above 1 flattens, below 1 sharpens", gt=0, common=True)
     top_k: int = option(0, "sampling: only this many of the most probable words (0: all)", ge=0)
     sampling_seed: int = option(0, "sampling: seed, combined with the image's name")
     allow_unk: bool = option(False, "allow the unknown word in captions")
-    top_p: Number = option(1.0, "sampling: only the most probable words up to this total", gt=0, le=1)
+    top_p: Number = option(1.0, "sampling: only the most probable words up to this total", gt=0, le=1, common=True)
     min_p: Number = option(0.0, "sampling: only words of this probability relative to the most probable", ge=0, le=1)
     num_beam_groups: int = option(1, "groups of a diverse beam search, which divide the beam (1: plain)", ge=1)
     diversity_penalty: Number = option(
         0.5, "diverse beam: penalty of a word per earlier group that selected it", ge=0, le=1000
     )
-    num_return_sequences: int = option(1, "distinct captions per image", ge=1)
+    num_return_sequences: int = option(1, "distinct captions per image", ge=1, common=True)
     min_length: int = option(0, "minimum words per caption", ge=0)
     no_repeat_ngram_size: int = option(0, "n-grams of this size occur once per caption (0: no limit)", ge=0)
     repetition_penalty: Number = option(1.0, "log-probabilities of earlier words are multiplied by this", ge=1, le=100)
-    bad_words: Texts = option((), "words and phrases that never occur")
+    bad_words: Texts = option((), "words and phrases that never occur", common=True)
     force_words: Texts = option((), "words and phrases that every caption contains (beam search)")
     complete_endings: bool = option(False, "no caption ends in a function word, as in: a man on a")
     rerank: Literal["none", "consensus", "mbr"] = option(
         "none",
         "choose among the best captions of the beam by their similarity to captions of similar training images "
         "(consensus) or to each other (mbr)",
+        common=True,
     )
     rerank_candidates: int = option(0, "captions to choose from (0: as tuned, else 10)", ge=0, le=100)
     rerank_neighbours: int = option(0, "consensus: number of similar training images (0: as tuned, else 20)", ge=0)

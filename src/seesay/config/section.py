@@ -55,9 +55,30 @@ _BOUNDS = {
 }
 
 
-def option(default: Any, help: str, **bounds: float) -> Any:
-    """Return a field with its default, the line that documents it everywhere, and its bounds (ge, le, gt, lt)."""
-    return Field(default=default, description=help, **cast("Any", bounds))
+def _mark_common(_: dict[str, Any]) -> None:
+    """Mark a field as common; a JSON schema stays as it is."""
+
+
+def option(default: Any, help: str, *, common: bool = False, **bounds: float) -> Any:
+    """Return a field.
+
+    Args:
+        default: its default.
+        help: the line that documents it everywhere.
+        common: its flag is listed by `--help`, not only by `--help-all`.
+        bounds: of its value: ge, le, gt, lt.
+    """
+    return Field(
+        default=default,
+        description=help,
+        json_schema_extra=_mark_common if common else None,
+        **cast("Any", bounds),
+    )
+
+
+def is_common(info: FieldInfo) -> bool:
+    """Return whether the flag of a field is listed by `--help`."""
+    return info.json_schema_extra is _mark_common
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -20,7 +20,11 @@ from seesay.explanation import Card, Gallery, Section, Table, Text, write_report
 from seesay.files import text_bytes, write_atomically
 from seesay.metrics import Difference, Scores, paired_bootstrap
 from seesay.metrics.bootstrap import DRAWS, SEED, bootstrap_recipe
+from seesay.notebook import ResultTable
 from seesay.outputs import FolderKind, check_folder
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 COMPARISON = FolderKind(
     "comparison", ("comparison.html", "comparison.json"), signature=("comparison.json", b'"against_the_first": ')
@@ -52,7 +56,7 @@ class System:
     missing: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Differences of systems to the first of them.
 
@@ -69,6 +73,26 @@ class Comparison:
     ranked_by: str
     extremes: tuple[tuple[list[str], list[str]], ...]
     draws: int = DRAWS
+
+    def __repr__(self) -> str:
+        return f"Comparison({' | '.join(system.name for system in self.systems)}, {len(self.systems[0].items)} images)"
+
+    def tables(self) -> list[ResultTable]:
+        """Return the differences to the first system, as notebooks and `rich.print` show them."""
+        first, *others = self.systems
+        header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "significant")
+        return [
+            ResultTable(f"first {first.name}, second {other.name}", header, difference_rows(each), other.signature)
+            for other, each in zip(others, self.differences, strict=True)
+        ]
+
+    def __rich__(self) -> "Group":
+        from rich.console import Group
+
+        return Group(*(table.rich() for table in self.tables()))
+
+    def _repr_html_(self) -> str:
+        return "".join(table.html() for table in self.tables())
 
     @property
     def recipe(self) -> str:

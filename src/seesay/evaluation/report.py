@@ -1,5 +1,6 @@
 """The HTML report of an evaluation: scores with intervals, diversity, and example images."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,11 +44,10 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
     """
     name = ranking_score(evaluation.scores)
     order = np.argsort(-evaluation.scores.per_image[name], kind="stable")
-    middle = max(0, (len(order) - MAX_SHOWN) // 2)
     messages = [part for part in (evaluation.diagnosis, evaluation.rejections, *evaluation.problems) if part]
     sections: list[Section] = [
         *([Text("\n\n".join(messages))] if messages else []),
-        Table(("score, times 100", "value", "95 % interval"), score_rows(evaluation), evaluation.signature, "Scores"),
+        Table(("score, times 100", "value", "95 % interval"), evaluation.score_rows(), evaluation.signature, "Scores"),
         Table(("statistic", "value"), diversity_rows(evaluation), heading="Diversity and completeness"),
         Figure(
             draw_score_against_length(
@@ -57,26 +57,37 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, metrics_csv: Pat
             heading="Score against length",
         ),
         *_curves(metrics_csv),
-        Gallery(_cards(evaluation, order[:MAX_SHOWN]), heading=f"Best by {name}"),
-        Gallery(_cards(evaluation, order[middle : middle + MAX_SHOWN]), heading="Around the median"),
-        Gallery(_cards(evaluation, order[::-1][:MAX_SHOWN]), heading="Worst"),
+        *(
+            Gallery(_cards(evaluation, shown), heading=heading)
+            for heading, shown in _examples(order.tolist(), name)
+            if shown
+        ),
     ]
     write_report(path, f"{evaluation.system} on {evaluation.split}", sections)
+
+
+def _examples(order: list[int], name: str) -> list[tuple[str, list[int]]]:
+    """Return heading and images of each gallery, of which no two show the same image.
+
+    Args:
+        order: positions of the images, the best first.
+        name: the score that orders them.
+    """
+    count = min(MAX_SHOWN, math.ceil(len(order) / 3))
+    best, rest = order[:count], order[count:]
+    worst = rest[::-1][:count]
+    between = rest[: len(rest) - len(worst)]
+    start = max(0, (len(between) - count) // 2)
+    return [
+        (f"Best by {name}", best),
+        ("Around the median", between[start : start + count]),
+        ("Worst", worst),
+    ]
 
 
 def ranking_score(scores: Scores) -> str:
     """Returns the score that images are ordered by: the computed one best suited to single images."""
     return next(name for name in (*_RANKED_BY, *scores.per_image) if name in scores.per_image)
-
-
-def score_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Returns name, value and 95 % interval of each score, times 100 as in papers."""
-    rows = []
-    for name, value in evaluation.scores.corpus.items():
-        interval = evaluation.intervals.get(name)
-        span = "" if interval is None else f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
-        rows.append((name, f"{100 * value:.2f}", span))
-    return rows
 
 
 def diversity_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -121,10 +132,10 @@ def _curves(metrics_csv: Path | None) -> list[Section]:
     return [Figure(curves, "loss and CIDEr over the epochs", heading="Training")]
 
 
-def _cards(evaluation: Evaluation, indices: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[Card]:
+def _cards(evaluation: Evaluation, indices: Sequence[int]) -> list[Card]:
     cards = []
     for index in indices:
-        item = evaluation.items[int(index)]
+        item = evaluation.items[index]
         values = {name: 100 * float(column[index]) for name, column in evaluation.scores.per_image.items()}
         cards.append(
             Card(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,11 @@ from seesay.files import text_bytes, unescape_name, write_atomically
 from seesay.metrics import Diversity, Interval, Scores, diagnose
 from seesay.metrics.bootstrap import DRAWS, bootstrap_recipe
 from seesay.metrics.scores import number_of_references
+from seesay.notebook import ResultTable
 from seesay.outputs import FolderKind, check_folder
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PER_IMAGE_FILE = "per_image.parquet"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -34,7 +38,7 @@ EVALUATION = FolderKind(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores of one set of captions on one split.
 
@@ -73,6 +77,30 @@ class Evaluation:
     unscored: tuple[str, ...] = ()
     draws: int = DRAWS
     rejected: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.scores.corpus.items())
+        return f"Evaluation({self.system} on {self.split}, {len(self.predictions)} images: {values})"
+
+    def table(self) -> ResultTable:
+        """Return the scores with intervals and signature, as notebooks and `rich.print` show them."""
+        title = f"{self.system} on {self.split}: {len(self.predictions)} images"
+        return ResultTable(title, ("score x 100", "value", "95 % interval"), self.score_rows(), self.signature)
+
+    def score_rows(self) -> list[tuple[str, str, str]]:
+        """Return name, value and 95 % interval of each score, times 100 as in papers."""
+        rows = []
+        for name, value in self.scores.corpus.items():
+            interval = self.intervals.get(name)
+            span = "" if interval is None else f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
+            rows.append((name, f"{100 * value:.2f}", span))
+        return rows
+
+    def __rich__(self) -> "Table":
+        return self.table().rich()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
     @property
     def complete(self) -> bool:

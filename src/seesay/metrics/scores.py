@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from seesay.metrics.meteor import Meteor, available, meteor_from_statistics
 from seesay.metrics.ngrams import ReferenceNgrams, number_tokens
 from seesay.metrics.rouge import rouge_l
 from seesay.metrics.tokenize import tokenize
+from seesay.notebook import ResultTable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,7 +35,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """Scores of one set of hypotheses.
 
@@ -58,6 +63,21 @@ class Scores:
     lengths: tuple[int, ...] = ()
     wordless: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {100 * value:.1f}" for name, value in self.corpus.items())
+        return f"Scores({len(self.ids)} images: {values})"
+
+    def table(self) -> ResultTable:
+        """Return the corpus scores, times 100, as notebooks and `rich.print` show them."""
+        rows = [(name, f"{100 * value:.2f}") for name, value in self.corpus.items()]
+        return ResultTable(f"{len(self.ids)} images", ("score x 100", "value"), rows, self.signature)
+
+    def __rich__(self) -> "Table":
+        return self.table().rich()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
     def resample(self, images: npt.NDArray[np.int64]) -> dict[str, Floats]:
         """Returns the corpus values, (R,), of R bootstrap draws of image indices, (R, B).

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.callbacks import Callback
 
@@ -15,6 +16,7 @@ from seesay.explanation import training_curves
 from seesay.features.extraction import Progress
 from seesay.formatting import format_duration
 from seesay.models.captioning import count_parameters
+from seesay.notebook import ResultTable
 from seesay.outputs import check_folder, only_writer_of
 from seesay.training.callbacks import BestModel, MetricsLog, ShareBatches, StepProgress, StepReport
 from seesay.training.distributed import rank, rank_zero_first
@@ -25,6 +27,9 @@ from seesay.training.recipe import PreparedRun, Recipe
 from seesay.training.schedule import warn_of_warmup
 from seesay.training.trainer import build_trainer, quiet_lightning
 from seesay.training.validation import differences, existing_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 log = logging.getLogger("seesay")
 
@@ -48,6 +53,23 @@ class TrainingResult:
     best_epoch: int
     stopped_by: str
     seconds: float
+
+    def table(self) -> ResultTable:
+        """Return the result, as notebooks and `rich.print` show it."""
+        rows = [
+            ("epochs", str(self.epochs)),
+            ("best value", f"{self.best:.2f}"),
+            ("best epoch", str(self.best_epoch)),
+            ("stopped by", self.stopped_by),
+            ("time in training steps", format_duration(self.seconds)),
+        ]
+        return ResultTable(f"run {self.folder}", ("training", "value"), rows)
+
+    def __rich__(self) -> "Table":
+        return self.table().rich()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
 
 def train(
