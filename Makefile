@@ -1,5 +1,6 @@
 # make demo   complete pipeline: install, draw data, train, evaluate, caption, report
 # make test   checks that every change must pass: lint, types, tests
+# make docs   the documentation as a site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ READY := $(VENV)/.ready
 # Number of test processes; each file runs in one of them.
 JOBS ?= 2
 
-.PHONY: help install native demo test lint types tests tests-reference format oracle slow soak bench clean
+.PHONY: help install native demo test lint types tests tests-reference format oracle slow soak bench docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -66,5 +67,9 @@ soak: $(READY)
 bench: $(READY)
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || exit 1; done
 
+# Strict: a broken link, a page outside the navigation or a file from another host fails the build. Needs no network.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info src/seesay/kernels/*.so
+	rm -rf $(VENV) build dist demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info src/seesay/kernels/*.so
