@@ -1,8 +1,8 @@
 """Every command and Python block in README and docs is run, or has a reason why not.
 
 A reason is stated for a kind of command in the tables below, or for one block in the page, in a comment before it:
-`<!-- not run: needs a model server; tests/captioners/endpoint -->`. Commands are always parsed by the real entry point: a
-shell expands the blocks (loops, variables, comments) and records the commands without running them.
+`<!-- not run: needs a model server; tests/captioners/endpoint -->`. Commands are always parsed by the real entry point:
+a shell expands the blocks (loops, variables, comments) and records the commands without running them.
 """
 
 import dataclasses
@@ -333,7 +333,12 @@ def test_files_written_by_python_examples_can_be_read(docs_folder: Path, name: s
 
 
 def test_every_reason_is_used() -> None:
-    used = {_reason(block, arguments) for block in SHELL for words in commands()[block.name] if (arguments := _seesay(words))}
+    used = {
+        _reason(block, arguments)
+        for block in SHELL
+        for words in commands()[block.name]
+        if (arguments := _seesay(words))
+    }
     assert {*PARSED_ONLY.values(), *PARSED_FLAGS.values(), *PARSED_PAGES.values()} <= used
 
 

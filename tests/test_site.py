@@ -1,4 +1,4 @@
-"""The site of the documentation: generated reference pages, and the strict build in a browser."""
+"""The strict build of the documentation, and its pages in a browser."""
 
 import importlib.util
 import os
@@ -13,55 +13,17 @@ from pathlib import Path
 
 import pytest
 
-import reference
-from seesay.config import field_paths, preset_names
-from seesay.config.flags import flag_name
-from tests.browsers import NEEDS_CHROMIUM, chromium, visits
+from tests.browsers import CHROMIUM, chromium, visits
 
 ROOT = Path(__file__).parents[1]
-NEEDS_MKDOCS = pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
 
-
-def test_settings_lists_every_setting() -> None:
-    page = reference.settings()
-    for name in field_paths():
-        assert page.count(f"| `{flag_name(name)}` |") == 1
-
-
-def test_presets_lists_every_preset_that_is_not_a_variant() -> None:
-    header = reference.preset_table().splitlines()[0]
-    assert {f"`{name}`" for name in preset_names() if "tutorial" not in name} <= set(header.split())
-
-
-def test_commands_lists_every_command_and_flag() -> None:
-    page, described = reference.commands(), reference.settings()
-    for name, command in reference.walk():
-        assert f"## `{name}`\n" in page
-        section = page.partition(f"## `{name}`\n")[2].partition("\n## ")[0]
-        for argument in command.assemble_argument_collection(parse_docstring=True):
-            if argument.show and argument.index is None and f"| `{argument.name}` |" not in section:
-                assert f"| `{argument.name}` |" in described
-                assert "(settings.md#" in section
-
-
-def test_a_flag_of_a_command_with_the_name_of_a_setting_is_described() -> None:
-    caption = reference.commands().partition("## `seesay caption`\n")[2].partition("\n## ")[0]
-    assert "| `--device` |" in caption  # also a setting of training
-    assert "| `--beam-size` |" not in caption
-
-
-def test_http_lists_every_route_and_field() -> None:
-    page = reference.http_api()
-    for name in ("`POST /v1/caption`", "`GET /metrics`", "`images`", "`beam_size`", "`top_tokens`"):
-        assert name in page
-
-
-def test_every_environment_variable_is_documented() -> None:
-    page = (ROOT / "docs/reference/environment.md").read_text(encoding="utf-8")
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
-    assert set(re.findall(r"\bSEESAY_[A-Z_]+\b", source)) == set(re.findall(r"`(SEESAY_[A-Z_]+)`", page))
-    read = re.findall(r"environ(?:\.get\(|\.setdefault\(|\[)\"(\w+)\"", source)
-    assert set(read) - {"MASTER_ADDR", "MASTER_PORT", "RAY_BACKEND_LOG_LEVEL"} <= set(re.findall(r"`(\w+)`", page))
+pytestmark = [
+    pytest.mark.site,
+    pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed"),
+]
+in_browser = pytest.mark.skipif(
+    importlib.util.find_spec("playwright") is None or not CHROMIUM.exists(), reason=f"needs playwright and {CHROMIUM}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
+    def log_message(*_: object) -> None:
         pass
 
 
@@ -88,7 +50,6 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@NEEDS_MKDOCS
 def test_markers_are_replaced(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
@@ -97,17 +58,17 @@ def test_markers_are_replaced(site: Path) -> None:
     assert 'class="tabbed-set' in (site / "collections.html").read_text(encoding="utf-8")
 
 
-class TestBrowser:
-    pytestmark = [*NEEDS_CHROMIUM, NEEDS_MKDOCS]
+@in_browser
+def test_pages_request_nothing_from_outside_and_fit_a_phone(address: str) -> None:
+    with chromium() as browser, visits(browser) as visit:
+        for name in ("index", "collections", "results", "reference/settings", "reference/python"):
+            page = visit(f"{address}/{name}.html", ready="h1", viewport={"width": 390, "height": 844})
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 
-    def test_pages_request_nothing_from_outside_and_fit_a_phone(self, address: str) -> None:
-        with chromium() as browser, visits(browser) as visit:
-            for name in ("index", "collections", "results", "reference/settings", "reference/python"):
-                page = visit(f"{address}/{name}.html", ready="h1", viewport={"width": 390, "height": 844})
-                assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 
-    def test_search_finds_a_flag(self, address: str) -> None:
-        with chromium() as browser, visits(browser) as visit:
-            page = visit(f"{address}/index.html", ready="h1")
-            page.locator(".md-search__input").fill("no-repeat-ngram-size")
-            page.locator(".md-search-result__item a").first.wait_for()
+@in_browser
+def test_search_finds_a_flag(address: str) -> None:
+    with chromium() as browser, visits(browser) as visit:
+        page = visit(f"{address}/index.html", ready="h1")
+        page.locator(".md-search__input").fill("no-repeat-ngram-size")
+        page.locator(".md-search-result__item a").first.wait_for()

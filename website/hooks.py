@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
+
+import reference
 
 REPOSITORY = "https://github.com/seesay/seesay/blob/main/"
 ROOT = Path(__file__).parents[1]
