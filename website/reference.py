@@ -105,10 +105,9 @@ def _command(name: str, command: App) -> str:
     own = [each for each in listed if not _is_setting(each)]
     sections = dict.fromkeys(field_paths()[_field(each)][0] for each in listed if _is_setting(each))
     positional = [each for each in own if each.index is not None]
-    usage = " ".join(
-        [name, *(_placeholder(each) for each in positional), "[FLAGS]" if len(listed) > len(positional) else ""]
-    )
-    parts = [f"## `{name}`", f"```\n{usage.strip()}\n```".replace("```\n", "```text\n", 1), _help(command)]
+    flags = ["[FLAGS]"] if len(listed) > len(positional) else []
+    usage = " ".join([name, *map(_placeholder, positional), *flags])
+    parts = [f"## `{name}`", f"```text\n{usage}\n```", _help(command)]
     if own:
         parts.append(_table(("argument", "values", "default", "meaning"), map(_row, own)))
     if sections:
