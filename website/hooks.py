@@ -2,8 +2,8 @@
 
 - `<!-- generated: NAME -->` is replaced by the result of a function of `reference.py`.
 - `<!-- tab: TITLE -->` ... `<!-- end of tabs -->` become tabs.
-- Links that leave `docs/` point to the repository.
-- `COURSE/*.md` in the navigation stands for the pages of a folder.
+- Links that leave `docs/` point to the repository; a link whose text is a file name gets the title of that page.
+- `FOLDER/*.md` in the navigation stands for the pages of a folder.
 """
 
 import re
@@ -30,6 +30,7 @@ _FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 _TAB = re.compile(r"<!-- tab: (.+?) -->\n(.*?)(?=<!-- (?:tab: |end of tabs -->))", re.DOTALL)
 _LINK = re.compile(r"\]\((\.\./[^)\s]*)\)")
+_NAMED = re.compile(r"\[[\w/-]+\.md\]\(([\w./-]+\.md)(#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -56,7 +57,18 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     folder = (Path(config.docs_dir) / page.file.src_uri).parent
     parts = _FENCED.split(text)
     parts[::2] = [_LINK.sub(lambda match: f"]({_resolve(match[1], folder)})", part) for part in parts[::2]]
+    parts[::2] = [_NAMED.sub(lambda match: _with_title(match, folder, files), part) for part in parts[::2]]
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation"]  # it would list this page alone
     return "".join(parts)
+
+
+def _with_title(match: re.Match[str], folder: Path, files: Files) -> str:
+    """Return a link to a page with its title in the navigation as text."""
+    path = (folder / match[1]).resolve()
+    file = files.get_file_from_path(path.relative_to(ROOT / "docs").as_posix()) if path.is_relative_to(ROOT) else None
+    title = file.page.title if file and file.page else None
+    return f"[{title}]({match[1]}{match[2] or ''})" if title else match[0]
 
 
 def _resolve(link: str, folder: Path) -> str:
