@@ -1,5 +1,6 @@
 """Reference pages as Markdown, generated from the objects that they describe: settings, commands and the HTTP API."""
 
+import functools
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -95,6 +96,7 @@ def walk(group: App = app, prefix: str = "seesay") -> Iterator[tuple[str, App]]:
         yield from walk(command, full)
 
 
+@functools.cache
 def commands() -> str:
     """Return one section per command: help, usage, arguments and flags that are not settings."""
     return "\n\n".join(_command(name, command) for name, command in walk())
