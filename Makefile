@@ -1,5 +1,6 @@
 # make demo   complete pipeline: install, draw data, train, evaluate, caption, report
 # make test   checks that every change must pass: lint, types, tests
+# make docs   the documentation as a site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ READY := $(VENV)/.ready
 # Number of test processes; each file runs in one of them.
 JOBS ?= 2
 
-.PHONY: help install native demo test lint types tests tests-reference format oracle slow soak bench clean
+.PHONY: help install native demo test lint types tests tests-reference format oracle slow soak bench docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -41,11 +42,11 @@ types: $(READY)
 	$(BIN)/mypy
 
 tests: $(READY)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not oracle and not slow and not soak'
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not oracle and not slow and not soak and not site'
 
 # The same tests without the native library.
 tests-reference: $(READY)
-	SEESAY_NATIVE=0 $(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not oracle and not slow and not soak'
+	SEESAY_NATIVE=0 $(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not oracle and not slow and not soak and not site'
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -66,5 +67,11 @@ soak: $(READY)
 bench: $(READY)
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || exit 1; done
 
+# Strict: a broken link, a page outside the navigation or a file from another host fails the build. The tests open pages in
+# Chromium. Needs no network.
+docs: $(READY)
+	$(BIN)/pytest -m site tests/test_site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info src/seesay/kernels/*.so
+	rm -rf $(VENV) build dist demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info src/seesay/kernels/*.so

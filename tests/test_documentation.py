@@ -1,6 +1,8 @@
-"""Every command in README and docs is parsed by the real entry point, and run if it works with the tests' data.
+"""Every command and Python block in README and docs is run, or has a reason why not.
 
-A shell expands the blocks (loops, variables, comments) and records the commands without running them.
+A reason is stated for a kind of command in the tables below, or for one block in the page, in a comment before it:
+`<!-- not run: needs a model server; tests/captioners/endpoint -->`. Commands are always parsed by the real entry point:
+a shell expands the blocks (loops, variables, comments) and records the commands without running them.
 """
 
 import dataclasses
@@ -26,9 +28,11 @@ import seesay
 from seesay.cli import main as cli
 from seesay.config import DecodingOptions, changed_decoding, resolve_config
 from seesay.config.flags import given_flags
+from seesay.data.annotations import load_annotations
 from seesay.serving.app import create_app
 from seesay.serving.limits import Limits
 from seesay.training.train import TrainingResult, train
+from tests import tiny
 from tests.serving.servers import running
 
 ROOT = Path(__file__).parents[1]
@@ -73,14 +77,18 @@ PARSED_PAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A code block of a page: its position, language and text."""
+    """A code block of a page: its position, language, name of the file that it shows, text, and why it is not run."""
 
     name: str
     language: str
+    title: str
     text: str
+    reason: str | None
 
 
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(
+    r"^(?:<!-- not run: ([^\n]+) -->\n)?```(\w*)(?: title=\"([^\"\n]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 def _name(page: Path) -> str:
@@ -92,13 +100,14 @@ def _blocks() -> Iterator[Block]:
         text = page.read_text(encoding="utf-8")
         for match in FENCED.finditer(text):
             line = text[: match.start()].count("\n") + 1
-            yield Block(f"{_name(page)}:{line}", match[1], match[2])
+            yield Block(f"{_name(page)}:{line}", match[2], match[3] or "", match[4], match[1])
 
 
 BLOCKS = list(_blocks())
 SHELL = [block for block in BLOCKS if block.language in ("", "sh", "bash", "console")]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-OTHERS = [block for block in BLOCKS if block not in SHELL and block not in PYTHON]
+FILES = [block for block in BLOCKS if block.title]
+OTHERS = [block for block in BLOCKS if block not in SHELL + PYTHON + FILES and block.language != "text"]
 INLINE = [(_name(page), found) for page in PAGES for found in re.findall(r"`(seesay [^`]+)`", page.read_text("utf-8"))]
 
 _RECORD = """
@@ -148,6 +157,8 @@ def check_settings(command: Callable[..., Any], bound: inspect.BoundArguments) -
 
 def _reason(block: Block, arguments: list[str]) -> str | None:
     """The reason why a command is only parsed; None if it is run."""
+    if block.reason:
+        return block.reason
     for page in PARSED_PAGES:
         if block.name.startswith(page):
             return PARSED_PAGES[page]
@@ -208,11 +219,13 @@ def docs_folder(
     for name in ("mine", "other", "attention-gru", "a", "b"):
         shutil.copytree(cached_run, tmp_path / "runs" / name)
     shutil.copytree(exported, tmp_path / "runs/attention-gru/onnx")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/run").symlink_to(cached_run)
     shutil.copytree(cached_run.parent / "features", tmp_path / "features")
     (tmp_path / "data").mkdir()
     for name in ("mine", "flickr8k"):
         (tmp_path / "data" / name).symlink_to(colours)
-    for name in ("photo.jpg", "000000000139.jpg", "photos/a.jpg", "photos/b.jpg"):
+    for name in ("photo.jpg", "scene.png", "000000000139.jpg", "photos/a.jpg", "photos/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         with Image.open(colours / "images/red-blue.png") as image:  # has a short caption, unlike noise
             image.save(tmp_path / name)
@@ -259,8 +272,6 @@ def test_commands_that_fit_the_tests_data_work(docs_folder: Path, capsys: pytest
 
 
 def _write_predictions(path: Path, data: Path) -> None:
-    from seesay.data.annotations import load_annotations
-
     rows = [{"image": Path(item.image).name, "caption": "red beside blue"} for item in load_annotations(data)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -284,12 +295,11 @@ def _fake_train(*arguments: Any) -> TrainingResult:
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
 def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if block.name.startswith("docs/models.md"):
-        pytest.skip("tests/models/test_docs_example.py runs it")
-    if reason := PARSED_PAGES.get(block.name.partition(":")[0]):
-        pytest.skip(reason)
+    if block.reason:
+        compile(block.text, block.name, "exec")
+        pytest.skip(block.reason)
     text, served = block.text, "http://127.0.0.1:8000" in block.text
-    if "runs/" in text or served:
+    if re.search("runs/|photos/|data/mine|demo/", text) or served:
         request.getfixturevalue("docs_folder")
     monkeypatch.setattr(seesay, "train", _fake_train, raising=False)  # needs weights from the hub and minutes
     with ExitStack() as stack:
@@ -304,6 +314,40 @@ def test_python_works(block: Block, request: pytest.FixtureRequest, monkeypatch:
 def test_data_can_be_parsed(block: Block) -> None:
     read: dict[str, Callable[[str], Any]] = {"json": json.loads, "yaml": yaml.safe_load}
     assert isinstance(read[block.language](block.text), dict)
+
+
+@pytest.mark.parametrize("block", FILES, ids=lambda block: f"{block.name} {block.title}")
+def test_files_of_captions_can_be_read(block: Block, tmp_path: Path) -> None:
+    for name in ("dog", "cat"):
+        tiny.image(len(name)).save(tmp_path / f"{name}.jpg")
+    (tmp_path / block.title).write_text(block.text, encoding="utf-8")
+    found = load_annotations(tmp_path)
+    captioned = {Path(item.image).stem for item in found if item.captions}
+    assert captioned == {"dog", "cat"} or captioned == {Path(block.title).stem}  # a text beside one image
+
+
+@pytest.mark.parametrize("name", ["garden.parquet", "garden-000.tar"])
+def test_files_written_by_python_examples_can_be_read(docs_folder: Path, name: str) -> None:
+    (block,) = [block for block in PYTHON if f'"{name}"' in block.text]
+    exec(compile(block.text, block.name, "exec"), {"__name__": "example"})
+    assert all(item.captions for item in load_annotations(docs_folder / name))
+
+
+def test_every_reason_is_used() -> None:
+    used = {
+        _reason(block, arguments)
+        for block in SHELL
+        for words in commands()[block.name]
+        if (arguments := _seesay(words))
+    }
+    assert {*PARSED_ONLY.values(), *PARSED_FLAGS.values(), *PARSED_PAGES.values()} <= used
+
+
+def test_the_tests_of_every_promise_exist() -> None:
+    cited = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8"))
+    assert len(cited) > 50
+    for file, name in cited:
+        assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {name}"
 
 
 def _anchors(page: Path) -> set[str]:
