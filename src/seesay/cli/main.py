@@ -7,7 +7,6 @@ from typing import Annotated
 
 from attrs import evolve
 from cyclopts import App, Parameter
-from cyclopts.argument import _collection
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 from rich.console import Console, ConsoleOptions
 
@@ -25,11 +24,11 @@ from seesay.cli.console import (
     show_table,
     status,
 )
-from seesay.cli.options import COMMON, UNMARKED, ExitCode, Json, docstring_help
+from seesay.cli.options import COMMON, UNMARKED, ExitCode, Json, use_docstring_help
 from seesay.errors import SeesayError
 from seesay.logs import logging_to
 
-vars(_collection)["extract_docstring_help"] = docstring_help
+use_docstring_help()
 
 COMMANDS = {
     "caption": (

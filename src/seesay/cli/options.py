@@ -1,5 +1,6 @@
 """What all commands share: the mark of common options, the flag --json, and exit codes. Imports no configuration."""
 
+import contextlib
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Any
@@ -31,12 +32,21 @@ class ExitCode(IntEnum):
     """Stopped by SIGTERM during training (128 + SIGTERM)."""
 
 
-def docstring_help(described: Callable[..., Any]) -> dict[tuple[str, ...], Parameter]:
-    """Return the help of parameters from the docstrings of a function, or of a class and its bases in this package.
+def use_docstring_help() -> None:
+    """Make cyclopts read the help of parameters with `docstring_help`.
 
-    It replaces the function of cyclopts, which also parses the source of every base class for strings after
-    attributes: that takes longer than the rest of `--help`, and CPython 3.11 can fail in it with a SystemError.
+    Its own function also parses the source of every base class for strings after attributes: that takes longer than the
+    rest of `--help`, and CPython 3.11 can fail in it with a SystemError. It is private; a version of cyclopts without
+    it is left as it is, which is slower.
     """
+    with contextlib.suppress(ImportError):
+        from cyclopts.argument import _collection
+
+        vars(_collection)["extract_docstring_help"] = docstring_help
+
+
+def docstring_help(described: Callable[..., Any]) -> dict[tuple[str, ...], Parameter]:
+    """Return the help of parameters from the docstrings of a function, or of a class and its bases in this package."""
     from docstring_parser import DocstringStyle, parse
 
     kinds = reversed(described.__mro__) if isinstance(described, type) else (described,)
