@@ -85,6 +85,15 @@ class EnsembleCaptioner(TrainedCaptioner):
         return None if self._indexed is None else self.members[self._indexed].retrieval
 
     @property
+    def retrieve(self) -> int:
+        """Number of images of `retrieval` whose captions are inputs of that member."""
+        return 0 if self._indexed is None else self.members[self._indexed].retrieve
+
+    @property
+    def _retrieved_captions(self) -> int:
+        return max(member._retrieved_captions for member in self.members)
+
+    @property
     def _indexed(self) -> int | None:
         """Position of the first member with an index of its training images."""
         return next((place for place, member in enumerate(self.members) if member._has_index), None)

@@ -1,6 +1,7 @@
 """`TrainedCaptioner`: a trained model with its encoder, preprocessing and tokenizer."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,11 @@ class TrainedCaptioner(SearchCaptioner):
         index.require(self.run.info.features, trained_weights(self.run))
         return index
 
+    @property
+    def retrieve(self) -> int:
+        """Number of images of `retrieval` whose captions are inputs of the network."""
+        return self.run.config.model.retrieve
+
     def forget_index(self) -> None:
         """Load the index again when it is next used, because its files have changed."""
         self.__dict__.pop("retrieval", None)
@@ -238,12 +244,25 @@ class TrainedCaptioner(SearchCaptioner):
             names: ids or paths of the images, which do not retrieve themselves; None: unknown.
         """
         captions = None
-        if self.model.retrieved is not None and self.retrieval is not None:
+        if self.retrieve and self.retrieval is not None:
             query = self.retrieval.query(_pool(features, mask), names)
-            found = self.retrieval.nearest_captions(query, self.run.config.model.retrieve)
+            found = self.retrieval.nearest_captions(query, self.retrieve)
             captions = pad_captions(found).to(self.device)
         features, mask = self.model.add_captions(features, mask, captions)
         return self.model.project(features), mask
+
+    @property
+    def _retrieved_captions(self) -> int:
+        """Number of regions that are retrieved captions instead of parts of the image."""
+        return self.retrieval.number_of_captions(self.retrieve) if self.retrieve and self.retrieval is not None else 0
+
+    def _image_attention(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the weights (T, N) of the image's regions, normalised to sum to 1 if there are retrieved captions."""
+        if not self._retrieved_captions:
+            return weights
+        regions = math.prod(self._grid) if self._grid else weights.shape[1] - self._retrieved_captions
+        own = weights[:, :regions]
+        return np.asarray(own / np.maximum(own.sum(1, keepdims=True), np.finfo(np.float32).tiny), np.float32)
 
     def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         count = _CPU_ENCODER_BATCH if self.device.type == "cpu" else len(pixels)

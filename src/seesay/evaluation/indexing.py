@@ -23,6 +23,7 @@ log = logging.getLogger("seesay")
 
 _BATCH = 64
 
+
 def build_index(
     captioner: TrainedCaptioner,
     data: str | Path,

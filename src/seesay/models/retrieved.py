@@ -37,5 +37,6 @@ class RetrievedCaptions(nn.Module):
         mask = (captions != PAD_ID).any(-1)
         if self.training:
             mask &= torch.rand(len(captions), 1, device=captions.device) >= DROPOUT
-        means = self.embedding(captions.flatten(0, 1)).unflatten(0, captions.shape[:2])
+        words = nn.functional.pad(captions, (0, 1), value=PAD_ID)  # an EmbeddingBag needs at least one
+        means = self.embedding(words.flatten(0, 1)).unflatten(0, captions.shape[:2])
         return self.feature(means), mask

@@ -206,9 +206,7 @@ class RetrievalIndex:
             best = _most_similar(joined, count)
         return best
 
-    def nearest(
-        self, query: Query, count: int, min_similarity: float = 0.0
-    ) -> tuple[Neighbours, NDArray[np.bool_]]:
+    def nearest(self, query: Query, count: int, min_similarity: float = 0.0) -> tuple[Neighbours, NDArray[np.bool_]]:
         """Return the most similar training images, and whether each query is like the training images, (B,).
 
         Args:
@@ -219,6 +217,10 @@ class RetrievalIndex:
         found = self.search(query, max(count, NEAREST))
         is_like = nearness(query, found) >= (min_similarity or self.info.min_similarity)
         return Neighbours(found.images[:, :count], found.similarity[:, :count]), is_like
+
+    def number_of_captions(self, count: int) -> int:
+        """Return the number R of captions that `nearest_captions` returns of K = `count` images."""
+        return count * min(MAX_CAPTIONS, int(self.per_image.max()))
 
     def nearest_captions(self, query: Query, count: int) -> list[list[Caption]]:
         """Return the captions of the most similar training images of each query: R captions, most similar image first.
@@ -231,7 +233,7 @@ class RetrievalIndex:
             count: number K of images per query.
         """
         found, is_like = self.nearest(query, count)
-        number = np.arange(min(MAX_CAPTIONS, int(self.per_image.max())))
+        number = np.arange(self.number_of_captions(1))
         exists = number < self.per_image[found.images][..., None]
         exists &= (np.isfinite(found.similarity) & is_like[:, None])[..., None]
         places = np.where(exists, self._first[found.images][..., None] + number, -1)

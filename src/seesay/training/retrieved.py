@@ -45,7 +45,8 @@ def retrieve_captions(inputs: Inputs, index: RetrievalIndex, count: int) -> Inpu
 
 def _retrieve(inputs: Inputs, examples: Sequence[Example], index: RetrievalIndex, count: int) -> list[Example]:
     assert inputs.store is not None
-    read, found = stored_reader(inputs.store), []
+    read = stored_reader(inputs.store)
+    found: list[Example] = []
     for at in range(0, len(examples), _BATCH):
         part = examples[at : at + _BATCH]
         _, pooled = read([Annotation(example.id, example.image, ()) for example in part])
