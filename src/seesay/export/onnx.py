@@ -94,8 +94,8 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
         )
     if captioner.model.retrieved is not None:
         raise ConfigError(
-            f"{source} was trained with model.retrieve: it searches its index of training images for every image, which "
-            "an ONNX graph cannot; train without --retrieve to export"
+            f"{source} was trained with model.retrieve, so that each image needs a search in the index of training "
+            "images, which an ONNX graph cannot do; train without --retrieve to export"
         )
     graph = EncoderGraph(captioner.model, captioner.config.encoder.encoder_training == "cached")
     with atomic_folder(target) as part:

@@ -12,11 +12,11 @@ DROPOUT = 0.2
 
 
 class RetrievedCaptions(nn.Module):
-    """Maps captions to vectors of the width of the encoder's features, which are projected and attended to like regions.
+    """Maps captions to vectors of the width of the encoder's features, to be projected and attended to like regions.
 
     After Sarto et al. 2022, "Retrieval-Augmented Transformer for Image Captioning", and Ramos et al. 2023,
-    "Retrieval-augmented Image Captioning". A caption is one vector: the mean of its words' embeddings in a linear layer,
-    whose bias distinguishes captions from regions.
+    "Retrieval-augmented Image Captioning". The vector of a caption is a linear function of the mean of its words'
+    embeddings; the bias distinguishes captions from regions.
 
     Args:
         vocabulary_size: V.
