@@ -222,7 +222,7 @@ class RetrievalIndex:
         """Return the number R of captions that `nearest_captions` returns of K = `count` images."""
         return count * min(MAX_CAPTIONS, int(self.per_image.max()))
 
-    def nearest_captions(self, query: Query, count: int) -> list[list[Caption]]:
+    def nearest_captions(self, query: Query, count: int, min_similarity: float = 0.0) -> list[list[Caption]]:
         """Return the captions of the most similar training images of each query: R captions, most similar image first.
 
         R depends on the index and K only; captions that do not exist are empty, and so are all captions of a query that
@@ -231,8 +231,9 @@ class RetrievalIndex:
         Args:
             query: B images.
             count: number K of images per query.
+            min_similarity: see `nearest`.
         """
-        found, is_like = self.nearest(query, count)
+        found, is_like = self.nearest(query, count, min_similarity)
         number = np.arange(self.number_of_captions(1))
         exists = number < self.per_image[found.images][..., None]
         exists &= (np.isfinite(found.similarity) & is_like[:, None])[..., None]

@@ -34,22 +34,28 @@ def retrieve_captions(inputs: Inputs, index: RetrievalIndex, count: int) -> Inpu
     """Return the inputs with the captions of the `count` most similar training images in each example.
 
     An image never retrieves itself, see `RetrievalIndex.search`; a mirrored image has the captions of the original one.
+    All training images have captions: they are of the domain by definition, and in a small data set less similar to each
+    other than the calibrated similarity, since the space of the vectors was fitted to them.
     """
-    train, val = (_retrieve(inputs, examples, index, count) for examples in (inputs.train, inputs.val))
-    without = sum(not any(example.retrieved) for example in train)
-    log.info("captions of %d similar images for each of %d training images", count, len(train) - without)
-    if without:
-        log.info("%d training images are unlike the others and have none", without)
-    return replace(inputs, train=train, val=val)
-
-
-def _retrieve(inputs: Inputs, examples: Sequence[Example], index: RetrievalIndex, count: int) -> list[Example]:
     assert inputs.store is not None
     read = stored_reader(inputs.store)
-    found: list[Example] = []
-    for at in range(0, len(examples), _BATCH):
-        part = examples[at : at + _BATCH]
-        _, pooled = read([Annotation(example.id, example.image, ()) for example in part])
-        captions = index.nearest_captions(index.query(pooled, [example.id for example in part]), count)
-        found += [replace(example, retrieved=each) for example, each in zip(part, captions, strict=True)]
-    return found
+
+    def retrieve(examples: Sequence[Example], min_similarity: float) -> list[Example]:
+        found: list[Example] = []
+        for at in range(0, len(examples), _BATCH):
+            part = examples[at : at + _BATCH]
+            _, pooled = read([Annotation(example.id, example.image, ()) for example in part])
+            query = index.query(pooled, [example.id for example in part])
+            captions = index.nearest_captions(query, count, min_similarity)
+            found += [replace(example, retrieved=each) for example, each in zip(part, captions, strict=True)]
+        return found
+
+    train, val = retrieve(inputs.train, min_similarity=-1.0), retrieve(inputs.val, min_similarity=0.0)
+    without = sum(not any(example.retrieved) for example in val)
+    log.info(
+        "inputs are captions of %d similar training images too; %d of %d validation images are unlike all of them",
+        count,
+        without,
+        len(val),
+    )
+    return replace(inputs, train=train, val=val)
