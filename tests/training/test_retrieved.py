@@ -108,6 +108,7 @@ def test_an_image_unlike_the_training_images_has_no_retrieved_captions(run: Path
     unlike, without = (TrainedCaptioner.load(run, "cpu") for _ in range(2))
     index = unlike.retrieval
     assert index is not None
+    unlike.__dict__["retrieval"] = index.with_similarity(-1.0, "all are like")
     with_captions = unlike.caption(images, GREEDY)
     unlike.__dict__["retrieval"] = index.with_similarity(2.0, "no image is like")
     without.model.retrieved = None
@@ -135,6 +136,8 @@ def test_ensembles_retrieve_per_member(captioner: TrainedCaptioner, cached_run: 
     for found, one in zip(twice.caption(images[:6], GREEDY, attention=True), wanted, strict=True):
         assert found.text == one.text
         assert found.score == pytest.approx(one.score, abs=1e-4)
+        assert found.attention is not None
+        assert one.attention is not None
         np.testing.assert_allclose(found.attention, one.attention, atol=1e-4)
     plain = TrainedCaptioner.load(cached_run, "cpu")
     for members in ([captioner, plain], [plain, captioner]):

@@ -34,8 +34,8 @@ def retrieve_captions(inputs: Inputs, index: RetrievalIndex, count: int) -> Inpu
     """Return the inputs with the captions of the `count` most similar training images in each example.
 
     An image never retrieves itself, see `RetrievalIndex.search`; a mirrored image has the captions of the original one.
-    All training images have captions: they are of the domain by definition, and in a small data set less similar to each
-    other than the calibrated similarity, since the space of the vectors was fitted to them.
+    All training images have captions: they are of the domain by definition, and in a small data set less similar to
+    each other than the calibrated similarity, since the space of the vectors was fitted to them.
     """
     assert inputs.store is not None
     read = stored_reader(inputs.store)
