@@ -5,7 +5,7 @@ captioner.json      shapes, encoder, preprocessing, state of the training
 tokenizer.json      vocabulary and cleaning rules
 model.safetensors   the best weights, with the encoder's if it was trained or loaded from a file
 checkpoints/        last.ckpt (to resume) and the best ones
-retrieval.*         index of the training images, once `seesay evaluate --tune-rerank` built it
+retrieval.*         index of the training images, built by `seesay train --retrieve` or `seesay evaluate --tune-rerank`
 
 A fine-tuned pretrained model has, instead of tokenizer.json and model.safetensors:
 

@@ -105,6 +105,36 @@ class TestSearch:
         assert (len(part.vectors), list(part.names or ())) == (2, ["b", "c"])
 
 
+class TestNearestCaptions:
+    def test_they_are_the_first_captions_of_the_most_similar_images(self) -> None:
+        images = [(str(number), str(number)) for number in range(IMAGES)]
+        captions = [[[number, caption] for caption in range(1 + number % 7)] for number in range(IMAGES)]
+        made = RetrievalIndex.build(images, pooled(0), captions, IndexInfo({}))
+        query = made.query(pooled(5, 9), ["3"] * 9)
+        wanted = [
+            [
+                tuple(captions[place][n]) if n < len(captions[place]) else ()
+                for place in row
+                for n in range(module.MAX_CAPTIONS)
+            ]
+            for row in made.search(query, 6).images.tolist()
+        ]
+        assert made.nearest_captions(query, 6) == wanted
+        assert made.number_of_captions(6) == 6 * module.MAX_CAPTIONS
+
+    def test_queries_unlike_the_training_images_have_none(self, index: RetrievalIndex) -> None:
+        query = index.query(pooled(7, 3))
+        near = nearness(query, index.search(query, 5))
+        found = index.with_similarity(float(np.sort(near)[1]), "by hand").nearest_captions(query, 2)
+        assert [any(captions) for captions in found] == (near >= np.sort(near)[1]).tolist()
+        assert {len(captions) for captions in found} == {index.number_of_captions(2)}
+
+    def test_missing_images_are_empty(self, index: RetrievalIndex) -> None:
+        (found,) = index.nearest_captions(index.query(pooled(5, 1)), IMAGES + 3)
+        assert len(found) == index.number_of_captions(IMAGES + 3)
+        assert sum(map(bool, found)) == index.per_image.sum()
+
+
 class TestFiles:
     def test_an_index_survives_a_round_trip(self, index: RetrievalIndex, tmp_path: Path) -> None:
         tuned = index.with_similarity(0.25, "by hand").with_tuned("consensus", TunedRerank(7, 0.5, 3))
@@ -112,7 +142,7 @@ class TestFiles:
         read = load_index(tmp_path)
         assert (read.ids, read.paths, read.info) == (tuned.ids, tuned.paths, tuned.info)
         assert read.captions.unpack() == index.captions.unpack()
-        np.testing.assert_allclose(read.vectors, index.vectors, atol=1e-3)
+        np.testing.assert_array_equal(read.vectors, index.vectors)
         query = index.query(pooled(8, 4))
         assert (read.search(query, 3).images == index.search(query, 3).images).all()
         assert all(np.array_equal(a, b) for a, b in zip(read.frequencies.counts, index.frequencies.counts, strict=True))

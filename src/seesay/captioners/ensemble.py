@@ -54,7 +54,9 @@ class EnsembleCaptioner(TrainedCaptioner):
         """The members' decoders as one."""
         return self._decoder
 
-    def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _project(
+        self, features: torch.Tensor, mask: torch.Tensor | None = None, names: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         first = self.members[0].run
         for other in (member.run for member in self.members[1:]):
             if other.info.features != first.info.features:
@@ -62,15 +64,14 @@ class EnsembleCaptioner(TrainedCaptioner):
                     f"{first.folder} and {other.folder} were trained on features of different encoders; "
                     "pass images instead of features"
                 )
-        memories = [member.model.project(features) for member in self.members]
-        return join_memories(memories, [mask] * len(memories))
+        return _join([member._project(features, mask, names) for member in self.members])
 
     @torch.inference_mode()
     def encode(self, inputs: Sequence[ModelInputs]) -> DecoderState:
         """Return the members' decoder states, as one, before the start token, of B images."""
         features = [member._features([views[place] for views in inputs]) for place, member in enumerate(self.members)]
-        memories = [member.model.project(each) for member, each in zip(self.members, features, strict=True)]
-        state = init_state(self.decoder, *join_memories(memories, [None] * len(memories)))
+        projected = [member._project(each) for member, each in zip(self.members, features, strict=True)]
+        state = init_state(self.decoder, *_join(projected))
         return self._with_pooled(state, features[self._indexed or 0])
 
     def pooled_features(self, inputs: Sequence[ModelInputs]) -> Floats:
@@ -82,6 +83,15 @@ class EnsembleCaptioner(TrainedCaptioner):
     def retrieval(self) -> RetrievalIndex | None:
         """The index of the training images of the first member that has one."""
         return None if self._indexed is None else self.members[self._indexed].retrieval
+
+    @property
+    def retrieve(self) -> int:
+        """Number of images of `retrieval` whose captions are inputs of that member."""
+        return 0 if self._indexed is None else self.members[self._indexed].retrieve
+
+    @property
+    def _retrieved_captions(self) -> int:
+        return max(member._retrieved_captions for member in self.members)
 
     @property
     def _indexed(self) -> int | None:
@@ -112,6 +122,12 @@ def load_runs(models: Sequence[str | Path], device: str = "auto") -> TrainedCapt
     """
     members = [TrainedCaptioner.load(model, device) for model in models]
     return members[0] if len(members) == 1 else EnsembleCaptioner(members)
+
+
+def _join(projected: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the members' memories and masks as those of the ensemble's decoder."""
+    memories, masks = zip(*projected, strict=True)
+    return join_memories(memories, masks)
 
 
 def _check_vocabulary(first: TrainedCaptioner, other: TrainedCaptioner) -> None:

@@ -194,6 +194,10 @@ class SearchCaptioner(Captioner):
             captions.append(replace(best, alternatives=tuple(others)))
         return captions
 
+    def _image_attention(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the weights (T, N) of the image's regions, of the weights of all that was attended to."""
+        return weights
+
     def _describe(self, hypothesis: Hypothesis) -> Caption:
         tokenizer, words = self.tokenizer, len(hypothesis.tokens)
         maps = hypothesis.attention
@@ -204,6 +208,6 @@ class SearchCaptioner(Captioner):
             end_log_prob=hypothesis.log_probs[words],
             score=hypothesis.score,
             finished=hypothesis.finished,
-            attention=None if maps is None else maps[:words],
+            attention=None if maps is None else self._image_attention(maps[:words]),
             grid=self._grid,
         )

@@ -1,6 +1,7 @@
 """`TrainedCaptioner`: a trained model with its encoder, preprocessing and tokenizer."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings
 from seesay.captioners.search import ModelInputs, SearchCaptioner
 from seesay.checkpoint import Run, load_run, load_weights, trained_weights
 from seesay.config import DecodingOptions
+from seesay.data.batches import pad_captions
 from seesay.decoding import SearchTrace, init_state
 from seesay.devices import choose_device
 from seesay.errors import CheckpointError, ConfigError
@@ -24,6 +26,7 @@ from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.encoders import build_encoder
 from seesay.models.products import prepack_weights
 from seesay.models.protocol import Decoder, DecoderState
+from seesay.retrieval.index import INFO_FILE as INDEX_FILE
 from seesay.retrieval.index import RetrievalIndex, has_index, load_index
 from seesay.retrieval.space import Floats, pool
 
@@ -60,6 +63,11 @@ class TrainedCaptioner(SearchCaptioner):
             EncoderError: the encoder's weights are not available.
         """
         run = load_run(model)
+        if run.config.model.retrieve and not has_index(run.folder):
+            raise CheckpointError(
+                f"{run.folder} was trained with model.retrieve but has no {INDEX_FILE}, which it needs to generate "
+                "captions; copy retrieval.json and retrieval.safetensors from the original run, or train it again"
+            )
         encoder = None
         if "encoder" in run.info.features:
             stored = run.info.encoder_stored  # then the run has the weights, and its metadata the rest
@@ -105,7 +113,7 @@ class TrainedCaptioner(SearchCaptioner):
         """
         mask = None if memory_mask is None else memory_mask.to(self.device)
         features = features.to(self.device)
-        memory, projected_mask = self._project(features, mask)
+        memory, projected_mask = self._project(features, mask, keys)
         settings = CaptionSettings(options, attention)
         state = self._with_pooled(init_state(self.decoder, memory, projected_mask, keys), features, mask)
         return self.generate(state, keys, settings)
@@ -152,7 +160,7 @@ class TrainedCaptioner(SearchCaptioner):
     def encode(self, inputs: Sequence[ModelInputs]) -> DecoderState:
         """Return the decoder's state before the start token, of B images."""
         features = self._features([view for (view,) in inputs])
-        return self._with_pooled(init_state(self.decoder, *self._project(features, None)), features)
+        return self._with_pooled(init_state(self.decoder, *self._project(features)), features)
 
     @functools.cached_property
     def retrieval(self) -> RetrievalIndex | None:
@@ -166,6 +174,11 @@ class TrainedCaptioner(SearchCaptioner):
         index = load_index(self.run.folder)
         index.require(self.run.info.features, trained_weights(self.run))
         return index
+
+    @property
+    def retrieve(self) -> int:
+        """Number of images of `retrieval` whose captions are inputs of the network."""
+        return self.run.config.model.retrieve
 
     def forget_index(self) -> None:
         """Load the index again when it is next used, because its files have changed."""
@@ -220,9 +233,36 @@ class TrainedCaptioner(SearchCaptioner):
             return encoded, None
         return replace(encoded, per_image=per_image), pooled.cpu().numpy()
 
-    def _project(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the memory (B, N, D) of features (B, N, F), and its mask."""
+    def _project(
+        self, features: torch.Tensor, mask: torch.Tensor | None = None, names: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the memory (B, N, D) of features (B, N, F) and its mask, retrieved captions included.
+
+        Args:
+            features: the features.
+            mask: (B, N), True = attend; None: attend to all regions.
+            names: ids or paths of the images, which do not retrieve themselves; None: unknown.
+        """
+        captions = None
+        if self.retrieve and self.retrieval is not None:
+            query = self.retrieval.query(_pool(features, mask), names)
+            found = self.retrieval.nearest_captions(query, self.retrieve)
+            captions = pad_captions(found).to(self.device)
+        features, mask = self.model.add_captions(features, mask, captions)
         return self.model.project(features), mask
+
+    @property
+    def _retrieved_captions(self) -> int:
+        """Number of regions that are retrieved captions instead of parts of the image."""
+        return self.retrieval.number_of_captions(self.retrieve) if self.retrieve and self.retrieval is not None else 0
+
+    def _image_attention(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the weights (T, N) of the image's regions, normalised to sum to 1 if there are retrieved captions."""
+        if not self._retrieved_captions:
+            return weights
+        regions = math.prod(self._grid) if self._grid else weights.shape[1] - self._retrieved_captions
+        own = weights[:, :regions]
+        return np.asarray(own / np.maximum(own.sum(1, keepdims=True), np.finfo(np.float32).tiny), np.float32)
 
     def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         count = _CPU_ENCODER_BATCH if self.device.type == "cpu" else len(pixels)

@@ -145,6 +145,9 @@ class ModelConfig(Section):
     hard_share: Number = option(
         0.5, "hard attention: share of captions with sampled regions; the rest are soft", ge=0, le=1
     )
+    retrieve: int = option(
+        0, "number of similar training images whose captions are further inputs of the decoder (0: none)", ge=0, le=50
+    )
     feature_dropout: Number = option(0.0, "dropout on the encoder's features", ge=0, lt=1)
     embedding_dropout: Number = option(0.0, "dropout on word embeddings", ge=0, lt=1)
     attention_dropout: Number = option(0.0, "dropout on attention weights", ge=0, lt=1)

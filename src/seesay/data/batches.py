@@ -54,6 +54,7 @@ class Batch:
         idle: True if the global batch has fewer images than processes and this process holds a copy of another's image,
             which is excluded from loss and counts.
         padded: the captions as one tensor, (B, C, T) int64 with start and end; None if not kept.
+        retrieved: captions of similar training images, (B, R, T) int64, padded; None = the model has no such inputs.
     """
 
     ids: tuple[str, ...]
@@ -64,6 +65,7 @@ class Batch:
     totals: GlobalBatchStats
     idle: bool = False
     padded: Tensor | None = None
+    retrieved: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -83,6 +85,7 @@ class Batch:
             memory_mask=move(self.memory_mask),
             captions=self.captions.to(device, non_blocking),
             padded=move(self.padded),
+            retrieved=move(self.retrieved),
         )
 
 
@@ -95,12 +98,15 @@ class Example:
         image: path or URL.
         tokens: its captions as token ids, with start and end.
         flippable: its captions also describe the mirrored image, and its mirrored features are available.
+        retrieved: captions of similar training images as token ids, the same number for every image; empty if they do
+            not exist.
     """
 
     id: str
     image: str
     tokens: tuple[tuple[int, ...], ...]
     flippable: bool = True
+    retrieved: Sequence[tuple[int, ...]] = ()
 
     @property
     def length(self) -> int:
@@ -307,7 +313,8 @@ class CaptionBatches(ImageBatches[Batch]):
         else:
             pixels = torch.from_numpy(np.stack([self._pixels(index) for index in own]))
         tokens = pad_captions([example.tokens for example in chosen])
-        return Batch(ids, features, pixels, mask, pack_captions(tokens), totals, idle, tokens)
+        retrieved = pad_captions([example.retrieved for example in chosen]) if chosen[0].retrieved else None
+        return Batch(ids, features, pixels, mask, pack_captions(tokens), totals, idle, tokens, retrieved)
 
     def _read(
         self, features: FeatureReader, indices: NDArray[np.int64]

@@ -1,7 +1,7 @@
 """The index of a run's training images, built from stored features or image files."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,14 @@ from seesay.errors import DataError, ImageError
 from seesay.evaluation.captioning import feature_source
 from seesay.features import JoinedStores
 from seesay.features.extraction import Progress
-from seesay.retrieval.index import NEAREST, IndexInfo, RetrievalIndex, nearness
-from seesay.retrieval.space import Floats, pool
-from seesay.tokenizer import Tokenizer
+from seesay.retrieval.building import ReadPooled, calibrate, index_images, stored_reader
+from seesay.retrieval.index import IndexInfo, RetrievalIndex
+from seesay.retrieval.space import Floats
 from seesay.training.inputs import describe_captions
 
 log = logging.getLogger("seesay")
 
-UNLIKE = 0.05
-"""Share of the validation images that count as unlike the training images."""
 _BATCH = 64
-
-ReadPooled = Callable[[Sequence[Annotation]], tuple[list[Annotation], Floats]]
 
 
 def build_index(
@@ -37,6 +33,8 @@ def build_index(
     progress: Progress | None = None,
 ) -> RetrievalIndex:
     """Return the index of the training images of a run, which is not written.
+
+    A run with `model.retrieve` keeps the index that it was trained with.
 
     Args:
         captioner: the run.
@@ -56,6 +54,8 @@ def build_index(
             f"{run.folder} was trained on other captions than those of {data} ({before} then, {digests['train']} "
             "here); pass the data set of its training"
         )
+    if run.config.model.retrieve and captioner.retrieval is not None:
+        return captioner.retrieval
     training, validation = annotations.split("train").items, annotations.split("val").items
     source = feature_source(captioner, [*training, *validation], data, features, stores, progress)
     info = IndexInfo(run.info.features, trained_weights(run))
@@ -63,60 +63,9 @@ def build_index(
     return calibrate(index_images(training, read, run.tokenizer, info), *read(validation))
 
 
-def index_images(
-    training: Sequence[Annotation], read: ReadPooled, tokenizer: Tokenizer, info: IndexInfo
-) -> RetrievalIndex:
-    """Return the index of images.
-
-    Args:
-        training: the images.
-        read: returns the readable ones of some images with their pooled features.
-        tokenizer: of the captions.
-        info: what is known about the features.
-
-    Raises:
-        DataError: no image can be read.
-    """
-    items, pooled = read(training)
-    if not items:
-        raise DataError("no training image has features; an index needs at least one")
-    captions = [[tokenizer.encode(caption)[1:-1] for caption in item.captions] for item in items]
-    return RetrievalIndex.build([(item.id, item.image) for item in items], pooled, captions, info)
-
-
 def pooled_reader(captioner: TrainedCaptioner, source: JoinedStores | None) -> ReadPooled:
     """Return a function that reads pooled features, from stores or by the captioner's encoder."""
     return stored_reader(source) if source is not None else lambda items: _encode(captioner, items)
-
-
-def stored_reader(source: JoinedStores) -> ReadPooled:
-    """Return a function that returns the images in the stores, and their pooled features (I, F)."""
-
-    def read(items: Sequence[Annotation]) -> tuple[list[Annotation], Floats]:
-        found = [item for item in items if item.id in source]
-        parts = [
-            pool(*source.read([item.id for item in found[at : at + _BATCH]])) for at in range(0, len(found), _BATCH)
-        ]
-        return found, np.concatenate(parts) if parts else np.zeros((0, source.feature_size), np.float32)
-
-    return read
-
-
-def calibrate(index: RetrievalIndex, items: Sequence[Annotation], pooled: Floats) -> RetrievalIndex:
-    """Return an index with the similarity that all but `UNLIKE` of some held-out images reach.
-
-    Args:
-        index: the index.
-        items: the images.
-        pooled: their pooled features, (I, F).
-    """
-    if not len(items):
-        log.warning("there are no validation images to calibrate the similarity; no image counts as unlike")
-        return index
-    query = index.query(pooled, [item.id for item in items])
-    threshold = float(np.quantile(nearness(query, index.search(query, NEAREST)), UNLIKE))
-    words = f"{100 * UNLIKE:g} % of {len(items)} validation images are below"
-    return index.with_similarity(threshold, words)
 
 
 def _encode(captioner: TrainedCaptioner, items: Sequence[Annotation]) -> tuple[list[Annotation], Floats]:

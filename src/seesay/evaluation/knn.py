@@ -12,12 +12,12 @@ from seesay.devices import choose_device
 from seesay.errors import DataError
 from seesay.evaluation.eval_split import read_eval_split
 from seesay.evaluation.evaluators import evaluate_captions
-from seesay.evaluation.indexing import index_images, stored_reader
 from seesay.evaluation.result import Evaluation
 from seesay.features import FeatureStore, JoinedStores, extract_features, split_stores, store_path
 from seesay.features.extraction import Progress
 from seesay.metrics.tokenize import DEFAULT_TOKENIZATION
 from seesay.models.encoders import build_encoder
+from seesay.retrieval.building import index_images, stored_reader
 from seesay.retrieval.index import DEFAULT_RERANK, IndexInfo
 from seesay.retrieval.knn import consensus_captions
 from seesay.tokenizer import Tokenizer

@@ -52,12 +52,14 @@ class SimilarImage:
         path: its file.
         captions: its human captions, in the words of the vocabulary.
         similarity: cosine similarity of the images.
+        is_input: its captions were inputs of the network.
     """
 
     id: str
     path: str
     captions: tuple[str, ...]
     similarity: float
+    is_input: bool = False
 
     def card(self) -> Card | None:
         """Return the image with its captions; None if its file is gone or unreadable."""
@@ -66,7 +68,10 @@ class SimilarImage:
         except ImageError:
             return None
         image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-        return Card(image, f"similarity {self.similarity:.2f}", self.captions, name=self.id)
+        title = f"similarity {self.similarity:.2f}" + (
+            "; its captions were inputs of the model" if self.is_input else ""
+        )
+        return Card(image, title, self.captions, name=self.id)
 
 
 @dataclass(frozen=True)
@@ -209,15 +214,20 @@ def similar_images(
     if index is None:
         return ()
     names = [str(image)] if isinstance(image, (str, Path)) else None
-    found = index.search(index.query(captioner.pooled_features([captioner.load_inputs(image)]), names), count)
+    query = index.query(captioner.pooled_features([captioner.load_inputs(image)]), names)
+    found, is_like = index.nearest(query, count)
+    inputs = captioner.retrieve if is_like[0] else 0
     return tuple(
         SimilarImage(
             index.ids[place],
             index.paths[place],
             tuple(captioner.run.tokenizer.decode(tokens) for tokens in index.image_captions(place)),
             similarity,
+            is_input=rank < inputs,
         )
-        for place, similarity in zip(found.images[0].tolist(), found.similarity[0].tolist(), strict=True)
+        for rank, (place, similarity) in enumerate(
+            zip(found.images[0].tolist(), found.similarity[0].tolist(), strict=True)
+        )
         if math.isfinite(similarity)
     )
 

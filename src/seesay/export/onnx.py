@@ -92,6 +92,11 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
             f"{source} was trained on imported or joined features and has no encoder, which an export needs; train on "
             "features of one encoder that seesay extracts"
         )
+    if captioner.model.retrieved is not None:
+        raise ConfigError(
+            f"{source} was trained with model.retrieve, so that each image needs a search in the index of training "
+            "images, which an ONNX graph cannot do; train without --retrieve to export"
+        )
     graph = EncoderGraph(captioner.model, captioner.config.encoder.encoder_training == "cached")
     with atomic_folder(target) as part:
         first = write_encoder(graph, encoder.preprocessing.size, part / ENCODER_FILE)

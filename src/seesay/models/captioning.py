@@ -14,6 +14,7 @@ from seesay.models.packing import PackedCaptions
 from seesay.models.products import Linear
 from seesay.models.protocol import Decoder, DecoderOutput
 from seesay.models.registry import decoder_builder
+from seesay.models.retrieved import RetrievedCaptions
 from seesay.models.validation import validate_model_config
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity}
@@ -26,6 +27,7 @@ class CaptionModel(nn.Module):
         encoder: the image encoder if the model takes images; None with cached features.
         projection: features (..., F) -> memory (..., D).
         decoder: any `TrainableDecoder`.
+        retrieved: embeds captions of similar training images; None: the model has no such inputs.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class CaptionModel(nn.Module):
         decoder: nn.Module,
         feature_dropout: float = 0.0,
         encoder: Encoder | None = None,
+        retrieved: RetrievedCaptions | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.feature_dropout = Dropout(feature_dropout)
         self.projection = projection
         self.decoder = decoder
+        self.retrieved = retrieved
 
     @property
     def step_decoder(self) -> Decoder:
@@ -55,6 +59,24 @@ class CaptionModel(nn.Module):
         if self.encoder is None:
             raise ConfigError("this model was trained on cached features and has no encoder")
         return cast("Tensor", self.encoder(pixels))
+
+    def add_captions(
+        self, features: Tensor, memory_mask: Tensor | None, captions: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return features (B, N + R, F) and their mask (B, N + R) with retrieved captions as further regions.
+
+        Everything else treats them as regions: the projection, every decoder, sampling and ensembles.
+
+        Args:
+            features: (B, N, F).
+            memory_mask: (B, N), True = attend; None: attend to all regions.
+            captions: token ids, (B, R, T), see `RetrievedCaptions`; None: there are none, and nothing is added.
+        """
+        if self.retrieved is None or captions is None:
+            return features, memory_mask
+        vectors, real = self.retrieved(captions)
+        regions = real.new_ones(features.shape[:2]) if memory_mask is None else memory_mask
+        return torch.cat([features.to(vectors.dtype), vectors], 1), torch.cat([regions, real], 1)
 
     def project(self, features: Tensor) -> Tensor:
         """Return the decoder's memory (B, N, D) of features (B, N, F)."""
@@ -99,7 +121,9 @@ def build_model(
     if config.initialisation == "keras":
         for part in (projection, decoder):
             initialise_like_keras(part)
-    return CaptionModel(projection, decoder, config.feature_dropout, encoder)
+    # With torch's initial values, since the mean of embeddings as small as those of Keras would be almost zero.
+    retrieved = RetrievedCaptions(vocabulary_size, feature_size) if config.retrieve else None
+    return CaptionModel(projection, decoder, config.feature_dropout, encoder, retrieved)
 
 
 def check_model(config: ModelConfig) -> None:

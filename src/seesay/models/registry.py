@@ -18,7 +18,10 @@ DecoderBuilder = Callable[[ModelConfig, int], nn.Module]
 Builder = TypeVar("Builder", bound=DecoderBuilder)
 
 _SHARED = frozenset(
-    ("decoder", "projection_size", "projection_activation", "initialisation", "log_frequency_bias", "feature_dropout")
+    (
+        *("decoder", "projection_size", "projection_activation", "initialisation", "log_frequency_bias"),
+        *("feature_dropout", "retrieve"),
+    )
 )
 """The fields of `ModelConfig` used with every decoder."""
 

@@ -35,6 +35,12 @@ NEAREST = 5
 """Number of nearest images whose mean similarity tells whether a query is like the training images."""
 _BLOCK = 1 << 16
 """Training images per matrix product, which bounds the memory of a search."""
+MAX_CAPTIONS = 5
+"""Maximum number of captions of an image that `RetrievalIndex.nearest_captions` returns: the first ones."""
+
+
+Caption = tuple[int, ...]
+"""Token ids of a caption, without start and end tokens."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,8 @@ class RetrievalIndex:
         table = ReferenceNgrams(captions)
         flat = TokenLists.pack([caption for each in captions for caption in each])
         ids, paths = zip(*images, strict=True)
-        return cls(ids, paths, space, space.project(pooled), flat, table.per_image, table.frequencies, info)
+        vectors = space.project(pooled).astype(np.float16).astype(np.float32)  # as they are stored
+        return cls(ids, paths, space, vectors, flat, table.per_image, table.frequencies, info)
 
     def require(self, features: Mapping[str, Any], weights: str) -> None:
         """Check that the vectors were made of an encoder's features.
@@ -198,6 +205,42 @@ class RetrievalIndex:
             )
             best = _most_similar(joined, count)
         return best
+
+    def nearest(self, query: Query, count: int, min_similarity: float = 0.0) -> tuple[Neighbours, NDArray[np.bool_]]:
+        """Return the most similar training images, and whether each query is like the training images, (B,).
+
+        Args:
+            query: B images.
+            count: number K of images per query.
+            min_similarity: `nearness` from which a query is like them; 0: as calibrated.
+        """
+        found = self.search(query, max(count, NEAREST))
+        is_like = nearness(query, found) >= (min_similarity or self.info.min_similarity)
+        return Neighbours(found.images[:, :count], found.similarity[:, :count]), is_like
+
+    def number_of_captions(self, count: int) -> int:
+        """Return the number R of captions that `nearest_captions` returns of K = `count` images."""
+        return count * min(MAX_CAPTIONS, int(self.per_image.max()))
+
+    def nearest_captions(self, query: Query, count: int, min_similarity: float = 0.0) -> list[list[Caption]]:
+        """Return the captions of the most similar training images of each query: R captions, most similar image first.
+
+        R depends on the index and K only; captions that do not exist are empty, and so are all captions of a query that
+        is unlike the training images.
+
+        Args:
+            query: B images.
+            count: number K of images per query.
+            min_similarity: see `nearest`.
+        """
+        found, is_like = self.nearest(query, count, min_similarity)
+        number = np.arange(self.number_of_captions(1))
+        exists = number < self.per_image[found.images][..., None]
+        exists &= (np.isfinite(found.similarity) & is_like[:, None])[..., None]
+        places = np.where(exists, self._first[found.images][..., None] + number, -1)
+        padding = ((0, 0), (0, count - places.shape[1]), (0, 0))  # the index has fewer images
+        places = np.pad(places, padding, constant_values=-1).reshape(len(places), -1)
+        return [[self._captions[place] if place >= 0 else () for place in row] for row in places.tolist()]
 
     def captions_of(self, neighbours: Neighbours) -> CaptionSet:
         """Return the captions of the neighbours of each query, all with the same weight."""
@@ -270,6 +313,11 @@ class RetrievalIndex:
     def similarity(self) -> CaptionSimilarity:
         """The similarity of captions with the document frequencies of these captions."""
         return CaptionSimilarity(self.frequencies)
+
+    @cached_property
+    def _captions(self) -> list[Caption]:
+        """All captions, each once in memory however many queries they are returned for."""
+        return [tuple(caption) for caption in self.captions.unpack()]
 
     @cached_property
     def _first(self) -> Ints:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from seesay.config import DecodingOptions
 from seesay.decoding.hypothesis import Hypothesis
-from seesay.retrieval.index import DEFAULT_RERANK, NEAREST, Query, RetrievalIndex, TunedRerank, nearness
+from seesay.retrieval.index import DEFAULT_RERANK, Query, RetrievalIndex, TunedRerank
 from seesay.retrieval.similarity import CaptionSet, CaptionSimilarity, Floats
 from seesay.retrieval.token_lists import TokenLists
 
@@ -102,10 +102,8 @@ def retrieve(
         neighbours: number of images per query.
         min_similarity: `nearness` from which a query is like them; 0: as calibrated.
     """
-    found = index.search(query, max(neighbours, NEAREST))
-    is_like = nearness(query, found) >= (min_similarity or index.info.min_similarity)
-    first = found._replace(images=found.images[:, :neighbours], similarity=found.similarity[:, :neighbours])
-    return index.captions_of(first), is_like
+    found, is_like = index.nearest(query, neighbours, min_similarity)
+    return index.captions_of(found), is_like
 
 
 def combine(scores: Floats, expected: Floats, weight: float) -> Floats:

@@ -26,6 +26,7 @@ from seesay.models.captioning import CaptionModel
 from seesay.models.hard_attention import HardAttentionLoss
 from seesay.models.packing import PAD_ID, pad_to_longest
 from seesay.models.protocol import DecoderState
+from seesay.models.retrieved import RetrievedCaptions
 from seesay.tokenizer import END_ID, START_ID
 from seesay.training.distributed import process_counts
 from seesay.training.losses import padded_cross_entropy
@@ -203,11 +204,12 @@ def _loss(model: nn.Module, function: Callable[..., tuple[Tensor, Tensors]]) -> 
 def uses_graphs(training: TrainingConfig, model: CaptionModel) -> bool:
     """Return whether training steps can be captured: on one GPU, for a network with a fixed sequence of kernels.
 
-    cuDNN's recurrent layers already use few kernels; hard attention synchronises to check its probabilities.
+    cuDNN's recurrent layers already use few kernels; hard attention synchronises to check its probabilities; retrieved
+    captions are features with a gradient and a mask, which a graph does not support.
     """
     if not training.cuda_graphs or not choose_device(training.device).startswith("cuda"):
         return False
-    excluded = (nn.RNNBase, HardAttentionLoss)
+    excluded = (nn.RNNBase, HardAttentionLoss, RetrievedCaptions)
     return process_counts(training) == (1, 1) and not any(isinstance(part, excluded) for part in model.modules())
 
 

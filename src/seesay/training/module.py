@@ -1,6 +1,7 @@
 """`CaptioningModule`: the training and validation steps of a network of seesay's own."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class CaptioningModule(TrainingModule):
         With several processes the losses are weighted so that the mean over ranks, and thus of the averaged gradients,
         is the loss per token of the global batch.
         """
-        features = self._features(batch)
+        features, batch = self._features(batch)
         captions = batch.captions
         probability = sampling_probability(self.config.training, self.current_epoch)
         if probability:
@@ -96,7 +97,7 @@ class CaptioningModule(TrainingModule):
         """Add a batch to the validation loss (nats per token, without label smoothing) and decode its captions."""
         if batch.idle:
             return
-        features = self._features(batch)
+        features, batch = self._features(batch)
         logits = self.model(features, batch.memory_mask, batch.captions)
         tokens = len(batch.captions.targets)
         loss = float(cross_entropy(logits, batch.captions.targets))
@@ -106,7 +107,12 @@ class CaptioningModule(TrainingModule):
         captions = [self.tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]
         self.count_validation(loss, tokens, captions, batch.ids)
 
-    def _features(self, batch: Batch) -> Tensor:
+    def _features(self, batch: Batch) -> tuple[Tensor, Batch]:
+        """Return the features of a batch with the retrieved captions, and the batch with their mask."""
+        features, mask = self.model.add_captions(self._encode(batch), batch.memory_mask, batch.retrieved)
+        return features, replace(batch, memory_mask=mask)
+
+    def _encode(self, batch: Batch) -> Tensor:
         if batch.features is not None:
             return batch.features
         assert batch.pixels is not None

@@ -13,11 +13,13 @@ from seesay.data.records import Annotations
 from seesay.models.captioning import build_model
 from seesay.models.encoders import SMALL_CNN, Encoder
 from seesay.models.vocabulary import init_bias_from_frequencies
+from seesay.retrieval.index import RetrievalIndex, load_index
 from seesay.tokenizer import Tokenizer
 from seesay.training.cuda_graphs import GraphedCritic, GraphedTrainStep, uses_graphs
 from seesay.training.inputs import Inputs, LazyInputs, build_tokenizer, count_words, make_inputs
 from seesay.training.module import CaptioningModule
 from seesay.training.recipe import VALIDATION_CAPTIONS, BuiltRun, PreparedRun, Recipe
+from seesay.training.retrieved import build_training_index, retrieve_captions
 from seesay.training.scst import SelfCritic, make_critic
 from seesay.training.validation import check_config
 from seesay.training.warm_start import warm_start
@@ -55,15 +57,27 @@ class NetworkRecipe(Recipe):
             info = run.info
             if inputs.store is not None:
                 inputs.store.require(info.features)
-        return _PreparedNetwork(self.config, info, tokenizer, inputs)
+        index = None
+        if self.config.model.retrieve:
+            index = load_index(run.folder) if run else build_training_index(inputs, tokenizer)
+            inputs = retrieve_captions(inputs, index, self.config.model.retrieve)
+        return _PreparedNetwork(self.config, info, tokenizer, inputs, index)
 
 
 class _PreparedNetwork(PreparedRun):
-    """The examples of a network with their features."""
+    """The examples of a network with their features, and the index of the training images if the network reads it."""
 
-    def __init__(self, config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs) -> None:
-        self.config, self.info, self.inputs = config, info, inputs
+    def __init__(
+        self, config: Config, info: RunInfo, tokenizer: Tokenizer, inputs: Inputs, index: RetrievalIndex | None
+    ) -> None:
+        self.config, self.info, self.inputs, self.index = config, info, inputs, index
         self.tokenizer: Tokenizer = tokenizer
+
+    def save(self, out: Path, config: Config) -> None:
+        """Write everything but the weights, with the index; see `PreparedRun.save`."""
+        super().save(out, config)
+        if self.index is not None:
+            self.index.save(out)
 
     def build(self, out: Path, start: bool) -> BuiltRun:
         """Return the module and the batches; see `PreparedRun.build`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seesay.checkpoint import RunInfo, RunRecord
+from seesay.checkpoint import RunInfo, RunRecord, save_run
 from seesay.config import Config
 from seesay.data.batches import ImageBatches
 from seesay.data.records import Annotations
@@ -42,6 +42,15 @@ class PreparedRun(ABC):
 
     info: RunInfo
     tokenizer: Tokenizer | None = None
+
+    def save(self, out: Path, config: Config) -> None:
+        """Write everything but the weights into the run folder, before training starts.
+
+        Args:
+            out: the run folder.
+            config: the configuration.
+        """
+        save_run(out, config, self.info, self.tokenizer)
 
     @abstractmethod
     def build(self, out: Path, start: bool) -> BuiltRun:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.callbacks import Callback
 
-from seesay.checkpoint import LAST_FILE, RUN, RunInfo, RunRecord, read_run, save_run, update_progress
+from seesay.checkpoint import LAST_FILE, RUN, RunInfo, RunRecord, read_run, update_progress
 from seesay.config import Config
 from seesay.errors import ConfigError, DataError
 from seesay.explanation import training_curves
@@ -190,7 +190,7 @@ def _prepare(recipe: Recipe, out: Path, overwrite: bool) -> PreparedRun | None:
     if resumed is None:
         prepared.info = replace(prepared.info, captions=captions)
         (out / LAST_FILE).unlink(missing_ok=True)  # left by an interrupted deletion
-        save_run(out, recipe.config, prepared.info, prepared.tokenizer)
+        prepared.save(out, recipe.config)
     return prepared
 
 

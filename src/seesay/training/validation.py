@@ -29,6 +29,11 @@ def check_config(config: Config) -> None:
             "training.crop_fraction crops images at random in each epoch, which needs uncached features; "
             "set encoder.encoder_training to frozen or full"
         )
+    if mode != "cached" and config.model.retrieve:
+        raise ConfigError(
+            f"model.retrieve is {config.model.retrieve}, which searches similar images by stored features, but "
+            f"encoder.encoder_training={mode} stores none; set it to cached, or model.retrieve to 0"
+        )
     if mode != "cached" and config.encoder.feature_dtype != "float16":
         raise ConfigError(
             f"encoder.feature_dtype is {config.encoder.feature_dtype}, but encoder.encoder_training={mode} stores no "
