@@ -23,7 +23,7 @@ from seesay.metrics.cider import Cider
 from seesay.metrics.ngrams import number_tokens
 from seesay.retrieval.index import Query, RetrievalIndex, TunedRerank
 from seesay.retrieval.rerank import candidate_set, combine, retrieve, weighted_by_probability
-from seesay.retrieval.similarity import Floats
+from seesay.retrieval.similarity import Floats, expected_similarity
 from seesay.tokenizer import Tokenizer
 
 CANDIDATES = (5, 10, 20)
@@ -193,18 +193,17 @@ def _trials(index: RetrievalIndex, query: Query, candidates: _Candidates, size: 
     everywhere = np.ones(len(candidates.found), bool)
     first = float(np.mean([cider[0] for cider in candidates.cider]))
     trials = [RerankTrial("none", TunedRerank(size, 0.0, 0), first)]
-    similarity = index.similarity
     own = candidate_set(candidates.found)
     by_probability = weighted_by_probability(own, candidates.found)
     ends = np.cumsum([len(each) for each in candidates.found])[:-1]
-    kinds = [("mbr", 0, np.split(similarity.expected(own, by_probability), ends), everywhere)]
+    kinds = [("mbr", 0, np.split(expected_similarity(own, by_probability, index.frequencies), ends), everywhere)]
     for neighbours in NEIGHBOURS:
         expected: list[Floats] = []
         parts = []
         for at in range(0, len(candidates.found), _BATCH):
             references, is_like = retrieve(index, query.part(at, at + _BATCH), neighbours)
             some = candidates.found[at : at + _BATCH]
-            values = similarity.expected(candidate_set(some), references)
+            values = expected_similarity(candidate_set(some), references, index.frequencies)
             expected += np.split(values, np.cumsum([len(each) for each in some])[:-1])
             parts.append(is_like)
         kinds.append(("consensus", neighbours, expected, np.concatenate(parts)))

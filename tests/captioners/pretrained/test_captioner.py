@@ -19,8 +19,9 @@ from seesay.cli import main as cli
 from seesay.config import DecodingOptions
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.errors import ConfigError, ImageError
+from seesay.metrics.ngrams import EQUAL_WEIGHTS
 from seesay.retrieval.rerank import rerank
-from seesay.retrieval.similarity import CaptionSet, CaptionSimilarity
+from seesay.retrieval.similarity import CaptionSet, expected_similarity
 from seesay.retrieval.token_lists import TokenLists
 from seesay.tokenizer import END_ID, PAD_ID
 from tests.captioners.pretrained.conftest import Captioners, Folders, Images
@@ -231,7 +232,7 @@ def test_minimum_bayes_risk_selects_among_the_beams(
         tokens = TokenLists.pack([each.tokens for each in hypotheses])
         weights = np.exp([sum(each.log_probs) for each in hypotheses])
         group = np.zeros(len(hypotheses), np.int64)
-        gains = CaptionSimilarity().expected(CaptionSet.equal(tokens, group), CaptionSet(tokens, group, weights))
+        gains = expected_similarity(CaptionSet.equal(tokens, group), CaptionSet(tokens, group, weights), EQUAL_WEIGHTS)
         texts = [found._caption(each, None).text for each in hypotheses]
         assert len(set(texts)) == 4
         assert gains[texts.index(caption.text)] == pytest.approx(max(gains))
