@@ -41,6 +41,8 @@ from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ConfigError, ImageError, MissingDependencyError, SeesayError
 from seesay.files import exists, only_writer
 from seesay.images.prefetch import usable_cores
+from seesay.retrieval.index import has_index, load_index
+from seesay.retrieval.rerank import resolve_rerank
 
 TASK_BATCHES = 8
 """Batches per task, and so per part."""
@@ -151,6 +153,9 @@ def describe_models(spec: ModelSpec, choose: Callable[[DecodingOptions], Decodin
 
     Args:
         spec: the models.
+    if options.rerank != "none":
+        tuned = next((load_index(folder).info.tuned for folder in folders if has_index(folder)), {})
+        options = resolve_rerank(options, tuned)
         choose: returns the decoding options, with the models' defaults as its argument.
     """
     folders = tuple(map(Path, spec.models))
