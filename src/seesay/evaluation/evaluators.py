@@ -10,7 +10,7 @@ from seesay.captioners.guard import clean, count_rejections
 from seesay.captioners.identity import system_name
 from seesay.captioners.spec import load_captioner
 from seesay.captioners.trained import TrainedCaptioner
-from seesay.checkpoint import is_pretrained_run, is_run
+from seesay.checkpoint import is_run
 from seesay.config import DecodingOptions
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
@@ -117,7 +117,7 @@ def evaluate(
 def _load(path: Path, device: str) -> Captioner | None:
     """Returns the captioner of a run; None for a prediction file."""
     if is_run(path) or (path.is_dir() and not has_predictions(path)):
-        return load_captioner(path, device) if is_pretrained_run(path) else TrainedCaptioner.load(path, device)
+        return load_captioner(path, device)
     return None
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from seesay.captioners import load_captioner
-from seesay.captioners.pretrained import PretrainedCaptioner, captioner, load_pretrained
+from seesay.captioners.pretrained import PretrainedCaptioner, captioner, load_pretrained, splitting
 from seesay.captioners.pretrained.steps import OFFSET, HubDecoder
 from seesay.captioners.spec import ModelSpec
 from seesay.cli import main as cli
@@ -94,7 +94,7 @@ def test_the_logits_of_a_beam_search_are_bounded(
 ) -> None:
     found = captioner_of("blip")
     expected = [caption.text for caption in found.caption(images, BEAM, guard=False)]
-    monkeypatch.setattr(captioner, "_MAX_LOGITS", 2 * 7 * len(found.tokenizer) * 3)  # of three images
+    monkeypatch.setattr(splitting, "_MAX_LOGITS", 2 * 7 * len(found.tokenizer) * 3)  # of three images
     sizes = small_memory(found, monkeypatch, RuntimeError(), most=4)
     assert [caption.text for caption in found.caption(images, BEAM, guard=False)] == expected
     assert sizes == [3, 1]

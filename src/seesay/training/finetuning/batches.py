@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from seesay.captioners.pretrained.captioner import HubBatch, HubInputs, PretrainedCaptioner
+from seesay.captioners.pretrained.captioner import PretrainedCaptioner
+from seesay.captioners.pretrained.splitting import HubBatch, HubInputs
 from seesay.captioners.pretrained.steps import OFFSET
 from seesay.captioners.pretrained.targets import IGNORED
 from seesay.data.augmentation import Augmentation
@@ -123,7 +124,7 @@ class FinetuningBatches(ImageBatches[FinetuningBatch]):
             for place, example in enumerate(chosen)
             for caption in example.tokens
         ]
-        for group in self.captioner.group_prompts([inputs[place][1] for place, _ in rows]):
+        for group in self.captioner.splitter.group_prompts([inputs[place][1] for place, _ in rows]):
             limit = self.captions_per_pass or len(group)
             for at in range(0, len(group), limit):
                 part = [rows[number] for number in group[at : at + limit]]

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from seesay.captioners.pretrained.captioner import HubBatch, HubPart, PretrainedCaptioner
+from seesay.captioners.pretrained.captioner import PretrainedCaptioner
+from seesay.captioners.pretrained.splitting import HubBatch, HubPart
 from seesay.captioners.pretrained.steps import OFFSET, HubDecoder, end_tokens, start
 from seesay.captioners.pretrained.targets import IGNORED
 from seesay.config import DecodingOptions, TrainingConfig
@@ -93,7 +94,7 @@ class FinetuningCritic:
         """Yield the samples as arguments of forward passes of at most `limit` captions (0: no limit), on the CPU."""
         family = self.captioner.family
         rows = [(image, number) for image, samples in enumerate(found.samples) for number in range(len(samples))]
-        for group in self.captioner.group_prompts([encoded.inputs[image][1] for image, _ in rows]):
+        for group in self.captioner.splitter.group_prompts([encoded.inputs[image][1] for image, _ in rows]):
             size = limit or len(group)
             for at in range(0, len(group), size):
                 part = [rows[place] for place in group[at : at + size]]
