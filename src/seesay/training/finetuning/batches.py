@@ -17,6 +17,7 @@ from seesay.captioners.pretrained.targets import IGNORED
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import Example, GlobalBatchStats, ImageBatches
 from seesay.tokenizer import END_ID, START_ID
+from seesay.training.finetuning.encode_once import IMAGE_OF_ROW
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class FinetuningBatch:
 
     Attributes:
         ids: image ids, length B.
-        passes: arguments of the model's forward pass with `labels` (R, T), for a part of the captions each.
+        passes: arguments of the model's forward pass for a part of the captions each, with `labels` (R, T) and
+            `IMAGE_OF_ROW`.
         totals: totals of the global batch.
         idle: as in `seesay.data.batches.Batch`.
         encoded: the images for generating captions; None if none are generated.
@@ -128,8 +130,9 @@ class FinetuningBatches(ImageBatches[FinetuningBatch]):
             limit = self.captions_per_pass or len(group)
             for at in range(0, len(group), limit):
                 part = [rows[number] for number in group[at : at + limit]]
-                yield family.training_inputs(
+                arguments = family.training_inputs(
                     [images[place] for place, _ in part],
                     [inputs[place][1] for place, _ in part],
                     [caption for _, caption in part],
                 )
+                yield {**arguments, IMAGE_OF_ROW: tuple(place for place, _ in part)}

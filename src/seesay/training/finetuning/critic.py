@@ -13,6 +13,7 @@ from seesay.captioners.pretrained.steps import OFFSET, HubDecoder, end_tokens, s
 from seesay.captioners.pretrained.targets import IGNORED
 from seesay.decoding import GenerationRequest, Hypothesis, generate, sample_captions
 from seesay.tokenizer import END_ID
+from seesay.training.finetuning.encode_once import IMAGE_OF_ROW
 from seesay.training.losses import policy_gradient, sequence_log_probs
 from seesay.training.scst import Critic, RatedSamples, rewarded_tokens, without_dropout
 
@@ -89,6 +90,7 @@ class FinetuningCritic:
                 cut = torch.tensor([not each.finished for each in samples])
                 advantages = torch.tensor([found.rated.advantages[image, number] for image, number in part])
                 del inputs["labels"]
+                inputs[IMAGE_OF_ROW] = tuple(image for image, _ in part)
                 yield SampledPass(inputs, targets, cut, advantages.to(torch.float32))
 
     def loss(self, logits: Tensor, sampled: "SampledPass") -> Tensor:
@@ -116,7 +118,7 @@ class SampledPass:
     """Samples as arguments of a forward pass.
 
     Attributes:
-        inputs: arguments of the model.
+        inputs: arguments of the model, and `IMAGE_OF_ROW`.
         targets: the tokens of the last T positions in the search's ids, (R, T); `IGNORED` after the end.
         cut: whether a sample was cut at the maximum length, (R,).
         advantages: (R,).

@@ -133,9 +133,12 @@ class FinetuningModule(TrainingModule):
         )
 
     def logits(self, inputs: Mapping[str, Any], count: int) -> Tensor:
-        """Return the logits (R, count, V) of the last positions."""
+        """Return the logits (R, count, V) of the last positions; an image with several rows is encoded once."""
         kept = {"logits_to_keep": count} if self._keeps_logits else {}
-        logits: Tensor = self.model(**inputs, **self._extra, **kept, return_dict=True).logits
+        arguments = {name: value for name, value in inputs.items() if name != IMAGE_OF_ROW}
+        encoders = [self.model.get_submodule(name.rstrip(".")) for name in self._encoders]
+        with encode_once(encoders, inputs.get(IMAGE_OF_ROW, ())):
+            logits: Tensor = self.model(**arguments, **self._extra, **kept, return_dict=True).logits
         return logits[:, -count:]
 
     def validation_step(self, batch: FinetuningBatch, batch_idx: int) -> None:
