@@ -114,7 +114,8 @@ class TestReranking:
             assert row["caption"] == captioner.caption(row["image"], options).text
         capsys.readouterr()
         assert main([*command, "--rerank", "mbr", "--strategy", "greedy", "--out", str(out)]) == 2
-        assert capsys.readouterr().err == "error: --rerank is read by --strategy beam only; the strategy is greedy\n"
+        error = capsys.readouterr().err
+        assert error == "seesay: --rerank is read by --strategy beam only; the strategy is greedy\n"
 
 
 class TestOutput:

@@ -80,11 +80,12 @@ def _load_finetuned(spec: ModelSettings, device: str, precision: str) -> Pretrai
     """Return the captioner of a run of a fine-tuned model; its adapters are merged unless the weights are quantised.
 
     Raises:
-        CheckpointError: the run has no weights yet, or the pretrained model has changed.
+        CheckpointError: it is another run, it has no weights yet, or the pretrained model has changed.
     """
     run = read_run(spec.models[0])
     source = run.info.pretrained
-    assert source is not None
+    if source is None:
+        raise CheckpointError(f"{run.folder} is a run of a network of seesay's own; load it with load_captioner")
     spec = replace(spec, prompt=spec.prompt or ("" if spec.language else run.config.finetuning.prompt))
     part = run.folder / (ADAPTER_FOLDER if source["lora"] else PRETRAINED_FOLDER)
     if not any(part.glob("*.safetensors")):
