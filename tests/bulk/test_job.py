@@ -115,7 +115,7 @@ class TestReranking:
         capsys.readouterr()
         assert main([*command, "--rerank", "mbr", "--strategy", "greedy", "--out", str(out)]) == 2
         error = capsys.readouterr().err
-        assert error == "seesay: --rerank is read by --strategy beam only; the strategy is greedy\n"
+        assert error == "seesay: error: --rerank is read by --strategy beam only; the strategy is greedy\n"
 
 
 class TestOutput:

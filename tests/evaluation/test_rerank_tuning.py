@@ -315,7 +315,7 @@ class TestCommands:
         assert "rerank=consensus" in capsys.readouterr().out
         assert main(["evaluate", str(tuned), *shared, "--strategy", "greedy", "--rerank", "consensus"]) == 2
         error = capsys.readouterr().err
-        assert error == "seesay: --rerank is read by --strategy beam only; the strategy is greedy\n"
+        assert error == "seesay: error: --rerank is read by --strategy beam only; the strategy is greedy\n"
 
     def test_knn_copies_captions_of_training_images(
         self,

@@ -97,7 +97,7 @@ def test_weighted_similarity_follows_the_definition(training: list[Captions], wi
 
 def test_a_caption_equals_itself_and_nothing_is_similar_to_nothing() -> None:
     def similarity(candidates: list[Captions], references: list[Captions]) -> list[float]:
-        return expected_similarity(grouped(candidates), grouped(references), EQUAL_WEIGHTS).tolist()
+        return list(map(float, expected_similarity(grouped(candidates), grouped(references), EQUAL_WEIGHTS)))
 
     assert similarity([[[4, 5, 6, 7]]], [[[4, 5, 6, 7]]]) == pytest.approx([10.0])
     assert similarity([[[4, 5]], [[]]], [[], [[4]]]) == [0.0, 0.0]
