@@ -55,7 +55,7 @@ def test_loss_and_gradients_equal_those_of_separate_rows(
         captioner.model.zero_grad()
         loss = torch.stack([module.summed_loss(each) for each in passes]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss), [w.grad.clone() for w in captioner.model.parameters() if w.grad is not None]
+        return loss.item(), [w.grad.clone() for w in captioner.model.parameters() if w.grad is not None]
 
     loss, gradients = run(batch.passes)
     shared = sum(rows)
