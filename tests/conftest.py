@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,19 @@ def cached_run(tmp_path_factory: pytest.TempPathFactory, colours: Path, weights:
         patch.setattr(CURVES, training_curves)
         train(tiny.cached(weights, epochs=20, keep_best=2), colours, folder / "run", features=folder / "features")
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def indexed_run(tmp_path_factory: pytest.TempPathFactory, cached_run: Path, colours: Path, features: Path) -> Path:
+    """A copy of `cached_run` with an index of its training images and settings of consensus reranking."""
+    from seesay.captioners.trained import TrainedCaptioner
+    from seesay.evaluation.indexing import build_index
+    from seesay.retrieval.index import TunedRerank
+
+    folder = shutil.copytree(cached_run, tmp_path_factory.mktemp("indexed") / "run")
+    index = build_index(TrainedCaptioner.load(folder, "cpu"), colours, features=features)
+    index.with_similarity(-1.0, "").with_tuned("consensus", TunedRerank(6, 1.0, 4)).save(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import reference
 
 REPOSITORY = "https://github.com/seesay/seesay/blob/main/"
 ROOT = Path(__file__).parents[1]
-GENERATORS = {
+GENERATORS: dict[str, Callable[[], str]] = {
     "settings": reference.settings,
     "presets": reference.preset_table,
     "commands": reference.commands,

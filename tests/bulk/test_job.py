@@ -16,6 +16,7 @@ from seesay import files
 from seesay.bulk import BulkReport, Destination, caption_collection, find_images, job, json_line, writers
 from seesay.bulk.sinks import Existing, Sidecars, merge_text
 from seesay.captioners.trained import TrainedCaptioner
+from seesay.cli.main import main
 from seesay.config import DecodingOptions
 from seesay.data.annotations import load_annotations
 from seesay.errors import ConfigError, DataError
@@ -79,6 +80,42 @@ def test_an_invalid_file_name_is_one_failure(captioner: TrainedCaptioner, photos
     assert len(errors) == 3
     files_only = [name for name in found.images if "::" not in name]
     assert run(captioner, files_only, Destination(sidecar=".txt")) == (2, 0, 2)
+
+
+class TestReranking:
+    def test_captions_are_those_of_each_image_alone(
+        self, indexed_run: Path, images: list[str], photos: list[str], tmp_path: Path
+    ) -> None:
+        """Broken images between others, in batches, and once more after an interruption."""
+        captioner = TrainedCaptioner.load(indexed_run, "cpu")
+        options = DecodingOptions(strategy="beam", rerank="consensus")
+        mixed = [*images[:3], *photos, *images[3:8]]
+        destination = Destination(tmp_path / "c.jsonl", strict=True)
+        assert run(captioner, mixed[:6], destination, options=options, batch_size=4) == (5, 0, 1)
+        assert run(captioner, mixed, destination, options=options, batch_size=4) == (6, 5, 2)
+        rows = outputs.lines(tmp_path / "c.jsonl")
+        assert len(rows) == 11
+        for row in rows:
+            assert row["caption"] == captioner.caption(row["image"], options).text
+        plain = [captioner.caption(row["image"], DecodingOptions(strategy="beam", beam_size=6)).text for row in rows]
+        assert [row["caption"] for row in rows] != plain, "the same captions would prove nothing"
+        with pytest.raises(DataError, match="rerank_neighbours 4, now 2"):
+            run(captioner, images, destination, options=options.replace(rerank_neighbours=2))
+
+    def test_the_command_needs_no_strategy(
+        self, indexed_run: Path, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = ["caption", str(Path(photos[0]).parent), "--model", str(indexed_run), "--device", "cpu"]
+        out = tmp_path / "c.jsonl"
+        assert main([*command, "--rerank", "consensus", "--out", str(out)]) == 1  # two images are broken
+        captioner = TrainedCaptioner.load(indexed_run, "cpu")
+        options = DecodingOptions(strategy="beam", rerank="consensus")
+        for row in outputs.lines(out):
+            assert row["caption"] == captioner.caption(row["image"], options).text
+        capsys.readouterr()
+        assert main([*command, "--rerank", "mbr", "--strategy", "greedy", "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert error == "seesay: error: --rerank is read by --strategy beam only; the strategy is greedy\n"
 
 
 class TestOutput:

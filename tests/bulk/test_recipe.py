@@ -111,6 +111,19 @@ def test_ray_records_the_same_recipe_as_the_local_engine(
         caption_on_ray(spec, images[:4], Destination(out, strict=True), beam, Cluster())
 
 
+def test_ray_records_the_same_settings_of_reranking(
+    indexed_run: Path, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Bug: it recorded 0 candidates instead of those of the index, so that a job on both engines warned.
+    out, spec = tmp_path / "c.parquet", ModelSpec((str(indexed_run),))
+    options = DecodingOptions(strategy="beam", rerank="consensus")
+    caption_collection(TrainedCaptioner.load(indexed_run, "cpu"), images[:2], Destination(out), options)
+    monkeypatch.setattr(ray_engine, "_run", lambda *_: (_ for _ in list[object]()))  # no worker is started
+    recipe = describe_models(spec, lambda _: options)
+    assert (recipe.options.rerank_candidates, recipe.options.rerank_neighbours) == (6, 4)
+    caption_on_ray(spec, images[:4], Destination(out, strict=True), recipe, Cluster())
+
+
 def test_another_prompt_is_another_recipe(tmp_path: Path, images: list[str], log: pytest.LogCaptureFixture) -> None:
     class Prompted(ScriptedCaptioner):
         prompt_text = ""

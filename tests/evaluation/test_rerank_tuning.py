@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,14 +14,24 @@ from seesay.captioners.caption import Caption
 from seesay.captioners.ensemble import EnsembleCaptioner
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.cli.main import main
-from seesay.config import DecodingOptions
+from seesay.config import DecodingOptions, changed_decoding
 from seesay.data.annotations import Annotations
 from seesay.errors import CheckpointError, ConfigError, DataError
+from seesay.evaluation import rerank_tuning
 from seesay.evaluation.indexing import build_index
-from seesay.evaluation.rerank_tuning import CANDIDATES, NEIGHBOURS, WEIGHTS, best_trials, tune_rerank
+from seesay.evaluation.rerank_tuning import (
+    CANDIDATES,
+    NEIGHBOURS,
+    WEIGHTS,
+    RerankTrial,
+    best_candidates,
+    best_trials,
+    tune_rerank,
+)
 from seesay.explanation.explain import explain, save_explanation
 from seesay.metrics.cider import Cider
-from seesay.retrieval.index import load_index
+from seesay.retrieval.index import TunedRerank, load_index
+from seesay.retrieval.rerank import search_options
 from tests import tiny
 
 PLAIN = DecodingOptions(strategy="beam", beam_size=6, num_return_sequences=6)
@@ -35,12 +46,24 @@ CONSENSUS = DecodingOptions(
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory, cached_run: Path, colours: Path) -> Path:
-    """A copy of a run with an index."""
+def tuning(
+    tmp_path_factory: pytest.TempPathFactory, cached_run: Path, colours: Path
+) -> tuple[Path, Sequence[RerankTrial]]:
+    """A copy of a run with an index, and the trials of its tuning."""
     folder = shutil.copytree(cached_run, tmp_path_factory.mktemp("tuned") / "run")
     with TrainedCaptioner.load(folder, "cpu") as captioner:
-        tune_rerank(captioner, colours, features=cached_run.parent / "features")
-    return folder
+        trials = tune_rerank(captioner, colours, features=cached_run.parent / "features")
+    return folder, trials
+
+
+@pytest.fixture(scope="module")
+def tuned(tuning: tuple[Path, Sequence[RerankTrial]]) -> Path:
+    return tuning[0]
+
+
+@pytest.fixture(scope="module")
+def trials(tuning: tuple[Path, Sequence[RerankTrial]]) -> Sequence[RerankTrial]:
+    return tuning[1]
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +76,48 @@ def texts(captions: Sequence[Caption]) -> list[str]:
 
 
 class TestTuning:
-    def test_trials_cover_the_grid_and_the_best_are_stored(self, tuned: Path, cached_run: Path, colours: Path) -> None:
-        captioner = TrainedCaptioner.load(tuned, "cpu")
-        trials = tune_rerank(captioner, colours, features=cached_run.parent / "features")
-        assert len(trials) == len(CANDIDATES) * (1 + len(WEIGHTS) * (1 + len(NEIGHBOURS)))
+    def test_trials_cover_the_grid_and_the_best_are_stored(
+        self, tuned: Path, captioner: TrainedCaptioner, trials: Sequence[RerankTrial]
+    ) -> None:
+        sizes = sorted({trial.settings.candidates for trial in trials})
+        assert tuple(sizes) == CANDIDATES[: len(sizes)]
+        assert len(trials) == len(sizes) * (1 + len(WEIGHTS) * (1 + len(NEIGHBOURS)))
         assert [trial.cider for trial in trials] == sorted((trial.cider for trial in trials), reverse=True)
         stored = json.loads((tuned / "retrieval.json").read_text())
         for kind in ("consensus", "mbr"):
             best = next(trial for trial in trials if trial.kind == kind)
             assert stored["tuned"][kind] == vars(best.settings)
-        assert len(best_trials(trials)) == len(CANDIDATES) * (2 + len(NEIGHBOURS))
+        assert len(best_trials(trials)) == len(sizes) * (2 + len(NEIGHBOURS))
         assert captioner.retrieval is not None
         assert captioner.retrieval.info.tuned["mbr"].neighbours == 0
 
-    def test_the_cider_of_a_trial_is_that_of_captioning_with_its_settings(
-        self, tuned: Path, cached_run: Path, colours: Path, annotations: Annotations
+    @pytest.mark.parametrize(("best", "sizes"), [(5, (5, 10, 20)), (20, (5, 10, 20, 40)), (80, (5, 10, 20, 40, 80))])
+    def test_wider_beams_are_tried_while_they_are_better(
+        self,
+        cached_run: Path,
+        colours: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        best: int,
+        sizes: tuple[int, ...],
     ) -> None:
-        captioner = TrainedCaptioner.load(tuned, "cpu")
-        trials = tune_rerank(captioner, colours, features=cached_run.parent / "features")
+        def rated(index: object, query: object, candidates: object, size: int) -> list[RerankTrial]:
+            return [RerankTrial(kind, TunedRerank(size), -abs(size - best)) for kind in ("consensus", "mbr")]
+
+        monkeypatch.setattr(rerank_tuning, "_trials", rated)
+        monkeypatch.setattr(rerank_tuning, "_search", lambda *_: [])
+        monkeypatch.setattr(rerank_tuning, "_score", lambda *_: None)
+        run = shutil.copytree(cached_run, tmp_path / "run")
+        with TrainedCaptioner.load(run, "cpu") as captioner:
+            found = tune_rerank(captioner, colours, features=cached_run.parent / "features")
+        assert {trial.settings.candidates for trial in found} == set(sizes)
+
+    def test_of_equal_numbers_of_candidates_the_smaller_is_the_best(self) -> None:
+        assert best_candidates([RerankTrial("consensus", TunedRerank(size), 50.0) for size in (10, 20)]) == 10
+
+    def test_the_cider_of_a_trial_is_that_of_captioning_with_its_settings(
+        self, captioner: TrainedCaptioner, trials: Sequence[RerankTrial], annotations: Annotations
+    ) -> None:
         items = annotations.split("val").items
         words: dict[str, int] = {}
         ids = [[[words.setdefault(w, len(words)) for w in c.split()] for c in item.captions] for item in items]
@@ -242,6 +289,18 @@ def test_options_that_nothing_reads_are_refused() -> None:
     assert CONSENSUS.with_strategy("greedy") == DecodingOptions()
 
 
+@pytest.mark.parametrize("strategy", ["greedy", "sample"])
+def test_reranking_selects_the_beam_search(strategy: Literal["greedy", "sample"]) -> None:
+    run = DecodingOptions().with_strategy(strategy)
+    chosen = changed_decoding(run, {"rerank": "mbr", "rerank_candidates": 8, "num_return_sequences": 7})
+    assert (chosen.strategy, chosen.rerank) == ("beam", "mbr")
+    assert search_options(chosen).beam_size == 8
+    assert search_options(chosen.replace(num_return_sequences=9)).beam_size == 9
+    with pytest.raises(ConfigError, match=r"^rerank is read by strategy beam only; the strategy is greedy$"):
+        changed_decoding(run, {"rerank": "mbr", "strategy": "greedy"})
+    assert changed_decoding(chosen, {"strategy": "greedy"}) == DecodingOptions(num_return_sequences=7)
+
+
 class TestCommands:
     def test_tune_then_evaluate_with_and_without(
         self, tuned: Path, colours: Path, features: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -251,9 +310,12 @@ class TestCommands:
         printed = capsys.readouterr().out
         assert "24 training images indexed" in printed
         assert "chosen for --rerank consensus: " in printed
-        arguments = ["--metrics", "CIDEr", "--draws", "10", "--strategy", "beam", "--rerank", "consensus"]
+        arguments = ["--metrics", "CIDEr", "--draws", "10", "--rerank", "consensus"]
         assert main(["evaluate", str(tuned), *shared, *arguments, "--out", str(tmp_path / "out")]) == 0
         assert "rerank=consensus" in capsys.readouterr().out
+        assert main(["evaluate", str(tuned), *shared, "--strategy", "greedy", "--rerank", "consensus"]) == 2
+        error = capsys.readouterr().err
+        assert error == "seesay: error: --rerank is read by --strategy beam only; the strategy is greedy\n"
 
     def test_knn_copies_captions_of_training_images(
         self,

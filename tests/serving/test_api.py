@@ -12,7 +12,7 @@ import pytest
 
 from seesay.captioners.caption import Caption
 from seesay.captioners.trained import TrainedCaptioner
-from seesay.config import DecodingOptions
+from seesay.config import DecodingOptions, changed_decoding
 from seesay.images.sources import ImageBytes
 from seesay.serving import limits
 from seesay.serving.app import create_app
@@ -95,6 +95,34 @@ def test_concurrent_requests_share_batches_and_each_gets_the_captions_of_its_ima
     assert shared.service.pending.taken == shared.service.receiving.taken == 0
 
 
+def test_reranked_requests_in_one_batch_equal_those_of_the_captioner_alone(
+    start: Start, indexed_run: Path, images: list[str]
+) -> None:
+    served = TrainedCaptioner.load(indexed_run, "cpu")
+    choices: tuple[dict[str, Any], ...] = (
+        {"rerank": "consensus"},
+        {"rerank": "consensus", "rerank_neighbours": 1, "num_return_sequences": 4},
+        {"rerank": "mbr", "attention": True},
+        {"strategy": "beam", "beam_size": 4},
+    )
+    jobs = [(Path(image).read_bytes(), choice) for image in images[:8] for choice in choices]
+    with start(served=served, max_wait=0.2).client() as client, ThreadPoolExecutor(len(jobs)) as pool:
+        answers = list(pool.map(lambda job: client.post("/v1/caption", **upload(job[0], **job[1])), jobs))
+    texts: dict[str, list[str]] = {}
+    for (content, fields), answer in zip(jobs, answers, strict=True):
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["options"]["strategy"] == "beam"
+        options = changed_decoding(
+            served.defaults, {name: value for name, value in fields.items() if name != "attention"}
+        )
+        caption = served.caption(ImageBytes("0.png", content), options, attention="attention" in fields)
+        (result,) = answer.json()["results"]
+        for found, wanted in zip(result["captions"], (caption, *caption.alternatives), strict=True):
+            assert_equals(found, wanted)
+        texts.setdefault(fields.get("rerank", "none"), []).append(caption.text)
+    assert texts["consensus"][::2] != texts["none"], "the same captions would prove nothing"
+
+
 def test_response_contains_image_size_and_options(shared: Running, captioner: TrainedCaptioner) -> None:
     with shared.client() as client:
         answer = client.post("/v1/caption", **upload(encoded(1, "JPEG"), strategy="beam", beam_size=2)).json()
@@ -137,6 +165,10 @@ def test_response_contains_image_size_and_options(shared: Running, captioner: Tr
             "above max_length, 7",
         ),
         ({"top_tokens": 11}, "top_tokens is 11; it must be at most 10"),
+        ({"rerank": "mbr", "strategy": "greedy"}, "rerank is read by strategy beam only; the strategy is greedy"),
+        ({"rerank": "mbr", "rerank_candidates": 11}, "rerank_candidates is 11; it must be at most 10"),
+        ({"rerank": "mbr", "rerank_neighbours": 5}, "rerank_neighbours is read by rerank consensus only"),
+        ({"rerank": "consensus"}, "rerank is consensus, but run has no index of training images"),
     ],
 )
 def test_invalid_options_are_reported_in_one_line(shared: Running, fields: dict[str, Any], message: str) -> None:

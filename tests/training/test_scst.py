@@ -51,7 +51,7 @@ def a_batch() -> tuple[Batch, Tensor]:
 
 def a_critic(baseline: str, samples: int = 2) -> SelfCritic:
     training = TrainingConfig(scst_samples=samples, scst_baseline=baseline)  # type: ignore[arg-type]
-    return make_critic(training, DecodingOptions(), LONGEST, EXAMPLES)
+    return make_critic(training, DecodingOptions(), LONGEST, EXAMPLES, SelfCritic)
 
 
 def every_caption() -> list[tuple[int, ...]]:
@@ -196,7 +196,7 @@ def test_dropout_changes_the_log_probabilities_but_not_the_samples() -> None:
     for dropout in (False, True):
         torch.manual_seed(5)
         training = TrainingConfig(scst_samples=5, scst_dropout=dropout)
-        critic = make_critic(training, DecodingOptions(), LONGEST, EXAMPLES)
+        critic = make_critic(training, DecodingOptions(), LONGEST, EXAMPLES, SelfCritic)
         found[dropout] = critic(model, features, batch)
         assert model.training
     assert found[True].reward == found[False].reward

@@ -41,6 +41,8 @@ from seesay.config import DecodingOptions
 from seesay.errors import CaptionError, ConfigError, ImageError, MissingDependencyError, SeesayError
 from seesay.files import exists, only_writer
 from seesay.images.prefetch import usable_cores
+from seesay.retrieval.index import has_index, load_index
+from seesay.retrieval.rerank import resolve_rerank
 
 TASK_BATCHES = 8
 """Batches per task, and so per part."""
@@ -114,9 +116,8 @@ def caption_on_ray(
     output.create()
     with only_writer(out):
         done = output.open()
-        recipe = replace(recipe, style=style)
         todo = [image for image in images if plain(image) not in done]
-        record_recipe(out, recipe, len(done), len(todo), strict=destination.strict)
+        record_recipe(out, replace(recipe, style=style), len(done), len(todo), strict=destination.strict)
         output.close()  # finish a part of the local engine
         failures = Failures(destination.failures)
         failures.open(done)
@@ -124,26 +125,18 @@ def caption_on_ray(
         tally.usage.price = read_price(spec.endpoint_price)
         for source, reason in (broken or {}).items():
             tally.fail(source, reason)
-        size = batch_size * cluster.task_batches
-        tasks = [todo[begin : begin + size] for begin in range(0, len(todo), size)]
         spec = _with_absolute_paths(spec)
         config = _WorkerConfig(spec, str(out.resolve()), recipe.options, batch_size, guard=guard, style=style)
-        with contextlib.closing(_run(tasks, config, cluster)) as results:
+        with contextlib.closing(_run(_tasks(todo, batch_size * cluster.task_batches), config, cluster)) as results:
             for result in results:
                 tally.add(result)
         failures.close()
-    skipped = len(images) - len(todo)
-    seconds = time.perf_counter() - started
-    return BulkReport(
-        tally.captioned,
-        skipped,
-        tally.failed,
-        seconds,
-        dict(tally.workers),
-        rejected=tally.rejected,
-        blank=tally.blank,
-        usage=tally.usage.describe(),
-    )
+    return tally.report(time.perf_counter() - started)
+
+
+def _tasks(images: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Return images in groups of a size."""
+    return [images[begin : begin + size] for begin in range(0, len(images), size)]
 
 
 def describe_models(spec: ModelSpec, choose: Callable[[DecodingOptions], DecodingOptions]) -> Recipe:
@@ -160,6 +153,9 @@ def describe_models(spec: ModelSpec, choose: Callable[[DecodingOptions], Decodin
             return Recipe(captioner.identities(), options, prompt=captioner.prompt_text)
     run = load_run(folders[0])
     options = choose(run.config.decoding)
+    if options.rerank != "none":
+        tuned = next((load_index(folder).info.tuned for folder in folders if has_index(folder)), {})
+        options = resolve_rerank(options, tuned)
     length = options.max_length or run.config.decoding.max_length or run.info.max_length
     return Recipe(tuple(map(identify_folder, folders)), options.replace(max_length=length))
 
@@ -252,7 +248,7 @@ class _Tally:
         print_error: ErrorCallback | None,
     ) -> None:
         self.total = total
-        self.done = done
+        self.done = self.skipped = done
         self.failures = failures
         self.usage = Usage()
         self.progress = progress
@@ -275,6 +271,19 @@ class _Tally:
             self.fail(image, reason)
         if self.progress:
             self.progress(self.done, self.total)
+
+    def report(self, seconds: float) -> BulkReport:
+        """Return the report of a job that took some seconds."""
+        return BulkReport(
+            self.captioned,
+            self.skipped,
+            self.failed,
+            seconds,
+            dict(self.workers),
+            rejected=self.rejected,
+            blank=self.blank,
+            usage=self.usage.describe(),
+        )
 
     def fail(self, image: str, reason: str) -> None:
         """Record an image without a caption."""

@@ -1,7 +1,7 @@
 """`seesay caption` and `seesay explain`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from json import loads
@@ -47,6 +47,7 @@ from seesay.images.prefetch import usable_cores
 if TYPE_CHECKING:
     from seesay.bulk import BulkReport, Destination, ImageList
     from seesay.captioners.caption import Caption
+    from seesay.captioners.trained import TrainedCaptioner
     from seesay.data.records import Box
     from seesay.images.loading import ImageInput
 
@@ -241,21 +242,14 @@ def explain(
         seed: seed of that choice.
         boxes: COCO instances file, to compare the attention with the boxes of the named objects.
     """
-    if beam_tree and save_arrays:
-        raise ConfigError("--save-arrays writes attention, which --beam-tree does not compute; drop one of them")
-    if out is not None:
-        require_suffix(out, {".png": "image"} if beam_tree else {".html": "page", ".png": "image"}, "--out")
-    if not beam_tree and given_flags(flags).get("num_return_sequences", 1) > 1:
-        raise ConfigError("explain shows one caption; drop --num-return-sequences, or plot the search with --beam-tree")
+    _check_explain_flags(out, save_arrays, beam_tree, flags)
 
     from seesay.captioners import load_captioner
     from seesay.captioners.trained import TrainedCaptioner
     from seesay.data import ColumnNames
     from seesay.data.objects import read_instances
-    from seesay.explanation.explain import check_explanation, explain_search, held_out_image, save_explanation
+    from seesay.explanation.explain import check_explanation, held_out_image, save_explanation
     from seesay.explanation.explain import explain as explain_image
-    from seesay.files import write_atomically
-    from seesay.outputs import PNG_IMAGE, check_file
 
     run = choose_run(model)
     status.show(f"loading {run}")
@@ -277,11 +271,8 @@ def explain(
     target = out or Path(f"{Path(photo).stem}.{'tree.png' if beam_tree else 'explain.html'}")
     inputs = (photo, held_out, boxes)
     if beam_tree:
-        check_file(target, PNG_IMAGE, inputs=inputs)
         assert isinstance(captioner, TrainedCaptioner)
-        best, png = explain_search(captioner, photo, options)
-        write_atomically(target, png)
-        files = [target]
+        best, files = _write_beam_tree(captioner, photo, options, target, inputs), [target]
     else:
         check_explanation(target, save_arrays, inputs)
         explanation = explain_image(captioner, photo, options, references, objects)
@@ -293,3 +284,26 @@ def explain(
     for reference in references:
         print_line(f"human   {reference}")
     print_line(f"written {' '.join(map(str, files))}")
+
+
+def _check_explain_flags(out: Path | None, save_arrays: bool, beam_tree: bool, flags: DecodingFlags | None) -> None:
+    if beam_tree and save_arrays:
+        raise ConfigError("--save-arrays writes attention, which --beam-tree does not compute; drop one of them")
+    if out is not None:
+        require_suffix(out, {".png": "image"} if beam_tree else {".html": "page", ".png": "image"}, "--out")
+    if not beam_tree and given_flags(flags).get("num_return_sequences", 1) > 1:
+        raise ConfigError("explain shows one caption; drop --num-return-sequences, or plot the search with --beam-tree")
+
+
+def _write_beam_tree(
+    captioner: "TrainedCaptioner", image: str, options: DecodingOptions, target: Path, inputs: Sequence[Any]
+) -> "Caption":
+    """Plot the candidates of the search, unless an input would be replaced; return the caption."""
+    from seesay.explanation.explain import explain_search
+    from seesay.files import write_atomically
+    from seesay.outputs import PNG_IMAGE, check_file
+
+    check_file(target, PNG_IMAGE, inputs=inputs)
+    best, png = explain_search(captioner, image, options)
+    write_atomically(target, png)
+    return best

@@ -1,7 +1,8 @@
 """`seesay evaluate` and `seesay compare`."""
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,6 +29,7 @@ from seesay.files import exists
 from seesay.outputs import check_folder
 
 if TYPE_CHECKING:
+    from seesay.captioners.spec import ModelSpec
     from seesay.evaluation import Comparison, Evaluation
 
 
@@ -76,14 +78,24 @@ def evaluate(
             instead of scoring; DATA is the data set of its training.
     """
     from seesay.data import ColumnNames
-    from seesay.evaluation import DEFAULT_SCORES, evaluate_human, save_evaluation
+    from seesay.evaluation import DEFAULT_SCORES, evaluate_human
     from seesay.evaluation import evaluate as score
-    from seesay.evaluation.captioning import CAPTIONS_FILE, discard_captions, reads_stored_features
+    from seesay.evaluation.captioning import CAPTIONS_FILE, discard_captions
     from seesay.evaluation.clipscore import DEFAULT_CLIP
-    from seesay.evaluation.predictions import is_captioner
-    from seesay.evaluation.report import write_evaluation_report
-    from seesay.evaluation.result import EVALUATION, REPORT_FILE
+    from seesay.evaluation.result import EVALUATION
 
+    kind = _kind_of(model, human=human, endpoint=bool(captioner_flags.endpoint))
+    given = [*given_flags(flags), *(["store"] if store else []), *captioner_flags.given()]
+    _check_unused(human, data is not None, human_caption, [name for name in given if not _reads(kind, name)])
+    if tune_rerank and (kind in ("human", "knn") or out is not None or split or metrics):
+        raise ConfigError(
+            "--tune-rerank scores the validation images of a run and stores the settings there; pass RUN and DATA, and "
+            "drop --human, --out, --split and --metrics"
+        )
+    if kind != "knn" and (unread := given_flags(encoder_flags)):
+        raise ConfigError(f"{flag_name(next(iter(unread)))} is for knn; a model has its own encoder; drop it")
+    if out is not None:
+        check_folder(out, EVALUATION, inputs=[model, data])
     common: dict[str, Any] = {
         "split": split or None,
         "tokenization": tokenization,
@@ -92,85 +104,93 @@ def evaluate(
         "draws": draws,
         "columns": ColumnNames(image_column, caption_column),
     }
-    retrieves = model == "knn" and not human and not exists("knn")
-    generates = not human and not retrieves and (bool(captioner_flags.endpoint) or is_captioner(model))
-    unused = [] if generates else [*given_flags(flags), *(["store"] if store else []), *captioner_flags.given()]
-    if retrieves:
-        unused = [name for name in unused if name not in _KNN_FLAGS]
-    _check_unused(human, data is not None, human_caption, unused)
-    if tune_rerank and (human or retrieves or out is not None or split or metrics):
-        raise ConfigError(
-            "--tune-rerank scores the validation images of a run and stores the settings there; pass RUN and DATA, and "
-            "drop --human, --out, --split and --metrics"
-        )
-    if not retrieves and (given := given_flags(encoder_flags)):
-        raise ConfigError(f"{flag_name(next(iter(given)))} is for knn; a model has its own encoder; drop it")
-    if out is not None:
-        check_folder(out, EVALUATION, inputs=[model, data])
-
-    def folder(split: str) -> Path:
-        return out or _default_folder(model, f"human-{human_caption or 1}" if human else "", split)
-
-    def unfinished(split: str) -> Path:
-        check_folder(folder(split), EVALUATION)  # before captions that may cost money
-        return folder(split) / CAPTIONS_FILE
-
-    if human:
+    images: dict[str, Any] = {"features": features, "stores": store or ()}
+    folder = functools.partial(_output_folder, out, model, f"human-{human_caption or 1}" if human else "")
+    if kind == "human":
         result = evaluate_human(model, which=human_caption or "1", **common)
     elif data is None:
         raise DataError(f"pass the data set to score {model} on: seesay evaluate {model} DATA")
     elif tune_rerank:
-        return _tune_rerank(model, data, captioner_flags.device, flags, features, store or (), json=json)
-    elif retrieves:
-        with progress("encoding", "images") as advance:
-            common |= {"features": features, "stores": store or (), "device": captioner_flags.device}
-            result = _evaluate_knn(data, flags, encoder_flags, {**common, "progress": advance})
-    elif generates:
-        with open_captioner(captioner_flags.spec([model])) as captioner:
-            options = decoding_options(captioner.defaults, flags)
-            common |= {"options": options, "features": features, "stores": store or ()}
-            with progress("encoding" if reads_stored_features(captioner) else "captioning", "images") as advance:
-                result = score(captioner, data, progress=advance, unfinished=unfinished, **common)
+        return _tune_rerank(model, data, captioner_flags.device, flags, images, json=json)
+    elif kind == "knn":
+        images |= {"device": captioner_flags.device}
+        result = _evaluate_knn(data, flags, encoder_flags, common | images)
+    elif kind == "captioner":
+        result = _evaluate_captioner(captioner_flags.spec([model]), data, flags, folder, common | images)
     else:
         result = score(model, data, **common)
-    if not json:
-        _print_scores(result)
     target = folder(result.split)
-    save_evaluation(result, target)
-    write_evaluation_report(result, target / REPORT_FILE, Path(model) / "metrics.csv")
-    if generates:
+    _save(result, target, Path(model) / "metrics.csv")
+    if kind == "captioner":
         discard_captions(target / CAPTIONS_FILE)
     if json:
         print_json({**result.to_dict(), "folder": target})
     else:
+        _print_scores(result)
         print_line(f"saved in {target}")
     return 0 if result.complete and not (metrics and result.missing_scores) else 1
 
+
+Kind = Literal["human", "knn", "captioner", "predictions"]
+"""What is scored."""
 
 _KNN_FLAGS = ("rerank_neighbours", "store", "device")
 """Flags of models that `knn` reads too."""
 
 
-def _evaluate_knn(data: Path, flags: Any, encoder_flags: Any, common: dict[str, Any]) -> "Evaluation":
+def _kind_of(model: str, *, human: bool, endpoint: bool) -> Kind:
+    from seesay.evaluation.predictions import is_captioner
+
+    if human:
+        return "human"
+    if model == "knn" and not exists("knn"):
+        return "knn"
+    return "captioner" if endpoint or is_captioner(model) else "predictions"
+
+
+def _reads(kind: Kind, name: str) -> bool:
+    """Return whether a flag of captioners is read."""
+    return kind == "captioner" or (kind == "knn" and name in _KNN_FLAGS)
+
+
+def _evaluate_captioner(
+    spec: "ModelSpec", data: Path, flags: Any, folder: Callable[[str], Path], arguments: dict[str, Any]
+) -> "Evaluation":
+    """Return the evaluation of a captioner; its captions are kept in the folder until they are scored."""
+    from seesay.evaluation import evaluate as score
+    from seesay.evaluation.captioning import CAPTIONS_FILE, reads_stored_features
+    from seesay.evaluation.result import EVALUATION
+
+    def unfinished(split: str) -> Path:
+        check_folder(folder(split), EVALUATION)  # before captions that may cost money
+        return folder(split) / CAPTIONS_FILE
+
+    with open_captioner(spec) as captioner:
+        options = decoding_options(captioner.defaults, flags)
+        with progress("encoding" if reads_stored_features(captioner) else "captioning", "images") as advance:
+            return score(captioner, data, options=options, progress=advance, unfinished=unfinished, **arguments)
+
+
+def _evaluate_knn(data: Path, flags: Any, encoder_flags: Any, arguments: dict[str, Any]) -> "Evaluation":
     """Return the evaluation of the consensus captions of the most similar training images."""
     from seesay.config import resolve_config
     from seesay.evaluation.knn import evaluate_knn
 
     encoder = resolve_config(DEFAULT_PRESET, overrides=given_flags(encoder_flags)).encoder
-    chosen = given_flags(flags).get("rerank_neighbours", 0)
-    return evaluate_knn(data, encoder, **({"neighbours": chosen} if chosen else {}), **common)
+    if chosen := given_flags(flags).get("rerank_neighbours", 0):
+        arguments = {**arguments, "neighbours": chosen}
+    with progress("encoding", "images") as advance:
+        return evaluate_knn(data, encoder, progress=advance, **arguments)
 
 
-def _tune_rerank(
-    model: str, data: Path, device: str, flags: Any, features: Path, stores: Sequence[Path], *, json: bool
-) -> int:
+def _tune_rerank(model: str, data: Path, device: str, flags: Any, images: dict[str, Any], *, json: bool) -> int:
     """Index the training images of a run, choose the settings of reranking, and print them."""
     from seesay.captioners.trained import TrainedCaptioner
     from seesay.evaluation.rerank_tuning import best_trials, tune_rerank
 
     with TrainedCaptioner.load(model, device) as captioner, progress("encoding", "images") as advance:
         options = decoding_options(captioner.defaults, flags)
-        trials = tune_rerank(captioner, data, options, features=features, stores=stores, progress=advance)
+        trials = tune_rerank(captioner, data, options, progress=advance, **images)
         index = captioner.retrieval
     if json:
         kinds = {trial.kind: asdict(trial) for trial in reversed(trials)}
@@ -201,9 +221,12 @@ def _check_unused(human: bool, data: bool, human_caption: str, unused: list[str]
         raise ConfigError(f"{flag_name(unused[0])} is for models, not for existing captions; drop it")
 
 
-def _default_folder(model: str, human: str, split: str) -> Path:
+def _output_folder(out: Path | None, model: str, human: str, split: str) -> Path:
+    """Return the folder of an evaluation: `out`, or the default of the model, or of the human captions, and split."""
     from seesay.checkpoint import is_run
 
+    if out is not None:
+        return out
     split = split.partition("(")[0]
     if not human and is_run(model):
         return Path(model) / "predictions" / split
@@ -224,6 +247,16 @@ def _print_scores(result: "Evaluation") -> None:
     for line in filter(None, (result.diagnosis, result.rejections)):
         print_error(line)
     print_line(result.signature)
+
+
+def _save(result: "Evaluation", folder: Path, curves: Path) -> None:
+    """Write the files of an evaluation, with the training curves of its run if there are any."""
+    from seesay.evaluation import save_evaluation
+    from seesay.evaluation.report import write_evaluation_report
+    from seesay.evaluation.result import REPORT_FILE
+
+    save_evaluation(result, folder)
+    write_evaluation_report(result, folder / REPORT_FILE, curves)
 
 
 def compare(

@@ -116,6 +116,8 @@ def changed_decoding(
 ) -> DecodingOptions:
     """Return decoding options with some changed; options that another strategy does not read are reset.
 
+    Reranking selects the beam search, unless a strategy is among the changes.
+
     Args:
         options: for example those of a run.
         values: what is changed, by field.
@@ -124,14 +126,16 @@ def changed_decoding(
     Raises:
         ConfigError: a value that the search does not read, or an unsuitable one.
     """
-    strategy = values.get("strategy", options.strategy)
+    reranks = values.get("rerank", "none") != "none"
+    strategy = values.get("strategy", "beam" if reranks else options.strategy)
     groups, rerank = (values.get(name, getattr(options, name)) for name in ("num_beam_groups", "rerank"))
     unread = unread_fields(strategy, groups, rerank)
     for name in values:
         if name in unread:
             reader = written(unread[name])
             raise ConfigError(f"{written(name)} is read by {reader} only; the strategy is {strategy}")
-    return options.replace(**{name: DecodingOptions.default_of(name) for name in unread}, **values)
+    reset = {name: DecodingOptions.default_of(name) for name in unread}
+    return options.replace(**{"strategy": strategy, **reset, **values})
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -337,7 +337,8 @@ class DecodingOptions(DecodingFields):
                 f"force_words is {self.force_words!r}, which needs num_beam_groups 1, not {self.num_beam_groups}",
             ),
             (
-                self.strategy == "beam" and self.num_return_sequences > self.beam_size,
+                # Reranking widens the beam to its candidates.
+                self.strategy == "beam" and self.rerank == "none" and self.num_return_sequences > self.beam_size,
                 f"num_return_sequences is {self.num_return_sequences}, but a beam of {self.beam_size} ends in "
                 "as many at most; raise beam_size",
             ),

@@ -1,7 +1,7 @@
 """Evaluation of a split: of a run, of a prediction file, or of one human caption against the others."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seesay.captioners.base import Captioner
@@ -10,7 +10,7 @@ from seesay.captioners.guard import clean, count_rejections
 from seesay.captioners.identity import system_name
 from seesay.captioners.spec import load_captioner
 from seesay.captioners.trained import TrainedCaptioner
-from seesay.checkpoint import is_pretrained_run, is_run
+from seesay.checkpoint import is_run
 from seesay.config import DecodingOptions
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
@@ -71,36 +71,31 @@ def evaluate(
         ConfigError: unknown score or tokenization.
     """
     check_scores(metrics, draws)
-    captions: Mapping[str, Caption] = {}
     captioner = model if isinstance(model, Captioner) else _load(Path(model), device)
-    if captioner is not None:
+    if captioner is None:
+        options, eval_split = None, read_eval_split(data, split, columns=columns)
+        found = _read(Path(str(model)), data, eval_split.items)
+    else:
         config = captioner.run_config
         eval_split = read_eval_split(data, split, config.data if config else None, columns)
-        items, options = eval_split.items, captioner.options(options)
+        options = captioner.options(options)
         tokenization = tokenization or (config.text.tokenization if config else None)
         source = None
         if type(captioner) is TrainedCaptioner:
-            source = feature_source(captioner, items, data, features, stores, progress)
+            source = feature_source(captioner, eval_split.items, data, features, stores, progress)
         elif stores:
             raise ConfigError("--store has the features of a run; drop it, because this model reads the images")
-        usable = [item for item in items if item.id in source] if source else items
         if source is None and unfinished is not None:
             kept = unfinished(eval_split.split)
-            captions, problems = caption_images(captioner, usable, kept, options, progress)
+            found = _named(captioner, *caption_images(captioner, eval_split.items, kept, options, progress))
         else:
-            captions, problems = caption_split(captioner, usable, source, options, progress=progress)
-        predictions = {image_id: clean(caption.text) for image_id, caption in captions.items()}
-        folders = captioner.folders
-        system = system_name(folders[0]) if len(folders) == 1 else captioner.name
-    else:
-        path = Path(str(model))
-        eval_split, options, system = read_eval_split(data, split, columns=columns), None, str(path)
-        predictions, problems = match_predictions(read_predictions(path), eval_split.items, path)
-        problems += refuse_references(path, Path(data), predictions, eval_split.items)
+            usable = [item for item in eval_split.items if source is None or item.id in source]
+            found = _named(captioner, *caption_split(captioner, usable, source, options, progress=progress))
+    predictions = found.predictions
     return evaluate_captions(
         [item for item in eval_split.items if item.id in predictions],
         predictions,
-        system=system,
+        system=found.system,
         split=eval_split.split,
         training=eval_split.training,
         tokenization=tokenization or DEFAULT_TOKENIZATION,
@@ -108,16 +103,48 @@ def evaluate(
         clip_model=clip_model,
         draws=draws,
         decoding=options,
-        captions=captions,
-        problems=[*eval_split.problems, *problems],
+        captions=found.captions,
+        problems=[*eval_split.problems, *found.problems],
         unscored=[*eval_split.uncaptioned, *(item.id for item in eval_split.items if item.id not in predictions)],
     )
+
+
+@dataclass(frozen=True)
+class _Captioned:
+    """The captions of a system.
+
+    Attributes:
+        system: name of the system.
+        predictions: the captions by image id.
+        problems: images without a caption, and other problems.
+        captions: generated captions by image id, with scores.
+    """
+
+    system: str
+    predictions: Mapping[str, str]
+    problems: Sequence[str]
+    captions: Mapping[str, Caption] = field(default_factory=dict)
+
+
+def _named(captioner: Captioner, captions: Mapping[str, Caption], problems: Sequence[str]) -> _Captioned:
+    """Return the captions of a captioner with its name."""
+    folders = captioner.folders
+    system = system_name(folders[0]) if len(folders) == 1 else captioner.name
+    predictions = {image_id: clean(caption.text) for image_id, caption in captions.items()}
+    return _Captioned(system, predictions, problems, captions)
+
+
+def _read(path: Path, data: str | Path, items: Sequence[Annotation]) -> _Captioned:
+    """Return the captions of a prediction file."""
+    predictions, problems = match_predictions(read_predictions(path), items, path)
+    problems += refuse_references(path, Path(data), predictions, items)
+    return _Captioned(str(path), predictions, problems)
 
 
 def _load(path: Path, device: str) -> Captioner | None:
     """Returns the captioner of a run; None for a prediction file."""
     if is_run(path) or (path.is_dir() and not has_predictions(path)):
-        return load_captioner(path, device) if is_pretrained_run(path) else TrainedCaptioner.load(path, device)
+        return load_captioner(path, device)
     return None
 
 

@@ -23,12 +23,14 @@ from seesay.metrics.cider import Cider
 from seesay.metrics.ngrams import number_tokens
 from seesay.retrieval.index import Query, RetrievalIndex, TunedRerank
 from seesay.retrieval.rerank import candidate_set, combine, retrieve, weighted_by_probability
-from seesay.retrieval.similarity import Floats
+from seesay.retrieval.similarity import Floats, expected_similarity
 from seesay.tokenizer import Tokenizer
 
-CANDIDATES = (5, 10, 20)
+CANDIDATES = (5, 10, 20, 40, 80)
+"""Numbers of candidates; those above `_ALWAYS_TRIED` are tried while each is better than the one before."""
 NEIGHBOURS = (5, 10, 20, 40, 80)
 WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
+_ALWAYS_TRIED = 20
 _BATCH = 64
 
 
@@ -113,6 +115,8 @@ def tune_rerank(
         captions = _search(captioner, items, source, _beam_options(captioner.options(options), size))
         candidates = _score(captions, items, captioner.run.tokenizer, run.config.text.tokenization)
         trials += _trials(index, query, candidates, size)
+        if size >= _ALWAYS_TRIED and best_candidates(trials) < size:
+            break  # a search takes time in proportion to its beam
     trials.sort(key=lambda trial: (-trial.cider, trial.settings.candidates, trial.settings.neighbours))
     for kind in ("consensus", "mbr"):
         best = next(trial for trial in trials if trial.kind == kind)
@@ -120,6 +124,12 @@ def tune_rerank(
     index.save(run.folder)
     captioner.forget_index()
     return trials
+
+
+def best_candidates(trials: Sequence[RerankTrial]) -> int:
+    """Return the number of candidates of the best consensus reranking; of equal ones, the first."""
+    consensus = (trial for trial in trials if trial.kind == "consensus")
+    return max(consensus, key=lambda trial: trial.cider).settings.candidates
 
 
 def best_trials(trials: Sequence[RerankTrial]) -> list[RerankTrial]:
@@ -193,18 +203,17 @@ def _trials(index: RetrievalIndex, query: Query, candidates: _Candidates, size: 
     everywhere = np.ones(len(candidates.found), bool)
     first = float(np.mean([cider[0] for cider in candidates.cider]))
     trials = [RerankTrial("none", TunedRerank(size, 0.0, 0), first)]
-    similarity = index.similarity
     own = candidate_set(candidates.found)
     by_probability = weighted_by_probability(own, candidates.found)
     ends = np.cumsum([len(each) for each in candidates.found])[:-1]
-    kinds = [("mbr", 0, np.split(similarity.expected(own, by_probability), ends), everywhere)]
+    kinds = [("mbr", 0, np.split(expected_similarity(own, by_probability, index.frequencies), ends), everywhere)]
     for neighbours in NEIGHBOURS:
         expected: list[Floats] = []
         parts = []
         for at in range(0, len(candidates.found), _BATCH):
             references, is_like = retrieve(index, query.part(at, at + _BATCH), neighbours)
             some = candidates.found[at : at + _BATCH]
-            values = similarity.expected(candidate_set(some), references)
+            values = expected_similarity(candidate_set(some), references, index.frequencies)
             expected += np.split(values, np.cumsum([len(each) for each in some])[:-1])
             parts.append(is_like)
         kinds.append(("consensus", neighbours, expected, np.concatenate(parts)))

@@ -4,8 +4,10 @@ BLEU and CIDEr both need the n-grams that a hypothesis shares with each referenc
 module computes them for a whole batch with a few sorts and binary searches instead of dictionaries.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -23,7 +25,7 @@ class Matches:
 
     Attributes:
         hypothesis: hypothesis index, (M,).
-        gram: n-gram id in the reference table, -1 if no reference has it, (M,).
+        gram: n-gram id in the document frequencies, -1 if no document has it, (M,).
         count: number of occurrences in the hypothesis, (M,).
         row: index of the matched row above, (P,).
         sentence: index of the matching reference over all images, (P,).
@@ -120,29 +122,35 @@ class ReferenceNgrams:
         frequency = np.bincount(gram[distinct], minlength=len(codes))
         return OrderTable(codes, key, sentence, gram, count, frequency)
 
-    @property
+    @cached_property
     def frequencies(self) -> "DocumentFrequencies":
         """The document frequencies of the n-grams of each order."""
         codes, counts = zip(*((order.codes, order.document_frequency) for order in self.orders), strict=True)
         return DocumentFrequencies(self.images, self.vocabulary, codes, counts)
 
-    def match(self, hypotheses: Sequence[Sequence[int]], images: Ints) -> list[Matches]:
+    def match(
+        self, hypotheses: Sequence[Sequence[int]], images: Ints, frequencies: "DocumentFrequencies | None" = None
+    ) -> list[Matches]:
         """Returns the n-grams of hypotheses and their matches in the references, one item per order.
 
         Args:
             hypotheses: token ids of each hypothesis.
             images: image index of each hypothesis, (H,).
+            frequencies: whose n-gram ids are returned; None: those of the references.
         """
         tokens, sentence, _ = _flatten(hypotheses)
         base = max(self.vocabulary, int(tokens.max()) + 1 if len(tokens) else 1)
         local = np.zeros(len(tokens), np.int64)
-        known_prefix: Ints = np.zeros(1, np.int64)
+        known = counted = np.zeros(1, np.int64)
         found = []
         for order, table in enumerate(self.orders, start=1):
             codes, local = extend_ngrams(local, tokens, sentence, order, base)
-            known = known_ids(codes, base, known_prefix, table.codes, self.vocabulary)
-            found.append(_join(local, sentence[: len(local)], known, images, table))
-            known_prefix = known
+            known = known_ids(codes, base, known, table.codes, self.vocabulary)
+            if frequencies is None:
+                counted = known
+            else:
+                counted = known_ids(codes, base, counted, frequencies.codes[order - 1], frequencies.vocabulary)
+            found.append(_join(local, sentence[: len(local)], known, counted, images, table))
         return found
 
 
@@ -151,24 +159,31 @@ class DocumentFrequencies:
     """Number of documents, here images, whose captions contain an n-gram.
 
     Attributes:
-        documents: number of documents.
+        documents: number of documents; e if all n-grams have the weight 1.
         vocabulary: number of token ids, the base of the codes.
         codes: per order, the sorted codes of the n-grams as in `OrderTable`, (G,).
         counts: per order, the number of documents that contain each, (G,).
     """
 
-    documents: int
+    documents: float
     vocabulary: int
     codes: tuple[Ints, ...]
     counts: tuple[Ints, ...]
 
-    def inverse(self, order: int) -> Floats:
-        """Return the inverse document frequency of each n-gram of an order, and last that of an unknown one, (G + 1,).
+    @cached_property
+    def idf(self) -> tuple[Floats, ...]:
+        """Per order, the inverse document frequency of each n-gram, and last that of an unknown one, (G + 1,).
 
         It is log(documents / count), where an unknown n-gram counts as in one document, as in CIDEr.
         """
         log_documents = np.log(float(max(1, self.documents)))
-        return np.append(log_documents - np.log(self.counts[order - 1]), log_documents)
+        return tuple(np.append(log_documents - np.log(counts), log_documents) for counts in self.counts)
+
+
+EQUAL_WEIGHTS = DocumentFrequencies(
+    math.e, 1, (np.zeros(0, np.int64),) * MAX_ORDER, (np.zeros(0, np.int64),) * MAX_ORDER
+)
+"""Without documents: the inverse document frequency of every n-gram is log(e) = 1."""
 
 
 def known_ids(codes: Ints, base: int, prefix_ids: Ints, known: Ints, vocabulary: int) -> Ints:
@@ -217,7 +232,7 @@ def count_ngrams(gram: Ints, sentence: Ints, distinct: int) -> tuple[Ints, Ints,
     return (*np.divmod(packed[starts], distinct + 1), count)
 
 
-def _join(local: Ints, sentence: Ints, known: Ints, images: Ints, table: OrderTable) -> Matches:
+def _join(local: Ints, sentence: Ints, known: Ints, counted: Ints, images: Ints, table: OrderTable) -> Matches:
     hypothesis, own, count = count_ngrams(local, sentence, len(known))
     gram = known[own]
     rows = np.flatnonzero(gram >= 0)
@@ -226,7 +241,7 @@ def _join(local: Ints, sentence: Ints, known: Ints, images: Ints, table: OrderTa
     width = np.searchsorted(table.key, key, side="right") - low
     # The entries of a row are contiguous: low, low + 1, ... low + width - 1.
     entry = np.repeat(low - np.cumsum(width) + width, width) + np.arange(int(width.sum()))
-    return Matches(hypothesis, gram, count, np.repeat(rows, width), table.sentence[entry], entry)
+    return Matches(hypothesis, counted[own], count, np.repeat(rows, width), table.sentence[entry], entry)
 
 
 def number_tokens(

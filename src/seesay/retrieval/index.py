@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 from seesay.errors import CheckpointError
 from seesay.files import text_bytes, write_atomically
 from seesay.metrics.ngrams import MAX_ORDER, DocumentFrequencies, ReferenceNgrams
-from seesay.retrieval.similarity import CaptionSet, CaptionSimilarity
+from seesay.retrieval.similarity import CaptionSet
 from seesay.retrieval.space import FeatureSpace, Floats
 from seesay.retrieval.token_lists import Ints, TokenLists, ranges
 
@@ -308,11 +308,6 @@ class RetrievalIndex:
             **asdict(self.info),
         }
         write_atomically(path, text_bytes(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
-
-    @cached_property
-    def similarity(self) -> CaptionSimilarity:
-        """The similarity of captions with the document frequencies of these captions."""
-        return CaptionSimilarity(self.frequencies)
 
     @cached_property
     def _captions(self) -> list[Caption]:

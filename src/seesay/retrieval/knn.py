@@ -3,6 +3,7 @@
 import numpy as np
 
 from seesay.retrieval.index import Query, RetrievalIndex
+from seesay.retrieval.similarity import expected_similarity
 from seesay.retrieval.token_lists import Ints
 
 
@@ -19,7 +20,7 @@ def consensus_captions(index: RetrievalIndex, query: Query, neighbours: int) -> 
     found = index.search(query, neighbours)
     places, owner = index.caption_places(found)
     captions = index.captions_of(found)
-    expected = index.similarity.expected(captions, captions)
+    expected = expected_similarity(captions, captions, index.frequencies)
     best = np.full(len(query.vectors), -1, np.int64)
     # Sorted by query, then by decreasing similarity; ties go to the more similar image.
     order = np.lexsort((np.arange(len(owner)), -expected, owner))

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from seesay.config import DecodingOptions
 from seesay.decoding.hypothesis import Hypothesis
+from seesay.metrics.ngrams import EQUAL_WEIGHTS
 from seesay.retrieval.index import DEFAULT_RERANK, Query, RetrievalIndex, TunedRerank
-from seesay.retrieval.similarity import CaptionSet, CaptionSimilarity, Floats
+from seesay.retrieval.similarity import CaptionSet, Floats, expected_similarity
 from seesay.retrieval.token_lists import TokenLists
 
 
@@ -60,7 +61,7 @@ def rerank(
         index: of the training images; its document frequencies are used by `mbr` too, if there is one.
         query: the images; required by `consensus`.
     """
-    similarity = CaptionSimilarity() if index is None else index.similarity
+    frequencies = EQUAL_WEIGHTS if index is None else index.frequencies
     candidates = candidate_set(found)
     if options.rerank == "consensus":
         assert index is not None
@@ -68,7 +69,8 @@ def rerank(
         references, is_like = retrieve(index, query, options.rerank_neighbours, options.rerank_similarity)
     else:
         references, is_like = weighted_by_probability(candidates, found), np.ones(len(found), bool)
-    expected = np.split(similarity.expected(candidates, references), np.cumsum([len(each) for each in found])[:-1])
+    similarity = expected_similarity(candidates, references, frequencies)
+    expected = np.split(similarity, np.cumsum([len(each) for each in found])[:-1])
     return [
         _reordered(hypotheses, gains, options.rerank_weight) if like else list(hypotheses)
         for hypotheses, gains, like in zip(found, expected, is_like, strict=True)

@@ -39,10 +39,6 @@ class TokenLists(NamedTuple):
         first = np.cumsum(self.lengths) - self.lengths
         return TokenLists(self.tokens[ranges(first[captions], lengths)], lengths)
 
-    def join(self, other: "TokenLists") -> "TokenLists":
-        """Return these captions followed by others."""
-        return TokenLists(*(np.concatenate(parts) for parts in zip(self, other, strict=True)))
-
 
 def ranges(first: Ints, lengths: Ints) -> Ints:
     """Return first, first + 1, ... of each of several ranges, concatenated.

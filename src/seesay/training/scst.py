@@ -1,9 +1,9 @@
 """Self-critical sequence training (SCST): policy gradients whose reward is CIDEr-D, with BLEU-4 if wanted."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -52,12 +52,23 @@ class Samples(NamedTuple):
         return tokens.masked_fill(self.cut[..., None] & (tokens == END_ID), PAD_ID).numpy()
 
 
-@dataclass(frozen=True)
-class SelfCritic:
-    """The SCST loss (Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning").
+class RatedSamples(NamedTuple):
+    """The rewards of sampled captions.
 
-    The model samples without dropout; unless `dropout` is True, it also computes the log-probabilities of the samples
-    without dropout, so that the gradient is that of its expected reward.
+    Attributes:
+        advantages: rewards minus baselines, (B, K).
+        reward: mean reward of the samples.
+        baseline: mean reward of the baselines.
+    """
+
+    advantages: NDArray[np.float64]
+    reward: float
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Critic:
+    """How captions are sampled and rewarded.
 
     Attributes:
         reward: the reward of captions.
@@ -74,6 +85,46 @@ class SelfCritic:
     options: DecodingOptions
     dropout: bool = False
 
+    @property
+    def sampling(self) -> DecodingOptions:
+        """Decoding options of the samples."""
+        return self.options.with_strategy("sample").replace(num_return_sequences=self.samples)
+
+    def draws(self, images: int, device: torch.device) -> Tensor:
+        """Return the uniform numbers of the samples, (B, K, max_length + 1), from torch's generator."""
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS devices have no float64
+        return torch.rand((images, self.samples, self.options.max_length + 1), dtype=dtype).to(device)
+
+    def rate(
+        self, ids: Sequence[str], samples: NDArray[np.int64], greedy: Callable[[], NDArray[np.int64]]
+    ) -> RatedSamples:
+        """Return the advantages of samples; a baseline does not depend on the sample.
+
+        Args:
+            ids: image ids, length B.
+            samples: from `rewarded_tokens`, (B, K, T).
+            greedy: returns the greedy captions, (B, 1, T); called only if they are the baseline.
+        """
+        rewards = self.reward(ids, samples)
+        if self.baseline == "others":
+            baselines = mean_of_others(rewards)
+        else:
+            baselines = self.reward(ids, greedy()).repeat(self.samples, axis=1)
+        return RatedSamples(rewards - baselines, float(rewards.mean()), float(baselines.mean()))
+
+    def policy_dropout(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return the context of the samples' log-probabilities: with or without dropout."""
+        return contextlib.nullcontext() if self.dropout else without_dropout(model)
+
+
+@dataclass(frozen=True)
+class SelfCritic(Critic):
+    """The SCST loss (Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning").
+
+    The model samples without dropout; unless `dropout` is True, it also computes the log-probabilities of the samples
+    without dropout, so that the gradient is that of its expected reward.
+    """
+
     def __call__(self, model: CaptionModel, features: Tensor, batch: Batch) -> ScstOutput:
         """Return the loss of a batch; samples use torch's global generator.
 
@@ -83,12 +134,11 @@ class SelfCritic:
             batch: the images' ids, mask and reference captions; their mean length only scales the loss.
         """
         samples = self.sample(model, features, batch.memory_mask)
-        rewards = self.reward(batch.ids, samples.rewarded)
-        baselines = self._baselines(model, features, batch, rewards)
-        advantages = torch.from_numpy(rewards - baselines)
+        rated = self.rate(batch.ids, samples.rewarded, lambda: self._greedy(model, features, batch.memory_mask))
         mean_length = len(batch.captions.targets) / max(1, batch.captions.rows)
+        advantages = torch.from_numpy(rated.advantages)
         loss = self.loss(model, features, batch.memory_mask, samples, advantages) / mean_length
-        return ScstOutput(loss, float(rewards.mean()), float(baselines.mean()))
+        return ScstOutput(loss, rated.reward, rated.baseline)
 
     def sample(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> Samples:
         """Return K independent samples per image."""
@@ -105,31 +155,15 @@ class SelfCritic:
     ) -> Tensor:
         """Return the loss of samples with the given advantages, (B, K), float64 on the CPU."""
         captions = pack_captions(samples.tokens).to(features.device)
-        with contextlib.nullcontext() if self.dropout else without_dropout(model):
+        with self.policy_dropout(model):
             logits = model(features, memory_mask, captions)
         return sampled_loss(logits, captions, samples.cut, advantages, self.options.allow_unk)
 
-    def draws(self, images: int, device: torch.device) -> Tensor:
-        """Return the uniform numbers of the samples, (B, K, max_length + 1), from torch's generator."""
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS devices have no float64
-        return torch.rand((images, self.samples, self.options.max_length + 1), dtype=dtype).to(device)
-
-    @property
-    def sampling(self) -> DecodingOptions:
-        """Decoding options of the samples."""
-        return self.options.with_strategy("sample").replace(num_return_sequences=self.samples)
-
-    def _baselines(
-        self, model: CaptionModel, features: Tensor, batch: Batch, rewards: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return the baseline of each sample's reward (B, K); it does not depend on the sample."""
-        if self.baseline == "others":
-            return mean_of_others(rewards)
+    def _greedy(self, model: CaptionModel, features: Tensor, memory_mask: Tensor | None) -> NDArray[np.int64]:
+        """Return the greedy captions for the reward, (B, 1, T)."""
         with without_dropout(model), torch.no_grad():
-            state = init_state(model.step_decoder, model.project(features), batch.memory_mask)
-            best = generate(model.step_decoder, state, GenerationRequest(self.options))
-        greedy_rewards: NDArray[np.float64] = self.reward(batch.ids, rewarded_tokens(best))
-        return greedy_rewards.repeat(self.samples, axis=1)
+            state = init_state(model.step_decoder, model.project(features), memory_mask)
+            return rewarded_tokens(generate(model.step_decoder, state, GenerationRequest(self.options)))
 
 
 def mean_of_others(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,21 +191,24 @@ def sampled_loss(logits: Tensor, captions: PackedCaptions, cut: Tensor, advantag
     return policy_gradient(log_probs, advantages[place], captions.rows)
 
 
+CriticKind = TypeVar("CriticKind", bound=Critic)
+
+
 def make_critic(
     training: TrainingConfig,
     options: DecodingOptions,
     max_length: int,
     examples: Sequence[Example],
-    kind: type[SelfCritic] = SelfCritic,
-) -> SelfCritic:
-    """Return the SCST loss of a configuration.
+    kind: type[CriticKind],
+) -> CriticKind:
+    """Return the critic of a configuration.
 
     Args:
         training: number of samples, baseline, dropout and weight of BLEU-4.
         options: decoding options; samples use `max_length` and `allow_unk` only.
         max_length: maximum length of samples if `options` sets none, in words.
-        examples: the training images.
-        kind: class of the loss.
+        examples: the training images; their captions are the references of the reward.
+        kind: class of the critic.
     """
     options = DecodingOptions(max_length=options.max_length or max_length, allow_unk=options.allow_unk)
     reward = CaptionReward(examples, training.scst_bleu)

@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 
 from seesay.captioners import load_captioner
-from seesay.captioners.pretrained import PretrainedCaptioner, captioner, load_pretrained
+from seesay.captioners.pretrained import PretrainedCaptioner, captioner, load_pretrained, splitting
 from seesay.captioners.pretrained.steps import OFFSET, HubDecoder
 from seesay.captioners.spec import ModelSpec
 from seesay.cli import main as cli
 from seesay.config import DecodingOptions
 from seesay.decoding.hypothesis import Hypothesis
 from seesay.errors import ConfigError, ImageError
+from seesay.metrics.ngrams import EQUAL_WEIGHTS
 from seesay.retrieval.rerank import rerank
-from seesay.retrieval.similarity import CaptionSet, CaptionSimilarity
+from seesay.retrieval.similarity import CaptionSet, expected_similarity
 from seesay.retrieval.token_lists import TokenLists
 from seesay.tokenizer import END_ID, PAD_ID
 from tests.captioners.pretrained.conftest import Captioners, Folders, Images
@@ -93,7 +94,7 @@ def test_the_logits_of_a_beam_search_are_bounded(
 ) -> None:
     found = captioner_of("blip")
     expected = [caption.text for caption in found.caption(images, BEAM, guard=False)]
-    monkeypatch.setattr(captioner, "_MAX_LOGITS", 2 * 7 * len(found.tokenizer) * 3)  # of three images
+    monkeypatch.setattr(splitting, "_MAX_LOGITS", 2 * 7 * len(found.tokenizer) * 3)  # of three images
     sizes = small_memory(found, monkeypatch, RuntimeError(), most=4)
     assert [caption.text for caption in found.caption(images, BEAM, guard=False)] == expected
     assert sizes == [3, 1]
@@ -231,7 +232,7 @@ def test_minimum_bayes_risk_selects_among_the_beams(
         tokens = TokenLists.pack([each.tokens for each in hypotheses])
         weights = np.exp([sum(each.log_probs) for each in hypotheses])
         group = np.zeros(len(hypotheses), np.int64)
-        gains = CaptionSimilarity().expected(CaptionSet.equal(tokens, group), CaptionSet(tokens, group, weights))
+        gains = expected_similarity(CaptionSet.equal(tokens, group), CaptionSet(tokens, group, weights), EQUAL_WEIGHTS)
         texts = [found._caption(each, None).text for each in hypotheses]
         assert len(set(texts)) == 4
         assert gains[texts.index(caption.text)] == pytest.approx(max(gains))

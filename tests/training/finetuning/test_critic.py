@@ -18,6 +18,7 @@ from seesay.errors import ConfigError
 from seesay.tokenizer import END_ID, START_ID
 from seesay.training.finetuning.critic import FinetuningCritic
 from seesay.training.finetuning.module import FinetuningModule
+from seesay.training.scst import Critic, make_critic
 from seesay.training.train import train
 from tests.training.finetuning.conftest import CAPTIONS, Folders, settings
 from tests.training.finetuning.test_recipe import images_of, outcome, train_with_kills
@@ -42,7 +43,8 @@ def critic_of(folder: Path, data: Path, **changes: Any) -> tuple[FinetuningCriti
         for name, image, text in zip(ids, images, CAPTIONS, strict=False)
     ]
     options = DecodingOptions(max_length=4)
-    critic = FinetuningCritic(captioner, TrainingConfig(scst_weight=1.0, **changes), options, examples)
+    training = TrainingConfig(scst_weight=1.0, **changes)
+    critic = FinetuningCritic(captioner, make_critic(training, options, 0, examples, Critic))
     return critic, captioner.encode([captioner.load_inputs(image) for image in images]), ids
 
 
@@ -52,15 +54,15 @@ def test_log_probabilities_of_samples_are_those_of_the_search(folder_of: Folders
     critic, encoded, ids = critic_of(folder_of(family), sixteen, scst_samples=3)
     torch.manual_seed(0)
     found = critic.sample(ids, encoded)
-    assert np.allclose(found.advantages.sum(1), 0, atol=1e-9)
-    module = FinetuningModule(critic.captioner, settings(folder_of(family)), [0], {}, critic.options, critic)  # type: ignore[arg-type]
+    assert np.allclose(found.rated.advantages.sum(1), 0, atol=1e-9)
+    module = FinetuningModule(critic.captioner, settings(folder_of(family)), [0], {}, critic.scst.options, critic)  # type: ignore[arg-type]
     checked = 0
     for image, samples in enumerate(found.samples):
         for number, sample in enumerate(samples):
             if not sample.finished:
                 continue
-            found.advantages[:] = 0.0
-            found.advantages[image, number] = 1.0
+            found.rated.advantages[:] = 0.0
+            found.rated.advantages[image, number] = 1.0
             with torch.no_grad():
                 total = sum(
                     float(critic.loss(module.logits(each.inputs, each.targets.shape[1]), each))
@@ -73,10 +75,10 @@ def test_log_probabilities_of_samples_are_those_of_the_search(folder_of: Folders
 
 def test_a_step_along_the_gradient_favours_rewarded_samples(folder_of: Folders, sixteen: Path) -> None:
     critic, encoded, ids = critic_of(folder_of("blip"), sixteen, scst_samples=4)
-    module = FinetuningModule(critic.captioner, settings(folder_of("blip")), [0], {}, critic.options, critic)  # type: ignore[arg-type]
+    module = FinetuningModule(critic.captioner, settings(folder_of("blip")), [0], {}, critic.scst.options, critic)  # type: ignore[arg-type]
     torch.manual_seed(1)
     found = critic.sample(ids, encoded)
-    found.advantages[:] = np.random.default_rng(1).normal(size=found.advantages.shape)
+    found.rated.advantages[:] = np.random.default_rng(1).normal(size=found.rated.advantages.shape)
 
     def loss() -> torch.Tensor:
         passes = critic.passes(encoded, found, 5)
@@ -97,7 +99,7 @@ def test_greedy_baseline_is_the_reward_of_the_greedy_caption(folder_of: Folders,
     critic, encoded, ids = critic_of(folder_of("blip"), sixteen, scst_samples=2, scst_baseline="greedy")
     found = critic.sample(ids, encoded)
     again = critic.sample(ids, encoded)
-    assert found.baseline == again.baseline
+    assert found.rated.baseline == again.rated.baseline
     assert found.samples != again.samples
 
 

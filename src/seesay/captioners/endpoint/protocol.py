@@ -24,6 +24,8 @@ def check_options(options: DecodingOptions) -> None:
     Raises:
         ConfigError: it lacks one, which is named.
     """
+    if options.rerank != "none":
+        raise ConfigError(f"decoding.rerank is {options.rerank}, which model servers lack; drop --rerank")
     if options.strategy == "beam":
         raise ConfigError("decoding.strategy is beam, which model servers lack; use greedy or sample")
     for name, value in options:

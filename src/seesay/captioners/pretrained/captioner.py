@@ -1,7 +1,6 @@
 """`PretrainedCaptioner`: models of transformers behind the interface of all captioners."""
 
 import functools
-import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.allocation import return_freed_memory
@@ -20,6 +18,7 @@ from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings
 from seesay.captioners.identity import ModelIdentity
 from seesay.captioners.pretrained.beam import beam_search, is_plain_beam
 from seesay.captioners.pretrained.families import Family, Regions
+from seesay.captioners.pretrained.splitting import BatchSplitter, HubBatch, HubInputs
 from seesay.captioners.pretrained.steps import OFFSET, HubDecoder, HubState, score_attention, start
 from seesay.captioners.pretrained.words import subword_constraints
 from seesay.captioners.settings import ModelSettings
@@ -37,9 +36,6 @@ from seesay.tokenizer import END_ID
 
 logger = logging.getLogger(__name__)
 
-HubInputs = tuple[NDArray[np.uint8], str]
-"""The RGB pixels of an image, (height, width, 3), and its prompt."""
-
 MIN_SIDE = 32
 """Smaller sides are enlarged: processors of transformers fail for images of a few pixels."""
 MAX_RATIO = 100
@@ -47,37 +43,7 @@ MAX_RATIO = 100
 MAX_SIDE = 2048
 """Images whose shorter side is at least twice as long are reduced before they are processed, which bounds memory. For
 models with a fixed size the limit is twice that size instead, as for seesay's own encoders."""
-_MAX_LOGITS = 2**28
-"""Maximum number of logits that a beam search of transformers keeps: 1 GiB."""
 _WIDENINGS = 3
-
-
-@dataclass(frozen=True)
-class HubPart:
-    """Images of a batch that are decoded together.
-
-    Attributes:
-        places: their positions in the batch.
-        features: arguments of the model's `generate`, on the CPU.
-    """
-
-    places: tuple[int, ...]
-    features: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class HubBatch:
-    """A batch of images with the inputs of the model.
-
-    Attributes:
-        inputs: pixels and prompts.
-        parts: the images that are decoded together.
-        refused: why the model's processor refuses an image, by its position.
-    """
-
-    inputs: tuple[HubInputs, ...]
-    parts: tuple[HubPart, ...]
-    refused: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -112,6 +78,7 @@ class PretrainedCaptioner(Captioner):
         processor: the processor of transformers.
         tokenizer: its tokenizer.
         run: the run that fine-tuned it, if any.
+        splitter: splits batches into parts that are decoded together.
     """
 
     def __init__(self, loaded: LoadedModel, family: Family, spec: ModelSettings, run: RunRecord | None = None) -> None:
@@ -126,7 +93,7 @@ class PretrainedCaptioner(Captioner):
         )
         fixed = self.preprocessing() if family.has_fixed_size else None
         self._min_side = MAX_SIDE if fixed is None else 2 * fixed.size
-        self._limit = 2**30  # images per search, halved when memory runs out
+        self.splitter = BatchSplitter(family, self.name)
         self._constraints = functools.lru_cache(maxsize=64)(
             lambda options: subword_constraints(options, self.tokenizer)
         )
@@ -243,38 +210,8 @@ class PretrainedCaptioner(Captioner):
         return pixels, template.render(image) if template else ""
 
     def encode(self, inputs: Sequence[HubInputs]) -> HubBatch:
-        """Return the arguments of the model's `generate`, in parts whose prompts may share a batch."""
-        groups, limit = self.group_prompts([prompt for _, prompt in inputs]), self._limit
-        parts = [group[at : at + limit] for group in groups for at in range(0, len(group), limit)]
-        accepted: list[HubPart] = []
-        refused: dict[int, str] = {}
-        for places in parts:
-            try:
-                accepted.append(self._part(inputs, places))
-            except Exception:  # noqa: BLE001  # processors raise almost any exception for an odd image
-                for place in places:
-                    try:
-                        accepted.append(self._part(inputs, [place]))
-                    except Exception as error:  # noqa: BLE001
-                        refused[place] = self._refusal(inputs[place], error)
-        return HubBatch(tuple(inputs), tuple(accepted), refused)
-
-    def group_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the positions of prompts in groups that may share a batch."""
-        groups: dict[int, list[int]] = {}
-        for place, prompt in enumerate(prompts):
-            length = 0 if self.family.pads_prompts else len(self.tokenizer(prompt).input_ids) if prompt else 0
-            groups.setdefault(length, []).append(place)
-        return list(groups.values())
-
-    def _refusal(self, inputs: HubInputs, error: Exception) -> str:
-        height, width, _ = inputs[0].shape
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return f"the processor of {self.name} refuses its {width} x {height} pixels ({reason})"
-
-    def _part(self, inputs: Sequence[HubInputs], places: Sequence[int]) -> HubPart:
-        images = [Image.fromarray(inputs[place][0]) for place in places]
-        return HubPart(tuple(places), self.family.inputs(images, [inputs[place][1] for place in places]))
+        """Return the arguments of the model's `generate`, in parts that are decoded together."""
+        return self.splitter.split(inputs)
 
     def take(self, encoded: HubBatch, places: Sequence[int]) -> HubBatch:
         """Return the images at some positions of a batch, processed again."""
@@ -298,9 +235,10 @@ class PretrainedCaptioner(Captioner):
         captions: dict[int, Caption | ImageError] = {
             place: ImageError(f"{named[place]}: {reason}") for place, reason in encoded.refused.items()
         }
-        for part in encoded.parts:
-            found = self._caption_part(encoded, part, [named[place] for place in part.places], settings)
-            captions.update(zip(part.places, found, strict=True))
+        found = self.splitter.caption(
+            encoded, named, options, lambda features, names: self._caption_features(features, names, settings)
+        )
+        captions.update(zip((place for part in encoded.parts for place in part.places), found, strict=True))
         return [captions[place] for place in range(len(encoded.inputs))]
 
     @property
@@ -315,56 +253,10 @@ class PretrainedCaptioner(Captioner):
             return
         device = self._device
         self.model = None
-        self.family = None  # type: ignore[assignment]
+        self.family = self.splitter = None  # type: ignore[assignment]
         return_freed_memory()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _caption_part(
-        self, encoded: HubBatch, part: HubPart, names: Sequence[str], settings: CaptionSettings
-    ) -> list[Caption]:
-        """Return the captions of a part, in smaller batches if it does not fit into memory."""
-        assert settings.options is not None  # `generate` has resolved them
-        size, limit = len(part.places), self._limit_of(settings.options)
-        if size <= limit:
-            try:
-                return self._caption_features(part.features, names, settings)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                limit = self._halve(size)
-        # Outside of the handler, whose traceback holds the tensors of the failed search.
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        captions: list[Caption] = []
-        for at in range(0, size, limit):
-            places = part.places[at : at + limit]
-            smaller = self._part(encoded.inputs, places)
-            captions += self._caption_part(encoded, smaller, names[at : at + limit], settings)
-        return captions
-
-    def _limit_of(self, options: DecodingOptions) -> int:
-        """Return the maximum number of images per search."""
-        if not is_plain_beam(options):
-            return self._limit
-        logits = search_options(options).beam_size * (options.max_length + 2) * len(self.tokenizer)
-        return min(self._limit, max(1, _MAX_LOGITS // logits))
-
-    def _halve(self, size: int) -> int:
-        """Return half of a batch size that does not fit into memory, and remember it.
-
-        Raises:
-            ConfigError: the batch has one image.
-        """
-        if size == 1:
-            raise ConfigError(
-                f"{self.name} does not fit into the memory of {self._device} for one image; "
-                "pass --precision int4, --device cpu or a smaller model"
-            )
-        self._limit = size // 2
-        logger.warning("%s ran out of memory with %d images; continuing with %d", self.name, size, self._limit)
-        return self._limit
 
     def _caption_features(
         self, features: Mapping[str, Any], names: Sequence[str], settings: CaptionSettings
@@ -488,11 +380,6 @@ def _bounded(image: Image.Image, min_side: int) -> Image.Image:
     most = MAX_RATIO * max(min(image.size), MIN_SIDE)
     size = min(max(image.width, MIN_SIDE), most), min(max(image.height, MIN_SIDE), most)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).casefold()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from seesay.captioners.pretrained.captioner import LoadedModel, PretrainedCaptio
 from seesay.captioners.pretrained.download import ModelFiles, find_files, require_transformers
 from seesay.captioners.pretrained.families import FAMILIES, Family
 from seesay.captioners.settings import ModelSettings
-from seesay.checkpoint import ADAPTER_FOLDER, PRETRAINED_FOLDER, is_pretrained_run, read_run
+from seesay.checkpoint import ADAPTER_FOLDER, PRETRAINED_FOLDER, is_run, read_run
 from seesay.devices import choose_device, supports_bfloat16
 from seesay.errors import CheckpointError, ConfigError, MissingDependencyError
 
@@ -47,7 +47,7 @@ def load_pretrained(spec: ModelSettings, files: ModelFiles | None = None) -> Pre
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-    if is_pretrained_run(spec.models[0]):
+    if is_run(spec.models[0]):
         return _load_finetuned(spec, device, precision)
     loaded, family = load_model(spec, files or find_files(spec.models[0]), device, precision)
     return PretrainedCaptioner(loaded, family, spec)
@@ -80,11 +80,12 @@ def _load_finetuned(spec: ModelSettings, device: str, precision: str) -> Pretrai
     """Return the captioner of a run of a fine-tuned model; its adapters are merged unless the weights are quantised.
 
     Raises:
-        CheckpointError: the run has no weights yet, or the pretrained model has changed.
+        CheckpointError: it is another run, it has no weights yet, or the pretrained model has changed.
     """
     run = read_run(spec.models[0])
     source = run.info.pretrained
-    assert source is not None
+    if source is None:
+        raise CheckpointError(f"{run.folder} is a run of a network of seesay's own; load it with load_captioner")
     spec = replace(spec, prompt=spec.prompt or ("" if spec.language else run.config.finetuning.prompt))
     part = run.folder / (ADAPTER_FOLDER if source["lora"] else PRETRAINED_FOLDER)
     if not any(part.glob("*.safetensors")):

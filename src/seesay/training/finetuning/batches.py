@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from seesay.captioners.pretrained.captioner import HubBatch, HubInputs, PretrainedCaptioner
+from seesay.captioners.pretrained.captioner import PretrainedCaptioner
+from seesay.captioners.pretrained.splitting import HubBatch, HubInputs
 from seesay.captioners.pretrained.steps import OFFSET
 from seesay.captioners.pretrained.targets import IGNORED
 from seesay.data.augmentation import Augmentation
 from seesay.data.batches import Example, GlobalBatchStats, ImageBatches
 from seesay.tokenizer import END_ID, START_ID
+from seesay.training.finetuning.encode_once import IMAGE_OF_ROW
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class FinetuningBatch:
 
     Attributes:
         ids: image ids, length B.
-        passes: arguments of the model's forward pass with `labels` (R, T), for a part of the captions each.
+        passes: arguments of the model's forward pass for a part of the captions each, with `labels` (R, T) and
+            `IMAGE_OF_ROW`.
         totals: totals of the global batch.
         idle: as in `seesay.data.batches.Batch`.
         encoded: the images for generating captions; None if none are generated.
@@ -123,12 +126,13 @@ class FinetuningBatches(ImageBatches[FinetuningBatch]):
             for place, example in enumerate(chosen)
             for caption in example.tokens
         ]
-        for group in self.captioner.group_prompts([inputs[place][1] for place, _ in rows]):
+        for group in self.captioner.splitter.group_prompts([inputs[place][1] for place, _ in rows]):
             limit = self.captions_per_pass or len(group)
             for at in range(0, len(group), limit):
                 part = [rows[number] for number in group[at : at + limit]]
-                yield family.training_inputs(
+                arguments = family.training_inputs(
                     [images[place] for place, _ in part],
                     [inputs[place][1] for place, _ in part],
                     [caption for _, caption in part],
                 )
+                yield {**arguments, IMAGE_OF_ROW: tuple(place for place, _ in part)}

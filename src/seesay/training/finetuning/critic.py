@@ -3,22 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from seesay.captioners.pretrained.captioner import HubBatch, HubPart, PretrainedCaptioner
+from seesay.captioners.pretrained.captioner import PretrainedCaptioner
+from seesay.captioners.pretrained.splitting import HubBatch, HubPart
 from seesay.captioners.pretrained.steps import OFFSET, HubDecoder, end_tokens, start
 from seesay.captioners.pretrained.targets import IGNORED
-from seesay.config import DecodingOptions, TrainingConfig
-from seesay.data.batches import Example
 from seesay.decoding import GenerationRequest, Hypothesis, generate, sample_captions
 from seesay.tokenizer import END_ID
+from seesay.training.finetuning.encode_once import IMAGE_OF_ROW
 from seesay.training.losses import policy_gradient, sequence_log_probs
-from seesay.training.rewards import CaptionReward
-from seesay.training.scst import mean_of_others, rewarded_tokens, without_dropout
+from seesay.training.scst import Critic, RatedSamples, rewarded_tokens, without_dropout
 
 Samples = Sequence[Sequence[Hypothesis]]
 
@@ -29,15 +26,11 @@ class Criticism:
 
     Attributes:
         samples: K captions of each of B images, in the search's token ids.
-        advantages: rewards minus baselines, (B, K).
-        reward: mean reward of the samples.
-        baseline: mean reward of the baselines.
+        rated: their rewards.
     """
 
     samples: Samples
-    advantages: NDArray[np.float64]
-    reward: float
-    baseline: float
+    rated: RatedSamples
 
 
 class FinetuningCritic:
@@ -45,55 +38,43 @@ class FinetuningCritic:
 
     Args:
         captioner: the model with its processor.
-        training: number of samples, baseline and dropout.
-        options: maximum length of samples.
-        examples: the training images; their captions are the references of the reward.
+        scst: how captions are sampled and rewarded.
     """
 
-    def __init__(
-        self,
-        captioner: PretrainedCaptioner,
-        training: TrainingConfig,
-        options: DecodingOptions,
-        examples: Sequence[Example],
-    ) -> None:
+    def __init__(self, captioner: PretrainedCaptioner, scst: Critic) -> None:
         self.captioner = captioner
-        self.training = training
-        self.options = options
-        self.reward = CaptionReward(examples, training.scst_bleu)
+        self.scst = scst
         self._decoder = HubDecoder(captioner.model, end_tokens(captioner.model.generation_config))
 
     @torch.no_grad()
     def sample(self, ids: Sequence[str], encoded: HubBatch) -> Criticism:
         """Return K samples per image without dropout, with their advantages; samples use torch's global generator."""
-        count = self.training.scst_samples
+        scst = self.scst
         found: dict[int, Sequence[Hypothesis]] = {}
         greedy: dict[int, Sequence[Hypothesis]] = {}
-        sampling = self.options.with_strategy("sample").replace(num_return_sequences=count)
         with without_dropout(self.captioner.model):
             for part in encoded.parts:
                 decoder, state = start(self.captioner.model, self._features(part))
-                draws = torch.rand((len(part.places), count, self.options.max_length + 1), dtype=torch.float64)
-                device = self.captioner.model.device
-                found |= zip(part.places, sample_captions(decoder, state, sampling, draws.to(device)), strict=True)
-                if self.training.scst_baseline == "greedy":
-                    found_best = generate(decoder, state, GenerationRequest(self.options))
-                    greedy |= zip(part.places, found_best, strict=True)
+                draws = scst.draws(len(part.places), self.captioner.model.device)
+                found |= zip(part.places, sample_captions(decoder, state, scst.sampling, draws), strict=True)
+                if scst.baseline == "greedy":
+                    best = generate(decoder, state, GenerationRequest(scst.options))
+                    greedy |= zip(part.places, best, strict=True)
         samples = [found[place] for place in range(len(ids))]
-        rewards = self.reward(ids, rewarded_tokens(samples))
-        if greedy:
-            baselines = self.reward(ids, rewarded_tokens([greedy[place] for place in range(len(ids))])).repeat(
-                count, axis=1
-            )
-        else:
-            baselines = mean_of_others(rewards)
-        return Criticism(samples, rewards - baselines, float(rewards.mean()), float(baselines.mean()))
+        return Criticism(
+            samples,
+            scst.rate(
+                ids,
+                rewarded_tokens(samples),
+                lambda: rewarded_tokens([greedy[place] for place in range(len(ids))]),
+            ),
+        )
 
     def passes(self, encoded: HubBatch, found: Criticism, limit: int) -> Iterator["SampledPass"]:
         """Yield the samples as arguments of forward passes of at most `limit` captions (0: no limit), on the CPU."""
         family = self.captioner.family
         rows = [(image, number) for image, samples in enumerate(found.samples) for number in range(len(samples))]
-        for group in self.captioner.group_prompts([encoded.inputs[image][1] for image, _ in rows]):
+        for group in self.captioner.splitter.group_prompts([encoded.inputs[image][1] for image, _ in rows]):
             size = limit or len(group)
             for at in range(0, len(group), size):
                 part = [rows[place] for place in group[at : at + size]]
@@ -107,8 +88,9 @@ class FinetuningCritic:
                 for row, each in enumerate(samples):
                     targets[row, : len(each.tokens) + 1] = torch.tensor([*each.tokens, END_ID])
                 cut = torch.tensor([not each.finished for each in samples])
-                advantages = torch.tensor([found.advantages[image, number] for image, number in part])
+                advantages = torch.tensor([found.rated.advantages[image, number] for image, number in part])
                 del inputs["labels"]
+                inputs[IMAGE_OF_ROW] = tuple(image for image, _ in part)
                 yield SampledPass(inputs, targets, cut, advantages.to(torch.float32))
 
     def loss(self, logits: Tensor, sampled: "SampledPass") -> Tensor:
@@ -136,7 +118,7 @@ class SampledPass:
     """Samples as arguments of a forward pass.
 
     Attributes:
-        inputs: arguments of the model.
+        inputs: arguments of the model, and `IMAGE_OF_ROW`.
         targets: the tokens of the last T positions in the search's ids, (R, T); `IGNORED` after the end.
         cut: whether a sample was cut at the maximum length, (R,).
         advantages: (R,).

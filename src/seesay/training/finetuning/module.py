@@ -1,6 +1,5 @@
 """`FinetuningModule`: the training and validation steps of a pretrained model."""
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from seesay.errors import ImageError
 from seesay.training.base import TrainingModule
 from seesay.training.finetuning.batches import FinetuningBatch, FinetuningBatches
 from seesay.training.finetuning.critic import FinetuningCritic, SampledPass
-from seesay.training.scst import without_dropout
+from seesay.training.finetuning.encode_once import IMAGE_OF_ROW, encode_once
 
 
 class FinetuningModule(TrainingModule):
@@ -104,7 +103,7 @@ class FinetuningModule(TrainingModule):
             return
         assert batch.encoded is not None
         found = self.critic.sample(batch.ids, batch.encoded)
-        self.count_rewards(found.reward, found.baseline, 0 if batch.idle else len(batch.ids))
+        self.count_rewards(found.rated.reward, found.rated.baseline, 0 if batch.idle else len(batch.ids))
         samples = batch.totals.images * self.config.training.scst_samples
         mean_length = batch.totals.tokens / batch.totals.captions  # only scales the loss, as in `SelfCritic`
         scale = weight * share / (samples * mean_length)
@@ -113,7 +112,7 @@ class FinetuningModule(TrainingModule):
 
     def _reward_loss(self, critic: FinetuningCritic, sampled: SampledPass, scale: float) -> Tensor:
         inputs = {name: self.captioner.on_device(value) for name, value in sampled.inputs.items()}
-        with contextlib.nullcontext() if self.config.training.scst_dropout else without_dropout(self.model):
+        with critic.scst.policy_dropout(self.model):
             return critic.loss(self.logits(inputs, sampled.targets.shape[1]), sampled) * scale
 
     def summed_loss(self, inputs: Mapping[str, Any], label_smoothing: float = 0.0) -> Tensor:
@@ -134,9 +133,12 @@ class FinetuningModule(TrainingModule):
         )
 
     def logits(self, inputs: Mapping[str, Any], count: int) -> Tensor:
-        """Return the logits (R, count, V) of the last positions."""
+        """Return the logits (R, count, V) of the last positions; an image with several rows is encoded once."""
         kept = {"logits_to_keep": count} if self._keeps_logits else {}
-        logits: Tensor = self.model(**inputs, **self._extra, **kept, return_dict=True).logits
+        arguments = {name: value for name, value in inputs.items() if name != IMAGE_OF_ROW}
+        encoders = [self.model.get_submodule(name.rstrip(".")) for name in self._encoders]
+        with encode_once(encoders, inputs.get(IMAGE_OF_ROW, ())):
+            logits: Tensor = self.model(**arguments, **self._extra, **kept, return_dict=True).logits
         return logits[:, -count:]
 
     def validation_step(self, batch: FinetuningBatch, batch_idx: int) -> None:

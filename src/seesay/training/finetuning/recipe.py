@@ -37,6 +37,7 @@ from seesay.training.finetuning.critic import FinetuningCritic
 from seesay.training.finetuning.module import FinetuningModule
 from seesay.training.inputs import read_captions
 from seesay.training.recipe import VALIDATION_CAPTIONS, BuiltRun, PreparedRun, Recipe
+from seesay.training.scst import Critic, make_critic
 from seesay.training.trainer import trains_in_bfloat16
 
 log = logging.getLogger("seesay")
@@ -231,7 +232,9 @@ class _PreparedModel(PreparedRun):
             shuffle=False,
         )
         options = DecodingOptions(max_length=self.config.decoding.max_length or self.info.max_length)
-        critic = FinetuningCritic(captioner, training, options, batches.examples) if training.second_stage else None
+        critic = None
+        if training.second_stage:
+            critic = FinetuningCritic(captioner, make_critic(training, options, 0, batches.examples, Critic))
         module = FinetuningModule(captioner, self.config, batches, self.references, options, critic)
         return BuiltRun(module, validation, save)
 
