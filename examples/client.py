@@ -1,7 +1,7 @@
 """Caption images with a running `seesay serve`.
 
-`python examples/client.py photo.jpg more.png --url http://127.0.0.1:8000 --strategy beam` prints a line per image: name,
-tabulator, caption. Images that cannot be captioned are reported on standard error, and the exit code is then 1.
+`python examples/client.py photo.jpg more.png --url http://127.0.0.1:8000 --strategy beam` prints a line per image:
+name, tabulator, caption. Images that cannot be captioned are reported on standard error, and the exit code is then 1.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The course: its Python blocks run in the order of the pages, on fewer scenes and for fewer epochs."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_the_index_lists_every_page_in_order() -> None:
 
 
 def test_every_page_links_to_the_next() -> None:
-    for page, following in zip(PAGES, PAGES[1:], strict=False):
+    for page, following in pairwise(PAGES):
         last = (COURSE / f"{page}.md").read_text(encoding="utf-8").strip().splitlines()[-1]
         assert f"({following}.md)" in last
 
