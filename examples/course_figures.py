@@ -20,7 +20,7 @@ REAL, PADDING, EDGE, INK = "#cfe3f5", "#eeeeee", "#5b6b7a", "#202124"
 BOXES = (
     ("image", "pixel values\n(B, 3, height, width)"),
     ("encoder\n(frozen)", "features\n(B, N, F)"),
-    ("projection\n(dense, ReLU)", "memory\n(B, N, D)"),
+    ("dense,\nReLU", "memory\n(B, N, D)"),
     ("attention", "context\n(B, D)"),
     ("GRU", "state\n(B, H)"),
     ("two dense\nlayers", "logits\n(B, V)"),
