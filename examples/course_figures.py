@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
 
 CAPTIONS = (
     "<start> a large red circle is above a star <end>",
@@ -32,7 +33,7 @@ def pipeline(path: Path) -> None:
     figure, axes = plt.subplots(figsize=(10, 2.7))
     for place, (name, output) in enumerate(BOXES):
         left = 1.75 * place
-        axes.add_patch(plt.Rectangle((left, 0), 1.15, 1, facecolor=REAL, edgecolor=EDGE))
+        axes.add_patch(Rectangle((left, 0), 1.15, 1, facecolor=REAL, edgecolor=EDGE))
         axes.text(left + 0.575, 0.5, name, ha="center", va="center", color=INK, fontsize=10)
         axes.text(left + 0.575, -0.16, output, ha="center", va="top", color=INK, fontsize=8.5)
         if place + 1 < len(BOXES):
@@ -74,7 +75,7 @@ def packing(path: Path) -> None:
 
 def cell(axes: Any, place: int, row: int, text: str, colour: str) -> None:
     """Draw a token."""
-    axes.add_patch(plt.Rectangle((place, row), 1, 0.9, facecolor=colour, edgecolor=EDGE, linewidth=0.6))
+    axes.add_patch(Rectangle((place, row), 1, 0.9, facecolor=colour, edgecolor=EDGE, linewidth=0.6))
     axes.text(place + 0.5, row + 0.45, text, ha="center", va="center", color=INK, fontsize=6.5)
 
 

@@ -8,7 +8,7 @@ of scores for each and saves the evaluations. The same command resumes an interr
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class StatelessGRU(AttentionGRUDecoder):
     queries the attention; this is the only path from earlier words to the next one.
     """
 
-    def advance(self, words: Tensor, state: Tensors, fixed: Tensors, regions: Regions) -> CellOutput:  # type: ignore[override]
+    def advance(self, words: Tensor, state: Tensors, fixed: Mapping[str, Tensor], regions: Regions) -> CellOutput:
         """Return the next state, computed from the word and the context only."""
         context, weights = self.attend(state["hidden"], regions)
         zeros = torch.zeros_like(state["hidden"])
@@ -212,7 +212,9 @@ class Experiment:
         texts = {item.id: captions[item.id].text for item in items}
         self.report(
             f"{name} beam",
-            evaluate_captions(items, texts, system=name, split="test", metrics=METRICS, captions=captions),
+            evaluate_captions(
+                items, texts, system=name, split="test", metrics=METRICS, decoding=options, captions=captions
+            ),
         )
 
     def test_loss(self, run: Path) -> float:

@@ -10,6 +10,7 @@ import mimetypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from openai import OpenAI
 
@@ -29,18 +30,11 @@ def caption(client: OpenAI, model: str, image: Path, prompt: str) -> str:
         image: an image file.
         prompt: read by models that take one; others ignore it.
     """
-    answer = client.chat.completions.create(
-        model=model,
-        messages=[
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": prompt},
-                    {"type": "image_url", "image_url": {"url": data_url(image)}},
-                ],
-            }
-        ],
-    )
+    content: Any = [
+        {"type": "text", "text": prompt},
+        {"type": "image_url", "image_url": {"url": data_url(image)}},
+    ]
+    answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": content}])
     return answer.choices[0].message.content or ""
 
 

@@ -6,12 +6,19 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from seesay.config import ModelConfig
+from seesay.data.annotations import Annotations
+from seesay.models import registry
+from seesay.models.captioning import CaptionModel, build_model
+from seesay.models.packing import pack_captions
 from tests.serving.conftest import captioner, shared  # noqa: F401 (fixtures)
 from tests.serving.servers import Running, encoded
 
@@ -105,6 +112,66 @@ def test_the_client_of_openai_prints_captions(
     example("openai_client.py")([photos[0], "--url", f"{shared.url}/v1"])
     name, text = capsys.readouterr().out.rstrip("\n").split("\t")
     assert (name, bool(text)) == (photos[0], True)
+
+
+@pytest.fixture(scope="module")
+def mistakes() -> Iterator[dict[str, Any]]:
+    """The names of mistakes.py, whose decoders are registered for these tests only."""
+    registry.decoder_names()  # registers those of seesay
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_DECODERS", dict(registry._DECODERS))
+        yield runpy.run_path(str(EXAMPLES / "mistakes.py"))
+
+
+def model_of(decoder: str) -> CaptionModel:
+    torch.manual_seed(0)
+    sizes = {"projection_size": 8, "embedding_size": 6, "hidden_size": 7, "attention_size": 5, "output_size": 0}
+    return build_model(ModelConfig(decoder=decoder, **sizes), vocabulary_size=12, feature_size=9).eval()
+
+
+CAPTIONS = torch.tensor([[[1, 5, 6, 7, 2], [1, 8, 2, 0, 0]], [[1, 5, 9, 2, 0], [0, 0, 0, 0, 0]]])
+FEATURES = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(1))
+
+
+def logits(decoder: str, features: torch.Tensor = FEATURES, captions: torch.Tensor = CAPTIONS) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model_of(decoder)(features, None, pack_captions(captions))
+    return found
+
+
+def test_a_decoder_without_state_ignores_all_but_the_last_word_and_the_attention(mistakes: dict[str, Any]) -> None:
+    """With one region the attention is constant, so that two captions with equal last words agree."""
+    one, other = CAPTIONS[:1, :1], CAPTIONS[:1, :1].clone()
+    other[0, 0, 1:3] = torch.tensor([9, 6])
+    region = FEATURES[:1, :1]
+    for decoder, equal in (("no-state", True), ("attention", False)):
+        first, second = logits(decoder, region, one), logits(decoder, region, other)
+        assert torch.allclose(first[3], second[3]) is equal
+
+
+def test_an_unconnected_decoder_ignores_the_image(mistakes: dict[str, Any]) -> None:
+    assert torch.equal(logits("no-image"), logits("no-image", -FEATURES))
+    assert not torch.equal(logits("attention"), logits("attention", -FEATURES))
+
+
+def test_padding_changes_the_time_or_the_loss_only(mistakes: dict[str, Any]) -> None:
+    captions = pack_captions(CAPTIONS)
+    for decoder in ("padded", "padding-in-loss"):
+        assert torch.allclose(logits(decoder), logits("attention"), atol=1e-6)
+        output = model_of(decoder).forward_with_penalty(FEATURES, None, captions)
+        assert (float(output.penalty()) == 0) is (decoder == "padded")
+    assert len(mistakes["pad"](captions).targets) == captions.rows * (mistakes["LONGEST"] - 1)
+
+
+def test_the_split_by_caption_keeps_every_caption_once(mistakes: dict[str, Any], annotations: Annotations) -> None:
+    changed = mistakes["split_by_caption"](annotations)
+    assert changed.split("test").items == annotations.split("test").items
+    assert {item.id for item in changed.split("train")} & {item.id for item in changed.split("val")}
+    before, after = (
+        sorted((item.id, text) for split in ("train", "val") for item in data.split(split) for text in item.captions)
+        for data in (annotations, changed)
+    )
+    assert before == after
 
 
 def fake(folder: Path, name: str) -> None:

@@ -2,11 +2,11 @@
 # Caption a folder on a Ray cluster:
 #
 #     ray up examples/cluster/ray.yaml                     # start the machines
-#     ray submit examples/cluster/ray.yaml examples/cluster/caption_ray.sh \
-#         /shared/photos /shared/runs/mine /shared/captions.parquet
+#     ray exec examples/cluster/ray.yaml \
+#         'RAY_ADDRESS=auto bash /shared/caption_ray.sh /shared/photos /shared/runs/mine /shared/captions.parquet'
 #
-# Without RAY_ADDRESS the job runs on a local cluster that ends with it. Images, run and output must be under the same paths on
-# all machines. Run the same command again to resume.
+# Without RAY_ADDRESS the job runs on a local cluster that ends with it. This script, images, run and output must be
+# under the same paths on all machines. Run the same command again to resume.
 set -euo pipefail
 
 images=${1:?usage: caption_ray.sh IMAGES MODEL OUT.parquet [flags of seesay caption]}
