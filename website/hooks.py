@@ -3,7 +3,6 @@
 - `<!-- generated: NAME -->` is replaced by the result of a function of `reference.py`.
 - `<!-- tab: TITLE -->` ... `<!-- end of tabs -->` become tabs.
 - Links that leave `docs/` point to the repository; a link whose text is a file name gets the title of that page.
-- `FOLDER/*.md` in the navigation stands for the pages of a folder.
 """
 
 import re
@@ -32,23 +31,6 @@ _GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 _TAB = re.compile(r"<!-- tab: (.+?) -->\n(.*?)(?=<!-- (?:tab: |end of tabs -->))", re.DOTALL)
 _LINK = re.compile(r"\]\((\.\./[^)\s]*)\)")
 _NAMED = re.compile(r"\[[\w/-]+\.md\]\(([\w./-]+\.md)(#[^)\s]*)?\)")
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Expand patterns of the navigation; a pattern without pages disappears."""
-    config.nav = _expand(config.nav, Path(config.docs_dir))
-    return config
-
-
-def _expand(entry: Any, docs: Path) -> Any:
-    if isinstance(entry, dict):
-        expanded = {title: _expand(value, docs) for title, value in entry.items()}
-        return {title: value for title, value in expanded.items() if value}
-    if isinstance(entry, list):
-        return [each for each in (_expand(value, docs) for value in entry) if each]
-    if isinstance(entry, str) and "*" in entry:
-        return [path.relative_to(docs).as_posix() for path in sorted(docs.glob(entry))]
-    return entry
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
