@@ -192,9 +192,9 @@ def _check_other(words: list[str]) -> None:
             "git+https://github.com/seesay/seesay",
         }
         for requirement in positional[1:]:
-            name, _, extra = requirement.partition(" @ ")[0].rstrip("]").partition("[")
+            name, _, wanted = requirement.partition(" @ ")[0].rstrip("]").partition("[")
             assert name in packages
-            assert not extra or extra in extras
+            assert not wanted or set(wanted.split(",")) <= set(extras)
     elif program == "curl":
         from seesay.serving.requests import read_request
 

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from seesay import config as configuration
 from seesay.config import (
@@ -26,6 +27,7 @@ from seesay.config import (
     save_config,
     to_dict,
 )
+from seesay.config.section import bounds_of
 from seesay.errors import ConfigError
 from seesay.models.captioning import build_model
 from seesay.models.packing import pack_captions
@@ -293,7 +295,10 @@ strategies: Mapping[Any, st.SearchStrategy[Any]] = {
 }
 
 
-def any_value(kind: Any) -> st.SearchStrategy[Any]:
+def any_value(info: FieldInfo) -> st.SearchStrategy[Any]:
+    kind: Any = info.annotation
+    if kind is int:
+        return st.integers(2, int(bounds_of(info).get("le", 10**6)))
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
@@ -309,9 +314,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    overrides=st.fixed_dictionaries(
-        {}, optional={name: any_value(info.annotation) for name, (_, info) in field_paths().items()}
-    )
+    overrides=st.fixed_dictionaries({}, optional={name: any_value(info) for name, (_, info) in field_paths().items()})
 )
 @example(overrides={"filter_characters": "\x85"})  # bug: line ends of Unicode came back as spaces
 def test_any_configuration_survives_its_file(folder: Path, overrides: dict[str, Any]) -> None:
