@@ -46,7 +46,7 @@ def take(browser: Browser, address: str, image: Path, target: Path, view: tuple[
 
 def main() -> None:
     run, image, target = (Path(argument) for argument in sys.argv[1:4])
-    command = [sys.executable, "-m", "seesay.cli.main", "serve", str(run), "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "seesay", "serve", str(run), "--port", "0", "--device", "cpu"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert server.stdout is not None
