@@ -95,6 +95,14 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int
     monkeypatch.setattr(owner, method, maybe)
 
 
+def train_and_fail(step: int, *arguments: Any, **options: Any) -> None:
+    """Train until step `step` fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        fail_at(patch, CaptioningModule, "training_step", step)
+        with pytest.raises(KillError):
+            train(*arguments, **options)
+
+
 @pytest.mark.parametrize(
     ("owner", "method", "call"),
     [
@@ -200,10 +208,7 @@ def test_state_is_saved_at_the_end_of_each_epoch_too(
 ) -> None:
     """Bug: with at least as many steps between saves as in an epoch, nothing was saved."""
     config = settings(weights, checkpoint_every=every)
-    with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", 24)
-        with pytest.raises(KillError):
-            train(config, colours, tmp_path / "run", features=features)
+    train_and_fail(24, config, colours, tmp_path / "run", features=features)
     assert saved_step(tmp_path / "run") == saved
 
 
@@ -329,10 +334,7 @@ def test_captions_per_second_after_resuming_count_from_the_resume(
 ) -> None:
     """Bug: the captions since the resume were divided by the time since the start of training, and the first ones by
     zero."""
-    with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", 5)
-        with pytest.raises(KillError):
-            train(config, colours, tmp_path / "run", features=features)
+    train_and_fail(5, config, colours, tmp_path / "run", features=features)
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     state = torch.load(path, weights_only=True)
     state["seesay"]["seconds"] = 1e6
@@ -346,10 +348,7 @@ def test_captions_per_second_after_resuming_count_from_the_resume(
 
 
 def test_a_truncated_state_raises(config: Config, colours: Path, features: Path, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", 5)
-        with pytest.raises(KillError):
-            train(config, colours, tmp_path / "run", features=features)
+    train_and_fail(5, config, colours, tmp_path / "run", features=features)
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or truncated; delete it") as caught:
@@ -362,10 +361,7 @@ def test_a_truncated_state_raises(config: Config, colours: Path, features: Path,
 def test_other_data_and_other_features_raise(
     config: Config, colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", 5)
-        with pytest.raises(KillError):
-            train(config, colours, tmp_path / "run", features=features)
+    train_and_fail(5, config, colours, tmp_path / "run", features=features)
     fewer = load_annotations(colours).items[1:]
     write_annotations(fewer, tmp_path / "fewer.jsonl")
     with pytest.raises(DataError, match=r"was started on other data \(data\.train is '24 images, 48 captions"):
@@ -447,10 +443,9 @@ def test_a_finished_run_on_other_data_logs_a_warning(
 def test_the_state_of_an_incompletely_deleted_run_is_not_resumed(
     config: Config, colours: Path, features: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", 20)
-        with pytest.raises(KillError):
-            train(settings(Path(config.encoder.encoder_weights), seed=7), colours, tmp_path / "run", features=features)
+    train_and_fail(
+        20, settings(Path(config.encoder.encoder_weights), seed=7), colours, tmp_path / "run", features=features
+    )
     (tmp_path / "run" / "captioner.json").unlink()
     for path in (tmp_path / "run" / "checkpoints").glob("epoch*"):
         path.unlink()

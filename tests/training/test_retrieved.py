@@ -23,13 +23,12 @@ from seesay.export import export_onnx
 from seesay.features import JoinedStores
 from seesay.retrieval.index import RetrievalIndex, load_index
 from seesay.training.inputs import TrainingData, make_inputs
-from seesay.training.module import CaptioningModule
 from seesay.training.retrieved import build_training_index, retrieve_captions
 from seesay.training.train import train
 from seesay.training.validation import check_config
 from tests import tiny
 from tests.training.outcomes import outcome
-from tests.training.test_resume import KillError, fail_at
+from tests.training.test_resume import train_and_fail
 
 K = 3
 GREEDY = DecodingOptions()
@@ -81,10 +80,7 @@ def test_examples_have_the_captions_of_other_similar_images(
 def test_resuming_equals_uninterrupted_training(
     settings: Any, run: Path, colours: Path, features: Path, tmp_path: Path
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", 9)
-        with pytest.raises(KillError):
-            train(settings, colours, tmp_path / "run", features=features)
+    train_and_fail(9, settings, colours, tmp_path / "run", features=features)
     train(settings, colours, tmp_path / "run", features=features)
     assert outcome(tmp_path / "run") == outcome(run)
     assert (tmp_path / "run/retrieval.safetensors").read_bytes() == (run / "retrieval.safetensors").read_bytes()

@@ -26,7 +26,7 @@ from seesay.training.train import train
 from seesay.training.tuning.tune import tune
 from tests import tiny
 from tests.training.outcomes import epochs, outcome
-from tests.training.test_resume import KillError, fail_at
+from tests.training.test_resume import train_and_fail
 
 
 @pytest.fixture
@@ -50,14 +50,6 @@ def two(tmp_path_factory: pytest.TempPathFactory, annotations: Annotations, weig
 
 def mirrored_of(folder: Path, data: Path, encoder: Encoder) -> FeatureStore:
     return FeatureStore(store_path(folder, data, encoder, mirrored=True))
-
-
-def train_and_fail(step: int, *arguments: Any, **options: Any) -> None:
-    """Train until step `step` fails."""
-    with pytest.MonkeyPatch.context() as patch:
-        fail_at(patch, CaptioningModule, "training_step", step)
-        with pytest.raises(KillError):
-            train(*arguments, **options)
 
 
 @pytest.mark.parametrize("stage", ["first", "second"])

@@ -88,10 +88,8 @@ class Caption:
         """
         read = read_image(image)
         if self.cropped:
-            side, (left, top) = (
-                min(read.size),
-                ((read.width - min(read.size)) // 2, (read.height - min(read.size)) // 2),
-            )
+            side = min(read.size)
+            left, top = (read.width - side) // 2, (read.height - side) // 2
             read = read.crop((left, top, left + side, top + side))
         return CaptionView(self, read)
 
