@@ -1,6 +1,17 @@
-"""`python -m seesay`: the command line."""
+"""The entry point of the `seesay` script and of `python -m seesay`."""
 
-from seesay.cli.main import run_process
+import sys
+
+
+def run() -> None:
+    """Run the command line. Ctrl-C while its modules are imported ends the process as Ctrl-C in a command does."""
+    try:
+        from seesay.cli.main import run_process
+    except KeyboardInterrupt:
+        print("seesay: stopped; run the same command again", file=sys.stderr)
+        sys.exit(130)  # ExitCode.INTERRUPTED, whose module may not be imported yet
+    run_process()
+
 
 if __name__ == "__main__":
-    run_process()
+    run()

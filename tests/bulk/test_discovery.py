@@ -155,6 +155,12 @@ class TestFiles:
     def test_a_missing_file_is_reported_later_by_the_reader(self, folder: Path) -> None:
         assert found(folder / "gone.jpg") == [str(folder / "gone.jpg")]
 
+    @pytest.mark.parametrize("name", ["photoss", "photoss/", "a.b/photoss"])
+    def test_a_missing_folder_is_an_error(self, folder: Path, name: str) -> None:
+        # Bug: it was listed as a failed image, after the model had been loaded.
+        with pytest.raises(DataError, match="no such file or folder; check the path"):
+            find_images([f"{folder}/{name}"])
+
 
 class TestLists:
     def test_names_are_relative_to_the_list_or_the_current_folder(

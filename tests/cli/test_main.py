@@ -294,8 +294,11 @@ class TestCaption:
     def test_an_unknown_flag_is_not_a_source(
         self, seesay: Seesay, cached_run: Path, images: list[str], tmp_path: Path
     ) -> None:
-        with pytest.raises(SystemExit):
-            seesay("caption", images[0], "--modle", cached_run)
+        refused = seesay("caption", images[0], "--modle", cached_run)
+        assert (refused.code, refused.err) == (
+            2,
+            ["seesay: error: unknown option --modle of seesay caption; did you mean --model?"],
+        )
         shutil.copy(images[0], tmp_path / "--modle.png")
         assert seesay("caption", "--model", cached_run, "--", "--modle.png").code == 0
 

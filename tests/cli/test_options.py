@@ -131,14 +131,6 @@ def test_exit_codes(arguments: list[str], code: int) -> None:
     assert cli.main(arguments) == code
 
 
-@pytest.mark.parametrize("arguments", [["trian"], ["train"], ["train", "data", "--epochz", "3"]])
-def test_a_wrong_command_line_exits_with_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == ExitCode.ERROR
-    assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize(
     ("raised", "code"), [(KeyboardInterrupt(), ExitCode.INTERRUPTED), (BrokenPipeError(), ExitCode.BROKEN_PIPE)]
 )

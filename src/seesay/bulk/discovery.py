@@ -109,6 +109,8 @@ def _files(source: str, found: ImageList) -> list[str]:
         if not matches:
             raise DataError(f"no file matches {source}")
         return matches
+    if not exists(source) and not Path(source).suffix:  # a folder; a single missing image is a failure of the job
+        raise DataError(f"{source}: no such file or folder; check the path")
     return [source]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from attrs import evolve
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 from rich.console import Console, ConsoleOptions
 
@@ -24,7 +24,9 @@ from seesay.cli.console import (
     show_table,
     status,
 )
+from seesay.cli.interrupts import keyboard_interrupts
 from seesay.cli.options import COMMON, UNMARKED, ExitCode, Json, use_docstring_help
+from seesay.cli.usage import describe
 from seesay.errors import SeesayError
 from seesay.logs import logging_to
 
@@ -158,6 +160,8 @@ app = App(
     console=console,
     error_console=errors,
     suppress_keyboard_interrupt=False,  # `main` prints how to resume
+    exit_on_error=False,
+    print_error=False,
 )
 for name, (module, sentence, example, further) in COMMANDS.items():
     text = "\n\n".join(filter(None, (sentence, f"Example: {example}", further)))
@@ -218,8 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_quiet(quiet)
     status.show("starting")
     try:
-        with logging_to(log_handler(), seesay="WARNING" if quiet else "INFO"):
+        with keyboard_interrupts(), logging_to(log_handler(), seesay="WARNING" if quiet else "INFO"):
             code = app(parsed + given[len(options) :], result_action="return_value")
+    except CycloptsError as error:
+        print_error(f"error: {describe(error)}")
+        return ExitCode.ERROR
     except SeesayError as error:
         print_error(f"error: {error}")
         return ExitCode.ERROR
