@@ -202,7 +202,9 @@ def read_run(folder: str | Path) -> RunRecord:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"no run folder at {folder}")
+        raise CheckpointError(
+            f"no run folder at {folder}; `seesay models` lists runs and models, and names of the hub are OWNER/NAME"
+        )
     if not is_run(folder):
         raise CheckpointError(f"{folder} is not a run folder: it has no {INFO_FILE}")
     try:

@@ -230,5 +230,7 @@ def only_writer(path: Path) -> Iterator[None]:
     """
     with lock_file(path) as locked:
         if not locked:
-            raise DataError(f"another process is writing to {path}; wait for it, or choose another --out")
+            raise DataError(
+                f"another process is writing to {path}, or reviews it; wait for it, end the review, or choose another --out"
+            )
         yield

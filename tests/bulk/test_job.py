@@ -82,6 +82,76 @@ def test_an_invalid_file_name_is_one_failure(captioner: TrainedCaptioner, photos
     assert run(captioner, files_only, Destination(sidecar=".txt")) == (2, 0, 2)
 
 
+class TestReviewedCaptions:
+    """A review edits captions in the output; the next job brings them to the images."""
+
+    @pytest.fixture
+    def out(self, captioner: TrainedCaptioner, photos: list[str], tmp_path: Path) -> Path:
+        """The output of a job on three images, of which the first is corrected and the second rejected."""
+        out = tmp_path / "c.jsonl"
+        assert run(captioner, self.good(photos), Destination(out)) == (3, 0, 0)
+        rows = outputs.lines(out)
+        rows[0] |= {"model_caption": rows[0]["caption"], "caption": "my own words", "review": "accepted"}
+        rows[1]["review"] = "rejected"
+        out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return out
+
+    @staticmethod
+    def good(photos: list[str]) -> list[str]:
+        return [photos[0], photos[1], photos[3]]
+
+    @pytest.mark.parametrize("existing", get_args(Existing))
+    def test_a_corrected_caption_replaces_the_model_s(
+        self, captioner: TrainedCaptioner, photos: list[str], out: Path, existing: Any
+    ) -> None:
+        # Bug: texts beside and inside images kept the caption of the model.
+        images, before = self.good(photos), "photo: "
+        run(captioner, images, Destination(sidecar=".txt", embed="both", before=before))
+        beside = [Path(image).with_suffix(".txt") for image in images]
+        unchanged = [path.read_text() for path in beside[1:]]
+        destination = Destination(out, ".txt", "both", existing=existing, before=before)
+        assert caption_collection(captioner, images, destination).rewritten == 1
+        assert beside[0].read_text() == "photo: my own words\n"
+        for field in ("xmp", "exif"):
+            assert read_description(Path(images[0]).read_bytes(), field) == "photo: my own words"
+        assert [path.read_text() for path in beside[1:]] == unchanged
+        assert caption_collection(captioner, images, destination).rewritten == 0
+
+    def test_a_text_by_hand_is_kept(self, captioner: TrainedCaptioner, photos: list[str], out: Path) -> None:
+        beside = Path(photos[0]).with_suffix(".txt")
+        beside.write_text("by hand")
+        run(captioner, self.good(photos), Destination(out, ".txt", existing="overwrite"))
+        assert beside.read_text() == "by hand"
+
+    def test_a_rejected_caption_is_not_written(self, captioner: TrainedCaptioner, photos: list[str], out: Path) -> None:
+        # Bug: it was written into the image.
+        images = self.good(photos)
+        report = caption_collection(captioner, images, Destination(out, ".txt", "xmp"))
+        assert (report.captioned, report.skipped, report.rewritten) == (0, 3, 2)
+        assert [Path(image).with_suffix(".txt").exists() for image in images] == [True, False, True]
+        assert read_description(Path(images[1]).read_bytes(), "xmp") == ""
+
+    def test_alt_text_of_an_earlier_plain_job(self, captioner: TrainedCaptioner, photos: list[str], out: Path) -> None:
+        # Bug: the plain caption was written.
+        run(captioner, self.good(photos), Destination(out, ".txt"), style="alt-text")
+        assert Path(photos[0]).with_suffix(".txt").read_text() == "My own words.\n"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_images_with_another_spelling_are_not_captioned_again(
+    captioner: TrainedCaptioner, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    # Bug: `seesay caption .` in the folder of the images added every image a second time.
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / f"c.{suffix}"
+    assert run(captioner, ["photos/0.jpg", "./photos/1.jpg"], Destination(Path(out.name))) == (2, 0, 0)
+    absolute = [photos[0], photos[1]]
+    assert run(captioner, absolute, Destination(out)) == (0, 2, 0)
+    monkeypatch.chdir(tmp_path / "photos")
+    assert run(captioner, ["0.jpg", "./1.jpg", "3.jpg"], Destination(out)) == (1, 2, 0)
+    assert run(captioner, ["../photos/3.jpg"], Destination(out)) == (0, 1, 0)
+
+
 class TestReranking:
     def test_captions_are_those_of_each_image_alone(
         self, indexed_run: Path, images: list[str], photos: list[str], tmp_path: Path

@@ -272,7 +272,7 @@ class TestCaption:
         result = seesay("caption", "a.png", "--model", cached_run, "--sidecar", ".txt", "--embed", "xmp")
         assert (result.code, result.out[0]) == (
             0,
-            "1 captioned, 0 already there, 0 failed: sidecars or image metadata",
+            "1 captioned, 0 already there, 0 failed: .txt files and image metadata",
         )
         text = TrainedCaptioner.load(cached_run, "cpu").caption(images[0]).text
         assert (tmp_path / "a.txt").read_text() == f"{text}\n"
@@ -880,7 +880,9 @@ def test_an_export_writes_captions_like_a_run(
 
 def test_export_of_a_missing_run_is_reported_in_one_line(seesay: Seesay, tmp_path: Path) -> None:
     result = seesay("export", tmp_path / "nowhere")
-    assert (result.code, result.err) == (2, [f"seesay: error: no run folder at {tmp_path / 'nowhere'}"])
+    assert result.code == 2
+    assert len(result.err) == 1
+    assert result.err[0].startswith(f"seesay: error: no run folder at {tmp_path / 'nowhere'}; `seesay models` lists")
 
 
 def test_doctor_names_versions_and_device(seesay: Seesay) -> None:

@@ -63,7 +63,7 @@ def test_accepted_captions_are_exported(folder: Path, capsys: pytest.CaptureFixt
     assert (code, "no caption is accepted yet" in err) == (2, True)
     rows = [{**row, "review": "accepted"} for row in read_rows(path)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    assert run(capsys, path, "--export", out)[:2] == (0, f"4 images with accepted captions: {out}\n")
+    assert run(capsys, path, "--export", out)[:2] == (0, f"{out}: images with accepted captions: 4\n")
     assert len(load_annotations(out)) == 4
     code, _, err = run(capsys, path, "--export", path)
     assert (code, "is an input" in err) == (2, True)

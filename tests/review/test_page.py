@@ -182,7 +182,7 @@ def test_search_and_filters(visit: Visit, folder: Path) -> None:
     expect(page.locator(".entry .words-of").first).to_have_text("two red dogs")
     page.get_by_label("Reason").select_option("no usable caption: repetition (2)")
     expect(count).to_have_text("2 of 6")
-    assert shown(page) == ["no caption", "no caption"]
+    assert all("repetition" in text for text in shown(page))
     expect(card(page, 5)).to_contain_text("repetition ('a 9')")
     page.get_by_role("button", name="Clear the filters").click()
     page.get_by_label("Status").select_option("not reviewed (6)")

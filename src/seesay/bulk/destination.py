@@ -56,7 +56,7 @@ class Destination:
         if self.out is not None:
             require_suffix(self.out, SUFFIXES, "--out")
         if self.sidecar and ("/" in self.sidecar or not self.sidecar.startswith(".")):
-            raise ConfigError(f"--sidecar is the suffix of a text file, such as .txt, not {self.sidecar!r}")
+            raise ConfigError(f"--sidecar is a suffix with its dot, such as .txt, not {self.sidecar!r}")
         listing = ImageListing.of([f"name{self.sidecar}"])
         if listing.images or listing.unsupported or _NOT_TEXT.fullmatch(Path(f"name{self.sidecar}").suffix):
             raise ConfigError(

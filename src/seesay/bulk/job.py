@@ -11,16 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seesay.bulk.destination import Destination
 from seesay.bulk.failures import Failures
 from seesay.bulk.recipe import Recipe, record_recipe
-from seesay.bulk.rows import Row, plain, texts
+from seesay.bulk.rows import Row, find_captioned, plain, texts
 from seesay.bulk.sinks import Sink
 from seesay.bulk.writers import Writer
-from seesay.captioners.alt_text import Style
+from seesay.captioners.alt_text import Style, alt_text
 from seesay.captioners.base import Captioner
 from seesay.captioners.caption import Caption
 from seesay.config import DecodingOptions
@@ -50,6 +50,7 @@ class BulkReport:
             inside them, and partly unreadable sources.
         rejected: number of images without a usable caption by reason (`seesay.captioners.guard`).
         blank: captioned images with an empty alt text.
+        rewritten: texts beside or inside images that this job wrote from captions that were in the output before.
         seconds: wall time of this job.
         workers: number of tasks per worker, with several workers.
         usage: line about the resources that several workers used, see `Captioner.summary`; that of one captioner is its
@@ -63,6 +64,7 @@ class BulkReport:
     workers: Mapping[str, int] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
     blank: int = 0
+    rewritten: int = 0
     usage: str = ""
 
     @property
@@ -126,7 +128,15 @@ def caption_collection(
         job.finish()
     skipped = len(images) - job.captioned - sum(image in job.failed for image in images)
     seconds = time.perf_counter() - started
-    return BulkReport(job.captioned, skipped, len(job.failed), seconds, rejected=job.rejected, blank=job.blank)
+    return BulkReport(
+        job.captioned,
+        skipped,
+        len(job.failed),
+        seconds,
+        rejected=job.rejected,
+        blank=job.blank,
+        rewritten=job.rewritten,
+    )
 
 
 class _Job:
@@ -141,7 +151,7 @@ class _Job:
         self.destination = destination
         self.images = images
         self.print_error = print_error
-        self.captioned = self.blank = 0
+        self.captioned = self.blank = self.rewritten = 0
         self.rejected: Counter[str] = Counter()
         self.failed: set[str] = set()
         self._names = frozenset(map(plain, images)) if num_captions > 1 else frozenset()
@@ -151,20 +161,22 @@ class _Job:
 
     def start(self, stack: ExitStack) -> list[str]:
         """Complete the pending batch of an earlier job and return the images without a caption."""
-        done: set[str] = set()
-        if self.output is not None:
-            self.output.create()
-            stack.enter_context(only_writer(self.output.path))
-            done = self.output.open()
-            todo = sum(plain(image) not in done for image in self.images)
-            record_recipe(self.output.path, self.recipe, len(done), todo, strict=self.destination.strict)
-        self.failures.open(done)
-        if self.output is not None and self.sinks:
-            self._finish_pending(done)
-            self._write_missing(self.output)
-        elif self.sinks:
+        if self.output is None:
+            self.failures.open(set())
             return [image for image in self.images if not self._is_done(image)]
-        return [image for image in self.images if plain(image) not in done]
+        self.output.create()
+        stack.enter_context(only_writer(self.output.path))
+        done = self.output.open()
+        captioned = find_captioned(self.images, done, self.output.path.parent)
+        kept = set(captioned.values())
+        todo = [image for image in self.images if image not in kept]
+        record_recipe(self.output.path, self.recipe, len(done), len(todo), strict=self.destination.strict)
+        self.failures.open(done)
+        if self.sinks:
+            self._finish_pending(done)
+            self._write_missing(self.output, captioned)
+            self._write_corrections(self.output, captioned)
+        return todo
 
     def add_batch(self, batch: Iterable[tuple[str, Caption | ImageError]]) -> None:
         """Write a batch to all outputs; once this returns, a kill cannot lose it."""
@@ -204,17 +216,18 @@ class _Job:
         if self.print_error:
             self.print_error(reason)
 
-    def _write_sinks(self, image: str, text: str) -> None:
+    def _write_sinks(self, image: str, text: str, sinks: Sequence[Sink] | None = None) -> bool:
+        """Write a text beside and inside an image, or to `sinks` only; return whether anything changed."""
         try:
-            for sink in self.sinks:
-                sink.write(image, text)
+            changed = [sink.write(image, text) for sink in (self.sinks if sinks is None else sinks)]
         except SeesayError as error:
             self.fail(image, str(error), unwritten=self.output is not None)
-        else:
-            self.failures.resolve(image)
+            return False
+        self.failures.resolve(image)
+        return any(changed)
 
     def _is_done(self, image: str) -> bool:
-        return all(sink.is_done(image) for sink in self.sinks)
+        return all(text for sink in self.sinks for text in sink.texts(image))
 
     def _record_pending(self, texts_of: dict[str, str]) -> Path | None:
         pending = self.destination.pending
@@ -233,15 +246,40 @@ class _Job:
                 self._write_sinks(image, text)
         pending.unlink()
 
-    def _write_missing(self, output: Writer) -> None:
-        """Write captions of the output to images that lack them, or where an earlier write failed."""
+    def _write_missing(self, output: Writer, captioned: Mapping[str, str]) -> None:
+        """Write captions of the output to images that lack them, or where an earlier write failed.
+
+        Args:
+            output: the output.
+            captioned: images of the job by their name in the output.
+        """
         skips = self.destination.existing == "skip"
         if not skips and not self.failures.unwritten:
             return
-        names = {plain(image): image for image in self.images}
         for name, captions in output.captions():
-            image = names.get(plain(name))
+            image = captioned.get(plain(name))
             if image is None:
                 continue
             if plain(name) in self.failures.unwritten or (skips and not self._is_done(image)):
-                self._write_sinks(image, self.destination.text(captions))
+                self.rewritten += self._write_sinks(image, self._text(captions))
+
+    def _write_corrections(self, output: Writer, captioned: Mapping[str, str]) -> None:
+        """Replace model captions beside and inside images by the corrected ones; other texts are kept.
+
+        Args:
+            output: the output.
+            captioned: images of the job by their name in the output.
+        """
+        sinks = replace(self.destination, existing="overwrite").sinks(self.images)
+        for name, before, after in output.corrections():
+            image = captioned.get(plain(name))
+            if image is None:
+                continue
+            old = self._text(before).strip()
+            changing = [sink for sink in sinks if set(sink.texts(image)) == {old}]
+            self.rewritten += self._write_sinks(image, self._text(after), changing)
+
+    def _text(self, captions: Iterable[str]) -> str:
+        """Return the text beside or inside an image for captions of the output."""
+        styled = map(alt_text, captions) if self.recipe.style == "alt-text" else captions
+        return self.destination.text(list(styled))

@@ -74,6 +74,10 @@ class ParquetWriter:
             (row["image"], texts_of_json(row)) for row in read_rows(self.path, ("image", "caption", "captions"))
         )
 
+    def corrections(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield nothing: a review is written to a copy."""
+        yield from ()
+
     def close(self) -> None:
         """Write the last part."""
         if self._rows:

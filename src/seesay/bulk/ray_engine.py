@@ -30,7 +30,7 @@ from seesay.bulk.failures import Failures
 from seesay.bulk.job import BATCH_SIZE, BulkReport, ErrorCallback, ProgressCallback
 from seesay.bulk.parquet_writer import ParquetWriter, read_part_metadata, write_part
 from seesay.bulk.recipe import Recipe, record_recipe
-from seesay.bulk.rows import json_line, plain
+from seesay.bulk.rows import find_captioned, json_line, plain
 from seesay.captioners.alt_text import Style
 from seesay.captioners.endpoint import EndpointCaptioner
 from seesay.captioners.endpoint.usage import Usage, read_price
@@ -116,7 +116,8 @@ def caption_on_ray(
     output.create()
     with only_writer(out):
         done = output.open()
-        todo = [image for image in images if plain(image) not in done]
+        captioned = set(find_captioned(images, done, out.parent).values())
+        todo = [image for image in images if image not in captioned]
         record_recipe(out, replace(recipe, style=style), len(done), len(todo), strict=destination.strict)
         output.close()  # finish a part of the local engine
         failures = Failures(destination.failures)

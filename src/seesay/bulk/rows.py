@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from seesay.captioners.caption import Caption
+from seesay.data.readers.images import is_url
 from seesay.files import text_bytes
 
 Row = tuple[str, Caption]
@@ -74,6 +77,27 @@ def caption_of_json(row: dict[str, Any]) -> Caption:
 def plain(name: str) -> str:
     r"""Return an image's name as valid UTF-8: bytes that are not UTF-8 become `\udcff`."""
     return text_bytes(name).decode()
+
+
+def find_captioned(images: Sequence[str], names: Collection[str], folder: Path) -> dict[str, str]:
+    """Return the images that an output contains, by their `plain` name there.
+
+    A file may be spelled differently there: absolute, or relative to the folder of the output or to the current one.
+
+    Args:
+        images: names of images.
+        names: `plain` names in the output.
+        folder: folder of the output.
+    """
+    found = {name: image for image in images if (name := plain(image)) in names}
+    others = [image for image in images if plain(image) not in found and not is_url(image)] if names else []
+    known = {os.path.normpath(name): name for name in names} if others else {}
+    for image in others:
+        path = os.path.abspath(image)  # noqa: PTH100 - links are not resolved
+        for spelling in map(plain, (path, os.path.relpath(path, folder), os.path.relpath(path))):
+            if spelling in known:
+                found[known[spelling]] = image
+    return found
 
 
 def _fields(caption: Caption) -> dict[str, object]:

@@ -22,11 +22,11 @@ EmbedField = Literal["xmp", "exif", "both"]
 class Sink(Protocol):
     """An output per image."""
 
-    def is_done(self, image: str) -> bool:
-        """Return whether the image has a text, which `skip` keeps."""
+    def texts(self, image: str) -> list[str]:
+        """Return the texts of an image, one per place, without surrounding blanks; empty: none or unreadable."""
 
-    def write(self, image: str, text: str) -> None:
-        """Write a caption; writing it twice has no further effect.
+    def write(self, image: str, text: str) -> bool:
+        """Write a caption and return whether anything changed; writing it twice has no further effect.
 
         Raises:
             SeesayError: the caption cannot be written.
@@ -49,21 +49,21 @@ class Sidecars:
         """Return the path of an image's text file."""
         return Path(self._names.path(image))
 
-    def is_done(self, image: str) -> bool:
-        """Return whether the text is not blank; `write` reports an unreadable one."""
+    def texts(self, image: str) -> list[str]:
+        """Return the content of the text file; `write` reports an unreadable one."""
         try:
-            return bool(EditableText.read(self.path(image)).text.strip())
+            return [EditableText.read(self.path(image)).text.strip()]
         except SeesayError:
-            return False
+            return [""]
 
-    def write(self, image: str, text: str) -> None:
+    def write(self, image: str, text: str) -> bool:
         """Write the text atomically, in the encoding of the existing file."""
         path = self.path(image)
         current = EditableText.read(path)
         before = current.text.rstrip("\r\n")
         after = merge_text(before, text, self.existing)
         if after == before:
-            return
+            return False
         try:
             data = current.encode(f"{after}\n")
         except DataError as error:
@@ -71,6 +71,7 @@ class Sidecars:
                 raise DataError(f"{path}: {error}") from error
             data = f"{after}\n".encode("utf-8", "surrogateescape")
         write_atomically(path, data)
+        return True
 
 
 class Descriptions:
@@ -85,15 +86,15 @@ class Descriptions:
         self.fields: tuple[Field, ...] = ("xmp", "exif") if field == "both" else (field,)
         self.existing = existing
 
-    def is_done(self, image: str) -> bool:
-        """Return whether every field has a description; `write` reports unsupported files."""
+    def texts(self, image: str) -> list[str]:
+        """Return the description of every field; `write` reports unsupported files."""
         try:
             data = Path(image).read_bytes()
-            return all(read_description(data, field) for field in self.fields)
+            return [read_description(data, field).strip() for field in self.fields]
         except (OSError, DescriptionError):
-            return False
+            return [""]
 
-    def write(self, image: str, text: str) -> None:
+    def write(self, image: str, text: str) -> bool:
         """Rewrite the file atomically with the description."""
         path = Path(image)
         if path.is_symlink():
@@ -109,8 +110,10 @@ class Descriptions:
             raise SeesayError(f"{image}: the description cannot be written: {error}") from error
         except OSError as error:
             raise SeesayError(f"{image}: cannot be read ({error.strerror})") from error
-        if after != before:
-            write_atomically(path, after, durable=True)
+        if after == before:
+            return False
+        write_atomically(path, after, durable=True)
+        return True
 
 
 def merge_text(current: str, text: str, existing: Existing) -> str:

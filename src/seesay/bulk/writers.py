@@ -44,7 +44,10 @@ class Writer(Protocol):
         """Append a batch; once this returns, a kill cannot lose it."""
 
     def captions(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield names and captions of the images in the output."""
+        """Yield names and captions of the images in the output, without those that a review rejected."""
+
+    def corrections(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield names, captions of the model and present captions of images whose caption was corrected in a review."""
 
     def close(self) -> None:
         """Finish the output."""
@@ -97,10 +100,19 @@ class JsonlWriter:
         append(self.path, text_bytes("".join(lines)))
 
     def captions(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield names and captions of the images."""
+        """Yield names and captions of the images, without rejected ones."""
         for _, line in complete_lines(self.path, LINE_START):
             row = json.loads(line)
-            yield row["image"], texts_of_json(row)
+            if row.get("review") != "rejected":
+                yield row["image"], texts_of_json(row)
+
+    def corrections(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield names, captions of the model and corrected captions."""
+        for _, line in complete_lines(self.path, LINE_START):
+            row = json.loads(line)
+            if "model_caption" in row and row.get("review") != "rejected":
+                first, *others = texts_of_json(row)
+                yield row["image"], [row["model_caption"], *others], [first, *others]
 
     def close(self) -> None:
         """Do nothing: every line is final."""
@@ -166,6 +178,10 @@ class CsvWriter:
                     cells[0],
                     [text for index, text in enumerate(cells[1 : 1 + self.num_captions]) if text or not index],
                 )
+
+    def corrections(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield nothing: a table has no columns for a review."""
+        yield from ()
 
     def close(self) -> None:
         """Do nothing: every row is final."""

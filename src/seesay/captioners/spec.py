@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seesay.captioners.recommended import default_model
 from seesay.captioners.settings import ModelSettings
 from seesay.errors import ConfigError
 from seesay.files import exists
@@ -72,13 +73,16 @@ def is_pretrained(model: str) -> bool:
     return model.count("/") == 1 and not model.startswith((".", "~", "/", "runs/")) and not folder.parent.is_dir()
 
 
-def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto", **settings: Any) -> "Captioner":
+def load_captioner(
+    model: str | Path | Sequence[str | Path] | None = None, device: str = "auto", **settings: Any
+) -> "Captioner":
     """Return the captioner of a model.
 
     Args:
         model: a run folder, an exported folder, several runs that share a vocabulary, a run or a pretrained model of
             the Hugging Face hub (`name` or `name@revision`), a local folder in its format, or the name of a server's
-            model; see `ModelSpec`.
+            model; see `ModelSpec`. None: the small pretrained model that `seesay caption` uses by default, which is
+            downloaded once.
         device: auto, cpu, cuda or mps; an exported folder runs on the CPU and needs neither torch nor a run.
         settings: further fields of `ModelSpec`.
 
@@ -88,5 +92,7 @@ def load_captioner(model: str | Path | Sequence[str | Path], device: str = "auto
         CheckpointError: a folder has neither a run nor an export, or it is damaged.
         MissingDependencyError: a library that the model needs is not installed.
     """
+    if model is None:
+        model = default_model().name
     models = (model,) if isinstance(model, (str, Path)) else model
     return ModelSpec(tuple(map(str, models)), device, **settings).load()

@@ -201,12 +201,15 @@ def _summarise(done: "BulkReport", destination: "Destination", *, json: bool) ->
         listed_in = destination.failures if done.failed else None
         print_json({**asdict(done), "rate": done.rate, "out": destination.out, "failures": listed_in})
         return 1 if done.failed else 0
-    target = destination.out or "sidecars or image metadata"
+    beside = [f"{destination.sidecar} files"] if destination.sidecar else []
+    target = destination.out or " and ".join([*beside, *(["image metadata"] if destination.embed else [])])
     blank = f" ({done.blank} blank)" if done.blank else ""
     failed = f"{done.failed - sum(done.rejected.values())} failed"
     rejected = f", {summarize_rejections(done.rejected)}" if done.rejected else ""
     listed = f" (reasons in {destination.failures})" if done.failed else ""
     print_line(f"{done.captioned} captioned{blank}, {done.skipped} already there, {failed}{rejected}{listed}: {target}")
+    if done.rewritten:
+        print_line(f"{done.rewritten} texts beside or inside images written from captions in {destination.out}")
     if done.usage:
         print_note(done.usage)
     if done.captioned:

@@ -42,12 +42,13 @@ Stores = Annotated[
     list[Path] | None,
     Parameter(name="--store", help="feature stores to use, concatenated along F", show=True),
 ]
-Model = Annotated[str, Parameter(help="run folder [default: the latest in runs/]", show=True)]
+Model = Annotated[str, Parameter(help="run folder, or OWNER/NAME of the hub [default: the latest run]", show=True)]
 Models = Annotated[
     list[str] | None,
     Parameter(
         name="--model",
-        help="run folder; several that share a vocabulary are ensembled [default: the latest]",
+        help="run or exported folder, or OWNER/NAME of the hub; several runs that share a vocabulary are ensembled "
+        "[default: the latest run, else a small pretrained model]",
         show=True,
     ),
 ]

@@ -66,7 +66,7 @@ def _export(session: "ReviewSession", path: Path, captions: Path) -> int:
 
     require_suffix(path, {".jsonl": "JSON lines"}, "--export")
     check_inputs(path, [captions], "--export")
-    print_line(f"{export_accepted(session.entries, path)} images with accepted captions: {path}")
+    print_line(f"{path}: images with accepted captions: {export_accepted(session.entries, path)}")
     return 0
 
 

@@ -27,7 +27,8 @@ def serve(
     On Ctrl-C or SIGTERM the server finishes accepted requests and exits.
 
     Args:
-        models: run folder; several that share a vocabulary are ensembled [default: the latest in runs/].
+        models: run or exported folder, or OWNER/NAME of the hub; several runs that share a vocabulary are ensembled
+            [default: the latest run].
         host: address to listen on; 0.0.0.0 listens on all interfaces.
         port: port to listen on; 0: any free port.
         max_batch: maximum number of images per batch.

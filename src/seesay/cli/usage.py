@@ -7,6 +7,7 @@ from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError
 
 OTHER_NAMES = {
     "--alpha": "--lora-alpha",
+    "--alt-text": "--style",
     "--base-url": "--endpoint",
     "--batch": "--batch-captions",
     "--batch-size": "--batch-captions",

@@ -13,7 +13,7 @@ const fileName = (image) => image.slice(image.lastIndexOf("/") + 1);
 
 function captionText(row) {
   const attributes = row.caption ? textAttributes(row.caption) : {};
-  return element("p", { class: row.caption ? "words-of" : "words-of none", ...attributes, text: row.caption || "no caption" });
+  return element("p", { class: row.caption ? "words-of" : "words-of none", ...attributes, text: row.caption || row.reason || "no caption" });
 }
 
 const score = (row) => (row.score === null ? "" : `score ${row.score.toFixed(2)}`);
@@ -42,6 +42,7 @@ export function makeCard(row, position, total, actions) {
     button("✓", "Accept (a)", () => actions.accept(row)), button("✕", "Reject (r)", () => actions.reject(row)),
     button("✎", "Edit (Enter)", () => actions.edit(row)));
   card.append(element("div", { class: "frame", onclick: () => actions.open(row) }, picture), card.body,
+    element("div", { class: "file-name", text: fileName(row.image), title: row.image, dir: "auto" }),
     element("div", { class: "foot" }, card.facts, buttons));
   fillCard(card, row);
   return card;
@@ -54,8 +55,7 @@ export function fillCard(card, row) {
   if (!card.body.querySelector("textarea")) card.body.replaceChildren(captionText(row));
   card.facts.replaceChildren(
     element("span", { class: "badge", text: REVIEWS[row.review] }),
-    element("span", { class: "file-name", text: fileName(row.image), title: row.image, dir: "auto" }),
-    ...(row.reason ? [element("span", { class: "reason", text: row.reason, title: row.reason })] : [element("span", { text: score(row) })]));
+    element("span", { class: row.reason && row.caption ? "reason" : "", text: row.caption ? row.reason || score(row) : "", title: row.reason || "" }));
 }
 
 /** Starts to load the image of a card. */
