@@ -231,6 +231,6 @@ def only_writer(path: Path) -> Iterator[None]:
     with lock_file(path) as locked:
         if not locked:
             raise DataError(
-                f"another process is writing to {path}, or reviews it; wait for it, end the review, or choose another --out"
+                f"another process is writing to {path}, or reviews it; wait for it, end it, or choose another --out"
             )
         yield
