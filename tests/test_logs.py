@@ -1,6 +1,8 @@
 import contextlib
 import io
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,24 @@ def test_a_command_restores_logging(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     assert main(["review", "nothing.jsonl"]) == 2
     assert state("seesay") == before
+
+
+TRAIN = """
+import logging, sys
+from seesay.logs import visible_log
+if len(sys.argv) > 1:
+    logging.getLogger("seesay").setLevel(sys.argv[1])
+for _ in range(2):
+    with visible_log():
+        logging.getLogger("seesay.training").info("epoch 1 done")
+logging.getLogger("seesay.training").info("afterwards")
+"""
+
+
+@pytest.mark.parametrize(("level", "lines"), [("", 2), ("WARNING", 0)])
+def test_a_program_without_logging_sees_the_progress_of_training(level: str, lines: int) -> None:
+    # Bug: training from Python printed nothing until its end.
+    command = [sys.executable, "-c", TRAIN, *filter(None, [level])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", lines)
+    assert done.stderr.count("epoch 1 done") == lines

@@ -2,6 +2,7 @@
 
 config.yaml         the resolved configuration
 captioner.json      shapes, encoder, preprocessing, state of the training
+images.json         ids of the training and validation images
 tokenizer.json      vocabulary and cleaning rules
 model.safetensors   the best weights, with the encoder's if it was trained or loaded from a file
 checkpoints/        last.ckpt (to resume) and the best ones
@@ -14,7 +15,7 @@ model/              the whole model with its processor in the format of the Hugg
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # torch is loaded with the weights, since most commands look 
 CONFIG_FILE = "config.yaml"
 INFO_FILE = "captioner.json"
 TOKENIZER_FILE = "tokenizer.json"
+IMAGES_FILE = "images.json"
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "checkpoints/last.ckpt"
 ADAPTER_FOLDER = "adapter"
@@ -50,6 +52,7 @@ RUN = FolderKind(
     (
         CONFIG_FILE,
         TOKENIZER_FILE,
+        IMAGES_FILE,
         MODEL_FILE,
         "metrics.csv",
         "curves.png",
@@ -142,6 +145,34 @@ def save_info(folder: Path, info: RunInfo) -> None:
 
     content = {"format": _FORMAT, "seesay": __version__, **asdict(info)}
     write_atomically(folder / INFO_FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def save_used_images(folder: Path, images: Mapping[str, Sequence[str]]) -> None:
+    """Write the ids of the images that a run uses, by split (`train` and `val`), atomically."""
+    write_atomically(folder / IMAGES_FILE, f"{json.dumps(images)}\n".encode())
+
+
+def used_images(folders: Iterable[Path]) -> dict[str, str]:
+    """Return the split, `train` or `val`, of the images that runs used, by id; empty if it is not recorded.
+
+    An image that one run trained on and another validated on is in `train`.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    found: dict[str, str] = {}
+    for path in (folder / IMAGES_FILE for folder in folders):
+        if not path.is_file():
+            continue
+        try:
+            images = json.loads(path.read_text(encoding="utf-8"))
+            by_split = {name: [str(image) for image in images[name]] for name in ("val", "train")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); restore or delete it") from error
+        for image in by_split["val"]:
+            found.setdefault(image, "val")
+        found |= dict.fromkeys(by_split["train"], "train")
+    return found
 
 
 def update_progress(folder: Path | None, info: RunInfo, **progress: Any) -> RunInfo:

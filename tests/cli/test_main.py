@@ -568,9 +568,14 @@ class TestTraining:
         beam = ["--strategy", "beam", "--out", "beam"]
         assert seesay("evaluate", cached_run, colours, "--features", features, *beam).code == 0
         compared = seesay("compare", "greedy", "beam", "--out", "out")
-        assert (compared.code, compared.err) == (0, [])
+        assert (compared.code, len(compared.err)) == (0, 1)
+        assert "the captions were generated differently: captions:greedy(" in compared.err[0]
         assert any("CIDEr" in line and ("yes" in line or "no" in line) for line in compared.out)
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.html", "comparison.json"}
+        # Bug: all differences were 0, with exit code 0.
+        self_compared = seesay("compare", "greedy", "./greedy")
+        assert self_compared.code == 2
+        assert "a system is compared with itself; to compare two decodings" in self_compared.err[0]
 
     def test_errors_of_evaluate_and_compare_are_one_line(self, seesay: Seesay, colours: Path, tmp_path: Path) -> None:
         for arguments, message in (
@@ -948,8 +953,9 @@ def test_every_command_that_reads_a_data_set_accepts_column_names(seesay: Seesay
     assert "4 images, 4 captions" in "\n".join(seesay("data", "check", "data.csv", *flags).out)
     assert seesay("data", "convert", "data.csv", "out.jsonl", *flags).code == 0
     assert json.loads(Path("out.jsonl").read_text().splitlines()[1])["captions"] == ["Ein Hund 1"]
-    Path("predictions.json").write_text(json.dumps({f"{number}.jpg": f"Ein Hund {number}" for number in range(4)}))
-    for command in ("evaluate predictions.json data.csv", "compare predictions.json predictions.json --data data.csv"):
+    for name in ("predictions.json", "same.json"):
+        Path(name).write_text(json.dumps({f"{number}.jpg": f"Ein Hund {number}" for number in range(4)}))
+    for command in ("evaluate predictions.json data.csv", "compare predictions.json same.json --data data.csv"):
         result = seesay(*command.split(), *flags, "--metrics", "BLEU")
         assert "100.00" in "\n".join(result.out), result
     missing = seesay("data", "check", "data.csv", "--caption-column", "titre")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seesay.config import DecodingOptions
 from seesay.data.annotations import Annotations, load_annotations, write_annotations
 from seesay.errors import ConfigError, DataError
 from seesay.evaluation import evaluate, save_evaluation
@@ -216,6 +217,18 @@ def test_missing_scores_are_reported(
     found = compare([path, path], data=colours, metrics=("BLEU", "SPICE"))
     assert found.missing.keys() == {"SPICE"}
     assert "SPICE" not in found.differences[0]
+
+
+def test_different_decoding_is_reported(cached_run: Path, colours: Path, features: Path, tmp_path: Path) -> None:
+    """Bug: a run with beam search was compared with a greedy one without a remark."""
+    for strategy in ("greedy", "beam"):
+        options = DecodingOptions(strategy=strategy)
+        save_evaluation(evaluate(cached_run, colours, options=options, features=features), tmp_path / strategy)
+    found = compare([tmp_path / "greedy", tmp_path / "beam"])
+    assert any(line.startswith("the captions were generated differently: captions:greedy(") for line in found.warnings)
+    save_comparison(found, tmp_path / "comparison")
+    page = (tmp_path / "comparison/comparison.html").read_text()
+    assert f"{tmp_path / 'greedy'}: " not in page.partition("gains most")[2]  # Bug: listed under "Human captions"
 
 
 def test_rows_of_differences(

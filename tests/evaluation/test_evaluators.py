@@ -2,7 +2,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from seesay.bulk import Destination
 from seesay.captioners.trained import TrainedCaptioner
-from seesay.checkpoint import load_run
+from seesay.checkpoint import load_run, read_run, save_info, save_used_images, used_images
 from seesay.config import DataConfig, DecodingOptions
 from seesay.data.annotations import Annotation, Annotations, Box, load_annotations, load_dataset, write_annotations
 from seesay.data.synthetic.scenes import make_scenes
@@ -20,6 +20,7 @@ from seesay.evaluation import captioning, evaluate, evaluate_human, read_predict
 from seesay.evaluation.clipscore import ClipScorer
 from seesay.evaluation.comparison import compare
 from seesay.evaluation.eval_split import read_eval_split
+from seesay.evaluation.evaluators import unfinished_runs
 from seesay.features import JoinedStores, extract_features
 from seesay.metrics import compute_metrics
 from seesay.metrics.meteor import Meteor
@@ -100,6 +101,80 @@ def test_missing_images_do_not_change_the_split(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.jpg"):
         path.unlink()
     assert len(read_eval_split(tmp_path, None, config).items) == 4
+
+
+class TestChangedData:
+    """Data without splits whose images have changed since the run was trained."""
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        self.write(tmp_path, range(40))
+        return tmp_path
+
+    @staticmethod
+    def write(folder: Path, numbers: Iterable[int]) -> None:
+        rows = "".join(f"{number}.jpg,caption {number}\n" for number in numbers)
+        (folder / "captions.csv").write_text(f"image,caption\n{rows}")
+        for number in numbers:
+            (folder / f"{number}.jpg").touch()
+
+    @staticmethod
+    def used(data: Path, config: DataConfig) -> dict[str, str]:
+        splits = load_dataset(data, config)
+        return {item.id: split for split in ("train", "val") for item in splits.split(split)}
+
+    @pytest.mark.parametrize("numbers", [range(39), range(1, 40), range(50), [*range(20), *range(30, 60)]])
+    def test_no_image_of_training_is_scored(self, data: Path, numbers: Sequence[int]) -> None:
+        # Bug: another random split was drawn, so that the test images included training images.
+        config = DataConfig()
+        used = self.used(data, config)
+        self.write(data, numbers)
+        found = read_eval_split(data, None, config, used=used)
+        assert {item.id for item in found.items} == {f"{number}.jpg" for number in numbers} - used.keys()
+        assert found.split == "test (images that training did not use)"
+        assert found.training is not None
+        val = read_eval_split(data, "val", config, used=used)
+        assert {item.id for item in val.items} <= {image for image, split in used.items() if split == "val"}
+
+    def test_unchanged_data_and_a_limited_training(self, data: Path) -> None:
+        for config in (DataConfig(), DataConfig(limit_images=9)):
+            used = self.used(data, config)
+            found = read_eval_split(data, None, config, used=used)
+            assert found == read_eval_split(data, None, config)
+            assert found.split == "test (split 80/10/10, seed 0)"
+
+    def test_data_of_others_is_scored_entirely(self, data: Path) -> None:
+        used = {"elsewhere.jpg": "train"}
+        assert len(read_eval_split(data, None, DataConfig(), used=used).items) == 40
+
+    def test_training_images_in_a_split_of_the_data_are_reported(self, colours: Path) -> None:
+        items = read_eval_split(colours, "test").items
+        found = read_eval_split(colours, "test", used={items[0].id: "train", items[1].id: "val"})
+        assert f"2 of the {len(items)} images were used in training; the scores are too high" in found.problems
+        assert read_eval_split(colours, "train", used={items[0].id: "train"}).problems == ()
+
+
+def test_a_run_records_the_images_that_it_uses(cached_run: Path, annotations: Annotations, tmp_path: Path) -> None:
+    used = used_images([cached_run, tmp_path])
+    for split in ("train", "val"):
+        assert [image for image in used if used[image] == split] == [item.id for item in annotations.split(split)]
+    save_used_images(tmp_path, {"train": ["a"], "val": ["b"]})
+    other = tmp_path / "other"
+    other.mkdir()
+    save_used_images(other, {"train": ["b"], "val": ["a"]})
+    assert used_images([tmp_path, other]) == {"a": "train", "b": "train"}
+    (tmp_path / "images.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        used_images([tmp_path])
+
+
+def test_an_unfinished_run_is_reported(cached_run: Path, tmp_path: Path) -> None:
+    # Bug: it was scored like a finished one.
+    run = shutil.copytree(cached_run, tmp_path / "run")
+    assert unfinished_runs([run]) == []
+    info = read_run(run).info
+    save_info(run, replace(info, progress={"epochs": 3, "finished": False}))
+    assert unfinished_runs([run]) == [f"the training of {run} is not finished: 3 of 20 epochs"]
 
 
 @pytest.fixture(scope="module")
@@ -327,8 +402,8 @@ class TestPredictions:
         assert (len(result.predictions), result.split, result.problems) == (36, "all", ())
         split = evaluate(path, tmp_path / "data.jsonl", split="test")
         assert len(split.predictions) == 4
-        assert split.split == "test(split 80/10/10, seed 0)"
-        assert "|split:test(split 80/10/10, seed 0)|" in split.signature
+        assert split.split == "test (split 80/10/10, seed 0)"
+        assert "|split:test (split 80/10/10, seed 0)|" in split.signature
         assert split.problems == ("32 predictions of images outside the split",)
 
     def test_the_only_split_is_the_default(self, annotations: Annotations, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_warm_up_is_linear(schedule: str) -> None:
     assert factors[middle] == pytest.approx(1 if schedule == "constant" else math.cos(math.pi / 4) ** 2)
 
 
+def test_a_warm_up_that_training_would_not_finish_is_shortened() -> None:
+    # Bug: with a small data set the learning rate did not reach its value, and the model learned nothing.
+    factors = schedule_factors(epochs=3, warmup_steps=30)
+    assert factors[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert schedule_factors(epochs=3, warmup_steps=29)[28] == 1
+
+
 def test_the_logged_learning_rate_is_that_of_the_step(
     colours: Path, features: Path, weights: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from seesay.captioners.trained import TrainedCaptioner
-from seesay.checkpoint import load_run
+from seesay.checkpoint import load_run, read_run, save_run
 from seesay.config import Config, TextConfig
 from seesay.data.annotations import Annotation, Annotations, load_annotations, write_annotations
 from seesay.data.validation.check import check_data
@@ -82,6 +82,7 @@ def test_gradients_are_clipped_to_the_maximum_norm(
 def test_run_folder_is_complete(cached_run: Path) -> None:
     assert {path.name for path in cached_run.iterdir()} == {
         ".seesay",
+        "images.json",
         "captioner.json",
         "checkpoints",
         "config.yaml",
@@ -196,7 +197,27 @@ def test_warm_up_as_long_as_training_logs_a_warning(
 ) -> None:
     config = tiny.cached(weights, epochs=1, warmup_steps=steps, limit_images=24)
     train(config, colours, tmp_path / "run", features=features)
-    assert any("warmup_steps is 6, but all 1 epochs have 6 steps" in line for line in log_capture.messages) == warned
+    message = "training.warmup_steps is 6, but all 1 epochs have 6 steps: the learning rate rises over 0 steps"
+    assert (message in log_capture.messages) == warned
+
+
+def test_settings_of_a_start_that_failed_are_replaced(
+    cached_run: Path, colours: Path, features: Path, weights: Path, tmp_path: Path
+) -> None:
+    # Bug: after a wrong setting the corrected command was refused because of "other settings".
+    run = tmp_path / "run"
+    saved = read_run(cached_run)
+    save_run(run, saved.config, replace(saved.info, progress={}), None)
+    result = train(tiny.cached(weights, epochs=1, keep_best=2), colours, run, features=features)
+    assert result.epochs == 1
+
+
+def test_missing_data_is_reported_before_the_settings_of_the_run(
+    cached_run: Path, weights: Path, tmp_path: Path
+) -> None:
+    # Bug: a mistyped path was reported as "other settings" of the run.
+    with pytest.raises(DataError, match="does not exist"):
+        train(tiny.cached(weights, epochs=1), tmp_path / "dta", cached_run)
 
 
 def test_logged_losses_equal_those_of_single_captions(
@@ -280,7 +301,7 @@ def test_other_settings_raise_unless_overwriting(
     run = shutil.copytree(cached_run, tmp_path / "run")
     other = tiny.cached(weights, epochs=1, keep_best=2)
     with pytest.raises(
-        ConfigError, match=r"other settings \(training\.epochs is 20 there, 1 here\); resume .*--resume"
+        ConfigError, match=r"other settings \(training\.epochs is 20 there, 1 here\); --resume alone .*--init-from"
     ):
         train(other, colours, run, features=features)
     assert outcome(run) == outcome(cached_run)

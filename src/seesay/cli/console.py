@@ -21,6 +21,7 @@ from rich.table import Table
 
 from seesay.errors import DataError
 from seesay.formatting import format_duration
+from seesay.logs import plain_handler
 
 if TYPE_CHECKING:
     from seesay.captioners.base import Captioner
@@ -170,9 +171,7 @@ def log_handler() -> logging.Handler:
     """Return the log handler: above the progress bar on a terminal, else plain lines."""
     if errors.is_interactive:
         return RichHandler(console=errors, show_path=False, show_level=False, markup=False)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    return handler
+    return plain_handler()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from seesay.cli.console import open_captioner, print_error, print_json, print_line, progress, show_table
+from seesay.cli.console import open_captioner, print_error, print_json, print_line, print_note, progress, show_table
 from seesay.cli.options import COMMON, Json
 from seesay.cli.parameters import (
     DEFAULT_PRESET,
@@ -127,7 +127,7 @@ def evaluate(
         print_json({**result.to_dict(), "folder": target})
     else:
         _print_scores(result)
-        print_line(f"saved in {target}")
+        print_line(f"saved in {target}; report: {target / 'report.html'}")
     return 0 if result.complete and not (metrics and result.missing_scores) else 1
 
 
@@ -224,10 +224,11 @@ def _check_unused(human: bool, data: bool, human_caption: str, unused: list[str]
 def _output_folder(out: Path | None, model: str, human: str, split: str) -> Path:
     """Return the folder of an evaluation: `out`, or the default of the model, or of the human captions, and split."""
     from seesay.checkpoint import is_run
+    from seesay.evaluation.eval_split import base_name
 
     if out is not None:
         return out
-    split = split.partition("(")[0]
+    split = base_name(split)
     if not human and is_run(model):
         return Path(model) / "predictions" / split
     # The name of a model may contain slashes and dots.
@@ -253,8 +254,11 @@ def _save(result: "Evaluation", folder: Path, curves: Path) -> None:
     """Write the files of an evaluation, with the training curves of its run if there are any."""
     from seesay.evaluation import save_evaluation
     from seesay.evaluation.report import write_evaluation_report
-    from seesay.evaluation.result import REPORT_FILE
+    from seesay.evaluation.result import REPORT_FILE, SCORES_FILE, read_signature
 
+    scores = folder / SCORES_FILE
+    if scores.is_file() and (before := read_signature(scores)) != result.signature:
+        print_note(f"replacing the scores of {before} in {folder}; --out keeps both")
     save_evaluation(result, folder)
     write_evaluation_report(result, folder / REPORT_FILE, curves)
 
@@ -289,6 +293,10 @@ def compare(
 
     if out is not None:
         check_folder(out, COMPARISON, inputs=[*systems, data])
+    if len({Path(name).resolve() for name in systems}) < len(systems):
+        raise DataError(
+            "a system is compared with itself; to compare two decodings of a run, evaluate each with its own --out"
+        )
     wanted = tuple(metrics or DEFAULT_SCORES)
     found = compare_systems(
         systems,
@@ -314,14 +322,14 @@ def compare(
 
 def _print_comparison(found: "Comparison") -> None:
     """Print the differences of each system to the first."""
-    from seesay.evaluation.comparison import difference_rows
+    from seesay.evaluation.comparison import HEADER, difference_rows
 
     first, *others = found.systems
-    header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "significant")
     for system, each, (gains, losses) in zip(others, found.differences, found.extremes, strict=True):
-        show_table(f"first {first.name}, second {system.name}", header, difference_rows(each))
+        show_table(f"first {first.name}, second {system.name}", HEADER, difference_rows(each))
         for kind, ids in (("gains", gains), ("loses", losses)):
-            print_line(f"{system.name} {kind} most in {found.ranked_by} on:")
+            if ids:
+                print_line(f"{system.name} {kind} most in {found.ranked_by} on:")
             for image_id in ids:
                 print_line(f"  {image_id}")
                 for one in (first, system):

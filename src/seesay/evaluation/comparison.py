@@ -11,6 +11,7 @@ import numpy as np
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
 from seesay.errors import DataError
+from seesay.evaluation.eval_split import base_name
 from seesay.evaluation.evaluators import evaluate
 from seesay.evaluation.predictions import has_predictions
 from seesay.evaluation.report import open_or_blank, ranking_score
@@ -56,6 +57,10 @@ class System:
     missing: dict[str, str]
 
 
+HEADER = ("x 100", "first", "second", "difference", "95 % interval", "p", "differs")
+"""Columns of `difference_rows`; short, so that a terminal of 80 columns shows them whole."""
+
+
 @dataclass(frozen=True, repr=False)
 class Comparison:
     """Differences of systems to the first of them.
@@ -80,9 +85,8 @@ class Comparison:
     def tables(self) -> list[ResultTable]:
         """Return the differences to the first system, as notebooks and `rich.print` show them."""
         first, *others = self.systems
-        header = ("score x 100", "first", "second", "difference", "95 % interval", "p", "significant")
         return [
-            ResultTable(f"first {first.name}, second {other.name}", header, difference_rows(each), other.signature)
+            ResultTable(f"first {first.name}, second {other.name}", HEADER, difference_rows(each), other.signature)
             for other, each in zip(others, self.differences, strict=True)
         ]
 
@@ -102,7 +106,11 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """One line per reason why scores may be misleading."""
-        return list(dict.fromkeys(line for system in self.systems for line in system.scores.warnings))
+        lines = [line for system in self.systems for line in system.scores.warnings]
+        decodings = dict.fromkeys(_decoding(system.signature) for system in self.systems)
+        if len(decodings) > 1:
+            lines.append(f"the captions were generated differently: {', '.join(decodings)}")
+        return list(dict.fromkeys(lines))
 
     @property
     def missing(self) -> dict[str, str]:
@@ -196,9 +204,8 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
         Text("\n\n".join([*signatures, comparison.recipe, *comparison.warnings, *comparison.missing.values()]))
     ]
     for system, each, (gains, losses) in zip(others, comparison.differences, comparison.extremes, strict=True):
-        header = ("score, times 100", "first", "second", "difference", "95 % interval", "p", "significant")
         title = f"{system.name} against {first.name}"
-        sections.append(Table(header, difference_rows(each), heading=title))
+        sections.append(Table(HEADER, difference_rows(each), heading=title))
         for kind, ids in (("gains", gains), ("loses", losses)):
             heading = f"Where {system.name} {kind} most in {comparison.ranked_by}"
             sections.append(Gallery(_cards(first, system, ids, comparison.ranked_by), heading=heading))
@@ -206,7 +213,7 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
 
 
 def difference_rows(differences: dict[str, Difference]) -> list[tuple[str, ...]]:
-    """Returns one row per score: both values, difference, interval, p-value, significant or not."""
+    """Returns one row per score: both values, difference, interval, p-value, and whether the interval excludes 0."""
     return [
         (
             name,
@@ -219,6 +226,11 @@ def difference_rows(differences: dict[str, Difference]) -> list[tuple[str, ...]]
         )
         for name, found in differences.items()
     ]
+
+
+def _decoding(signature: str) -> str:
+    """Return the part of a signature that states how captions were generated."""
+    return next((part for part in signature.split("|") if part.startswith("captions:")), "")
 
 
 class _Options(TypedDict):
@@ -244,7 +256,7 @@ def _evaluated(path: Path, split: str | None, metrics: Sequence[str]) -> System 
     if table is None:
         return None
     items, predictions, metadata = read_per_image(table)
-    if split is not None and metadata["split"] != split:
+    if split is not None and base_name(metadata["split"]) != split:
         raise DataError(f"{path} has split {metadata['split']}, not {split}; evaluate it on {split}, or remove it")
     scores, missing = score_captions(
         items, list(predictions.values()), tokenization=metadata["tokenization"], metrics=metrics
@@ -316,7 +328,8 @@ def _cards(first: System, second: System, ids: Sequence[str], name: str) -> list
         Card(
             image=open_or_blank(items[image_id]),
             caption=second.predictions[image_id],
-            references=(f"{first.name}: {first.predictions[image_id]}", *items[image_id].captions),
+            references=items[image_id].captions,
+            other=(first.name, first.predictions[image_id]),
             scores={
                 f"{name} of {system.name}": 100 * float(system.scores.per_image[name][index_of[image_id]])
                 for system in (first, second)

@@ -1,6 +1,6 @@
 """The images and references of a split that systems are scored on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,9 +36,16 @@ class EvalSplit:
 
 
 def read_eval_split(
-    data: str | Path, split: str | None, config: DataConfig | None = None, columns: ColumnNames = USUAL_NAMES
+    data: str | Path,
+    split: str | None,
+    config: DataConfig | None = None,
+    columns: ColumnNames = USUAL_NAMES,
+    used: Mapping[str, str] | None = None,
 ) -> EvalSplit:
     """Returns the images and references of a split, without the limits of training (images, captions).
+
+    A random split depends on all images of the data. If they have changed since a run was trained, the test images are
+    those that the run has not used.
 
     Args:
         data: anything `load_annotations` reads.
@@ -47,6 +54,7 @@ def read_eval_split(
         config: split settings of the run, so that data without splits gets the test images of training; None: defaults,
             used only if a split is requested.
         columns: table columns to use instead of those of the run.
+        used: split, train or val, of the images that the run used, by id.
 
     Raises:
         DataError: the data cannot be read, or the split is empty.
@@ -60,7 +68,13 @@ def read_eval_split(
             with suppress(DataError):  # there are no images: split all captions
                 annotations = read()  # as in training, split only images that exist
         annotations = assign_splits(annotations, settings)
-        suffix = f"(split {settings.split_fractions}, seed {settings.split_seed})"
+        suffix = f" (split {settings.split_fractions}, seed {settings.split_seed})"
+        now = {item.id: item.split for item in annotations}
+        if used and any(now.get(image) != before for image, before in used.items()):
+            annotations = replace(
+                annotations, items=tuple(replace(item, split=used.get(item.id, "test")) for item in annotations)
+            )
+            suffix = " (images that training did not use)"
     only = annotations.splits[0] if len(annotations.splits) == 1 else "test"
     if only in ("train", "restval"):  # scores on training images must be requested by name
         only = "test"
@@ -70,13 +84,21 @@ def read_eval_split(
         raise DataError(
             f"{annotations.source} has no image in split {name!r}; it has {', '.join(annotations.splits) or 'none'}"
         )
+    problems = annotations.problems
+    if name not in ("train", "val") and used and (known := sum(item.id in used for item in items)):
+        problems += (f"{known} of the {len(items)} images were used in training; the scores are too high",)
     return EvalSplit(
         items=_merge_splits(items) if name == ALL else items,
         split=name + (suffix if name != ALL else ""),
         training=_training_captions(annotations, name),
-        problems=annotations.problems,
+        problems=problems,
         uncaptioned=annotations.uncaptioned,
     )
+
+
+def base_name(split: str) -> str:
+    """Return the name of a split without the description of a random one: `test` of `test (split 80/10/10, seed 0)`."""
+    return split.partition("(")[0].strip()
 
 
 def _merge_splits(items: Sequence[Annotation]) -> tuple[Annotation, ...]:

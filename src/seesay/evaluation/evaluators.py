@@ -10,7 +10,7 @@ from seesay.captioners.guard import clean, count_rejections
 from seesay.captioners.identity import system_name
 from seesay.captioners.spec import load_captioner
 from seesay.captioners.trained import TrainedCaptioner
-from seesay.checkpoint import is_run
+from seesay.checkpoint import is_run, read_run, used_images
 from seesay.config import DecodingOptions
 from seesay.data.readers.columns import USUAL_NAMES, ColumnNames
 from seesay.data.records import Annotation
@@ -77,7 +77,8 @@ def evaluate(
         found = _read(Path(str(model)), data, eval_split.items)
     else:
         config = captioner.run_config
-        eval_split = read_eval_split(data, split, config.data if config else None, columns)
+        used = used_images(captioner.folders)
+        eval_split = read_eval_split(data, split, config.data if config else None, columns, used)
         options = captioner.options(options)
         tokenization = tokenization or (config.text.tokenization if config else None)
         source = None
@@ -104,9 +105,20 @@ def evaluate(
         draws=draws,
         decoding=options,
         captions=found.captions,
-        problems=[*eval_split.problems, *found.problems],
+        problems=[*eval_split.problems, *found.problems, *unfinished_runs(captioner.folders if captioner else ())],
         unscored=[*eval_split.uncaptioned, *(item.id for item in eval_split.items if item.id not in predictions)],
     )
+
+
+def unfinished_runs(folders: Sequence[Path]) -> list[str]:
+    """Return a line for each run whose training is not finished."""
+    runs = [read_run(folder) for folder in folders if is_run(folder)]
+    return [
+        f"the training of {run.folder} is not finished: {run.info.progress.get('epochs', 0)} of "
+        f"{run.config.training.epochs} epochs"
+        for run in runs
+        if run.info.progress and not run.info.progress.get("finished")
+    ]
 
 
 @dataclass(frozen=True)

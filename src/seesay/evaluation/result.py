@@ -169,6 +169,14 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_atomically(folder / SCORES_FILE, text_bytes(scores))  # last, so that its presence implies the others
 
 
+def read_signature(path: Path) -> str:
+    """Return the signature in a `scores.json`; empty if it has none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("signature", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
 def is_per_image(path: Path) -> bool:
     """Returns whether a file is a per-image table of scores, by its name or metadata."""
     if not path.is_file() or path.name == PER_IMAGE_FILE or path.suffix.lower() != ".parquet":

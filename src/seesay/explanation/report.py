@@ -99,6 +99,7 @@ class Card:
         image: the image.
         caption: the generated caption.
         references: human captions.
+        other: name and caption of another model, for comparison.
         attention: a strip of attention overlays, or a section such as `WordByWord`.
         scores: scores by name, such as CIDEr.
         name: file name or id of the image.
@@ -110,6 +111,7 @@ class Card:
     attention: "Pixels | Section | None" = None
     scores: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
+    other: tuple[str, str] | None = None
 
     def html(self) -> str:
         """Returns an article element."""

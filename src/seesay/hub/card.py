@@ -137,7 +137,8 @@ def _data_rows(facts: RunFacts) -> list[tuple[str, str]]:
     """Return facts about the training data."""
     rows = [("name", facts.data)]
     rows += [(f"{split} split", text) for split, text in dict(facts.info.get("captions") or {}).items()]
-    words = "characters" if facts.config.text.level == "character" else "words"
+    own = "characters" if facts.config.text.level == "character" else "words"
+    words = "tokens" if facts.pretrained else own
     if size := facts.info.get("vocabulary_size"):
         rows.append(("vocabulary", f"{size:,} {words}, special tokens included"))
     if length := facts.info.get("max_length"):

@@ -46,28 +46,35 @@ def build_optimizer(
     return optimizer
 
 
-def warn_of_warmup(training: TrainingConfig, steps: int) -> None:
-    """Log a warning if the learning rate is still rising when training ends.
+def count_warmup_steps(training: TrainingConfig, steps: int) -> int:
+    """Return the number of steps over which the learning rate rises.
+
+    This is `training.warmup_steps`, or a tenth of all steps if training would end before the learning rate is reached,
+    as with a small data set.
 
     Args:
         training: the settings.
         steps: steps of all epochs.
     """
-    if training.warmup_steps >= steps:
+    return training.warmup_steps if training.warmup_steps < steps else steps // 10
+
+
+def warn_of_warmup(training: TrainingConfig, steps: int) -> None:
+    """Log a warning if the warm-up is shortened; arguments as for `count_warmup_steps`."""
+    if (used := count_warmup_steps(training, steps)) < training.warmup_steps:
         log.warning(
-            "training.warmup_steps is %d, but all %d epochs have %d steps: the learning rate does not reach "
-            "training.learning_rate; set warmup_steps to about %d, or more epochs",
+            "training.warmup_steps is %d, but all %d epochs have %d steps: the learning rate rises over %d steps",
             training.warmup_steps,
             training.epochs,
             steps,
-            steps // 10,
+            used,
         )
 
 
 def rate_factor(training: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """Return the function that maps a step, counted from 0, to the factor of the learning rate.
 
-    The factor rises linearly over `warmup_steps` (Goyal et al. 2017, section 2.2). Then it is 1, multiplied by
+    The factor rises linearly over `count_warmup_steps` (Goyal et al. 2017, section 2.2). Then it is 1, multiplied by
     `lr_drop` after each epoch of `lr_drop_epochs`; with `lr_schedule` cosine it decays to 0 at the last step along a
     half cosine (Loshchilov and Hutter 2017, equation 5, without restarts), and `lr_drop` is not applied.
 
@@ -76,14 +83,14 @@ def rate_factor(training: TrainingConfig, steps_per_epoch: int) -> Callable[[int
         steps_per_epoch: steps per epoch.
     """
     total = training.epochs * steps_per_epoch
+    warmup = count_warmup_steps(training, total)
 
     def factor(step: int) -> float:
         if training.lr_schedule == "cosine":
-            after = max(1, total - training.warmup_steps)
-            done = min(1.0, max(0, step - training.warmup_steps) / after)
+            done = min(1.0, max(0, step - warmup) / max(1, total - warmup))
             decay = 0.5 * (1 + math.cos(math.pi * done))
         else:
             decay = training.lr_drop ** sum(step >= epoch * steps_per_epoch for epoch in training.lr_drop_epochs)
-        return decay * min(1.0, (step + 1) / max(1, training.warmup_steps))
+        return decay * min(1.0, (step + 1) / max(1, warmup))
 
     return factor

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.callbacks import Callback
 
-from seesay.checkpoint import LAST_FILE, RUN, RunInfo, RunRecord, read_run, update_progress
+from seesay.checkpoint import LAST_FILE, RUN, RunInfo, RunRecord, read_run, save_used_images, update_progress
 from seesay.config import Config
 from seesay.errors import ConfigError, DataError
 from seesay.explanation import training_curves
 from seesay.features.extraction import Progress
 from seesay.formatting import format_duration
+from seesay.logs import visible_log
 from seesay.models.captioning import count_parameters
 from seesay.notebook import ResultTable
 from seesay.outputs import check_folder, only_writer_of
@@ -87,6 +88,7 @@ def train(
 
     An unfinished run in `out` with the same configuration and captions resumes exactly from its last saved state,
     which is saved every `training.checkpoint_every` steps, at the end of each epoch, and on SIGINT or SIGTERM.
+    The progress is logged at level INFO to the logger `seesay`, which writes to stderr unless logging is configured.
 
     Args:
         config: the configuration.
@@ -117,7 +119,8 @@ def train(
         )
     check_folder(out, RUN, inputs=[data, *stores])
     callbacks = [StepReport(step_progress)] if step_progress else []
-    return _train(recipe, out, overwrite=overwrite, callbacks=callbacks)
+    with visible_log():
+        return _train(recipe, out, overwrite=overwrite, callbacks=callbacks)
 
 
 def train_on(
@@ -173,8 +176,8 @@ def _train(
 
 def _prepare(recipe: Recipe, out: Path, overwrite: bool) -> PreparedRun | None:
     """Create or open the run folder and the inputs; return None if the run is finished."""
+    annotations = recipe.annotations()  # first: an error here leaves the run as it is
     run = existing_run(out, recipe.config, overwrite)
-    annotations = recipe.annotations()
     captions = describe_captions(annotations)
     changes = _changes(run, captions)
     if run is not None and run.info.progress.get("finished"):
@@ -191,6 +194,7 @@ def _prepare(recipe: Recipe, out: Path, overwrite: bool) -> PreparedRun | None:
         prepared.info = replace(prepared.info, captions=captions)
         (out / LAST_FILE).unlink(missing_ok=True)  # left by an interrupted deletion
         prepared.save(out, recipe.config)
+        save_used_images(out, {split: [item.id for item in annotations.split(split)] for split in ("train", "val")})
     return prepared
 
 
@@ -233,10 +237,11 @@ def _fit(
         metrics = MetricsLog(out / "metrics.csv", config.training.log_every)
         trainer = build_trainer(config, out, [shared, metrics, *callbacks, best], stop)
     log.info(
-        "training %s parameters on %d captions of %d images",
+        "training %s parameters on %d captions of %d images; %d images for validation",
         f"{count_parameters(module.model):,}",
         batches.captions,
         len(batches.examples),
+        len(built.validation.examples),
     )
     warn_of_warmup(config.training, config.training.epochs * len(batches))
     with quiet_lightning(), interruptible(trainer, stop, out):

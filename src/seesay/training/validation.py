@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from seesay import config as configuration
-from seesay.checkpoint import RUN, RunRecord, is_run, read_run
+from seesay.checkpoint import LAST_FILE, RUN, RunRecord, is_run, read_run
 from seesay.config import Config
 from seesay.errors import ConfigError
 from seesay.models.captioning import check_model
@@ -65,10 +65,13 @@ def existing_run(out: Path, config: Config, overwrite: bool) -> RunRecord | None
     there, here = configuration.to_dict(run.config), configuration.to_dict(config)
     there["training"]["devices"] = here["training"]["devices"]  # a run may resume with another number of processes
     differing = differences(there, here)
+    if differing and not run.info.progress and not (out / LAST_FILE).is_file():
+        return None  # the start failed, for example because of a wrong setting; nothing was trained
     if differing:
         raise ConfigError(
             f"{out} contains a run with other settings ({'; '.join(differing[:3])}); "
-            "resume it with --resume, choose another --out, or discard it with --overwrite"
+            f"--resume alone uses its settings; or choose another --out, with --init-from {out} to start from its "
+            "weights, or discard it with --overwrite"
         )
     return run
 

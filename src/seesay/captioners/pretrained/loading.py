@@ -43,10 +43,6 @@ def load_pretrained(spec: ModelSettings, files: ModelFiles | None = None) -> Pre
     device, precision = choose_device(spec.device), spec.precision
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") and supports_bfloat16(device) else "float32"
-    if not sys.stderr.isatty():
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
     if is_run(spec.models[0]):
         return _load_finetuned(spec, device, precision)
     loaded, family = load_model(spec, files or find_files(spec.models[0]), device, precision)
@@ -65,6 +61,10 @@ def load_model(spec: ModelSettings, files: ModelFiles, device: str, precision: s
     Raises:
         SeesayError: as `load_pretrained`.
     """
+    if not sys.stderr.isatty():
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
     kind = _family(files)
     kind.template(spec)  # a prompt that does not fit is refused at once
     processor = _processor(files, kind)
