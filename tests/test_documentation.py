@@ -211,6 +211,9 @@ def _check_other(words: list[str]) -> None:
         assert words[:2] == ["git", "clone"], f"unknown program {program}"
 
 
+COURSE_SCENE = "course/scenes/images/scene-test-00000.png"
+
+
 @pytest.fixture
 def docs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_run: Path, exported: Path, colours: Path
@@ -219,14 +222,15 @@ def docs_folder(
     for name in ("mine", "other", "attention-gru", "a", "b"):
         shutil.copytree(cached_run, tmp_path / "runs" / name)
     shutil.copytree(exported, tmp_path / "runs/attention-gru/onnx")
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo/run").symlink_to(cached_run)
+    for name in ("demo", "course"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run").symlink_to(cached_run)
     shutil.copytree(cached_run.parent / "features", tmp_path / "features")
     (tmp_path / "data").mkdir()
     for name in ("mine", "flickr8k"):
         (tmp_path / "data" / name).symlink_to(colours)
-    for name in ("photo.jpg", "scene.png", "000000000139.jpg", "photos/a.jpg", "photos/b.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("photo.jpg", "scene.png", "000000000139.jpg", "photos/a.jpg", "photos/b.jpg", COURSE_SCENE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         with Image.open(colours / "images/red-blue.png") as image:  # has a short caption, unlike noise
             image.save(tmp_path / name)
     box = {"image_id": 139, "category_id": 1, "bbox": [1, 2, 30, 20], "iscrowd": 0, "area": 600, "id": 1}
