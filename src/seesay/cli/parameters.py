@@ -73,6 +73,7 @@ class CaptionerFlags:
         endpoint_price: prices of a million prompt and completion tokens, such as 0.15,0.6, to print the cost.
         endpoint_timeout: seconds that the server may take for one image.
         endpoint_image_size: longest side of the images that are sent to the server, in pixels.
+        endpoint_concurrency: number of requests in flight; 0: as many as the server's throughput allows.
     """
 
     device: Annotated[str, COMMON] = "auto"
@@ -84,6 +85,7 @@ class CaptionerFlags:
     endpoint_price: str = ""
     endpoint_timeout: float = 300.0
     endpoint_image_size: int = 1024
+    endpoint_concurrency: int = 0
 
     def spec(self, models: Sequence[str], *, yes: bool | None = None) -> ModelSpec:
         """Return the named models with these flags; without a name, the server's only model or that of `choose_models`.

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +113,8 @@ class TestConnection:
             ({"endpoint_price": "1"}, "--endpoint-price 1 is not two prices"),
             ({"endpoint_price": "1,-2"}, "--endpoint-price 1,-2 is not two prices"),
             ({"endpoint_timeout": 0.0}, "--endpoint-timeout is 0"),
+            ({"endpoint_concurrency": -1}, "--endpoint-concurrency is -1; it must be from 1 to 256, or 0"),
+            ({"endpoint_concurrency": 257}, "--endpoint-concurrency is 257"),
             ({"endpoint_image_size": 8}, "--endpoint-image-size is 8; it must be at least 32"),
             ({"endpoint_key_file": "/nowhere/key"}, "--endpoint-key-file /nowhere/key cannot be read: No such file"),
             ({"device": "cuda"}, "drop --device"),
@@ -220,6 +223,17 @@ class TestRequests:
                 patch.setattr(captioner._client, "_send", observe)
                 captioner.caption(photos)
         assert max(seen) > 1
+
+    def test_the_number_in_flight_can_be_set(self, photos: list[str]) -> None:
+        together = threading.Barrier(3, timeout=30)  # all wait until three requests are being processed
+
+        def script(number: int, body: dict[str, Any]) -> None:
+            together.wait()
+
+        with connected(script, endpoint_concurrency=3) as (server, captioner):
+            captioner.caption(photos)
+            assert captioner._client.limit.size == 3
+        assert len(server.bodies) == len(photos)
 
 
 class TestFailures:

@@ -16,7 +16,6 @@ from seesay.captioners.base import Captioner
 from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.captioners.endpoint.address import read_address
 from seesay.captioners.endpoint.client import Client, RequestError
-from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT
 from seesay.captioners.endpoint.faults import Faults
 from seesay.captioners.endpoint.models import choose_model, list_models
 from seesay.captioners.endpoint.protocol import (
@@ -38,6 +37,7 @@ from seesay.images.loading import ImageInput, read_image
 DEFAULT_PROMPT = "Write a caption of this image: one factual sentence. Answer with the caption only."
 
 _AHEAD = 32  # images that may be captioned before an earlier one
+_MOST_CONCURRENT = 256  # each image in flight has a thread
 _JPEG_QUALITY = 90
 _SHORTEST_SIDE = 32  # vision models refuse images that are smaller than a patch
 
@@ -48,8 +48,8 @@ ServerInputs = tuple[NDArray[np.uint8], str]
 class EndpointCaptioner(Captioner):
     """A model of a server with the OpenAI chat-completions protocol.
 
-    Requests run concurrently, as many as the server's throughput allows (`ConcurrencyLimit`). An image that the server
-    refuses is an `ImageError`; a server that cannot be used at all is an `EndpointError`.
+    Requests run concurrently, as many as are set or as the server's throughput allows (`ConcurrencyLimit`). An image
+    that the server refuses is an `ImageError`; a server that cannot be used at all is an `EndpointError`.
 
     Args:
         client: the server.
@@ -85,7 +85,8 @@ class EndpointCaptioner(Captioner):
             MissingDependencyError: httpx is not installed.
         """
         _check_spec(spec)
-        client = Client(read_address(spec.endpoint, spec.endpoint_key_file), spec.endpoint_timeout)
+        address = read_address(spec.endpoint, spec.endpoint_key_file)
+        client = Client(address, spec.endpoint_timeout, spec.endpoint_concurrency)
         try:
             listed = client.run(list_models(client))
             model = choose_model(client.address.url, "".join(spec.models), listed)
@@ -151,7 +152,7 @@ class EndpointCaptioner(Captioner):
         More than the largest concurrency, so that requests do not wait for the captions of earlier images, which are
         delivered in order.
         """
-        return MAX_IN_FLIGHT + _AHEAD
+        return self._client.limit.bound + _AHEAD
 
     def load_inputs(self, image: ImageInput, prompt: str = "") -> ServerInputs:
         """Return an image as JPEG of bounded size, and its prompt."""
@@ -262,5 +263,10 @@ def _check_spec(spec: ModelSettings) -> None:
         raise ConfigError("a server chooses device and precision; drop --device and --precision")
     if not spec.endpoint_timeout > 0:
         raise ConfigError(f"--endpoint-timeout is {spec.endpoint_timeout:g}; it must be above 0")
+    if not 0 <= spec.endpoint_concurrency <= _MOST_CONCURRENT:
+        raise ConfigError(
+            f"--endpoint-concurrency is {spec.endpoint_concurrency}; it must be from 1 to {_MOST_CONCURRENT}, or 0 "
+            "to adapt to the server"
+        )
     if spec.endpoint_image_size < _SHORTEST_SIDE:
         raise ConfigError(f"--endpoint-image-size is {spec.endpoint_image_size}; it must be at least {_SHORTEST_SIDE}")

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seesay.captioners.endpoint.address import Address
-from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT, ConcurrencyLimit
+from seesay.captioners.endpoint.concurrency import ConcurrencyLimit
 from seesay.errors import EndpointError, MissingDependencyError
 from seesay.retries import backoff_seconds, is_temporary_status
 
@@ -60,6 +60,7 @@ class Client:
     Args:
         address: the server.
         timeout: seconds that a response may take.
+        concurrency: number of concurrent requests; 0: as many as the server's throughput allows.
 
     Attributes:
         limit: number of concurrent requests.
@@ -68,10 +69,10 @@ class Client:
         MissingDependencyError: httpx is not installed.
     """
 
-    def __init__(self, address: Address, timeout: float) -> None:
+    def __init__(self, address: Address, timeout: float, concurrency: int = 0) -> None:
         self.address = address
-        self.limit = ConcurrencyLimit()
-        self._http = _open(address, timeout)
+        self.limit = ConcurrencyLimit(concurrency)
+        self._http = _open(address, timeout, self.limit.bound + 2)
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resume_at = 0.0  # no request is sent earlier, because the server asked for a pause
@@ -167,7 +168,7 @@ class Client:
                     raise
                 wait = backoff_seconds(attempt, RETRY_DELAY, error.retry_after)
                 now = time.monotonic()
-                self.limit.reduce(now, started)
+                self.limit.fail(now, started)
                 if error.retry_after:
                     self._resume_at = max(self._resume_at, now + wait)
                 await asyncio.sleep(wait)
@@ -228,7 +229,7 @@ class Client:
         return self.address.scrub(text) or response.reason_phrase or "no reason"
 
 
-def _open(address: Address, timeout: float) -> "httpx.AsyncClient":
+def _open(address: Address, timeout: float, connections: int) -> "httpx.AsyncClient":
     try:
         import httpx
     except ImportError as error:
@@ -239,7 +240,7 @@ def _open(address: Address, timeout: float) -> "httpx.AsyncClient":
     return httpx.AsyncClient(
         headers=headers,
         timeout=httpx.Timeout(timeout, connect=_CONNECT_SECONDS, write=_SEND_SECONDS, pool=None),
-        limits=httpx.Limits(max_connections=MAX_IN_FLIGHT + 2, max_keepalive_connections=MAX_IN_FLIGHT + 2),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         auth=lambda request: request,  # otherwise httpx replaces the header by an entry of ~/.netrc
     )
 
