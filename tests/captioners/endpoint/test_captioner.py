@@ -257,6 +257,24 @@ class TestFailures:
             assert len(server.bodies) == 3
             assert [caption.finished for caption in captioner.caption(photos[1:4])] == [True] * 3
 
+    def test_retries_are_logged_at_most_once_per_ten_seconds(
+        self, photos: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # Bug: a job printed nothing during the minute in which it repeated the requests to a server that was down.
+        with connected(once(error("loading", 503), 3)) as (server, captioner):
+            captioner.caption(photos)
+            assert caplog.messages == [
+                f"{server.url}: the server returned 503: loading; attempt 1 of 7, next attempt in 0 s"
+            ]
+        caplog.clear()
+        monkeypatch.setattr(client, "LOG_SECONDS", 0.0)
+        with connected(once(error("loading", 503), 2)) as (_, captioner):
+            captioner.caption(photos[0])
+        assert [message.partition("; ")[2].partition(",")[0] for message in caplog.messages] == [
+            "attempt 1 of 7",
+            "attempt 2 of 7",
+        ]
+
     def test_retry_after_is_obeyed(self, photos: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[int, str]] = []
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import threading
 import time
 import weakref
@@ -19,9 +20,14 @@ from seesay.retries import backoff_seconds, is_temporary_status
 if TYPE_CHECKING:
     import httpx
 
+log = logging.getLogger("seesay")
+
 ATTEMPTS = 7
 RETRY_DELAY = 1.0
 """Seconds before the first retry; doubled for each further retry, so that seven attempts take a minute."""
+
+LOG_SECONDS = 10.0
+"""Minimum time between two log lines about retries."""
 
 _TIMEOUT_ATTEMPTS = 2  # a server that hangs would else be waited for seven times
 _CONNECT_SECONDS = 10.0
@@ -76,6 +82,7 @@ class Client:
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resume_at = 0.0  # no request is sent earlier, because the server asked for a pause
+        self._logged_at = float("-inf")
         self._calls: set[Future[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="seesay-endpoint", daemon=True)
@@ -171,12 +178,21 @@ class Client:
                 self.limit.fail(now, started)
                 if error.retry_after:
                     self._resume_at = max(self._resume_at, now + wait)
+                self._log_retry(error, attempt, max(wait, self._resume_at - now))
                 await asyncio.sleep(wait)
             else:
                 if method == "POST":
                     self.limit.finish(time.monotonic(), self._in_flight - 1, bool(self._waiting))
                 return answer
         raise AssertionError("the last attempt returns or raises")
+
+    def _log_retry(self, error: RequestError, attempt: int, wait: float) -> None:
+        """Log a failed attempt, unless one was logged a short time ago: many requests may fail together."""
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            failed = f"{self.address.url}: {error}; attempt {attempt} of {error.attempts}"
+            log.warning("%s, next attempt in %.0f s", failed, wait)
 
     async def _send(self, method: str, path: str, content: bytes) -> Any:
         """Send a request once."""
