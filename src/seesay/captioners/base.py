@@ -169,6 +169,9 @@ class Captioner(ABC):
     ) -> Iterator[list[tuple[ImageInput, Caption | ImageError]]]:
         """Yield batches of images with their captions or `ImageError`s, in order.
 
+        If a model server cannot be used any more, the finished captions of later images are yielded before the error is
+        raised.
+
         Loading, encoding and decoding overlap: while a batch is decoded, the next one is encoded and the images after
         it are loaded. An image without a usable caption has a `CaptionError`, an `ImageError` with the reason.
 
@@ -286,7 +289,10 @@ class Captioner(ABC):
         encoded = prefetch(self._encode_batch, batches, workers=1, ahead=1)
         caption = partial(self._caption_batch, settings=settings)
         if concurrent:
-            yield from prefetch(caption, encoded, workers=concurrent, ahead=concurrent, on_abort=self.cancel)
+            # Finished captions may have cost money.
+            yield from prefetch(
+                caption, encoded, workers=concurrent, ahead=concurrent, on_abort=self.cancel, keep_finished=True
+            )
         else:
             yield from map(caption, encoded)
 

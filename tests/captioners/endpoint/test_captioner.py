@@ -390,9 +390,33 @@ class TestFolderJobs:
         assert (report.captioned, report.skipped, report.failed) == (len(photos) - len(before), len(before), 0)
         rows = outputs.lines(out)
         assert rows[: len(before)] == before
-        assert [row["image"] for row in rows] == photos
+        assert sorted(row["image"] for row in rows) == photos
         assert rows[0]["score"] is None
         assert rows[0]["log_probs"] == []
+
+    def test_captions_behind_a_failed_image_are_written_before_the_job_stops(
+        self, photos: list[str], tmp_path: Path
+    ) -> None:
+        # Bug: captions that were received were lost if an earlier image had none when the job stopped.
+        with serving() as server:
+            first: list[bytes] = []
+            answered = threading.Semaphore(0)
+
+            def script(number: int, body: dict[str, Any]) -> Reply | None:
+                first.append(jpeg(body))
+                if jpeg(body) != first[0]:
+                    answered.release()
+                    return None
+                for _ in photos[1:]:
+                    assert answered.acquire(timeout=30)
+                return error("no credit", 402)
+
+            server.script = script
+            with pytest.raises(EndpointError, match="no credit"):
+                _caption(ModelSpec((), endpoint=server.url, endpoint_concurrency=4), photos, tmp_path / "c.jsonl")
+        written = [row["image"] for row in outputs.lines(tmp_path / "c.jsonl")]
+        assert len(written) >= len(photos) - 4  # the last ones may have been in flight
+        assert written == [photo for photo in photos[1:] if photo in written]
 
     def test_refused_images_are_listed_and_tried_again(self, photos: list[str], tmp_path: Path) -> None:
         refused = True
