@@ -173,6 +173,16 @@ class TestRequests:
             assert captioner.usage.cost == pytest.approx((0.5 * 1000 + 10 * 70) / 1e6)
             assert captioner.summary() == "10 requests, 1,000 prompt tokens, 70 completion tokens, cost 0.0012"
 
+    def test_usage_counts_repeated_requests_and_has_singular_forms(self, photos: list[str]) -> None:
+        # Bug: only answered requests were counted.
+        one = {**completion("a cat"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        with connected(lambda number, _: error("busy", 503) if number < 2 else Reply(body=one)) as (_, captioner):
+            captioner.caption(photos[0])
+            assert captioner.summary() == "3 requests, 2 repeated, 1 prompt token, 1 completion token"
+        with connected() as (_, captioner):
+            captioner.caption(photos[0])
+            assert captioner.summary() == "1 request, 100 prompt tokens, 7 completion tokens"
+
     def test_several_captions_are_distinct_also_if_the_server_ignores_n(self, photos: list[str]) -> None:
         options = DecodingOptions(strategy="sample", num_return_sequences=3)
         with connected(lambda number, body: Reply(body=completion(*(f"text {i}" for i in (0, 1, 1)[: body["n"]])))) as (

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -52,6 +53,16 @@ class TestCaption:
         warned = capsys.readouterr()
         assert "0 captioned, 24 already there" in warned.out
         assert "strategy greedy, now sample" in warned.err
+
+    def test_the_summary_in_json_has_the_usage(
+        self, server: ScriptedServer, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        # Bug: `usage` was empty, although the line was printed.
+        command = ["caption", *photos[:2], "--endpoint", server.url, "--out", str(tmp_path / "c.jsonl"), "--json"]
+        assert main(command) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["usage"] == "2 requests, 200 prompt tokens, 14 completion tokens"
+        assert printed.err.splitlines() == ["seesay: 2 requests, 200 prompt tokens, 14 completion tokens"]
 
     def test_one_image_is_printed(
         self, server: ScriptedServer, photos: list[str], capsys: pytest.CaptureFixture[str]
@@ -108,7 +119,7 @@ class TestCaption:
         assert main(command) == 2
         error_line, usage = capsys.readouterr().err.splitlines()[::-1]
         assert error_line.startswith(f"seesay: error: {server.url} does not have the model {MODEL} ")
-        assert "5 requests" in usage
+        assert re.fullmatch(r"seesay: \d+ requests, 500 prompt tokens, 35 completion tokens", usage)
         server.script = lambda *_: None
         assert main(command) == 0
         assert sorted(row["image"] for row in outputs.lines(tmp_path / "c.jsonl")) == photos

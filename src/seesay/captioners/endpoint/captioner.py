@@ -54,9 +54,6 @@ class EndpointCaptioner(Captioner):
     Args:
         client: the server.
         spec: its model, the prompt and the size of images.
-
-    Attributes:
-        usage: requests and tokens so far.
     """
 
     def __init__(self, client: Client, spec: ModelSettings) -> None:
@@ -70,7 +67,7 @@ class EndpointCaptioner(Captioner):
         self._longest_side = spec.endpoint_image_size
         self._faults = Faults(client, self._model)
         self._refused_fields: set[str] = set()
-        self.usage = Usage(read_price(spec.endpoint_price))
+        self.usage.price = read_price(spec.endpoint_price)
 
     @classmethod
     def connect(cls, spec: ModelSettings) -> "EndpointCaptioner":
@@ -104,6 +101,11 @@ class EndpointCaptioner(Captioner):
     def prompt_text(self) -> str:
         """The prompt of the images before its variables are filled in."""
         return self._templates("").source
+
+    @property
+    def usage(self) -> Usage:
+        """Requests and tokens so far."""
+        return self._client.usage
 
     @property
     def takes_prompts(self) -> bool:

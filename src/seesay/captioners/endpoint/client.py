@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from seesay.captioners.endpoint.address import Address
 from seesay.captioners.endpoint.concurrency import ConcurrencyLimit
+from seesay.captioners.endpoint.usage import Usage
 from seesay.errors import EndpointError, MissingDependencyError
 from seesay.retries import backoff_seconds, is_temporary_status
 
@@ -70,6 +71,7 @@ class Client:
 
     Attributes:
         limit: number of concurrent requests.
+        usage: requests and tokens so far; the tokens are added by the caller.
 
     Raises:
         MissingDependencyError: httpx is not installed.
@@ -78,6 +80,7 @@ class Client:
     def __init__(self, address: Address, timeout: float, concurrency: int = 0) -> None:
         self.address = address
         self.limit = ConcurrencyLimit(concurrency)
+        self.usage = Usage()
         self._http = _open(address, timeout, self.limit.bound + 2)
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -167,6 +170,8 @@ class Client:
         for attempt in range(1, ATTEMPTS + 1):
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
             started = time.monotonic()
+            if method == "POST":
+                self.usage.count_request(attempt)
             try:
                 answer = read(await self._send(method, path, content))
             except RequestError as error:
