@@ -201,6 +201,10 @@ class Captioner(ABC):
     def cancel(self) -> None:  # noqa: B027
         """Stop the calls of `generate` that run in other threads; needed with `concurrent_images`."""
 
+    def unavailable(self) -> str:
+        """Return why no image can be captioned at present, such as a server that is down; empty if nothing is known."""
+        return ""
+
     def warm_up(self) -> bool:
         """Caption an empty image, because the first one takes longest; return whether attention is available.
 

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,24 @@ from starlette.testclient import TestClient
 
 from seesay.bulk import Destination, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
+from seesay.captioners.endpoint import client
 from seesay.captioners.spec import ModelSpec
 from seesay.cli.main import main
 from seesay.evaluation import evaluate, read_predictions
 from seesay.serving.app import create_app
+from seesay.serving.limits import Limits
 from tests import processes
 from tests.bulk import outputs
-from tests.captioners.endpoint.scripted_server import MODEL, Reply, ScriptedServer, completion, describe, error, serving
+from tests.captioners.endpoint.scripted_server import (
+    MODEL,
+    Reply,
+    ScriptedServer,
+    completion,
+    describe,
+    error,
+    model_list,
+    serving,
+)
 
 KEY = "sk-Secret-0123456789abcdef"
 PASSWORD = "pa55-Secret-w0rd"
@@ -293,8 +305,38 @@ class TestService:
             assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_options")
             server.script = lambda *_: error(f"key {KEY}", 401)
             down = http.post("/v1/caption", files=files[:1])
-            assert (down.status_code, down.json()["error"]["code"]) == (503, "busy")
+            assert (down.status_code, down.json()["error"]["code"]) == (503, "model_server")
             assert KEY not in down.text
+
+    def test_a_server_that_is_down_has_its_own_error_and_makes_the_service_unready(
+        self, photos: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Bug: the response was `busy`, nothing was logged, and the service stayed ready.
+        monkeypatch.setattr(client, "RETRY_DELAY", 30.0)
+        files = [("images", Path(photos[0]).read_bytes())]
+        with serving(models=replace(model_list(MODEL), headers={"Connection": "close"})) as server:
+            captioner = ModelSpec((), endpoint=server.url).load()
+            port = server.server_address[1]
+        bounds = Limits(answer_seconds=0.3)
+        with captioner, TestClient(create_app(captioner, bounds), raise_server_exceptions=False) as http:
+            assert http.get("/readyz").status_code == 200
+            found = [http.post("/v1/caption", files=files) for _ in range(2)]
+            assert [(each.status_code, each.json()["error"]["code"]) for each in found] == [(503, "model_server")] * 2
+            assert str(port) not in found[0].text
+            assert f"http://127.0.0.1:{port}/v1: " in caplog.text
+            assert http.get("/readyz").status_code == 503
+            assert http.get("/healthz").status_code == 200
+            monkeypatch.setattr(captioner._client, "reachable", _reachable(captioner._client))
+            assert http.get("/readyz").status_code == 200
+            captioner.cancel()
+
+
+def _reachable(of: client.Client) -> Any:
+    async def reachable() -> bool:
+        of.unreachable = ""
+        return True
+
+    return reachable
 
 
 class TestRay:

@@ -195,6 +195,12 @@ class EndpointCaptioner(Captioner):
         """Return False, without a request: the server has no attention, and may cost money."""
         return False
 
+    def unavailable(self) -> str:
+        """Return why the last request could not connect to the server, after another attempt; empty if it can."""
+        if self._client.unreachable:
+            self._client.run(self._client.reachable())
+        return self._client.unreachable and f"{self._client.address.url}: {self._client.unreachable}"
+
     def cancel(self) -> None:
         """Cancel all requests."""
         self._client.cancel()

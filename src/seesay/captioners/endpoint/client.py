@@ -72,6 +72,7 @@ class Client:
     Attributes:
         limit: number of concurrent requests.
         usage: requests and tokens so far; the tokens are added by the caller.
+        unreachable: why the last request could not connect to the server; empty if it did.
 
     Raises:
         MissingDependencyError: httpx is not installed.
@@ -81,6 +82,7 @@ class Client:
         self.address = address
         self.limit = ConcurrencyLimit(concurrency)
         self.usage = Usage()
+        self.unreachable = ""
         self._http = _open(address, timeout, self.limit.bound + 2)
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -206,6 +208,11 @@ class Client:
         url = self.address.url + path + (f"?{self.address.query}" if self.address.query else "")
         try:
             response = await self._http.request(method, url, content=content)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            self.unreachable = self.address.scrub(str(error)) or "no connection within the time limit"
+            attempts = _TIMEOUT_ATTEMPTS if isinstance(error, httpx.ConnectTimeout) else ATTEMPTS
+            failed = f"the connection failed ({self.unreachable})"
+            raise RequestError(0, failed, temporary=True, attempts=attempts) from None
         except httpx.TimeoutException as error:
             what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no response"
             limit = f"{what} within the time limit"
@@ -213,6 +220,7 @@ class Client:
         except (httpx.HTTPError, OSError) as error:
             reason = self.address.scrub(str(error)) or type(error).__name__
             raise RequestError(0, f"the connection failed ({reason})", temporary=True) from None
+        self.unreachable = ""
         return self._read(response)
 
     def _read(self, response: "httpx.Response") -> Any:
