@@ -286,6 +286,14 @@ def _main(command: list[str], folder: Path) -> None:
 
 
 class TestService:
+    @pytest.mark.parametrize("name", [["tiny"], ["--model", "tiny"]])
+    def test_the_model_is_an_argument_or_a_flag(
+        self, server: ScriptedServer, capsys: pytest.CaptureFixture[str], name: list[str]
+    ) -> None:
+        # Bug: `serve --model` was an unknown flag, although every other command with --endpoint has it.
+        assert main(["serve", *name, "--endpoint", server.url, "--port", "0"]) == 2
+        assert "has no model 'tiny'; did you mean 'tiny-vl'?" in capsys.readouterr().err
+
     def test_the_service_is_a_proxy(self, server: ScriptedServer, photos: list[str]) -> None:
         server.script = lambda number, _: error("too small", 400) if number == 2 else None
         with (
