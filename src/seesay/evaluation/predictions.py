@@ -46,7 +46,7 @@ def read_predictions(path: Path) -> dict[str, str]:
         DataError: the file cannot be read, lacks the fields, or has an image twice.
     """
     if not has_predictions(path):
-        raise DataError(f"{path} is neither a run folder nor a prediction file")
+        raise DataError(f"{path} is neither a run folder nor a prediction file; models of a server need --endpoint URL")
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes)")
     predictions: dict[str, str] = {}
