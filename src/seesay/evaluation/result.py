@@ -51,7 +51,8 @@ class Evaluation:
         diversity: reference-free statistics.
         split: name of the split.
         decoding: decoding options; None if the captions were not generated in this evaluation.
-        origin: source of such captions for the signature: `file`, or which human captions.
+        origin: source of such captions for the signature: `file`, how many images of the split it has captions of if
+            not of all, or which human captions.
         captions: generated captions with scores and log-probabilities, by image id.
         absent_objects: fraction of captions that mention an absent object; None without boxes.
         problems: one line per problem: unscored images, predictions of other images, missing scores.
