@@ -111,6 +111,7 @@ def evaluate(
         clip_model=clip_model,
         draws=draws,
         decoding=options,
+        prompt=captioner.prompt_text if captioner else "",
         origin=f"file({len(items)} of {len(eval_split.items)} images)" if partial else "file",
         captions=found.captions,
         problems=[*eval_split.problems, *found.problems],
@@ -221,6 +222,7 @@ def evaluate_captions(
     clip_model: str = DEFAULT_CLIP,
     draws: int = DRAWS,
     decoding: DecodingOptions | None = None,
+    prompt: str = "",
     origin: str = "file",
     captions: Mapping[str, Caption] | None = None,
     problems: Sequence[str] = (),
@@ -239,6 +241,7 @@ def evaluate_captions(
         clip_model: hub name or folder of the CLIPScore model.
         draws: number of bootstrap draws of the intervals.
         decoding: decoding options of generated captions.
+        prompt: their prompt, with the language; empty: none.
         origin: source of other captions.
         captions: generated captions with scores and log-probabilities.
         problems: problems so far.
@@ -271,6 +274,7 @@ def evaluate_captions(
         ),
         split=split,
         decoding=decoding,
+        prompt=prompt,
         origin=origin,
         captions=captions or {},
         absent_objects=_absent_share(items, texts),

@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from seesay.bulk import Destination, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
-from seesay.captioners.endpoint import client
+from seesay.captioners.endpoint import EndpointCaptioner, client
+from seesay.captioners.endpoint.captioner import DEFAULT_PROMPT
 from seesay.captioners.spec import ModelSpec
 from seesay.cli.main import main
 from seesay.evaluation import evaluate, read_predictions
@@ -101,6 +102,10 @@ class TestCaption:
             (["--bad-words", "cat"], "decoding.bad_words is ('cat',), which model servers lack; drop --bad-words"),
             (["--model", "tiny"], "has no model 'tiny'; did you mean 'tiny-vl'?"),
             (["--precision", "int8"], "drop --device and --precision"),
+            # Bug: an empty text was the same as none.
+            (["--prompt", ""], "the prompt is blank; write one, or drop --prompt"),
+            (["--language", ""], "the language is blank; write one, or drop --language"),
+            (["--language", " "], "the language is blank; write one, or drop --language"),
         ],
     )
     def test_unsuitable_flags_are_one_line_before_any_request(
@@ -216,10 +221,22 @@ class TestScores:
         assert [row["caption"] for row in outputs.lines(folder / "predictions.jsonl")] == ["red beside blue"] * 6
         scores = json.loads((folder / "scores.json").read_text())
         assert (scores["system"], scores["decoding"]["max_length"]) == (MODEL, 512)
+        assert scores["prompt"] == DEFAULT_PROMPT
         other = ["evaluate", str(cached_run), str(colours), "--metrics", "BLEU", "--draws", "20", "--out", "run"]
         assert main([*other, "--features", str(cached_run.parent / "features")]) == 0
         assert main(["compare", "run", str(folder), "--metrics", "BLEU", "--draws", "20"]) == 0
         assert f"first run, second {folder}" in capsys.readouterr().out
+
+    def test_the_signature_depends_on_prompt_and_language(self, server: ScriptedServer, colours: Path) -> None:
+        # Bug: evaluations with different prompts had one signature.
+        signatures = []
+        for prompt, language in (("Caption.", ""), ("Describe.", ""), ("Describe.", "German")):
+            with ModelSpec((), endpoint=server.url, prompt=prompt, language=language).load() as captioner:
+                result = evaluate(captioner, colours, metrics=("BLEU",), draws=20)
+            signatures.append(result.signature)
+        assert result.to_dict()["prompt"] == "Describe. Answer in German."
+        assert len(set(signatures)) == 3
+        assert all("|prompt:" in signature for signature in signatures)
 
     def test_feature_stores_are_refused(
         self, server: ScriptedServer, colours: Path, capsys: pytest.CaptureFixture[str]
@@ -323,7 +340,7 @@ class TestService:
         monkeypatch.setattr(client, "RETRY_DELAY", 30.0)
         files = [("images", Path(photos[0]).read_bytes())]
         with serving(models=replace(model_list(MODEL), headers={"Connection": "close"})) as server:
-            captioner = ModelSpec((), endpoint=server.url).load()
+            captioner = EndpointCaptioner.connect(ModelSpec((), endpoint=server.url))
             port = server.server_address[1]
         bounds = Limits(answer_seconds=0.3)
         with captioner, TestClient(create_app(captioner, bounds), raise_server_exceptions=False) as http:
