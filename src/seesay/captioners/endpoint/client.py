@@ -82,6 +82,7 @@ class Client:
         self.address = address
         self.limit = ConcurrencyLimit(concurrency)
         self.usage = Usage()
+        self._timeout = timeout
         self.unreachable = ""
         self._http = _open(address, timeout, self.limit.bound + 2)
         self._in_flight = 0
@@ -209,14 +210,13 @@ class Client:
         try:
             response = await self._http.request(method, url, content=content)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            self.unreachable = self.address.scrub(str(error)) or "no connection within the time limit"
+            self.unreachable = self.address.scrub(str(error)) or f"no answer within {_CONNECT_SECONDS:g} s"
             attempts = _TIMEOUT_ATTEMPTS if isinstance(error, httpx.ConnectTimeout) else ATTEMPTS
             failed = f"the connection failed ({self.unreachable})"
             raise RequestError(0, failed, temporary=True, attempts=attempts) from None
-        except httpx.TimeoutException as error:
-            what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no response"
-            limit = f"{what} within the time limit"
-            raise RequestError(0, limit, temporary=True, attempts=_TIMEOUT_ATTEMPTS) from None
+        except httpx.TimeoutException:
+            failed = f"no response within {self._timeout:g} s (--endpoint-timeout)"
+            raise RequestError(0, failed, temporary=True, attempts=_TIMEOUT_ATTEMPTS) from None
         except (httpx.HTTPError, OSError) as error:
             reason = self.address.scrub(str(error)) or type(error).__name__
             raise RequestError(0, f"the connection failed ({reason})", temporary=True) from None
