@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.images import COCO, draw_images
-from seesay.captioners.endpoint import EndpointCaptioner
-from seesay.captioners.endpoint.concurrency import ConcurrencyLimit
 from seesay.captioners.spec import ModelSpec
 
 CAPACITIES = (1, 8, 32)
@@ -88,27 +86,15 @@ def serving(capacity: int, seconds: float) -> Iterator[str]:
         process.join()
 
 
-class FixedLimit(ConcurrencyLimit):
-    """A limit that never changes."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def finish(self, now: float, in_flight: int, waiting: bool) -> None:
-        """Keep the limit."""
-
-    def reduce(self, now: float, started: float) -> None:
-        """Keep the limit."""
-
-
 def measure(mode: str, capacity: int, seconds: float, photos: list[str], rounds: int) -> dict[str, Any]:
     """Return the rates of a job of `rounds` times `capacity` images."""
     count = capacity * rounds
     images = [photos[index % len(photos)] for index in range(count)]
-    with serving(capacity, seconds) as url, EndpointCaptioner.connect(ModelSpec((), endpoint=url)) as captioner:
-        if mode == "fixed":
-            captioner._client.limit = FixedLimit(capacity)
+    concurrency = capacity if mode == "fixed" else 0
+    with (
+        serving(capacity, seconds) as url,
+        ModelSpec((), endpoint=url, endpoint_concurrency=concurrency).load() as captioner,
+    ):
         times = [time.perf_counter(), *(time.perf_counter() for _ in captioner.caption_each(images))]
     possible = capacity / seconds
     # Without the last requests, when fewer than the capacity are left.

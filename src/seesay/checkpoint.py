@@ -234,7 +234,8 @@ def read_run(folder: str | Path) -> RunRecord:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(
-            f"no run folder at {folder}; `seesay models` lists runs and models, and names of the hub are OWNER/NAME"
+            f"no run folder at {folder}; `seesay models` lists runs and models, names of the hub are OWNER/NAME, and "
+            "models of a server need --endpoint URL"
         )
     if not is_run(folder):
         raise CheckpointError(f"{folder} is not a run folder: it has no {INFO_FILE}")

@@ -196,6 +196,8 @@ class TestBadInputs:
     def test_missing_run(self, seesay: Seesay, colours: Path, images: list[str]) -> None:
         self.only_line(seesay("caption", images[0], "--model", "runs/gone"), "no run folder at runs/gone")
         self.only_line(seesay("caption", images[0]), "no --model and no run under runs/; the default, ")
+        # Bug: the name of a server's model was reported as a missing run only.
+        self.only_line(seesay("caption", images[0], "--model", "qwen3-vl"), "models of a server need --endpoint URL")
         self.only_line(seesay("evaluate", "runs/gone", colours), "neither a run folder nor a prediction file")
         self.only_line(seesay("train", colours, "--resume", "--out", "runs/gone"), "no run folder at runs/gone")
 

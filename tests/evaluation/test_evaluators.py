@@ -455,6 +455,23 @@ class TestPredictions:
         with pytest.raises(DataError, match=rf"no caption of 1 of the 6 images, such as {first}"):
             evaluate(as_coco(tmp_path / "p.json", {name: predictions[name] for name in rest}), colours)
 
+    def test_only_the_captioned_images_are_scored_on_request(
+        self, predictions: dict[str, str], colours: Path, tmp_path: Path
+    ) -> None:
+        # Bug: the message about missing captions named no remedy, and there was none.
+        some = dict(list(predictions.items())[:4])
+        path = as_coco(tmp_path / "p.json", some)
+        with pytest.raises(DataError, match="score only the other images with --only-captioned"):
+            evaluate(path, colours)
+        result = evaluate(path, colours, only_captioned=True)
+        assert (result.predictions, result.unscored) == (some, ())
+        assert "|captions:file(4 of 6 images)|" in result.signature
+        assert any("only the 4 captioned of 6 images are scored" in problem for problem in result.problems)
+        whole = evaluate(as_coco(tmp_path / "p.json", predictions), colours, only_captioned=True)
+        assert "|captions:file|" in whole.signature
+        with pytest.raises(DataError, match=r"no caption of 6 of the 6 images, such as [^;]*$"):
+            evaluate(as_coco(tmp_path / "p.json", {"x": "a dog"}), colours, only_captioned=True)
+
     def test_predictions_of_other_images_are_reported(
         self, predictions: dict[str, str], colours: Path, tmp_path: Path
     ) -> None:

@@ -53,8 +53,7 @@ class BulkReport:
         rewritten: texts beside or inside images that this job wrote from captions that were in the output before.
         seconds: wall time of this job.
         workers: number of tasks per worker, with several workers.
-        usage: line about the resources that several workers used, see `Captioner.summary`; that of one captioner is its
-            own.
+        usage: line about the resources that were used, see `Captioner.summary`; by one captioner since it was loaded.
     """
 
     captioned: int
@@ -136,6 +135,7 @@ def caption_collection(
         rejected=job.rejected,
         blank=job.blank,
         rewritten=job.rewritten,
+        usage=captioner.summary(),
     )
 
 

@@ -232,7 +232,7 @@ class _Worker:
             write_part(part, lines, config.options.num_return_sequences, worker=worker, result=json.dumps(result))
         return result
 
-    def _usage(self) -> tuple[int, int, int]:
+    def _usage(self) -> tuple[int, int, int, int]:
         """Return the requests and tokens of a server so far; zeros without a server."""
         return (self.captioner.usage if isinstance(self.captioner, EndpointCaptioner) else Usage()).counts
 
@@ -266,7 +266,7 @@ class _Tally:
         self.captioned += int(result["captioned"])
         self.blank += int(result.get("blank", 0))  # a part of an earlier version has neither
         self.rejected.update(json.loads(result.get("rejected", "{}")))
-        self.usage.add_counts(json.loads(result.get("usage", "[0, 0, 0]")))
+        self.usage.add_counts(json.loads(result.get("usage", "[0, 0, 0, 0]")))
         self.done += int(result["images"])
         for image, reason in json.loads(result["failed"]).items():
             self.fail(image, reason)

@@ -169,6 +169,9 @@ class Captioner(ABC):
     ) -> Iterator[list[tuple[ImageInput, Caption | ImageError]]]:
         """Yield batches of images with their captions or `ImageError`s, in order.
 
+        If a model server cannot be used any more, the finished captions of later images are yielded before the error is
+        raised.
+
         Loading, encoding and decoding overlap: while a batch is decoded, the next one is encoded and the images after
         it are loaded. An image without a usable caption has a `CaptionError`, an `ImageError` with the reason.
 
@@ -197,6 +200,10 @@ class Captioner(ABC):
 
     def cancel(self) -> None:  # noqa: B027
         """Stop the calls of `generate` that run in other threads; needed with `concurrent_images`."""
+
+    def unavailable(self) -> str:
+        """Return why no image can be captioned at present, such as a server that is down; empty if nothing is known."""
+        return ""
 
     def warm_up(self) -> bool:
         """Caption an empty image, because the first one takes longest; return whether attention is available.
@@ -286,7 +293,10 @@ class Captioner(ABC):
         encoded = prefetch(self._encode_batch, batches, workers=1, ahead=1)
         caption = partial(self._caption_batch, settings=settings)
         if concurrent:
-            yield from prefetch(caption, encoded, workers=concurrent, ahead=concurrent, on_abort=self.cancel)
+            # Finished captions may have cost money.
+            yield from prefetch(
+                caption, encoded, workers=concurrent, ahead=concurrent, on_abort=self.cancel, keep_finished=True
+            )
         else:
             yield from map(caption, encoded)
 

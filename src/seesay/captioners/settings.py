@@ -18,6 +18,7 @@ class ModelSettings:
         endpoint_price: prices of a million prompt and completion tokens, such as `0.15,0.6`; empty: unknown.
         endpoint_timeout: seconds that the server may take for one image.
         endpoint_image_size: longest side of the images that are sent, in pixels.
+        endpoint_concurrency: number of requests in flight; 0: as many as the server's throughput allows.
         prompt: of a pretrained model or a server; empty: the model's default.
         language: of the captions, for a model with a prompt; empty: the model's.
         columns: columns of the input table by image name, variables of the prompt.
@@ -33,4 +34,5 @@ class ModelSettings:
     endpoint_price: str = ""
     endpoint_timeout: float = 300.0
     endpoint_image_size: int = 1024
+    endpoint_concurrency: int = 0
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)

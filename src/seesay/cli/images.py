@@ -156,7 +156,10 @@ class _Job:
         with self._reporting() as shared:
             recipe = describe_models(self.spec, self.choose)
             cluster = Cluster(engine.ray_address, engine.ray_workers)
-            return caption_on_ray(self.spec, self.found.images, self.destination, recipe, cluster, **shared)
+            done = caption_on_ray(self.spec, self.found.images, self.destination, recipe, cluster, **shared)
+        if done.usage:  # that of one captioner is printed by `open_captioner`
+            print_note(done.usage)
+        return done
 
     @contextmanager
     def _reporting(self) -> Iterator[dict[str, Any]]:
@@ -210,8 +213,6 @@ def _summarise(done: "BulkReport", destination: "Destination", *, json: bool) ->
     print_line(f"{done.captioned} captioned{blank}, {done.skipped} already there, {failed}{rejected}{listed}: {target}")
     if done.rewritten:
         print_line(f"{done.rewritten} texts beside or inside images written from captions in {destination.out}")
-    if done.usage:
-        print_note(done.usage)
     if done.captioned:
         rate = f"{done.rate:.1f} images/s, {format_duration(done.seconds)}"
         tasks = "".join(f"; worker {name} did {number} tasks" for name, number in sorted(done.workers.items()))

@@ -73,17 +73,19 @@ class CaptionerFlags:
         endpoint_price: prices of a million prompt and completion tokens, such as 0.15,0.6, to print the cost.
         endpoint_timeout: seconds that the server may take for one image.
         endpoint_image_size: longest side of the images that are sent to the server, in pixels.
+        endpoint_concurrency: number of requests in flight; 0: as many as the server's throughput allows.
     """
 
     device: Annotated[str, COMMON] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] = "auto"
     endpoint: Annotated[str, COMMON] = ""
-    prompt: Annotated[str, COMMON] = ""
-    language: Annotated[str, COMMON] = ""
+    prompt: Annotated[str | None, COMMON] = None
+    language: Annotated[str | None, COMMON] = None
     endpoint_key_file: str = ""
     endpoint_price: str = ""
     endpoint_timeout: float = 300.0
     endpoint_image_size: int = 1024
+    endpoint_concurrency: int = 0
 
     def spec(self, models: Sequence[str], *, yes: bool | None = None) -> ModelSpec:
         """Return the named models with these flags; without a name, the server's only model or that of `choose_models`.
@@ -94,14 +96,18 @@ class CaptionerFlags:
         """
         self.check()
         chosen = models if self.endpoint else choose_models(models, yes=yes)
-        return ModelSpec(tuple(chosen), **asdict(self))
+        texts = {"prompt": self.prompt or "", "language": self.language or ""}
+        return ModelSpec(tuple(chosen), **{**asdict(self), **texts})
 
     def check(self) -> None:
         """Check the flags, before a model is chosen.
 
         Raises:
-            ConfigError: a flag is for model servers, but there is no --endpoint.
+            ConfigError: a flag is for model servers, but there is no --endpoint; or a blank prompt or language.
         """
+        for name, text in (("prompt", self.prompt), ("language", self.language)):
+            if text is not None and not text.strip():
+                raise ConfigError(f"the {name} is blank; write one, or drop --{name}")
         if not self.endpoint and (given := [name for name in self.given() if name.startswith("endpoint_")]):
             raise ConfigError(f"{flag_name(given[0])} is for model servers; add --endpoint URL or drop it")
 

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
+
 from seesay.cli.console import open_captioner, print_error, print_json, print_line, print_note, progress, show_table
 from seesay.cli.options import COMMON, Json
 from seesay.cli.parameters import (
@@ -41,6 +43,7 @@ def evaluate(
     out: Annotated[Path | None, COMMON] = None,
     human: Annotated[bool, COMMON] = False,
     human_caption: str = "",
+    only_captioned: Annotated[bool, Parameter(negative="")] = False,
     metrics: Metrics = None,
     tokenization: Literal["ptb", "whitespace", "characters"] | None = None,
     clip_model: str = "",
@@ -68,6 +71,7 @@ def evaluate(
         out: folder for scores, predictions and the report [default: RUN/predictions/SPLIT, or evaluations/NAME-SPLIT].
         human: score one reference caption per image against the others; pass only DATA.
         human_caption: number of that caption, from 1, or longest [default: 1].
+        only_captioned: score only the images that have a caption in the predictions; recorded in the signature.
         metrics: any of BLEU, ROUGE-L, CIDEr, CIDEr-plain, METEOR, METEOR-jar, SPICE, CLIPScore [default: the first
             three and METEOR]. METEOR and SPICE are for English.
         tokenization: tokenization of captions for scoring [default: characters for runs with a character vocabulary,
@@ -87,6 +91,8 @@ def evaluate(
     kind = _kind_of(model, human=human, endpoint=bool(captioner_flags.endpoint))
     given = [*given_flags(flags), *(["store"] if store else []), *captioner_flags.given()]
     _check_unused(human, data is not None, human_caption, [name for name in given if not _reads(kind, name)])
+    if only_captioned and kind != "predictions":
+        raise ConfigError("--only-captioned is for existing captions; drop it")
     if tune_rerank and (kind in ("human", "knn") or out is not None or split or metrics):
         raise ConfigError(
             "--tune-rerank scores the validation images of a run and stores the settings there; pass RUN and DATA, and "
@@ -118,7 +124,7 @@ def evaluate(
     elif kind == "captioner":
         result = _evaluate_captioner(captioner_flags.spec([model]), data, flags, folder, common | images)
     else:
-        result = score(model, data, **common)
+        result = score(model, data, only_captioned=only_captioned, **common)
     target = folder(result.split)
     _save(result, target, Path(model) / "metrics.csv")
     if kind == "captioner":

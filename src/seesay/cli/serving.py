@@ -14,6 +14,7 @@ API_KEY_VARIABLE = "SEESAY_API_KEY"
 
 def serve(
     *models: Annotated[str, COMMON],
+    model: Annotated[list[str] | None, COMMON] = None,
     host: Annotated[str, COMMON] = "127.0.0.1",
     port: Annotated[int, COMMON] = 8000,
     captioner_flags: Annotated[CaptionerFlags, Server] = CaptionerFlags(),  # noqa: B008
@@ -29,6 +30,7 @@ def serve(
     Args:
         models: run or exported folder, or OWNER/NAME of the hub; several runs that share a vocabulary are ensembled
             [default: the latest run].
+        model: the same as MODELS, as in other commands; with --endpoint, the server's model.
         host: address to listen on; 0.0.0.0 listens on all interfaces.
         port: port to listen on; 0: any free port.
         max_batch: maximum number of images per batch.
@@ -50,7 +52,7 @@ def serve(
     # First, so that a taken port is reported before the model is loaded, whose messages are JSON too.
     with listen(host, port) as listener, logging_json():
         bounds = Limits(max_batch, max_wait, max_pending)
-        spec = captioner_flags.spec(models)
+        spec = captioner_flags.spec([*models, *(model or ())])
         status.show(f"loading {', '.join(spec.models) or spec.endpoint}")
         with spec.load() as captioner:
             app = create_app(captioner, bounds, key)

@@ -45,6 +45,7 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
     unfinished: Callable[[str], Path] | None = None,
+    only_captioned: bool = False,
 ) -> Evaluation:
     """Returns the evaluation of a captioner, a run or a prediction file on a split of a data set.
 
@@ -64,6 +65,8 @@ def evaluate(
         progress: called with the numbers of finished images and of all images, while images are encoded or captioned.
         unfinished: returns, for the name of the split, the file that keeps the captions of an unfinished evaluation
             (see `caption_images`); None: it starts again. Captions from stored features are not kept.
+        only_captioned: score the images that have a caption in a prediction file, instead of refusing a file without
+            captions of some images.
 
     Raises:
         DataError: the split is empty, or predictions are missing, duplicate, or equal to the references.
@@ -74,7 +77,9 @@ def evaluate(
     captioner = model if isinstance(model, Captioner) else _load(Path(model), device)
     if captioner is None:
         options, eval_split = None, read_eval_split(data, split, columns=columns)
-        found = _read(Path(str(model)), data, eval_split.items)
+        found = _read(Path(str(model)), data, eval_split.items, only_captioned=only_captioned)
+    elif only_captioned:
+        raise ConfigError("only_captioned is for files of captions, not for models; drop it")
     else:
         config = captioner.run_config
         used = used_images(captioner.folders)
@@ -93,8 +98,11 @@ def evaluate(
             usable = [item for item in eval_split.items if source is None or item.id in source]
             found = _named(captioner, *caption_split(captioner, usable, source, options, progress=progress))
     predictions = found.predictions
+    items = [item for item in eval_split.items if item.id in predictions]
+    without = [] if only_captioned else [item.id for item in eval_split.items if item.id not in predictions]
+    partial = only_captioned and len(items) < len(eval_split.items)
     return evaluate_captions(
-        [item for item in eval_split.items if item.id in predictions],
+        items,
         predictions,
         system=found.system,
         split=eval_split.split,
@@ -104,9 +112,11 @@ def evaluate(
         clip_model=clip_model,
         draws=draws,
         decoding=options,
+        prompt=captioner.prompt_text if captioner else "",
+        origin=f"file({len(items)} of {len(eval_split.items)} images)" if partial else "file",
         captions=found.captions,
         problems=[*eval_split.problems, *found.problems, *unfinished_runs(captioner.folders if captioner else ())],
-        unscored=[*eval_split.uncaptioned, *(item.id for item in eval_split.items if item.id not in predictions)],
+        unscored=[*eval_split.uncaptioned, *without],
     )
 
 
@@ -146,10 +156,11 @@ def _named(captioner: Captioner, captions: Mapping[str, Caption], problems: Sequ
     return _Captioned(system, predictions, problems, captions)
 
 
-def _read(path: Path, data: str | Path, items: Sequence[Annotation]) -> _Captioned:
-    """Return the captions of a prediction file."""
-    predictions, problems = match_predictions(read_predictions(path), items, path)
-    problems += refuse_references(path, Path(data), predictions, items)
+def _read(path: Path, data: str | Path, items: Sequence[Annotation], *, only_captioned: bool) -> _Captioned:
+    """Return the captions of a prediction file; see `match_predictions`."""
+    predictions, problems = match_predictions(read_predictions(path), items, path, only_captioned=only_captioned)
+    captioned = [item for item in items if item.id in predictions]
+    problems += refuse_references(path, Path(data), predictions, captioned)
     return _Captioned(str(path), predictions, problems)
 
 
@@ -223,6 +234,7 @@ def evaluate_captions(
     clip_model: str = DEFAULT_CLIP,
     draws: int = DRAWS,
     decoding: DecodingOptions | None = None,
+    prompt: str = "",
     origin: str = "file",
     captions: Mapping[str, Caption] | None = None,
     problems: Sequence[str] = (),
@@ -241,6 +253,7 @@ def evaluate_captions(
         clip_model: hub name or folder of the CLIPScore model.
         draws: number of bootstrap draws of the intervals.
         decoding: decoding options of generated captions.
+        prompt: their prompt, with the language; empty: none.
         origin: source of other captions.
         captions: generated captions with scores and log-probabilities.
         problems: problems so far.
@@ -273,6 +286,7 @@ def evaluate_captions(
         ),
         split=split,
         decoding=decoding,
+        prompt=prompt,
         origin=origin,
         captions=captions or {},
         absent_objects=_absent_share(items, texts),

@@ -46,7 +46,7 @@ def read_predictions(path: Path) -> dict[str, str]:
         DataError: the file cannot be read, lacks the fields, or has an image twice.
     """
     if not has_predictions(path):
-        raise DataError(f"{path} is neither a run folder nor a prediction file")
+        raise DataError(f"{path} is neither a run folder nor a prediction file; models of a server need --endpoint URL")
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes)")
     predictions: dict[str, str] = {}
@@ -67,15 +67,21 @@ def read_predictions(path: Path) -> dict[str, str]:
 
 
 def match_predictions(
-    predictions: Mapping[str, str], items: Sequence[Annotation], path: Path
+    predictions: Mapping[str, str], items: Sequence[Annotation], path: Path, *, only_captioned: bool = False
 ) -> tuple[dict[str, str], list[str]]:
     """Returns the predictions by the ids of the split, and remarks about predictions of other images.
 
     A prediction may refer to its image by id, with or without image suffix, or by file name if it is unique in the
     split.
 
+    Args:
+        predictions: captions by the names in the file.
+        items: images of the split.
+        path: the file, for messages.
+        only_captioned: leave out images without a prediction.
+
     Raises:
-        DataError: an image of the split has no prediction, or two.
+        DataError: an image of the split has two predictions, or none; with `only_captioned`, all have none.
     """
     by_name: dict[str, list[str]] = {}
     by_file: dict[str, list[str]] = {}
@@ -96,13 +102,20 @@ def match_predictions(
             matched[item.id] = predictions[names[0]]
             used.add(names[0])
     missing = [item.id for item in items if item.id not in matched]
-    if missing:
+    if missing and not (only_captioned and matched):
+        remedy = "" if only_captioned else "; caption them, or score only the other images with --only-captioned"
         raise DataError(
             f"{path} has no caption of {len(missing)} of the {len(items)} images, such as "
-            f"{', '.join(missing[:3])}; a score over fewer images would not be comparable"
+            f"{', '.join(missing[:3])}{remedy}"
         )
     others = len(predictions) - len(used)
-    return matched, [f"{others} predictions of images outside the split"] if others > 0 else []
+    remarks = [f"{others} predictions of images outside the split"] if others > 0 else []
+    if missing:
+        remarks.append(
+            f"only the {len(matched)} captioned of {len(items)} images are scored; a score over other images is not "
+            "comparable"
+        )
+    return matched, remarks
 
 
 def refuse_references(path: Path, data: Path, predictions: Mapping[str, str], items: Sequence[Annotation]) -> list[str]:

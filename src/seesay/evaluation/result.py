@@ -1,5 +1,6 @@
 """The result of an evaluation and its files."""
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -51,7 +52,9 @@ class Evaluation:
         diversity: reference-free statistics.
         split: name of the split.
         decoding: decoding options; None if the captions were not generated in this evaluation.
-        origin: source of such captions for the signature: `file`, or which human captions.
+        prompt: prompt of generated captions, with the language; empty: none.
+        origin: source of such captions for the signature: `file`, how many images of the split it has captions of if
+            not of all, or which human captions.
         captions: generated captions with scores and log-probabilities, by image id.
         absent_objects: fraction of captions that mention an absent object; None without boxes.
         problems: one line per problem: unscored images, predictions of other images, missing scores.
@@ -69,6 +72,7 @@ class Evaluation:
     diversity: Diversity
     split: str
     decoding: DecodingOptions | None = None
+    prompt: str = ""
     origin: str = "file"
     captions: Mapping[str, Caption] = field(default_factory=dict)
     absent_objects: float | None = None
@@ -128,6 +132,8 @@ class Evaluation:
     def signature(self) -> str:
         """Everything the numbers depend on."""
         origin = self.origin if self.decoding is None else f"{_brief(self.decoding)}|torch:{version('torch')}"
+        if self.prompt:
+            origin += f"|prompt:{hashlib.sha256(self.prompt.encode()).hexdigest()[:8]}"
         return f"{self.scores.signature}|split:{self.split}|captions:{origin}|{bootstrap_recipe(self.draws)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,6 +151,7 @@ class Evaluation:
             "diagnosis": self.diagnosis,
             "signature": self.signature,
             "decoding": None if self.decoding is None else self.decoding.model_dump(),
+            "prompt": self.prompt or None,
             "unscored": list(self.unscored),
             "problems": list(self.problems),
             "missing_scores": self.missing_scores,

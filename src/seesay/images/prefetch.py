@@ -19,6 +19,8 @@ def prefetch(
     workers: int,
     ahead: int,
     on_abort: Callable[[], None] = lambda: None,
+    *,
+    keep_finished: bool = False,
 ) -> Iterator[Result]:
     """Yield `work(job)` for each job in order, computed by threads at most `ahead` jobs in advance.
 
@@ -28,6 +30,7 @@ def prefetch(
         workers: number of threads.
         ahead: maximum number of jobs that are started before their result is requested.
         on_abort: called if the iteration ends early, by an error or by its consumer, until no job is running.
+        keep_finished: if a job fails, yield the results of later jobs that are finished before raising its error.
     """
     remaining = iter(jobs)
     waiting: deque[Future[Result]] = deque()
@@ -39,12 +42,14 @@ def prefetch(
                 waiting.popleft()
                 waiting.extend(pool.submit(work, job) for job in islice(remaining, 1))
                 yield result
-        except BaseException:
+        except BaseException as error:
             for future in waiting:
                 future.cancel()
             on_abort()
             while wait(waiting, timeout=_ABORT_SECONDS).not_done:
                 on_abort()  # a job may have started in the meantime
+            if keep_finished and isinstance(error, Exception):
+                yield from (future.result() for future in waiting if not (future.cancelled() or future.exception()))
             raise
         finally:
             for future in waiting:

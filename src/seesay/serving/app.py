@@ -104,8 +104,7 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
             form = await read_form(request, service.limits.receive_seconds)
         notes["images"] = len(form.images)
         settings = read_request(form.fields, service.captioner.defaults)
-        seconds = service.limits.answer_seconds
-        results = await _cancel_on_disconnect(request, service.caption(form.images, settings), seconds)
+        results = await _cancel_on_disconnect(request, service.caption(form.images, settings), service)
         for each in results:
             service.metrics.images.labels(each.code if isinstance(each, ApiError) else "captioned").inc()
         return _response(service, form, settings, results)
@@ -124,7 +123,7 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
         settings = chat_settings(content, service.captioner)
         request.scope["state"]["notes"]["images"] = 1
         work = service.caption([image_of(content)], settings)
-        (result,) = await _cancel_on_disconnect(request, work, service.limits.answer_seconds)
+        (result,) = await _cancel_on_disconnect(request, work, service)
         service.metrics.images.labels(result.code if isinstance(result, ApiError) else "captioned").inc()
         if isinstance(result, ApiError):
             raise result
@@ -170,6 +169,7 @@ def _add_probes(app: FastAPI, service: CaptionService) -> None:
     @app.get("/readyz", responses={503: ERRORS[503]}, summary="Whether the service accepts requests")
     async def readyz() -> HealthResponse:
         with service.pending.hold(1):  # raises if the queue is full
+            await service.require_available()
             return await healthz()
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
@@ -204,13 +204,14 @@ def _add_error_handlers(app: FastAPI) -> None:
         return error_response(ApiError(code, str(error.detail), error.headers))
 
 
-async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result], service: CaptionService) -> Result:
     """Return the result of `work`; cancel it when the client disconnects or the time is over.
 
     Raises:
         ClientDisconnectedError: the client closed the connection.
         ApiError: the time is over.
     """
+    seconds = service.limits.answer_seconds
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -228,5 +229,6 @@ async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Resu
         await asyncio.gather(*tasks, return_exceptions=True)  # so that places are free again before the response
     if done:
         raise ClientDisconnectedError
+    await service.require_available()
     retry = {"Retry-After": str(limits.RETRY_SECONDS)}
     raise ApiError("busy", f"no result within {seconds:g} s; try again with fewer images or words", retry)

@@ -19,6 +19,7 @@ Code = Literal[
     "invalid_options",
     "unreadable_image",
     "busy",
+    "model_server",
     "internal",
 ]
 
@@ -35,6 +36,7 @@ STATUS: dict[str, int] = {
     "invalid_options": 422,
     "unreadable_image": 422,
     "busy": 503,
+    "model_server": 503,
     "internal": 500,
 }
 

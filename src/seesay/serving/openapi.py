@@ -17,7 +17,7 @@ _DESCRIPTIONS = {
     413: "an image or the body is too large",
     415: "not a multipart form",
     422: "invalid options, or no readable image",
-    503: "the queue is full, or the response took too long; `Retry-After` gives the seconds to wait",
+    503: "the queue is full, the response took too long, or the model server is down; see `Retry-After`",
 }
 
 

@@ -123,17 +123,28 @@ class CaptionService:
         except ConfigError as error:
             raise ApiError("invalid_options", str(error).removeprefix("decoding.")) from error
 
+    async def require_available(self) -> None:
+        """Check that the model server of the captioner, if there is one, can be reached.
+
+        Raises:
+            ApiError: it cannot.
+        """
+        if reason := await asyncio.get_running_loop().run_in_executor(None, self.captioner.unavailable):
+            log.error("%s", reason)
+            raise _model_server_error()
+
     async def caption(
         self, images: Sequence[ImageBytes | ApiError], settings: CaptionSettings
     ) -> list[CaptionedImage | ApiError]:
         """Return each image with its caption, or the reason why there is none.
 
         Raises:
-            ApiError: the queue is full, or the options are invalid.
+            ApiError: the queue is full, the options are invalid, or the model server cannot be reached.
         """
         size = sum(len(image.content) for image in images if isinstance(image, ImageBytes))
         with self.pending.hold(len(images)), self.pending_bytes.hold(size):
             await asyncio.get_running_loop().run_in_executor(self._readers, self.check, settings)
+            await self.require_available()
             return list(await asyncio.gather(*(self._caption_one(image, settings) for image in images)))
 
     async def _caption_one(self, image: ImageBytes | ApiError, settings: CaptionSettings) -> CaptionedImage | ApiError:
@@ -150,9 +161,7 @@ class CaptionService:
             return ApiError("unreadable_image", str(error)[:300])
         except EndpointError as error:
             log.error("%s", error)
-            return ApiError(
-                "busy", "the model server cannot be used; try again later", {"Retry-After": str(limits.RETRY_SECONDS)}
-            )
+            return _model_server_error()
         except SeesayError as error:
             return ApiError("invalid_options", str(error).removeprefix("decoding."))
         return CaptionedImage(width, height, caption)
@@ -166,3 +175,9 @@ class CaptionService:
     def _work(self, jobs: Sequence[CaptionRequest], deliver: Callable[[int, Caption | Exception], None]) -> None:
         with self.metrics.seconds.labels("caption").time():
             generate_batch(self.captioner, jobs, deliver)
+
+
+def _model_server_error() -> ApiError:
+    # Without the reason, which has the address of the server.
+    message = "the model server cannot be used; try again later (the service log has the reason)"
+    return ApiError("model_server", message, {"Retry-After": str(limits.RETRY_SECONDS)})

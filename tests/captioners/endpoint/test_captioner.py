@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ class TestConnection:
     @pytest.mark.parametrize(
         ("models", "message"),
         [
-            (error("Incorrect API key provided: abcd", 401), r"refuses the key \(401\); set SEESAY_ENDPOINT_KEY"),
+            (error("no key", 401), r"needs a key, and none was sent \(401: no key\); set SEESAY_ENDPOINT_KEY"),
             (Reply(body=b"<html>Welcome</html>"), "the response is not a JSON object"),
             (Reply(body={"hello": "world"}), "its response is no list of models"),
             (Reply(broken="reset"), "cannot be used: the connection failed"),
@@ -96,7 +97,22 @@ class TestConnection:
         with serving(models=models) as server, pytest.raises(EndpointError, match=message) as caught:
             EndpointCaptioner.connect(ModelSpec(("m",), endpoint=server.url))
         assert "\n" not in str(caught.value)
-        assert "abcd" not in str(caught.value)
+
+    @pytest.mark.parametrize("source", ["OPENAI_API_KEY", "--endpoint-key-file key.txt"])
+    def test_a_refused_key_is_reported_with_its_source_and_without_its_parts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+    ) -> None:
+        # Bug: the message did not state whether a key was sent, from where, and the reason of the server.
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "key.txt").write_text("sk-abcdefgh-12345678")
+        if source == "OPENAI_API_KEY":
+            monkeypatch.setenv(source, "sk-abcdefgh-12345678")
+        file = "" if source == "OPENAI_API_KEY" else "key.txt"
+        refused = error("Incorrect API key provided: sk-abc**5678 or 12345678. See the account page.", 401)
+        with serving(models=refused) as server, pytest.raises(EndpointError) as caught:
+            EndpointCaptioner.connect(ModelSpec(("m",), endpoint=server.url, endpoint_key_file=file))
+        reason = "401: Incorrect API key provided: *** or *** See the account page."
+        assert f"{server.url} refuses the key from {source} ({reason}); set SEESAY_ENDPOINT_KEY" in str(caught.value)
 
     def test_a_server_that_does_not_run_is_not_waited_for(self) -> None:
         with serving() as server:
@@ -112,6 +128,8 @@ class TestConnection:
             ({"endpoint_price": "1"}, "--endpoint-price 1 is not two prices"),
             ({"endpoint_price": "1,-2"}, "--endpoint-price 1,-2 is not two prices"),
             ({"endpoint_timeout": 0.0}, "--endpoint-timeout is 0"),
+            ({"endpoint_concurrency": -1}, "--endpoint-concurrency is -1; it must be from 1 to 256, or 0"),
+            ({"endpoint_concurrency": 257}, "--endpoint-concurrency is 257"),
             ({"endpoint_image_size": 8}, "--endpoint-image-size is 8; it must be at least 32"),
             ({"endpoint_key_file": "/nowhere/key"}, "--endpoint-key-file /nowhere/key cannot be read: No such file"),
             ({"device": "cuda"}, "drop --device"),
@@ -170,6 +188,16 @@ class TestRequests:
             assert captioner.usage.cost == pytest.approx((0.5 * 1000 + 10 * 70) / 1e6)
             assert captioner.summary() == "10 requests, 1,000 prompt tokens, 70 completion tokens, cost 0.0012"
 
+    def test_usage_counts_repeated_requests_and_has_singular_forms(self, photos: list[str]) -> None:
+        # Bug: only answered requests were counted.
+        one = {**completion("a cat"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        with connected(lambda number, _: error("busy", 503) if number < 2 else Reply(body=one)) as (_, captioner):
+            captioner.caption(photos[0])
+            assert captioner.summary() == "3 requests, 2 repeated, 1 prompt token, 1 completion token"
+        with connected() as (_, captioner):
+            captioner.caption(photos[0])
+            assert captioner.summary() == "1 request, 100 prompt tokens, 7 completion tokens"
+
     def test_several_captions_are_distinct_also_if_the_server_ignores_n(self, photos: list[str]) -> None:
         options = DecodingOptions(strategy="sample", num_return_sequences=3)
         with connected(lambda number, body: Reply(body=completion(*(f"text {i}" for i in (0, 1, 1)[: body["n"]])))) as (
@@ -221,6 +249,17 @@ class TestRequests:
                 captioner.caption(photos)
         assert max(seen) > 1
 
+    def test_the_number_in_flight_can_be_set(self, photos: list[str]) -> None:
+        together = threading.Barrier(3, timeout=30)  # all wait until three requests are being processed
+
+        def script(number: int, body: dict[str, Any]) -> None:
+            together.wait()
+
+        with connected(script, endpoint_concurrency=3) as (server, captioner):
+            captioner.caption(photos)
+            assert captioner._client.limit.size == 3
+        assert len(server.bodies) == len(photos)
+
 
 class TestFailures:
     @pytest.mark.parametrize(
@@ -242,6 +281,24 @@ class TestFailures:
             assert captioner.caption(photos[0]).text == describe(server.bodies[-1])
             assert len(server.bodies) == 3
             assert [caption.finished for caption in captioner.caption(photos[1:4])] == [True] * 3
+
+    def test_retries_are_logged_at_most_once_per_ten_seconds(
+        self, photos: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # Bug: a job printed nothing during the minute in which it repeated the requests to a server that was down.
+        with connected(once(error("loading", 503), 3)) as (server, captioner):
+            captioner.caption(photos)
+            assert caplog.messages == [
+                f"{server.url}: the server returned 503: loading; attempt 1 of 7, next attempt in 0 s"
+            ]
+        caplog.clear()
+        monkeypatch.setattr(client, "LOG_SECONDS", 0.0)
+        with connected(once(error("loading", 503), 2)) as (_, captioner):
+            captioner.caption(photos[0])
+        assert [message.partition("; ")[2].partition(",")[0] for message in caplog.messages] == [
+            "attempt 1 of 7",
+            "attempt 2 of 7",
+        ]
 
     def test_retry_after_is_obeyed(self, photos: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[int, str]] = []
@@ -294,8 +351,8 @@ class TestFailures:
         [
             (error("The model has been deprecated", 404), f"does not have the model {MODEL} .*has been deprecated", 1),
             (error("gone", 410), f"does not have the model {MODEL} .*gone", 1),
-            (error("bad key abc", 401), r"refuses the key \(401\)", 1),
-            (error("not yours", 403), r"refuses the key \(403\)", 1),
+            (error("bad key", 401), r"needs a key, and none was sent \(401: bad key\)", 1),
+            (error("not yours", 403), r"needs a key, and none was sent \(403: not yours\)", 1),
             (error("out of credit", 402), "captions no more images .*out of credit.*run the same command later", 1),
             (error("quota", 429), "captions no more images .*quota", 7),
             (error("crashed", 500), r"failed after 7 attempts .*crashed", 21),
@@ -309,13 +366,12 @@ class TestFailures:
             with pytest.raises(EndpointError, match=message) as caught:
                 list(captioner.caption_each(photos))
             assert "\n" not in str(caught.value)
-            assert "abc" not in str(caught.value)
             assert len(server.bodies) >= requests
             assert len(server.bodies) <= requests + 64
 
     def test_a_server_that_hangs_is_asked_twice(self, photos: list[str]) -> None:
         with connected(lambda *_: time.sleep(0.3), endpoint_timeout=0.1) as (server, captioner):
-            with pytest.raises(ImageError, match="no response within the time limit, after 2 attempts"):
+            with pytest.raises(ImageError, match=r"no response within 0.1 s \(--endpoint-timeout\), after 2 attempts"):
                 captioner.caption(photos[0])
             assert len(server.bodies) == 2
 
@@ -358,9 +414,33 @@ class TestFolderJobs:
         assert (report.captioned, report.skipped, report.failed) == (len(photos) - len(before), len(before), 0)
         rows = outputs.lines(out)
         assert rows[: len(before)] == before
-        assert [row["image"] for row in rows] == photos
+        assert sorted(row["image"] for row in rows) == photos
         assert rows[0]["score"] is None
         assert rows[0]["log_probs"] == []
+
+    def test_captions_behind_a_failed_image_are_written_before_the_job_stops(
+        self, photos: list[str], tmp_path: Path
+    ) -> None:
+        # Bug: captions that were received were lost if an earlier image had none when the job stopped.
+        with serving() as server:
+            first: list[bytes] = []
+            answered = threading.Semaphore(0)
+
+            def script(number: int, body: dict[str, Any]) -> Reply | None:
+                first.append(jpeg(body))
+                if jpeg(body) != first[0]:
+                    answered.release()
+                    return None
+                for _ in photos[1:]:
+                    assert answered.acquire(timeout=30)
+                return error("no credit", 402)
+
+            server.script = script
+            with pytest.raises(EndpointError, match="no credit"):
+                _caption(ModelSpec((), endpoint=server.url, endpoint_concurrency=4), photos, tmp_path / "c.jsonl")
+        written = [row["image"] for row in outputs.lines(tmp_path / "c.jsonl")]
+        assert len(written) >= len(photos) - 4  # the last ones may have been in flight
+        assert written == [photo for photo in photos[1:] if photo in written]
 
     def test_refused_images_are_listed_and_tried_again(self, photos: list[str], tmp_path: Path) -> None:
         refused = True

@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,25 @@ from starlette.testclient import TestClient
 
 from seesay.bulk import Destination, ray_engine
 from seesay.bulk.ray_engine import Cluster, caption_on_ray, describe_models
+from seesay.captioners.endpoint import EndpointCaptioner, client
+from seesay.captioners.endpoint.captioner import DEFAULT_PROMPT
 from seesay.captioners.spec import ModelSpec
 from seesay.cli.main import main
 from seesay.evaluation import evaluate, read_predictions
 from seesay.serving.app import create_app
+from seesay.serving.limits import Limits
 from tests import processes
 from tests.bulk import outputs
-from tests.captioners.endpoint.scripted_server import MODEL, Reply, ScriptedServer, completion, describe, error, serving
+from tests.captioners.endpoint.scripted_server import (
+    MODEL,
+    Reply,
+    ScriptedServer,
+    completion,
+    describe,
+    error,
+    model_list,
+    serving,
+)
 
 KEY = "sk-Secret-0123456789abcdef"
 PASSWORD = "pa55-Secret-w0rd"
@@ -53,6 +67,16 @@ class TestCaption:
         assert "0 captioned, 24 already there" in warned.out
         assert "strategy greedy, now sample" in warned.err
 
+    def test_the_summary_in_json_has_the_usage(
+        self, server: ScriptedServer, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        # Bug: `usage` was empty, although the line was printed.
+        command = ["caption", *photos[:2], "--endpoint", server.url, "--out", str(tmp_path / "c.jsonl"), "--json"]
+        assert main(command) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["usage"] == "2 requests, 200 prompt tokens, 14 completion tokens"
+        assert printed.err.splitlines() == ["seesay: 2 requests, 200 prompt tokens, 14 completion tokens"]
+
     def test_one_image_is_printed(
         self, server: ScriptedServer, photos: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -78,6 +102,10 @@ class TestCaption:
             (["--bad-words", "cat"], "decoding.bad_words is ('cat',), which model servers lack; drop --bad-words"),
             (["--model", "tiny"], "has no model 'tiny'; did you mean 'tiny-vl'?"),
             (["--precision", "int8"], "drop --device and --precision"),
+            # Bug: an empty text was the same as none.
+            (["--prompt", ""], "the prompt is blank; write one, or drop --prompt"),
+            (["--language", ""], "the language is blank; write one, or drop --language"),
+            (["--language", " "], "the language is blank; write one, or drop --language"),
         ],
     )
     def test_unsuitable_flags_are_one_line_before_any_request(
@@ -108,7 +136,7 @@ class TestCaption:
         assert main(command) == 2
         error_line, usage = capsys.readouterr().err.splitlines()[::-1]
         assert error_line.startswith(f"seesay: error: {server.url} does not have the model {MODEL} ")
-        assert "5 requests" in usage
+        assert re.fullmatch(r"seesay: \d+ requests, 500 prompt tokens, 35 completion tokens", usage)
         server.script = lambda *_: None
         assert main(command) == 0
         assert sorted(row["image"] for row in outputs.lines(tmp_path / "c.jsonl")) == photos
@@ -193,10 +221,22 @@ class TestScores:
         assert [row["caption"] for row in outputs.lines(folder / "predictions.jsonl")] == ["red beside blue"] * 6
         scores = json.loads((folder / "scores.json").read_text())
         assert (scores["system"], scores["decoding"]["max_length"]) == (MODEL, 512)
+        assert scores["prompt"] == DEFAULT_PROMPT
         other = ["evaluate", str(cached_run), str(colours), "--metrics", "BLEU", "--draws", "20", "--out", "run"]
         assert main([*other, "--features", str(cached_run.parent / "features")]) == 0
         assert main(["compare", "run", str(folder), "--metrics", "BLEU", "--draws", "20"]) == 0
         assert f"first run, second {folder}" in capsys.readouterr().out
+
+    def test_the_signature_depends_on_prompt_and_language(self, server: ScriptedServer, colours: Path) -> None:
+        # Bug: evaluations with different prompts had one signature.
+        signatures = []
+        for prompt, language in (("Caption.", ""), ("Describe.", ""), ("Describe.", "German")):
+            with ModelSpec((), endpoint=server.url, prompt=prompt, language=language).load() as captioner:
+                result = evaluate(captioner, colours, metrics=("BLEU",), draws=20)
+            signatures.append(result.signature)
+        assert result.to_dict()["prompt"] == "Describe. Answer in German."
+        assert len(set(signatures)) == 3
+        assert all("|prompt:" in signature for signature in signatures)
 
     def test_feature_stores_are_refused(
         self, server: ScriptedServer, colours: Path, capsys: pytest.CaptureFixture[str]
@@ -263,6 +303,14 @@ def _main(command: list[str], folder: Path) -> None:
 
 
 class TestService:
+    @pytest.mark.parametrize("name", [["tiny"], ["--model", "tiny"]])
+    def test_the_model_is_an_argument_or_a_flag(
+        self, server: ScriptedServer, capsys: pytest.CaptureFixture[str], name: list[str]
+    ) -> None:
+        # Bug: `serve --model` was an unknown flag, although every other command with --endpoint has it.
+        assert main(["serve", *name, "--endpoint", server.url, "--port", "0"]) == 2
+        assert "has no model 'tiny'; did you mean 'tiny-vl'?" in capsys.readouterr().err
+
     def test_the_service_is_a_proxy(self, server: ScriptedServer, photos: list[str]) -> None:
         server.script = lambda number, _: error("too small", 400) if number == 2 else None
         with (
@@ -282,8 +330,38 @@ class TestService:
             assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_options")
             server.script = lambda *_: error(f"key {KEY}", 401)
             down = http.post("/v1/caption", files=files[:1])
-            assert (down.status_code, down.json()["error"]["code"]) == (503, "busy")
+            assert (down.status_code, down.json()["error"]["code"]) == (503, "model_server")
             assert KEY not in down.text
+
+    def test_a_server_that_is_down_has_its_own_error_and_makes_the_service_unready(
+        self, photos: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Bug: the response was `busy`, nothing was logged, and the service stayed ready.
+        monkeypatch.setattr(client, "RETRY_DELAY", 30.0)
+        files = [("images", Path(photos[0]).read_bytes())]
+        with serving(models=replace(model_list(MODEL), headers={"Connection": "close"})) as server:
+            captioner = EndpointCaptioner.connect(ModelSpec((), endpoint=server.url))
+            port = server.server_address[1]
+        bounds = Limits(answer_seconds=0.3)
+        with captioner, TestClient(create_app(captioner, bounds), raise_server_exceptions=False) as http:
+            assert http.get("/readyz").status_code == 200
+            found = [http.post("/v1/caption", files=files) for _ in range(2)]
+            assert [(each.status_code, each.json()["error"]["code"]) for each in found] == [(503, "model_server")] * 2
+            assert str(port) not in found[0].text
+            assert f"http://127.0.0.1:{port}/v1: " in caplog.text
+            assert http.get("/readyz").status_code == 503
+            assert http.get("/healthz").status_code == 200
+            monkeypatch.setattr(captioner._client, "reachable", _reachable(captioner._client))
+            assert http.get("/readyz").status_code == 200
+            captioner.cancel()
+
+
+def _reachable(of: client.Client) -> Any:
+    async def reachable() -> bool:
+        of.unreachable = ""
+        return True
+
+    return reachable
 
 
 class TestRay:

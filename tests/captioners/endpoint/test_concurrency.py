@@ -126,11 +126,44 @@ def test_busy_responses_to_requests_sent_together_halve_it_once() -> None:
     limit = ConcurrencyLimit()
     simulate(limit, 100, lambda *_: 1.0, 800)
     assert limit.size == MAX_IN_FLIGHT
-    for moment in range(10):
-        limit.reduce(1000.0 + moment, started=999.0)
+    for moment in range(20):
+        limit.fail(1000.0 + moment, started=999.0)
     assert limit.size == MAX_IN_FLIGHT // 2
-    limit.reduce(1020.0, started=1011.0)
+    for moment in range(3):
+        limit.fail(1020.0 + moment, started=1011.0)
     assert limit.size == MAX_IN_FLIGHT // 4
-    for moment in range(10):
-        limit.reduce(2000.0 + 10 * moment, started=2000.0 + 10 * moment)
+    for moment in range(15):
+        limit.fail(2000.0 + 10 * moment, started=2000.0 + 10 * moment)
     assert limit.size == 1
+
+
+def test_isolated_failures_do_not_reduce_it() -> None:
+    # Bug: each of 3 % busy responses halved the limit, so that it stayed at one or two.
+    limit = ConcurrencyLimit()
+    now = simulate(limit, 100, lambda *_: 1.0, 800)[-1][0]
+    sizes = []
+    for number in range(3000):
+        now += 1 / limit.size
+        if number % 33 == 0:
+            limit.fail(now, started=now)
+        limit.finish(now, limit.size - 1, True)
+        sizes.append(limit.size)
+    assert min(sizes) == MAX_IN_FLIGHT
+
+
+def test_it_grows_again_soon_after_busy_responses() -> None:
+    limit = ConcurrencyLimit()
+    now = simulate(limit, 100, lambda *_: 1.0, 800)[-1][0]
+    for _ in range(8):
+        limit.fail(now, started=now)
+    assert limit.size < MAX_IN_FLIGHT
+    history = simulate(limit, 100, lambda *_: 1.0, 400, start=now)
+    assert next(time for time, size in history if size == MAX_IN_FLIGHT) - now <= 12
+
+
+def test_a_fixed_limit_does_not_change() -> None:
+    limit = ConcurrencyLimit(fixed=5)
+    simulate(limit, 100, lambda *_: 1.0, 200)
+    for _ in range(50):
+        limit.fail(1000.0, started=1000.0)
+    assert (limit.size, limit.bound) == (5, 5)

@@ -14,6 +14,7 @@ KEY_VARIABLES = ("SEESAY_ENDPOINT_KEY", "OPENAI_API_KEY")
 
 _USER_INFO = re.compile(r"//[^/@\s]+@")
 _HIDDEN = "***"
+_PART = 4  # characters of a credential that may not appear
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Address:
         url: base URL without credentials, query and final slash.
         query: query of every request, such as `api-version=1`.
         authorization: the Authorization header; empty: none.
+        source: where it is from, such as the name of a variable; empty: there is none.
         secrets: what must not appear in any message.
     """
 
     url: str
     query: str = field(default="", repr=False)
     authorization: str = field(default="", repr=False)
+    source: str = ""
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def scrub(self, text: str, length: int = 300) -> str:
@@ -38,6 +41,12 @@ class Address:
             text = text.replace(secret, _HIDDEN)
         line = " ".join(_USER_INFO.sub(f"//{_HIDDEN}@", text).split())
         return line if len(line) <= length else f"{line[: length - 1]}…"
+
+    def scrub_parts(self, text: str, length: int = 100) -> str:
+        """Return text as `scrub` does, without words that have a part of a credential or are masked already."""
+        parts = {secret[at : at + _PART] for secret in self.secrets for at in range(max(1, len(secret) - _PART + 1))}
+        words = (_HIDDEN if "**" in word or any(part in word for part in parts) else word for word in text.split())
+        return self.scrub(" ".join(words), length)
 
 
 def read_address(endpoint: str, key_file: str = "") -> Address:
@@ -65,16 +74,18 @@ def read_address(endpoint: str, key_file: str = "") -> Address:
     if parts.username is not None:
         secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         token = base64.b64encode(secret.encode()).decode()
-        return Address(url, parts.query, f"Basic {token}", _secrets(token, unquote(parts.password or ""), parts))
-    key = _read_key(key_file)
-    return Address(url, parts.query, f"Bearer {key}" if key else "", _secrets(key, "", parts))
+        secrets = _secrets(token, unquote(parts.password or ""), parts)
+        return Address(url, parts.query, f"Basic {token}", "the URL", secrets)
+    key, source = _read_key(key_file)
+    return Address(url, parts.query, f"Bearer {key}" if key else "", source if key else "", _secrets(key, "", parts))
 
 
 def _secrets(token: str, password: str, parts: SplitResult) -> tuple[str, ...]:
     return tuple(filter(None, (token, password, parts.password, parts.query)))
 
 
-def _read_key(key_file: str) -> str:
+def _read_key(key_file: str) -> tuple[str, str]:
+    """Return the key and where it is from; both empty if there is none."""
     if key_file:
         try:
             key, source = Path(key_file).read_text(encoding="utf-8").strip(), f"--endpoint-key-file {key_file}"
@@ -88,4 +99,4 @@ def _read_key(key_file: str) -> str:
         key = os.environ.get(source, "").strip()
     if not key.isascii() or any(character.isspace() or not character.isprintable() for character in key):
         raise ConfigError(f"the key in {source} contains spaces, line breaks or characters other than ASCII")
-    return key
+    return key, source

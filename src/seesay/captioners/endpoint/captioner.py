@@ -16,7 +16,6 @@ from seesay.captioners.base import Captioner
 from seesay.captioners.caption import Caption, CaptionSettings
 from seesay.captioners.endpoint.address import read_address
 from seesay.captioners.endpoint.client import Client, RequestError
-from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT
 from seesay.captioners.endpoint.faults import Faults
 from seesay.captioners.endpoint.models import choose_model, list_models
 from seesay.captioners.endpoint.protocol import (
@@ -38,6 +37,7 @@ from seesay.images.loading import ImageInput, read_image
 DEFAULT_PROMPT = "Write a caption of this image: one factual sentence. Answer with the caption only."
 
 _AHEAD = 32  # images that may be captioned before an earlier one
+_MOST_CONCURRENT = 256  # each image in flight has a thread
 _JPEG_QUALITY = 90
 _SHORTEST_SIDE = 32  # vision models refuse images that are smaller than a patch
 
@@ -48,15 +48,12 @@ ServerInputs = tuple[NDArray[np.uint8], str]
 class EndpointCaptioner(Captioner):
     """A model of a server with the OpenAI chat-completions protocol.
 
-    Requests run concurrently, as many as the server's throughput allows (`ConcurrencyLimit`). An image that the server
-    refuses is an `ImageError`; a server that cannot be used at all is an `EndpointError`.
+    Requests run concurrently, as many as are set or as the server's throughput allows (`ConcurrencyLimit`). An image
+    that the server refuses is an `ImageError`; a server that cannot be used at all is an `EndpointError`.
 
     Args:
         client: the server.
         spec: its model, the prompt and the size of images.
-
-    Attributes:
-        usage: requests and tokens so far.
     """
 
     def __init__(self, client: Client, spec: ModelSettings) -> None:
@@ -70,7 +67,7 @@ class EndpointCaptioner(Captioner):
         self._longest_side = spec.endpoint_image_size
         self._faults = Faults(client, self._model)
         self._refused_fields: set[str] = set()
-        self.usage = Usage(read_price(spec.endpoint_price))
+        self.usage.price = read_price(spec.endpoint_price)
 
     @classmethod
     def connect(cls, spec: ModelSettings) -> "EndpointCaptioner":
@@ -85,7 +82,8 @@ class EndpointCaptioner(Captioner):
             MissingDependencyError: httpx is not installed.
         """
         _check_spec(spec)
-        client = Client(read_address(spec.endpoint, spec.endpoint_key_file), spec.endpoint_timeout)
+        address = read_address(spec.endpoint, spec.endpoint_key_file)
+        client = Client(address, spec.endpoint_timeout, spec.endpoint_concurrency)
         try:
             listed = client.run(list_models(client))
             model = choose_model(client.address.url, "".join(spec.models), listed)
@@ -103,6 +101,11 @@ class EndpointCaptioner(Captioner):
     def prompt_text(self) -> str:
         """The prompt of the images before its variables are filled in."""
         return self._templates("").source
+
+    @property
+    def usage(self) -> Usage:
+        """Requests and tokens so far."""
+        return self._client.usage
 
     @property
     def takes_prompts(self) -> bool:
@@ -151,7 +154,7 @@ class EndpointCaptioner(Captioner):
         More than the largest concurrency, so that requests do not wait for the captions of earlier images, which are
         delivered in order.
         """
-        return MAX_IN_FLIGHT + _AHEAD
+        return self._client.limit.bound + _AHEAD
 
     def load_inputs(self, image: ImageInput, prompt: str = "") -> ServerInputs:
         """Return an image as JPEG of bounded size, and its prompt."""
@@ -191,6 +194,12 @@ class EndpointCaptioner(Captioner):
     def warm_up(self) -> bool:
         """Return False, without a request: the server has no attention, and may cost money."""
         return False
+
+    def unavailable(self) -> str:
+        """Return why the last request could not connect to the server, after another attempt; empty if it can."""
+        if self._client.unreachable:
+            self._client.run(self._client.reachable())
+        return self._client.unreachable and f"{self._client.address.url}: {self._client.unreachable}"
 
     def cancel(self) -> None:
         """Cancel all requests."""
@@ -262,5 +271,10 @@ def _check_spec(spec: ModelSettings) -> None:
         raise ConfigError("a server chooses device and precision; drop --device and --precision")
     if not spec.endpoint_timeout > 0:
         raise ConfigError(f"--endpoint-timeout is {spec.endpoint_timeout:g}; it must be above 0")
+    if not 0 <= spec.endpoint_concurrency <= _MOST_CONCURRENT:
+        raise ConfigError(
+            f"--endpoint-concurrency is {spec.endpoint_concurrency}; it must be from 1 to {_MOST_CONCURRENT}, or 0 "
+            "to adapt to the server"
+        )
     if spec.endpoint_image_size < _SHORTEST_SIDE:
         raise ConfigError(f"--endpoint-image-size is {spec.endpoint_image_size}; it must be at least {_SHORTEST_SIDE}")

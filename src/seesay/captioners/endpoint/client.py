@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import threading
 import time
 import weakref
@@ -12,16 +13,22 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seesay.captioners.endpoint.address import Address
-from seesay.captioners.endpoint.concurrency import MAX_IN_FLIGHT, ConcurrencyLimit
+from seesay.captioners.endpoint.concurrency import ConcurrencyLimit
+from seesay.captioners.endpoint.usage import Usage
 from seesay.errors import EndpointError, MissingDependencyError
 from seesay.retries import backoff_seconds, is_temporary_status
 
 if TYPE_CHECKING:
     import httpx
 
+log = logging.getLogger("seesay")
+
 ATTEMPTS = 7
 RETRY_DELAY = 1.0
 """Seconds before the first retry; doubled for each further retry, so that seven attempts take a minute."""
+
+LOG_SECONDS = 10.0
+"""Minimum time between two log lines about retries."""
 
 _TIMEOUT_ATTEMPTS = 2  # a server that hangs would else be waited for seven times
 _CONNECT_SECONDS = 10.0
@@ -60,21 +67,28 @@ class Client:
     Args:
         address: the server.
         timeout: seconds that a response may take.
+        concurrency: number of concurrent requests; 0: as many as the server's throughput allows.
 
     Attributes:
         limit: number of concurrent requests.
+        usage: requests and tokens so far; the tokens are added by the caller.
+        unreachable: why the last request could not connect to the server; empty if it did.
 
     Raises:
         MissingDependencyError: httpx is not installed.
     """
 
-    def __init__(self, address: Address, timeout: float) -> None:
+    def __init__(self, address: Address, timeout: float, concurrency: int = 0) -> None:
         self.address = address
-        self.limit = ConcurrencyLimit()
-        self._http = _open(address, timeout)
+        self.limit = ConcurrencyLimit(concurrency)
+        self.usage = Usage()
+        self._timeout = timeout
+        self.unreachable = ""
+        self._http = _open(address, timeout, self.limit.bound + 2)
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resume_at = 0.0  # no request is sent earlier, because the server asked for a pause
+        self._logged_at = float("-inf")
         self._calls: set[Future[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="seesay-endpoint", daemon=True)
@@ -159,6 +173,8 @@ class Client:
         for attempt in range(1, ATTEMPTS + 1):
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
             started = time.monotonic()
+            if method == "POST":
+                self.usage.count_request(attempt)
             try:
                 answer = read(await self._send(method, path, content))
             except RequestError as error:
@@ -167,15 +183,24 @@ class Client:
                     raise
                 wait = backoff_seconds(attempt, RETRY_DELAY, error.retry_after)
                 now = time.monotonic()
-                self.limit.reduce(now, started)
+                self.limit.fail(now, started)
                 if error.retry_after:
                     self._resume_at = max(self._resume_at, now + wait)
+                self._log_retry(error, attempt, max(wait, self._resume_at - now))
                 await asyncio.sleep(wait)
             else:
                 if method == "POST":
                     self.limit.finish(time.monotonic(), self._in_flight - 1, bool(self._waiting))
                 return answer
         raise AssertionError("the last attempt returns or raises")
+
+    def _log_retry(self, error: RequestError, attempt: int, wait: float) -> None:
+        """Log a failed attempt, unless one was logged a short time ago: many requests may fail together."""
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            failed = f"{self.address.url}: {error}; attempt {attempt} of {error.attempts}"
+            log.warning("%s, next attempt in %.0f s", failed, wait)
 
     async def _send(self, method: str, path: str, content: bytes) -> Any:
         """Send a request once."""
@@ -184,13 +209,18 @@ class Client:
         url = self.address.url + path + (f"?{self.address.query}" if self.address.query else "")
         try:
             response = await self._http.request(method, url, content=content)
-        except httpx.TimeoutException as error:
-            what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no response"
-            limit = f"{what} within the time limit"
-            raise RequestError(0, limit, temporary=True, attempts=_TIMEOUT_ATTEMPTS) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            self.unreachable = self.address.scrub(str(error)) or f"no answer within {_CONNECT_SECONDS:g} s"
+            attempts = _TIMEOUT_ATTEMPTS if isinstance(error, httpx.ConnectTimeout) else ATTEMPTS
+            failed = f"the connection failed ({self.unreachable})"
+            raise RequestError(0, failed, temporary=True, attempts=attempts) from None
+        except httpx.TimeoutException:
+            failed = f"no response within {self._timeout:g} s (--endpoint-timeout)"
+            raise RequestError(0, failed, temporary=True, attempts=_TIMEOUT_ATTEMPTS) from None
         except (httpx.HTTPError, OSError) as error:
             reason = self.address.scrub(str(error)) or type(error).__name__
             raise RequestError(0, f"the connection failed ({reason})", temporary=True) from None
+        self.unreachable = ""
         return self._read(response)
 
     def _read(self, response: "httpx.Response") -> Any:
@@ -228,7 +258,7 @@ class Client:
         return self.address.scrub(text) or response.reason_phrase or "no reason"
 
 
-def _open(address: Address, timeout: float) -> "httpx.AsyncClient":
+def _open(address: Address, timeout: float, connections: int) -> "httpx.AsyncClient":
     try:
         import httpx
     except ImportError as error:
@@ -239,7 +269,7 @@ def _open(address: Address, timeout: float) -> "httpx.AsyncClient":
     return httpx.AsyncClient(
         headers=headers,
         timeout=httpx.Timeout(timeout, connect=_CONNECT_SECONDS, write=_SEND_SECONDS, pool=None),
-        limits=httpx.Limits(max_connections=MAX_IN_FLIGHT + 2, max_keepalive_connections=MAX_IN_FLIGHT + 2),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         auth=lambda request: request,  # otherwise httpx replaces the header by an entry of ~/.netrc
     )
 

@@ -1,10 +1,11 @@
 """The number of concurrent requests, adjusted to the throughput of a server."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 MAX_IN_FLIGHT = 64
-"""Maximum number of concurrent requests."""
+"""Maximum number of concurrent requests, unless a number is set."""
 
 _MIN_WINDOW = 4  # completed requests per measurement; at a higher concurrency as many, or twice at a steady one
 _GAIN = 1.05  # doubling goes on while the throughput grows by this factor
@@ -16,6 +17,8 @@ _NOISE = 1.6  # standard deviations of such a measurement, if the times of reque
 _KEEP = 0.95  # it is kept if the throughput is at least this fraction of the previous one
 _FIRST_HOLD = 4  # measurements after a failed attempt to grow, before the next one; doubled per attempt
 _LONGEST_HOLD = 64
+_ISOLATED = (2, 0.1)  # failures, and their share of the latest attempts, that do not reduce the limit
+_LATEST = 30  # attempts that the share is taken of; at a higher limit as many as that
 _SMOOTHING = 0.25  # weight of the latest measurement at a steady concurrency
 
 
@@ -33,8 +36,10 @@ class ConcurrencyLimit:
     A server on a CPU may be slower with two requests than with one, and a server with many GPUs needs dozens: only the
     throughput shows which it is. One doubling that is not slower is kept as a reserve: with exactly as many requests as
     the server processes at once, a place is empty between a response and the next request. Any other doubling that does
-    not help is undone. Doubling is tried again later. If the throughput falls, half the limit is tried. A busy response
-    halves the limit at once.
+    not help is undone. Doubling is tried again later. If the throughput falls, half the limit is tried.
+
+    Busy responses halve the limit once they are more than isolated: more than two, and more than a tenth of the latest
+    attempts. Doubling is tried again after one measurement; if it fails again, after two, four, and so on.
 
     The times of requests vary, mostly with the length of the captions. Therefore a doubling that neither clearly helped
     nor clearly failed is measured longer, and a short measurement must be far lower to count as a fall.
@@ -42,15 +47,18 @@ class ConcurrencyLimit:
     The object does no input or output and reads no clock, so that it can be tested with simulated times.
 
     Args:
-        bound: largest limit.
+        fixed: limit that is never changed; 0: adjust it.
 
     Attributes:
+        bound: largest limit.
         size: current limit.
     """
 
-    def __init__(self, bound: int = MAX_IN_FLIGHT) -> None:
-        self.bound = bound
-        self.size = 1
+    def __init__(self, fixed: int = 0) -> None:
+        self.bound = fixed or MAX_IN_FLIGHT
+        self.size = fixed or 1
+        self._fixed = bool(fixed)
+        self._failures: deque[bool] = deque(maxlen=max(_LATEST, self.bound))  # whether the latest attempts failed
         self._before: _Measurement | None = None  # the measurement before a change that is being tried
         self._rate = 0.0  # throughput at a steady limit; 0: unknown
         self._reserve = False  # whether the last doubling did not raise the throughput
@@ -67,6 +75,9 @@ class ConcurrencyLimit:
             in_flight: number of other requests that are being processed.
             waiting: whether requests wait for the limit; otherwise the throughput is limited by the client.
         """
+        self._failures.append(False)
+        if self._fixed:
+            return
         if not waiting:
             self._restart(now, skip=0)
         elif self._skip:
@@ -78,8 +89,8 @@ class ConcurrencyLimit:
             if self._count >= self._window(rate):
                 self._adjust(rate, now, in_flight)
 
-    def reduce(self, now: float, started: float) -> None:
-        """Halve the limit after a busy response or a broken connection.
+    def fail(self, now: float, started: float) -> None:
+        """Count a busy response or a broken connection, and halve the limit if it is not isolated.
 
         Args:
             now: time in seconds.
@@ -87,9 +98,16 @@ class ConcurrencyLimit:
         """
         if started < self._reduced_at:
             return
+        self._failures.append(True)
+        latest = list(self._failures)[-max(_LATEST, self.size) :]
+        count, share = _ISOLATED
+        if self._fixed or sum(latest) <= max(count, share * len(latest)):
+            return
+        self._failures.clear()
         self._reduced_at = now
         self.size = max(1, self.size // 2)
-        self._before, self._rate, self._hold, self._reserve = None, 0.0, _FIRST_HOLD, False
+        self._before, self._rate, self._reserve = None, 0.0, False
+        self._hold, self._next_hold = self._next_hold // _FIRST_HOLD, min(2 * self._next_hold, _LONGEST_HOLD)
         self._restart(now, skip=0)
 
     def _window(self, rate: float) -> int:

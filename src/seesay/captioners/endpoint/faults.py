@@ -1,6 +1,6 @@
 """Whether an image or the server is at fault when a request has failed."""
 
-from seesay.captioners.endpoint.address import KEY_VARIABLES
+from seesay.captioners.endpoint.address import KEY_VARIABLES, Address
 from seesay.captioners.endpoint.client import Client, RequestError
 from seesay.errors import EndpointError, ImageError
 
@@ -39,7 +39,7 @@ class Faults:
         """
         status, url = error.status, self._client.address.url
         if status == 401 or (status == 403 and not self._captioned):
-            raise no_access(url, status)
+            raise no_access(self._client.address, error)
         if status in GONE:
             raise EndpointError(
                 f"{url} does not have the model {self._model} ({error}); "
@@ -60,9 +60,9 @@ class Faults:
         return ImageError(f"{name}: {error}, after {error.attempts} attempts")
 
 
-def no_access(url: str, status: int) -> EndpointError:
-    """Return the error of a refused key."""
-    # Without the server's reason, which may repeat a part of the key.
-    return EndpointError(
-        f"{url} refuses the key ({status}); set {KEY_VARIABLES[0]}, or pass a file with it as --endpoint-key-file"
-    )
+def no_access(address: Address, error: RequestError) -> EndpointError:
+    """Return the error of a missing or refused key."""
+    problem = f"refuses the key from {address.source}" if address.source else "needs a key, and none was sent"
+    reason = f"{error.status}: {address.scrub_parts(error.message)}"  # it may repeat a part of the key
+    remedy = f"set {KEY_VARIABLES[0]}, or pass a file with it as --endpoint-key-file"
+    return EndpointError(f"{address.url} {problem} ({reason}); {remedy}")

@@ -24,7 +24,7 @@ async def list_models(client: Client) -> list[str]:
         if error.status in (*GONE, 405, 501):
             return []
         if error.status in NO_ACCESS:
-            raise no_access(url, error.status) from None
+            raise no_access(client.address, error) from None
         if error.status:
             raise EndpointError(f"{url}/models: {error}; check --endpoint, which usually ends in /v1") from None
         raise EndpointError(f"{url} cannot be used: {error}; start the server, or check --endpoint") from None

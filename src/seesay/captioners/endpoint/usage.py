@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from seesay.data.records import count
 from seesay.errors import ConfigError
 
 Price = tuple[float, float]
@@ -17,32 +18,39 @@ class Usage:
 
     Attributes:
         price: prices; None: unknown.
-        requests: number of answered requests.
+        requests: number of requests for captions that were sent.
+        repeated: those of them that repeated a failed one.
         prompt_tokens: tokens of prompts and images.
         completion_tokens: generated tokens.
     """
 
     price: Price | None = None
     requests: int = 0
+    repeated: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    def count_request(self, attempt: int) -> None:
+        """Count a request that is sent, from its number of the attempt."""
+        self.requests += 1
+        self.repeated += attempt > 1
 
     def add(self, answer: Mapping[str, Any]) -> None:
         """Add the `usage` of a response; a missing one counts as zero tokens."""
         found = answer.get("usage")
         usage = found if isinstance(found, Mapping) else {}
-        self.requests += 1
         self.prompt_tokens += _count(usage.get("prompt_tokens"))
         self.completion_tokens += _count(usage.get("completion_tokens"))
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Requests, prompt tokens and completion tokens."""
-        return self.requests, self.prompt_tokens, self.completion_tokens
+    def counts(self) -> tuple[int, int, int, int]:
+        """Requests, repeated ones, prompt tokens and completion tokens."""
+        return self.requests, self.repeated, self.prompt_tokens, self.completion_tokens
 
     def add_counts(self, counts: Iterable[int]) -> None:
         """Add the `counts` of another captioner."""
-        self.requests, self.prompt_tokens, self.completion_tokens = map(sum, zip(self.counts, counts, strict=True))
+        totals = map(sum, zip(self.counts, counts, strict=True))
+        self.requests, self.repeated, self.prompt_tokens, self.completion_tokens = totals
 
     @property
     def cost(self) -> float | None:
@@ -56,10 +64,9 @@ class Usage:
         if not self.requests:
             return ""
         cost = "" if self.cost is None else f", cost {self.cost:.4f}"
-        return (
-            f"{self.requests:,} requests, {self.prompt_tokens:,} prompt tokens, "
-            f"{self.completion_tokens:,} completion tokens{cost}"
-        )
+        repeated = f", {self.repeated:,} repeated" if self.repeated else ""
+        tokens = f"{count(self.prompt_tokens, 'prompt token')}, {count(self.completion_tokens, 'completion token')}"
+        return f"{count(self.requests, 'request')}{repeated}, {tokens}{cost}"
 
 
 def read_price(text: str) -> Price | None:
