@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from seesay.data.annotations import load_annotations
-from tests.serving.servers import PATIENCE
+from tests.missing import run
 
 EXTRAS = {
     "coco": ("pycocoevalcap",),
@@ -48,27 +46,6 @@ COMMANDS = {
 LATER = (("python_multipart", "serve run"), ("peft", f"train data --model {HUB} --lora --out new"))
 """One library that is missing -> a command that needs it."""
 
-PROGRAM = """
-import contextlib, io, json, sys
-from importlib import machinery, metadata
-
-hidden, find_spec, from_name = [], machinery.PathFinder.find_spec, metadata.Distribution.from_name
-
-def find_distribution(name):  # torchmetrics imports transformers if it is installed
-    if name in hidden:
-        raise metadata.PackageNotFoundError(name)
-    return from_name(name)
-
-machinery.PathFinder.find_spec = lambda name, *arguments: None if name in hidden else find_spec(name, *arguments)
-metadata.Distribution.from_name = find_distribution
-hidden[:] = json.loads(sys.argv[1])[0][0]  # before the first import
-from seesay.cli.main import main
-for hidden[:], command in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
-        code = main(command.split())
-    print(json.dumps([code, errors.getvalue()]))
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path, colours: Path, cached_run: Path) -> Path:
@@ -80,14 +57,6 @@ def folder(tmp_path: Path, colours: Path, cached_run: Path) -> Path:
     (tmp_path / "pretrained" / "config.json").write_text('{"model_type": "blip"}')
     (tmp_path / "features.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     return tmp_path
-
-
-def run(folder: Path, commands: list[tuple[tuple[str, ...], str]]) -> list[tuple[int, str]]:
-    """Run commands in one process that cannot import the modules named beside each; return exit codes and errors."""
-    arguments = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    return [(code, errors) for code, errors in map(json.loads, done.stdout.splitlines()[-len(commands) :])]
 
 
 def test_every_command_names_the_missing_extra(folder: Path) -> None:

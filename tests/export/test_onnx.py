@@ -12,7 +12,7 @@ import pytest
 
 import seesay.export.onnx
 from seesay.captioners.onnx import Manifest, OnnxCaptioner
-from seesay.captioners.onnx.manifest import MANIFEST_FILE
+from seesay.captioners.onnx.manifest import MANIFEST_FILE, REQUIREMENTS
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import load_run, save_run, save_weights
 from seesay.errors import ConfigError, DataError, MissingDependencyError, SeesayError
@@ -34,6 +34,9 @@ def test_the_folder_describes_its_content(exported: Path) -> None:
     readme = (exported / "README.txt").read_text()
     assert f"seesay caption --model {exported} " in readme
     assert f"(B, {tiny.SIZE}, {tiny.SIZE}, 3)" in readme
+    install = f"pip install {' '.join(REQUIREMENTS)}\n"
+    assert f"    {install}" in readme
+    assert f"\n{install}" in (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 
 
 def test_both_graphs_are_valid_with_dynamic_batch_and_beam(exported: Path) -> None:

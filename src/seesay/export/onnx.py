@@ -13,6 +13,7 @@ from seesay.captioners.onnx.manifest import (
     ENCODER_FILE,
     MANIFEST_FILE,
     README_FILE,
+    REQUIREMENTS,
     TOKENIZER_FILE,
     Manifest,
 )
@@ -30,8 +31,12 @@ _MAX_DIFFERENCE = 0.05  # nats; rounding gives about 0.0001, and 0.001 with feat
 _README = """This folder contains an image captioner: decoder {decoder}, encoder {encoder}, exported from the run
 {source}.
 
-It needs seesay, numpy, pillow, pyyaml, tokenizers and onnxruntime, the command line also cyclopts and rich, but not
-torch (docs/export.md describes the installation):
+It needs no torch. To install seesay and only the libraries that captioning with this folder needs:
+
+    pip install --no-deps seesay
+    pip install {requirements}
+
+Usage:
 
     seesay caption --model {folder} photo.jpg
 
@@ -141,6 +146,7 @@ def _write_texts(part: Path, target: Path, captioner: TrainedCaptioner, encoder:
         encoder=encoder.config.encoder,
         source=manifest.source,
         folder=target,
+        requirements=" ".join(REQUIREMENTS),
         size=encoder.preprocessing.size,
         precision="convolutions and matrix products in 8 bits" if precision == "int8" else "float32",
     )
