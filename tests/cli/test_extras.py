@@ -1,13 +1,19 @@
-"""Commands without extras: each names the missing one in a line, with exit code 2, before it writes anything."""
+"""Missing libraries: each command names the missing one in a line, with exit code 2, before it writes anything."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from seesay.captioners.onnx.manifest import REQUIREMENTS
+from seesay.cli.doctor import diagnose
 from seesay.data.annotations import load_annotations
-from tests.missing import run
+from seesay.errors import core_dependencies
+from tests.missing import modules_beyond, run
 
 EXTRAS = {
     "coco": ("pycocoevalcap",),
@@ -82,3 +88,70 @@ def test_every_command_names_the_missing_extra(folder: Path) -> None:
     assert pushed[0] == 0, pushed[1]
     shutil.rmtree(folder / "repository")
     assert sorted(folder.rglob("*")) == before
+
+
+def test_every_command_names_the_missing_dependency(folder: Path, exported: Path) -> None:
+    # Bug: in the documented installation without torch, commands that need it ended in a traceback, as did `doctor` and
+    # a mistyped name of an export.
+    shutil.copytree(exported, folder / "app")
+    hidden = modules_beyond(REQUIREMENTS)
+    before = sorted(folder.rglob("*"))
+    commands = {
+        "caption photo.png --model run": "torch",
+        "export run": "torch",
+        "evaluate app data": "",  # whichever is imported first
+        "explain photo.png --model app": "",
+        "train data": "",
+        "doctor --encoders": "",
+        "caption photo.png --model app --out new.parquet": "pyarrow",
+    }
+    *found, mistyped, diagnosed = run(
+        folder,
+        [*((hidden, each) for each in commands), (hidden, "caption photo.png --model app/nope"), (hidden, "doctor")],
+    )
+    for (command, library), (code, errors) in zip(commands.items(), found, strict=True):
+        assert code == 2, f"{command}: {errors}"
+        assert re.fullmatch(
+            rf"seesay: error: .* needs {library or '[a-z]+'}, which is not installed; run: pip install seesay\n", errors
+        ), f"{command}: {errors}"
+    assert mistyped[0] == 2
+    assert "no run folder at app/nope" in mistyped[1]
+    assert diagnosed == (0, "")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_doctor_lists_missing_dependencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    rows = dict(diagnose())
+    assert (rows["torch"], rows["optuna"]) == (
+        "not installed: pip install seesay",
+        "not installed: pip install 'seesay[tune]'",
+    )
+    assert "device" not in rows
+
+
+def test_a_missing_dependency_is_named_in_python(folder: Path) -> None:
+    # Bug: `load_captioner` of a run raised ModuleNotFoundError without torch.
+    code = """
+import sys
+sys.modules["torch"] = None
+import seesay
+for call in (lambda: seesay.load_captioner("run"), lambda: seesay.load_captioner("nope"), lambda: seesay.train):
+    try:
+        call()
+    except seesay.SeesayError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    run, nope, train = done.stdout.splitlines()
+    assert run == "this model needs torch, which is not installed; run: pip install seesay"
+    assert nope.startswith("no run folder at nope")
+    assert train == "seesay.train needs torch, which is not installed; run: pip install seesay"
+
+
+def test_other_failed_imports_are_not_replaced() -> None:
+    for failed in (ImportError("cannot import name"), ModuleNotFoundError("no torch.new", name="torch.new")):
+        with pytest.raises(ImportError, match=str(failed)) as raised, core_dependencies("this"):
+            raise failed
+        assert raised.value is failed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seesay.captioners.recommended import default_model
 from seesay.captioners.settings import ModelSettings
-from seesay.errors import ConfigError
+from seesay.errors import ConfigError, core_dependencies
 from seesay.files import exists
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class ModelSpec(ModelSettings):
     """Settings of a model that can be loaded."""
 
+    @core_dependencies("this model")
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
         from seesay.captioners.onnx import OnnxCaptioner, is_export
@@ -39,6 +40,10 @@ class ModelSpec(ModelSettings):
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
+            from seesay.checkpoint import read_run
+
+            for folder in folders:
+                read_run(folder)  # so that a wrong name is reported without torch, too
             from seesay.captioners.ensemble import load_runs  # imports torch
 
             return load_runs(folders, self.device)
