@@ -61,7 +61,9 @@ def test_the_command_serves_until_a_signal_and_exits_cleanly(
     text, rejected, page = json.loads(results.read_text())
     assert (rejected, page) == (401, True)
     assert text
-    assert Path(f"{results}.out").read_text() == f"seesay serves at http://127.0.0.1:{port}\n"
+    assert Path(f"{results}.out").read_text() == (
+        f"seesay serves at http://127.0.0.1:{port} (requests need the API key)\n"
+    )
     lines = [json.loads(line) for line in Path(f"{results}.err").read_text().splitlines()]
     *others, last = [line["event"] for line in lines if line["event"] != "request"]
     assert last == "stopped"
@@ -100,6 +102,15 @@ def test_invalid_flags_are_reported_in_one_line(
     assert code == 2
     assert len(error.splitlines()) == 1
     assert message.format(**names) in error
+
+
+def test_an_empty_key_in_the_environment_is_refused(
+    cached_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Bug: with SEESAY_API_KEY set to nothing, as by a failed substitution, the service started without authentication.
+    monkeypatch.setenv("SEESAY_API_KEY", " ")
+    assert cli.main(["serve", str(cached_run), "--port", "0"]) == 2
+    assert capsys.readouterr().err.startswith("seesay: error: SEESAY_API_KEY is empty; ")
 
 
 def test_a_folder_that_is_no_run_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
