@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
@@ -88,7 +89,9 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
             message = "missing or wrong key: send the header Authorization: Bearer KEY"
             raise ApiError("unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
-    requires_key = [Depends(check_key)]
+    # `HTTPBearer` is for the API description only: its errors have another form.
+    described = [Depends(HTTPBearer(auto_error=False, description="the key of the service"))] if api_key else []
+    requires_key = [*described, Depends(check_key)]
 
     @app.post(
         "/v1/caption",
