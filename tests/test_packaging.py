@@ -114,3 +114,10 @@ def test_the_dependencies_have_modules_that_are_named_when_they_are_missing() ->
     names = [re.split("[<>=]", line)[0] for line in PROJECT["dependencies"]]
     assert {modules.get(name, name) for name in names} == CORE_MODULES
     assert set(REQUIREMENTS) < set(names)
+
+
+def test_the_image_is_healthy_while_its_queue_is_full() -> None:
+    # Bug: the check requested /readyz, so that a busy container was marked as unhealthy and restarted.
+    check = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("HEALTHCHECK")[2]
+    assert "/healthz" in check
+    assert "/readyz" not in check
