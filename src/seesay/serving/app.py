@@ -210,7 +210,8 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
-    async def handle_api_error(_: Request, error: ApiError) -> Response:
+    async def handle_api_error(request: Request, error: ApiError) -> Response:
+        request.scope["state"]["notes"]["code"] = error.code
         return error_response(error)
 
     @app.exception_handler(ClientDisconnectedError)
@@ -218,9 +219,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         return DISCONNECTED
 
     @app.exception_handler(HTTPException)
-    async def handle_http_error(_: Request, error: HTTPException) -> Response:
+    async def handle_http_error(request: Request, error: HTTPException) -> Response:
         code = _CODES.get(error.status_code, "bad_request")
-        return error_response(ApiError(code, str(error.detail), error.headers))
+        return await handle_api_error(request, ApiError(code, str(error.detail), error.headers))
 
 
 async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result], seconds: float) -> Result:

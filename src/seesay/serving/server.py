@@ -100,8 +100,9 @@ def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callab
 
 @contextlib.contextmanager
 def logging_json() -> Iterator[None]:
-    """Write the logs of seesay and uvicorn to stderr as lines of JSON."""
+    """Write the logs of seesay and uvicorn to stderr as lines of JSON, without words and file names of requests."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    with logging_to(handler, seesay="INFO", uvicorn="WARNING"):
+    # The warnings of the search contain words of the options and names of images.
+    with logging_to(handler, seesay="INFO", uvicorn="WARNING", **{"seesay.decoding": "ERROR"}):
         yield
