@@ -1,12 +1,12 @@
 """`ModelSpec`, which loads the captioner of its settings, and `load_captioner`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seesay.captioners.recommended import default_model
-from seesay.captioners.settings import ModelSettings
+from seesay.captioners.settings import ModelSettings, check_keywords
 from seesay.errors import ConfigError, core_dependencies
 from seesay.files import exists
 
@@ -93,10 +93,11 @@ def load_captioner(
 
     Raises:
         ConfigError: several models include an exported folder, an exported folder should run on another device than
-            the CPU, the vocabularies differ, or the model does not use a setting.
+            the CPU, the vocabularies differ, the model does not use a setting, or a setting is unknown.
         CheckpointError: a folder has neither a run nor an export, or it is damaged.
         MissingDependencyError: a library that the model needs is not installed.
     """
+    check_keywords(settings, [field.name for field in fields(ModelSpec) if field.name not in ("models", "device")])
     if model is None:
         model = default_model().name
     models = (model,) if isinstance(model, (str, Path)) else model
