@@ -1,6 +1,6 @@
 # The HTTP service, on the CPU:
 #   docker build -t seesay .
-#   docker run -p 127.0.0.1:8000:8000 -v "$PWD/runs/mine:/model:ro" seesay
+#   docker run -p 127.0.0.1:8000:8000 -v "$PWD/runs/mine:/mine:ro" -e SEESAY_API_KEY=KEY seesay /mine
 # For a GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128, and docker run --gpus all.
 FROM python:3.12-slim AS wheel
 
@@ -28,6 +28,7 @@ EXPOSE 8000
 # Listen on all addresses inside the container; `docker run -p` selects those reachable from outside.
 ENTRYPOINT ["seesay", "serve", "--host", "0.0.0.0"]
 CMD ["/model"]
+# Not /readyz, which fails while the queue is full: a busy container is healthy.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 STOPSIGNAL SIGTERM

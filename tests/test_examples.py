@@ -4,12 +4,15 @@ import json
 import os
 import runpy
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import yaml
@@ -19,7 +22,7 @@ from seesay.data.annotations import Annotations
 from seesay.models import registry
 from seesay.models.captioning import CaptionModel, build_model
 from seesay.models.packing import pack_captions
-from tests.serving.conftest import captioner, shared  # noqa: F401 (fixtures)
+from tests.serving.conftest import Start, captioner, shared, start  # noqa: F401 (fixtures)
 from tests.serving.servers import Running, encoded
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -92,6 +95,81 @@ def test_the_client_prints_captions_and_reports_failures(
     assert [name for name, _ in lines] == [photos[0], photos[2]]
     assert all(text for _, text in lines)
     assert printed.err.startswith(photos[1])
+    assert "{" not in printed.err  # Bug: the error of an image was printed as a dict
+
+
+CLIENTS = ("client.py", "openai_client.py")
+
+
+def failing(name: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[str]]:
+    """Return the lines of a client on stdout and stderr, whose exit code is 1."""
+    if name == "openai_client.py":
+        pytest.importorskip("openai")
+    assert example(name)(arguments) == 1
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    return printed.out.splitlines(), printed.err.splitlines()
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_the_clients_caption_the_readable_images(
+    name: str,
+    shared: Running,  # noqa: F811
+    photos: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Bug: a missing file or an image that the service refuses ended in a traceback, and the other images were lost.
+    url = shared.url if name == "client.py" else f"{shared.url}/v1"
+    lines, errors = failing(name, [str(tmp_path / "none.png"), *photos, "--url", url], capsys)
+    assert [line.split("\t")[0] for line in lines] == [photos[0], photos[2]]
+    assert sorted(line.partition(": ")[0] for line in errors) == sorted([str(tmp_path / "none.png"), photos[1]])
+    lines, errors = failing(name, [photos[1], str(tmp_path), photos[1], "--url", url], capsys)
+    assert lines == []
+    assert [line.partition(": ")[0] for line in errors] == [photos[1], str(tmp_path), photos[1]]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_the_clients_report_a_server_that_fails_in_a_line(
+    name: str,
+    start: Start,  # noqa: F811
+    photos: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Bug: a server that is down and a wrong key ended in a traceback.
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between the attempts of OpenAI's client
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        down = f"http://127.0.0.1:{free.getsockname()[1]}"
+    locked = start(api_key="sesame").url
+    for url, reason in ((down, "onnect"), (locked, "missing or wrong key")):
+        lines, errors = failing(name, [*photos, "--url", url if name == "client.py" else f"{url}/v1"], capsys)
+        assert lines == []
+        assert len(errors) == 1
+        assert errors[0].startswith(url)
+        assert reason in errors[0]
+
+
+def test_the_client_waits_while_the_service_is_busy(
+    photos: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Bug: status 503 with Retry-After ended in a traceback.
+    def respond(request: httpx.Request) -> httpx.Response:
+        if len(waits) < busy:
+            error = {"code": "busy", "message": "the queue is full"}
+            return httpx.Response(503, json={"error": error}, headers={"Retry-After": "2"})
+        return httpx.Response(200, json={"results": [{"captions": [{"text": "a dog"}], "error": None}]})
+
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("httpx.Client", partial(httpx.Client, transport=httpx.MockTransport(respond)))
+    busy = 2
+    assert example("client.py")([photos[0]]) == 0
+    assert waits == [2, 2]
+    assert capsys.readouterr().out == f"{photos[0]}\ta dog\n"
+    busy = 100
+    _, errors = failing("client.py", [photos[0]], capsys)
+    assert errors == ["http://127.0.0.1:8000: status 503: the queue is full"]
 
 
 def test_the_client_reports_a_request_that_is_refused(
@@ -109,7 +187,7 @@ def test_the_client_of_openai_prints_captions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("openai")
-    example("openai_client.py")([photos[0], "--url", f"{shared.url}/v1"])
+    assert example("openai_client.py")([photos[0], "--url", f"{shared.url}/v1"]) == 0
     name, text = capsys.readouterr().out.rstrip("\n").split("\t")
     assert (name, bool(text)) == (photos[0], True)
 

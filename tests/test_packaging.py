@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from seesay import __version__
+from seesay.captioners.onnx.manifest import REQUIREMENTS
 from seesay.captioners.recommended import recommended_models
+from seesay.errors import CORE_MODULES
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -105,3 +107,17 @@ def test_the_source_archive_is_what_git_tracks(tmp_path: Path) -> None:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     assert tracked - names == set()
     assert {name for name in names - tracked if ".egg-info/" not in name} == {"PKG-INFO", "setup.cfg"}
+
+
+def test_the_dependencies_have_modules_that_are_named_when_they_are_missing() -> None:
+    modules = {"pillow": "PIL", "pyyaml": "yaml"}
+    names = [re.split("[<>=]", line)[0] for line in PROJECT["dependencies"]]
+    assert {modules.get(name, name) for name in names} == CORE_MODULES
+    assert set(REQUIREMENTS) < set(names)
+
+
+def test_the_image_is_healthy_while_its_queue_is_full() -> None:
+    # Bug: the check requested /readyz, so that a busy container was marked as unhealthy and restarted.
+    check = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("HEALTHCHECK")[2]
+    assert "/healthz" in check
+    assert "/readyz" not in check

@@ -98,7 +98,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'seesay' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    from seesay.errors import core_dependencies
+
+    with core_dependencies(f"seesay.{name}"):
+        value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value  # a module of the same name (seesay.explanation.explain) would else take its place
     return value
 

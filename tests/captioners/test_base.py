@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from seesay.captioners import guard
+from seesay.captioners import guard, load_captioner
 from seesay.captioners.caption import Caption
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.config import DecodingOptions
-from seesay.errors import CaptionError, ImageError
+from seesay.errors import CaptionError, ConfigError, ImageError
 from seesay.tokenizer import END_ID
 from tests import tiny
 from tests.captioners.scripted import ScriptedCaptioner, caption
@@ -174,3 +174,15 @@ class TestOwnRuns:
         again = captioner.caption(image)
         assert again.rejected == ""
         assert len(again.words) == 1  # a beam search with min_length 1
+
+
+def test_an_unknown_keyword_names_the_known_ones() -> None:
+    # Bug: decoding options as keywords raised a bare TypeError of CaptionSettings.__init__.
+    captioner = ScriptedCaptioner({}, "own")
+    known = r"known are options, attention, top_tokens, guard, style, prompt$"
+    with pytest.raises(ConfigError, match=rf"options=DecodingOptions\(strategy=\.\.\.\)\); {known}"):
+        captioner.caption("photo.jpg", strategy="beam")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match=rf"^unknown argument 'beem'; {known}"):
+        list(captioner.caption_each(["photo.jpg"], beem=3))  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"^unknown argument 'colour'; known are precision, endpoint, prompt, "):
+        load_captioner("nope", colour=True)

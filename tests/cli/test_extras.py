@@ -1,6 +1,7 @@
-"""Commands without extras: each names the missing one in a line, with exit code 2, before it writes anything."""
+"""Missing libraries: each command names the missing one in a line, with exit code 2, before it writes anything."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from seesay.captioners.onnx.manifest import REQUIREMENTS
+from seesay.cli.doctor import diagnose
 from seesay.data.annotations import load_annotations
-from tests.serving.servers import PATIENCE
+from seesay.errors import core_dependencies
+from tests.missing import modules_beyond, run
 
 EXTRAS = {
     "coco": ("pycocoevalcap",),
@@ -48,27 +52,6 @@ COMMANDS = {
 LATER = (("python_multipart", "serve run"), ("peft", f"train data --model {HUB} --lora --out new"))
 """One library that is missing -> a command that needs it."""
 
-PROGRAM = """
-import contextlib, io, json, sys
-from importlib import machinery, metadata
-
-hidden, find_spec, from_name = [], machinery.PathFinder.find_spec, metadata.Distribution.from_name
-
-def find_distribution(name):  # torchmetrics imports transformers if it is installed
-    if name in hidden:
-        raise metadata.PackageNotFoundError(name)
-    return from_name(name)
-
-machinery.PathFinder.find_spec = lambda name, *arguments: None if name in hidden else find_spec(name, *arguments)
-metadata.Distribution.from_name = find_distribution
-hidden[:] = json.loads(sys.argv[1])[0][0]  # before the first import
-from seesay.cli.main import main
-for hidden[:], command in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
-        code = main(command.split())
-    print(json.dumps([code, errors.getvalue()]))
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path, colours: Path, cached_run: Path) -> Path:
@@ -80,14 +63,6 @@ def folder(tmp_path: Path, colours: Path, cached_run: Path) -> Path:
     (tmp_path / "pretrained" / "config.json").write_text('{"model_type": "blip"}')
     (tmp_path / "features.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     return tmp_path
-
-
-def run(folder: Path, commands: list[tuple[tuple[str, ...], str]]) -> list[tuple[int, str]]:
-    """Run commands in one process that cannot import the modules named beside each; return exit codes and errors."""
-    arguments = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    return [(code, errors) for code, errors in map(json.loads, done.stdout.splitlines()[-len(commands) :])]
 
 
 def test_every_command_names_the_missing_extra(folder: Path) -> None:
@@ -113,3 +88,70 @@ def test_every_command_names_the_missing_extra(folder: Path) -> None:
     assert pushed[0] == 0, pushed[1]
     shutil.rmtree(folder / "repository")
     assert sorted(folder.rglob("*")) == before
+
+
+def test_every_command_names_the_missing_dependency(folder: Path, exported: Path) -> None:
+    # Bug: in the documented installation without torch, commands that need it ended in a traceback, as did `doctor` and
+    # a mistyped name of an export.
+    shutil.copytree(exported, folder / "app")
+    hidden = modules_beyond(REQUIREMENTS)
+    before = sorted(folder.rglob("*"))
+    commands = {
+        "caption photo.png --model run": "torch",
+        "export run": "torch",
+        "evaluate app data": "",  # whichever is imported first
+        "explain photo.png --model app": "",
+        "train data": "",
+        "doctor --encoders": "",
+        "caption photo.png --model app --out new.parquet": "pyarrow",
+    }
+    *found, mistyped, diagnosed = run(
+        folder,
+        [*((hidden, each) for each in commands), (hidden, "caption photo.png --model app/nope"), (hidden, "doctor")],
+    )
+    for (command, library), (code, errors) in zip(commands.items(), found, strict=True):
+        assert code == 2, f"{command}: {errors}"
+        assert re.fullmatch(
+            rf"seesay: error: .* needs {library or '[a-z]+'}, which is not installed; run: pip install seesay\n", errors
+        ), f"{command}: {errors}"
+    assert mistyped[0] == 2
+    assert "no run folder at app/nope" in mistyped[1]
+    assert diagnosed == (0, "")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_doctor_lists_missing_dependencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    rows = dict(diagnose())
+    assert (rows["torch"], rows["optuna"]) == (
+        "not installed: pip install seesay",
+        "not installed: pip install 'seesay[tune]'",
+    )
+    assert "device" not in rows
+
+
+def test_a_missing_dependency_is_named_in_python(folder: Path) -> None:
+    # Bug: `load_captioner` of a run raised ModuleNotFoundError without torch.
+    code = """
+import sys
+sys.modules["torch"] = None
+import seesay
+for call in (lambda: seesay.load_captioner("run"), lambda: seesay.load_captioner("nope"), lambda: seesay.train):
+    try:
+        call()
+    except seesay.SeesayError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    run, nope, train = done.stdout.splitlines()
+    assert run == "this model needs torch, which is not installed; run: pip install seesay"
+    assert nope.startswith("no run folder at nope")
+    assert train == "seesay.train needs torch, which is not installed; run: pip install seesay"
+
+
+def test_other_failed_imports_are_not_replaced() -> None:
+    for failed in (ImportError("cannot import name"), ModuleNotFoundError("no torch.new", name="torch.new")):
+        with pytest.raises(ImportError, match=str(failed)) as raised, core_dependencies("this"):
+            raise failed
+        assert raised.value is failed

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import seesay.export.onnx
 from seesay.captioners.onnx import Manifest, OnnxCaptioner
-from seesay.captioners.onnx.manifest import MANIFEST_FILE
+from seesay.captioners.onnx.manifest import MANIFEST_FILE, REQUIREMENTS
 from seesay.captioners.trained import TrainedCaptioner
 from seesay.checkpoint import load_run, save_run, save_weights
 from seesay.errors import ConfigError, DataError, MissingDependencyError, SeesayError
@@ -34,6 +35,9 @@ def test_the_folder_describes_its_content(exported: Path) -> None:
     readme = (exported / "README.txt").read_text()
     assert f"seesay caption --model {exported} " in readme
     assert f"(B, {tiny.SIZE}, {tiny.SIZE}, 3)" in readme
+    install = f"pip install {' '.join(REQUIREMENTS)}\n"
+    assert f"    {install}" in readme
+    assert f"\n{install}" in (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 
 
 def test_both_graphs_are_valid_with_dynamic_batch_and_beam(exported: Path) -> None:
@@ -112,6 +116,23 @@ def test_features_in_8_bits_are_close_to_float32(exported: Path, int8_export: Pa
     exact, quantised = (OnnxCaptioner.load(folder, 1).graphs.encode(pixels) for folder in (exported, int8_export))
     expected, actual = exact.per_image["memory"], quantised.per_image["memory"]
     assert 0 < np.abs(actual - expected).mean() < 0.1 * expected.std()
+
+
+def test_each_step_is_logged(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Bug: nothing was printed during an export, which takes a minute with a large encoder.
+    for part in ("encoder", "decoder"):
+        copy = partial(lambda name, *arguments: shutil.copy(exported / name, arguments[-1]), f"{part}.onnx")
+        monkeypatch.setattr(seesay.export.onnx, f"write_{part}", copy)
+    with caplog.at_level("INFO", "seesay"):
+        export_onnx(exported.parent, tmp_path / "out")
+    assert [record.getMessage() for record in caplog.records if record.name == "seesay"][-4:] == [
+        f"loading {exported.parent}",
+        "exporting the encoder test_resnet",
+        "exporting the decoder attention",
+        "comparing the scores of the graphs with those of the run",
+    ]
 
 
 def test_a_run_without_an_encoder_is_an_error(exported: Path, tmp_path: Path) -> None:

@@ -263,6 +263,27 @@ def test_models_describes_the_served_model(shared: Running, captioner: TrainedCa
     assert model["limits"]["images"] == limits.MAX_IMAGES
 
 
+def test_a_model_is_described_by_its_name(shared: Running, captioner: TrainedCaptioner, start: Start) -> None:
+    # Bug: there was no such route, with which clients of OpenAI's protocol check their model.
+    with shared.client() as client:
+        found = client.get(f"/v1/models/{captioner.name}").json()
+        assert found == client.get("/v1/models").json()["data"][0]
+        other = client.get("/v1/models/ada/garden")
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found")
+    with start(api_key="sesame").client() as client:
+        assert client.get(f"/v1/models/{captioner.name}").status_code == 401
+
+
+def test_head_is_answered_as_get_without_a_body(shared: Running) -> None:
+    # Bug: monitors that send HEAD got status 405.
+    with shared.client() as client:
+        for path in ("/", "/app.js", "/healthz", "/readyz", "/metrics"):
+            answer = client.head(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert answer.headers["content-type"] == client.get(path).headers["content-type"]
+        assert client.head("/nothing").status_code == 404
+
+
 def test_metrics_count_requests_and_images(start: Start) -> None:
     server = start()
     with server.client() as client:

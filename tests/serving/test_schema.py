@@ -11,7 +11,10 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from seesay.config import DecodingOptions
 from seesay.serving import limits
+from tests.serving.conftest import Start
 from tests.serving.servers import PATIENCE, Running, encoded, upload
+
+PROBES = {"/healthz", "/readyz", "/metrics"}
 
 
 def schema_of(server: Running) -> Any:
@@ -21,7 +24,7 @@ def schema_of(server: Running) -> Any:
 
 def test_the_schema_contains_all_options_and_limits(shared: Running) -> None:
     paths = schema_of(shared)["paths"]
-    assert {"/v1/caption", "/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"} == set(paths)
+    assert {"/v1/caption", "/v1/chat/completions", "/v1/models", "/v1/models/{id}"} | PROBES == set(paths)
     operation = paths["/v1/caption"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     names = set(DecodingOptions.model_fields)
@@ -30,6 +33,17 @@ def test_the_schema_contains_all_options_and_limits(shared: Running) -> None:
     assert form["properties"]["beam_size"]["maximum"] == limits.MAX_BEAM_SIZE
     assert all(field["description"] for field in form["properties"].values())
     assert {"200", "400", "401", "408", "413", "415", "422", "503"} == set(operation["responses"])
+
+
+def test_the_schema_states_where_a_key_is_required(shared: Running, start: Start) -> None:
+    # Bug: the description of a service with a key had no security schemes, so that generated clients sent no key.
+    schema = schema_of(start(api_key="sesame"))
+    ((name, scheme),) = schema["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            assert operation.get("security") == ([{name: []}] if path.startswith("/v1/") else None)
+    assert "securitySchemes" not in schema_of(shared)["components"]
 
 
 def test_the_examples_have_the_structure_of_real_responses(shared: Running) -> None:
@@ -50,7 +64,7 @@ def test_the_examples_have_the_structure_of_real_responses(shared: Running) -> N
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/caption", "/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"]
+    "path", ["/v1/caption", "/v1/chat/completions", "/v1/models", "/v1/models/{id}", *sorted(PROBES)]
 )
 def test_fuzzed_requests_get_documented_responses(shared: Running, path: str) -> None:
     """Every response has a documented status and body, and no status is 5xx."""

@@ -1,7 +1,9 @@
 """The command `seesay serve`, from start to shutdown."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from seesay.captioners.trained import TrainedCaptioner
 from seesay.cli import main as cli
 from seesay.errors import SeesayError
 from seesay.serving.server import address, listen
@@ -30,7 +33,8 @@ def serve_and_stop(run: str, port: int, results: str) -> None:
             # The key comes from the environment and is not written anywhere.
             rejected = session.post("/v1/caption", **upload(encoded(0))).status_code
             headers = {"Authorization": "Bearer sesame"}
-            found = session.post("/v1/caption", headers=headers, **upload(encoded(0))).json()
+            # Bug: the log had a warning with the words of `bad_words` that are not in the vocabulary.
+            found = session.post("/v1/caption", headers=headers, **upload(encoded(0), bad_words="zyzzyva")).json()
         text = found["results"][0]["captions"][0]["text"]
         Path(results).write_text(json.dumps([text, rejected, "<title>seesay</title>" in page]))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -61,14 +65,64 @@ def test_the_command_serves_until_a_signal_and_exits_cleanly(
     text, rejected, page = json.loads(results.read_text())
     assert (rejected, page) == (401, True)
     assert text
-    assert Path(f"{results}.out").read_text() == f"seesay serves at http://127.0.0.1:{port}\n"
+    assert Path(f"{results}.out").read_text() == (
+        f"seesay serves at http://127.0.0.1:{port} (requests need the API key)\n"
+    )
     lines = [json.loads(line) for line in Path(f"{results}.err").read_text().splitlines()]
     *others, last = [line["event"] for line in lines if line["event"] != "request"]
     assert last == "stopped"
     assert all("native library" in event for event in others)  # reported where it was not built
     requests = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/caption"]
-    assert [line["status"] for line in requests] == [401, 200]
-    assert "sesame" not in Path(f"{results}.err").read_text()
+    assert [(line["status"], line.get("code")) for line in requests] == [(401, "unauthorized"), (200, None)]
+    assert not re.search("sesame|zyzzyva", Path(f"{results}.err").read_text())
+
+
+def serve_and_interrupt_twice(run: str, port: int, errors: str) -> None:
+    """Serves until a second Ctrl-C while an image is encoded; exits with the code plus 40."""
+    encoding = threading.Event()
+
+    def encode(*_: object) -> object:
+        encoding.set()
+        threading.Event().wait()
+        raise AssertionError
+
+    def post() -> None:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.post(f"http://127.0.0.1:{port}/v1/caption", timeout=PATIENCE, trust_env=False, **upload(encoded(0)))
+
+    def client() -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False) as session:
+            wait_until(lambda: is_ready(session))
+        TrainedCaptioner.encode = encode  # type: ignore[method-assign, assignment]
+        threading.Thread(target=post, daemon=True).start()
+        encoding.wait(PATIENCE)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until(lambda: not accepts(port))  # the first signal was handled
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=client, daemon=True).start()
+    with Path(errors).open("w") as sys.stderr:
+        code = cli.main(["serve", run, "--port", str(port), "--device", "cpu"])
+    os._exit(code + 40)
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as other:
+        return other.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_second_interrupt_stops_at_once_and_is_logged_in_a_line(
+    cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Bug: the log had a traceback at level error for every request in progress and for the lifespan of the app.
+    monkeypatch.setattr(processes, "TIMEOUT", PATIENCE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    errors = tmp_path / "errors"
+    assert processes.run(serve_and_interrupt_twice, str(cached_run), port, str(errors)) == 40
+    lines = [json.loads(line) for line in errors.read_text().splitlines()]
+    assert {line["level"] for line in lines} == {"info"}
+    assert (lines[-1]["event"], lines[-1]["cancelled_requests"]) == ("stopped", 1)
 
 
 @pytest.fixture
@@ -100,6 +154,15 @@ def test_invalid_flags_are_reported_in_one_line(
     assert code == 2
     assert len(error.splitlines()) == 1
     assert message.format(**names) in error
+
+
+def test_an_empty_key_in_the_environment_is_refused(
+    cached_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Bug: with SEESAY_API_KEY set to nothing, as by a failed substitution, the service started without authentication.
+    monkeypatch.setenv("SEESAY_API_KEY", " ")
+    assert cli.main(["serve", str(cached_run), "--port", "0"]) == 2
+    assert capsys.readouterr().err.startswith("seesay: error: SEESAY_API_KEY is empty; ")
 
 
 def test_a_folder_that_is_no_run_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

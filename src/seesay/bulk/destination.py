@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from seesay.bulk.parquet_writer import ParquetWriter
 from seesay.bulk.sinks import Descriptions, EmbedField, Existing, Sidecars, Sink, require_files
 from seesay.bulk.writers import CsvWriter, InJob, JsonlWriter, Writer
 from seesay.data.readers.images import ImageListing
-from seesay.errors import ConfigError, DataError
+from seesay.errors import ConfigError, DataError, core_dependencies
 from seesay.files import require_suffix
 from seesay.outputs import check_inputs, check_name
 
@@ -38,6 +39,7 @@ class Destination:
 
     Raises:
         ConfigError: no output, contradicting options, or an unknown suffix of `out`.
+        MissingDependencyError: `out` is a folder of Parquet files, and pyarrow is not installed.
     """
 
     out: Path | None = None
@@ -55,6 +57,9 @@ class Destination:
             raise ConfigError("no output for the captions; give --out, --sidecar or --embed")
         if self.out is not None:
             require_suffix(self.out, SUFFIXES, "--out")
+            if self.out.suffix.lower() == ".parquet":
+                with core_dependencies(f"--out {self.out}"):  # here, because it is first used after thousands of images
+                    import_module("pyarrow.parquet")
         if self.sidecar and ("/" in self.sidecar or not self.sidecar.startswith(".")):
             raise ConfigError(f"--sidecar is a suffix with its dot, such as .txt, not {self.sidecar!r}")
         listing = ImageListing.of([f"name{self.sidecar}"])

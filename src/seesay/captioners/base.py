@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from seesay.captioners.acceptance import LoadedImage, generate_usable, require_usable
-from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings, SettingFields
+from seesay.captioners.caption import DEFAULT_SETTINGS, Caption, CaptionSettings, SettingFields, caption_settings
 from seesay.captioners.identity import ModelIdentity, identify_folder, repository_of
 from seesay.config import Config, DecodingOptions
 from seesay.errors import ConfigError, ImageError
@@ -119,10 +119,10 @@ class Captioner(ABC):
 
         Raises:
             ImageError: an image cannot be read; the message has its name and the reason.
-            ConfigError: the captioner cannot caption images; or the options or the prompt cannot be satisfied, for
-                example a required word outside the vocabulary.
+            ConfigError: the captioner cannot caption images; a setting is unknown; or the options or the prompt cannot
+                be satisfied, for example a required word outside the vocabulary.
         """
-        chosen = CaptionSettings(options, **settings)
+        chosen = caption_settings(options, **settings)
         if isinstance(images, (str, Path, bytes, ImageBytes, Image.Image, np.ndarray)):
             # In this thread: there is nothing to overlap, and the thread pools of two threads would contend.
             self.check_prompt(chosen.prompt)
@@ -183,11 +183,11 @@ class Captioner(ABC):
             settings: see `caption`.
 
         Raises:
-            ConfigError: `batch_size` is below 1.
+            ConfigError: `batch_size` is below 1, or a setting is unknown.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
-        for batch in self._caption_batches(images, CaptionSettings(options, **settings), batch_size, workers):
+        for batch in self._caption_batches(images, caption_settings(options, **settings), batch_size, workers):
             yield [(image, require_usable(image, found)) for image, found in batch]
 
     @property

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from seesay.captioners.alt_text import Style
+from seesay.captioners.settings import check_keywords
 from seesay.config import DecodingOptions
 from seesay.errors import ImageError
 from seesay.images.loading import ImageInput, read_image
@@ -142,3 +143,13 @@ class SettingFields(TypedDict, total=False):
 
 
 DEFAULT_SETTINGS = CaptionSettings()
+
+
+def caption_settings(options: DecodingOptions | None, **settings: Unpack[SettingFields]) -> CaptionSettings:
+    """Return the settings of keyword arguments.
+
+    Raises:
+        ConfigError: an unknown keyword.
+    """
+    check_keywords(settings, ("options", *SettingFields.__annotations__))
+    return CaptionSettings(options, **settings)

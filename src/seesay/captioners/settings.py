@@ -1,7 +1,9 @@
 """`ModelSettings`: which models generate captions, and where they run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from seesay.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,18 @@ class ModelSettings:
     endpoint_image_size: int = 1024
     endpoint_concurrency: int = 0
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
+
+
+def check_keywords(given: Iterable[str], known: Collection[str]) -> None:
+    """Check the names of keyword arguments.
+
+    Raises:
+        ConfigError: a name is unknown, or that of a decoding option.
+    """
+    from seesay.config import DecodingOptions  # loads pydantic
+
+    for name in given:
+        if name not in known:
+            of_search = name in DecodingOptions.model_fields
+            advice = f"pass caption(..., options=DecodingOptions({name}=...)); " if of_search else ""
+            raise ConfigError(f"unknown argument {name!r}; {advice}known are {', '.join(known)}")

@@ -1,13 +1,13 @@
 """`ModelSpec`, which loads the captioner of its settings, and `load_captioner`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seesay.captioners.recommended import default_model
-from seesay.captioners.settings import ModelSettings
-from seesay.errors import ConfigError
+from seesay.captioners.settings import ModelSettings, check_keywords
+from seesay.errors import ConfigError, core_dependencies
 from seesay.files import exists
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class ModelSpec(ModelSettings):
     """Settings of a model that can be loaded."""
 
+    @core_dependencies("this model")
     def load(self) -> "Captioner":
         """Return the captioner; see `load_captioner`."""
         from seesay.captioners.onnx import OnnxCaptioner, is_export
@@ -39,6 +40,10 @@ class ModelSpec(ModelSettings):
         if self.prompt or self.language:
             raise ConfigError("a trained captioner takes no prompt and no language; drop --prompt and --language")
         if not any(map(is_export, folders)):
+            from seesay.checkpoint import read_run
+
+            for folder in folders:
+                read_run(folder)  # so that a wrong name is reported without torch, too
             from seesay.captioners.ensemble import load_runs  # imports torch
 
             return load_runs(folders, self.device)
@@ -88,10 +93,11 @@ def load_captioner(
 
     Raises:
         ConfigError: several models include an exported folder, an exported folder should run on another device than
-            the CPU, the vocabularies differ, or the model does not use a setting.
+            the CPU, the vocabularies differ, the model does not use a setting, or a setting is unknown.
         CheckpointError: a folder has neither a run nor an export, or it is damaged.
         MissingDependencyError: a library that the model needs is not installed.
     """
+    check_keywords(settings, [field.name for field in fields(ModelSpec) if field.name not in ("models", "device")])
     if model is None:
         model = default_model().name
     models = (model,) if isinstance(model, (str, Path)) else model

@@ -6,6 +6,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from seesay.errors import install_command
+
 _EXTRAS = {
     "pycocoevalcap": "coco",
     "transformers": "hub",
@@ -34,16 +36,31 @@ _LIBRARIES = (
 
 def diagnose() -> list[tuple[str, str]]:
     """Return rows of (component, state): versions, devices, and missing packages with their install command."""
+    from seesay import __version__
+
+    return [
+        ("seesay", __version__),
+        ("python", platform.python_version()),
+        *((name, _state(name)) for name in _LIBRARIES),
+        *(_computation() if util.find_spec("torch") else ()),
+        *((name, _state(name, extra)) for name, extra in _EXTRAS.items()),
+    ]
+
+
+def _state(library: str, extra: str = "") -> str:
+    """Return the version of a library, or how to install it."""
+    return metadata.version(library) if util.find_spec(library) else f"not installed: {install_command(extra)}"
+
+
+def _computation() -> list[tuple[str, str]]:
+    """Return the rows of the device and of the CPU operations, which need torch."""
     import torch
 
-    from seesay import __version__
     from seesay.devices import choose_device, supports_bfloat16
     from seesay.kernels.native import SWITCH, library
 
     device, native = choose_device(), library()
-    rows = [("seesay", __version__), ("python", platform.python_version())]
-    rows += [(name, metadata.version(name)) for name in _LIBRARIES]
-    rows += [
+    return [
         ("device", device),
         ("bfloat16", "native" if supports_bfloat16(device) else "emulated; float32 is used"),
         ("threads", str(torch.get_num_threads())),
@@ -52,10 +69,6 @@ def diagnose() -> list[tuple[str, str]]:
             Path(native._name).name if native else f"absent: not built, or {SWITCH}=0; training is slower",
         ),
     ]
-    for name, extra in _EXTRAS.items():
-        missing = f"not installed: pip install 'seesay[{extra}]'"
-        rows.append((name, metadata.version(name) if util.find_spec(name) else missing))
-    return rows
 
 
 def cached_encoders() -> list[dict[str, Any]]:

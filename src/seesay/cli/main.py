@@ -27,7 +27,7 @@ from seesay.cli.console import (
 from seesay.cli.interrupts import keyboard_interrupts
 from seesay.cli.options import COMMON, UNMARKED, ExitCode, Json, use_docstring_help
 from seesay.cli.usage import describe
-from seesay.errors import SeesayError
+from seesay.errors import SeesayError, core_dependencies
 from seesay.logs import logging_to
 
 use_docstring_help()
@@ -222,7 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_quiet(quiet)
     status.show("starting")
     try:
-        with keyboard_interrupts(), logging_to(log_handler(), seesay="WARNING" if quiet else "INFO"):
+        with (
+            keyboard_interrupts(),
+            core_dependencies("this command"),
+            logging_to(log_handler(), seesay="WARNING" if quiet else "INFO"),
+        ):
             code = app(parsed + given[len(options) :], result_action="return_value")
     except CycloptsError as error:
         print_error(f"error: {describe(error)}")

@@ -57,12 +57,16 @@ def serve(
         with spec.load() as captioner:
             app = create_app(captioner, bounds, key)
             url = address(listener)
-            run(app, listener, bounds, lambda: print_line(f"seesay serves at {url}"))
+            access = "requests need the API key" if key else "without an API key"
+            run(app, listener, bounds, lambda: print_line(f"seesay serves at {url} ({access})"))
 
 
 def _read_key(path: Path | None) -> str:
     if path is None:
-        return os.environ.get(API_KEY_VARIABLE, "")
+        key = os.environ.get(API_KEY_VARIABLE)
+        if key is not None and not key.strip():
+            raise ConfigError(f"{API_KEY_VARIABLE} is empty; set it to the key, or unset it to serve without a key")
+        return (key or "").strip()
     try:
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """`export_onnx`: write a run as two ONNX graphs, with everything else that inference needs."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from seesay.captioners.onnx.manifest import (
     ENCODER_FILE,
     MANIFEST_FILE,
     README_FILE,
+    REQUIREMENTS,
     TOKENIZER_FILE,
     Manifest,
 )
@@ -26,12 +28,18 @@ from seesay.models.encoders import Encoder
 from seesay.onnx_sessions import load_onnxruntime
 from seesay.tokenizer import START_ID
 
+log = logging.getLogger("seesay")
+
 _MAX_DIFFERENCE = 0.05  # nats; rounding gives about 0.0001, and 0.001 with features rounded to float16
 _README = """This folder contains an image captioner: decoder {decoder}, encoder {encoder}, exported from the run
 {source}.
 
-It needs seesay, numpy, pillow, pyyaml, tokenizers and onnxruntime, the command line also cyclopts and rich, but not
-torch (docs/export.md describes the installation):
+It needs no torch. To install seesay and only the libraries that captioning with this folder needs:
+
+    pip install --no-deps seesay
+    pip install {requirements}
+
+Usage:
 
     seesay caption --model {folder} photo.jpg
 
@@ -85,6 +93,7 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
     source = Path(run)
     target = Path(out) if out is not None else source / ("onnx-int8" if calibration else "onnx")
     check_target(target, [source, *calibration])
+    log.info("loading %s", source)
     captioner = TrainedCaptioner.load(source, "cpu")
     encoder = captioner.model.encoder
     if encoder is None:
@@ -99,10 +108,14 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
         )
     graph = EncoderGraph(captioner.model, captioner.config.encoder.encoder_training == "cached")
     with atomic_folder(target) as part:
+        log.info("exporting the encoder %s", encoder.config.encoder)
         first = write_encoder(graph, encoder.preprocessing.size, part / ENCODER_FILE)
+        log.info("exporting the decoder %s", captioner.config.model.decoder)
         write_decoder(captioner.model.decoder, first, part / DECODER_FILE)
+        log.info("comparing the scores of the graphs with those of the run")
         difference = _check(graph, encoder, part)
         if calibration:
+            log.info("quantising the encoder to 8 bits")
             pixels = calibration_pixels(calibration, encoder.preprocessing)
             quantise_encoder(part / ENCODER_FILE, pixels)
             difference = _difference(graph, encoder, part)
@@ -141,6 +154,7 @@ def _write_texts(part: Path, target: Path, captioner: TrainedCaptioner, encoder:
         encoder=encoder.config.encoder,
         source=manifest.source,
         folder=target,
+        requirements=" ".join(REQUIREMENTS),
         size=encoder.preprocessing.size,
         precision="convolutions and matrix products in 8 bits" if precision == "int8" else "float32",
     )

@@ -3,13 +3,14 @@
 POST /v1/caption           images in, captions out
 POST /v1/chat/completions  the same in OpenAI's protocol
 GET  /v1/models            the model, its options and limits
+GET  /v1/models/ID         the same without the list
 GET  /healthz              whether the process works
 GET  /readyz               whether it accepts requests
 GET  /metrics              Prometheus metrics
 GET  /openapi.json         the API description, with examples
 GET  /                     the web UI
 
-If a key is set, requests to /v1 must send `Authorization: Bearer KEY`.
+HEAD is answered as GET, except under /v1. If a key is set, requests to /v1 must send `Authorization: Bearer KEY`.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
@@ -28,12 +30,12 @@ from seesay import __version__
 from seesay.captioners.base import Captioner
 from seesay.captioners.caption import CaptionSettings
 from seesay.serving import limits
-from seesay.serving.chat import ChatResponse, chat_response, chat_settings, events, image_of, read_chat
+from seesay.serving.chat import ChatResponse, chat_response, chat_settings, events, image_of, read_chat, require_model
 from seesay.serving.errors import DISCONNECTED, ApiError, ClientDisconnectedError, Code, error_response
 from seesay.serving.limits import Limits
-from seesay.serving.openapi import BODY, CAPTION_RESPONSES, CHAT_BODY, CHAT_ERRORS, ERRORS, describe_model
+from seesay.serving.openapi import BODY, CAPTION_RESPONSES, CHAT_BODY, CHAT_ERRORS, ERRORS, NO_MODEL, describe_model
 from seesay.serving.requests import read_request
-from seesay.serving.schemas import CaptionResponse, HealthResponse, ModelList, image_result
+from seesay.serving.schemas import CaptionResponse, HealthResponse, ModelInfo, ModelList, image_result
 from seesay.serving.service import CaptionedImage, CaptionService
 from seesay.serving.static import PageFiles, SecurityHeadersMiddleware
 from seesay.serving.telemetry import Metrics, MetricsMiddleware
@@ -88,7 +90,9 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
             message = "missing or wrong key: send the header Authorization: Bearer KEY"
             raise ApiError("unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
-    requires_key = [Depends(check_key)]
+    # `HTTPBearer` is for the API description only: its errors have another form.
+    described = [Depends(HTTPBearer(auto_error=False, description="the key of the service"))] if api_key else []
+    requires_key = [*described, Depends(check_key)]
 
     @app.post(
         "/v1/caption",
@@ -137,6 +141,16 @@ def _add_api(app: FastAPI, service: CaptionService, api_key: str) -> None:
     async def models() -> ModelList:
         return ModelList(data=[describe_model(service)])
 
+    @app.get(
+        "/v1/models/{id:path}",  # names of the hub contain a slash
+        responses={401: ERRORS[401], 404: NO_MODEL},
+        dependencies=requires_key,
+        summary="The model, if it has this name",
+    )
+    async def model(id: str) -> ModelInfo:
+        require_model(id, service.name)
+        return describe_model(service)
+
 
 def _response(
     service: CaptionService, form: Form, settings: CaptionSettings, results: Sequence[CaptionedImage | ApiError]
@@ -160,18 +174,21 @@ def _response(
 
 
 def _add_probes(app: FastAPI, service: CaptionService) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses={503: ERRORS[503]}, summary="Whether the service works")
     async def healthz() -> HealthResponse:
         if not service.alive:
             raise ApiError("busy", "the batching thread has stopped; restart the service")
         return HealthResponse(status="ok")
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: ERRORS[503]}, summary="Whether the service accepts requests")
     async def readyz() -> HealthResponse:
         with service.pending.hold(1):  # raises if the queue is full
             await service.require_available()
             return await healthz()
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -180,10 +197,12 @@ def _add_probes(app: FastAPI, service: CaptionService) -> None:
 def _add_page(app: FastAPI) -> None:
     page = PageFiles("seesay.serving")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
         return await page.respond(request, "index.html")
 
+    @app.head("/{name}", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         return await page.respond(request, name)
@@ -191,7 +210,8 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
-    async def handle_api_error(_: Request, error: ApiError) -> Response:
+    async def handle_api_error(request: Request, error: ApiError) -> Response:
+        request.scope["state"]["notes"]["code"] = error.code
         return error_response(error)
 
     @app.exception_handler(ClientDisconnectedError)
@@ -199,9 +219,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         return DISCONNECTED
 
     @app.exception_handler(HTTPException)
-    async def handle_http_error(_: Request, error: HTTPException) -> Response:
+    async def handle_http_error(request: Request, error: HTTPException) -> Response:
         code = _CODES.get(error.status_code, "bad_request")
-        return error_response(ApiError(code, str(error.detail), error.headers))
+        return await handle_api_error(request, ApiError(code, str(error.detail), error.headers))
 
 
 async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result], service: CaptionService) -> Result:

@@ -173,16 +173,23 @@ def chat_settings(chat: ChatRequest, captioner: Captioner) -> CaptionSettings:
     Raises:
         ApiError: another model is requested, or the options are invalid.
     """
-    if chat.model != captioner.name:
-        raise ApiError(
-            "not_found", f"the model {chat.model[:100]!r} is not served; this service has {captioner.name!r}"
-        )
+    require_model(chat.model, captioner.name)
     settings = make_request({"prompt": prompt_of(chat), **chat.decoding()}, captioner.defaults)
     try:
         captioner.check_prompt(settings.prompt)
     except ConfigError:
         return replace(settings, prompt="")
     return settings
+
+
+def require_model(requested: str, served: str) -> None:
+    """Check the name of the requested model.
+
+    Raises:
+        ApiError: another model is served.
+    """
+    if requested != served:
+        raise ApiError("not_found", f"the model {requested[:100]!r} is not served; this service has {served!r}")
 
 
 def chat_response(chat: ChatRequest, caption: Caption, identity: Mapping[str, Any]) -> ChatResponse:

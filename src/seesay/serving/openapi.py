@@ -102,10 +102,13 @@ BODY: dict[str, Any] = {
     }
 }
 
-_NO_MODEL = "another model is requested than the one that is served"
+NO_MODEL: dict[str, Any] = {
+    "model": ErrorResponse,
+    "description": "another model is requested than the one that is served",
+}
 CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
     **{status: entry for status, entry in ERRORS.items() if status != 415},
-    404: {"model": ErrorResponse, "description": _NO_MODEL},
+    404: NO_MODEL,
 }
 _IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 CHAT_BODY: dict[str, Any] = {

@@ -76,6 +76,7 @@ def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callab
         started: called when the server accepts requests.
     """
     server = make_server(app, bounds)
+    end: dict[str, object] = {}
 
     async def run() -> None:
         async def watch() -> None:
@@ -88,15 +89,20 @@ def serve(app: ASGIApp, listener: socket.socket, bounds: Limits, started: Callab
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
+        if server.force_exit:
+            end["cancelled_requests"] = len(server.server_state.tasks)
+            # Else it logs a traceback for every request that is now cancelled.
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
     asyncio.run(run())
-    log_event("stopped")
+    log_event("stopped", **end)
 
 
 @contextlib.contextmanager
 def logging_json() -> Iterator[None]:
-    """Write the logs of seesay and uvicorn to stderr as lines of JSON."""
+    """Write the logs of seesay and uvicorn to stderr as lines of JSON, without words and file names of requests."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    with logging_to(handler, seesay="INFO", uvicorn="WARNING"):
+    # The warnings of the search contain words of the options and names of images.
+    with logging_to(handler, seesay="INFO", uvicorn="WARNING", **{"seesay.decoding": "ERROR"}):
         yield

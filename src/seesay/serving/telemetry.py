@@ -94,6 +94,7 @@ class MetricsMiddleware:
             log.exception("failed", extra={"fields": {"id": request_id}})
             if stats["status"] == _NOT_ANSWERED:
                 error = ApiError("internal", "internal server error; see the service log")
+                scope["state"]["notes"]["code"] = error.code
                 await error_response(error)(scope, receive, add_id)
         finally:
             seconds = time.perf_counter() - start

@@ -24,6 +24,9 @@ TOKENIZER_FILE = "tokenizer.json"
 README_FILE = "README.txt"
 _FORMAT = 1
 
+REQUIREMENTS = ("cyclopts", "numpy", "onnxruntime", "pillow", "pydantic", "pyyaml", "rich", "safetensors", "tokenizers")
+"""Packages that captioning with an export needs beside seesay, from Python or on the command line."""
+
 EXPORT = FolderKind(
     "export",
     (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE, README_FILE, MANIFEST_FILE),

@@ -22,9 +22,10 @@ const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, 1000 *
 
 async function send(path, options = {}) {
   for (let attempt = 1; ; attempt += 1) {
-    const headers = key ? { Authorization: `Bearer ${key}` } : {};
+    const sent = key;
+    const headers = sent ? { Authorization: `Bearer ${sent}` } : {};
     const reply = await fetch(path, { ...options, headers });
-    if (reply.status === 401) await askForKey();
+    if (reply.status === 401) { if (sent === key) await askForKey(); } // else another request has asked meanwhile
     else if (reply.status === 503 && attempt < MAX_ATTEMPTS) await pause(Number(reply.headers.get("Retry-After")) || 1);
     else return reply;
   }
@@ -35,6 +36,7 @@ let keyRequest = null;
 function askForKey() {
   keyRequest ??= new Promise((resolve) => {
     const dialog = find("key-dialog");
+    find("key-error").hidden = !key;
     dialog.addEventListener("close", () => {
       key = find("key").value;
       keyRequest = null;
