@@ -127,8 +127,7 @@ def test_each_step_is_logged(
         monkeypatch.setattr(seesay.export.onnx, f"write_{part}", copy)
     with caplog.at_level("INFO", "seesay"):
         export_onnx(exported.parent, tmp_path / "out")
-    assert [record.getMessage() for record in caplog.records if record.name == "seesay"][-4:] == [
-        f"loading {exported.parent}",
+    assert [record.getMessage() for record in caplog.records if record.name == "seesay"][-3:] == [
         "exporting the encoder test_resnet",
         "exporting the decoder attention",
         "comparing the scores of the graphs with those of the run",

@@ -93,7 +93,6 @@ def export_onnx(run: str | Path, out: str | Path | None = None, calibration: Seq
     source = Path(run)
     target = Path(out) if out is not None else source / ("onnx-int8" if calibration else "onnx")
     check_target(target, [source, *calibration])
-    log.info("loading %s", source)
     captioner = TrainedCaptioner.load(source, "cpu")
     encoder = captioner.model.encoder
     if encoder is None:
