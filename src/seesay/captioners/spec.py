@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seesay.captioners.recommended import default_model
 from seesay.captioners.settings import ModelSettings, check_keywords
 from seesay.errors import ConfigError, core_dependencies
 from seesay.files import exists
@@ -99,6 +98,8 @@ def load_captioner(
     """
     check_keywords(settings, [field.name for field in fields(ModelSpec) if field.name not in ("models", "device")])
     if model is None:
+        from seesay.captioners.recommended import default_model  # imports safetensors
+
         model = default_model().name
     models = (model,) if isinstance(model, (str, Path)) else model
     return ModelSpec(tuple(map(str, models)), device, **settings).load()
