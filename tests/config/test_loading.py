@@ -341,6 +341,13 @@ def test_a_file_may_hold_half_of_what_fits_together(tmp_path: Path) -> None:
 # The fields themselves.
 
 
+def test_a_field_outside_its_section_is_located(tmp_path: Path) -> None:
+    # Bug: only the known sections were listed.
+    (tmp_path / "c.yaml").write_text("epochs: 2\n")
+    with pytest.raises(ConfigError, match="'epochs'; it is a field of training: write it below training:"):
+        resolve_config("attention-gru", tmp_path / "c.yaml")
+
+
 def test_leaf_names_are_unique_over_the_sections() -> None:
     names = [name for section in to_dict(Config()).values() for name in section]
     assert len(names) == len(set(names)) == len(field_paths())

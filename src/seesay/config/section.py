@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import (
@@ -157,6 +157,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
 
 
+def _fields_of(annotation: object) -> Collection[str]:
+    """Return the names of a section's fields; nothing for the type of a single value."""
+    return getattr(annotation, "model_fields", ())
+
+
 def describe_error(error: ValidationError, model: "type[Section | TextFields]") -> str:
     """Return the first problem in one line: the field as the user writes it, its value and its rule."""
     problem = error.errors()[0]
@@ -166,6 +171,9 @@ def describe_error(error: ValidationError, model: "type[Section | TextFields]") 
     name, shown = str(problem["loc"][0]), reprlib.repr(value)
     where = model.spell(name)
     if kind == "extra_forbidden":
+        fields = model.model_fields.items()
+        if owner := next((section for section, field in fields if name in _fields_of(field.annotation)), ""):
+            return f"unknown {model.noun} {where!r}; it is a field of {owner}: write it below {owner}:"
         return f"unknown {model.noun} {where!r}; {suggest(name, model.model_fields)}"
     if kind == "model_type":
         return f"configuration section {where!r} must hold named values, not {shown}"
