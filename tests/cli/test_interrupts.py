@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,15 @@ def test_servers_end_with_code_0(folder: Path, name: str) -> None:
     assert process.returncode == 0, out + err
 
 
+@pytest.fixture
+def default_handler() -> Iterator[None]:
+    """The handler of SIGINT of a new process; libraries of earlier tests may have replaced it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_handler")
 def test_an_error_that_replaces_an_interrupt() -> None:
     # Bug: Ctrl-C during an import of torch.onnx was reported as "cannot be exported".
     @keyboard_interrupts()
@@ -127,6 +137,7 @@ def test_an_error_that_replaces_an_interrupt() -> None:
         interrupted()
 
 
+@pytest.mark.usefixtures("default_handler")
 def test_an_interrupt_in_a_destructor(capsys: pytest.CaptureFixture[str]) -> None:
     class Interrupted:
         def __del__(self) -> None:

@@ -127,7 +127,7 @@ def test_training_adds_the_penalty_to_the_loss_but_does_not_log_it(
         return loss
 
     monkeypatch.setattr(CaptioningModule, "training_step", watching)
-    config = small(weights, "show-attend-tell", epochs=1, doubly_stochastic=3.0)
+    config = small(weights, "show-attend-tell", epochs=1, doubly_stochastic=3.0, learning_rate=1e-6)
     train(config, colours, tmp_path / "run", features=features)
     # Four regions and captions of at most nine tokens: the minimum penalty per token is not small.
     assert all(loss > logged + 0.05 for loss, logged in seen)

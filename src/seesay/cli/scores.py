@@ -300,7 +300,7 @@ def compare(
     if out is not None:
         check_folder(out, COMPARISON, inputs=[*systems, data])
     if len({Path(name).resolve() for name in systems}) < len(systems):
-        raise DataError(
+        print_error(
             "a system is compared with itself; to compare two decodings of a run, evaluate each with its own --out"
         )
     wanted = tuple(metrics or DEFAULT_SCORES)
