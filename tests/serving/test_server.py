@@ -54,12 +54,15 @@ def is_ready(session: httpx.Client) -> bool:
         return False
 
 
-def test_the_command_serves_until_a_signal_and_exits_cleanly(
-    cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A free port, for a service in another process, which has `PATIENCE` to end."""
     monkeypatch.setattr(processes, "TIMEOUT", PATIENCE)
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def test_the_command_serves_until_a_signal_and_exits_cleanly(cached_run: Path, tmp_path: Path, port: int) -> None:
     results = tmp_path / "results"
     assert processes.run(serve_and_stop, str(cached_run), port, str(results)) == 40
     text, rejected, page = json.loads(results.read_text())
@@ -111,13 +114,8 @@ def accepts(port: int) -> bool:
         return other.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_second_interrupt_stops_at_once_and_is_logged_in_a_line(
-    cached_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_interrupt_stops_at_once_and_is_logged_in_a_line(cached_run: Path, tmp_path: Path, port: int) -> None:
     # Bug: the log had a traceback at level error for every request in progress and for the lifespan of the app.
-    monkeypatch.setattr(processes, "TIMEOUT", PATIENCE)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     errors = tmp_path / "errors"
     assert processes.run(serve_and_interrupt_twice, str(cached_run), port, str(errors)) == 40
     lines = [json.loads(line) for line in errors.read_text().splitlines()]
