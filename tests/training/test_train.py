@@ -208,6 +208,10 @@ def test_settings_of_a_start_that_failed_are_replaced(
     run = tmp_path / "run"
     saved = read_run(cached_run)
     save_run(run, saved.config, replace(saved.info, progress={}), None)
+    shutil.copy(cached_run / "model.safetensors", run)
+    with pytest.raises(ConfigError, match="other settings"):  # weights are never replaced silently
+        train(tiny.cached(weights, epochs=1, keep_best=2), colours, run, features=features)
+    (run / "model.safetensors").unlink()
     result = train(tiny.cached(weights, epochs=1, keep_best=2), colours, run, features=features)
     assert result.epochs == 1
 

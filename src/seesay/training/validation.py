@@ -5,11 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from seesay import config as configuration
-from seesay.checkpoint import LAST_FILE, RUN, RunRecord, is_run, read_run
+from seesay.checkpoint import (
+    ADAPTER_FOLDER,
+    LAST_FILE,
+    MODEL_FILE,
+    PRETRAINED_FOLDER,
+    RUN,
+    RunRecord,
+    is_run,
+    read_run,
+)
 from seesay.config import Config
 from seesay.errors import ConfigError
 from seesay.models.captioning import check_model
 from seesay.outputs import MARKER, delete_own
+
+_TRAINED = (LAST_FILE, MODEL_FILE, ADAPTER_FOLDER, PRETRAINED_FOLDER)
+"""Files and folders of a run that has trained something."""
 
 
 def check_config(config: Config) -> None:
@@ -65,8 +77,9 @@ def existing_run(out: Path, config: Config, overwrite: bool) -> RunRecord | None
     there, here = configuration.to_dict(run.config), configuration.to_dict(config)
     there["training"]["devices"] = here["training"]["devices"]  # a run may resume with another number of processes
     differing = differences(there, here)
-    if differing and not run.info.progress and not (out / LAST_FILE).is_file():
-        return None  # the start failed, for example because of a wrong setting; nothing was trained
+    trained = run.info.progress or any((out / name).exists() for name in _TRAINED)
+    if differing and not trained:
+        return None  # the start failed, for example because of a wrong setting
     if differing:
         raise ConfigError(
             f"{out} contains a run with other settings ({'; '.join(differing[:3])}); "
